@@ -1,0 +1,6 @@
+"""The configuration: one typed schema for the laptop demo and for the 8B run."""
+
+from clinjepa.config.load import apply_overrides, load_config, save_config
+from clinjepa.config.schema import Config, result_fields
+
+__all__ = ["Config", "apply_overrides", "load_config", "result_fields", "save_config"]

@@ -1,0 +1,109 @@
+"""From YAML and dotted overrides to a validated `Config`, with errors that say what was given and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from clinjepa.config.schema import Config
+from clinjepa.errors import ConfigError
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read `path` (and what it `extends`), apply `key=value` overrides, validate.
+
+    Raises ConfigError naming the file, the key and the remedy.
+    """
+    return _validate(apply_overrides(_read_yaml(Path(path)), overrides or []), str(path))
+
+
+def save_config(config: Config) -> str:
+    """The whole configuration as YAML text, defaults included; `load_config` of it gives an equal `Config`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Set `a.b=value` pairs in a nested dictionary; values are YAML (`4`, `true`, `[6, 12]`, `null`)."""
+    for override in overrides:
+        dotted, separator, text = override.partition("=")
+        if not separator or not dotted:
+            raise ConfigError(f"override {override!r} is not key=value; example: curriculum.num_steps=100")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {dotted}: the value is not YAML ({error.__class__.__name__})") from None
+        *parents, last = dotted.split(".")
+        node = raw
+        for parent in parents:
+            child = node.get(parent)
+            if child is None:
+                child = node[parent] = {}
+            if not isinstance(child, dict):
+                raise ConfigError(f"override {dotted}: {parent} is a single value, it has no field {last}")
+            node = child
+        node[last] = value
+    return raw
+
+
+def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: `extends` goes round in a circle")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file; those of the project are in configs/") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; give one YAML file of it") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}:{where} is not valid YAML") from None
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections at the top, found a {type(raw).__name__}")
+    parent = raw.pop("extends", None)
+    if parent is None:
+        return raw
+    return _merge(_read_yaml(path.parent / str(parent), (*seen, path.resolve())), raw)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+    return merged
+
+
+def _validate(raw: dict[str, Any], where: str) -> Config:
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(fault, raw) for fault in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def _explain(fault: Any, raw: dict[str, Any]) -> str:
+    location = [str(part) for part in fault["loc"]]
+    dotted = ".".join(location) or "configuration"
+    if fault["type"] == "extra_forbidden":
+        allowed = _allowed(location[:-1])
+        near = difflib.get_close_matches(location[-1], allowed, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(sorted(allowed))}"
+        return f"unknown key {dotted!r}; {hint}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return message if not location or fault["type"] == "value_error" else f"{dotted}={fault.get('input')!r}: {message}"
+
+
+def _allowed(parents: list[str]) -> list[str]:
+    model: Any = Config
+    for part in parents:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)

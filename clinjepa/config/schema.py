@@ -1,0 +1,406 @@
+"""What can be configured, with units, limits and the remedy when a value cannot work.
+
+A field either changes results (the default) or only how they are computed (`Execution(...)`). Only the former enter the
+keys of stages, so moving a run to more workers or another bucket finds everything that is already done.
+Defaults follow the method (arXiv 2605.10840) where it is public.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are errors and every field's docstring is its help text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def Execution(default: Any = ..., **kwargs: Any) -> Any:
+    """A field that changes how a result is computed, never what it is: it enters no stage key."""
+    return Field(default, json_schema_extra={"execution": True}, **kwargs)
+
+
+def result_fields(section: BaseModel) -> dict[str, Any]:
+    """The fields of `section` (nested sections included) that change results, as plain JSON values."""
+    kept: dict[str, Any] = {}
+    for name, info in type(section).model_fields.items():
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and extra.get("execution"):
+            continue
+        value = getattr(section, name)
+        kept[name] = result_fields(value) if isinstance(value, BaseModel) else section.model_dump(mode="json", include={name})[name]
+    return kept
+
+
+class SimulatorConfig(Section):
+    """The physiological simulator (`clinjepa/sources/simulator.py`); used when `source.kind` is `simulator`."""
+
+    num_patients: int = Field(300, ge=4)
+    """Simulated patients; some have more than one stay."""
+
+    seed: int = 0
+    """Seed of all simulated patients; patient i is the same whatever the number of patients."""
+
+    mean_stay_hours: float = Field(60.0, gt=6)
+    """Mean length of stay in hours (log-normal)."""
+
+    measurement_density: float = Field(1.0, gt=0)
+    """Multiplies the charting frequency of every variable; 1 is ICU-like."""
+
+
+class SourceConfig(Section):
+    """Which data set, and where it lies."""
+
+    kind: Literal["meds", "cinc2012", "simulator"] = "simulator"
+    """The data set's own format."""
+
+    path: str | None = Execution(None)
+    """Folder, zip or fsspec address of the data; its content digest, not its path, enters the stage keys."""
+
+    name: str = "simulator"
+    """Name of the data set in reports."""
+
+    subsets: list[str] | None = None
+    """For sources in several pieces (CinC 2012: `a`, `b`): which to read; None is all that are there."""
+
+    max_stays: int | None = Field(None, ge=1)
+    """Read at most this many stays (the first by id); None is all."""
+
+    num_partitions: int = Field(8, ge=1)
+    """Patient-disjoint partitions the source is read in; one partition is the unit of parallel work and of resuming."""
+
+    simulator: SimulatorConfig = SimulatorConfig()
+
+
+class CohortConfig(Section):
+    """Which stays are kept; each rule is one row of the attrition table. Defaults: method, section 2."""
+
+    preset: Literal["clin_jepa", "icarefm", "yaib", "custom"] = "clin_jepa"
+    """`clin_jepa`: the rules below as they stand. `icarefm`, `yaib`: replaces them by those of clinical cohort tables (docs/clinical.md)."""
+
+    min_age_years: float | None = 18
+    min_stay_hours: float = Field(6, ge=0)
+    max_stay_hours: float | None = Field(None, gt=0)
+    """Hours after this many are cut off (the stay is kept); None keeps whole stays."""
+
+    first_stay_of_admission: bool = True
+    min_vitals_records: int = Field(1, ge=0)
+    """Hours with at least one vital sign that a stay must have."""
+
+    max_gap_hours: float | None = None
+    """Drop a stay whose longest time without any measurement exceeds this."""
+
+
+class TextConfig(Section):
+    """How an hour becomes text. Values are not normalised, binned or imputed: what is missing is absent."""
+
+    max_decimals: int = Field(2, ge=0, le=6)
+    include_medications: bool = True
+    """Free-named medications of the source (beyond the variable dictionary) appear in action texts."""
+
+
+class SplitConfig(Section):
+    """Patient-disjoint split into train / tuning / held_out, stratified by in-hospital death (and sepsis where known)."""
+
+    fractions: tuple[float, float, float] = (0.70, 0.15, 0.15)
+    seed: int = 42
+    use_source_split: bool = False
+    """Take the split that the source ships (MEDS `subject_splits.parquet`) instead of drawing one."""
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> SplitConfig:
+        if abs(sum(self.fractions) - 1) > 1e-9 or min(self.fractions) <= 0:
+            raise ValueError(f"fractions must be positive and sum to 1, got {list(self.fractions)}")
+        return self
+
+
+class WindowConfig(Section):
+    """Slices of a stay that training sees. Starts 0, stride, 2*stride ... while a full window fits, plus one that ends with the stay."""
+
+    max_hours: int = Field(72, ge=4)
+    stride_hours: int = Field(12, ge=1)
+    min_hours: int = Field(6, ge=4)
+
+
+class TokenizerConfig(Section):
+    """Where token ids come from."""
+
+    init: Literal["train", "pretrained"] = "train"
+    """`train`: byte-level BPE trained on the training split's texts. `pretrained`: the encoder's own."""
+
+    vocab_size: int = Field(1024, ge=300)
+    """Vocabulary of a trained tokenizer."""
+
+    max_tokens: int = Field(4096, ge=8)
+    """Longer texts are cut at the end, and counted."""
+
+
+class LoraConfig(Section):
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class EncoderConfig(Section):
+    """A Hugging Face causal language model that turns one text into one latent (hidden state of its last token)."""
+
+    init: Literal["config", "pretrained"] = "config"
+    """`config`: a small Qwen3 with random weights, made here. `pretrained`: `model` is loaded."""
+
+    model: str | None = None
+    """Model id or folder when `init` is `pretrained`."""
+
+    revision: str | None = None
+    allow_download: bool = Execution(False)
+    """Let Hugging Face's hub be reached; otherwise the model must already be on the machine."""
+
+    hidden_size: int = Field(96, ge=8)
+    num_layers: int = Field(2, ge=1)
+    num_heads: int = Field(4, ge=1)
+    num_kv_heads: int = Field(2, ge=1)
+    ffn_size: int = Field(288, ge=8)
+    adaptation: Literal["lora", "full"] = "lora"
+    """What joint refinement trains: LoRA adapters on a frozen base, or all weights with an fp32 copy as target."""
+
+    lora: LoraConfig = LoraConfig()
+    latent_from: Literal["post_norm", "pre_norm"] = "post_norm"
+    """Read the latent after or before the model's final RMSNorm. After it, a fresh small model's norm is pinned near sqrt(D)."""
+
+    append_eos: bool = False
+    """Append the end-of-text token when encoding (SFT always does)."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the frozen base; adapters and predictor are always fp32."""
+
+    token_budget: int = Field(16384, ge=256)
+    """Tokens encoded in one chunk: sets peak memory. Cut by the plan, so it is part of the result."""
+
+
+class PredictorConfig(Section):
+    """Block-causal transformer over [static, s1, a1, ..., sT, aT]; full size is 92,514,304 parameters."""
+
+    hidden_size: int = Field(1024, ge=8)
+    num_layers: int = Field(6, ge=1)
+    num_heads: int = Field(8, ge=1)
+    ffn_size: int = Field(4096, ge=8)
+    dropout: float = Field(0.15, ge=0, lt=1)
+    attention_dropout: float = Field(0.1, ge=0, lt=1)
+    max_hours: int = Field(72, ge=4)
+    """Longest window; positions are learned, 2*(max_hours+2)+1 of them."""
+
+    mode: Literal["absolute", "residual"] = "absolute"
+
+
+class SftConfig(Section):
+    """Next-token fine-tuning of the encoder on the pooled hour texts. A small model made here is trained whole; a pretrained one by LoRA."""
+
+    num_epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after this many optimizer steps even if epochs are left."""
+
+    tokens_per_step: int = Field(8192, ge=128)
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup_fraction: float = Field(0.1, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+
+
+class CurriculumConfig(Section):
+    """The five phases' budget and optimisation. Which phases a recipe has is data: `clinjepa/curriculum/recipes.yaml`."""
+
+    num_steps: int = Field(11776, ge=8)
+    """Optimizer steps of all phases together; the same for every recipe (budget-matched)."""
+
+    shares: dict[str, float] = {"warmup": 0.24, "joint": 0.35, "alignment": 0.17, "finalization": 0.24}
+    """Share of `num_steps` per phase; a recipe without a phase gives its share to the phase named in recipes.yaml."""
+
+    global_batch: int = Field(32, ge=1)
+    """Windows per optimizer step, whatever the number of workers."""
+
+    micro_batch: int = Field(8, ge=1)
+    """Windows per forward/backward; the plan cuts the global batch into these and ranks share them."""
+
+    predictor_lr: float = Field(5e-4, gt=0)
+    encoder_lr: float = Field(2e-5, gt=0)
+    weight_decay: float = Field(0.04, ge=0)
+    warmup_fraction: float = Field(0.1, ge=0, le=1)
+    """Linear warmup, then cosine to 0, over all phases together."""
+
+    encoder_warmup_steps: int = Field(0, ge=0)
+    """Own linear warmup of the encoder's group when it joins in joint refinement."""
+
+    clip_norm: float = Field(1.0, gt=0)
+    """Gradient clip, per parameter group."""
+
+    ema_momentum: float = Field(0.996, gt=0, lt=1)
+    rollout_steps: int = Field(2, ge=1)
+    rollout_weight: float = Field(1.0, ge=0)
+    shared_k: bool = False
+    """One rollout start shared by the batch (the paper's form) instead of one per window."""
+
+    collapse_rankme: float = Field(1.5, ge=1)
+    """Alarm when the effective rank of the state latents falls below this."""
+
+    stop_on_collapse: bool = False
+    """Stop the phase on that alarm instead of reporting it."""
+
+    checkpoint_every_steps: int = Execution(50, ge=1)
+    log_every_steps: int = Execution(10, ge=1)
+    keep_checkpoints: int = Execution(2, ge=1)
+
+
+class DriftConfig(Section):
+    contexts: list[int] = [6, 12, 24, 48]
+    """Hours of recorded history before the rollout starts."""
+
+    headline_context: int = 24
+    horizons: list[int] = [1, 6, 12, 24, 48]
+    num_bootstrap: int = Field(1000, ge=10)
+
+
+class GeometryConfig(Section):
+    k_hours: list[int] = [6, 12, 24]
+    """Displacement is measured over these many hours after t0."""
+
+    headline_k: int = 12
+    num_bootstrap: int = Field(1000, ge=10)
+    umap: bool = True
+    max_umap_points: int = 3000
+
+
+class ProbeConfig(Section):
+    """The frozen-feature classifiers of the downstream evaluation (method, section 8)."""
+
+    kinds: list[Literal["linear", "mlp"]] = ["linear", "mlp"]
+    hidden_size: int = 512
+    dropout: float = 0.1
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    batch_size: int = 4096
+    max_epochs: int = 100
+    patience: int = 10
+
+
+class DownstreamConfig(Section):
+    tasks: list[str] = ["in_hospital_death", "hypotension_8h", "hyperglycaemia_8h", "hypoxaemia_8h"]
+    """Names of files in `clinjepa/clinical/tasks/`."""
+
+    pooling: Literal["last", "mean", "last+mean", "context"] = "context"
+    """How a history becomes the probe's input vector, the same for every method in a row."""
+
+    stay_prediction_hour: int = Field(24, ge=1)
+    """Stay-level tasks are predicted once, from the first this many hours."""
+
+    hourly_stride: int = Field(4, ge=1)
+    """Hourly tasks are evaluated every this many hours of a stay."""
+
+    min_history_hours: int = Field(4, ge=1)
+    rollout_hours: int = Field(24, ge=1)
+    """Longest rollout that feeds the two rollout columns; never beyond the task's horizon for hourly tasks."""
+
+    min_positives: int = Field(10, ge=2)
+    """Fewer positive patients than this in training or held-out data: the figure is null with a reason."""
+
+    num_bootstrap: int = Field(1000, ge=10)
+    probe: ProbeConfig = ProbeConfig()
+
+
+class EvaluationConfig(Section):
+    split: Literal["train", "tuning", "held_out"] = "held_out"
+    drift: DriftConfig = DriftConfig()
+    geometry: GeometryConfig = GeometryConfig()
+    downstream: DownstreamConfig = DownstreamConfig()
+    num_roundtrip_hours: int = Field(20000, ge=100)
+    """State texts used for the round-trip check (linear R2 of a text's values from its latent)."""
+
+
+class GridConfig(Section):
+    recipes: list[str] = ["clin_jepa", "no_alignment", "sft", "untrained"]
+    seeds: list[int] = [0]
+    max_concurrent_trials: int | None = Execution(None)
+    """Trials alive at once; None lets all live (waiting costs no CPU)."""
+
+
+class ExecutionConfig(Section):
+    """Where and with how much it runs. Nothing here changes a result."""
+
+    num_workers: int = Execution(2, ge=1)
+    """FSDP workers per training stage."""
+
+    cpus_per_worker: float = Execution(0.5, gt=0)
+    """Logical CPUs each training worker reserves."""
+
+    threads_per_worker: int = Execution(1, ge=1)
+    use_gpu: bool = Execution(False)
+    data_cpus: float = Execution(0.25, gt=0)
+    """Logical CPUs of each Ray Data reader that feeds a training worker."""
+
+    embed_workers: int = Execution(2, ge=1)
+    """Encoder workers of the pool that computes a latent store."""
+
+    evaluation_cpus: float = Execution(1.0, gt=0)
+    max_worker_failures: int = Execution(3, ge=-1)
+    """Worker failures that a training stage survives."""
+
+    local_num_cpus: int | None = Execution(None, ge=1)
+    """Logical CPUs of a local cluster started by this run; None is the machine's."""
+
+    object_store_mb: int | None = Execution(None, ge=80)
+    lease_seconds: float = Execution(20.0, gt=1)
+    """A stage owner that stops renewing its lease for this long is taken for dead."""
+
+    progress: bool = Execution(True)
+
+
+class Config(Section):
+    """A whole experiment. Saved, complete, beside every run."""
+
+    name: str = Execution("run")
+    """Name of the run: `<storage>/runs/<name>/`."""
+
+    storage: str = Execution("runs")
+    """Folder or fsspec address (`s3://bucket/prefix`) of all artifacts and reports."""
+
+    source: SourceConfig = SourceConfig()
+    cohort: CohortConfig = CohortConfig()
+    split: SplitConfig = SplitConfig()
+    text: TextConfig = TextConfig()
+    windows: WindowConfig = WindowConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    predictor: PredictorConfig = PredictorConfig()
+    sft: SftConfig = SftConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    grid: GridConfig = GridConfig()
+    execution: ExecutionConfig = Execution(ExecutionConfig())
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.windows.max_hours > self.predictor.max_hours:
+            raise ValueError(
+                f"windows.max_hours={self.windows.max_hours} is longer than predictor.max_hours={self.predictor.max_hours}; "
+                "raise predictor.max_hours or shorten the windows"
+            )
+        if self.windows.min_hours > self.windows.max_hours:
+            raise ValueError(f"windows.min_hours={self.windows.min_hours} exceeds windows.max_hours={self.windows.max_hours}")
+        if self.source.kind != "simulator" and not self.source.path:
+            raise ValueError(
+                f"source.path is needed for source.kind={self.source.kind}; give source.path=FOLDER or get open data with `clinjepa data get`"
+            )
+        if self.encoder.init == "pretrained" and not self.encoder.model:
+            raise ValueError("encoder.model is needed when encoder.init=pretrained")
+        if self.tokenizer.init == "pretrained" and not self.encoder.model:
+            raise ValueError("tokenizer.init=pretrained takes the tokenizer of encoder.model, which is not set")
+        if self.encoder.hidden_size % self.encoder.num_heads or self.encoder.num_heads % self.encoder.num_kv_heads:
+            raise ValueError("encoder.hidden_size must be a multiple of num_heads, and num_heads of num_kv_heads")
+        if self.predictor.hidden_size % self.predictor.num_heads:
+            raise ValueError("predictor.hidden_size must be a multiple of predictor.num_heads")
+        longest = max(self.evaluation.drift.contexts, default=0)
+        if longest + 1 > self.predictor.max_hours:
+            raise ValueError(f"evaluation.drift.contexts has {longest} h, which leaves no horizon inside predictor.max_hours={self.predictor.max_hours}")
+        return self
