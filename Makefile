@@ -1,0 +1,66 @@
+# make demo   from nothing to a report (DATASET=mimic_iv_demo|cinc2012|simulator, DATA=folder or zip, ARGS="key=value …")
+# make test   the test suite        make lint   ruff        make chaos   the long forms of the fault tests        make clean
+#
+# PYTHON=python3.12       another interpreter (3.11 or newer)
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                         where torch comes from; the CPU build there avoids some 3 GB of CUDA libraries on a machine without GPU
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+DATASET ?= mimic_iv_demo
+DATA ?=
+ARGS ?=
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+TORCH := $(shell grep -m1 '^torch==' constraints.txt)
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+export RAY_USAGE_STATS_ENABLED := 0
+export HF_HUB_OFFLINE := 1
+
+config_mimic_iv_demo := configs/demo.yaml
+config_cinc2012 := configs/demo_cinc2012.yaml
+config_simulator := configs/demo_simulator.yaml
+open_data_mimic_iv_demo := mimic-iv-demo-meds
+open_data_cinc2012 := cinc2012
+
+CONFIG := $(config_$(DATASET))
+OPEN_DATA := $(if $(DATA),,$(open_data_$(DATASET)))
+
+.PHONY: demo test lint chaos clean setup setup-dev
+
+demo: setup
+	$(if $(CONFIG),,$(error DATASET=$(DATASET) is not known; use mimic_iv_demo, cinc2012 or simulator))
+	$(if $(OPEN_DATA),$(BIN)/clinjepa data get $(OPEN_DATA) data/$(OPEN_DATA))
+	$(BIN)/clinjepa run $(CONFIG) $(if $(DATA),'source.path=$(DATA)') $(ARGS)
+
+test: setup-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup-dev
+	$(BIN)/ruff check .
+
+chaos: setup-dev
+	$(BIN)/python -m pytest tests/chaos -m 'long or not long' $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+setup: $(VENV)/.installed
+setup-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11; set PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing $(TORCH), then the project; this takes some minutes the first time."
+	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(INSTALL) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) -c constraints.txt -e '.[dev]'
+	@touch $@
