@@ -1,0 +1,94 @@
+"""Discrimination figures: exact values, patient-level intervals, combination over seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from clinjepa.evaluation.metrics import _Ranking, auprc, auroc, combine_seeds, discrimination, figure, ratio_draws, roc_curve, unknown
+
+
+@pytest.fixture
+def tied_scores() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(400) < 0.3).astype(float)
+    return labels, np.round(rng.random(400) + 0.3 * labels, 1)
+
+
+def test_auroc_and_auprc_are_exact_with_ties(tied_scores: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = tied_scores
+    assert auroc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert auprc(labels, scores) == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+
+
+def test_roc_curve_encloses_the_auroc(tied_scores: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = tied_scores
+    curve = roc_curve(labels, scores, num_points=2001)
+    assert np.trapezoid(curve["tpr"], curve["fpr"]) == pytest.approx(auroc(labels, scores), abs=1e-3)
+
+
+def test_one_draw_of_the_bootstrap_equals_repeating_the_drawn_rows(tied_scores: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = tied_scores
+    counts = np.random.default_rng(1).integers(0, 4, size=len(labels)).astype(float)
+    repeated = np.repeat(np.arange(len(labels)), counts.astype(int))
+    ranking = _Ranking(labels, scores)
+    assert ranking.auroc(counts[None])[0] == pytest.approx(roc_auc_score(labels[repeated], scores[repeated]), abs=1e-12)
+    assert ranking.auprc(counts[None])[0] == pytest.approx(average_precision_score(labels[repeated], scores[repeated]), abs=1e-12)
+
+
+def test_interval_widens_when_rows_come_from_few_patients(tied_scores: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = tied_scores
+    order = np.argsort(scores)  # neighbours in score share a patient: rows are anything but independent
+    labels, scores = labels[order], scores[order]
+    alone = discrimination(labels, scores, np.arange(400), num_bootstrap=500, seed=0)["auroc"]
+    clustered = discrimination(labels, scores, np.arange(400) // 20, num_bootstrap=500, seed=0)["auroc"]
+    assert clustered["num_patients"] == 20
+    assert clustered["ci95"][1] - clustered["ci95"][0] > 1.2 * (alone["ci95"][1] - alone["ci95"][0])
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    hits = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        labels = (rng.random(300) < 0.4).astype(float)
+        scores = rng.normal(size=300) + labels  # true AUROC: Phi(1/sqrt 2) = 0.760
+        low, high = discrimination(labels, scores, np.arange(300), num_bootstrap=300, seed=seed)["auroc"]["ci95"]
+        hits += low <= 0.7602 <= high
+    assert 52 <= hits
+
+
+def test_same_seed_gives_the_same_interval(tied_scores: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = tied_scores
+    patients = np.arange(400) // 4
+    assert discrimination(labels, scores, patients, 200, seed=3) == discrimination(labels, scores, patients, 200, seed=3)
+
+
+def test_a_mean_over_patients_weights_them_by_their_rows() -> None:
+    draws = ratio_draws(np.array([10.0, 1.0]), np.array([10.0, 2.0]), np.array([[1.0, 1.0], [2.0, 0.0]]))
+    np.testing.assert_allclose(draws, [11 / 12, 1.0])
+
+
+def test_interval_is_null_when_most_draws_cannot_be_computed() -> None:
+    assert figure(0.5, np.array([np.nan, np.nan, 0.5]), num_patients=3)["ci95"] is None
+
+
+def test_seeds_combine_to_their_mean_with_an_interval_that_holds_their_spread() -> None:
+    def one(value: float) -> dict:
+        return {"task": {"auroc": {"value": value, "ci95": [value - 0.1, value + 0.1], "num_patients": 7, "num_seeds": 1}, "num_total": 9}}
+
+    combined = combine_seeds([one(0.6), one(0.7), one(0.8)])
+    assert combined["task"]["auroc"]["value"] == pytest.approx(0.7)
+    assert combined["task"]["auroc"]["num_seeds"] == 3
+    assert combined["task"]["auroc"]["ci95"][0] < 0.6
+    assert combined["task"]["num_total"] == 9
+
+
+def test_a_seed_without_a_figure_does_not_hide_those_that_have_it() -> None:
+    known = {"auroc": {"value": 0.6, "ci95": None, "num_patients": 7, "num_seeds": 1}}
+    combined = combine_seeds([unknown(["auroc"], "no positives"), known])
+    assert combined == known
+
+
+def test_figures_null_in_every_seed_keep_their_reason() -> None:
+    assert combine_seeds([unknown(["auroc"], "no positives")] * 2) == {"auroc": None, "reason": "no positives"}

@@ -1,0 +1,57 @@
+"""Probes on frozen features: they find what is there, know only what train and tuning tell, and repeat exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clinjepa.config.schema import ProbeConfig
+from clinjepa.evaluation.metrics import auroc
+from clinjepa.evaluation.probes import Rows, Standardiser, probe_scores
+
+CONFIG = ProbeConfig(hidden_size=32, batch_size=128, max_epochs=40, learning_rate=1e-2)
+
+
+def _rows(num: int, seed: int, *, curved: bool = False) -> Rows:
+    rng = np.random.default_rng(seed)
+    x_NF = rng.normal(size=(num, 6)).astype(np.float32)
+    signal_N = x_NF[:, 0] * x_NF[:, 1] if curved else x_NF[:, 0]
+    return Rows(x_NF * 100 + 5, (signal_N + 0.3 * rng.normal(size=num) > 0).astype(np.float64), np.arange(num))
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_probe_finds_a_linear_signal_in_unscaled_features(kind: str) -> None:
+    scored = _rows(400, 3)
+    scores_N = probe_scores(kind, _rows(600, 1), _rows(200, 2), scored.x_NF, CONFIG, seed=0)
+    assert auroc(scored.y_N, scores_N) > 0.93
+
+
+def test_only_the_mlp_finds_an_interaction() -> None:
+    train, tuning, scored = _rows(1500, 1, curved=True), _rows(300, 2, curved=True), _rows(600, 3, curved=True)
+    found = {kind: auroc(scored.y_N, probe_scores(kind, train, tuning, scored.x_NF, CONFIG, seed=0)) for kind in ("linear", "mlp")}
+    assert found["linear"] < 0.65 < 0.85 < found["mlp"]
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_scores_of_a_row_do_not_depend_on_the_other_scored_rows(kind: str) -> None:
+    train, tuning, scored = _rows(200, 1), _rows(100, 2), _rows(50, 3)
+    alone = probe_scores(kind, train, tuning, scored.x_NF[:1], CONFIG, seed=0)
+    shifted = np.concatenate([scored.x_NF[:1], scored.x_NF[1:] + 1e4])
+    np.testing.assert_allclose(probe_scores(kind, train, tuning, shifted, CONFIG, seed=0)[:1], alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_same_seed_gives_the_same_scores(kind: str) -> None:
+    arguments = (kind, _rows(200, 1), _rows(100, 2), _rows(50, 3).x_NF, CONFIG)
+    np.testing.assert_array_equal(probe_scores(*arguments, seed=4), probe_scores(*arguments, seed=4))
+
+
+def test_tuning_of_one_class_still_chooses() -> None:
+    train, tuning, scored = _rows(300, 1), _rows(50, 2), _rows(200, 3)
+    tuning.y_N[:] = 0
+    assert auroc(scored.y_N, probe_scores("linear", train, tuning, scored.x_NF, CONFIG, seed=0)) > 0.9
+
+
+def test_constant_columns_become_zero_instead_of_noise() -> None:
+    x_NF = np.full((20, 1), 1234.5, dtype=np.float32)
+    assert Standardiser.fit(x_NF)(x_NF + 1).tolist() == [[0.0]] * 20
