@@ -1,0 +1,173 @@
+"""A made-up but realistic `results` and `extras` of a run: two tasks that can be estimated, one that cannot, gaps, an alarm."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+RECIPES = {"clin_jepa": 0.62, "no_alignment": 0.7, "sft": 0.86, "untrained": 0.93}
+PHASES = {
+    "clin_jepa": ("warmup", "joint", "alignment", "finalization"),
+    "no_alignment": ("warmup", "joint", "finalization"),
+    "sft": ("finalization",),
+    "untrained": ("finalization",),
+}
+TOO_FEW = "3 positive patients in the held-out part, 10 are needed"
+
+
+def figure(value: float, half: float | None = 0.04, patients: int = 118) -> dict[str, Any]:
+    interval = None if half is None else [round(value - half, 4), round(value + half, 4)]
+    return {"value": round(value, 4), "ci95": interval, "num_patients": patients, "num_seeds": 1}
+
+
+def results() -> dict[str, Any]:
+    attrition = [
+        {"rule": "all ICU stays", "num_stays": 840, "num_dropped": 0},
+        {"rule": "adults", "num_stays": 838, "num_dropped": 2},
+        {"rule": "first stay of admission", "num_stays": 812, "num_dropped": 26},
+        {"rule": "at least 6 h", "num_stays": 801, "num_dropped": 11},
+        {"rule": "at least one vital sign", "num_stays": 796, "num_dropped": 5},
+    ]
+    split = {"num_patients": 557, "num_stays": 557, "num_hours": 26101, "num_windows": 1204}
+    dataset = {
+        "name": "CinC 2012",
+        "num_stays": 796,
+        "num_patients": 796,
+        "num_hours": 37412,
+        "num_windows": 1720,
+        "attrition": attrition,
+        "splits": {
+            "train": split,
+            "tuning": {**split, "num_stays": 121, "num_patients": 121},
+            "held_out": {**split, "num_stays": 118, "num_patients": 118},
+        },
+    }
+    return {
+        "run": "demo_cinc2012",
+        "created": "2026-01-02T03:04:05+00:00",
+        "config_digest": "9f" * 32,
+        "dataset": dataset,
+        "stages": _stages(),
+        "phases": {recipe: {"0": [_phase(name, level) for name in PHASES[recipe]]} for recipe, level in RECIPES.items()},
+        "roundtrip": {
+            "clin_jepa": {"r2": figure(0.41, None), "variables": {"heart_rate": 0.71, "map": 0.52, "glucose": None}},
+            "untrained": {
+                "r2": None,
+                "reason": "fewer than 100 hours with each variable",
+                "variables": {"heart_rate": 0.2, "map": 0.1, "glucose": None},
+            },
+        },
+        "drift": {recipe: {str(context): _drift(level, context) for context in (6, 12, 24)} for recipe, level in RECIPES.items()},
+        "geometry": {
+            "clin_jepa": {"ratio": figure(1.92, 0.4, 61), "k_hours": 12, "num_deteriorating": 22, "num_stable": 39},
+            "no_alignment": {"ratio": figure(1.71, 0.42, 61), "k_hours": 12, "num_deteriorating": 22, "num_stable": 39},
+            "sft": {"ratio": figure(1.12, 0.3, 61), "k_hours": 12, "num_deteriorating": 22, "num_stable": 39},
+            "untrained": {"ratio": None, "reason": "fewer than 5 stays in the deteriorating cohort", "k_hours": 12},
+        },
+        "downstream": {
+            "in_hospital_death": _task(0.76),
+            "hypotension_8h": _task(0.72),
+            "hyperglycaemia_8h": _task(0.65),
+            "hypoxaemia_8h": _task(None),
+        },
+        "timings": {"ingest": 41.5, "training": 402.0, "evaluation": 88.0, "wall": 560.0},
+        "versions": {"clinjepa": "0.1.0", "python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"},
+    }
+
+
+def extras() -> dict[str, Any]:
+    rng = random.Random(0)
+    training = {recipe: {"0": _curves(PHASES[recipe], level, rng)} for recipe, level in RECIPES.items()}
+    umap = {}
+    for index, recipe in enumerate(RECIPES):
+        groups = [("deteriorating", "stable", "other")[min(i % 5, 2)] for i in range(600)]
+        spread = {"deteriorating": 1.6 - 0.3 * index, "stable": -1.0, "other": 0.0}
+        umap[recipe] = {"points": [[rng.gauss(spread[g], 1), rng.gauss(spread[g] / 2, 0.8)] for g in groups], "groups": groups}
+    return {
+        "training": training,
+        "umap": umap,
+        "headline_context": 24,
+        "config_yaml": "name: demo_cinc2012\nsource:\n  kind: cinc2012\n",
+        "notes": ["Some tasks have too few patients here; the tables say which & why <they> are missing."],
+    }
+
+
+def _stages() -> list[dict[str, Any]]:
+    rows = [("ingest", 41.5, True, None), ("trajectories", 12.0, True, None), ("sft", 88.0, False, ["clin_jepa", "no_alignment", "sft"])]
+    rows += [("warmup", 60.2, False, ["clin_jepa", "no_alignment"]), ("joint", 122.7, False, ["clin_jepa", "no_alignment"])]
+    rows += [
+        ("alignment", 31.0, False, ["clin_jepa"]),
+        ("finalization", 45.0, False, ["clin_jepa"]),
+        ("finalization", 61.0, False, ["no_alignment"]),
+    ]
+    rows += [
+        ("finalization", 70.0, False, ["sft"]),
+        ("finalization", 69.0, False, ["untrained"]),
+        ("evaluate drift", 9.1, False, ["untrained"]),
+    ]
+    found = []
+    for index, (name, seconds, reused, recipes) in enumerate(rows):
+        stage = {"name": name, "key": f"{index:02d}" * 16, "seconds": seconds, "reused": reused, "num_workers": 2}
+        found.append({**stage, "recipes": recipes} if recipes else stage)
+    return found
+
+
+def _phase(name: str, level: float) -> dict[str, Any]:
+    alarm = {"metric": "rankme", "step": 240, "value": 1.4, "threshold": 1.5}
+    row = {"name": name, "num_steps": 150, "loss_first": 80 * level, "loss_last": 30 * level, "latent_std": 0.4, "rankme": 11.0 * level}
+    return {**row, "alarms": [alarm]} if name == "alignment" else row
+
+
+def _drift(level: float, context: int) -> dict[str, Any]:
+    names = ("l1", "centred_cosine", "norm_ratio", "mase", "vs_mean")
+    horizons: dict[str, Any] = {}
+    for h in (1, 6, 12, 24):
+        if context + h > 47:
+            horizons[str(h)] = {**dict.fromkeys(names), "reason": f"no stay lasts {context + h} h"}
+            continue
+        growth = 1 + 0.06 * math.log(h)
+        values = (34 * level * growth, 0.8 - 0.4 * level, 0.97 - 0.002 * h, 0.9 * level * growth, level * growth)
+        horizons[str(h)] = {name: figure(value, abs(value) * 0.07) for name, value in zip(names, values, strict=True)}
+    return {
+        "h_max": 12 if context == 24 else 24,
+        "num_stays": 96 - context,
+        "horizons": horizons,
+        "drift": figure(0.06 * math.log(24), 0.03),
+    }
+
+
+def _task(level: float | None) -> dict[str, Any]:
+    methods = {"clin_jepa": 0.04, "no_alignment": 0.03, "sft": 0.02, "untrained": -0.07, "lightgbm": 0.06}
+    columns = ("history", "carried_forward", "recorded_future")
+    found: dict[str, Any] = {}
+    for method, gain in methods.items():
+        found[method] = {}
+        for index, column in enumerate(columns[:1] if method == "lightgbm" else columns):
+            if level is None:
+                found[method][column] = {"auroc": None, "auprc": None, "reason": TOO_FEW, "num_positive": 3, "num_total": 410}
+            else:
+                value = level + gain + 0.01 * index
+                found[method][column] = {
+                    "auroc": figure(value, 0.06),
+                    "auprc": figure(value - 0.4, 0.08),
+                    "num_positive": 16,
+                    "num_total": 118,
+                }
+    return found
+
+
+def _curves(phases: tuple[str, ...], level: float, rng: random.Random) -> list[dict[str, Any]]:
+    total, step, found = 600, 0, []
+    for name in phases:
+        length = total // len(phases)
+        steps = [
+            {"step": step + i, "loss": 90 * level * math.exp(-(step + i) / 300) * rng.uniform(0.93, 1.07)} for i in range(0, length, 10)
+        ]
+        marks = [
+            {"step": step + i, "rankme": 8 + 4 * level + rng.random(), "latent_std": 0.3 + 0.0002 * (step + i)}
+            for i in range(0, length, 50)
+        ]
+        found.append({"name": name, "steps": steps, "diagnostics": marks})
+        step += length
+    return found
