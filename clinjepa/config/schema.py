@@ -203,6 +203,9 @@ class SftConfig(Section):
     """Stop after this many optimizer steps even if epochs are left."""
 
     tokens_per_step: int = Field(8192, ge=128)
+    micro_tokens: int = Field(2048, ge=64)
+    """Tokens per forward/backward; the plan cuts `tokens_per_step` into these and workers share them. Sets peak memory."""
+
     learning_rate: float = Field(1e-4, gt=0)
     warmup_fraction: float = Field(0.1, ge=0, le=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -348,6 +351,9 @@ class ExecutionConfig(Section):
 
     local_num_cpus: int | None = Execution(None, ge=1)
     """Logical CPUs of a local cluster started by this run; None is the machine's."""
+
+    concurrent_cpus: float | None = Execution(None, gt=0)
+    """Logical CPUs that stages may use together; None is what the cluster has. Set it above that to let a cluster grow."""
 
     object_store_mb: int | None = Execution(None, ge=80)
     lease_seconds: float = Execution(20.0, gt=1)

@@ -1,0 +1,129 @@
+"""Puts a phase's modules together, from the previous phase's folders or from a checkpoint, and takes their states apart again.
+
+Predictor-only phases never build the encoder. Modules are filled with whole tensors first and sharded afterwards, so any
+number of workers can start from what any other number wrote.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from clinjepa.curriculum.checkpoint import Checkpoint
+from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.jobs import PhaseJob
+from clinjepa.curriculum.optimizer import GroupedAdamW
+from clinjepa.curriculum.plan import mix_seed
+from clinjepa.errors import StoreError
+from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.io import check_same_tensors, read_tensors
+from clinjepa.model.predictor import Predictor, build_predictor
+from clinjepa.model.sharding import shard_encoder, shard_predictor
+from clinjepa.model.specs import EncoderSpec, PredictorSpec
+from clinjepa.storage import Folder
+from clinjepa.trajectory.latents import LatentReader
+
+_INIT_TAG = 5
+
+
+@dataclass
+class PhaseModules:
+    """What trains, and with what."""
+
+    predictor: Predictor
+    encoder: Encoder | None
+    optimizer: GroupedAdamW
+
+    def tensors(self, job: PhaseJob) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Whole tensors of everything the phase changes, by file name, and the optimizer's JSON state. All workers call it."""
+        moments, optimizer_state = self.optimizer.state()
+        tensors = {"predictor": whole_state(self.predictor), "optimizer": moments}
+        if self.encoder is not None and job.trains_encoder:
+            tensors["online"] = self.encoder.online_state()
+        if self.encoder is not None and job.parsed_phase.ema_moves:
+            tensors["target"] = self.encoder.target_state()
+        return tensors, optimizer_state
+
+
+def assemble(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> PhaseModules:
+    """Build, fill and shard the modules of a phase; raises CheckpointError when what is found does not fit the settings."""
+    predictor_folder = Folder(job.predictor) if job.predictor else None
+    encoder = _encoder(job, dist, checkpoint) if job.needs_encoder else None
+    latent_dim = encoder.dim if encoder is not None else _latent_dim(job)
+    predictor = build_predictor(PredictorSpec.from_settings(job.predictor_settings, latent_dim), mix_seed(_INIT_TAG, job.seed))
+    if checkpoint is not None:
+        _fill(predictor, checkpoint.tensors("predictor"), checkpoint.folder.address)
+    elif predictor_folder is not None:
+        _fill(predictor, read_tensors(predictor_folder, "predictor.safetensors"), predictor_folder.address)
+    predictor.to(dist.device)
+    mesh = dist.mesh()
+    if mesh is not None:
+        shard_predictor(predictor, mesh)
+    groups = {"predictor": list(predictor.named_parameters())}
+    if job.trains_encoder and encoder is not None:
+        groups["encoder"] = encoder.online_parameters()
+    optimizer = GroupedAdamW(groups, float(job.curriculum_settings["weight_decay"]))
+    if checkpoint is not None:
+        optimizer.load(checkpoint.tensors("optimizer"), checkpoint.state()["optimizer"]["updates"])
+    elif predictor_folder is not None:
+        updates = predictor_folder.read_json("optimizer.json")["updates"]
+        # The encoder joins with fresh moments whenever it joins (method: phase 2).
+        optimizer.load(read_tensors(predictor_folder, "optimizer.safetensors"), {"predictor": updates["predictor"]})
+    return PhaseModules(predictor, encoder, optimizer)
+
+
+def encoder_spec(settings: dict[str, Any], trajectories: Folder) -> EncoderSpec:
+    """The encoder's specification, with the vocabulary of the store's own tokenizer."""
+    special = trajectories.read_json("special_tokens.json")
+    try:
+        tokenizer = Tokenizer.from_str(trajectories.read_bytes("tokenizer.json").decode())
+        eos_id = tokenizer.token_to_id(special["eos"])
+    except (ValueError, KeyError):
+        raise StoreError(f"{trajectories.address}: its tokenizer files were altered; remove the folder and run again") from None
+    return EncoderSpec.from_settings(settings, vocab_size=tokenizer.get_vocab_size(), eos_id=eos_id)
+
+
+def whole_state(module: torch.nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers as whole tensors; all workers call it."""
+    return {name: each.full_tensor() if isinstance(each, DTensor) else each.detach() for name, each in module.state_dict().items()}
+
+
+def _fill(predictor: Predictor, state: dict[str, Tensor], where: str) -> None:
+    check_same_tensors(state, predictor.state_dict(), f"{where}/predictor.safetensors")
+    predictor.load_state_dict(state)
+
+
+def _encoder(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> Encoder:
+    phase = job.parsed_phase
+    spec = encoder_spec(job.encoder_settings, Folder(job.trajectories))
+    base = Folder(job.base) if job.base else None
+    encoder = build_encoder(spec, base, mix_seed(_INIT_TAG, job.seed, 1), with_target=phase.needs_target)
+    if checkpoint is not None and checkpoint.has("online"):
+        encoder.load_online(checkpoint.tensors("online"))
+    elif job.encoder:
+        encoder.load_online(read_tensors(Folder(job.encoder), "online.safetensors"))
+    if phase.needs_target:
+        if checkpoint is not None and checkpoint.has("target"):
+            encoder.load_target(checkpoint.tensors("target"))
+        elif job.target:
+            encoder.load_target(read_tensors(Folder(job.target), "target.safetensors"))
+        else:
+            encoder.copy_online_to_target()
+    encoder.to(dist.device)
+    if phase.trains == "both":
+        encoder.unfreeze_online()
+    else:
+        encoder.freeze()
+    mesh = dist.mesh()
+    if mesh is not None:
+        shard_encoder(encoder, mesh)
+    return encoder
+
+
+def _latent_dim(job: PhaseJob) -> int:
+    return LatentReader(Folder(str(job.latents))).dim

@@ -1,0 +1,168 @@
+"""One micro-batch of the plan, read from the stores and collated into named arrays that travel as safetensors bytes.
+
+Arrays of a phase's micro-batch of B windows, padded to its longest T:
+- always: `valid` bool [B, T], `window_ids` int64 [B], `rollout_starts` int64 [B] (-1: too short to roll out);
+- with latents: `z_static` [B, D], `z_state` [B, T, D], `z_action` [B, T, D], float32, 0 in the padding;
+- with texts: `tokens` int32, the unique texts end to end (those of states first), `text_lengths` int32 [U], and which text
+  stands where: `state_texts` int32 [B, T] (-1 in the padding); `static_texts` [B] and `action_texts` [B, T] unless only
+  targets, which are states, are encoded.
+Arrays of an SFT micro-batch: `tokens` int32 (texts end to end, without EOS), `text_lengths` int32 [N].
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from clinjepa.curriculum.jobs import Job, SftJob
+from clinjepa.curriculum.plan import Assignment, PhasePlan
+from clinjepa.curriculum.text_plan import TextPlan, open_text_plan
+from clinjepa.storage import Folder
+from clinjepa.trajectory.latents import LatentReader
+from clinjepa.trajectory.store import TrajectoryReader
+
+_READ_AHEAD = 2
+_CACHED_ROW_GROUPS = 64
+
+
+class MicroBatchFetcher:
+    """Reads micro-batches of a job's plan. Picklable; opens stores at first use and keeps its readers."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._trajectories: TrajectoryReader | None = None
+        self._latents: LatentReader | None = None
+        self._plan: PhasePlan | TextPlan | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"job": self.job}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["job"])  # type: ignore[misc]
+
+    def __call__(self, step: int, micro: int) -> bytes:
+        """The collated micro-batch `micro` of step `step`; raises StoreError for a torn or missing store."""
+        if isinstance(self.job, SftJob):
+            return save(self._sft_arrays(step, micro))
+        plan = self.plan
+        return save(self.window_arrays(plan.step(step)[micro], plan.rollout_starts(step, micro)))
+
+    @property
+    def trajectories(self) -> TrajectoryReader:
+        if self._trajectories is None:
+            self._trajectories = TrajectoryReader(Folder(self.job.trajectories), cached_row_groups=_CACHED_ROW_GROUPS)
+        return self._trajectories
+
+    @property
+    def plan(self) -> Any:
+        """The job's plan, made from the store's tables at first use."""
+        if self._plan is None:
+            if isinstance(self.job, SftJob):
+                self._plan = open_text_plan(self.job)
+            else:
+                self._plan = PhasePlan(self.trajectories.windows, self.job)
+        return self._plan
+
+    def window_arrays(self, window_ids: np.ndarray, rollout_starts: np.ndarray) -> dict[str, np.ndarray]:
+        """Collate any windows of the store, as the job's phase needs them (see the module's first lines)."""
+        job = self.job
+        if isinstance(job, SftJob):
+            raise TypeError("an SFT job has texts, not windows")
+        plan: PhasePlan = self.plan
+        hours = plan.num_hours[window_ids]
+        windows = list(zip(plan.stay_ids[window_ids].tolist(), plan.start_hours[window_ids].tolist(), hours.tolist(), strict=True))
+        arrays: dict[str, np.ndarray] = {
+            "valid": np.arange(hours.max())[None, :] < hours[:, None],
+            "window_ids": np.asarray(window_ids, dtype=np.int64),
+            "rollout_starts": np.asarray(rollout_starts, dtype=np.int64),
+        }
+        if job.reads_latents:
+            arrays |= self._latent_arrays(windows)
+        if job.needs_encoder:
+            arrays |= self._text_arrays(windows, states_only=job.reads_latents)
+        return arrays
+
+    def _latent_arrays(self, windows: list[tuple[int, int, int]]) -> dict[str, np.ndarray]:
+        if self._latents is None:
+            self._latents = LatentReader(Folder(str(self.job.latents)))  # type: ignore[union-attr]
+        longest, dim = max(hours for _, _, hours in windows), self._latents.dim
+        z_static = np.zeros((len(windows), dim), dtype=np.float32)
+        z_state = np.zeros((len(windows), longest, dim), dtype=np.float32)
+        z_action = np.zeros((len(windows), longest, dim), dtype=np.float32)
+        for i, (stay_id, start, hours) in enumerate(windows):
+            z_static[i], z_state[i, :hours], z_action[i, :hours] = self._latents.stay(stay_id, start, hours)
+        return {"z_static": z_static, "z_state": z_state, "z_action": z_action}
+
+    def _text_arrays(self, windows: list[tuple[int, int, int]], states_only: bool) -> dict[str, np.ndarray]:
+        unique = _UniqueTexts()
+        longest = max(hours for _, _, hours in windows)
+        static = np.zeros(len(windows), dtype=np.int32)
+        state = np.full((len(windows), longest), -1, dtype=np.int32)
+        action = np.full((len(windows), longest), -1, dtype=np.int32)
+        texts = [self.trajectories.stay(stay_id) for stay_id, _, _ in windows]
+        for i, (_, start, hours) in enumerate(windows):
+            state[i, :hours] = [unique.number(tokens) for tokens in texts[i].states[start : start + hours]]
+        if not states_only:
+            for i, (_, start, hours) in enumerate(windows):
+                static[i] = unique.number(texts[i].static)
+                action[i, :hours] = [unique.number(tokens) for tokens in texts[i].actions[start : start + hours]]
+        arrays = unique.arrays() | {"state_texts": state}
+        return arrays if states_only else arrays | {"static_texts": static, "action_texts": action}
+
+    def _sft_arrays(self, step: int, micro: int) -> dict[str, np.ndarray]:
+        chosen = []
+        for stay_id, text in self.plan.micro(step, micro):
+            stay = self.trajectories.stay(stay_id)
+            hours = len(stay.states)
+            chosen.append(stay.static if text == 0 else stay.states[text - 1] if text <= hours else stay.actions[text - 1 - hours])
+        return _end_to_end(chosen)
+
+
+def plain_feed(job: Job) -> Callable[[Sequence[Assignment]], Iterator[bytes]]:
+    """The feed without Ray: one thread reads a few micro-batches ahead of the training loop."""
+    fetcher = MicroBatchFetcher(job)
+
+    def feed(assigned: Sequence[Assignment]) -> Iterator[bytes]:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="clinjepa-feed") as pool:
+            ahead = deque(pool.submit(fetcher, each.step, each.micro) for each in assigned[:_READ_AHEAD])
+            try:
+                for following in range(_READ_AHEAD, len(assigned) + _READ_AHEAD):
+                    if not ahead:
+                        return
+                    ready = ahead.popleft()
+                    if following < len(assigned):
+                        ahead.append(pool.submit(fetcher, assigned[following].step, assigned[following].micro))
+                    yield ready.result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    return feed
+
+
+class _UniqueTexts:
+    """Numbers texts by content, in order of first appearance."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[bytes, int] = {}
+        self._texts: list[np.ndarray] = []
+
+    def number(self, tokens: np.ndarray) -> int:
+        key = tokens.tobytes()
+        if key not in self._numbers:
+            self._numbers[key] = len(self._texts)
+            self._texts.append(tokens)
+        return self._numbers[key]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return _end_to_end(self._texts)
+
+
+def _end_to_end(texts: list[np.ndarray]) -> dict[str, np.ndarray]:
+    tokens = np.concatenate(texts).astype(np.int32) if texts else np.zeros(0, dtype=np.int32)
+    return {"tokens": tokens, "text_lengths": np.array([len(text) for text in texts], dtype=np.int32)}

@@ -1,0 +1,149 @@
+"""Checkpoints of a job in the making: safetensors and JSON, complete when `manifest.json` with every file's digest is there.
+
+`out/checkpoints/step-XXXXXXXX/` is named by the number of steps done over all phases. Each file is written under a
+temporary name and the manifest last; a reader takes the newest whole checkpoint and refuses torn or altered ones. Whole
+tensors are stored, so any number of workers can go on from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from clinjepa.curriculum.dist import Dist
+from clinjepa.errors import CheckpointError, StoreError
+from clinjepa.storage import Folder
+
+SCHEMA_VERSION = 1
+_STEP_NAME = re.compile(r"step-(\d{8,})$")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint: its folder, the steps done over all phases, the expected digests of its files."""
+
+    folder: Folder
+    step: int
+    files: dict[str, dict[str, Any]]
+
+    def has(self, name: str) -> bool:
+        """Whether tensors of that name were saved."""
+        return f"{name}.safetensors" in self.files
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors saved as `name`; raises CheckpointError when the file is not what was written."""
+        return load(self._checked(f"{name}.safetensors"))
+
+    def state(self) -> dict[str, Any]:
+        """The JSON state saved with it."""
+        return json.loads(self._checked("state.json"))
+
+    def verify(self) -> None:
+        """Raise CheckpointError when a file is missing, cut or altered."""
+        for name in self.files:
+            self._checked(name)
+
+    def _checked(self, name: str) -> bytes:
+        try:
+            data = self.folder.read_bytes(name)
+        except StoreError:
+            raise _Torn(f"{self.folder.address}/{name} is missing") from None
+        if len(data) != self.files[name]["bytes"] or hashlib.sha256(data).hexdigest() != self.files[name]["sha256"]:
+            raise _Torn(f"{self.folder.address}/{name} is not what the manifest says: it was altered or cut")
+        return data
+
+
+def save_checkpoint(
+    folder: Folder, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], digest: str, keep: int
+) -> str:
+    """Write a checkpoint after `step` steps and drop the older ones beyond `keep`; returns its address.
+
+    folder: `out/checkpoints`; tensors: by file name without suffix, whole tensors; state: JSON values; digest: of the job.
+    One worker calls this. Raises StorageError (a full disk, an unreachable bucket); earlier checkpoints are left whole.
+    """
+    target = checkpoint_folder(folder, step)
+    target.remove()
+    contents = {f"{name}.safetensors": tensor_bytes(group) for name, group in tensors.items()}
+    contents["state.json"] = json.dumps(state, allow_nan=False).encode()
+    files = {}
+    for name, data in contents.items():
+        target.write_bytes(name, data)
+        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    target.write_json("manifest.json", {"schema_version": SCHEMA_VERSION, "step": step, "job": digest, "files": files})
+    _retain(folder, step, keep)
+    return target.address
+
+
+def find_checkpoint(folder: Folder, digest: str) -> Checkpoint | None:
+    """The newest whole checkpoint of the job, verified; None when there is none.
+
+    A torn or altered one is passed over with a warning. Raises CheckpointError when one is whole but of another schema
+    version or of a job with other settings.
+    """
+    for step in sorted(_steps(folder), reverse=True):
+        place = checkpoint_folder(folder, step)
+        try:
+            checkpoint = open_checkpoint(place, digest)
+            checkpoint.verify()
+        except _Torn as fault:
+            warnings.warn(f"{fault}; the checkpoint before it is taken", stacklevel=2)
+        else:
+            return checkpoint
+    return None
+
+
+def newest_for_all(folder: Folder, digest: str, dist: Dist) -> Checkpoint | None:
+    """The newest whole checkpoint, chosen and verified by worker 0, opened by every worker; all workers call it."""
+    found = find_checkpoint(folder, digest) if dist.is_main else None
+    step = dist.broadcast_int(found.step if found else -1)
+    return found or (open_checkpoint(checkpoint_folder(folder, step), digest) if step >= 0 else None)
+
+
+def checkpoint_folder(folder: Folder, step: int) -> Folder:
+    """Where the checkpoint after `step` steps lies in `out/checkpoints`."""
+    return folder / f"step-{step:08d}"
+
+
+def open_checkpoint(place: Folder, digest: str) -> Checkpoint:
+    """The checkpoint in one folder; its manifest is checked here, its files when they are read."""
+    try:
+        manifest = place.read_json("manifest.json")
+    except StoreError:
+        raise _Torn(f"{place.address} has no readable manifest.json: it was cut short") from None
+    if not isinstance(manifest, dict) or not {"schema_version", "step", "job", "files"} <= set(manifest):
+        raise _Torn(f"{place.address}/manifest.json is not a checkpoint's manifest: it was altered")
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{place.address} has checkpoint schema {manifest['schema_version']}, this version reads {SCHEMA_VERSION}; remove it to start again"
+        )
+    if manifest["job"] != digest:
+        raise CheckpointError(f"{place.address} was made by a job with other settings; remove its folder or choose another out")
+    return Checkpoint(place, int(manifest["step"]), manifest["files"])
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """safetensors bytes of whole tensors, the same bytes for the same values."""
+    return save({name: tensors[name].detach().to("cpu", copy=False).contiguous() for name in sorted(tensors)})
+
+
+class _Torn(CheckpointError):
+    """Not whole; the one before may be."""
+
+
+def _steps(folder: Folder) -> list[int]:
+    return [int(found.group(1)) for name in folder.names() if (found := _STEP_NAME.match(name))]
+
+
+def _retain(folder: Folder, step: int, keep: int) -> None:
+    # What is newer than the checkpoint just written was refused when the job went on from before it.
+    done = [other for other in _steps(folder) if other <= step]
+    for other in set(_steps(folder)) - set(sorted(done)[-keep:]):
+        checkpoint_folder(folder, other).remove()

@@ -1,0 +1,70 @@
+"""The worker's place among the workers of a job, and the few collectives the training loop uses.
+
+Without `torch.distributed` (a plain process) there is one worker and every collective is the identity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as torch_dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+
+@dataclass
+class Dist:
+    """Rank, number of workers and device. Every method that communicates must be called by all workers alike."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    _mesh: DeviceMesh | None = field(default=None, repr=False)
+
+    @classmethod
+    def current(cls) -> Dist:
+        """From `torch.distributed` when it is initialised (by Ray Train, `torchrun`), else a single worker."""
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        if torch_dist.is_available() and torch_dist.is_initialized():
+            return cls(torch_dist.get_rank(), torch_dist.get_world_size(), device)
+        return cls(0, 1, device)
+
+    @property
+    def is_main(self) -> bool:
+        """The worker that writes."""
+        return self.rank == 0
+
+    def mesh(self) -> DeviceMesh | None:
+        """The mesh to shard parameters over; None when there is one worker."""
+        if self.world_size == 1:
+            return None
+        if self._mesh is None:
+            self._mesh = init_device_mesh(self.device.type, (self.world_size,))
+        return self._mesh
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Sum over workers, in place."""
+        if self.world_size > 1:
+            torch_dist.all_reduce(tensor)
+        return tensor
+
+    def max_int(self, value: int) -> int:
+        """The largest of the workers' values."""
+        if self.world_size == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.int64, device=self.device)
+        torch_dist.all_reduce(tensor, op=torch_dist.ReduceOp.MAX)
+        return int(tensor.item())
+
+    def broadcast_int(self, value: int) -> int:
+        """Worker 0's value."""
+        if self.world_size == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.int64, device=self.device)
+        torch_dist.broadcast(tensor, src=0)
+        return int(tensor.item())
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        self.max_int(0)

@@ -1,0 +1,85 @@
+"""Encoding the unique texts of a micro-batch, chunk by chunk, and giving each chunk its gradient (the gradient cache).
+
+Memory is set by the token budget of a chunk, not by a window of 145 texts: joint refinement encodes without a graph, the
+predictor's backward gives dL/dz, then each chunk is encoded again with a graph and receives its part: exact, one more
+forward (Gao et al. 2021, arXiv 2101.06983). All workers run the same number of chunks, because sharded layers communicate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.plan import mix_seed
+from clinjepa.model.encoder import Encoder
+from clinjepa.model.packing import Pack, pack_texts
+
+_CHUNK_TAG = 4
+
+
+@dataclass(frozen=True)
+class TextChunks:
+    """The packs of one micro-batch's unique texts and how many rounds all workers run; what is beyond `packs` repeats pack 0."""
+
+    packs: list[Pack]
+    rounds: int
+    num_texts: int
+    num_tokens: int
+    seed: int
+
+
+def cut_chunks(arrays: dict[str, Tensor], token_budget: int, seed: int, dist: Dist, num_texts: int | None = None) -> TextChunks:
+    """Pack `tokens`/`text_lengths` of a collated micro-batch into chunks of at most `token_budget` tokens. All workers call it.
+
+    num_texts: only the first this many (the states); seed: of the micro-batch; adapter dropout of chunk i is drawn from
+    (seed, i) whenever that chunk is encoded.
+    """
+    lengths = arrays["text_lengths"][:num_texts].tolist()
+    texts = [text.numpy() for text in torch.split(arrays["tokens"][: sum(lengths)].cpu(), lengths)]
+    packs = pack_texts(texts, token_budget)
+    return TextChunks(packs, dist.max_int(len(packs)), len(texts), int(sum(lengths)), seed)
+
+
+def encode_chunks(encoder: Encoder, chunks: TextChunks, which: str, device: torch.device) -> Tensor:
+    """z_UD of the unique texts, without a graph."""
+    z_UD: Tensor | None = None
+    with torch.no_grad():
+        for i in range(chunks.rounds):
+            pack = chunks.packs[i if i < len(chunks.packs) else 0]
+            z_ND = _forward(encoder, pack, chunks.seed, i, which, device)
+            if z_UD is None:
+                z_UD = z_ND.new_zeros((chunks.num_texts, z_ND.shape[-1]), dtype=torch.float32)
+            if i < len(chunks.packs):
+                z_UD[torch.as_tensor(pack.order, device=device)] = z_ND.float()
+    if z_UD is None:
+        raise ValueError("a micro-batch without texts cannot be encoded")
+    return z_UD
+
+
+def backward_chunks(encoder: Encoder, chunks: TextChunks, gradient_UD: Tensor, sync: bool, device: torch.device) -> None:
+    """Encode each chunk again with a graph and add the parameter gradients of sum(z * gradient).
+
+    sync: reduce the accumulated gradients over workers with the last chunk (the last micro-batch of a step).
+    """
+    for i in range(chunks.rounds):
+        spare = i >= len(chunks.packs)
+        pack = chunks.packs[0 if spare else i]
+        set_gradient_sync(encoder, sync and i == chunks.rounds - 1)
+        z_ND = _forward(encoder, pack, chunks.seed, i, "online", device)
+        part = gradient_UD[torch.as_tensor(pack.order, device=device)].to(z_ND.dtype)
+        z_ND.backward(torch.zeros_like(part) if spare else part)
+
+
+def set_gradient_sync(module: torch.nn.Module, sync: bool) -> None:
+    """Whether the next backward reduces gradients over workers; nothing happens on a module that is not sharded."""
+    if isinstance(module, torch.distributed.fsdp.FSDPModule):
+        module.set_requires_gradient_sync(sync)
+
+
+def _forward(encoder: Encoder, pack: Pack, seed: int, chunk: int, which: str, device: torch.device) -> Tensor:
+    torch.manual_seed(mix_seed(_CHUNK_TAG, seed, chunk))
+    ids, positions, last = (torch.as_tensor(each, device=device) for each in (pack.input_ids_L, pack.position_ids_L, pack.last_index_N))
+    return encoder(ids, positions, last, which=which)

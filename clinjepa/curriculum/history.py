@@ -1,0 +1,90 @@
+"""What a phase measured of itself: one row per step, diagnostics, alarms; kept in every checkpoint so that interruptions leave no trace.
+
+Also the guard that stops a run which must not go on. Clock times are kept apart, in `timing`, because they alone differ from run to run.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+from clinjepa.errors import TrainingError
+
+EXPLODING_FACTOR = 1000.0
+"""A gradient norm this many times the median of the last steps stops the phase."""
+_NORM_HISTORY, _MIN_NORM_HISTORY = 50, 20
+
+
+class TrainingHistory:
+    """`steps`, `diagnostics` and `alarms` of `metrics.json`, and the time it took."""
+
+    def __init__(self, saved: dict[str, Any] | None = None) -> None:
+        """saved: what `to_json` gave, from a checkpoint."""
+        saved = saved or {}
+        self.steps: list[dict[str, Any]] = saved.get("steps", [])
+        self.diagnostics: list[dict[str, Any]] = saved.get("diagnostics", [])
+        self.alarms: list[dict[str, Any]] = saved.get("alarms", [])
+        self.tokens_encoded: int = saved.get("tokens_encoded", 0)
+        self.timing: dict[str, float] = saved.get("timing", {"steps": 0, "seconds": 0.0, "waiting_seconds": 0.0})
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for a checkpoint."""
+        return {**self.metrics(), "timing": self.timing}
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of `metrics.json`: no clock in it, so it does not depend on interruptions."""
+        return {"steps": self.steps, "diagnostics": self.diagnostics, "alarms": self.alarms, "tokens_encoded": self.tokens_encoded}
+
+    def check(self, row: dict[str, Any], saved_under: str) -> None:
+        """Raise TrainingError when a step's losses or gradient norms are not finite or explode; nothing has been updated yet."""
+        advice = f"the last good checkpoint is kept under {saved_under}; lower the learning rate or the clip norm and run again"
+        bad = sorted(key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value))
+        if bad:
+            raise TrainingError(f"step {row['step']}: {', '.join(bad)} is not finite; {advice}")
+        for key in [key for key in row if key.startswith("grad_norm")]:
+            past = [earlier[key] for earlier in self.steps[-_NORM_HISTORY:] if key in earlier]
+            if len(past) >= _MIN_NORM_HISTORY and row[key] > EXPLODING_FACTOR * max(statistics.median(past), 1e-12):
+                times = f"{EXPLODING_FACTOR:g} times the median of the last {len(past)} steps"
+                raise TrainingError(f"step {row['step']}: {key} is {row[key]:.3g}, more than {times}; {advice}")
+
+    def add(self, row: dict[str, Any], num_tokens: int) -> None:
+        """A finished step."""
+        self.steps.append(row)
+        self.tokens_encoded += num_tokens
+
+    def add_time(self, seconds: float, waiting_seconds: float) -> None:
+        """Wall time of a step and the part of it spent waiting for data."""
+        self.timing["steps"] += 1
+        self.timing["seconds"] += seconds
+        self.timing["waiting_seconds"] += waiting_seconds
+
+    def alarm(self, kind: str, step: int, message: str, **values: Any) -> None:
+        """Record an alarm once per kind."""
+        if all(alarm["kind"] != kind for alarm in self.alarms):
+            self.alarms.append({"kind": kind, "step": step, "message": message, **values})
+
+    def latest(self) -> dict[str, Any]:
+        """The newest row with the newest diagnostics and the time per step, for a progress line."""
+        newest = {**(self.diagnostics[-1] if self.diagnostics else {}), **(self.steps[-1] if self.steps else {})}
+        return {**newest, "seconds_per_step": self.seconds_per_step, "num_alarms": len(self.alarms)}
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean wall time of a step, checkpoints apart."""
+        return self.timing["seconds"] / max(1, self.timing["steps"])
+
+    def summary(self) -> dict[str, Any]:
+        """Figures of the whole phase, for a manifest."""
+        newest = self.diagnostics[-1] if self.diagnostics else {}
+        return {
+            "num_steps": len(self.steps),
+            "loss_first": self.steps[0]["loss"] if self.steps else None,
+            "loss_last": self.steps[-1]["loss"] if self.steps else None,
+            "latent_std": newest.get("latent_std"),
+            "rankme": newest.get("rankme"),
+            "num_alarms": len(self.alarms),
+            "tokens_encoded": self.tokens_encoded,
+            "seconds_per_step": self.seconds_per_step,
+            "waiting_share": self.timing["waiting_seconds"] / max(1e-9, self.timing["seconds"]),
+        }

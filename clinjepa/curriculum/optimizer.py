@@ -1,0 +1,126 @@
+"""AdamW with a group for the predictor and one for the encoder, on this worker's shards; clipping per group.
+
+The encoder's group is absent, not zero-gradient, in phases that freeze it, so that weight decay cannot move what is frozen.
+The optimizer works on the local shards of FSDP2 parameters: element-wise updates need no knowledge of the whole tensor,
+and the whole tensors are put together only to be saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn import Parameter
+
+from clinjepa.errors import CheckpointError
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class GroupedAdamW:
+    """One AdamW over named parameter groups with a learning rate each."""
+
+    def __init__(self, groups: Mapping[str, Sequence[tuple[str, Parameter]]], weight_decay: float) -> None:
+        """groups: group name → its (parameter name, parameter), sharded or not."""
+        self._parameters = {group: dict(members) for group, members in groups.items()}
+        self._shards = {
+            group: {name: Parameter(_local(parameter.detach()), requires_grad=True) for name, parameter in members.items()}
+            for group, members in self._parameters.items()
+        }
+        self._adamw = torch.optim.AdamW(
+            [{"params": list(members.values()), "name": group} for group, members in self._shards.items()],
+            lr=0.0,
+            weight_decay=weight_decay,
+            foreach=True,
+        )
+
+    @property
+    def groups(self) -> list[str]:
+        return list(self._parameters)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for members in self._parameters.values():
+            for parameter in members.values():
+                parameter.grad = None
+
+    def squared_norms(self, device: torch.device) -> Tensor:
+        """float64 [groups]: sum of squares of this worker's gradient shards; summed over workers it is the squared global norm."""
+        norms = torch.zeros(len(self._parameters), dtype=torch.float64, device=device)
+        for i, members in enumerate(self._parameters.values()):
+            shards = [_local(parameter.grad) for parameter in members.values() if parameter.grad is not None]
+            shards = [shard for shard in shards if shard.numel()]
+            if shards:
+                norms[i] = torch.stack(torch._foreach_norm(shards)).double().square().sum()
+        return norms
+
+    def step(self, learning_rates: Mapping[str, float], norms: Mapping[str, float], clip_norm: float) -> None:
+        """Scale each group's gradients to a norm of at most `clip_norm`, then update with the group's learning rate."""
+        for group in self._adamw.param_groups:
+            name = group["name"]
+            group["lr"] = learning_rates[name]
+            scale = min(1.0, clip_norm / (norms[name] + 1e-6))
+            shards = []
+            for key, parameter in self._parameters[name].items():
+                shard = self._shards[name][key]
+                shard.grad = None if parameter.grad is None else _local(parameter.grad)
+                if shard.grad is not None:
+                    shards.append(shard.grad)
+            if scale < 1.0 and shards:
+                torch._foreach_mul_(shards, scale)
+        self._adamw.step()
+        for members in self._shards.values():
+            for shard in members.values():
+                shard.grad = None
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Whole moment tensors named `<group>.<parameter>.<moment>` and each group's number of updates; all workers call it."""
+        tensors: dict[str, Tensor] = {}
+        updates: dict[str, int] = {}
+        for group, members in self._parameters.items():
+            updates[group] = 0
+            for name, parameter in members.items():
+                state = self._adamw.state.get(self._shards[group][name])
+                if not state:
+                    continue
+                updates[group] = int(state["step"])
+                for moment in _MOMENTS:
+                    tensors[f"{group}.{name}.{moment}"] = _whole(state[moment], parameter)
+        return tensors, {"updates": updates}
+
+    def load(self, tensors: Mapping[str, Tensor], updates: Mapping[str, int]) -> None:
+        """Take over the moments of the groups that both have; a group the saved state lacks starts with fresh moments.
+
+        Raises CheckpointError when a shared group's tensors are not those of this optimizer's parameters.
+        """
+        for group, members in self._parameters.items():
+            if not updates.get(group):
+                continue
+            for name, parameter in members.items():
+                shard = self._shards[group][name]
+                found = [tensors.get(f"{group}.{name}.{moment}") for moment in _MOMENTS]
+                if any(each is None or each.shape != parameter.shape for each in found):
+                    raise CheckpointError(f"the saved optimizer state does not fit parameter {group}.{name}: it is of another model")
+                state = {moment: _shard_of(each, parameter) for moment, each in zip(_MOMENTS, found, strict=True) if each is not None}
+                self._adamw.state[shard] = {"step": torch.tensor(float(updates[group])), **state}
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _whole(shard: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(like, DTensor):
+        return shard
+    placed = DTensor.from_local(shard, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
+    return placed.full_tensor()
+
+
+def _shard_of(whole: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(like, DTensor):
+        return whole.to(like.device, copy=True)
+    # Every worker has read the whole tensor, so cutting out the shard needs no communication.
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None).to_local().clone()

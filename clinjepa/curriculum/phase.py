@@ -1,0 +1,166 @@
+"""The training loop of one phase, the same in a plain process, under `torchrun` and under Ray; and the hard sync.
+
+Per step: the plan's micro-batches, gradients summed over workers, a clip per group, AdamW, the EMA update. The loop goes on
+by itself from the newest whole checkpoint under `out/checkpoints`, and what it leaves in `out` does not depend on how
+often it was interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from clinjepa.curriculum.assembly import PhaseModules, assemble
+from clinjepa.curriculum.batches import MicroBatchFetcher
+from clinjepa.curriculum.checkpoint import checkpoint_folder, newest_for_all, save_checkpoint
+from clinjepa.curriculum.diagnostics import PhaseDiagnostics, is_diagnostic_step
+from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.history import TrainingHistory
+from clinjepa.curriculum.jobs import PhaseJob, check_workers, job_digest, num_micro_batches
+from clinjepa.curriculum.objective import PhaseObjective
+from clinjepa.curriculum.plan import Assignment, assignments
+from clinjepa.curriculum.schedule import Schedule
+from clinjepa.errors import CheckpointError, ConfigError
+from clinjepa.model.io import check_same_tensors, read_tensors, save_predictor, write_tensors
+from clinjepa.storage import Folder
+
+Feed = Callable[[Sequence[Assignment]], Iterator[bytes]]
+OnReport = Callable[[int, dict[str, Any], str | None], None]
+
+SYNC_GAP = 1e-5
+"""Largest difference that the hard sync may leave between online and target (Clin-JEPA, arXiv 2605.10840)."""
+
+
+def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport) -> dict[str, Any]:
+    """Train a phase from its newest checkpoint, or its start, to its end and write its files to `job.out`; returns a summary.
+
+    All workers call it alike. feed: yields this worker's micro-batches in the order of the assignments it is given;
+    on_report(steps done over all phases, latest metrics, checkpoint address or None): called by all workers at log and
+    checkpoint steps. Raises ConfigError before any work, CheckpointError for what cannot be gone on from, and TrainingError
+    when training must not go on; the last good checkpoint is then still there.
+    """
+    job.validate()
+    check_workers(job, dist.world_size)
+    phase = job.parsed_phase
+    if phase.trains == "nothing":
+        raise ConfigError(f"phase {phase.name} takes no training steps; it is an operation on checkpoints (hard_sync)")
+    checkpoints, digest = Folder(job.out) / "checkpoints", job_digest(job)
+    checkpoint = newest_for_all(checkpoints, digest, dist)
+    history = TrainingHistory(checkpoint.state()["history"] if checkpoint else None)
+    start = checkpoint.step if checkpoint else job.first_step
+    modules = assemble(job, dist, checkpoint)
+    fetcher = MicroBatchFetcher(job)
+    objective = PhaseObjective(job, modules.predictor, modules.encoder, dist)
+    diagnostics = PhaseDiagnostics(job, objective, modules, fetcher, dist)
+    settings = job.curriculum_settings
+    schedule = Schedule(job.total_steps, float(settings["warmup_fraction"]), job.first_step, int(settings["encoder_warmup_steps"]))
+    plan = fetcher.plan
+    rounds = -(-num_micro_batches(job) // dist.world_size)
+    assigned = list(assignments(job, dist.rank, dist.world_size, start))
+    arrivals = feed(assigned)
+    if start == job.first_step and not history.diagnostics:
+        diagnostics.measure(start, history)
+    address = None
+    for step in range(start, job.last_step):
+        began = time.perf_counter()
+        waited = 0.0
+        modules.predictor.train()
+        modules.optimizer.zero_grad()
+        counts = plan.teacher_forcing_count(step), plan.rollout_count(step)
+        sums = torch.zeros(3, dtype=torch.float64, device=dist.device)
+        for turn in range(rounds):
+            before = time.perf_counter()
+            arrays = {name: value.to(dist.device) for name, value in load(next(arrivals)).items()}
+            waited += time.perf_counter() - before
+            current = assigned[(step - start) * rounds + turn]
+            losses, tokens = objective.forward_backward(arrays, current, counts, sync=turn == rounds - 1)
+            sums[:2] += losses
+            sums[2] += tokens
+        # One collective per step: loss sums, tokens, and the squared norms of the already reduced gradient shards.
+        totals = dist.sum_(torch.cat([sums, modules.optimizer.squared_norms(dist.device)])).tolist()
+        norms = {name: math.sqrt(value) for name, value in zip(modules.optimizer.groups, totals[3:], strict=True)}
+        row = _row(step, totals, counts, norms, float(settings["rollout_weight"]))
+        factors = {"predictor": schedule.predictor_factor(step), "encoder": schedule.encoder_factor(step)}
+        rates = {name: factors[name] * float(settings[f"{name}_lr"]) for name in modules.optimizer.groups}
+        row |= {f"lr_{name}": rates[name] for name in rates}
+        history.check(row, checkpoints.address)
+        modules.optimizer.step(rates, norms, float(settings["clip_norm"]))
+        if phase.ema_moves and modules.encoder is not None:
+            modules.encoder.ema_update(float(settings["ema_momentum"]))
+        history.add(row, int(totals[2]))
+        done = step + 1
+        if is_diagnostic_step(done - job.first_step, job.num_steps):
+            diagnostics.measure(done, history)
+        history.add_time(time.perf_counter() - began, waited)
+        address = None
+        if (done - job.first_step) % job.checkpoint_every_steps == 0 or done == job.last_step:
+            address = _save(job, modules, history, checkpoints, done, digest, dist)
+        if address is not None or (done - job.first_step) % job.log_every_steps == 0:
+            on_report(done, history.latest(), address)
+    _write_outputs(job, modules, history, dist)
+    return history.summary()
+
+
+def hard_sync(job: PhaseJob) -> dict[str, Any]:
+    """Phase 4: write `target.safetensors` := the online state, read it back and check the gap; returns the gap before and after.
+
+    Takes no training steps and builds no model. One process calls it. Raises CheckpointError when online and target are not
+    of the same encoder or the gap is not below 1e-5 afterwards.
+    """
+    job.validate()
+    if job.parsed_phase.trains != "nothing":
+        raise ConfigError(f"phase {job.parsed_phase.name} trains something; only a phase that trains nothing is a hard sync")
+    out = Folder(job.out)
+    online = read_tensors(Folder(str(job.encoder)), "online.safetensors")
+    before = None
+    if job.target:
+        target = read_tensors(Folder(job.target), "target.safetensors")
+        check_same_tensors(target, online, f"{job.target}/target.safetensors")
+        before = _gap(online, target)
+    write_tensors(out, "target.safetensors", online)
+    after = _gap(online, read_tensors(out, "target.safetensors"))
+    if not after < SYNC_GAP:
+        raise CheckpointError(f"{out.address}: online and target still differ by {after:.3g} after the hard sync (limit {SYNC_GAP:g})")
+    gaps = {"target_gap_before": before, "target_gap_after": after}
+    out.write_json("metrics.json", {**TrainingHistory().metrics(), **gaps})
+    return {"num_steps": 0, **gaps}
+
+
+def _gap(online: dict[str, Tensor], target: dict[str, Tensor]) -> float:
+    return max((float((online[name].float() - target[name].float()).abs().max()) for name in online if online[name].numel()), default=0.0)
+
+
+def _row(step: int, totals: list[float], counts: tuple[int, int], norms: dict[str, float], rollout_weight: float) -> dict[str, Any]:
+    teacher_forcing, rollout = totals[0] / max(1, counts[0]), totals[1] / max(1, counts[1])
+    row = {"step": step, "loss": teacher_forcing + rollout_weight * rollout, "teacher_forcing": teacher_forcing, "rollout": rollout}
+    return row | {f"grad_norm_{name}": norm for name, norm in norms.items()}
+
+
+def _save(
+    job: PhaseJob, modules: PhaseModules, history: TrainingHistory, checkpoints: Folder, done: int, digest: str, dist: Dist
+) -> str:
+    tensors, optimizer = modules.tensors(job)
+    if dist.is_main:
+        state = {"optimizer": optimizer, "history": history.to_json()}
+        save_checkpoint(checkpoints, done, tensors, state, digest, job.keep_checkpoints)
+    dist.barrier()  # a reported address is whole for every worker
+    return checkpoint_folder(checkpoints, done).address
+
+
+def _write_outputs(job: PhaseJob, modules: PhaseModules, history: TrainingHistory, dist: Dist) -> None:
+    tensors, optimizer = modules.tensors(job)
+    if dist.is_main:
+        out = Folder(job.out)
+        save_predictor(tensors.pop("predictor"), modules.predictor.spec, out)
+        for name, group in tensors.items():
+            write_tensors(out, f"{name}.safetensors", group)
+        out.write_json("optimizer.json", optimizer)
+        out.write_json("metrics.json", history.metrics())
+        out.write_json("timing.json", history.timing)
+    dist.barrier()

@@ -1,0 +1,76 @@
+"""Runs one job in a plain process or under `torchrun`: `python -m clinjepa.curriculum.worker JOB.json`.
+
+The same code that a cluster runs; only the launcher and the feed differ.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as torch_dist
+
+from clinjepa.curriculum.batches import plain_feed
+from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.jobs import PhaseJob, load_job
+from clinjepa.curriculum.phase import hard_sync, run_phase
+from clinjepa.curriculum.sft import run_sft
+from clinjepa.errors import ClinJepaError, ConfigError
+
+
+def run_job_file(path: str) -> dict:
+    """Run the job in a JSON file with this process's place in the process group; returns the job's summary."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing; give the JSON file of a job") from None
+    except json.JSONDecodeError:
+        raise ConfigError(f"{path} is not valid JSON; give the JSON file of a job") from None
+    job = load_job(value)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch_dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        dist = Dist.current()
+        if isinstance(job, PhaseJob) and job.parsed_phase.trains == "nothing":
+            result = hard_sync(job) if dist.is_main else {}
+            dist.barrier()
+        elif isinstance(job, PhaseJob):
+            result = run_phase(job, dist, plain_feed(job), _progress(dist))
+        else:
+            result = run_sft(job, dist, plain_feed(job), _progress(dist))
+    finally:
+        if torch_dist.is_initialized():
+            torch_dist.destroy_process_group()
+    return result
+
+
+def _progress(dist: Dist):
+    def report(step: int, metrics: dict, checkpoint: str | None) -> None:
+        if dist.is_main:
+            print(json.dumps({"step": step, "loss": metrics["loss"], "checkpoint": bool(checkpoint)}), flush=True)
+
+    return report
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 0 on success; 1 with one line on stderr for a fault the user can act on; 2 for a wrong call."""
+    if len(arguments) != 1:
+        print("usage: python -m clinjepa.curriculum.worker JOB.json", file=sys.stderr)
+        return 2
+    try:
+        result = run_job_file(arguments[0])
+    except ClinJepaError as fault:
+        print(f"{type(fault).__name__}: {fault}", file=sys.stderr)
+        return 1
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

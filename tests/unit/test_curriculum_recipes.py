@@ -1,0 +1,76 @@
+"""Recipes are data: what they say is checked, and every recipe spends the same budget."""
+
+from __future__ import annotations
+
+import pytest
+from clinjepa.curriculum.recipes import load_recipe, parse_recipes, phase_steps, recipe_names
+from clinjepa.errors import ConfigError
+
+SHARES = {"warmup": 0.24, "joint": 0.35, "alignment": 0.17, "finalization": 0.24}
+
+
+def settings(num_steps: int, **shares: float) -> dict:
+    return {"num_steps": num_steps, "shares": {**SHARES, **shares}}
+
+
+def test_clin_jepa_has_the_five_phases_of_the_method_in_order():
+    phases = load_recipe("clin_jepa").phases
+    described = [(p.name, p.trains, p.target, p.rollout, p.ema_moves) for p in phases]
+    assert described == [
+        ("warmup", "predictor", "online", "native", False),
+        ("joint", "both", "ema", "teacher_forced", True),
+        ("alignment", "predictor", "ema", "teacher_forced", True),
+        ("hard_sync", "nothing", "online", "native", False),
+        ("finalization", "predictor", "online", "native", False),
+    ]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("num_steps", [8, 97, 11776])
+def test_every_recipe_spends_exactly_the_budget(name, num_steps):
+    assert sum(phase_steps(load_recipe(name), settings(num_steps))) == num_steps
+
+
+def test_without_alignment_its_budget_goes_to_finalization():
+    with_alignment = phase_steps(load_recipe("clin_jepa"), settings(1000))
+    without = phase_steps(load_recipe("no_alignment"), settings(1000))
+    assert without == [with_alignment[0], with_alignment[1], with_alignment[2] + with_alignment[4]]
+
+
+def test_largest_remainders_get_the_steps_that_are_left():
+    assert phase_steps(load_recipe("clin_jepa"), settings(10)) == [2, 4, 2, 0, 2]
+
+
+def test_a_phase_that_would_get_no_step_is_refused():
+    with pytest.raises(ConfigError, match="alignment would get 0 of 10"):
+        phase_steps(load_recipe("clin_jepa"), settings(10, alignment=0.001))
+
+
+def test_an_unknown_share_is_named():
+    with pytest.raises(ConfigError, match="lacks joint"):
+        phase_steps(load_recipe("clin_jepa"), {"num_steps": 100, "shares": {"warmup": 1, "alignment": 1, "finalization": 1}})
+
+
+def test_an_unknown_recipe_names_those_there_are():
+    with pytest.raises(ConfigError, match="clin_jepa, no_alignment"):
+        load_recipe("clin-jepa")
+
+
+PHASE = "{name: a, trains: predictor, target: online, rollout: native, ema_moves: false, shares: [warmup]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"r: {{encoder_start: sft, phases: [{PHASE.replace('trains: predictor', 'trains: decoder')}]}}", "trains is 'decoder'"),
+        (f"r: {{encoder_start: sft, phases: [{PHASE.replace('target: online', 'target: ema')}]}}", "one space"),
+        (f"r: {{encoder_start: sft, phases: [{PHASE.replace('trains: predictor', 'trains: both')}]}}", "collapses"),
+        (f"r: {{encoder_start: sft, phases: [{PHASE}, {PHASE.replace('name: a', 'name: b')}]}}", "given to two phases"),
+        (f"r: {{encoder_start: sft, phases: [{PHASE.replace(', ema_moves: false', '')}]}}", "needs exactly"),
+        (f"r: {{encoder_start: warm, phases: [{PHASE}]}}", "encoder_start is 'warm'"),
+        ("r: {encoder_start: sft, phases: []}", "non-empty"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused_with_its_fault(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_recipes(text)
