@@ -1,0 +1,71 @@
+"""Two LoRA adapters, `online` and `target`, on one frozen base (peft), and the switch between them.
+
+Tensor names in files are peft's own without the adapter's name, so online and target states have the same names.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from clinjepa.errors import ConfigError
+from clinjepa.model.specs import EncoderSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_ADAPTER_NAME = re.compile(r"^(.*\.lora_[A-Za-z_]+)\.(online|target)(\..*)?$")
+
+
+def add_adapters(model: PreTrainedModel, spec: EncoderSpec, seed: int, with_target: bool) -> nn.Module:
+    """Wrap `model` in fresh fp32 adapters (B = 0, so it acts as the base; A depends on `seed` only) and freeze the rest.
+
+    The target starts as a copy of online, has no dropout and takes no gradient. Raises ConfigError for a LoRA target that
+    matches no layer.
+    """
+    from peft import LoraConfig, PeftModel
+
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    unmatched = [wanted for wanted in spec.lora_targets if not any(name == wanted or name.endswith("." + wanted) for name in names)]
+    if unmatched:
+        layers = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
+        raise ConfigError(f"encoder.lora.targets: {', '.join(unmatched)} match no linear layer of this model; it has {layers}")
+
+    def config(dropout: float) -> LoraConfig:
+        return LoraConfig(
+            r=spec.lora_rank,
+            lora_alpha=spec.lora_alpha,
+            target_modules=list(spec.lora_targets),
+            lora_dropout=dropout,
+            task_type="CAUSAL_LM",
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted = PeftModel(model, config(spec.lora_dropout), adapter_name="online", autocast_adapter_dtype=True)
+        if with_target:
+            adapted.add_adapter("target", config(0.0), autocast_adapter_dtype=True)
+    for name, parameter in adapted.named_parameters():
+        parameter.requires_grad_(adapter_of(name)[1] == "online")
+    return adapted
+
+
+def adapter_of(name: str) -> tuple[str, str | None]:
+    """(tensor name in files, `online` | `target` | None for the base) of a parameter of an adapted model."""
+    match = _ADAPTER_NAME.match(name)
+    if match:
+        return match[1] + (match[3] or ""), match[2]
+    return name.removeprefix("base_model.model.").replace(".base_layer.", "."), None
+
+
+def switch_adapter(adapted: nn.Module, which: str) -> None:
+    """Let `which` act in the next forward; what requires a gradient stays as it is (peft's own switch would flip it)."""
+    parameters = [parameter for name, parameter in adapted.named_parameters() if ".lora_" in name]
+    trainable = [parameter.requires_grad for parameter in parameters]
+
+    adapted.set_adapter(which)
+    for parameter, required in zip(parameters, trainable, strict=True):
+        parameter.requires_grad_(required)

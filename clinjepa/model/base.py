@@ -1,0 +1,95 @@
+"""The base: a Hugging Face causal language model as a folder of `config.json` and `model.safetensors`.
+
+Small ones are made here with random weights; public ones are named by model id and revision and never copied.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from clinjepa.errors import ConfigError, StoreError
+from clinjepa.model.io import write_tensors
+from clinjepa.model.specs import EncoderSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from clinjepa.storage import Folder
+
+BASE_CONFIG, BASE_TENSORS = "config.json", "model.safetensors"
+
+
+def make_base(spec: EncoderSpec, seed: int, out: Folder) -> None:
+    """Write a small Qwen3 with tied embeddings and random weights that depend on `seed` only."""
+    model = random_model(spec, seed)
+    write_base(out, base_config(model), dict(model.named_parameters()))
+
+
+def random_model(spec: EncoderSpec, seed: int) -> PreTrainedModel:
+    """The small Qwen3 of `spec`'s sizes, fp32, with random weights; the global random generator is left as it was."""
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    config = Qwen3Config(
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        intermediate_size=spec.ffn_size,
+        num_hidden_layers=spec.num_layers,
+        num_attention_heads=spec.num_heads,
+        num_key_value_heads=spec.num_kv_heads,
+        head_dim=spec.hidden_size // spec.num_heads,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        eos_token_id=spec.eos_id,
+        bos_token_id=None,
+        architectures=["Qwen3ForCausalLM"],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+
+
+def base_config(model: PreTrainedModel) -> dict[str, Any]:
+    """What `config.json` says about `model`."""
+    return json.loads(model.config.to_json_string(use_diff=False))
+
+
+def write_base(out: Folder, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Write a base folder; `state` are whole tensors under Hugging Face's names, a tied output layer left out."""
+    write_tensors(out, BASE_TENSORS, state)
+    out.write_json(BASE_CONFIG, dict(config))
+
+
+def load_base(spec: EncoderSpec, base: Folder | None, dtype: torch.dtype, allow_download: bool = False) -> PreTrainedModel:
+    """The base in `dtype` on the CPU: from the folder, or `spec.model` at `spec.revision` when there is none.
+
+    Only safetensors are read and no code of a model repository is run. Raises StoreError or ConfigError with the remedy.
+    """
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True, "trust_remote_code": False}
+    if base is not None:
+        with base.local_copy("") as path:
+            try:
+                return AutoModelForCausalLM.from_pretrained(path, local_files_only=True, **options)
+            except (OSError, ValueError) as error:
+                raise StoreError(
+                    f"{base.address} holds no readable base model ({_first_line(error)}); remove the folder and run again"
+                ) from None
+    if spec.model is None:
+        raise ConfigError("no base folder was given and encoder.model is not set; set encoder.model, or encoder.init=config")
+    try:
+        return AutoModelForCausalLM.from_pretrained(spec.model, revision=spec.revision, local_files_only=not allow_download, **options)
+    except (OSError, ValueError) as error:
+        remedy = "check the id and the network" if allow_download else "fetch it first, or set encoder.allow_download=true"
+        raise ConfigError(
+            f"encoder.model={spec.model} (revision {spec.revision}) cannot be loaded ({_first_line(error)}); {remedy}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,259 @@
+"""The encoder: a causal language model that turns one text into one latent, the hidden state of its last token.
+
+Its *online* weights (LoRA tensors, or all of them) are trained; its *target* weights, of the same names, follow them as an
+exponential moving average in fp32. The latent is taken without a projection head (Clin-JEPA, arXiv 2605.10840, section 3).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parameter import Parameter
+from torch.utils.checkpoint import checkpoint
+
+from clinjepa.errors import ConfigError
+from clinjepa.model.adapters import adapter_of, add_adapters, switch_adapter
+from clinjepa.model.base import base_config, load_base, random_model
+from clinjepa.model.io import check_same_tensors
+from clinjepa.model.sharding import fill, local, to_shards, whole
+from clinjepa.model.specs import EncoderSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from clinjepa.storage import Folder
+
+_LOGITS_AT_ONCE = 1 << 24
+"""Logits that are in memory at a time in next-token training (64 MiB in fp32)."""
+
+
+class Encoder(nn.Module):
+    """Built by `build_encoder`. Every use of its weights goes through `forward`, so that it can be an FSDP2 root."""
+
+    def __init__(self, spec: EncoderSpec, model: nn.Module, lora: bool, with_target: bool) -> None:
+        super().__init__()
+        self.spec, self.lora, self.with_target = spec, lora, with_target
+        self.model = model
+        self.target_model = copy.deepcopy(model).requires_grad_(False) if with_target and not lora else None
+        self._active = "online"
+        self.dim = int(_causal(model).config.hidden_size)
+
+    def forward(
+        self,
+        input_ids_L: Tensor,
+        position_ids_L: Tensor,
+        last_index_N: Tensor | None = None,
+        which: str = "online",
+        labels_L: Tensor | None = None,
+    ) -> Tensor:
+        """Latents of packed texts, or, with `labels_L`, the summed next-token cross-entropy over them.
+
+        input_ids_L, position_ids_L: int64 [R, S] rows (or [L], one row) as `pack_texts` lays them out: texts end to end,
+        positions restart at 0 with each, and none attends to another. last_index_N: place of each text's last token in the
+        flattened rows. Returns z_ND in `spec.dtype`; of `target` always without a graph.
+        labels_L: what the model is to predict *at* each place (already shifted; `Pack.labels_L`), -100 = nothing; then a
+        scalar in nats, fp32, is returned; the caller divides by the number of labels of the global step.
+        Raises ValueError when asked for a target that was not built.
+        """
+        if which == "target" and not self.with_target or which not in ("online", "target"):
+            raise ValueError(f"this encoder has no {which!r} weights; build it with with_target=True")
+        model = self.model
+        if which == "target" and self.target_model is not None:
+            model = self.target_model
+        elif self.lora and which != self._active:
+            switch_adapter(self.model, which)
+            self._active = which
+        with torch.set_grad_enabled(torch.is_grad_enabled() and which == "online"), self._autocast(input_ids_L.device.type):
+            hidden_LD = self._hidden(_causal(model), torch.atleast_2d(input_ids_L), torch.atleast_2d(position_ids_L)).flatten(0, 1)
+            if labels_L is not None:
+                return _next_token_loss(_causal(model).get_output_embeddings(), hidden_LD, labels_L.flatten())
+            if last_index_N is None:
+                raise ValueError("give last_index_N for latents or labels_L for a next-token loss")
+            return hidden_LD[last_index_N].to(self.spec.torch_dtype)
+
+    def _autocast(self, device_type: str) -> torch.autocast:
+        return torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.spec.dtype == "bfloat16")
+
+    def _hidden(self, causal: PreTrainedModel, input_ids_RS: Tensor, position_ids_RS: Tensor) -> Tensor:
+        inner = causal.base_model
+        captured: list[Tensor] = []
+        hook = None
+        if self.spec.latent_from == "pre_norm":
+            hook = _final_norm(inner).register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+        try:
+            output = inner(input_ids=input_ids_RS, position_ids=position_ids_RS, attention_mask=None, use_cache=False)
+        finally:
+            if hook is not None:
+                hook.remove()
+        return captured[0] if captured else output.last_hidden_state
+
+    def layers(self) -> list[nn.Module]:
+        """The transformer layers, which are sharded one by one."""
+        models = [self.model] if self.target_model is None else [self.model, self.target_model]
+        return [layer for model in models for layer in _layers(_causal(model).base_model)]
+
+    def online_parameters(self) -> list[tuple[str, Parameter]]:
+        """(tensor name, parameter) of the online weights, whether frozen or not; shards where the encoder is sharded."""
+        to_shards(self)
+        return list(self._named("online"))
+
+    def target_parameters(self) -> list[tuple[str, Parameter]]:
+        """(tensor name, parameter) of the target weights, in the same order as `online_parameters`."""
+        if not self.with_target:
+            raise ValueError("this encoder has no target weights; build it with with_target=True")
+        to_shards(self)
+        return list(self._named("target"))
+
+    def _named(self, which: str | None) -> Iterator[tuple[str, Parameter]]:
+        model = self.target_model if which == "target" and self.target_model is not None else self.model
+        for name, parameter in model.named_parameters():
+            if not self.lora:
+                yield name, parameter
+            elif adapter_of(name)[1] == which:
+                yield adapter_of(name)[0], parameter
+
+    def online_state(self) -> dict[str, Tensor]:
+        """Whole online tensors on the CPU; collective when sharded."""
+        return {name: whole(parameter) for name, parameter in self.online_parameters()}
+
+    def target_state(self) -> dict[str, Tensor]:
+        """Whole target tensors on the CPU, under the names of the online ones; collective when sharded."""
+        return {name: whole(parameter) for name, parameter in self.target_parameters()}
+
+    def base_state(self) -> dict[str, Tensor]:
+        """Whole tensors of the base under Hugging Face's names (all weights when there are no adapters); collective when sharded."""
+        to_shards(self)
+        return {name: whole(parameter) for name, parameter in self._named(None)}
+
+    def base_config(self) -> dict[str, Any]:
+        """`config.json` of the base, for `write_base`."""
+        return base_config(_causal(self.model))
+
+    def load_online(self, state: Mapping[str, Tensor]) -> None:
+        """Take over whole tensors that every worker holds. Raises CheckpointError when names or shapes differ."""
+        self._load(state, dict(self.online_parameters()), "online weights")
+
+    def load_target(self, state: Mapping[str, Tensor]) -> None:
+        """As `load_online`, for the target weights."""
+        self._load(state, dict(self.target_parameters()), "target weights")
+
+    def _load(self, state: Mapping[str, Tensor], parameters: dict[str, Parameter], what: str) -> None:
+        check_same_tensors(state, parameters, what)
+        for name, parameter in parameters.items():
+            fill(parameter, state[name])
+
+    def copy_online_to_target(self) -> None:
+        """Hard sync: target <- online, on local shards."""
+        self.ema_update(0.0)
+
+    @torch.no_grad()
+    def ema_update(self, momentum: float) -> None:
+        """target <- momentum * target + (1 - momentum) * online, on local shards, without communication."""
+        online, target = self._local_pairs()
+        torch._foreach_lerp_(target, online, 1.0 - momentum)
+
+    @torch.no_grad()
+    def target_gap(self) -> float:
+        """Largest absolute difference between target and online weights; collective when sharded."""
+        online, target = self._local_pairs()
+        gaps = [(a - b).abs().max() for a, b in zip(online, target, strict=True) if a.numel()]
+        gap = torch.stack(gaps).max() if gaps else torch.zeros((), device=online[0].device)
+        if any(isinstance(parameter, DTensor) for parameter in self.parameters()):
+            dist.all_reduce(gap, op=dist.ReduceOp.MAX)
+        return float(gap)
+
+    def _local_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+        online = [local(parameter.detach()) for _, parameter in self.online_parameters()]
+        return online, [local(parameter.detach()) for _, parameter in self.target_parameters()]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the online tensors' names, shapes and bytes; collective when sharded."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.online_state().items()):
+            digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def freeze(self) -> None:
+        """No weight takes a gradient."""
+        to_shards(self)
+        self.requires_grad_(False)
+
+    def unfreeze_online(self) -> None:
+        """The online weights take gradients, and nothing else does."""
+        self.freeze()
+        for _, parameter in self.online_parameters():
+            parameter.requires_grad_(True)
+
+
+def build_encoder(
+    spec: EncoderSpec,
+    base: Folder | None,
+    seed: int,
+    whole_model_trainable: bool = False,
+    with_target: bool = False,
+    allow_download: bool = False,
+) -> Encoder:
+    """An encoder on the CPU whose online weights are trainable.
+
+    base: folder of the base; None takes `spec.model`, or a fresh random one where `spec.init` is `config`. seed: of fresh
+    adapters (B = 0: it starts as the base) and of a fresh base. whole_model_trainable: no adapters, all weights in fp32 (SFT
+    of a small base; `adaptation=full`). with_target: a second set of online weights, equal at the start.
+    """
+    lora = spec.adaptation == "lora" and not whole_model_trainable
+    dtype = spec.torch_dtype if lora else torch.float32
+    if base is None and spec.init == "config":
+        model = random_model(spec, seed).to(dtype)
+    else:
+        model = load_base(spec, base, dtype, allow_download)
+    known = model.get_input_embeddings().num_embeddings
+    if known < spec.vocab_size:
+        raise ConfigError(f"the tokenizer has {spec.vocab_size} tokens, the base model only {known}; they do not belong together")
+    adapted = add_adapters(model, spec, seed, with_target) if lora else model
+    encoder = Encoder(spec, adapted, lora, with_target)
+    if with_target:
+        encoder.copy_online_to_target()
+    encoder.unfreeze_online()
+    return encoder
+
+
+def _causal(model: nn.Module) -> PreTrainedModel:
+    """The causal language model inside peft's wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _layers(inner: nn.Module) -> nn.ModuleList:
+    for child in inner.children():
+        if isinstance(child, nn.ModuleList):
+            return child
+    raise ConfigError(f"{type(inner).__name__} keeps its layers in no list; this model class is not supported")
+
+
+def _final_norm(inner: nn.Module) -> nn.Module:
+    for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f"):
+        if isinstance(norm := getattr(inner, name, None), nn.Module):
+            return norm
+    raise ConfigError(f"{type(inner).__name__} has no final norm that is known; set encoder.latent_from=post_norm")
+
+
+def _next_token_loss(head: nn.Module, hidden_LD: Tensor, labels_L: Tensor) -> Tensor:
+    """Cross-entropy summed over labelled places; logits exist for a bounded number of places at a time."""
+    labelled = labels_L != -100
+    hidden, labels = hidden_LD[labelled], labels_L[labelled]
+
+    def loss_of(hidden: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
+
+    places = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
+    if len(labels) <= places:
+        return loss_of(hidden, labels)
+    parts = [checkpoint(loss_of, h, y, use_reentrant=False) for h, y in zip(hidden.split(places), labels.split(places), strict=True)]
+    return torch.stack(parts).sum()

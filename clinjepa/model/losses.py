@@ -1,0 +1,91 @@
+"""The two losses of the method: L1 summed over the latent, teacher-forced over all hours, and over a short rollout.
+
+All functions return a sum and the count it belongs to: the caller divides by the counts of the *global* batch, so that any
+number of workers gives the same loss. Source: Clin-JEPA (arXiv 2605.10840, section 5); one rollout start per window is this
+project's default, one per batch (`shared`) is the paper's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clinjepa.model.predictor import Cache, Predictor
+
+
+def teacher_forcing_loss(pred_BTD: Tensor, target_BTD: Tensor, valid_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of |ẑ_{t+1} - z_{t+1}| over D and over every valid hour t + 1 >= 1.
+
+    pred_BTD: the predictor's output, pred[:, t] = ẑ_{t+1}; target_BTD: latents of hours 0..T-1, taken without gradient;
+    valid_BT: bool, True for hours 0..length-1. Returns (scalar in latent units, number of hours predicted).
+    """
+    error_BT = _l1(pred_BTD[:, :-1], target_BTD[:, 1:])
+    counted = valid_BT[:, 1:]
+    return error_BT.masked_fill(~counted, 0).sum(), counted.sum()
+
+
+def rollout_loss(
+    predictor: Predictor,
+    cache: Cache,
+    pred_BTD: Tensor,
+    z_action_BTD: Tensor,
+    target_BTD: Tensor,
+    start_B: Tensor,
+    num_steps: int,
+    kind: str,
+) -> tuple[Tensor, Tensor]:
+    """Sum of the L1 of rollout steps 1..num_steps, which predict hours start + 1 .. start + num_steps.
+
+    pred_BTD, cache: what the predictor returned for the teacher-forced window (`keep_cache=True`); step 1 is its prediction at
+    `start`, step 2 onwards costs one more hour each. kind: `native` feeds the model its own last prediction, with gradient
+    through the chain; `teacher_forced` feeds it the recorded latent, which by the block-causal mask is the window's own
+    prediction at start + 1 …. start_B: last recorded hour of each window's rollout, -1 where it is too short (not counted).
+    Returns (scalar in latent units, number of windows counted): the steps' losses are summed, the mean is over windows.
+    """
+    counted = start_B >= 0
+    last = pred_BTD.shape[1] - 1
+    begin_B = start_B.clamp(min=0)
+    state_B1D = _at(pred_BTD, begin_B)
+    if kind == "native":
+        cache = cache.up_to(begin_B)
+    elif kind != "teacher_forced":
+        raise ValueError(f"a rollout is native or teacher_forced, not {kind!r}")
+    total = pred_BTD.new_zeros(())
+    for step in range(1, num_steps + 1):
+        hour_B = (begin_B + step).clamp(max=last)
+        if step > 1 and kind == "native":
+            state_B1D, _, cache = predictor(None, state_B1D, _at(z_action_BTD, (hour_B - 1).clamp(min=0)), cache=cache, keep_cache=True)
+        elif step > 1:
+            state_B1D = _at(pred_BTD, (hour_B - 1).clamp(min=0))
+        error_B = _l1(state_B1D, _at(target_BTD, hour_B))[:, 0]
+        total = total + error_B.masked_fill(~counted, 0).sum()
+    return total, counted.sum()
+
+
+def rollout_starts(lengths_B: Tensor, num_steps: int, shared: bool = False) -> Tensor:
+    """Draw the last recorded hour k of each window's rollout, uniform in [1, length - 1 - num_steps], from torch's global CPU generator.
+
+    lengths_B: hours of each window. Windows shorter than num_steps + 2 hours get -1. shared: one k for all, in
+    [1, shortest - 1 - num_steps] over the windows that are long enough. Two steps make [1, length - 3] (Clin-JEPA, section 5).
+    """
+    choices_B = (lengths_B - 1 - num_steps).cpu()
+    long_enough = choices_B >= 1
+    if shared:
+        shortest = choices_B[long_enough].min() if bool(long_enough.any()) else choices_B.new_ones(())
+        drawn_B = (torch.rand(()) * shortest).long().expand_as(choices_B)
+    else:
+        drawn_B = (torch.rand(len(choices_B)) * choices_B).long()
+    return torch.where(long_enough, drawn_B + 1, -1).to(lengths_B.device)
+
+
+def loss_counts(lengths_B: Tensor, num_steps: int) -> tuple[int, int]:
+    """(hours, windows) that the two losses of a batch with these window lengths are divided by; known before anything is computed."""
+    return int((lengths_B - 1).clamp(min=0).sum()), int((lengths_B >= num_steps + 2).sum())
+
+
+def _l1(pred: Tensor, target: Tensor) -> Tensor:
+    return (pred - target.detach().to(pred.dtype)).abs().sum(-1)
+
+
+def _at(sequence_BTD: Tensor, hour_B: Tensor) -> Tensor:
+    return sequence_BTD[torch.arange(len(hour_B), device=hour_B.device), hour_B][:, None]

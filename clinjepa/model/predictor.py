@@ -1,0 +1,179 @@
+"""The predictor: a block-causal transformer over [static, s_0, a_0, …, s_{T-1}, a_{T-1}] that foresees the next hour's state latent.
+
+Sizes, mask, positions and initialisation follow Clin-JEPA (arXiv 2605.10840, section 4): the static token sees only itself and
+is seen by all, state and action of an hour see each other, every hour sees all earlier ones; ẑ_{t+1} is read at s_t, so it
+knows a_t. Hours are counted from the window's start, from 0. Always fp32.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clinjepa.model.specs import PredictorSpec
+
+
+class Cache(NamedTuple):
+    """What later hours need of earlier ones: per layer keys and values [B, heads, N, head_dim], and which of the N tokens count."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    hour_BN: Tensor
+    """Hour of each cached token; -1 for the static one."""
+
+    visible_BN: Tensor
+    """Tokens that following hours may see."""
+
+    next_hour_B: Tensor
+    """The hour that the next call supplies."""
+
+    def up_to(self, last_hour_B: Tensor) -> Cache:
+        """The same tokens, but only those of hours 0..last_hour_B (per row) are seen, and the next hour follows them."""
+        return self._replace(visible_BN=self.hour_BN <= last_hour_B[:, None], next_hour_B=last_hour_B + 1)
+
+
+class Predictor(nn.Module):
+    """z_static, z_state, z_action -> ẑ of the next hours. All use goes through `forward`, so that it can be an FSDP2 root."""
+
+    def __init__(self, spec: PredictorSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.static_in = nn.Linear(spec.latent_dim, spec.hidden_size)
+        self.state_in = nn.Linear(spec.latent_dim, spec.hidden_size)
+        self.action_in = nn.Linear(spec.latent_dim, spec.hidden_size)
+        self.positions = nn.Parameter(torch.empty(spec.num_positions, spec.hidden_size))
+        self.layers = nn.ModuleList([_Layer(spec) for _ in range(spec.num_layers)])
+        self.out = nn.Linear(spec.hidden_size, spec.latent_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Positions N(0, 0.02), output layer N(0, 0.02), Xavier-uniform elsewhere (query, key and value each on their own), biases 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for layer in self.layers:
+            for block in layer.qkv.weight.chunk(3):
+                nn.init.xavier_uniform_(block)
+        nn.init.normal_(self.positions, std=0.02)
+        nn.init.normal_(self.out.weight, std=0.02)
+
+    def forward(
+        self,
+        z_static_BD: Tensor | None,
+        z_state_BTD: Tensor,
+        z_action_BTD: Tensor | None,
+        valid_BT: Tensor | None = None,
+        *,
+        cache: Cache | None = None,
+        keep_cache: bool = False,
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Cache]:
+        """Predict hour t + 1 from hours 0..t, for every t of the window at once; or, with `cache`, for the one hour that follows it.
+
+        valid_BT: bool, False = padding behind the window (its latents are not read; its outputs mean nothing); None is all valid.
+        cache: hours that were already seen; then z_static_BD is None, T is 1, and z_action_BTD may be None (a state whose
+            action is not known: it sees itself and the past).
+        keep_cache: return a Cache (of these hours, after `cache`'s) as third value.
+        Returns (pred_BTD, hidden_BTH): pred[:, t] is ẑ_{t+1} in latent units, hidden[:, t] the last layer's output, both at s_t.
+        Raises ValueError when the window is longer than the learned positions reach.
+        """
+        if cache is None:
+            x_BNH, hour_BN, visible_BN, mask = self._window(z_static_BD, z_state_BTD, z_action_BTD, valid_BT)
+            read = slice(1, None, 2)
+        else:
+            x_BNH, hour_BN, visible_BN, mask = self._next_hour(z_state_BTD, z_action_BTD, cache)
+            read = slice(0, 1)
+        keys, values = [], []
+        for i, layer in enumerate(self.layers):
+            past = (cache.keys[i], cache.values[i]) if cache is not None else (None, None)
+            # Only state tokens are read, so the last layer computes nothing but keys and values for the others.
+            last = i == len(self.layers) - 1
+            x_BNH, key, value = layer(x_BNH, mask[:, :, read] if last else mask, *past, read if last else slice(None))
+            keys.append(key)
+            values.append(value)
+        pred_BTD = self.out(x_BNH)
+        if self.spec.mode == "residual":
+            pred_BTD = pred_BTD + z_state_BTD
+        if not keep_cache:
+            return pred_BTD, x_BNH
+        next_hour_B = hour_BN[:, -1] + 1
+        return pred_BTD, x_BNH, Cache(tuple(keys), tuple(values), hour_BN, visible_BN, next_hour_B)
+
+    def _window(
+        self, z_static_BD: Tensor | None, z_state_BTD: Tensor, z_action_BTD: Tensor | None, valid_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if z_static_BD is None or z_action_BTD is None:
+            raise ValueError("a window needs its static and action latents")
+        batch, num_hours, _ = z_state_BTD.shape
+        num_tokens = 2 * num_hours + 1
+        self.check_reach(num_hours)
+        if valid_BT is not None:
+            # A NaN in padding would get through attention weights of zero.
+            z_state_BTD = z_state_BTD.masked_fill(~valid_BT[..., None], 0)
+            z_action_BTD = z_action_BTD.masked_fill(~valid_BT[..., None], 0)
+        pairs = torch.stack([self.state_in(z_state_BTD), self.action_in(z_action_BTD)], dim=2).flatten(1, 2)
+        x_BNH = torch.cat([self.static_in(z_static_BD)[:, None], pairs], dim=1) + self.positions[:num_tokens]
+        hour_N = (torch.arange(num_tokens, device=x_BNH.device) + 1) // 2 - 1
+        mask = hour_N[None, :] <= hour_N[:, None]
+        hour_BN = hour_N.expand(batch, -1)
+        return x_BNH, hour_BN, torch.ones_like(hour_BN, dtype=torch.bool), mask[None, None]
+
+    def _next_hour(self, z_state_B1D: Tensor, z_action_B1D: Tensor | None, cache: Cache) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        tokens = [self.state_in(z_state_B1D)]
+        if z_action_B1D is not None:
+            tokens.append(self.action_in(z_action_B1D))
+        new = len(tokens)
+        place_BN = 1 + 2 * cache.next_hour_B[:, None] + torch.arange(new, device=z_state_B1D.device)
+        x_BNH = torch.cat(tokens, dim=1) + F.embedding(place_BN, self.positions)
+        hour_BN = torch.cat([cache.hour_BN, cache.next_hour_B[:, None].expand(-1, new)], dim=1)
+        visible_BN = torch.cat([cache.visible_BN, cache.visible_BN.new_ones(len(x_BNH), new)], dim=1)
+        return x_BNH, hour_BN, visible_BN, visible_BN[:, None, None]
+
+    def check_reach(self, num_hours: int) -> None:
+        if num_hours > self.spec.max_hours + 2:
+            raise ValueError(f"{num_hours} hours exceed the predictor's max_hours={self.spec.max_hours} (+ 2); raise it or cut the window")
+
+
+class _Layer(nn.Module):
+    """Pre-norm attention and feed-forward, with dropout on both branches and inside the feed-forward."""
+
+    def __init__(self, spec: PredictorSpec) -> None:
+        super().__init__()
+        self.num_heads, self.attention_dropout = spec.num_heads, spec.attention_dropout
+        self.attention_norm = nn.LayerNorm(spec.hidden_size)
+        self.qkv = nn.Linear(spec.hidden_size, 3 * spec.hidden_size)
+        self.attention_out = nn.Linear(spec.hidden_size, spec.hidden_size)
+        self.ffn_norm = nn.LayerNorm(spec.hidden_size)
+        self.ffn_in = nn.Linear(spec.hidden_size, spec.ffn_size)
+        self.ffn_out = nn.Linear(spec.ffn_size, spec.hidden_size)
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def forward(
+        self, x_BNH: Tensor, mask: Tensor, past_keys: Tensor | None, past_values: Tensor | None, read: slice
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x_BNH: new tokens; mask: bool, True = seen, broadcastable to [B, heads, tokens read, past + new].
+
+        Returns (outputs of the tokens read, keys and values of past and new tokens).
+        """
+        batch, _, width = x_BNH.shape
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(self.attention_norm(x_BNH)).chunk(3, dim=-1)
+        )
+        if past_keys is not None and past_values is not None:
+            key, value = torch.cat([past_keys, key], dim=2), torch.cat([past_values, value], dim=2)
+        x_BNH = x_BNH[:, read]
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query[:, :, read], key, value, attn_mask=mask, dropout_p=dropout)
+        x_BNH = x_BNH + self.dropout(self.attention_out(mixed.transpose(1, 2).reshape(batch, -1, width)))
+        inner = self.dropout(F.gelu(self.ffn_in(self.ffn_norm(x_BNH))))
+        return x_BNH + self.dropout(self.ffn_out(inner)), key, value
+
+
+def build_predictor(spec: PredictorSpec, seed: int) -> Predictor:
+    """A predictor with fresh weights that depend on `seed` only; the global random generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Predictor(spec)

@@ -1,0 +1,119 @@
+"""What an encoder and a predictor are, as plain JSON-able values.
+
+Mirrors the configuration's `encoder` and `predictor` sections without pydantic, so that the model also runs where only
+PyTorch, transformers and peft are. Defaults follow Clin-JEPA (arXiv 2605.10840).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from clinjepa.errors import ConfigError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """A Hugging Face causal language model read as text -> latent, and what of it is adapted."""
+
+    init: str
+    """`config`: a small Qwen3 of the sizes below. `pretrained`: `model` at `revision`."""
+
+    model: str | None
+    revision: str | None
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    ffn_size: int
+    adaptation: str
+    """`lora`: adapters on a frozen base. `full`: all weights, in fp32."""
+
+    lora_rank: int
+    lora_alpha: float
+    lora_targets: tuple[str, ...]
+    lora_dropout: float
+    latent_from: str
+    """`post_norm` or `pre_norm`: after or before the model's final norm."""
+
+    append_eos: bool
+    dtype: str
+    """Precision of a frozen base and of all matrix products (`float32`, `bfloat16`); trainable weights are always fp32."""
+
+    vocab_size: int
+    eos_id: int
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("init", ("config", "pretrained")),
+            ("adaptation", ("lora", "full")),
+            ("latent_from", ("post_norm", "pre_norm")),
+            ("dtype", tuple(_DTYPES)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"encoder.{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], vocab_size: int, eos_id: int) -> EncoderSpec:
+        """From the configuration's `encoder` section as plain values (its nested `lora` included) and the tokenizer's figures."""
+        lora = settings["lora"]
+        plain = ("init", "model", "revision", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "ffn_size")
+        read = ("adaptation", "latent_from", "append_eos", "dtype")
+        return cls(
+            **{name: settings[name] for name in plain + read},
+            lora_rank=lora["rank"],
+            lora_alpha=lora["alpha"],
+            lora_targets=tuple(lora["targets"]),
+            lora_dropout=lora["dropout"],
+            vocab_size=vocab_size,
+            eos_id=eos_id,
+        )
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of matrix products and of latents."""
+        return _DTYPES[self.dtype]
+
+    @property
+    def end_id(self) -> int | None:
+        """The token to append to a text before encoding it; None when texts are encoded as they are."""
+        return self.eos_id if self.append_eos else None
+
+
+@dataclass(frozen=True)
+class PredictorSpec:
+    """The predictor's sizes; the defaults have 92,514,304 parameters."""
+
+    latent_dim: int = 4096
+    hidden_size: int = 1024
+    num_layers: int = 6
+    num_heads: int = 8
+    ffn_size: int = 4096
+    dropout: float = 0.15
+    attention_dropout: float = 0.1
+    max_hours: int = 72
+    mode: str = "absolute"
+    """`absolute`: predicts the next hour's latent. `residual`: predicts its difference from this hour's."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("absolute", "residual"):
+            raise ConfigError(f"predictor.mode={self.mode!r} is not one of absolute, residual")
+        if self.hidden_size % self.num_heads:
+            raise ConfigError(f"predictor.hidden_size={self.hidden_size} is not a multiple of predictor.num_heads={self.num_heads}")
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], latent_dim: int) -> PredictorSpec:
+        """From the configuration's `predictor` section as plain values and the encoder's latent width."""
+        return cls(latent_dim=latent_dim, **settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def num_positions(self) -> int:
+        """Learned positions: the static token and two tokens for each of max_hours + 2 hours (149 for 72 h)."""
+        return 2 * (self.max_hours + 2) + 1
