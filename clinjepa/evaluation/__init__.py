@@ -1,1 +1,1 @@
-"""Frozen-model evaluation: rollout drift, latent geometry, downstream tasks, baselines, round trip; plain functions that return JSON-able results."""
+"""Evaluation of frozen models: drift, geometry, downstream tasks, baselines, round trip. Plain functions with JSON-able results."""

@@ -65,11 +65,13 @@ def auroc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
 
 
 def auprc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
-    """Average precision: sum over distinct scores, from the highest, of the recall gained times the precision there. NaN without positives."""
+    """Average precision: over distinct scores, from the highest, the recall gained times the precision there. NaN without positives."""
     return float(_Ranking(labels_N, scores_N).auprc(np.ones((1, len(labels_N))))[0])
 
 
-def discrimination(labels_N: np.ndarray, scores_N: np.ndarray, subject_ids_N: np.ndarray, num_bootstrap: int, seed: int) -> dict[str, Figure]:
+def discrimination(
+    labels_N: np.ndarray, scores_N: np.ndarray, subject_ids_N: np.ndarray, num_bootstrap: int, seed: int
+) -> dict[str, Figure]:
     """AUROC and AUPRC with patient-level intervals; the caller has made sure that both classes are there."""
     index_N, num_patients = patient_index(subject_ids_N)
     ranking = _Ranking(labels_N, scores_N)
@@ -84,15 +86,6 @@ def discrimination(labels_N: np.ndarray, scores_N: np.ndarray, subject_ids_N: np
         "auroc": figure(auroc(labels_N, scores_N), np.concatenate(roc_parts), num_patients),
         "auprc": figure(auprc(labels_N, scores_N), np.concatenate(pr_parts), num_patients),
     }
-
-
-def roc_curve(labels_N: np.ndarray, scores_N: np.ndarray, num_points: int = 51) -> dict[str, list[float]]:
-    """The ROC curve on an even grid of false positive rates: {"fpr", "tpr"}, for drawing."""
-    positive_G, negative_G = _Ranking(labels_N, scores_N).groups(np.ones((1, len(labels_N))))
-    tpr_G = np.concatenate([[0.0], np.cumsum(positive_G[0, ::-1])]) / positive_G.sum()
-    fpr_G = np.concatenate([[0.0], np.cumsum(negative_G[0, ::-1])]) / negative_G.sum()
-    grid = np.linspace(0.0, 1.0, num_points)
-    return {"fpr": np.round(grid, 4).tolist(), "tpr": np.round(np.interp(grid, fpr_G, tpr_G), 4).tolist()}
 
 
 def combine_seeds(results: Sequence[Any]) -> Any:

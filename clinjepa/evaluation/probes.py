@@ -88,7 +88,9 @@ def _mlp(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = nn.Sequential(nn.Linear(x_NF.shape[1], config.hidden_size), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(config.hidden_size, 1))
+        model = nn.Sequential(
+            nn.Linear(x_NF.shape[1], config.hidden_size), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(config.hidden_size, 1)
+        )
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         inputs_NF, labels_N = torch.from_numpy(x_NF), torch.from_numpy(y_N.astype(np.float32))
         tuning_inputs_NF, scored_inputs_NF = torch.from_numpy(tuning_NF), torch.from_numpy(scored_NF)

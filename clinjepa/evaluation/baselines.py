@@ -1,0 +1,97 @@
+"""Controls that need no latent: gradient boosting on hand-made features, and the hours in the ICU alone.
+
+Same prediction points, patients and splits as the probes. LightGBM settings: Clin-JEPA's released baseline (300 trees, rate 0.05,
+31 leaves, depth 5, at least 500 rows in a leaf, early stop 20), with smaller leaves where the data are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pyarrow as pa
+
+from clinjepa.clinical import Task
+from clinjepa.config.schema import DownstreamConfig
+from clinjepa.evaluation.prediction_points import Points, null_cell, prediction_points, score_cell, union, why_not
+from clinjepa.evaluation.probes import Rows, probe_scores
+from clinjepa.evaluation.tabular_features import FeatureTable, tabular_features
+from clinjepa.storage import Folder
+
+NUM_TREES, EARLY_STOP, MIN_DATA_IN_LEAF = 300, 20, 500
+COLUMN = "history_only"
+
+
+def evaluate_baselines(
+    ingest: Folder,
+    labels: pa.Table,
+    stays: pa.Table,
+    tasks: Sequence[Task],
+    settings: DownstreamConfig,
+    *,
+    split: str = "held_out",
+    seed: int = 0,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """{task: {"lightgbm": {"history_only": cell}, "hours_in_icu": {"history_only": cell}}}; the latter for event tasks only.
+
+    ingest: ingest artifact (its grid is read); stays: its `stays.parquet`. Cells as in `evaluate_downstream`.
+    """
+    used = ["train", "tuning", split]
+    points = {task.name: prediction_points(labels, stays, task, settings) for task in tasks}
+    reasons = {name: why_not(own, split, settings.min_positives) for name, own in points.items()}
+    estimable = [name for name, reason in reasons.items() if reason is None]
+    rows: dict[str, tuple[Points, np.ndarray]] = {}
+    if estimable:
+        stay_N, hour_N, found = union([points[name].where(np.isin(points[name].split_N, used)) for name in estimable])
+        features = tabular_features(ingest, stays, stay_N, hour_N)
+        rows = dict(zip(estimable, found, strict=True))
+    result: dict[str, dict[str, dict[str, Any]]] = {}
+    for task in tasks:
+        scored = points[task.name].of(split)
+        methods = ["lightgbm"] + (["hours_in_icu"] if task.kind == "event" else [])
+        reason = reasons[task.name]
+        if reason is not None:
+            result[task.name] = {method: {COLUMN: null_cell(scored, reason)} for method in methods}
+            continue
+        own, rows_N = rows[task.name]
+        scores = {"lightgbm": lightgbm_scores(FeatureTable(features.x_NF[rows_N], features.names), own, split, seed)}
+        if "hours_in_icu" in methods:
+            hours_N2 = np.stack([own.hour_N + 1, np.log1p(own.hour_N)], axis=1).astype(np.float32)
+            parts = {name: _rows(own, hours_N2, name) for name in used}
+            scores["hours_in_icu"] = probe_scores("linear", parts["train"], parts["tuning"], parts[split].x_NF, settings.probe, seed)
+        result[task.name] = {method: {COLUMN: score_cell(scored, scores[method], settings.num_bootstrap, seed)} for method in methods}
+    return result
+
+
+def lightgbm_scores(features: FeatureTable, points: Points, split: str, seed: int) -> np.ndarray:
+    """Log-odds of the points of `split` from trees grown on train and stopped on tuning (log-loss). One thread, deterministic."""
+    train, tuning = (_rows(points, features.x_NF, name) for name in ("train", "tuning"))
+    settings = {
+        "objective": "binary",
+        "learning_rate": 0.05,
+        "num_leaves": 31,
+        "max_depth": 5,
+        "min_data_in_leaf": min(MIN_DATA_IN_LEAF, max(5, len(train.y_N) // 100)),
+        "seed": seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": 1,
+        "verbosity": -1,
+    }
+    data = lightgbm.Dataset(train.x_NF, train.y_N, free_raw_data=True)
+    booster = lightgbm.train(
+        settings,
+        data,
+        num_boost_round=NUM_TREES,
+        valid_sets=[lightgbm.Dataset(tuning.x_NF, tuning.y_N, reference=data)],
+        callbacks=[lightgbm.early_stopping(EARLY_STOP, verbose=False)],
+    )
+    scores_N = booster.predict(_rows(points, features.x_NF, split).x_NF, num_iteration=booster.best_iteration, raw_score=True)
+    return np.asarray(scores_N, dtype=np.float64)
+
+
+def _rows(points: Points, x_NF: np.ndarray, split: str) -> Rows:
+    mask_N = points.split_N == split
+    return Rows(x_NF[mask_N], points.label_N[mask_N], points.subject_N[mask_N])

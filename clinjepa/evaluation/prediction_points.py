@@ -1,0 +1,104 @@
+"""Where a task is predicted, and what a table's cell says about it: the same points and patients for every method of a row.
+
+A point is (stay, hour h): the prediction is made at intime + (h + 1) h from hours 0…h only. Event tasks are predicted every
+`hourly_stride` hours once `min_history_hours` have been seen; stay tasks once, at the hour of their label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clinjepa.clinical import Task
+from clinjepa.config.schema import DownstreamConfig
+from clinjepa.evaluation.metrics import discrimination, unknown
+
+
+@dataclass(frozen=True)
+class Points:
+    """Prediction points, sorted by (stay, hour): stay_N int64, hour_N int32, label_N in {0, 1}, subject_N, split_N."""
+
+    stay_N: np.ndarray
+    hour_N: np.ndarray
+    label_N: np.ndarray
+    subject_N: np.ndarray
+    split_N: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.stay_N)
+
+    def where(self, mask_N: np.ndarray) -> Points:
+        return Points(self.stay_N[mask_N], self.hour_N[mask_N], self.label_N[mask_N], self.subject_N[mask_N], self.split_N[mask_N])
+
+    def of(self, split: str) -> Points:
+        return self.where(self.split_N == split)
+
+    @property
+    def num_positive_patients(self) -> int:
+        return len(np.unique(self.subject_N[self.label_N > 0.5]))
+
+    @property
+    def num_negative_patients(self) -> int:
+        return len(np.unique(self.subject_N[self.label_N <= 0.5]))
+
+
+def prediction_points(labels: pa.Table, stays: pa.Table, task: Task, settings: DownstreamConfig) -> Points:
+    """The points of a task, with patient and split. labels: stay_id, task, hour, label; stays: stay_id, subject_id, split, num_hours."""
+    rows = labels.filter(pc.equal(labels["task"].cast(pa.string()), task.name)).select(["stay_id", "hour", "label"])
+    joined = rows.join(stays.select(["stay_id", "subject_id", "split", "num_hours"]), "stay_id", join_type="inner")
+    joined = joined.sort_by([("stay_id", "ascending"), ("hour", "ascending")])
+    hour_N = joined["hour"].to_numpy().astype(np.int32)
+    kept_N = hour_N < joined["num_hours"].to_numpy()
+    if task.kind == "event":
+        first = settings.min_history_hours - 1
+        kept_N &= (hour_N >= first) & ((hour_N - first) % settings.hourly_stride == 0)
+    return Points(
+        joined["stay_id"].to_numpy(),
+        hour_N,
+        joined["label"].to_numpy().astype(np.float64),
+        joined["subject_id"].to_numpy(),
+        np.asarray(joined["split"].to_pylist(), dtype=object),
+    ).where(kept_N)
+
+
+def union(several: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, list[tuple[Points, np.ndarray]]]:
+    """All distinct (stay, hour) of several tasks, sorted, and for each task its points with their rows in them."""
+    pairs_N2 = np.unique(np.concatenate([np.stack([one.stay_N, one.hour_N.astype(np.int64)], axis=1) for one in several]), axis=0)
+    place = {pair: row for row, pair in enumerate(map(tuple, pairs_N2.tolist()))}
+    rows = [(one, np.array([place[pair] for pair in zip(one.stay_N.tolist(), one.hour_N.tolist(), strict=True)])) for one in several]
+    return pairs_N2[:, 0], pairs_N2[:, 1], rows
+
+
+def why_not(points: Points, split: str, min_positives: int) -> str | None:
+    """Why a task cannot be estimated, or None: too few patients of a class in training or scored data, or nothing to choose on."""
+    for name in ("train", split):
+        part = points.of(name)
+        for kind, number in (("a positive", part.num_positive_patients), ("a negative", part.num_negative_patients)):
+            if number < min_positives:
+                return f"{number} patients with {kind} label in {name}; at least {min_positives} are needed"
+    if not len(points.of("tuning")):
+        return "no prediction points in tuning to choose a model on"
+    return None
+
+
+def score_cell(scored: Points, scores_N: np.ndarray, num_bootstrap: int, seed: int) -> dict[str, Any]:
+    """One cell: AUROC and AUPRC of `scores_N` at the scored points with patient-level intervals, and how many labels they rest on."""
+    return {**discrimination(scored.label_N, scores_N, scored.subject_N, num_bootstrap, seed), **_counts(scored)}
+
+
+def null_cell(scored: Points, reason: str) -> dict[str, Any]:
+    """A cell that cannot be estimated: nulls, the reason, and the counts all the same."""
+    return {**unknown(["auroc", "auprc"], reason), **_counts(scored)}
+
+
+def _counts(scored: Points) -> dict[str, int]:
+    return {
+        "num_positive": int((scored.label_N > 0.5).sum()),
+        "num_total": len(scored),
+        "num_positive_patients": scored.num_positive_patients,
+    }

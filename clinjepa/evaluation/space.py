@@ -1,0 +1,103 @@
+"""The latent space itself: which stays belong to a split, the training mean, and whether the space has collapsed.
+
+Everything that other measures subtract or divide by comes from here and from the training split only. A pinned norm hides
+collapse (a final RMSNorm holds it near sqrt(D)), so the diagnostics are centred statistics and the effective rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+class Latents(Protocol):
+    """What evaluation needs of a latent store (`clinjepa.trajectory.latents.LatentReader`)."""
+
+    dim: int
+
+    def stay(self, stay_id: int, start_hour: int = 0, num_hours: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """z_static_D, z_state_TD, z_action_TD of a stay's hours, float32."""
+        ...
+
+
+def stays_of(stays: pa.Table, split: str) -> pa.Table:
+    """The stays of one split, sorted by stay_id. Needs stay_id, subject_id, split, num_hours."""
+    return stays.filter(pc.equal(stays["split"], split)).sort_by("stay_id")
+
+
+def train_mean_latent(latents: Latents, stays: pa.Table, *, max_stays: int = 5000, seed: int = 0) -> np.ndarray:
+    """Mean state latent over all hours of the training stays [D] float32 (of a seeded draw of `max_stays` when there are more)."""
+    stay_ids = stays_of(stays, "train")["stay_id"].to_numpy()
+    if len(stay_ids) == 0:
+        raise ValueError("the training split has no stays to take the mean latent from")
+    if len(stay_ids) > max_stays:
+        stay_ids = np.sort(np.random.default_rng([seed, 0x3EA]).choice(stay_ids, max_stays, replace=False))
+    total_D, num_hours = np.zeros(latents.dim), 0
+    for stay_id in stay_ids:
+        z_state_TD = latents.stay(int(stay_id))[1]
+        total_D += z_state_TD.sum(0, dtype=np.float64)
+        num_hours += len(z_state_TD)
+    return (total_D / num_hours).astype(np.float32)
+
+
+def sample_hours(stays: pa.Table, split: str, num_hours: int, seed: int) -> list[tuple[int, np.ndarray]]:
+    """About `num_hours` hours of a split, drawn without replacement: [(stay_id, hours ascending)], sorted by stay_id."""
+    chosen = stays_of(stays, split)
+    lengths_S = chosen["num_hours"].to_numpy().astype(np.int64)
+    ends_S = np.cumsum(lengths_S)
+    total = int(ends_S[-1]) if len(ends_S) else 0
+    picked_N = np.arange(total)
+    if total > num_hours:
+        picked_N = np.sort(np.random.default_rng([seed, 0x40]).choice(total, num_hours, replace=False))
+    owner_N = np.searchsorted(ends_S, picked_N, side="right")
+    hours_N = picked_N - (ends_S - lengths_S)[owner_N]
+    stay_ids = chosen["stay_id"].to_numpy()
+    groups = np.split(hours_N, np.flatnonzero(np.diff(owner_N)) + 1) if len(picked_N) else []
+    return [(int(stay_ids[owner]), hours) for owner, hours in zip(np.unique(owner_N), groups, strict=True)]
+
+
+def gather_hours(latents: Latents, hours: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """State latents of sampled hours [N, D] float32, in the order of `hours`."""
+    if not hours:
+        return np.zeros((0, latents.dim), dtype=np.float32)
+    return np.concatenate([latents.stay(stay_id)[1][hours_n] for stay_id, hours_n in hours])
+
+
+def describe_space(latents: Latents, stays: pa.Table, split: str = "held_out", *, num_hours: int = 4096, seed: int = 0) -> dict[str, Any]:
+    """Collapse diagnostics of a sample of hour latents.
+
+    latent_std: mean over dimensions of the standard deviation over hours; rankme: effective rank of the centred latents,
+    exp of the entropy of the normalised singular values (RankMe, arXiv 2210.02885, on centred rows); norm: mean L2 norm;
+    cosine_of_random_hours: mean cosine of unrelated hours, 1 when all point the same way; num_hours: size of the sample.
+    """
+    z_ND = gather_hours(latents, sample_hours(stays, split, num_hours, seed)).astype(np.float64)
+    if len(z_ND) < 2:
+        return {
+            "latent_std": None,
+            "rankme": None,
+            "norm": None,
+            "cosine_of_random_hours": None,
+            "num_hours": len(z_ND),
+            "reason": f"fewer than two hours in {split}",
+        }
+    centred_ND = z_ND - z_ND.mean(0)
+    singular = np.sqrt(np.clip(np.linalg.eigvalsh(_gram(centred_ND)), 0, None))
+    share = singular / max(singular.sum(), 1e-12) + 1e-12
+    norms_N = np.linalg.norm(z_ND, axis=1)
+    other_N = np.random.default_rng([seed, 0xC05]).permutation(len(z_ND))
+    other_N = np.where(other_N == np.arange(len(z_ND)), (other_N + 1) % len(z_ND), other_N)
+    cosine_N = (z_ND * z_ND[other_N]).sum(1) / np.maximum(norms_N * norms_N[other_N], 1e-12)
+    return {
+        "latent_std": float(centred_ND.std(0).mean()),
+        "rankme": float(np.exp(-(share * np.log(share)).sum())),
+        "norm": float(norms_N.mean()),
+        "cosine_of_random_hours": float(cosine_N.mean()),
+        "num_hours": len(z_ND),
+    }
+
+
+def _gram(x_ND: np.ndarray) -> np.ndarray:
+    return x_ND.T @ x_ND if x_ND.shape[1] <= x_ND.shape[0] else x_ND @ x_ND.T
