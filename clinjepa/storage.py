@@ -137,6 +137,10 @@ class Folder:
                 return True
             except FileExistsError:
                 return False
+            except OSError as error:  # s3fs: PreconditionFailed has no errno of its own
+                if _is_lost_race(error):
+                    return False
+                raise
 
         return self._try(name, create)
 
@@ -230,6 +234,12 @@ class Folder:
                     raise
             time.sleep(min(8.0, 0.5 * 2**attempt))
         raise AssertionError("unreachable")
+
+
+def _is_lost_race(error: OSError) -> bool:
+    """True when an `If-None-Match` write was refused because the object is there (412) or is being made right now (409)."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict") or "pre-conditions" in str(error)
 
 
 def _is_remote_fault(error: Exception) -> bool:

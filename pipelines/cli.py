@@ -1,0 +1,143 @@
+"""The `clinjepa` command: `clinjepa <command> CONFIG [key=value ...]`; the same as `python -m pipelines.<command> CONFIG [key=value ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from clinjepa.config import Config, load_config
+from clinjepa.errors import ClinJepaError
+
+app = typer.Typer(
+    help="Pretrain a joint-embedding predictive world model of intensive-care patients, and find out honestly whether it works.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Open ICU data sets: list them, get them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+_errors = Console(stderr=True, soft_wrap=True)
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, for example configs/demo.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, for example curriculum.num_steps=100 storage=s3://bucket/prefix.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")]
+
+
+def guarded(action: Callable[[], Any], debug: bool) -> None:
+    """Run an action; a fault the user can act on becomes one line and exit status 2, anything else one line and 1."""
+    try:
+        action()
+    except KeyboardInterrupt:
+        _errors.print("interrupted; finished stages and checkpoints are kept, the same command goes on from there")
+        raise typer.Exit(130) from None
+    except ClinJepaError as error:
+        if debug:
+            raise
+        _errors.print(f"[bold red]error[/] {_plain(error)}", highlight=False)
+        raise typer.Exit(2) from None
+    except Exception as error:
+        if debug:
+            raise
+        _errors.print(f"[bold red]unexpected[/] {type(error).__name__}: {_plain(error)} (--debug shows where)", highlight=False)
+        raise typer.Exit(1) from None
+
+
+def _plain(error: BaseException) -> str:
+    from rich.markup import escape
+
+    return escape(str(error).strip())
+
+
+def _configured(config: str, overrides: list[str] | None, debug: bool, command: Callable[[Config], Any]) -> None:
+    guarded(lambda: command(load_config(config, overrides)), debug)
+
+
+@app.command()
+def run(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """The main job: data, five phases for every recipe and seed, evaluations, report."""
+    from pipelines.run import run as command
+
+    _configured(config, overrides, debug, lambda loaded: command(loaded, debug))
+
+
+@app.command()
+def ingest(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Hospital tables to trajectories and labels."""
+    from pipelines.ingest import ingest as command
+
+    _configured(config, overrides, debug, lambda loaded: command(loaded, debug))
+
+
+@app.command()
+def pretrain(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Train the first recipe of the grid with its first seed, phase by phase; no evaluation."""
+    from pipelines.pretrain import pretrain as command
+
+    _configured(config, overrides, debug, lambda loaded: command(loaded, debug))
+
+
+@app.command()
+def grid(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Train and judge every recipe x seed in parallel on Ray Tune."""
+    from pipelines.grid import grid as command
+
+    _configured(config, overrides, debug, lambda loaded: command(loaded, debug))
+
+
+@app.command()
+def evaluate(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """The evaluations of what is trained (and whatever they still need)."""
+    from pipelines.evaluate import evaluate as command
+
+    _configured(config, overrides, debug, lambda loaded: command(loaded, debug))
+
+
+@app.command()
+def report(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Write the report again from finished stages; starts nothing."""
+    from pipelines.report import report as command
+
+    _configured(config, overrides, debug, command)
+
+
+@app.command()
+def plan(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Print the stages, which are done and what each needs; starts nothing."""
+    from pipelines.plan import plan as command
+
+    _configured(config, overrides, debug, command)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Open data sets this project knows, with licence and address."""
+    from pipelines.data import list_data
+
+    guarded(list_data, False)
+
+
+@data_app.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A name of `clinjepa data list`.")],
+    folder: Annotated[str | None, typer.Argument(help="Where to put it; default data/NAME.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Get an open data set, verified by checksums."""
+    from pipelines.data import get_data
+
+    guarded(lambda: get_data(name, folder or f"data/{name}"), debug)
+
+
+def main(command: str | None = None) -> None:
+    """Entry of `python -m pipelines.<command>`."""
+    if command is not None:
+        sys.argv[1:1] = [command]
+    app()
+
+
+if __name__ == "__main__":
+    main()

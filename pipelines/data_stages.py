@@ -1,0 +1,122 @@
+"""Hospital tables to trajectories, labels and latents with Ray Data: one partition is one row, one task, and the unit of resuming."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.data
+
+from clinjepa import errors
+from clinjepa.clinical import load_tasks
+from clinjepa.config import Config
+from clinjepa.errors import ClinJepaError
+from clinjepa.model.encoder import make_base
+from clinjepa.model.specs import EncoderSpec
+from clinjepa.sources import open_source
+from clinjepa.storage import Folder
+from clinjepa.trajectory.ingest import build_partition, finish_ingest
+from clinjepa.trajectory.labels import compute_labels
+from clinjepa.trajectory.store import build_trajectories, finish_trajectories
+from clinjepa.trajectory.tokenizer import build_tokenizer, load_tokenizer
+from pipelines.artifacts import Artifact
+from pipelines.runner import RunContext
+from pipelines.stages import Stage
+
+
+def run_ingest_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    """Partitions of the source -> hours, grid, stays; then cohort, split and the data card."""
+    config, out = context.config, artifact.folder
+    partitions = open_source(config.source).partitions()
+
+    def build(index: int) -> None:
+        build_partition(open_source(config.source), partitions[index], config, out, f"part-{index:05d}")
+
+    _map_parts(context, stage, len(partitions), build)
+    return finish_ingest(out, config)
+
+
+def run_tokenizer_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    """One tokenizer from the training split's texts, or the pretrained model's own."""
+    ingest = context.artifact(stage.inputs["ingest"]).folder
+    return run_remotely(context, build_tokenizer, ingest, context.config, artifact.folder)
+
+
+def run_trajectories_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    """Texts -> token ids, shard by shard; then the index and the windows."""
+    config, out = context.config, artifact.folder
+    ingest = context.artifact(stage.inputs["ingest"]).folder
+    tokenizer = context.artifact(stage.inputs["tokenizer"]).folder
+    parts = _parts(ingest)
+
+    def build(index: int) -> None:
+        build_trajectories(ingest, parts[index], tokenizer, config, out)
+
+    _map_parts(context, stage, len(parts), build)
+    return finish_trajectories(ingest, out, config)
+
+
+def run_labels_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    ingest = context.artifact(stage.inputs["ingest"]).folder
+    return run_remotely(context, _write_labels, ingest, artifact.folder, stage.settings["tasks"], stage.settings["stay_prediction_hour"])
+
+
+def _write_labels(ingest: Folder, out: Folder, tasks: list[str], stay_prediction_hour: int) -> dict[str, Any]:
+    labels = compute_labels(ingest, load_tasks(tasks), stay_prediction_hour)
+    out.write_table("labels.parquet", labels)
+    return {"num_labels": labels.num_rows}
+
+
+def run_base_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    """The encoder before any training: random weights made here, or the name of a public model (never a copy of it)."""
+    tokenizer = context.artifact(stage.inputs["tokenizer"]).folder
+    return run_remotely(context, _write_base, tokenizer, artifact.folder, stage.settings["encoder"], stage.settings["seed"], context.config)
+
+
+def _write_base(tokenizer: Folder, out: Folder, architecture: dict[str, Any], seed: int, config: Config) -> dict[str, Any]:
+    loaded = load_tokenizer(tokenizer)
+    spec = EncoderSpec.from_settings(config.encoder.model_dump(mode="json"), loaded.vocab_size, loaded.eos_id)
+    make_base(spec, seed, out)
+    return {}
+
+
+def _parts(ingest: Folder) -> list[str]:
+    return [name.removesuffix(".json") for name in ingest.names("parts")]
+
+
+def _map_parts(context: RunContext, stage: Stage, num_parts: int, build: Callable[[int], None]) -> None:
+    """Run `build` on every part index with Ray Data, in parallel, one part in memory per task."""
+    started, done = time.monotonic(), 0
+    dataset = ray.data.range(num_parts, override_num_blocks=num_parts).map(lambda row: _guarded(build, int(row["id"])), num_cpus=1)
+    for outcome in dataset.iter_rows():
+        raise_fault(outcome)
+        done += 1
+        context.report(stage, done, num_parts, f"{done / (time.monotonic() - started):.1f} parts/s")
+
+
+def _guarded(build: Callable[[int], None], index: int) -> dict[str, Any]:
+    """Faults a user can act on travel back as a row, so that their message arrives whole and other parts are kept."""
+    try:
+        build(index)
+    except ClinJepaError as error:
+        return {"fault": type(error).__name__, "message": str(error)}
+    return {"fault": "", "message": ""}
+
+
+def raise_fault(outcome: dict[str, Any]) -> None:
+    """Raise, in the driver, the fault that a task brought back."""
+    if outcome["fault"]:
+        raise getattr(errors, outcome["fault"])(outcome["message"])
+
+
+def run_remotely(context: RunContext, function: Any, *arguments: Any) -> dict[str, Any]:
+    """Run one function in a Ray task with the evaluation's CPUs, faults unwrapped."""
+    task = ray.remote(num_cpus=context.config.execution.evaluation_cpus, max_retries=2)(function)
+    try:
+        return ray.get(task.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ClinJepaError):
+            raise error.cause from None
+        raise

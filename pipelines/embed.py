@@ -1,0 +1,75 @@
+"""The latent store: every text of a trajectory store through one frozen encoder, once, by a Ray Data pool of encoder workers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from clinjepa.config import Config
+from clinjepa.curriculum.embedding import EmbedJob, Embedder
+from clinjepa.errors import ClinJepaError
+from clinjepa.storage import Folder
+from clinjepa.trajectory.latents import finish_latents
+from pipelines.artifacts import Artifact
+from pipelines.data_stages import raise_fault
+from pipelines.runner import RunContext
+from pipelines.stages import Stage
+
+_WORKER_CPUS = 0.75
+
+
+def embed_cpus(config: Config) -> float:
+    return config.execution.embed_workers * _WORKER_CPUS
+
+
+def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    """Shard by shard; a shard that is done is recognised by its index file, so a restart costs at most the shards in work."""
+    config, out = context.config, artifact.folder
+    address = {name: context.artifact(upstream).folder.address for name, upstream in stage.inputs.items()}
+    job = EmbedJob(
+        out=out.address,
+        trajectories=address["trajectories"],
+        base=address["base"],
+        encoder=address.get("encoder"),
+        encoder_settings=config.encoder.model_dump(mode="json"),
+    )
+    shards = [name.removesuffix(".parquet") for name in Folder(job.trajectories).names("shards")]
+    started, done = time.monotonic(), 0
+    dataset = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map_batches(
+        _EmbedShards,
+        fn_constructor_args=(job.to_json(), config.execution.threads_per_worker),
+        batch_size=1,
+        batch_format="pyarrow",
+        concurrency=(1, max(1, min(config.execution.embed_workers, len(shards)))),
+        num_cpus=_WORKER_CPUS,
+        num_gpus=1 if config.execution.use_gpu else 0,
+    )
+    num_tokens = num_texts = 0
+    for outcome in dataset.iter_rows():
+        raise_fault(outcome)
+        done += 1
+        num_tokens, num_texts = num_tokens + outcome["num_tokens"], num_texts + outcome["num_texts"]
+        context.report(stage, done, len(shards), f"{num_tokens / (time.monotonic() - started):,.0f} tokens/s")
+    return finish_latents(out) | {"num_tokens": num_tokens, "num_texts": num_texts}
+
+
+class _EmbedShards:
+    """One encoder worker of the pool."""
+
+    def __init__(self, job: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.embedder = Embedder(EmbedJob.from_json(job))
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        counts = {"num_tokens": 0, "num_texts": 0, "fault": "", "message": ""}
+        try:
+            for shard in rows["shard"].to_pylist():
+                counts |= self.embedder.embed_shard(shard)
+        except ClinJepaError as error:
+            counts |= {"fault": type(error).__name__, "message": str(error)}
+        return pa.table({name: [value] for name, value in counts.items()})

@@ -1,0 +1,28 @@
+"""`clinjepa evaluate`: drift, geometry, downstream and round trip of every recipe x seed, and the controls."""
+
+from __future__ import annotations
+
+from clinjepa.config import Config
+from pipelines.executors import EXECUTORS
+from pipelines.planning import plan_experiment
+from pipelines.progress import console, watch
+from pipelines.runner import ensure
+from pipelines.session import check_storage, ray_session
+
+
+def evaluate(config: Config, debug: bool = False) -> None:
+    check_storage(config)
+    experiment = plan_experiment(config)
+    stages = [experiment.baselines, *(stage for trial in experiment.trials for stage in trial.evaluations.values())]
+    with ray_session(config, debug) as context:
+        with watch(context.coordinator, config.execution.progress):
+            for stage in stages:
+                ensure(context, stage, EXECUTORS)
+        for stage in stages:
+            console.print(f"{stage.label}: {context.artifact(stage).folder.address}", highlight=False)
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("evaluate")

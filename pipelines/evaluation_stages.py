@@ -1,0 +1,101 @@
+"""The evaluations as stages: each reads artifacts, runs one plain function in a Ray task, and writes its result as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clinjepa.clinical import load_tasks
+from clinjepa.config import Config
+from clinjepa.evaluation.baselines import evaluate_baselines
+from clinjepa.evaluation.downstream import evaluate_downstream
+from clinjepa.evaluation.drift import evaluate_drift
+from clinjepa.evaluation.geometry import evaluate_geometry
+from clinjepa.evaluation.roundtrip import evaluate_roundtrip
+from clinjepa.model.io import load_predictor
+from clinjepa.storage import Folder
+from clinjepa.trajectory.latents import LatentReader
+from pipelines.artifacts import Artifact
+from pipelines.data_stages import run_remotely
+from pipelines.runner import RunContext
+from pipelines.stages import Stage
+
+RESULT = "result.json"
+_Inputs = dict[str, Folder]
+
+
+def run_drift_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    return _evaluate(context, stage, artifact, _drift)
+
+
+def run_geometry_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    return _evaluate(context, stage, artifact, _geometry)
+
+
+def run_roundtrip_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    return _evaluate(context, stage, artifact, _roundtrip)
+
+
+def run_downstream_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    return _evaluate(context, stage, artifact, _downstream)
+
+
+def run_baselines_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    return _evaluate(context, stage, artifact, _baselines)
+
+
+def _evaluate(context: RunContext, stage: Stage, artifact: Artifact, function: Callable[[Config, _Inputs], dict[str, Any]]) -> dict[str, Any]:
+    inputs = {name: context.artifact(upstream).folder for name, upstream in stage.inputs.items()}
+    return run_remotely(context, _write_result, function, context.config, inputs, artifact.folder)
+
+
+def _write_result(function: Callable[[Config, _Inputs], dict[str, Any]], config: Config, inputs: _Inputs, out: Folder) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(max(1, int(config.execution.evaluation_cpus)))
+    out.write_json(RESULT, function(config, inputs))
+    return {}
+
+
+def _drift(config: Config, inputs: _Inputs) -> dict[str, Any]:
+    evaluation = config.evaluation
+    stays = inputs["ingest"].read_table("stays.parquet")
+    return evaluate_drift(load_predictor(inputs["predictor"]), LatentReader(inputs["latents"]), stays, evaluation.drift, split=evaluation.split)
+
+
+def _geometry(config: Config, inputs: _Inputs) -> dict[str, Any]:
+    evaluation = config.evaluation
+    onsets = {task.name: task.horizon_hours for task in load_tasks(evaluation.downstream.tasks) if task.kind == "event"}
+    stays, labels = inputs["ingest"].read_table("stays.parquet"), inputs["labels"].read_table("labels.parquet")
+    return evaluate_geometry(LatentReader(inputs["latents"]), stays, labels, onsets, evaluation.geometry, split=evaluation.split)
+
+
+def _roundtrip(config: Config, inputs: _Inputs) -> dict[str, Any]:
+    evaluation = config.evaluation
+    stays = inputs["ingest"].read_table("stays.parquet")
+    return evaluate_roundtrip(LatentReader(inputs["latents"]), inputs["ingest"], stays, evaluation.num_roundtrip_hours, split=evaluation.split)
+
+
+def _downstream(config: Config, inputs: _Inputs) -> dict[str, Any]:
+    evaluation = config.evaluation
+    return evaluate_downstream(
+        load_predictor(inputs["predictor"]),
+        LatentReader(inputs["latents"]),
+        inputs["labels"].read_table("labels.parquet"),
+        inputs["ingest"].read_table("stays.parquet"),
+        load_tasks(evaluation.downstream.tasks),
+        evaluation.downstream,
+        split=evaluation.split,
+    )
+
+
+def _baselines(config: Config, inputs: _Inputs) -> dict[str, Any]:
+    evaluation = config.evaluation
+    return evaluate_baselines(
+        inputs["ingest"],
+        inputs["labels"].read_table("labels.parquet"),
+        inputs["ingest"].read_table("stays.parquet"),
+        load_tasks(evaluation.downstream.tasks),
+        evaluation.downstream,
+        split=evaluation.split,
+    )

@@ -1,0 +1,89 @@
+"""Recipes x seeds as parallel Ray Tune trials on one cluster.
+
+A trial is a chain of stages. It reserves no CPU of its own; each stage it owns gets what it needs from the coordinator, and a stage
+that another trial is already running is waited for. What Tune itself keeps is scratch: finished stages are the only memory, so
+a grid that was killed and started again repeats nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from typing import Any
+
+import ray
+import ray.tune
+
+from clinjepa.config import Config
+from clinjepa.errors import ClinJepaError
+from pipelines.coordinator import coordinator
+from pipelines.executors import EXECUTORS
+from pipelines.planning import plan_experiment
+from pipelines.progress import watch
+from pipelines.runner import RunContext, ensure
+from pipelines.session import check_storage, ray_session
+from pipelines.stages import Experiment, build_experiment
+
+
+def run_grid(context: RunContext, experiment: Experiment, digest: str) -> list[str]:
+    """Run every trial of the experiment; returns one message for each that failed. Other trials go on."""
+    config = context.config
+    payload = {"config": config.model_dump(mode="json"), "digest": digest, "run_id": context.run_id}
+    for stage in (*experiment.data_stages, experiment.baselines):
+        ensure(context, stage, EXECUTORS)
+    with tempfile.TemporaryDirectory(prefix="clinjepa-tune-") as scratch:
+        tuner = ray.tune.Tuner(
+            ray.tune.with_resources(ray.tune.with_parameters(_trial, payload=payload), ray.tune.PlacementGroupFactory([{"CPU": 0.001}])),
+            param_space={"recipe": ray.tune.grid_search(list(config.grid.recipes)), "seed": ray.tune.grid_search(list(config.grid.seeds))},
+            tune_config=ray.tune.TuneConfig(max_concurrent_trials=config.grid.max_concurrent_trials),
+            run_config=ray.tune.RunConfig(name=config.name, storage_path=scratch, verbose=0, failure_config=ray.tune.FailureConfig(max_failures=2)),
+        )
+        results = tuner.fit()
+    return _faults(results)
+
+
+def _trial(params: dict[str, Any], payload: dict[str, Any]) -> None:
+    """One recipe with one seed: its phases, then what judges it."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    config = Config.model_validate(payload["config"])
+    trial = build_experiment(config, payload["digest"]).trial(params["recipe"], params["seed"])
+    context = RunContext(config, payload["run_id"], coordinator())
+    longest = max(stage.depth for stage in trial.stages)
+    try:
+        for stage in (*trial.phases, trial.embed, *trial.evaluations.values()):
+            ensure(context, stage, EXECUTORS, longest)
+    except ClinJepaError as error:
+        ray.tune.report({"fault": f"{params['recipe']}, seed {params['seed']}: {error}"})
+        return
+    ray.tune.report({"fault": "", "num_stages": len(trial.stages)})
+
+
+def _faults(results: Any) -> list[str]:
+    faults = []
+    for result in results:
+        if result.error is not None:
+            last = (str(result.error).strip().splitlines() or [type(result.error).__name__])[-1]
+            faults.append(f"{result.config.get('recipe')}, seed {result.config.get('seed')}: {last}")
+        elif result.metrics and result.metrics.get("fault"):
+            faults.append(result.metrics["fault"])
+    return faults
+
+
+def grid(config: Config, debug: bool = False) -> None:
+    """`clinjepa grid`: train and judge every recipe x seed; no report."""
+    check_storage(config)
+    experiment = plan_experiment(config)
+    with ray_session(config, debug) as context, watch(context.coordinator, config.execution.progress):
+        raise_faults(run_grid(context, experiment, experiment.ingest.settings["source"]["digest"]))
+
+
+def raise_faults(faults: list[str]) -> None:
+    """Raise one ClinJepaError naming every trial that failed."""
+    if faults:
+        raise ClinJepaError("; ".join(faults) + " (finished stages are kept: run again to go on)")
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("grid")

@@ -1,0 +1,27 @@
+"""`clinjepa ingest`: hospital tables to trajectories and labels."""
+
+from __future__ import annotations
+
+from clinjepa.config import Config
+from pipelines.executors import EXECUTORS
+from pipelines.planning import plan_experiment
+from pipelines.progress import console, watch
+from pipelines.runner import ensure
+from pipelines.session import check_storage, ray_session
+
+
+def ingest(config: Config, debug: bool = False) -> None:
+    check_storage(config)
+    experiment = plan_experiment(config)
+    with ray_session(config, debug) as context:
+        with watch(context.coordinator, config.execution.progress):
+            for stage in experiment.data_stages:
+                ensure(context, stage, EXECUTORS)
+        for stage in experiment.data_stages:
+            console.print(f"{stage.label}: {context.artifact(stage).folder.address}", highlight=False)
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("ingest")

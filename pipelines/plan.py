@@ -1,0 +1,69 @@
+"""`clinjepa plan`: the stages of an experiment, which are done, and what each needs; starts nothing and writes nothing."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from clinjepa.config import Config
+from clinjepa.storage import Folder
+from pipelines.artifacts import Artifact, code_digest
+from pipelines.planning import plan_experiment
+from pipelines.stages import Experiment, Stage
+
+_console = Console(soft_wrap=False)
+
+
+def plan(config: Config) -> None:
+    experiment = plan_experiment(config, remember=False)
+    storage = Folder(config.storage)
+    table = Table("stage", "kind", "key", "state", "steps", "needs", "used by", title=f"{config.name}: {len(experiment.stages)} stages in {storage.address}")
+    by_other_code = 0
+    for stage in experiment.stages:
+        artifact = Artifact.at(storage, stage.kind, stage.key)
+        state = "to do"
+        if artifact.is_complete():
+            manifest = artifact.manifest()
+            state = f"done ({manifest['seconds']:.0f} s)"
+            by_other_code += manifest["code_digest"] != code_digest()
+        elif artifact.folder.exists("checkpoints"):
+            state = "begun"
+        needs = ", ".join(sorted({upstream.key[:8] for upstream in stage.inputs.values()})) or "source"
+        table.add_row(stage.label, stage.kind, stage.key[:8], state, str(stage.settings.get("num_steps", "")), needs, _users(experiment, stage))
+    _console.print(table)
+    if by_other_code:
+        _console.print(f"note: {by_other_code} finished stages were made by another version of the code (same formats); remove their folders to make them again")
+    for line in warnings(config, experiment):
+        _console.print(f"warning: {line}")
+
+
+def warnings(config: Config, experiment: Experiment) -> list[str]:
+    """What will probably not work as hoped, each with its remedy."""
+    lines = []
+    momentum = config.curriculum.ema_momentum
+    for trial in experiment.trials:
+        for stage in trial.phases:
+            phase = stage.settings.get("phase", {})
+            if phase.get("trains") == "predictor" and phase.get("target") == "ema" and stage.settings["num_steps"] * (1 - momentum) < 4:
+                steps = stage.settings["num_steps"]
+                lines.append(
+                    f"{stage.label}: steps x (1 - ema_momentum) = {steps} x {1 - momentum:.4g} = {steps * (1 - momentum):.2f} is under 4, the target will not arrive; "
+                    f"set curriculum.ema_momentum <= {1 - 4 / steps:.4g} or give the phase more steps"
+                )
+    if config.curriculum.global_batch < config.curriculum.micro_batch * config.execution.num_workers:
+        lines.append(
+            f"curriculum.global_batch={config.curriculum.global_batch} gives {-(-config.curriculum.global_batch // config.curriculum.micro_batch)} micro-batches "
+            f"for {config.execution.num_workers} workers; some will idle: lower curriculum.micro_batch"
+        )
+    return list(dict.fromkeys(lines))
+
+
+def _users(experiment: Experiment, stage: Stage) -> str:
+    recipes = [trial.recipe for trial in experiment.trials if any(stage.key == s.key for s in trial.stages)]
+    return "all" if len(recipes) == len(experiment.trials) else ", ".join(dict.fromkeys(recipes))
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("plan")

@@ -1,0 +1,49 @@
+"""`clinjepa run`: the main job, from hospital tables to a report."""
+
+from __future__ import annotations
+
+import time
+
+from clinjepa.config import Config
+from clinjepa.errors import StoreError
+from clinjepa.storage import Folder
+from pipelines.grid import raise_faults, run_grid
+from pipelines.plan import warnings
+from pipelines.planning import plan_experiment
+from pipelines.progress import console, watch
+from pipelines.report import RUN_SCHEMA_VERSION, write_report
+from pipelines.session import check_storage, ray_session
+
+
+def run(config: Config, debug: bool = False) -> None:
+    """Everything the configuration asks for; what is already done is reused. The report is written even if a trial failed."""
+    started = time.monotonic()
+    check_storage(config)
+    check_run_folder(config)
+    experiment = plan_experiment(config)
+    for line in warnings(config, experiment):
+        console.print(f"warning: {line}", highlight=False)
+    with ray_session(config, debug) as context:
+        with watch(context.coordinator, config.execution.progress):
+            faults = run_grid(context, experiment, experiment.ingest.settings["source"]["digest"])
+        run_id = context.run_id
+    address = write_report(config, experiment, run_id)
+    console.print(f"report: {address} ({time.monotonic() - started:.0f} s)", highlight=False)
+    raise_faults(faults)
+
+
+def check_run_folder(config: Config) -> None:
+    """Refuse a run folder that another schema version made, before anything is done."""
+    folder = Folder(config.storage) / f"runs/{config.name}"
+    if folder.exists("run.json"):
+        found = folder.read_json("run.json").get("schema_version")
+        if found != RUN_SCHEMA_VERSION:
+            raise StoreError(
+                f"{folder.address}/run.json has schema version {found}, this clinjepa writes {RUN_SCHEMA_VERSION}; give another name=… or storage=…, or move the folder away"
+            )
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("run")

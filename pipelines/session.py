@@ -1,0 +1,73 @@
+"""Joining a Ray cluster, or starting one on this machine when there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before Ray is imported: no usage reports, no hub look-ups, and workers that inherit both.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+import ray  # noqa: E402
+import ray.data  # noqa: E402
+
+import clinjepa  # noqa: E402
+from clinjepa.config import Config  # noqa: E402
+from clinjepa.errors import ConfigError, StorageError  # noqa: E402
+from clinjepa.storage import Folder  # noqa: E402
+from pipelines.coordinator import coordinator  # noqa: E402
+from pipelines.runner import RunContext  # noqa: E402
+
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of `ray job submit`
+
+
+def inside_job() -> bool:
+    """True in a driver that `ray job submit` started."""
+    return _JOB_VARIABLE in os.environ
+
+
+def check_storage(config: Config) -> None:
+    """Refuse what would be lost or cannot be written, before any work is done."""
+    if inside_job() and "://" not in config.storage and not os.path.isabs(config.storage):
+        raise ConfigError(
+            f"storage={config.storage} is relative to the job's own folder, which vanishes with the job; give an absolute folder that every node sees, or s3://bucket/prefix"
+        )
+    Folder(config.storage).write_bytes(".clinjepa", b"storage of clinjepa: artifacts/ and runs/\n")
+
+
+@contextlib.contextmanager
+def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
+    """A connected driver and its context. Joins the cluster of `RAY_ADDRESS` or of the job; else starts one here and stops it at the end."""
+    if not config.encoder.allow_download:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    joined = inside_job() or bool(os.environ.get("RAY_ADDRESS"))
+    options: dict[str, object] = {"logging_level": logging.INFO if debug else logging.ERROR, "log_to_driver": debug}
+    if joined:
+        if not inside_job():
+            root = Path(clinjepa.__file__).parent
+            options["runtime_env"] = {"py_modules": [str(root), str(root.parent / "pipelines")]}
+    else:
+        execution = config.execution
+        options |= {"address": "local", "num_cpus": execution.local_num_cpus}
+        if execution.object_store_mb:
+            options["object_store_memory"] = execution.object_store_mb * 1024 * 1024
+    try:
+        ray.init(**options)  # type: ignore[arg-type]
+    except ConnectionError as error:
+        raise StorageError(f"the Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} cannot be reached ({error}); unset it to run on this machine") from None
+    if not debug:
+        for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        yield RunContext(config, uuid.uuid4().hex[:12], coordinator())
+    finally:
+        ray.shutdown()

@@ -1,0 +1,223 @@
+"""SFT and the phases as Ray Train stages: one `TorchTrainer` each, fed by Ray Data, run by the same loop as under `torchrun`.
+
+The loop keeps its own checkpoints in the artifact's folder (safetensors, manifest last) and resumes from the newest whole one by
+itself, so a restarted worker group, a restarted driver and another cluster all go on at the same step. Ray Train is handed a
+pointer to each, which is what its metrics ride on.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import ray.train
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+
+from clinjepa import errors
+from clinjepa.config import Config, result_fields
+from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob, load_job
+from clinjepa.curriculum.phase import hard_sync
+from clinjepa.storage import Folder
+from pipelines.artifacts import Artifact
+from pipelines.coordinator import coordinator
+from pipelines.data_stages import run_remotely
+from pipelines.runner import RunContext
+from pipelines.stages import Stage
+
+_FAILURE = "failure.json"
+
+
+def run_phase_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    """Executor of `phase` stages."""
+    settings = stage.settings
+    execution = context.config.curriculum
+    address = {name: context.artifact(upstream).folder.address for name, upstream in stage.inputs.items()}
+    job = PhaseJob(
+        out=artifact.folder.address,
+        trajectories=address["trajectories"],
+        latents=address.get("latents"),
+        base=address["base"],
+        encoder=address.get("encoder"),
+        target=address.get("target"),
+        predictor=address.get("predictor"),
+        phase=settings["phase"] | {"shares": [settings["phase"]["name"]]},
+        num_steps=settings["num_steps"],
+        first_step=settings["first_step"],
+        total_steps=settings["total_steps"],
+        seed=settings["seed"],
+        encoder_settings=settings["encoder"],
+        predictor_settings=settings["predictor"],
+        curriculum_settings=settings["curriculum"],
+        checkpoint_every_steps=execution.checkpoint_every_steps,
+        keep_checkpoints=execution.keep_checkpoints,
+        log_every_steps=execution.log_every_steps,
+    )
+    return _fit(context, stage, artifact, job)
+
+
+def run_sft_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    """Executor of the `sft` stage."""
+    execution = context.config.curriculum
+    job = SftJob(
+        out=artifact.folder.address,
+        trajectories=context.artifact(stage.inputs["trajectories"]).folder.address,
+        base=context.artifact(stage.inputs["base"]).folder.address,
+        seed=stage.settings["seed"],
+        encoder_settings=result_fields(context.config.encoder),
+        sft_settings=stage.settings["sft"],
+        checkpoint_every_steps=execution.checkpoint_every_steps,
+        keep_checkpoints=execution.keep_checkpoints,
+        log_every_steps=execution.log_every_steps,
+    )
+    return _fit(context, stage, artifact, job)
+
+
+def run_sync_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    """Executor of `sync` stages: target := online, checked; an operation on checkpoints."""
+    address = {name: context.artifact(upstream).folder.address for name, upstream in stage.inputs.items()}
+    job = PhaseJob(
+        out=artifact.folder.address,
+        trajectories=address["trajectories"],
+        base=address["base"],
+        encoder=address["online"],
+        target=address["target"],
+        phase=stage.settings["phase"] | {"shares": []},
+        num_steps=0,
+        first_step=0,
+        total_steps=0,
+        seed=0,
+        encoder_settings=result_fields(context.config.encoder),
+        predictor_settings={},
+        curriculum_settings={},
+    )
+    return run_remotely(context, hard_sync, job)
+
+
+def training_cpus(config: Config) -> float:
+    execution = config.execution
+    return execution.num_workers * (execution.cpus_per_worker + execution.data_cpus)
+
+
+def _fit(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dict[str, Any]:
+    execution = context.config.execution
+    artifact.folder.remove(_FAILURE)
+    resources = {"CPU": execution.cpus_per_worker} | ({"GPU": 1.0} if execution.use_gpu else {})
+    state = context.storage / "ray_train"
+    trainer = TorchTrainer(
+        _train_loop,
+        train_loop_config={
+            "job": job.to_json(),
+            "stage_key": stage.key,
+            "label": stage.label,
+            "data_cpus": execution.data_cpus,
+            "threads": execution.threads_per_worker,
+        },
+        scaling_config=ScalingConfig(num_workers=execution.num_workers, use_gpu=execution.use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=f"{stage.key}-{context.run_id}",
+            storage_path=state.path(),
+            storage_filesystem=None if state.is_local else PyFileSystem(FSSpecHandler(state.fs)),
+            failure_config=FailureConfig(max_failures=execution.max_worker_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        _raise_cause(artifact, error)
+    if artifact.folder.exists(_FAILURE):
+        _raise_recorded(artifact)
+    summary = artifact.folder.read_json("metrics.json")
+    (state / f"{stage.key}-{context.run_id}").remove()
+    artifact.folder.remove("checkpoints")
+    return summary.get("summary", {})
+
+
+def _train_loop(work: dict[str, Any]) -> None:
+    """Runs in every Ray Train worker."""
+    import torch
+
+    from clinjepa.curriculum.dist import Dist
+
+    torch.set_num_threads(work["threads"])
+    job = load_job(work["job"])
+    out = Folder(job.out)
+    if out.exists(_FAILURE):
+        return  # an earlier attempt met a fault that a restart cannot mend; the driver reads it
+    watcher = coordinator()
+    rank = ray.train.get_context().get_world_rank()
+
+    def on_report(step: int, metrics: dict[str, Any], checkpoint: str | None) -> None:
+        if rank == 0:
+            note = f"loss {metrics['loss']:.4g}" if metrics.get("loss") is not None else ""
+            watcher.report.remote(work["stage_key"], work["label"], step, metrics.get("num_steps", step), note)
+        if checkpoint is None:
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            Path(scratch, "pointer.json").write_text(json.dumps({"address": checkpoint, "step": step}))
+            numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+            ray.train.report({"step": step, **numbers}, checkpoint=Checkpoint.from_directory(scratch) if rank == 0 else None)
+
+    try:
+        from clinjepa.curriculum.phase import run_phase
+        from clinjepa.curriculum.sft import run_sft
+
+        run = run_phase if isinstance(job, PhaseJob) else run_sft
+        run(job, Dist.current(), _ray_data_feed(job, work["data_cpus"]), on_report)  # type: ignore[arg-type]
+    except errors.ClinJepaError as error:
+        out.write_json(_FAILURE, {"type": type(error).__name__, "message": str(error)})
+        raise
+
+
+class _Fetch:
+    """Ray Data actor that turns (step, micro-batch) rows into collated micro-batches."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        from clinjepa.curriculum.batches import MicroBatchFetcher
+
+        self.fetch = MicroBatchFetcher(load_job(job))
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        payload = [self.fetch(step, micro) for step, micro in zip(rows["step"].to_pylist(), rows["micro"].to_pylist(), strict=True)]
+        return pa.table({"payload": pa.array(payload, pa.large_binary())})
+
+
+def _ray_data_feed(job: Job, data_cpus: float) -> Any:
+    """A feed that lets Ray Data execute this rank's part of the plan, in its order, ahead of the training step."""
+
+    def feed(assignments: Sequence[Any]) -> Iterator[bytes]:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True  # before the dataset is made: it copies the context
+        if not assignments:
+            return
+        plan = pa.table({"step": pa.array([a.step for a in assignments], pa.int64()), "micro": pa.array([a.micro for a in assignments], pa.int64())})
+        blocks = max(1, min(len(assignments), 64))
+        dataset = ray.data.from_arrow(plan, override_num_blocks=blocks).map_batches(
+            _Fetch, fn_constructor_args=(job.to_json(),), batch_size=1, batch_format="pyarrow", concurrency=1, num_cpus=data_cpus
+        )
+        for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):
+            yield batch["payload"][0].as_py()
+
+    return feed
+
+
+def _raise_cause(artifact: Artifact, error: TrainingFailedError) -> None:
+    if artifact.folder.exists(_FAILURE):
+        _raise_recorded(artifact)
+    failures = getattr(error, "worker_failures", {})
+    first = next(iter(failures.values()), error)
+    reason = (str(getattr(first, "cause", first)).strip().splitlines() or [type(first).__name__])[-1][:300]
+    raise errors.TrainingError(f"{artifact.kind} {artifact.key}: the training workers failed for good ({reason}); run again to go on from the last checkpoint") from error
+
+
+def _raise_recorded(artifact: Artifact) -> None:
+    record = artifact.folder.read_json(_FAILURE)
+    raise getattr(errors, record["type"], errors.TrainingError)(record["message"])
