@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from clinjepa.evaluation.report_words import RECIPES, Footnotes, duration, plain, title
+from clinjepa.evaluation.report_words import RECIPES, Footnotes, duration, plain, stage_title, title
 from clinjepa.evaluation.svg_charts import Point, Row, Series, bar_chart, interval_chart, line_chart, marker_svg
 from clinjepa.evaluation.svg_parts import number
 from clinjepa.evaluation.training_charts import training_charts
@@ -29,6 +29,7 @@ class ReportView:
         self.recipes = list(dict.fromkeys(found))
         self.slots = {name: index for index, name in enumerate(self.recipes)}
         self.title: Callable[[str], str] = title
+        self.stage_title: Callable[[str], str] = stage_title
         self.duration, self.plain, self.number = duration, plain, number
         self.footnotes = Footnotes
 
@@ -60,17 +61,17 @@ class ReportView:
         if drift.get("drift") is not None:
             shown.append(
                 (
-                    f"Drift, {title(main)}",
+                    "Drift",
                     f"{100 * drift['drift']['value']:+.1f} %",
-                    f"L1 at {drift['h_max']} h against 1 h, after {context} h",
+                    f"{title(main)}: L1 {drift['h_max']} h ahead against 1 h, given {context} h",
                 )
             )
         else:
-            shown.append((f"Drift, {title(main)}", "–", drift.get("reason", "not computed in this run")))
+            shown.append(("Drift", "–", drift.get("reason", "not computed in this run")))
         if ratio.get("ratio") is not None:
-            shown.append((f"Geometry, {title(main)}", number(ratio["ratio"]["value"]), "displacement, deteriorating over stable"))
+            shown.append(("Geometry", number(ratio["ratio"]["value"]), f"{title(main)}: displacement, deteriorating over stable"))
         else:
-            shown.append((f"Geometry, {title(main)}", "–", ratio.get("reason", "not computed in this run")))
+            shown.append(("Geometry", "–", ratio.get("reason", "not computed in this run")))
         return shown
 
     def recipe_rows(self) -> list[dict[str, Any]]:
@@ -160,7 +161,8 @@ class ReportView:
     def umaps(self) -> list[dict[str, Any]]:
         pictures = []
         for recipe, umap in self.extras.get("umap", {}).items():
-            if not umap["points"]:
+            if not umap.get("points"):
+                pictures.append({"recipe": recipe, "src": None, "alt": umap.get("reason", "no picture was made")})
                 continue
             counts = {group: umap["groups"].count(group) for group in group_colours(umap["groups"])}
             alt = f"UMAP of state latents, {title(recipe)}: " + ", ".join(f"{count} {group} hours" for group, count in counts.items())
@@ -168,7 +170,7 @@ class ReportView:
         return pictures
 
     def umap_groups(self) -> dict[str, str]:
-        return group_colours([group for umap in self.extras.get("umap", {}).values() for group in umap["groups"]])
+        return group_colours([group for umap in self.extras.get("umap", {}).values() for group in umap.get("groups") or []])
 
     def downstream_columns(self) -> list[str]:
         return list(
@@ -195,6 +197,11 @@ class ReportView:
     def can_estimate(self, task: str) -> bool:
         return any(cell["auroc"] is not None for columns in self.report["downstream"][task].values() for cell in columns.values())
 
+    def why_not(self, task: str) -> str:
+        """The reasons of a task that has no figure, each once."""
+        cells = [cell for columns in self.report["downstream"][task].values() for cell in columns.values()]
+        return "; ".join(dict.fromkeys(cell.get("reason", "not computed in this run") for cell in cells))
+
     def training(self, recipe: str) -> list[Markup]:
         by_seed = self.extras.get("training", {}).get(recipe, {})
         return [Markup(chart) for chart in training_charts(by_seed, self.slots[recipe])]
@@ -215,6 +222,6 @@ class ReportView:
     def timing_chart(self) -> Markup:
         timed = [stage for stage in self.report["stages"] if stage["seconds"]]
         longest = sorted(timed, key=lambda stage: -stage["seconds"])[:15]
-        rows = [Row(title(stage["name"]), [Point("", 1 if stage["reused"] else 0, stage["seconds"])]) for stage in longest]
-        alt = "; ".join(f"{title(stage['name'])} {duration(stage['seconds'])}" for stage in longest)
+        rows = [Row(stage_title(stage["name"]), [Point("", 1 if stage["reused"] else 0, stage["seconds"])]) for stage in longest]
+        alt = "; ".join(f"{stage_title(stage['name'])} {duration(stage['seconds'])}" for stage in longest)
         return Markup(bar_chart(rows, title="Longest stages", x_label="seconds", alt=alt))

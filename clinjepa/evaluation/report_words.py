@@ -20,11 +20,14 @@ TITLES = {
     "random": "random encoder",
     "lightgbm": "LightGBM, hand-made features",
     "gradient_boosting": "gradient boosting, hand-made features",
-    "history": "history only",
     "history_only": "history only",
-    "carried_forward": "+ rollout, actions carried forward",
-    "recorded_future": "+ rollout, recorded future actions*",
-    "held_out": "held out",
+    "actions_carried_forward": "+ rollout, actions carried forward",
+    "recorded_actions": "+ rollout, recorded future actions*",
+    "in_hospital_death": "In-hospital death",
+    "map": "MAP",
+    "spo2": "SpO2",
+    "fio2": "FiO2",
+    "bun": "BUN",
     "auroc": "AUROC",
     "auprc": "AUPRC",
 }
@@ -40,11 +43,18 @@ RECIPES = {
 
 
 def title(name: str) -> str:
-    """`hypotension_8h` becomes `Hypotension within 8 h`; names with a title of their own get it."""
+    """`hypotension_8h` becomes `Hypotension within 8 h`; names with a title of their own get it; `a/b` is `a, b`."""
     if name in TITLES:
         return TITLES[name]
+    if "/" in name:
+        return ", ".join(TITLES.get(part, part.replace("_", " ")) for part in name.split("/"))
     words = re.sub(r"_(\d+)_?h$", r" within \1 h", name).replace("_", " ")
     return words[:1].upper() + words[1:]
+
+
+def stage_title(name: str) -> str:
+    """A stage's own name with a capital; recipes inside it keep the spelling of the configuration."""
+    return "SFT" if name == "sft" else name[:1].upper() + name[1:]
 
 
 def duration(seconds: float | None) -> str:
@@ -56,7 +66,9 @@ def duration(seconds: float | None) -> str:
     whole = round(seconds)
     if whole < 120:
         return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{round(whole / 60)} min" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 class Footnotes:

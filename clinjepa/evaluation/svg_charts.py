@@ -55,6 +55,7 @@ def line_chart(
     y_label: str,
     alt: str,
     log_y: bool = False,
+    floor: float | None = None,
     x_ticks: Sequence[float] | None = None,
     reference: tuple[float, str] | None = None,
     bands: Sequence[tuple[float, float, str]] = (),
@@ -62,12 +63,15 @@ def line_chart(
     width: int = 380,
     height: int = 250,
 ) -> str:
-    """Lines over x. `reference` is a dashed level with its name; `bands` are named stretches of x, shaded in turn."""
+    """Lines over x. `reference` is a dashed level with its name, `floor` a level the y axis must show; `bands` are named stretches of x,
+    shaded in turn."""
     known = [v for s in series for group in (s.y, s.low, s.high) for v in group if v is not None and (v > 0 or not log_y)]
     if not known:
         return empty_chart(title, alt, width, height)
     if reference is not None:
         known.append(reference[0])
+    if floor is not None:
+        known.append(floor)
     y = Scale.nice(min(known), max(known), log=log_y)
     all_x = [v for s in series for v in s.x] + [edge for band in bands for edge in band[:2]]
     x = Scale(min(all_x), max(all_x), list(x_ticks) if x_ticks else even_ticks(min(all_x), max(all_x), 5))
@@ -134,6 +138,8 @@ def interval_chart(
     height = bottom + 38
     x.place(left, right)
     out = [opening(width, height, alt, title), text(0, 14, title, "chart-title")]
+    for index in range(1, len(rows), 2):
+        out.append(f'<rect class="band1" x="0" y="{top + sum(heights[:index])}" width="{width}" height="{heights[index]}"/>')
     for tick in x.ticks:
         out.append(line(x(tick), top, x(tick), bottom, "grid"))
         out.append(text(x(tick), bottom + 15, tick_label(tick), "tick", "middle"))
@@ -141,9 +147,7 @@ def interval_chart(
         out.append(line(x(reference[0]), top, x(reference[0]), bottom, "reference"))
         out.append(text(x(reference[0]) + 4, top - 5, reference[1], "reference-label", "start"))
     y = float(top)
-    for index, (row, row_height) in enumerate(zip(rows, heights, strict=True)):
-        if index % 2:
-            out.append(f'<rect class="band1" x="0" y="{y:.1f}" width="{width}" height="{row_height}"/>')
+    for row, row_height in zip(rows, heights, strict=True):
         out.append(text(left - 8, y + row_height / 2 + 4, row.label, "row-label", "end"))
         if not row.points:
             out.append(text(left + 8, y + row_height / 2 + 4, row.note, "note", "start"))

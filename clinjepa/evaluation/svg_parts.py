@@ -9,7 +9,7 @@ CHARACTER = 6.3  # width of one character at 11 px, in px
 
 
 def number(value: float) -> str:
-    """A figure as people write it: counts exactly, else about three significant digits, thousands separated, no exponent from 0.001 to 1e7."""
+    """A figure as people write it: counts exactly, else three significant digits, thousands separated, no exponent from 0.001 to 1e7."""
     if isinstance(value, int):
         return f"{value:,}"
     size = abs(value)

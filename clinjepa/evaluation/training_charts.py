@@ -9,9 +9,9 @@ from clinjepa.evaluation.svg_charts import Series, line_chart
 from clinjepa.evaluation.svg_parts import number
 
 PANELS = (
-    ("steps", "loss", "Training loss", "L1, latent units"),
-    ("diagnostics", "rankme", "Effective rank of state latents (RankMe)", "rank"),
-    ("diagnostics", "latent_std", "Spread of state latents", "std, latent units"),
+    ("steps", "loss", "Training loss", "L1, latent units", None),
+    ("diagnostics", "rankme", "Effective rank of state latents (RankMe)", "rank", 1.0),
+    ("diagnostics", "latent_std", "Spread of state latents", "std, latent units", 0.0),
 )
 SHORT = {"warmup": "warmup", "joint": "joint", "alignment": "align", "finalization": "final"}
 
@@ -24,7 +24,7 @@ def training_charts(by_seed: Mapping[str, Sequence[Mapping[str, Any]]], slot: in
     phases = next(iter(by_seed.values()), [])
     bands = [(edges[0], edges[1], SHORT.get(phase["name"], phase["name"])) for phase in phases if (edges := _edges(phase))]
     charts = []
-    for source, field, name, unit in PANELS:
+    for source, field, name, unit, floor in PANELS:
         series = [_series(seed, seed_phases, source, field, slot) for seed, seed_phases in by_seed.items()]
         series = [line for line in series if len(line.x) > 0]
         if not series:
@@ -35,7 +35,15 @@ def training_charts(by_seed: Mapping[str, Sequence[Mapping[str, Any]]], slot: in
         few = max(len(line.x) for line in series) <= 24
         charts.append(
             line_chart(
-                series, title=name, x_label="optimizer step", y_label=unit, alt=told, log_y=field == "loss", bands=bands, markers=few
+                series,
+                title=name,
+                x_label="optimizer step",
+                y_label=unit,
+                alt=told,
+                log_y=field == "loss",
+                floor=floor,
+                bands=bands,
+                markers=few,
             )
         )
     return charts

@@ -10,8 +10,8 @@ RECIPES = {"clin_jepa": 0.62, "no_alignment": 0.7, "sft": 0.86, "untrained": 0.9
 PHASES = {
     "clin_jepa": ("warmup", "joint", "alignment", "finalization"),
     "no_alignment": ("warmup", "joint", "finalization"),
-    "sft": ("finalization",),
-    "untrained": ("finalization",),
+    "sft": ("predictor",),
+    "untrained": ("predictor",),
 }
 TOO_FEW = "3 positive patients in the held-out part, 10 are needed"
 
@@ -139,7 +139,7 @@ def _drift(level: float, context: int) -> dict[str, Any]:
 
 def _task(level: float | None) -> dict[str, Any]:
     methods = {"clin_jepa": 0.04, "no_alignment": 0.03, "sft": 0.02, "untrained": -0.07, "lightgbm": 0.06}
-    columns = ("history", "carried_forward", "recorded_future")
+    columns = ("history_only", "actions_carried_forward", "recorded_actions")
     found: dict[str, Any] = {}
     for method, gain in methods.items():
         found[method] = {}
