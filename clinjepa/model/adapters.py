@@ -6,6 +6,7 @@ Tensor names in files are peft's own without the adapter's name, so online and t
 from __future__ import annotations
 
 import re
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,7 +44,9 @@ def add_adapters(model: PreTrainedModel, spec: EncoderSpec, seed: int, with_targ
             task_type="CAUSAL_LM",
         )
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft still asks transformers for an attribute under its former name.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(seed)
         adapted = PeftModel(model, config(spec.lora_dropout), adapter_name="online", autocast_adapter_dtype=True)
         if with_target:

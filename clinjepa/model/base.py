@@ -5,8 +5,9 @@ Small ones are made here with random weights; public ones are named by model id 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,7 +76,8 @@ def load_base(spec: EncoderSpec, base: Folder | None, dtype: torch.dtype, allow_
     if base is not None:
         with base.local_copy("") as path:
             try:
-                return AutoModelForCausalLM.from_pretrained(path, local_files_only=True, **options)
+                with _quiet():
+                    return AutoModelForCausalLM.from_pretrained(path, local_files_only=True, **options)
             except (OSError, ValueError) as error:
                 raise StoreError(
                     f"{base.address} holds no readable base model ({_first_line(error)}); remove the folder and run again"
@@ -83,12 +85,27 @@ def load_base(spec: EncoderSpec, base: Folder | None, dtype: torch.dtype, allow_
     if spec.model is None:
         raise ConfigError("no base folder was given and encoder.model is not set; set encoder.model, or encoder.init=config")
     try:
-        return AutoModelForCausalLM.from_pretrained(spec.model, revision=spec.revision, local_files_only=not allow_download, **options)
+        with _quiet():
+            return AutoModelForCausalLM.from_pretrained(spec.model, revision=spec.revision, local_files_only=not allow_download, **options)
     except (OSError, ValueError) as error:
         remedy = "check the id and the network" if allow_download else "fetch it first, or set encoder.allow_download=true"
         raise ConfigError(
             f"encoder.model={spec.model} (revision {spec.revision}) cannot be loaded ({_first_line(error)}); {remedy}"
         ) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar per worker while weights are read."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:
