@@ -1,0 +1,232 @@
+"""The latent store: one vector per text, written by a pool of encoder workers and read by range.
+
+A stay's 2T+1 rows lie together (static, T states, T actions), so that any window is at most three ranges. Every file
+names its stays in its own header; `index.parquet` is made from the headers. Format: docs/contracts.md, section 5.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import OrderedDict
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from clinjepa.errors import StoreError
+from clinjepa.storage import Folder
+
+SCHEMA_VERSION = 1
+INDEX_SCHEMA = pa.schema([("stay_id", pa.int64()), ("file", pa.string()), ("first_row", pa.int64()), ("num_hours", pa.int32())])
+WHOLE_STAY_BYTES = 4 << 20
+"""Stays up to this size are read in one range and kept whole; longer ones are read by window."""
+
+_DTYPES: dict[str, tuple[str, np.dtype]] = {"F32": ("float32", np.dtype("<f4")), "BF16": ("bfloat16", np.dtype("<u2"))}
+StayLatents = tuple[int, np.ndarray, np.ndarray, np.ndarray]
+
+
+class LatentWriter:
+    """Writes parts of a latent store. float32 in, `dtype` on disk (bfloat16 rounds to nearest even)."""
+
+    def __init__(self, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
+        self.dtype = dtype
+
+    def write_part(self, folder: Folder, name: str, stays: Iterable[StayLatents]) -> list[dict[str, Any]]:
+        """Write `latents/<name>.safetensors`; returns its index rows {stay_id, file, first_row, num_hours}.
+
+        stays: (stay_id, z_static_D, z_state_TD, z_action_TD) each. Raises StoreError when shapes disagree or a value is not finite.
+        """
+        blocks, ids, hours = [], [], []
+        for stay_id, z_static_D, z_state_TD, z_action_TD in stays:
+            if z_state_TD.shape != z_action_TD.shape or z_static_D.shape != z_state_TD.shape[1:]:
+                raise StoreError(
+                    f"part {name}: latents of shapes {z_static_D.shape}, {z_state_TD.shape}, {z_action_TD.shape} do not make a stay"
+                )
+            blocks.append(np.concatenate([z_static_D[None], z_state_TD, z_action_TD]).astype(np.float32, copy=False))
+            ids.append(int(stay_id))
+            hours.append(len(z_state_TD))
+        if not blocks:
+            return []
+        if len({block.shape[1] for block in blocks}) > 1:
+            raise StoreError(f"part {name}: latents of several widths in one part")
+        rows_RD = np.concatenate(blocks)
+        num_bad = int((~np.isfinite(rows_RD)).any(axis=1).sum())
+        if num_bad:
+            raise StoreError(f"part {name}: {num_bad} latents are not finite; the encoder diverged, or its precision does not suffice")
+        data = _to_bfloat16(rows_RD) if self.dtype == "bfloat16" else rows_RD
+        metadata = {"schema_version": str(SCHEMA_VERSION), "stay_ids": json.dumps(ids), "num_hours": json.dumps(hours)}
+        code = next(code for code, (dtype, _) in _DTYPES.items() if dtype == self.dtype)
+        tensor = {"dtype": code, "shape": list(rows_RD.shape), "data_offsets": [0, data.nbytes]}
+        header = json.dumps({"__metadata__": metadata, "latents": tensor}).encode()
+        header += b" " * (-len(header) % 8)
+        file = f"latents/{name}.safetensors"
+        folder.write_bytes(file, struct.pack("<Q", len(header)) + header + data.tobytes())
+        return _index_rows(file, ids, hours)
+
+
+def part_index(folder: Folder, name: str) -> list[dict[str, Any]] | None:
+    """Index rows of a part that is already written (its file is written whole or not at all), else None."""
+    file = f"latents/{name}.safetensors"
+    if not folder.exists(file):
+        return None
+    header = _read_header(folder, file)
+    return _index_rows(file, header.stay_ids, header.num_hours)
+
+
+def finish_latents(folder: Folder) -> dict[str, Any]:
+    """Write `index.parquet` from the headers of all parts; returns {num_stays, num_latents, dim, dtype, bytes}."""
+    files = [f"latents/{name}" for name in folder.names("latents") if name.endswith(".safetensors")]
+    if not files:
+        raise StoreError(f"{folder.address}/latents holds no part; write the parts first")
+    headers = {file: _read_header(folder, file) for file in files}
+    kinds = {(header.dim, header.dtype) for header in headers.values()}
+    if len(kinds) > 1:
+        raise StoreError(f"{folder.address}: its parts differ in width or precision ({sorted(kinds)}); remove the folder and run again")
+    rows = [row for file, header in headers.items() for row in _index_rows(file, header.stay_ids, header.num_hours)]
+    index = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA).sort_by("stay_id")
+    if len(set(index["stay_id"].to_pylist())) != index.num_rows:
+        raise StoreError(f"{folder.address}: a stay is in more than one part; remove the folder and run again")
+    dim, dtype = kinds.pop()
+    folder.write_table("index.parquet", index.replace_schema_metadata({"schema_version": str(SCHEMA_VERSION)}))
+    num_latents = sum(header.num_rows for header in headers.values())
+    return {
+        "num_stays": index.num_rows,
+        "num_latents": num_latents,
+        "dim": dim,
+        "dtype": dtype,
+        "bytes": sum(folder.size(file) for file in files),
+    }
+
+
+class LatentReader:
+    """Reads a finished latent store by byte ranges. Picklable; keeps the ranges used last, up to `cache_bytes`."""
+
+    def __init__(self, folder: Folder, cache_bytes: int = 256 << 20) -> None:
+        self.folder = folder
+        self._cache_bytes = cache_bytes
+        self._headers: dict[str, _Header] = {}
+        self._cache: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
+        self._cached_bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "cache_bytes": self._cache_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @cached_property
+    def _index(self) -> dict[int, tuple[str, int, int]]:
+        table = self.folder.read_table("index.parquet")
+        version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
+        if version != str(SCHEMA_VERSION):
+            raise StoreError(
+                f"{self.folder.address} has schema version {version}, this code reads {SCHEMA_VERSION}; remove the folder and run again"
+            )
+        columns = (table[name].to_pylist() for name in INDEX_SCHEMA.names)
+        return {stay_id: (file, first_row, num_hours) for stay_id, file, first_row, num_hours in zip(*columns, strict=True)}
+
+    @property
+    def stay_ids(self) -> list[int]:
+        """All stays of the store, sorted."""
+        return list(self._index)
+
+    @cached_property
+    def dim(self) -> int:
+        """Width D of a latent."""
+        return self._header(next(iter(self._index.values()))[0]).dim
+
+    def num_hours(self, stay_id: int) -> int:
+        """Hours T of a stay."""
+        return self._place(stay_id)[2]
+
+    def stay(self, stay_id: int, start_hour: int = 0, num_hours: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(z_static_D, z_state_TD, z_action_TD) as float32 for hours start_hour ... start_hour + num_hours - 1 (default: to the end).
+
+        Raises StoreError when the store lacks the stay or the hours.
+        """
+        file, first, total = self._place(stay_id)
+        count = total - start_hour if num_hours is None else num_hours
+        if start_hour < 0 or count < 0 or start_hour + count > total:
+            raise StoreError(
+                f"{self.folder.address}: hours {start_hour} to {start_hour + count} were asked of a stay of {total} h; "
+                "the windows belong to another store"
+            )
+        header = self._header(file)
+        states, actions = 1 + start_hour, 1 + total + start_hour
+        if (2 * total + 1) * header.row_bytes <= WHOLE_STAY_BYTES:
+            block = self._rows(file, first, 2 * total + 1)
+            parts = (block[:1], block[states : states + count], block[actions : actions + count])
+        else:
+            parts = (self._rows(file, first, 1), self._rows(file, first + states, count), self._rows(file, first + actions, count))
+        z_static, z_state, z_action = (_to_float32(part) for part in parts)
+        return z_static[0], z_state, z_action
+
+    def _place(self, stay_id: int) -> tuple[str, int, int]:
+        if stay_id not in self._index:
+            raise StoreError(f"{self.folder.address} does not hold a stay that was asked for; it belongs to another trajectory store")
+        return self._index[stay_id]
+
+    def _header(self, file: str) -> _Header:
+        if file not in self._headers:
+            self._headers[file] = _read_header(self.folder, file)
+        return self._headers[file]
+
+    def _rows(self, file: str, first: int, count: int) -> np.ndarray:
+        """Rows as they are on disk, [count, D]."""
+        key = (file, first, count)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        header = self._header(file)
+        start = header.data_start + first * header.row_bytes
+        data = self.folder.read_bytes(file, start, start + count * header.row_bytes) if count else b""
+        if len(data) != count * header.row_bytes:
+            raise StoreError(f"{self.folder.address}/{file} is shorter than its header says: it was cut; remove its folder and run again")
+        rows = np.frombuffer(data, dtype=header.numpy_dtype).reshape(count, header.dim)
+        self._cache[key] = rows
+        self._cached_bytes += rows.nbytes
+        while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return rows
+
+
+class _Header:
+    """What a latent file says of itself: where its rows start, how wide they are, which stays they are of."""
+
+    def __init__(self, fields: dict[str, Any], data_start: int) -> None:
+        tensor, metadata = fields["latents"], fields["__metadata__"]
+        self.dtype, self.numpy_dtype = _DTYPES[tensor["dtype"]]
+        self.num_rows, self.dim = tensor["shape"]
+        self.row_bytes = self.dim * self.numpy_dtype.itemsize
+        self.data_start = data_start + tensor["data_offsets"][0]
+        self.stay_ids: list[int] = json.loads(metadata["stay_ids"])
+        self.num_hours: list[int] = json.loads(metadata["num_hours"])
+
+
+def _read_header(folder: Folder, file: str) -> _Header:
+    try:
+        (length,) = struct.unpack("<Q", folder.read_bytes(file, 0, 8))
+        return _Header(json.loads(folder.read_bytes(file, 8, 8 + length)), 8 + length)
+    except (struct.error, ValueError, KeyError, OverflowError):
+        raise StoreError(f"{folder.address}/{file} is not a latent file: it was altered or cut; remove its folder and run again") from None
+
+
+def _index_rows(file: str, stay_ids: list[int], num_hours: list[int]) -> list[dict[str, Any]]:
+    first_rows = np.concatenate([[0], np.cumsum([2 * hours + 1 for hours in num_hours])]).astype(np.int64).tolist()
+    return [
+        {"stay_id": stay, "file": file, "first_row": row, "num_hours": hours}
+        for stay, row, hours in zip(stay_ids, first_rows[:-1], num_hours, strict=True)
+    ]
+
+
+def _to_bfloat16(values: np.ndarray) -> np.ndarray:
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def _to_float32(rows: np.ndarray) -> np.ndarray:
+    """A float32 copy, whatever the precision on disk."""
+    return (rows.astype(np.uint32) << 16).view(np.float32) if rows.dtype == np.uint16 else rows.astype(np.float32)

@@ -1,0 +1,291 @@
+"""The trajectory store: every stay's texts as token ids, and the windows that training sees.
+
+Written part by part from an ingest artifact, each text tokenised once; read by stay, a row group at a time. Format:
+docs/contracts.md, section 4.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clinjepa.config.schema import Config
+from clinjepa.errors import StoreError
+from clinjepa.storage import Folder
+from clinjepa.trajectory import ingest as ingest_artifact
+from clinjepa.trajectory.parts import finished_part, read_card, read_records, write_part_table, write_record
+from clinjepa.trajectory.tokenizer import TextTokenizer, load_tokenizer
+from clinjepa.trajectory.windows import window_table
+
+SCHEMA_VERSION = 1
+ROW_GROUP_STAYS = 32
+TEXT_KINDS = ("static", "state", "action")
+_TOKENS = pa.list_(pa.int32())
+SHARD_SCHEMA = pa.schema(
+    [
+        ("stay_id", pa.int64()),
+        ("num_hours", pa.int32()),
+        ("static_tokens", _TOKENS),
+        ("state_tokens", _TOKENS),
+        ("state_lengths", _TOKENS),
+        ("action_tokens", _TOKENS),
+        ("action_lengths", _TOKENS),
+    ]
+)
+STORE_STAYS_SCHEMA = pa.schema(
+    [
+        ("stay_id", pa.int64()),
+        ("subject_id", pa.int64()),
+        ("split", pa.string()),
+        ("num_hours", pa.int32()),
+        ("shard", pa.string()),
+        ("row", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class StayTokens:
+    """Token ids (int32) of one stay: `static` [n], `states` and `actions` one array per hour."""
+
+    static: np.ndarray
+    states: list[np.ndarray]
+    actions: list[np.ndarray]
+
+
+def build_trajectories(ingest: Folder, part: str, tokenizer: Folder, config: Config, out: Folder) -> dict[str, Any]:
+    """Tokenise one part of an ingest artifact into `shards/<part>.parquet`; returns the part's record.
+
+    Equal texts of a part are tokenised once. Texts of more than `tokenizer.max_tokens` tokens are cut at their end and counted. A part
+    that is already finished is not done again.
+    """
+    record = finished_part(out, part, SCHEMA_VERSION)
+    if record is not None:
+        return record
+    encoder = load_tokenizer(tokenizer)
+    hours = ingest.read_table(f"hours/{part}.parquet")
+    max_tokens = config.tokenizer.max_tokens
+    columns: dict[str, pa.Array] = {
+        "stay_id": hours["stay_id"].combine_chunks(),
+        "num_hours": pc.list_value_length(hours["state_texts"]).combine_chunks(),
+    }
+    statistics = {}
+    static_flat, static_lengths, statistics["static"] = _tokenise(hours["static_text"].combine_chunks(), encoder, max_tokens)
+    columns["static_tokens"] = _lists(static_flat, static_lengths)
+    for kind in ("state", "action"):
+        texts = hours[f"{kind}_texts"].combine_chunks()
+        num_hours = pc.list_value_length(texts).to_numpy(zero_copy_only=False)
+        flat, lengths, statistics[kind] = _tokenise(texts.flatten(), encoder, max_tokens)
+        hour_ends = np.cumsum(num_hours)
+        token_ends = np.concatenate([[0], np.cumsum(lengths)])[hour_ends]
+        columns[f"{kind}_tokens"] = _lists(flat, np.diff(token_ends, prepend=0))
+        columns[f"{kind}_lengths"] = _lists(lengths, num_hours)
+    if not out.exists("tokenizer.json") or not out.exists("special_tokens.json"):
+        encoder.save(out)
+    table = pa.table([columns[name] for name in SHARD_SCHEMA.names], schema=SHARD_SCHEMA)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "files": [write_part_table(out, f"shards/{part}.parquet", table, row_group_size=ROW_GROUP_STAYS)],
+        "tokens": statistics,
+    }
+    write_record(out, part, record)
+    return record
+
+
+def finish_trajectories(ingest: Folder, out: Folder, config: Config) -> dict[str, Any]:
+    """Join the parts: `stays.parquet`, `windows.parquet`, `data_card.json`; returns the data card.
+
+    The card is the ingest's, with `num_windows` (all and per split) and the token counts. Raises StoreError when the parts are not those of
+    the ingest artifact.
+    """
+    card = read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again")
+    records = read_records(out, SCHEMA_VERSION)
+    stays = ingest.read_table("stays.parquet", columns=["stay_id", "subject_id", "split", "num_hours", "part"])
+    missing = set(card["parts"]) ^ set(records)
+    if missing:
+        raise StoreError(
+            f"{out.address}: {len(missing)} parts do not match those of {ingest.address}; tokenise each part of that artifact and no other"
+        )
+    shards = [out.read_table(f"shards/{name}.parquet", columns=["stay_id"]) for name in records]
+    places = [
+        (stay_id, f"shards/{name}.parquet", row)
+        for name, shard in zip(records, shards, strict=True)
+        for row, stay_id in enumerate(shard["stay_id"].to_pylist())
+    ]
+    index = pa.table(
+        [list(column) for column in zip(*places, strict=True)],
+        schema=pa.schema([("stay_id", pa.int64()), ("shard", pa.string()), ("row", pa.int32())]),
+    )
+    joined = stays.join(index, "stay_id", join_type="inner").sort_by("stay_id").select(STORE_STAYS_SCHEMA.names).cast(STORE_STAYS_SCHEMA)
+    if joined.num_rows != stays.num_rows or index.num_rows != stays.num_rows:
+        raise StoreError(
+            f"{out.address}: its shards hold {index.num_rows} stays, {ingest.address} has {stays.num_rows}; remove the folder and run again"
+        )
+    windows = window_table(joined, config.windows)
+    if not windows.num_rows:
+        raise StoreError(
+            f"none of the {stays.num_rows} stays is as long as windows.min_hours={config.windows.min_hours}; lower it or cohort.min_stay_hours"
+        )
+    out.write_table("stays.parquet", joined)
+    out.write_table("windows.parquet", windows)
+    splits = windows["split"].to_pylist()
+    card = card | {
+        "schema_version": SCHEMA_VERSION,
+        "num_windows": windows.num_rows,
+        "splits": {split: counts | {"num_windows": splits.count(split)} for split, counts in card["splits"].items()},
+        "tokens": {
+            kind: _sum_statistics([record["tokens"][kind] for record in records.values()]) for kind in ("static", "state", "action")
+        },
+        "parts": {name: record["files"] for name, record in records.items()},
+    }
+    out.write_json("data_card.json", card)
+    return card
+
+
+class TrajectoryReader:
+    """Reads a finished trajectory store. Picklable (only the address travels); keeps the row groups used last."""
+
+    def __init__(self, folder: Folder, cached_row_groups: int = 16) -> None:
+        self.folder = folder
+        self.card = read_card(folder, SCHEMA_VERSION, "remove the folder and run again")
+        self._cached_row_groups = cached_row_groups
+        self._shards: dict[str, pq.ParquetFile] = {}
+        self._groups: OrderedDict[tuple[str, int], dict[str, pa.Array]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "cached_row_groups": self._cached_row_groups}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @cached_property
+    def stays(self) -> pa.Table:
+        """STORE_STAYS_SCHEMA, sorted by stay_id."""
+        return self.folder.read_table("stays.parquet")
+
+    @cached_property
+    def windows(self) -> pa.Table:
+        """WINDOWS_SCHEMA, sorted by window_id = row number."""
+        return self.folder.read_table("windows.parquet")
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        return load_tokenizer(self.folder)
+
+    @cached_property
+    def _places(self) -> dict[int, tuple[str, int]]:
+        return {
+            stay_id: (shard, row)
+            for stay_id, shard, row in zip(*(self.stays[name].to_pylist() for name in ("stay_id", "shard", "row")), strict=True)
+        }
+
+    def stay(self, stay_id: int) -> StayTokens:
+        """Token ids of one stay. Raises StoreError when the store does not hold it."""
+        if stay_id not in self._places:
+            raise StoreError(f"{self.folder.address} does not hold a stay that was asked for; it belongs to another store")
+        shard, row = self._places[stay_id]
+        group = self._row_group(shard, row // ROW_GROUP_STAYS)
+        values = {name: group[name][row % ROW_GROUP_STAYS].values.to_numpy() for name in SHARD_SCHEMA.names[2:]}
+        states, actions = (np.split(values[f"{kind}_tokens"], np.cumsum(values[f"{kind}_lengths"])[:-1]) for kind in ("state", "action"))
+        return StayTokens(values["static_tokens"], states, actions)
+
+    def _row_group(self, shard: str, number: int) -> dict[str, pa.Array]:
+        key = (shard, number)
+        if key not in self._groups:
+            table = self._open(shard).read_row_group(number)
+            self._groups[key] = {name: table[name].combine_chunks() for name in SHARD_SCHEMA.names[2:]}
+            while len(self._groups) > self._cached_row_groups:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(key)
+        return self._groups[key]
+
+    def _open(self, shard: str) -> pq.ParquetFile:
+        if shard not in self._shards:
+            try:
+                self._shards[shard] = pq.ParquetFile(pa.PythonFile(_RangeFile(self.folder, shard), mode="r"), pre_buffer=True)
+            except pa.ArrowInvalid:
+                raise StoreError(
+                    f"{self.folder.address}/{shard} is not a readable Parquet file: it was altered or cut; remove its folder and run again"
+                ) from None
+        return self._shards[shard]
+
+
+class _RangeFile(io.RawIOBase):
+    """A stored file as pyarrow wants to read it: every read is one range request through `Folder`, with its retries and messages."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._size = folder.size(name)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence] + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        end = self._size if size < 0 else min(self._size, self._position + size)
+        data = self._folder.read_bytes(self._name, self._position, end) if end > self._position else b""
+        self._position += len(data)
+        return data
+
+
+def _tokenise(texts: pa.Array, encoder: TextTokenizer, max_tokens: int) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """(flat ids int32, length per text int32, statistics) of `texts`, each distinct text tokenised once."""
+    distinct = pc.dictionary_encode(texts)
+    ids = [np.asarray(tokens, dtype=np.int32) for tokens in encoder.encode(distinct.dictionary.to_pylist())]
+    which = distinct.indices.to_numpy(zero_copy_only=False)
+    whole = np.asarray([len(tokens) for tokens in ids], dtype=np.int64)[which] if len(ids) else np.zeros(0, dtype=np.int64)
+    flat = np.concatenate([ids[index][:max_tokens] for index in which]) if len(which) else np.zeros(0, dtype=np.int32)
+    histogram = np.bincount(whole)
+    lengths = {str(length): int(count) for length, count in enumerate(histogram) if count}
+    return (
+        flat,
+        np.minimum(whole, max_tokens).astype(np.int32),
+        {"num_distinct": len(ids), "num_cut": int((whole > max_tokens).sum()), "lengths": lengths},
+    )
+
+
+def _lists(flat: np.ndarray, lengths: np.ndarray) -> pa.Array:
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise StoreError(f"a part holds {offsets[-1]} tokens, more than one shard can; raise source.num_partitions")
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, pa.int32()))
+
+
+def _sum_statistics(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Token counts per text over all parts, before cutting: {num_texts, num_tokens, mean, p95, max, num_cut}."""
+    parts = list(records)
+    totals: dict[int, int] = {}
+    for part in parts:
+        for length, count in part["lengths"].items():
+            totals[int(length)] = totals.get(int(length), 0) + count
+    lengths = np.asarray(sorted(totals))
+    counts = np.asarray([totals[length] for length in lengths.tolist()])
+    num_texts, num_tokens = int(counts.sum()), int((lengths * counts).sum())
+    p95 = int(lengths[np.searchsorted(np.cumsum(counts), 0.95 * num_texts)])
+    return {
+        "num_texts": num_texts,
+        "num_tokens": num_tokens,
+        "mean": num_tokens / num_texts,
+        "p95": p95,
+        "max": int(lengths[-1]),
+        "num_cut": sum(part["num_cut"] for part in parts),
+    }
