@@ -132,9 +132,7 @@ def finish_trajectories(ingest: Folder, out: Folder, config: Config) -> dict[str
         )
     windows = window_table(joined, config.windows)
     if not windows.num_rows:
-        raise StoreError(
-            f"none of the {stays.num_rows} stays is as long as windows.min_hours={config.windows.min_hours}; lower it or cohort.min_stay_hours"
-        )
+        raise StoreError(f"none of the {stays.num_rows} stays is as long as windows.min_hours={config.windows.min_hours}; lower it")
     out.write_table("stays.parquet", joined)
     out.write_table("windows.parquet", windows)
     splits = windows["split"].to_pylist()

@@ -93,11 +93,11 @@ def _variable_pieces(rows: pl.DataFrame, written: Mapping[str, Variable], max_de
     rows = rows.filter(~is_off.fill_null(False)).join(names, on="variable", how="left")
     rows = rows.with_columns(_formatted(rows["value"], max_decimals))
     name = pl.col("text_name")
+    detail = _category(pl.col("text"))
+    says_no_more = pl.col("text").is_null() | (detail.str.to_lowercase() == name.str.to_lowercase())
     phrase = (
         pl.when(pl.col("kind") == "indicator")
-        .then(
-            pl.when(pl.col("text").is_null()).then(pl.format("{}.", name)).otherwise(pl.format("{}: {}.", name, _category(pl.col("text"))))
-        )
+        .then(pl.when(says_no_more).then(pl.format("{}.", name)).otherwise(pl.format("{}: {}.", name, detail)))
         .when(pl.col("kind") == "category")
         .then(pl.format("{}: {}.", name, _category(pl.coalesce(pl.col("text"), pl.col("number")))))
         .otherwise(pl.concat_str(name, pl.lit(": "), pl.col("number"), pl.col("suffix")))

@@ -76,7 +76,7 @@ def build_tokenizer(ingest: Folder, config: Config, out: Folder) -> dict[str, An
     if config.tokenizer.init == "pretrained":
         tokenizer = pretrained_tokenizer(config.encoder.model or "", config.encoder.revision, config.encoder.allow_download)
     else:
-        texts = _hash_sample(_training_texts(ingest), MAX_TRAINING_TEXTS)
+        texts = _hash_sample(training_texts(ingest), MAX_TRAINING_TEXTS)
         num_texts = len(texts)
         tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size)
     tokenizer.save(out)
@@ -113,7 +113,8 @@ def pretrained_tokenizer(model: str, revision: str | None, allow_download: bool)
     return TextTokenizer(loaded.backend_tokenizer, loaded.eos_token, loaded.pad_token or loaded.eos_token)
 
 
-def _training_texts(ingest: Folder) -> Iterator[str]:
+def training_texts(ingest: Folder) -> Iterator[str]:
+    """The texts of the training split's stays, part by part, repeated ones of a part once."""
     stays = pl.from_arrow(ingest.read_table("stays.parquet", columns=["stay_id", "split", "part"])).filter(pl.col("split") == "train")
     for part in stays["part"].unique().sort().to_list():
         hours = pl.from_arrow(ingest.read_table(f"hours/{part}.parquet")).join(stays.select("stay_id"), on="stay_id", how="semi")

@@ -86,7 +86,8 @@ def test_the_first_known_variable_decides_where_the_task_says_so():
 
 
 def test_not_swaps_true_and_false_and_leaves_unknown():
-    text = "{name: x, title: x, kind: event, source: x, horizon_hours: 1, switches_only: true, requires: [], state: {not: {variables: [map], stat: observed, op: '<', value: 65}}}"
+    state = "{not: {variables: [map], stat: observed, op: '<', value: 65}}"
+    text = f"{{name: x, title: x, kind: event, source: x, horizon_hours: 1, switches_only: true, requires: [], state: {state}}}"
     assert marks(hourly_state(parse_task(text, "here"), frame(map=[60, 70, None]))) == "0 1 -"
 
 

@@ -122,6 +122,13 @@ def test_hours_beyond_the_stay_are_refused(store):
         LatentReader(store).stay(7, 2, 4)
 
 
+def test_an_object_store_gives_the_same_latents(store, tmp_path):
+    remote = Folder(f"memory://latents-{tmp_path.name}")
+    remote.upload(tmp_path)
+    for there, here in zip(LatentReader(remote).stay(3, 2, 4), LatentReader(store).stay(3, 2, 4), strict=True):
+        np.testing.assert_array_equal(there, here)
+
+
 def test_a_cut_file_is_refused(store):
     data = store.read_bytes("latents/a.safetensors")
     store.write_bytes("latents/a.safetensors", data[:-4])

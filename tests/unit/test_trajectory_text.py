@@ -102,6 +102,11 @@ def test_an_indicator_may_say_what_was_given():
     assert one_stay(event(1, 1.5, "antibiotics_iv", 1.0, text="Vancomycin"))["action_texts"][1] == f"t=1h | {name}: Vancomycin."
 
 
+def test_an_indicator_does_not_say_its_own_name_twice():
+    name = VARIABLES["invasive_ventilation"].text_name
+    assert one_stay(event(1, 1.5, "invasive_ventilation", 1.0, text=name.upper()))["action_texts"][1] == f"t=1h | {name}."
+
+
 def test_a_category_is_one_line_of_text():
     name = VARIABLES["o2_device"].text_name
     texts = one_stay(event(1, 1.5, "o2_device", None, text=" Bipap \n mask. "))
