@@ -1,0 +1,73 @@
+"""The configuration as a page of documentation: `python -m clinjepa.config.reference > docs/configuration.md`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, get_origin
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from clinjepa.config.schema import Config
+
+HEAD = """# Configuration
+
+One YAML file holds one experiment; `configs/` has those of the project. `extends: other.yaml` starts from another file of the same
+folder. On the command line every field can be set by its dotted name: `clinjepa run configs/demo.yaml curriculum.num_steps=200
+evaluation.drift.contexts='[6, 12]'`. Values are YAML. Unknown keys are errors. The whole configuration, defaults included, is saved
+beside every run.
+
+Fields marked **execution** change how something is computed and never what comes out: they enter no stage key, so a run moved to
+more workers or to another bucket finds everything that is already done.
+
+This page is generated: `python -m clinjepa.config.reference > docs/configuration.md`.
+"""
+
+
+def reference() -> str:
+    """The whole page as Markdown: every section with its fields, types, defaults and help texts."""
+    parts = [HEAD]
+    for name, section in _sections("", Config):
+        about = " ".join((section.__doc__ or "").split())
+        rows = [_row(field, info) for field, info in section.model_fields.items() if _nested(info) is None]
+        if rows:
+            table = "\n".join(["| field | type | default | |", "|---|---|---|---|", *rows])
+            parts.append(f"\n## {f'`{name}`' if name else 'Top level'}\n{about}\n\n{table}\n")
+    return "".join(parts)
+
+
+def _sections(name: str, section: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    yield name, section
+    for field, info in section.model_fields.items():
+        nested = _nested(info)
+        if nested is not None:
+            yield from _sections(f"{name}.{field}" if name else field, nested)
+
+
+def _nested(info: FieldInfo) -> type[BaseModel] | None:
+    return info.annotation if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel) else None
+
+
+def _row(name: str, info: FieldInfo) -> str:
+    extra = info.json_schema_extra
+    marked = "**execution** " if isinstance(extra, dict) and extra.get("execution") else ""
+    default = yaml.safe_dump(_plain(info.default), default_flow_style=True, width=10_000).replace("\n...", "").strip()
+    about = " ".join((info.description or "").split())
+    cells = [f"`{name}`", _type(info.annotation), f"`{default}`", f"{marked}{about}".strip()]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _type(annotation: Any) -> str:
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return annotation.__name__
+    return str(annotation).replace("typing.", "").replace("NoneType", "None")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
