@@ -70,13 +70,25 @@ class Artifact:
         for entry in manifest["files"]:
             name = entry["path"]
             if not self.folder.exists(name):
-                raise StoreError(f"{self.folder.address}/{name} is missing although its stage is finished; remove {self.folder.address} and run again")
+                raise StoreError(
+                    f"{self.folder.address}/{name} is missing although its stage is finished; remove {self.folder.address} and run again"
+                )
             if self.folder.size(name) != entry["bytes"] or (contents and self.folder.digest(name) != entry["sha256"]):
-                raise StoreError(f"{self.folder.address}/{name} was altered after it was written; remove {self.folder.address} and run again")
+                raise StoreError(
+                    f"{self.folder.address}/{name} was altered after it was written; remove {self.folder.address} and run again"
+                )
         return manifest
 
     def publish(
-        self, *, inputs: dict[str, str], settings: dict[str, Any], metrics: dict[str, Any], seconds: float, num_workers: int, run_id: str, label: str
+        self,
+        *,
+        inputs: dict[str, str],
+        settings: dict[str, Any],
+        metrics: dict[str, Any],
+        seconds: float,
+        num_workers: int,
+        run_id: str,
+        label: str,
     ) -> dict[str, Any]:
         """Write the manifest, which makes the artifact exist."""
         files = [

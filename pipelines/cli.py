@@ -1,4 +1,4 @@
-"""The `clinjepa` command: `clinjepa <command> CONFIG [key=value ...]`; the same as `python -m pipelines.<command> CONFIG [key=value ...]`."""
+"""The `clinjepa` command: `clinjepa <command> CONFIG [key=value ...]`; every command is also `python -m pipelines.<command> …`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ app.add_typer(data_app, name="data")
 _errors = Console(stderr=True, soft_wrap=True)
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, for example configs/demo.yaml.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, for example curriculum.num_steps=100 storage=s3://bucket/prefix.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, for example curriculum.num_steps=100 storage=s3://bucket/prefix."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")]
 
 

@@ -13,7 +13,7 @@ from clinjepa import errors
 from clinjepa.clinical import load_tasks
 from clinjepa.config import Config
 from clinjepa.errors import ClinJepaError
-from clinjepa.model.encoder import make_base
+from clinjepa.model.base import make_base
 from clinjepa.model.specs import EncoderSpec
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder

@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray.data
 
 from clinjepa.config import Config
-from clinjepa.curriculum.embedding import EmbedJob, Embedder
+from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.errors import ClinJepaError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.latents import finish_latents

@@ -44,7 +44,9 @@ def run_baselines_stage(context: RunContext, stage: Stage, artifact: Artifact) -
     return _evaluate(context, stage, artifact, _baselines)
 
 
-def _evaluate(context: RunContext, stage: Stage, artifact: Artifact, function: Callable[[Config, _Inputs], dict[str, Any]]) -> dict[str, Any]:
+def _evaluate(
+    context: RunContext, stage: Stage, artifact: Artifact, function: Callable[[Config, _Inputs], dict[str, Any]]
+) -> dict[str, Any]:
     inputs = {name: context.artifact(upstream).folder for name, upstream in stage.inputs.items()}
     return run_remotely(context, _write_result, function, context.config, inputs, artifact.folder)
 
@@ -60,7 +62,9 @@ def _write_result(function: Callable[[Config, _Inputs], dict[str, Any]], config:
 def _drift(config: Config, inputs: _Inputs) -> dict[str, Any]:
     evaluation = config.evaluation
     stays = inputs["ingest"].read_table("stays.parquet")
-    return evaluate_drift(load_predictor(inputs["predictor"]), LatentReader(inputs["latents"]), stays, evaluation.drift, split=evaluation.split)
+    return evaluate_drift(
+        load_predictor(inputs["predictor"]), LatentReader(inputs["latents"]), stays, evaluation.drift, split=evaluation.split
+    )
 
 
 def _geometry(config: Config, inputs: _Inputs) -> dict[str, Any]:
@@ -73,7 +77,9 @@ def _geometry(config: Config, inputs: _Inputs) -> dict[str, Any]:
 def _roundtrip(config: Config, inputs: _Inputs) -> dict[str, Any]:
     evaluation = config.evaluation
     stays = inputs["ingest"].read_table("stays.parquet")
-    return evaluate_roundtrip(LatentReader(inputs["latents"]), inputs["ingest"], stays, evaluation.num_roundtrip_hours, split=evaluation.split)
+    return evaluate_roundtrip(
+        LatentReader(inputs["latents"]), inputs["ingest"], stays, evaluation.num_roundtrip_hours, split=evaluation.split
+    )
 
 
 def _downstream(config: Config, inputs: _Inputs) -> dict[str, Any]:

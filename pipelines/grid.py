@@ -36,7 +36,9 @@ def run_grid(context: RunContext, experiment: Experiment, digest: str) -> list[s
             ray.tune.with_resources(ray.tune.with_parameters(_trial, payload=payload), ray.tune.PlacementGroupFactory([{"CPU": 0.001}])),
             param_space={"recipe": ray.tune.grid_search(list(config.grid.recipes)), "seed": ray.tune.grid_search(list(config.grid.seeds))},
             tune_config=ray.tune.TuneConfig(max_concurrent_trials=config.grid.max_concurrent_trials),
-            run_config=ray.tune.RunConfig(name=config.name, storage_path=scratch, verbose=0, failure_config=ray.tune.FailureConfig(max_failures=2)),
+            run_config=ray.tune.RunConfig(
+                name=config.name, storage_path=scratch, verbose=0, failure_config=ray.tune.FailureConfig(max_failures=2)
+            ),
         )
         results = tuner.fit()
     return _faults(results)

@@ -123,7 +123,9 @@ class Lease:
     def _look(self) -> None:
         names = self.folder.names()
         if names and names[-1] > self.name:
-            self._lost = f"{self.folder.address}: another process took this stage over because this one was silent for {self.lease_seconds:g} s"
+            self._lost = (
+                f"{self.folder.address}: another process took this stage over because this one was silent for {self.lease_seconds:g} s"
+            )
 
     def _renew(self) -> None:
         while not self._stop.wait(self.lease_seconds / 4):

@@ -11,13 +11,22 @@ from pipelines.artifacts import Artifact, code_digest
 from pipelines.planning import plan_experiment
 from pipelines.stages import Experiment, Stage
 
-_console = Console(soft_wrap=False)
+_console = Console(width=None if Console().is_terminal else 150)
 
 
 def plan(config: Config) -> None:
     experiment = plan_experiment(config, remember=False)
     storage = Folder(config.storage)
-    table = Table("stage", "kind", "key", "state", "steps", "needs", "used by", title=f"{config.name}: {len(experiment.stages)} stages in {storage.address}")
+    table = Table(
+        "stage",
+        "kind",
+        "key",
+        "state",
+        "steps",
+        "needs",
+        "used by",
+        title=f"{config.name}: {len(experiment.stages)} stages in {storage.address}",
+    )
     by_other_code = 0
     for stage in experiment.stages:
         artifact = Artifact.at(storage, stage.kind, stage.key)
@@ -28,11 +37,16 @@ def plan(config: Config) -> None:
             by_other_code += manifest["code_digest"] != code_digest()
         elif artifact.folder.exists("checkpoints"):
             state = "begun"
-        needs = ", ".join(sorted({upstream.key[:8] for upstream in stage.inputs.values()})) or "source"
-        table.add_row(stage.label, stage.kind, stage.key[:8], state, str(stage.settings.get("num_steps", "")), needs, _users(experiment, stage))
+        needs = ", ".join(dict.fromkeys(upstream.label.split(" · ")[0] for upstream in stage.inputs.values())) or "source"
+        table.add_row(
+            stage.label, stage.kind, stage.key[:8], state, str(stage.settings.get("num_steps", "")), needs, _users(experiment, stage)
+        )
     _console.print(table)
     if by_other_code:
-        _console.print(f"note: {by_other_code} finished stages were made by another version of the code (same formats); remove their folders to make them again")
+        _console.print(
+            f"note: {by_other_code} finished stages were made by another version of the code (same formats); "
+            "remove their folders to make them again"
+        )
     for line in warnings(config, experiment):
         _console.print(f"warning: {line}")
 
@@ -47,13 +61,15 @@ def warnings(config: Config, experiment: Experiment) -> list[str]:
             if phase.get("trains") == "predictor" and phase.get("target") == "ema" and stage.settings["num_steps"] * (1 - momentum) < 4:
                 steps = stage.settings["num_steps"]
                 lines.append(
-                    f"{stage.label}: steps x (1 - ema_momentum) = {steps} x {1 - momentum:.4g} = {steps * (1 - momentum):.2f} is under 4, the target will not arrive; "
-                    f"set curriculum.ema_momentum <= {1 - 4 / steps:.4g} or give the phase more steps"
+                    f"{stage.label}: steps x (1 - ema_momentum) = {steps} x {1 - momentum:.4g} = {steps * (1 - momentum):.2f} is under 4, "
+                    f"the target will not arrive; set curriculum.ema_momentum <= {1 - 4 / steps:.4g} or give the phase more steps"
                 )
-    if config.curriculum.global_batch < config.curriculum.micro_batch * config.execution.num_workers:
+    curriculum, num_workers = config.curriculum, config.execution.num_workers
+    num_micro = -(-curriculum.global_batch // curriculum.micro_batch)
+    if num_micro % num_workers:
         lines.append(
-            f"curriculum.global_batch={config.curriculum.global_batch} gives {-(-config.curriculum.global_batch // config.curriculum.micro_batch)} micro-batches "
-            f"for {config.execution.num_workers} workers; some will idle: lower curriculum.micro_batch"
+            f"curriculum.global_batch={curriculum.global_batch} is {num_micro} micro-batches for {num_workers} workers; "
+            "some will idle: change curriculum.micro_batch"
         )
     return list(dict.fromkeys(lines))
 

@@ -40,7 +40,10 @@ def source_digest(config: Config, remember: bool = True) -> str:
 def _signature(path: str, config: Config) -> str:
     if "://" in path:
         folder = Folder(path)
-        listing = [[name, info.get("size"), str(info.get("ETag") or info.get("mtime"))] for name, info in folder.fs.find(folder.path(), detail=True).items()]
+        listing = [
+            [name, info.get("size"), str(info.get("ETag") or info.get("mtime"))]
+            for name, info in folder.fs.find(folder.path(), detail=True).items()
+        ]
     else:
         root = Path(path)
         files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]

@@ -166,7 +166,11 @@ class _Assembly:
             "config_digest": content_key(result_fields(self.config)),
             "code_digest": code_digest(),
             "trials": [
-                {"recipe": trial.recipe, "seed": trial.seed, "artifacts": {stage.label: f"{stage.kind}/{stage.key}" for stage in trial.stages}}
+                {
+                    "recipe": trial.recipe,
+                    "seed": trial.seed,
+                    "artifacts": {stage.label: f"{stage.kind}/{stage.key}" for stage in trial.stages},
+                }
                 for trial in self.trials
             ],
         }

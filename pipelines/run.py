@@ -39,7 +39,8 @@ def check_run_folder(config: Config) -> None:
         found = folder.read_json("run.json").get("schema_version")
         if found != RUN_SCHEMA_VERSION:
             raise StoreError(
-                f"{folder.address}/run.json has schema version {found}, this clinjepa writes {RUN_SCHEMA_VERSION}; give another name=… or storage=…, or move the folder away"
+                f"{folder.address}/run.json has schema version {found}, this clinjepa writes {RUN_SCHEMA_VERSION}; "
+                "give another name=… or storage=…, or move the folder away"
             )
 
 

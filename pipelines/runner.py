@@ -98,5 +98,7 @@ def _checked(artifact: Artifact, stage: Stage) -> dict[str, Any]:
     """The manifest of a finished artifact; one whose files are gone or altered is refused, not silently used."""
     manifest = artifact.verify()
     if manifest["key"] != stage.key or manifest["kind"] != stage.kind:
-        raise StoreError(f"{artifact.folder.address} holds another stage's result ({manifest['kind']} {manifest['key']}); remove it and run again")
+        raise StoreError(
+            f"{artifact.folder.address} holds another stage's result ({manifest['kind']} {manifest['key']}); remove it and run again"
+        )
     return manifest

@@ -38,14 +38,15 @@ def check_storage(config: Config) -> None:
     """Refuse what would be lost or cannot be written, before any work is done."""
     if inside_job() and "://" not in config.storage and not os.path.isabs(config.storage):
         raise ConfigError(
-            f"storage={config.storage} is relative to the job's own folder, which vanishes with the job; give an absolute folder that every node sees, or s3://bucket/prefix"
+            f"storage={config.storage} is relative to the job's own folder, which vanishes with the job; "
+            "give an absolute folder that every node sees, or s3://bucket/prefix"
         )
     Folder(config.storage).write_bytes(".clinjepa", b"storage of clinjepa: artifacts/ and runs/\n")
 
 
 @contextlib.contextmanager
 def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
-    """A connected driver and its context. Joins the cluster of `RAY_ADDRESS` or of the job; else starts one here and stops it at the end."""
+    """A connected driver and its context. Joins the cluster of `RAY_ADDRESS` or the job; else starts one here."""
     if not config.encoder.allow_download:
         os.environ["HF_HUB_OFFLINE"] = "1"
     joined = inside_job() or bool(os.environ.get("RAY_ADDRESS"))
@@ -62,7 +63,9 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
     try:
         ray.init(**options)  # type: ignore[arg-type]
     except ConnectionError as error:
-        raise StorageError(f"the Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} cannot be reached ({error}); unset it to run on this machine") from None
+        raise StorageError(
+            f"the Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} cannot be reached ({error}); unset it to run on this machine"
+        ) from None
     if not debug:
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)

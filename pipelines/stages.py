@@ -36,12 +36,14 @@ FORMAT_VERSIONS = {
 """Raised when the content of a kind of artifact changes for the same settings."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Stage:
     """One unit of cluster work."""
 
     kind: str
     label: str
+    """What the user reads; the one field that is no part of the key."""
+
     settings: dict[str, Any]
     inputs: dict[str, Stage] = field(default_factory=dict)
 
@@ -154,7 +156,26 @@ def build_experiment(config: Config, source_digest: str) -> Experiment:
     baselines = Stage("baselines", "gradient boosting", _downstream_settings(config), {"ingest": ingest, "labels": labels})
     builder = _TrialBuilder(config, ingest, tokenizer, trajectories, labels)
     trials = tuple(builder.trial(load_recipe(name), seed) for seed in config.grid.seeds for name in config.grid.recipes)
+    _name_users(trials, len(config.grid.seeds) > 1)
     return Experiment(ingest, trajectories, labels, baselines, trials)
+
+
+def _name_users(trials: tuple[Trial, ...], several_seeds: bool) -> None:
+    """Add to each stage's label the recipe (and seed) it belongs to, where it belongs to one."""
+    users: dict[str, set[tuple[str, int]]] = {}
+    for trial in trials:
+        for stage in trial.stages:
+            users.setdefault(stage.key, set()).add((trial.recipe, trial.seed))
+    everyone = {(trial.recipe, trial.seed) for trial in trials}
+    for key, stage in {stage.key: stage for trial in trials for stage in trial.stages}.items():
+        own = users[key]
+        if own == everyone:
+            continue
+        recipes, seeds = {recipe for recipe, _ in own}, {seed for _, seed in own}
+        if len(recipes) == 1:
+            stage.label += f" · {next(iter(recipes))}"
+        if several_seeds and len(seeds) == 1:
+            stage.label += f" · seed {next(iter(seeds))}"
 
 
 class _TrialBuilder:
@@ -164,7 +185,16 @@ class _TrialBuilder:
         encoder = result_fields(config.encoder)
         self.encoder = encoder
         self.reading = {name: encoder[name] for name in ("latent_from", "append_eos", "dtype", "token_budget")}
-        self.architecture = {name: value for name, value in encoder.items() if name not in (*self.reading, "adaptation", "lora")} | {"dtype": encoder["dtype"]}
+        self.architecture = {name: value for name, value in encoder.items() if name not in (*self.reading, "adaptation", "lora")} | {
+            "dtype": encoder["dtype"]
+        }
+
+        self._pool: dict[str, Stage] = {}
+
+    def _stage(self, kind: str, label: str, settings: dict[str, Any], inputs: dict[str, Stage]) -> Stage:
+        """The stage with that content: equal ones of several trials are one object."""
+        stage = Stage(kind, label, settings, inputs)
+        return self._pool.setdefault(stage.key, stage)
 
     def trial(self, recipe: Recipe, seed: int) -> Trial:
         base, encoder = self._start(recipe, seed)
@@ -175,21 +205,26 @@ class _TrialBuilder:
         predictor: Stage | None = None
         target: Stage | None = None
         for phase, num_steps in zip(recipe.phases, steps, strict=True):
-            name = f"{phase.name} · {recipe.name}"
+            name = phase.name
             if phase.trains == "nothing":
                 if encoder is None or target is None:
                     raise ValueError(f"recipe {recipe.name}: {phase.name} has no target to synchronise")
-                stage = Stage("sync", name, {"phase": {part: value for part, value in phase.to_dict().items() if part != "shares"}}, {"online": encoder, "target": target, "after": done[-1], "base": base, "trajectories": self.trajectories})
+                stage = self._stage(
+                    "sync",
+                    name,
+                    {"phase": {part: value for part, value in phase.to_dict().items() if part != "shares"}},
+                    {"online": encoder, "target": target, "after": done[-1], "base": base, "trajectories": self.trajectories},
+                )
                 target = stage
             else:
                 inputs = {"trajectories": self.trajectories, "base": base}
                 if phase.trains == "predictor":
-                    inputs["latents"] = self._embed(base, encoder, recipe.name)
+                    inputs["latents"] = self._embed(base, encoder)
                 optional = {"encoder": encoder, "target": target if phase.target == "ema" else None, "predictor": predictor}
                 inputs |= {part: stage for part, stage in optional.items() if stage is not None}
                 if done and done[-1].kind == "sync":
                     inputs["after"] = done[-1]
-                stage = Stage("phase", name, self._phase_settings(phase.to_dict(), num_steps, first, total, seed), inputs)
+                stage = self._stage("phase", name, self._phase_settings(phase.to_dict(), num_steps, first, total, seed), inputs)
                 predictor = stage
                 if phase.trains == "both":
                     encoder = target = stage
@@ -199,24 +234,24 @@ class _TrialBuilder:
             first += num_steps
         if predictor is None:
             raise ValueError(f"recipe {recipe.name} trains no predictor")
-        embed = self._embed(base, encoder, recipe.name)
-        return Trial(recipe.name, seed, tuple(done), encoder or base, embed, self._evaluations(recipe.name, embed, predictor))
+        embed = self._embed(base, encoder)
+        return Trial(recipe.name, seed, tuple(done), encoder or base, embed, self._evaluations(embed, predictor))
 
     def _start(self, recipe: Recipe, seed: int) -> tuple[Stage, Stage | None]:
         """The base and, where the base is a public model that SFT gave a LoRA, the stage that holds it."""
-        base = Stage("base", "base model", {"encoder": self.architecture, "seed": seed}, {"tokenizer": self.tokenizer})
+        base = self._stage("base", "base model", {"encoder": self.architecture, "seed": seed}, {"tokenizer": self.tokenizer})
         if recipe.encoder_start != "sft":
             return base, None
         settings = {"sft": result_fields(self.config.sft), "seed": seed}
         if self.config.encoder.init == "pretrained":
             settings["lora"] = self.encoder["lora"]
-        sft = Stage("sft", "SFT", settings, {"base": base, "trajectories": self.trajectories})
+        sft = self._stage("sft", "SFT", settings, {"base": base, "trajectories": self.trajectories})
         return (base, sft) if self.config.encoder.init == "pretrained" else (sft, None)
 
-    def _embed(self, base: Stage, encoder: Stage | None, recipe: str) -> Stage:
+    def _embed(self, base: Stage, encoder: Stage | None) -> Stage:
         inputs = {"base": base, "trajectories": self.trajectories} | ({"encoder": encoder} if encoder else {})
         adaptation = {name: self.encoder[name] for name in ("adaptation", "lora")} if encoder else {}
-        return Stage("embed", f"latents · {recipe}", self.reading | adaptation, inputs)
+        return self._stage("embed", "latents", self.reading | adaptation, inputs)
 
     def _phase_settings(self, phase: dict[str, Any], num_steps: int, first: int, total: int, seed: int) -> dict[str, Any]:
         curriculum = {name: value for name, value in result_fields(self.config.curriculum).items() if name not in ("num_steps", "shares")}
@@ -232,22 +267,30 @@ class _TrialBuilder:
             "predictor": result_fields(self.config.predictor),
         }
 
-    def _evaluations(self, recipe: str, embed: Stage, predictor: Stage) -> dict[str, Stage]:
+    def _evaluations(self, embed: Stage, predictor: Stage) -> dict[str, Stage]:
         evaluation = self.config.evaluation
         space = {"latents": embed, "ingest": self.ingest}
         return {
-            "roundtrip": Stage("roundtrip", f"round trip · {recipe}", {"split": evaluation.split, "num_hours": evaluation.num_roundtrip_hours}, space),
-            "drift": Stage(
-                "drift", f"drift · {recipe}", {"split": evaluation.split, "drift": result_fields(evaluation.drift)}, space | {"predictor": predictor}
+            "roundtrip": self._stage(
+                "roundtrip", "round trip", {"split": evaluation.split, "num_hours": evaluation.num_roundtrip_hours}, space
             ),
-            "geometry": Stage(
+            "drift": self._stage(
+                "drift",
+                "drift",
+                {"split": evaluation.split, "drift": result_fields(evaluation.drift)},
+                space | {"predictor": predictor},
+            ),
+            "geometry": self._stage(
                 "geometry",
-                f"geometry · {recipe}",
+                "geometry",
                 {"split": evaluation.split, "geometry": result_fields(evaluation.geometry)},
                 space | {"labels": self.labels},
             ),
-            "downstream": Stage(
-                "downstream", f"downstream · {recipe}", _downstream_settings(self.config), space | {"labels": self.labels, "predictor": predictor}
+            "downstream": self._stage(
+                "downstream",
+                "downstream",
+                _downstream_settings(self.config),
+                space | {"labels": self.labels, "predictor": predictor},
             ),
         }
 

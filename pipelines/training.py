@@ -198,7 +198,9 @@ def _ray_data_feed(job: Job, data_cpus: float) -> Any:
         context.execution_options.preserve_order = True  # before the dataset is made: it copies the context
         if not assignments:
             return
-        plan = pa.table({"step": pa.array([a.step for a in assignments], pa.int64()), "micro": pa.array([a.micro for a in assignments], pa.int64())})
+        plan = pa.table(
+            {"step": pa.array([a.step for a in assignments], pa.int64()), "micro": pa.array([a.micro for a in assignments], pa.int64())}
+        )
         blocks = max(1, min(len(assignments), 64))
         dataset = ray.data.from_arrow(plan, override_num_blocks=blocks).map_batches(
             _Fetch, fn_constructor_args=(job.to_json(),), batch_size=1, batch_format="pyarrow", concurrency=1, num_cpus=data_cpus
@@ -215,7 +217,9 @@ def _raise_cause(artifact: Artifact, error: TrainingFailedError) -> None:
     failures = getattr(error, "worker_failures", {})
     first = next(iter(failures.values()), error)
     reason = (str(getattr(first, "cause", first)).strip().splitlines() or [type(first).__name__])[-1][:300]
-    raise errors.TrainingError(f"{artifact.kind} {artifact.key}: the training workers failed for good ({reason}); run again to go on from the last checkpoint") from error
+    raise errors.TrainingError(
+        f"{artifact.kind} {artifact.key}: the training workers failed for good ({reason}); run again to go on from the last checkpoint"
+    ) from error
 
 
 def _raise_recorded(artifact: Artifact) -> None:

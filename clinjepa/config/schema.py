@@ -79,7 +79,7 @@ class CohortConfig(Section):
     """Which stays are kept; each rule is one row of the attrition table. Defaults: method, section 2."""
 
     preset: Literal["clin_jepa", "icarefm", "yaib", "custom"] = "clin_jepa"
-    """`clin_jepa`: the rules below as they stand. `icarefm`, `yaib`: replaces them by those of clinical cohort tables (docs/clinical.md)."""
+    """`clin_jepa`: the rules below as they stand. `icarefm`, `yaib`: those of clinical/cohorts.yaml instead (docs/clinical.md)."""
 
     min_age_years: float | None = 18
     min_stay_hours: float = Field(6, ge=0)
@@ -196,7 +196,7 @@ class PredictorConfig(Section):
 
 
 class SftConfig(Section):
-    """Next-token fine-tuning of the encoder on the pooled hour texts. A small model made here is trained whole; a pretrained one by LoRA."""
+    """Next-token fine-tuning on the pooled hour texts. A small model made here is trained whole; a pretrained one by LoRA."""
 
     num_epochs: float = Field(1.0, gt=0)
     max_steps: int | None = Field(None, ge=1)
@@ -393,7 +393,7 @@ class Config(Section):
                 "raise predictor.max_hours or shorten the windows"
             )
         if self.windows.min_hours > self.windows.max_hours:
-            raise ValueError(f"windows.min_hours={self.windows.min_hours} exceeds windows.max_hours={self.windows.max_hours}")
+            raise ValueError(f"windows.min_hours={self.windows.min_hours} exceeds max_hours={self.windows.max_hours}")
         if self.source.kind != "simulator" and not self.source.path:
             raise ValueError(
                 f"source.path is needed for source.kind={self.source.kind}; give source.path=FOLDER or get open data with `clinjepa data get`"
@@ -408,5 +408,7 @@ class Config(Section):
             raise ValueError("predictor.hidden_size must be a multiple of predictor.num_heads")
         longest = max(self.evaluation.drift.contexts, default=0)
         if longest + 1 > self.predictor.max_hours:
-            raise ValueError(f"evaluation.drift.contexts has {longest} h, which leaves no horizon inside predictor.max_hours={self.predictor.max_hours}")
+            raise ValueError(
+                f"evaluation.drift.contexts has {longest} h, which leaves no horizon inside predictor.max_hours={self.predictor.max_hours}"
+            )
         return self

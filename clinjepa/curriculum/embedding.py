@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
+
+import numpy as np
+import torch
+
+from clinjepa.curriculum.assembly import encoder_spec
+from clinjepa.curriculum.checkpoint import read_tensors
+from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.packing import encode_texts
+from clinjepa.storage import Folder
+from clinjepa.trajectory.latents import LatentWriter, part_index
+from clinjepa.trajectory.store import TrajectoryReader
 
 
 @dataclass(frozen=True)
@@ -55,27 +67,22 @@ class Embedder:
         """
         if part_index(self.out, shard) is not None:
             return {"num_texts": 0, "num_tokens": 0}
-        places: dict[bytes, int] = {}
+        places = zip(self.reader.stays["stay_id"].to_pylist(), self.reader.stays["shard"].to_pylist(), strict=True)
+        chosen = [stay_id for stay_id, where in places if where == f"shards/{shard}.parquet"]
         texts: list[np.ndarray] = []
-
-        def place(tokens: np.ndarray) -> int:
-            key = tokens.tobytes()
-            if key not in places:
-                places[key] = len(texts)
-                texts.append(tokens)
-            return places[key]
-
-        shards = self.reader.stays["shard"].to_pylist()
-        chosen = [stay for stay, where in zip(self.reader.stays["stay_id"].to_pylist(), shards, strict=True) if where == f"shards/{shard}.parquet"]
-        rows = []
         for stay_id in chosen:
             tokens = self.reader.stay(stay_id)
-            rows.append((stay_id, place(tokens.static), [place(t) for t in tokens.states], [place(t) for t in tokens.actions]))
+            texts += [tokens.static, *tokens.states, *tokens.actions]
         device = next(self.encoder.parameters()).device
-        z_UD = encode_texts(self.encoder, texts, self.token_budget, "online", device).float().cpu().numpy()
-        self.writer.write_part(self.out, shard, ((stay_id, z_UD[static], z_UD[states], z_UD[actions]) for stay_id, static, states, actions in rows))
-        return {"num_texts": len(texts), "num_tokens": int(sum(len(text) for text in texts))}
+        z_ND = encode_texts(self.encoder, texts, self.token_budget, device=device).float().cpu().numpy()
 
-    def finish(self) -> dict[str, Any]:
-        """Write the index; returns {num_stays, num_latents, dim, dtype, bytes}."""
-        return finish_latents(self.out)
+        def stays() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+            row = 0
+            for stay_id in chosen:
+                num_hours = len(self.reader.stay(stay_id).states)
+                static, states, actions = row, row + 1, row + 1 + num_hours
+                row = actions + num_hours
+                yield stay_id, z_ND[static], z_ND[states:actions], z_ND[actions:row]
+
+        self.writer.write_part(self.out, shard, stays())
+        return {"num_texts": len(texts), "num_tokens": int(sum(len(text) for text in texts))}
