@@ -116,7 +116,9 @@ def parse_variables(content: Any, where: str) -> dict[str, Variable]:
             raise ConfigError(f"{place}: needs min < max, found {low} and {high}")
         rows.append((sections.index(entry["section"]), position, entry))
     ordered = enumerate(sorted(rows, key=lambda row: row[:2]))
-    return {entry["name"]: _variable(entry, section, order, f"{where}: variable {entry['name']!r}") for order, (section, _, entry) in ordered}
+    return {
+        entry["name"]: _variable(entry, section, order, f"{where}: variable {entry['name']!r}") for order, (section, _, entry) in ordered
+    }
 
 
 def canonical_unit(unit: str | None) -> str | None:

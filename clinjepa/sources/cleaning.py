@@ -1,0 +1,159 @@
+"""From a source's raw rows to clean events: unit conversion, plausible ranges, the stay's window, duplicates.
+
+Every source passes its rows through here, so that one rule counts under one name whatever the data set. Rules are data: the
+conversions and ranges of `clinical/variables.yaml`, the unit spellings of `clinical/maps/units.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import polars as pl
+
+from clinjepa.clinical import Conversion, Variable, canonical_unit, load_variables
+from clinjepa.sources.schema import EVENTS_SCHEMA, LOOKBACK_HOURS, MEDICATION, STAYS_SCHEMA, SourceTables, validate
+
+_EVENT_COLUMNS = {
+    "stay_id": pl.Int64,
+    "time": pl.Datetime("us"),
+    "end_time": pl.Datetime("us"),
+    "variable": pl.String,
+    "value": pl.Float64,
+    "text": pl.String,
+    "unit": pl.String,
+    "store_time": pl.Datetime("us"),
+    "row": pl.Int64,
+}
+_RAW_COLUMNS = {"item": pl.Int64, "patient_weight": pl.Float64}
+
+
+def raw_events(frame: pl.DataFrame) -> pl.DataFrame:
+    """`frame` with all columns of a raw event (EVENTS_SCHEMA plus item id and patient weight in kg), null where it has none."""
+    wanted = _EVENT_COLUMNS | _RAW_COLUMNS
+    return frame.select(
+        pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in wanted.items()
+    )
+
+
+def convert_values(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Raw events with values in their variables' units; what cannot be converted or is implausible is dropped and counted.
+
+    Counts: `non_numeric:<variable>`, `unknown_unit:<variable>`, `out_of_range:<variable>` and the `drop` names of conversions.
+    """
+    variables = load_variables()
+    spellings = {unit: canonical_unit(unit) for unit in events["unit"].unique().to_list() if unit is not None}
+    units = pl.DataFrame(
+        {"unit": list(spellings), "known_unit": list(spellings.values())}, schema={"unit": pl.String, "known_unit": pl.String}
+    )
+    events = events.join(units, on="unit", how="left", maintain_order="left")
+    facts = pl.DataFrame(
+        {
+            "variable": list(variables),
+            "kind": [v.kind for v in variables.values()],
+            "own_unit": [canonical_unit(v.unit) for v in variables.values()],
+            "lowest": [v.minimum for v in variables.values()],
+            "highest": [v.maximum for v in variables.values()],
+        }
+    )
+    events = events.join(facts, on="variable", how="left", maintain_order="left")
+    is_number = pl.col("kind").is_in(["numeric", "rate"])
+    events = events.with_columns(pl.when(pl.col("value").is_finite()).then(pl.col("value")).alias("value"))
+    present = {name: variables[name] for name in events["variable"].unique().to_list() if name in variables}
+    value, chosen, fault = _conversion_rules(present)
+    known = pl.col("known_unit").is_null() | (pl.col("known_unit") == pl.col("own_unit")) | _has_alias(present)
+    events = events.with_columns(chosen.alias("chosen"), value.alias("converted"), fault.alias("fault")).with_columns(
+        pl.when(is_number & pl.col("value").is_null())
+        .then(pl.lit("non_numeric"))
+        .when(pl.col("fault").is_not_null())
+        .then(pl.col("fault"))
+        .when(is_number & ~pl.col("chosen") & ~known)
+        .then(pl.lit("unknown_unit"))
+        .when(
+            (pl.col("kind") != "category")
+            & pl.col("converted").is_not_null()
+            & ~pl.col("converted").is_between(pl.col("lowest"), pl.col("highest"))
+        )
+        .then(pl.lit("out_of_range"))
+        .alias("fault")
+    )
+    for rule, variable, number in events.filter(pl.col("fault").is_not_null()).group_by("fault", "variable").len().iter_rows():
+        counts[f"{rule}:{variable}"] += number
+    kept = events.filter(pl.col("fault").is_null())
+    own = pl.Series("variable", list(variables)), pl.Series("unit", [v.unit for v in variables.values()])
+    unit = pl.when(pl.col("variable") == MEDICATION).then(pl.col("unit")).otherwise(pl.col("variable").replace_strict(*own, default=None))
+    return kept.with_columns(pl.col("converted").alias("value"), unit.alias("unit")).select(*_EVENT_COLUMNS, "item")
+
+
+def finish(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str]) -> SourceTables:
+    """Sorted Arrow tables of the schema: events outside their stay, intervals that end before they start and repeated rows are
+    dropped and counted (`outside_stay`, `end_before_start`, `duplicate_row`)."""
+    window = stays.select("stay_id", "intime", "outtime")
+    events = events.join(window, on="stay_id", how="inner", maintain_order="left")
+    earliest = pl.col("intime") - pl.duration(hours=LOOKBACK_HOURS)
+    events = _keep(events, pl.col("time").is_between(earliest, pl.col("outtime")), "outside_stay", counts)
+    events = _keep(events, pl.col("end_time").is_null() | (pl.col("end_time") >= pl.col("time")), "end_before_start", counts)
+    distinct = [name for name in (*_EVENT_COLUMNS, "item") if name in events.columns and name != "row"]
+    unique = events.unique(subset=distinct, keep="first", maintain_order=True)
+    if unique.height < events.height:
+        counts["duplicate_row"] += events.height - unique.height
+    ordered = unique.select(pl.col(name).cast(dtype) for name, dtype in _EVENT_COLUMNS.items()).sort("stay_id", "time", "row", "variable")
+    stays_table = stays.select(STAYS_SCHEMA.names).sort("stay_id").to_arrow().cast(STAYS_SCHEMA)
+    events_table = ordered.to_arrow()
+    events_table = events_table.set_column(3, "variable", events_table["variable"].cast("string").dictionary_encode())
+    return validate(SourceTables(stays_table, events_table.cast(EVENTS_SCHEMA), {rule: counts[rule] for rule in sorted(counts)}))
+
+
+def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[str]) -> pl.DataFrame:
+    kept = frame.filter(condition)
+    if kept.height < frame.height:
+        counts[rule] += frame.height - kept.height
+    return kept
+
+
+def _conversion_rules(variables: dict[str, Variable]) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
+    """(converted value, whether a rule was chosen, fault) as expressions over raw events; the first rule that applies wins."""
+    value: pl.Expr = pl.col("value")
+    chosen: pl.Expr = pl.lit(False)
+    fault: pl.Expr = pl.lit(None, pl.String)
+    for variable in variables.values():
+        here = pl.col("variable") == variable.name
+        ranged = {rule.itemid for rule in variable.conversions if rule.lowest is not None or rule.highest is not None}
+        for item in ranged:  # an item with ranges has no other meaning outside of them
+            fault = pl.when(here & (pl.col("item") == item)).then(pl.lit("out_of_range")).otherwise(fault)
+        for rule in reversed(variable.conversions):
+            applies = here & _selects(rule)
+            result = (pl.col("value") + rule.add) * rule.multiply
+            result = result / pl.col("patient_weight") if rule.per_kg else result
+            value = pl.when(applies).then(result).otherwise(value)
+            chosen = chosen | applies
+            unusable = (
+                pl.when(pl.col("patient_weight").is_null()).then(pl.lit("no_weight")) if rule.per_kg else pl.lit(rule.drop, pl.String)
+            )
+            fault = pl.when(applies).then(unusable).otherwise(fault)
+    return value, chosen, fault
+
+
+def _selects(rule: Conversion) -> pl.Expr:
+    condition: pl.Expr = pl.lit(True)
+    if rule.itemid is not None:
+        condition = condition & (pl.col("item") == rule.itemid)
+    if rule.unit is not None:
+        condition = condition & (pl.col("known_unit") == rule.unit)
+    if rule.text is not None:
+        condition = condition & (pl.col("text").str.strip_chars() == rule.text)
+    if rule.patient_weight is not None:
+        condition = condition & (pl.col("patient_weight") == rule.patient_weight)
+    if rule.lowest is not None:
+        condition = condition & (pl.col("value") >= rule.lowest)
+    if rule.highest is not None:
+        condition = condition & (pl.col("value") <= rule.highest)
+    return condition.fill_null(False)
+
+
+def _has_alias(variables: dict[str, Variable]) -> pl.Expr:
+    condition: pl.Expr = pl.lit(False)
+    for variable in variables.values():
+        aliases = [canonical_unit(alias) for alias in variable.unit_aliases]
+        if aliases:
+            condition = condition | ((pl.col("variable") == variable.name) & pl.col("known_unit").is_in(aliases))
+    return condition.fill_null(False)
