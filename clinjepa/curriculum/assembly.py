@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from clinjepa.curriculum.checkpoint import Checkpoint
 from clinjepa.curriculum.dist import Dist
@@ -21,7 +19,7 @@ from clinjepa.curriculum.optimizer import GroupedAdamW
 from clinjepa.curriculum.plan import mix_seed
 from clinjepa.errors import StoreError
 from clinjepa.model.encoder import Encoder, build_encoder
-from clinjepa.model.io import check_same_tensors, read_tensors
+from clinjepa.model.io import load_predictor_state, predictor_state, read_tensors
 from clinjepa.model.predictor import Predictor, build_predictor
 from clinjepa.model.sharding import shard_encoder, shard_predictor
 from clinjepa.model.specs import EncoderSpec, PredictorSpec
@@ -42,7 +40,7 @@ class PhaseModules:
     def tensors(self, job: PhaseJob) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Whole tensors of everything the phase changes, by file name, and the optimizer's JSON state. All workers call it."""
         moments, optimizer_state = self.optimizer.state()
-        tensors = {"predictor": whole_state(self.predictor), "optimizer": moments}
+        tensors = {"predictor": predictor_state(self.predictor), "optimizer": moments}
         if self.encoder is not None and job.trains_encoder:
             tensors["online"] = self.encoder.online_state()
         if self.encoder is not None and job.parsed_phase.ema_moves:
@@ -57,9 +55,9 @@ def assemble(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> PhaseM
     latent_dim = encoder.dim if encoder is not None else _latent_dim(job)
     predictor = build_predictor(PredictorSpec.from_settings(job.predictor_settings, latent_dim), mix_seed(_INIT_TAG, job.seed))
     if checkpoint is not None:
-        _fill(predictor, checkpoint.tensors("predictor"), checkpoint.folder.address)
+        load_predictor_state(predictor, checkpoint.tensors("predictor"))
     elif predictor_folder is not None:
-        _fill(predictor, read_tensors(predictor_folder, "predictor.safetensors"), predictor_folder.address)
+        load_predictor_state(predictor, read_tensors(predictor_folder, "predictor.safetensors"))
     predictor.to(dist.device)
     mesh = dist.mesh()
     if mesh is not None:
@@ -88,16 +86,6 @@ def encoder_spec(settings: dict[str, Any], trajectories: Folder) -> EncoderSpec:
     return EncoderSpec.from_settings(settings, vocab_size=tokenizer.get_vocab_size(), eos_id=eos_id)
 
 
-def whole_state(module: torch.nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers as whole tensors; all workers call it."""
-    return {name: each.full_tensor() if isinstance(each, DTensor) else each.detach() for name, each in module.state_dict().items()}
-
-
-def _fill(predictor: Predictor, state: dict[str, Tensor], where: str) -> None:
-    check_same_tensors(state, predictor.state_dict(), f"{where}/predictor.safetensors")
-    predictor.load_state_dict(state)
-
-
 def _encoder(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> Encoder:
     phase = job.parsed_phase
     spec = encoder_spec(job.encoder_settings, Folder(job.trajectories))
@@ -115,9 +103,8 @@ def _encoder(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> Encode
         else:
             encoder.copy_online_to_target()
     encoder.to(dist.device)
-    if phase.trains == "both":
-        encoder.unfreeze_online()
-    else:
+    encoder.train(job.trains_encoder)  # adapter dropout only where the encoder learns
+    if not job.trains_encoder:
         encoder.freeze()
     mesh = dist.mesh()
     if mesh is not None:

@@ -122,7 +122,8 @@ def open_checkpoint(place: Folder, digest: str) -> Checkpoint:
         raise _Torn(f"{place.address}/manifest.json is not a checkpoint's manifest: it was altered")
     if manifest["schema_version"] != SCHEMA_VERSION:
         raise CheckpointError(
-            f"{place.address} has checkpoint schema {manifest['schema_version']}, this version reads {SCHEMA_VERSION}; remove it to start again"
+            f"{place.address} has checkpoint schema {manifest['schema_version']}, this version reads {SCHEMA_VERSION}; "
+            "remove it to start again"
         )
     if manifest["job"] != digest:
         raise CheckpointError(f"{place.address} was made by a job with other settings; remove its folder or choose another out")

@@ -19,7 +19,7 @@ from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.objective import PhaseObjective
 from clinjepa.curriculum.plan import mix_seed
 from clinjepa.errors import TrainingError
-from clinjepa.model.diagnostics import latent_std, prediction_figures, rankme
+from clinjepa.model.diagnostics import latent_diagnostics, prediction_diagnostics
 
 NUM_WINDOWS = 16
 """Windows looked at; every worker computes all of them, so that the figures do not depend on the number of workers."""
@@ -31,3 +31,59 @@ _WINDOWS_TAG, _DROPOUT_TAG = 6, 7
 def is_diagnostic_step(done: int, num_steps: int) -> bool:
     """Whether to measure after `done` steps of a phase: at its end and about eight times before, whatever is logged or saved."""
     return done == num_steps or done % max(1, num_steps // MEASUREMENTS_PER_PHASE) == 0
+
+
+class PhaseDiagnostics:
+    """Measures the phase's modules on its fixed batch and raises the collapse alarm."""
+
+    def __init__(self, job: PhaseJob, objective: PhaseObjective, modules: PhaseModules, fetcher: MicroBatchFetcher, dist: Dist) -> None:
+        self._job, self._objective, self._modules, self._fetcher, self._dist = job, objective, modules, fetcher, dist
+
+    def measure(self, done: int, history: TrainingHistory) -> None:
+        """Append the figures after `done` steps; all workers call it.
+
+        Raises TrainingError when the effective rank is below `collapse_rankme` and `stop_on_collapse` is set.
+        """
+        settings = self._job.curriculum_settings
+        figures = self._figures()
+        history.diagnostics.append({"step": done, **figures})
+        if not len(self._fetcher.plan.tuning_ids):
+            history.alarm("no_tuning_windows", done, "there are no tuning windows: diagnostics are taken on training windows")
+        threshold = float(settings["collapse_rankme"])
+        if figures["rankme"] < threshold:
+            message = f"RankMe of the state latents is {figures['rankme']:.2f}, below {threshold:g}: the space has collapsed"
+            history.alarm("collapse", done, message, rankme=figures["rankme"], threshold=threshold)
+            if settings["stop_on_collapse"]:
+                raise TrainingError(f"step {done}: {message}; lower encoder_lr, raise ema_momentum, or unset stop_on_collapse")
+
+    @torch.no_grad()
+    def _figures(self) -> dict[str, float]:
+        """Figures over all valid hours of the fixed batch; L1 is summed over D, per hour."""
+        plan = self._fetcher.plan
+        pool = plan.tuning_ids if len(plan.tuning_ids) else plan.training_ids
+        order = np.random.default_rng(mix_seed(_WINDOWS_TAG, self._job.seed)).permutation(len(pool))
+        states, predicted, targets, copied = [], [], [], []
+        modules = [module for module in (self._modules.predictor, self._modules.encoder) if module is not None]
+        was_training = [module.training for module in modules]
+        for module in modules:
+            module.eval()
+        size = int(self._job.curriculum_settings["micro_batch"])
+        chosen = pool[order[:NUM_WINDOWS]]
+        for start in range(0, len(chosen), size):
+            ids = np.sort(chosen[start : start + size])
+            arrays = load(save(self._fetcher.window_arrays(ids, np.full(len(ids), -1))))
+            arrays = {name: value.to(self._dist.device) for name, value in arrays.items()}
+            latents = self._objective.latents(arrays, mix_seed(_DROPOUT_TAG, self._job.seed, start), with_gradient=False)
+            pred_BTD, _ = self._modules.predictor(latents.z_static_BD, latents.z_state_BTD, latents.z_action_BTD, arrays["valid"])
+            following = arrays["valid"][:, 1:]
+            states.append(latents.z_state_BTD[arrays["valid"]])
+            predicted.append(pred_BTD[:, :-1][following])
+            targets.append(latents.target_BTD[:, 1:][following])
+            copied.append(latents.z_state_BTD[:, :-1][following])
+        for module, training in zip(modules, was_training, strict=True):
+            module.train(training)
+        states_ND, targets_ND = torch.cat(states), torch.cat(targets)
+        figures = prediction_diagnostics(torch.cat(predicted), targets_ND, torch.cat(copied), targets_ND.mean(dim=0))
+        if self._job.parsed_phase.needs_target and self._modules.encoder is not None:
+            figures["target_gap"] = self._modules.encoder.target_gap()
+        return latent_diagnostics(states_ND) | figures

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from clinjepa.curriculum.assembly import encoder_spec
-from clinjepa.curriculum.checkpoint import read_tensors
 from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.io import read_tensors
 from clinjepa.model.packing import encode_texts
 from clinjepa.storage import Folder
 from clinjepa.trajectory.latents import LatentWriter, part_index

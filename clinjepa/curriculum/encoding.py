@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.plan import mix_seed
@@ -31,16 +32,18 @@ class TextChunks:
     seed: int
 
 
-def cut_chunks(arrays: dict[str, Tensor], token_budget: int, seed: int, dist: Dist, num_texts: int | None = None) -> TextChunks:
+def cut_chunks(
+    arrays: dict[str, Tensor], token_budget: int, end_id: int | None, seed: int, dist: Dist, num_texts: int | None = None
+) -> TextChunks:
     """Pack `tokens`/`text_lengths` of a collated micro-batch into chunks of at most `token_budget` tokens. All workers call it.
 
-    num_texts: only the first this many (the states); seed: of the micro-batch; adapter dropout of chunk i is drawn from
-    (seed, i) whenever that chunk is encoded.
+    end_id: appended to every text; seed: of the micro-batch, adapter dropout of chunk i is drawn from (seed, i) whenever
+    that chunk is encoded; num_texts: only the first this many texts (the states).
     """
     lengths = arrays["text_lengths"][:num_texts].tolist()
     texts = [text.numpy() for text in torch.split(arrays["tokens"][: sum(lengths)].cpu(), lengths)]
-    packs = pack_texts(texts, token_budget)
-    return TextChunks(packs, dist.max_int(len(packs)), len(texts), int(sum(lengths)), seed)
+    packs = pack_texts(texts, token_budget, end_id)
+    return TextChunks(packs, dist.max_int(len(packs)), len(texts), sum(pack.num_tokens for pack in packs), seed)
 
 
 def encode_chunks(encoder: Encoder, chunks: TextChunks, which: str, device: torch.device) -> Tensor:
@@ -53,7 +56,7 @@ def encode_chunks(encoder: Encoder, chunks: TextChunks, which: str, device: torc
             if z_UD is None:
                 z_UD = z_ND.new_zeros((chunks.num_texts, z_ND.shape[-1]), dtype=torch.float32)
             if i < len(chunks.packs):
-                z_UD[torch.as_tensor(pack.order, device=device)] = z_ND.float()
+                z_UD[pack.order.to(device)] = z_ND.float()
     if z_UD is None:
         raise ValueError("a micro-batch without texts cannot be encoded")
     return z_UD
@@ -69,17 +72,17 @@ def backward_chunks(encoder: Encoder, chunks: TextChunks, gradient_UD: Tensor, s
         pack = chunks.packs[0 if spare else i]
         set_gradient_sync(encoder, sync and i == chunks.rounds - 1)
         z_ND = _forward(encoder, pack, chunks.seed, i, "online", device)
-        part = gradient_UD[torch.as_tensor(pack.order, device=device)].to(z_ND.dtype)
+        part = gradient_UD[pack.order.to(device)].to(z_ND.dtype)
         z_ND.backward(torch.zeros_like(part) if spare else part)
 
 
 def set_gradient_sync(module: torch.nn.Module, sync: bool) -> None:
     """Whether the next backward reduces gradients over workers; nothing happens on a module that is not sharded."""
-    if isinstance(module, torch.distributed.fsdp.FSDPModule):
+    if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(sync)
 
 
 def _forward(encoder: Encoder, pack: Pack, seed: int, chunk: int, which: str, device: torch.device) -> Tensor:
     torch.manual_seed(mix_seed(_CHUNK_TAG, seed, chunk))
-    ids, positions, last = (torch.as_tensor(each, device=device) for each in (pack.input_ids_L, pack.position_ids_L, pack.last_index_N))
+    ids, positions, last = (each.to(device) for each in (pack.input_ids_L, pack.position_ids_L, pack.last_index_N))
     return encoder(ids, positions, last, which=which)

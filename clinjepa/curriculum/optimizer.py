@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from clinjepa.errors import CheckpointError
+from clinjepa.model.sharding import fill, local, whole
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -27,7 +28,7 @@ class GroupedAdamW:
         """groups: group name → its (parameter name, parameter), sharded or not."""
         self._parameters = {group: dict(members) for group, members in groups.items()}
         self._shards = {
-            group: {name: Parameter(_local(parameter.detach()), requires_grad=True) for name, parameter in members.items()}
+            group: {name: Parameter(local(parameter.detach()), requires_grad=True) for name, parameter in members.items()}
             for group, members in self._parameters.items()
         }
         self._adamw = torch.optim.AdamW(
@@ -51,7 +52,7 @@ class GroupedAdamW:
         """float64 [groups]: sum of squares of this worker's gradient shards; summed over workers it is the squared global norm."""
         norms = torch.zeros(len(self._parameters), dtype=torch.float64, device=device)
         for i, members in enumerate(self._parameters.values()):
-            shards = [_local(parameter.grad) for parameter in members.values() if parameter.grad is not None]
+            shards = [local(parameter.grad) for parameter in members.values() if parameter.grad is not None]
             shards = [shard for shard in shards if shard.numel()]
             if shards:
                 norms[i] = torch.stack(torch._foreach_norm(shards)).double().square().sum()
@@ -66,7 +67,7 @@ class GroupedAdamW:
             shards = []
             for key, parameter in self._parameters[name].items():
                 shard = self._shards[name][key]
-                shard.grad = None if parameter.grad is None else _local(parameter.grad)
+                shard.grad = None if parameter.grad is None else local(parameter.grad)
                 if shard.grad is not None:
                     shards.append(shard.grad)
             if scale < 1.0 and shards:
@@ -108,19 +109,14 @@ class GroupedAdamW:
                 self._adamw.state[shard] = {"step": torch.tensor(float(updates[group])), **state}
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def _whole(shard: Tensor, like: Tensor) -> Tensor:
-    if not isinstance(like, DTensor):
-        return shard
-    placed = DTensor.from_local(shard, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
-    return placed.full_tensor()
+    if isinstance(like, DTensor):
+        mesh, placements = like.device_mesh, like.placements
+        shard = DTensor.fromlocal(shard, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())
+    return whole(shard)
 
 
-def _shard_of(whole: Tensor, like: Tensor) -> Tensor:
-    if not isinstance(like, DTensor):
-        return whole.to(like.device, copy=True)
-    # Every worker has read the whole tensor, so cutting out the shard needs no communication.
-    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None).to_local().clone()
+def _shard_of(value: Tensor, like: Tensor) -> Tensor:
+    shard = torch.empty_like(like)
+    fill(shard, value)
+    return local(shard)

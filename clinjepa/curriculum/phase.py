@@ -62,7 +62,7 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport) -> dic
     schedule = Schedule(job.total_steps, float(settings["warmup_fraction"]), job.first_step, int(settings["encoder_warmup_steps"]))
     plan = fetcher.plan
     rounds = -(-num_micro_batches(job) // dist.world_size)
-    assigned = list(assignments(job, dist.rank, dist.world_size, start))
+    assigned = list(assignments(job, dist.rank, dist.world_size, start, job.last_step))
     arrivals = feed(assigned)
     if start == job.first_step and not history.diagnostics:
         diagnostics.measure(start, history)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from curriculum_jobs import phase_job
+
 from clinjepa.curriculum.jobs import SftJob, num_micro_batches
 from clinjepa.curriculum.plan import PhasePlan, SamplePlan, assignments, torch_seed
 from clinjepa.curriculum.text_plan import TextPlan
 from clinjepa.errors import ConfigError, StoreError
-
-from tests.unit.curriculum_jobs import phase_job
 
 
 def windows_table(hours: list[int], split: str = "train") -> pa.Table:
@@ -126,7 +126,8 @@ def test_sft_reads_every_text_once_in_an_epoch():
 def test_sft_steps_have_about_the_tokens_asked_for_in_near_equal_micro_batches():
     lengths = text_lengths()
     plan = TextPlan(np.arange(20), lengths, sft_job())
-    sizes = np.array([[sum(lengths[s][t] + 1 for s, t in plan.micro(step, micro)) for micro in range(4)] for step in range(plan.num_steps - 1)])
+    steps = range(plan.num_steps - 1)
+    sizes = np.array([[sum(lengths[s][t] + 1 for s, t in plan.micro(step, micro)) for micro in range(4)] for step in steps])
     assert np.all(np.abs(sizes.sum(1) - 200) <= 41) and np.all(np.abs(sizes - 50) <= 45)
 
 

@@ -1,0 +1,199 @@
+"""SFT initialisation: next-token training of the encoder on the pooled hour texts, before the curriculum.
+
+A small base made here is trained whole and becomes the base that LoRA then adapts (`config.json`, `model.safetensors`); a
+public model gets its online adapters trained (`online.safetensors`). End-of-text is always appended (Clin-JEPA,
+arXiv 2605.10840). Same plan, checkpoints and determinism as the phases.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from clinjepa.curriculum.assembly import encoder_spec
+from clinjepa.curriculum.batches import MicroBatchFetcher
+from clinjepa.curriculum.checkpoint import Checkpoint, checkpoint_folder, newest_for_all, save_checkpoint
+from clinjepa.curriculum.diagnostics import is_diagnostic_step
+from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.encoding import set_gradient_sync
+from clinjepa.curriculum.history import TrainingHistory
+from clinjepa.curriculum.jobs import SftJob, check_workers, job_digest, num_micro_batches
+from clinjepa.curriculum.optimizer import GroupedAdamW
+from clinjepa.curriculum.phase import Feed, OnReport
+from clinjepa.curriculum.plan import Assignment, assignments, mix_seed, torch_seed
+from clinjepa.curriculum.schedule import Schedule
+from clinjepa.curriculum.text_plan import TextPlan
+from clinjepa.model.base import write_base
+from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.io import write_tensors
+from clinjepa.model.packing import Pack, pack_texts
+from clinjepa.model.sharding import shard_encoder
+from clinjepa.storage import Folder
+
+_INIT_TAG = 8
+_ONE_PACK = 1 << 40
+NUM_TUNING_TEXTS = 256
+"""Texts of tuning stays whose loss is measured while training."""
+
+
+def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport) -> dict[str, Any]:
+    """Train from the newest checkpoint, or the start, to the end and write the base or the adapters to `job.out`; returns a summary.
+
+    All workers call it alike; `feed` and `on_report` as in `run_phase`. Loss is in nats per predicted token. Raises as `run_phase` does.
+    """
+    job.validate()
+    check_workers(job, dist.world_size)
+    settings = job.sft_settings
+    checkpoints, digest = Folder(job.out) / "checkpoints", job_digest(job)
+    checkpoint = newest_for_all(checkpoints, digest, dist)
+    history = TrainingHistory(checkpoint.state()["history"] if checkpoint else None)
+    start = checkpoint.step if checkpoint else 0
+    encoder, optimizer = _assemble(job, dist, checkpoint)
+    fetcher = MicroBatchFetcher(job)
+    plan: TextPlan = fetcher.plan
+    tuning = _TuningLoss(job, encoder, fetcher, dist)
+    schedule = Schedule(plan.num_steps, float(settings["warmup_fraction"]))
+    rounds = -(-num_micro_batches(job) // dist.world_size)
+    assigned = list(assignments(job, dist.rank, dist.world_size, start, plan.num_steps))
+    arrivals = feed(assigned)
+    if start == 0 and not history.diagnostics:
+        tuning.measure(0, history)
+    for step in range(start, plan.num_steps):
+        began, waited = time.perf_counter(), 0.0
+        optimizer.zero_grad()
+        labels = plan.label_count(step)
+        sums = torch.zeros(2, dtype=torch.float64, device=dist.device)
+        for turn in range(rounds):
+            before = time.perf_counter()
+            arrays = load(next(arrivals))
+            waited += time.perf_counter() - before
+            current = assigned[(step - start) * rounds + turn]
+            loss, tokens = _forward_backward(job, encoder, arrays, current, labels, turn == rounds - 1, dist)
+            sums += torch.tensor([loss, tokens], dtype=torch.float64, device=dist.device)
+        totals = dist.sum_(torch.cat([sums, optimizer.squared_norms(dist.device)])).tolist()
+        rate = schedule.predictor_factor(step) * float(settings["learning_rate"])
+        norm = math.sqrt(totals[2])
+        row = {"step": step, "loss": totals[0] / labels, "grad_norm_encoder": norm, "lr_encoder": rate}
+        history.check(row, checkpoints.address)
+        optimizer.step({"encoder": rate}, {"encoder": norm}, float(settings["clip_norm"]))
+        history.add(row, int(totals[1]))
+        done = step + 1
+        if is_diagnostic_step(done, plan.num_steps):
+            tuning.measure(done, history)
+        history.add_time(time.perf_counter() - began, waited)
+        address = None
+        if done % job.checkpoint_every_steps == 0 or done == plan.num_steps:
+            address = _save(job, encoder, optimizer, history, checkpoints, done, digest, dist)
+        if address is not None or done % job.log_every_steps == 0:
+            on_report(done, history.latest(), address)
+    _write_outputs(job, encoder, history, dist)
+    return history.summary()
+
+
+class _TuningLoss:
+    """Next-token loss on fixed texts of tuning stays, in nats per token; nothing is measured when there are none."""
+
+    def __init__(self, job: SftJob, encoder: Encoder, fetcher: MicroBatchFetcher, dist: Dist) -> None:
+        self._job, self._encoder, self._dist = job, encoder, dist
+        stays = fetcher.trajectories.stays
+        split = np.asarray(stays["split"].to_pylist())
+        ids = stays["stay_id"].to_numpy()[split == "tuning"]
+        generator = np.random.default_rng(mix_seed(_INIT_TAG, job.seed))
+        self._texts: list[np.ndarray] = []
+        for stay_id in generator.permutation(ids).tolist():
+            if len(self._texts) >= NUM_TUNING_TEXTS:
+                break
+            stay = fetcher.trajectories.stay(stay_id)
+            self._texts += [stay.static, *stay.states, *stay.actions]
+        self._texts = self._texts[:NUM_TUNING_TEXTS]
+
+    @torch.no_grad()
+    def measure(self, done: int, history: TrainingHistory) -> None:
+        if not self._texts:
+            history.alarm("no_tuning_stays", done, "there are no tuning stays: the tuning loss is not measured")
+            return
+        self._encoder.eval()
+        total = 0.0
+        for pack in pack_texts(self._texts, int(self._job.sft_settings["micro_tokens"]), self._encoder.spec.eos_id):
+            total += float(_next_token_sum(self._encoder, pack, self._dist))
+        self._encoder.train()
+        history.diagnostics.append({"step": done, "tuning_loss": total / sum(len(text) for text in self._texts)})
+
+
+def _forward_backward(
+    job: SftJob, encoder: Encoder, arrays: dict[str, Tensor], assigned: Assignment, labels: int, sync: bool, dist: Dist
+) -> tuple[float, int]:
+    lengths = arrays["text_lengths"].tolist()
+    texts = [text.numpy() for text in torch.split(arrays["tokens"], lengths)] if lengths else []
+    # A micro-batch without texts still takes part in the collectives, with one end-of-text that predicts nothing.
+    (pack,) = pack_texts(texts or [np.zeros(0, dtype=np.int64)], _ONE_PACK, encoder.spec.eos_id)
+    torch.manual_seed(torch_seed(job.seed, assigned.step, assigned.micro))
+    set_gradient_sync(encoder, sync)
+    loss = _next_token_sum(encoder, pack, dist)
+    (loss * (assigned.weight / labels)).backward()
+    return float(loss.detach()) * assigned.weight, pack.num_tokens * assigned.weight
+
+
+def _next_token_sum(encoder: Encoder, pack: Pack, dist: Dist) -> Tensor:
+    ids, positions, labels = (each.to(dist.device) for each in (pack.input_ids_L, pack.position_ids_L, pack.labels_L))
+    return encoder(ids, positions, labels_L=labels)
+
+
+def _assemble(job: SftJob, dist: Dist, checkpoint: Checkpoint | None) -> tuple[Encoder, GroupedAdamW]:
+    spec = encoder_spec(job.encoder_settings, Folder(job.trajectories))
+    whole_model = _trains_whole_model(job)
+    encoder = build_encoder(spec, Folder(job.base) if job.base else None, mix_seed(_INIT_TAG, job.seed), whole_model_trainable=whole_model)
+    if checkpoint is not None:
+        encoder.load_online(checkpoint.tensors("online"))
+    encoder.to(dist.device)
+    encoder.train()
+    mesh = dist.mesh()
+    if mesh is not None:
+        shard_encoder(encoder, mesh)
+    optimizer = GroupedAdamW({"encoder": encoder.online_parameters()}, float(job.sft_settings["weight_decay"]))
+    if checkpoint is not None:
+        optimizer.load(checkpoint.tensors("optimizer"), checkpoint.state()["optimizer"]["updates"])
+    return encoder, optimizer
+
+
+def _trains_whole_model(job: SftJob) -> bool:
+    return job.encoder_settings["init"] == "config" or job.encoder_settings["adaptation"] == "full"
+
+
+def _save(
+    job: SftJob,
+    encoder: Encoder,
+    optimizer: GroupedAdamW,
+    history: TrainingHistory,
+    checkpoints: Folder,
+    done: int,
+    digest: str,
+    dist: Dist,
+) -> str:
+    moments, optimizer_state = optimizer.state()
+    tensors = {"online": encoder.online_state(), "optimizer": moments}
+    if dist.is_main:
+        state = {"optimizer": optimizer_state, "history": history.to_json()}
+        save_checkpoint(checkpoints, done, tensors, state, digest, job.keep_checkpoints)
+    dist.barrier()  # a reported address is whole for every worker
+    return checkpoint_folder(checkpoints, done).address
+
+
+def _write_outputs(job: SftJob, encoder: Encoder, history: TrainingHistory, dist: Dist) -> None:
+    whole_model = _trains_whole_model(job)
+    state = encoder.base_state() if whole_model else encoder.online_state()
+    if dist.is_main:
+        out = Folder(job.out)
+        if whole_model:
+            write_base(out, encoder.base_config(), state)
+        else:
+            write_tensors(out, "online.safetensors", state)
+        out.write_json("metrics.json", history.metrics())
+        out.write_json("timing.json", history.timing)
+    dist.barrier()
