@@ -91,13 +91,15 @@ class _Bootstrap:
         self.index_S, self.num_patients = patient_index(subjects_S)
         self.counts_RP = patient_draws(self.num_patients, num_draws, seed)
 
-    def ratio(self, numerator_S: np.ndarray, denominator_S: np.ndarray) -> tuple[float, np.ndarray]:
-        by_patient = [sums_by_patient(values_S, self.index_S, self.num_patients) for values_S in (numerator_S, denominator_S)]
-        return float(numerator_S.sum() / denominator_S.sum()), ratio_draws(by_patient[0], by_patient[1], self.counts_RP)
-
-    def figure(self, numerator_S: np.ndarray, denominator_S: np.ndarray, shift: float = 0.0) -> dict[str, Any]:
-        value, draws_R = self.ratio(numerator_S, denominator_S)
-        return figure(value + shift, draws_R + shift, self.num_patients)
+    def ratio(self, numerator_S: np.ndarray, denominator_S: np.ndarray, shift: float = 0.0) -> dict[str, Any] | None:
+        """sum / sum + shift; None where the denominator is 0."""
+        numerator_P, denominator_P = (
+            sums_by_patient(values_S, self.index_S, self.num_patients) for values_S in (numerator_S, denominator_S)
+        )
+        if denominator_P.sum() == 0:
+            return None
+        draws_R = ratio_draws(numerator_P, denominator_P, self.counts_RP)
+        return figure(numerator_P.sum() / denominator_P.sum() + shift, draws_R + shift, self.num_patients)
 
 
 def _curve(errors: _Errors, all_errors: dict[str, _Errors], horizons: Sequence[int], dim: int, draws: _Bootstrap) -> dict[str, Any]:
@@ -106,17 +108,21 @@ def _curve(errors: _Errors, all_errors: dict[str, _Errors], horizons: Sequence[i
     curve: dict[str, Any] = {"horizons": {}}
     for column, h in enumerate(horizons):
         l1_S = errors.l1_SH[:, column]
-        curve["horizons"][str(h)] = {
-            "l1": draws.figure(l1_S, ones_S),
-            "l1_per_dimension": draws.figure(l1_S / dim, ones_S),
-            "centred_cosine": draws.figure(errors.cosine_SH[:, column], ones_S),
-            "norm_ratio": draws.figure(errors.norm_ratio_SH[:, column], ones_S),
-            "mase": draws.figure(l1_S, copy_l1_SH[:, column]),
-            "vs_mean": draws.figure(l1_S, errors.mean_l1_SH[:, column]),
+        measured = {
+            "l1": draws.ratio(l1_S, ones_S),
+            "l1_per_dimension": draws.ratio(l1_S / dim, ones_S),
+            "centred_cosine": draws.ratio(errors.cosine_SH[:, column], ones_S),
+            "norm_ratio": draws.ratio(errors.norm_ratio_SH[:, column], ones_S),
+            "mase": draws.ratio(l1_S, copy_l1_SH[:, column]),
+            "vs_mean": draws.ratio(l1_S, errors.mean_l1_SH[:, column]),
         }
+        if None in measured.values():
+            measured["reason"] = "the reference never errs: these latents do not move, or are all the same"
+        curve["horizons"][str(h)] = measured
     if horizons[-1] == 1:
         return {**curve, **unknown(["drift"], "no horizon beyond 1 h is reached")}
-    return {**curve, "drift": draws.figure(errors.l1_SH[:, -1], errors.l1_SH[:, 0], shift=-1.0)}
+    drift = draws.ratio(errors.l1_SH[:, -1], errors.l1_SH[:, 0], shift=-1.0)
+    return {**curve, **({"drift": drift} if drift else unknown(["drift"], "the error at 1 h is exactly 0"))}
 
 
 def _errors(

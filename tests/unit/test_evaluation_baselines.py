@@ -1,0 +1,165 @@
+"""Baselines and round trip on a small grid with planted signals: exact features, no look ahead, known R²."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from clinjepa.clinical import load_task
+from clinjepa.config.schema import DownstreamConfig
+from clinjepa.evaluation.baselines import evaluate_baselines
+from clinjepa.evaluation.roundtrip import evaluate_roundtrip
+from clinjepa.evaluation.tabular_features import tabular_features
+from clinjepa.storage import Folder
+
+NUM_HOURS = 30
+TASK = load_task("hypotension_8h")
+SPLITS = ["train", "train", "train", "tuning", "held_out", "held_out"]
+
+
+class Ingest:
+    """An ingest artifact of two parts with heart rate, MAP, norepinephrine and a category; values may be changed before writing."""
+
+    def __init__(self, root: Path, num_stays: int) -> None:
+        self.folder = Folder(root)
+        rng = np.random.default_rng(0)
+        shape = (num_stays, NUM_HOURS)
+        self.values = {
+            "heart_rate": np.where(rng.random(shape) < 0.8, rng.normal(90, 10, shape), np.nan),
+            "map": np.where(rng.random(shape) < 0.8, rng.normal(75, 10, shape), np.nan),
+            "norepinephrine": np.where(rng.random(shape) < 0.1, 0.1, np.nan),
+        }
+        self.stays = pa.table(
+            {
+                "stay_id": pa.array(range(num_stays), pa.int64()),
+                "subject_id": pa.array([500 + i for i in range(num_stays)], pa.int64()),
+                "split": [SPLITS[i % 6] for i in range(num_stays)],
+                "part": [f"p{i % 2}" for i in range(num_stays)],
+                "num_hours": pa.array([NUM_HOURS] * num_stays, pa.int32()),
+                "age_years": pa.array([60.0] * num_stays, pa.float32()),
+                "height_cm": pa.array([None] * num_stays, pa.float32()),
+                "weight_kg": pa.array([80.0] * num_stays, pa.float32()),
+                "sex": ["male"] * num_stays,
+                "admission_type": pa.array([None] * num_stays, pa.string()),
+                "care_unit": ["A" if i % 2 else "B" for i in range(num_stays)],
+            }
+        )
+
+    def write(self) -> Folder:
+        for part in (0, 1):
+            stay_ids = [i for i in range(self.stays.num_rows) if i % 2 == part]
+            columns = {name: pa.array(values[stay_ids].ravel(), pa.float32(), from_pandas=True) for name, values in self.values.items()}
+            keys = {
+                "stay_id": pa.array(np.repeat(stay_ids, NUM_HOURS), pa.int64()),
+                "hour": pa.array(np.tile(np.arange(NUM_HOURS), len(stay_ids)), pa.int32()),
+            }
+            self.folder.write_table(f"grid/p{part}.parquet", pa.table({**keys, **columns}))
+        return self.folder
+
+    def features(self, stay_id: int, hour: int) -> dict[str, float]:
+        table = tabular_features(self.write(), self.stays, np.array([stay_id]), np.array([hour]))
+        return dict(zip(table.names, table.x_NF[0].tolist(), strict=True))
+
+
+def _labels(rows: list[tuple[int, int, float]]) -> pa.Table:
+    columns = [pa.array([row[i] for row in rows], kind) for i, kind in enumerate((pa.int64(), pa.int32(), pa.float32()))]
+    return pa.table(
+        {"stay_id": columns[0], "task": pa.array([TASK.name] * len(rows)).cast(pa.string()), "hour": columns[1], "label": columns[2]}
+    )
+
+
+@pytest.fixture
+def ingest(tmp_path: Path) -> Ingest:
+    return Ingest(tmp_path, 120)
+
+
+def test_window_features_are_those_of_the_trailing_hours(ingest: Ingest) -> None:
+    ingest.values["map"][3, :14] = np.nan
+    ingest.values["map"][3, [2, 9, 10, 12]] = [100.0, 60.0, 70.0, 80.0]
+    found = ingest.features(3, 13)
+    trailing = np.array([60.0, 70.0, 80.0])
+    hours = np.array([9.0, 10.0, 12.0])
+    assert found["map:last"] == 80.0
+    assert found["map:missing_now"] == 1.0
+    assert found["map:hours_since"] == 1.0
+    assert found["map:mean_8h"] == pytest.approx(trailing.mean())
+    assert (found["map:min_8h"], found["map:max_8h"], found["map:count_8h"]) == (60.0, 80.0, 3.0)
+    assert found["map:std_8h"] == pytest.approx(trailing.std(ddof=1))
+    assert found["map:slope_8h"] == pytest.approx(np.polyfit(hours, trailing, 1)[0])
+    assert found["map:max_24h"] == 100.0
+
+
+def test_windows_and_carried_values_stop_at_the_stay_s_begin(ingest: Ingest) -> None:
+    ingest.values["map"][4, :3] = np.nan  # the stay before it in the part has values
+    found = ingest.features(4, 2)
+    assert np.isnan([found["map:last"], found["map:hours_since"], found["map:mean_24h"]]).all()
+    assert found["map:count_24h"] == 0.0
+
+
+def test_a_treatment_not_given_is_zero_and_an_observation_not_made_is_missing(ingest: Ingest) -> None:
+    ingest.values["norepinephrine"][3, :11] = np.nan
+    ingest.values["heart_rate"][3, :11] = np.nan
+    found = ingest.features(3, 10)
+    assert (found["norepinephrine:last"], found["norepinephrine:max_8h"]) == (0.0, 0.0)
+    assert np.isnan(found["heart_rate:last"])
+
+
+def test_features_do_not_look_beyond_the_prediction_hour(ingest: Ingest) -> None:
+    before = ingest.features(3, 10)
+    for values in ingest.values.values():
+        values[3, 11:] = 1.0
+    np.testing.assert_array_equal(list(ingest.features(3, 10).values()), list(before.values()))
+
+
+def test_gradient_boosting_finds_a_planted_signal(ingest: Ingest) -> None:
+    ingest.values["map"] = np.nan_to_num(ingest.values["map"], nan=80.0)
+    rows = [(stay_id, hour, float(ingest.values["map"][stay_id, hour] < 75)) for stay_id in range(120) for hour in (11, 19)]
+    settings = DownstreamConfig(min_positives=5, num_bootstrap=50)
+    result = evaluate_baselines(ingest.write(), _labels(rows), ingest.stays, [TASK], settings)[TASK.name]
+    assert result["lightgbm"]["history_only"]["auroc"]["value"] > 0.9
+    assert result["hours_in_icu"]["history_only"]["auroc"]["value"] < 0.7
+
+
+def test_baseline_of_a_task_without_labels_is_null_with_a_reason(ingest: Ingest) -> None:
+    result = evaluate_baselines(ingest.write(), _labels([]), ingest.stays, [TASK], DownstreamConfig())
+    assert result[TASK.name]["lightgbm"]["history_only"]["auroc"] is None
+    assert result[TASK.name]["lightgbm"]["history_only"]["reason"]
+
+
+class WrittenLatents:
+    """Latents that hold the hour's heart rate, and nothing of its MAP."""
+
+    dim = 4
+
+    def __init__(self, heart_rate: np.ndarray, noise: float) -> None:
+        rng = np.random.default_rng(1)
+        self.z = rng.normal(size=(*heart_rate.shape, self.dim)).astype(np.float32)
+        self.z[..., 0] = np.nan_to_num(heart_rate, nan=90.0) + noise * rng.normal(size=heart_rate.shape)
+
+    def stay(self, stay_id: int, start_hour: int = 0, num_hours: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        z_TD = self.z[stay_id][start_hour : None if num_hours is None else start_hour + num_hours]
+        return z_TD[0], z_TD, z_TD
+
+
+def test_round_trip_gives_the_share_of_variance_that_the_latent_holds(ingest: Ingest) -> None:
+    latents = WrittenLatents(ingest.values["heart_rate"], noise=10.0)  # value and noise of equal variance: R² = 1/2
+    result = evaluate_roundtrip(latents, ingest.write(), ingest.stays, 4000)
+    low, high = result["figures"]["heart_rate"]["r2"]["ci95"]
+    assert low < 0.5 < high
+    assert result["variables"]["map"] < 0.05
+    assert result["r2"]["value"] == pytest.approx((result["variables"]["heart_rate"] + result["variables"]["map"]) / 2)
+
+
+def test_round_trip_of_an_exact_copy_is_one(ingest: Ingest) -> None:
+    result = evaluate_roundtrip(WrittenLatents(ingest.values["heart_rate"], noise=0.0), ingest.write(), ingest.stays, 4000)
+    assert result["variables"]["heart_rate"] > 0.999
+
+
+def test_round_trip_of_too_few_hours_is_null_with_a_reason(tmp_path: Path) -> None:
+    small = Ingest(tmp_path, 6)
+    result = evaluate_roundtrip(WrittenLatents(small.values["heart_rate"], noise=0.0), small.write(), small.stays, 4000)
+    assert result["r2"] is None
+    assert result["reason"]
