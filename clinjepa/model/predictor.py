@@ -94,9 +94,8 @@ class Predictor(nn.Module):
             x_BNH, key, value = layer(x_BNH, mask[:, :, read] if last else mask, *past, read if last else slice(None))
             keys.append(key)
             values.append(value)
-        pred_BTD = self.out(x_BNH)
-        if self.spec.mode == "residual":
-            pred_BTD = pred_BTD + z_state_BTD
+        # A linear layer's output is a view; what an FSDP2 unit returns must be a tensor of its own.
+        pred_BTD = self.out(x_BNH) + z_state_BTD if self.spec.mode == "residual" else self.out(x_BNH).clone()
         if not keep_cache:
             return pred_BTD, x_BNH
         next_hour_B = hour_BN[:, -1] + 1
@@ -162,6 +161,8 @@ class _Layer(nn.Module):
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(self.attention_norm(x_BNH)).chunk(3, dim=-1)
         )
+        # Not views, for the same reason as the prediction.
+        key, value = key.contiguous(), value.contiguous()
         if past_keys is not None and past_values is not None:
             key, value = torch.cat([past_keys, key], dim=2), torch.cat([past_values, value], dim=2)
         x_BNH = x_BNH[:, read]
