@@ -206,6 +206,11 @@ class ReportView:
         by_seed = self.extras.get("training", {}).get(recipe, {})
         return [Markup(chart) for chart in training_charts(by_seed, self.slots[recipe])]
 
+    def roundtrip_variables(self) -> list[str]:
+        """Variables that some encoder has an R² of, in the dictionary's order."""
+        found = [found.get("variables", {}) for found in self.report.get("roundtrip", {}).values()]
+        return list(dict.fromkeys(name for values in found for name, value in values.items() if value is not None))
+
     def alarms(self) -> list[str]:
         """One sentence per alarm of a phase."""
         said = []

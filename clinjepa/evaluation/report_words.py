@@ -19,7 +19,9 @@ TITLES = {
     "untrained": "untrained encoder",
     "random": "random encoder",
     "lightgbm": "LightGBM, hand-made features",
-    "gradient_boosting": "gradient boosting, hand-made features",
+    "hours_in_icu": "hours in the ICU alone",
+    "linear": "linear probe",
+    "mlp": "MLP probe",
     "history_only": "history only",
     "actions_carried_forward": "+ rollout, actions carried forward",
     "recorded_actions": "+ rollout, recorded future actions*",
@@ -43,11 +45,11 @@ RECIPES = {
 
 
 def title(name: str) -> str:
-    """`hypotension_8h` becomes `Hypotension within 8 h`; names with a title of their own get it; `a/b` is `a, b`."""
+    """`hypotension_8h` becomes `Hypotension within 8 h`; names with a title of their own get it; `a · b` is `a, b`."""
     if name in TITLES:
         return TITLES[name]
-    if "/" in name:
-        return ", ".join(TITLES.get(part, part.replace("_", " ")) for part in name.split("/"))
+    if " · " in name:
+        return ", ".join(TITLES.get(part, part.replace("_", " ")) for part in name.split(" · "))
     words = re.sub(r"_(\d+)_?h$", r" within \1 h", name).replace("_", " ")
     return words[:1].upper() + words[1:]
 

@@ -137,7 +137,7 @@ def test_durations_are_said_as_people_say_them(seconds: float | None, said: str)
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"), [("hypotension_8h", "Hypotension within 8 h"), ("clin_jepa/mlp", "Clin-JEPA, mlp"), ("sft", "SFT, frozen")]
+    ("name", "shown"), [("hypotension_8h", "Hypotension within 8 h"), ("clin_jepa · mlp", "Clin-JEPA, MLP probe"), ("sft", "SFT, frozen")]
 )
 def test_names_of_files_get_titles(name: str, shown: str) -> None:
     assert title(name) == shown
