@@ -13,14 +13,12 @@ from clinjepa import errors
 from clinjepa.clinical import load_tasks
 from clinjepa.config import Config
 from clinjepa.errors import ClinJepaError
-from clinjepa.model.base import make_base
-from clinjepa.model.specs import EncoderSpec
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder
 from clinjepa.trajectory.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels import compute_labels
 from clinjepa.trajectory.store import build_trajectories, finish_trajectories
-from clinjepa.trajectory.tokenizer import build_tokenizer, load_tokenizer
+from clinjepa.trajectory.tokenizer import build_tokenizer
 from pipelines.artifacts import Artifact
 from pipelines.runner import RunContext
 from pipelines.stages import Stage
@@ -67,19 +65,6 @@ def _write_labels(ingest: Folder, out: Folder, tasks: list[str], stay_prediction
     labels = compute_labels(ingest, load_tasks(tasks), stay_prediction_hour)
     out.write_table("labels.parquet", labels)
     return {"num_labels": labels.num_rows}
-
-
-def run_base_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    """The encoder before any training: random weights made here, or the name of a public model (never a copy of it)."""
-    tokenizer = context.artifact(stage.inputs["tokenizer"]).folder
-    return run_remotely(context, _write_base, tokenizer, artifact.folder, stage.settings["encoder"], stage.settings["seed"], context.config)
-
-
-def _write_base(tokenizer: Folder, out: Folder, architecture: dict[str, Any], seed: int, config: Config) -> dict[str, Any]:
-    loaded = load_tokenizer(tokenizer)
-    spec = EncoderSpec.from_settings(config.encoder.model_dump(mode="json"), loaded.vocab_size, loaded.eos_id)
-    make_base(spec, seed, out)
-    return {}
 
 
 def _parts(ingest: Folder) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipelines.data_stages import run_base_stage, run_ingest_stage, run_labels_stage, run_tokenizer_stage, run_trajectories_stage
+from pipelines.base_stage import run_base_stage
+from pipelines.data_stages import run_ingest_stage, run_labels_stage, run_tokenizer_stage, run_trajectories_stage
 from pipelines.embed import embed_cpus, run_embed_stage
 from pipelines.evaluation_stages import run_baselines_stage, run_downstream_stage, run_drift_stage, run_geometry_stage, run_roundtrip_stage
 from pipelines.runner import Executor

@@ -14,7 +14,6 @@ from typing import Any
 
 import polars as pl
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer
 
 from clinjepa.config.schema import Config
 from clinjepa.errors import ConfigError, StoreError
@@ -102,6 +101,8 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> TextTokenizer:
 
 def pretrained_tokenizer(model: str, revision: str | None, allow_download: bool) -> TextTokenizer:
     """The tokenizer of a model folder or public model id. Raises ConfigError when it is not on the machine and may not be fetched."""
+    from transformers import AutoTokenizer  # here, since every data task imports this module and none needs the model library
+
     try:
         loaded = AutoTokenizer.from_pretrained(model, revision=revision, local_files_only=not allow_download, use_fast=True)
     except (OSError, ValueError):

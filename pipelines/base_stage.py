@@ -1,0 +1,32 @@
+"""The encoder before any training, as an artifact with its own key. Apart from the data stages, whose tasks need no model library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clinjepa.config import Config
+from clinjepa.storage import Folder
+from pipelines.artifacts import Artifact
+from pipelines.data_stages import run_remotely
+from pipelines.runner import RunContext
+from pipelines.stages import Stage
+
+
+def run_base_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    """The encoder before any training: random weights made here, or the name of a public model (never a copy of it)."""
+    tokenizer = context.artifact(stage.inputs["tokenizer"]).folder
+    return run_remotely(context, _write_base, tokenizer, artifact.folder, stage.settings["encoder"], stage.settings["seed"], context.config)
+
+
+def _write_base(tokenizer: Folder, out: Folder, architecture: dict[str, Any], seed: int, config: Config) -> dict[str, Any]:
+    from clinjepa.model.base import make_base
+    from clinjepa.model.specs import EncoderSpec
+    from clinjepa.trajectory.tokenizer import load_tokenizer
+
+    if architecture["init"] == "pretrained":
+        out.write_json("model.json", {"model": architecture["model"], "revision": architecture["revision"]})
+        return {"made_here": False}
+    loaded = load_tokenizer(tokenizer)
+    spec = EncoderSpec.from_settings(config.encoder.model_dump(mode="json"), loaded.vocab_size, loaded.eos_id)
+    make_base(spec, seed, out)
+    return {"made_here": True}
