@@ -10,9 +10,11 @@ that ranges and frequencies look like an adult mixed ICU; they are no clinical r
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.signal import lfilter
 
 STEP_HOURS = 0.5
 KINDS = ("shock", "respiratory", "renal")
@@ -115,14 +117,14 @@ def simulate_course(patient: Patient, mean_stay_hours: float, rng: np.random.Gen
     died = False
     for step in range(num_steps):
         bedside.advance(step, noise[step])
-        hazard += STEP_HOURS * math.exp(-10.2 + 9.0 * bedside.severity + 1.8 * frailty)
+        hazard += STEP_HOURS * math.exp(-12.2 + 9.5 * bedside.severity + 1.8 * frailty)
         if hazard > death_draw and step * STEP_HOURS >= _SHORTEST_HOURS:
             died = True
             break
     last = bedside.severity
     length = (step + 1) * STEP_HOURS
-    late = 1 / (1 + math.exp(4.4 - 5.0 * last - 1.6 * frailty))
-    signals = {name: np.asarray(values) for name, values in bedside.record.items()}
+    late = 1 / (1 + math.exp(5.0 - 5.0 * last - 1.6 * frailty))
+    signals = dict(zip(bedside.names, np.array(bedside.record).T, strict=True))
     return Course(
         hours=np.arange(step + 1) * STEP_HOURS,
         severity=signals.pop("severity"),
@@ -138,7 +140,7 @@ def simulate_course(patient: Patient, mean_stay_hours: float, rng: np.random.Gen
 def _draw_onsets(planned: float, frailty: float, rng: np.random.Generator) -> list[Onset]:
     """Each kind at most once; a share of them is already under way at admission, when most patients are sickest."""
     onsets = []
-    for kind, base in zip(KINDS, (0.30, 0.28, 0.16), strict=True):
+    for kind, base in zip(KINDS, (0.34, 0.34, 0.20), strict=True):
         happens, early, when, strength = rng.random(4)
         if happens < base * (0.6 + 0.9 * frailty):
             hour = -4.0 + 4.0 * when if early < 0.35 else 2.0 + when * max(planned * 0.75 - 2.0, 1.0)
@@ -148,12 +150,9 @@ def _draw_onsets(planned: float, frailty: float, rng: np.random.Generator) -> li
 
 def _smooth_noise(white: np.ndarray, memory: float = 0.8) -> np.ndarray:
     """AR(1) noise of unit variance along axis 0."""
-    smooth = np.empty_like(white)
-    smooth[0] = white[0]
-    scale = math.sqrt(1 - memory**2)
-    for step in range(1, len(white)):
-        smooth[step] = memory * smooth[step - 1] + scale * white[step]
-    return smooth
+    scaled = white * math.sqrt(1 - memory**2)
+    scaled[0] = white[0]
+    return lfilter([1.0], [1.0, -memory], scaled, axis=0)
 
 
 class _Bedside:
@@ -176,11 +175,12 @@ class _Bedside:
         self.norepinephrine, self.insulin, self.fio2, self.peep = 0.0, 0.0, 21.0, 5.0
         self.ventilated = self.on_crrt = self.on_antibiotics = False
         self.next_antibiotic = self.next_bolus = 0.0
-        self.low_saturation_steps = self.anuric_steps = 0
+        self.low_pressure_steps = self.low_saturation_steps = self.anuric_steps = 0
         self.severity = 0.0
         self.since: dict[str, tuple[float, float, str | None]] = {}
         self.given: list[Given] = []
-        self.record: dict[str, list[float]] = {}
+        self.record: list[tuple[float, ...]] = []
+        self.names: Iterable[str] = ()
 
     def advance(self, step: int, noise: np.ndarray) -> None:
         hour = step * STEP_HOURS
@@ -206,7 +206,7 @@ class _Bedside:
         return sorted((g for g in self.given if g.start < length), key=lambda g: (g.start, g.variable))
 
     def _illness(self, hour: float, wobble: list[float]) -> None:
-        cure = {"shock": 0.035 + 0.05 * self.on_antibiotics, "respiratory": 0.045 + 0.03 * self.ventilated, "renal": 0.03}
+        cure = {"shock": 0.02 + 0.035 * self.on_antibiotics, "respiratory": 0.022 + 0.02 * self.ventilated, "renal": 0.018}
         floor = 0.04 + 0.08 * self.patient.frailty
         for kind in KINDS:
             level, rise = self.failure[kind], 0.0
@@ -228,14 +228,14 @@ class _Bedside:
         person = self.person
         day = math.sin(2 * math.pi * (hour - 4 * person[4]) / 24)
         pressor = 42.0 * math.tanh(self.norepinephrine / 0.35)
-        mean = 86 + 5 * person[5] - 46 * shock + pressor + 7 * self.volume - 5 * self.ventilated + 2 * day + 3.5 * wobble[3]
+        mean = 84 + 7 * person[5] - 50 * shock + pressor + 4 * self.volume - 5 * self.ventilated + 2.5 * day + 5.5 * wobble[3]
         pulse = 48 + 6 * person[6] - 14 * shock + 8 * (self.patient.age_years > 70)
-        self.temperature += STEP_HOURS * 0.35 * (36.8 + 2.6 * self.infection + 0.2 * day - self.temperature)
+        self.temperature += STEP_HOURS * 0.35 * (36.7 + 4.0 * self.infection + 0.2 * day - self.temperature)
         rate = (
             76 + 8 * person[7] + 42 * shock + 16 * lungs + 7 * (self.temperature - 37) + 12 * self.norepinephrine + 2 * day + 4 * wobble[4]
         )
-        ratio = max(55.0, 430 - 370 * lungs - 60 * self.patient.lung_disease + (30 if self.ventilated else 0) + 4 * (self.peep - 5))
-        pao2 = max(38.0, ratio * self.fio2 / 100 + 4 * wobble[5])
+        ratio = max(50.0, 420 - 430 * lungs - 60 * self.patient.lung_disease + (30 if self.ventilated else 0) + 4 * (self.peep - 5))
+        pao2 = max(36.0, ratio * self.fio2 / 100 + (5 + 8 * lungs) * wobble[5])
         saturation = 100 * pao2**2.7 / (pao2**2.7 + 27.0**2.7) - 0.3
         breaths = 15.5 + 2 * person[8] + 17 * lungs + 7 * shock + 1.5 * wobble[6]
         if self.ventilated:
@@ -260,7 +260,7 @@ class _Bedside:
             0.11 * kidney**1.5 - 0.035 * (self.creatinine - self.base_creatinine) - 0.05 * clearance * (self.creatinine - 1.0)
         )
         self.bun += STEP_HOURS * 0.06 * (12 + 11 * self.creatinine + 10 * shock - self.bun)
-        stress = 128 + 42 * self.patient.diabetes + 70 * shock + 14 * wobble[7]
+        stress = 124 + 60 * self.patient.diabetes + 90 * shock + 26 * wobble[7] + 12 * self.person[9]
         self.glucose += STEP_HOURS * (0.30 * (stress - self.glucose) - 5.5 * self.insulin)
         self.platelets += STEP_HOURS * (0.02 * (220 + 50 * self.person[1] - self.platelets) - 3.0 * max(0.0, self.severity - 0.35))
         self.bilirubin += STEP_HOURS * (0.12 * max(0.0, shock - 0.35) - 0.02 * (self.bilirubin - 0.6))
@@ -270,17 +270,18 @@ class _Bedside:
 
     def _treat(self, hour: float, vitals: dict[str, float]) -> None:
         pressure, saturation = vitals["map"], vitals["spo2"]
-        if pressure < 65:
-            self.norepinephrine = min(1.2, self.norepinephrine + (0.04 if pressure > 58 else 0.08))
-        elif pressure > 74 and self.norepinephrine > 0:
-            self.norepinephrine = max(0.0, self.norepinephrine - 0.03)
+        self.low_pressure_steps = self.low_pressure_steps + 1 if pressure < 64 else 0
+        if self.low_pressure_steps >= 3:  # the team answers what persists
+            self.norepinephrine = min(1.2, self.norepinephrine + (0.03 if pressure > 56 else 0.06))
+        elif pressure > 72 and self.norepinephrine > 0:
+            self.norepinephrine = max(0.0, self.norepinephrine - 0.02)
         self._run("norepinephrine", round(self.norepinephrine, 2), hour)
-        if pressure < 66 and hour >= self.next_bolus and self.volume < 2.5:
+        if pressure < 63 and hour >= self.next_bolus and self.volume < 2.5:
             amount = 500.0 if self.drug_draw[0] < 0.7 else 1000.0
             self.given.append(Given("crystalloid", hour, hour + 1.0, amount))
             self.volume += amount / 500 * 0.8
             self.next_bolus = hour + 3.0
-        if not self.on_antibiotics and self.infection > 0.18 and (self.temperature > 37.9 or self.lactate > 2.2):
+        if not self.on_antibiotics and self.infection > 0.16 and (self.temperature > 37.8 or self.lactate > 2.2):
             self.on_antibiotics, self.next_antibiotic = True, hour + 1.0
         if self.on_antibiotics and hour >= self.next_antibiotic:
             name = ("Piperacillin/Tazobactam (Zosyn)", "Vancomycin", "Cefepime")[int(self.drug_draw[1] * 3)]
@@ -288,13 +289,13 @@ class _Bedside:
             self.next_antibiotic = hour + 8.0
             self.on_antibiotics = self.infection > 0.05
         lowest = 40.0 if self.ventilated else 21.0
-        if saturation < 92:
-            self.fio2 = min(100.0 if self.ventilated else 60.0, self.fio2 + (10 if saturation > 87 else 20))
+        if saturation < 91:
+            self.fio2 = min(100.0 if self.ventilated else 60.0, self.fio2 + (5 if saturation > 86 else 10))
         elif saturation > 96.5:
             self.fio2 = max(lowest, self.fio2 - 5)
         self.low_saturation_steps = self.low_saturation_steps + 1 if saturation < 90 and self.fio2 >= 50 else 0
-        if not self.ventilated and (self.low_saturation_steps >= 3 or self.failure["shock"] > 0.8):
-            self.ventilated = True
+        if not self.ventilated and (self.low_saturation_steps >= 3 or self.failure["shock"] > 0.7):
+            self.ventilated, self.fio2 = True, max(60.0, self.fio2)
             self.given.append(Given("intubation_event", hour, hour, 1.0, "Intubation"))
         elif self.ventilated and self.fio2 <= 40 and self.failure["respiratory"] < 0.3 and self.failure["shock"] < 0.45:
             self.ventilated = False
@@ -302,7 +303,7 @@ class _Bedside:
         self.peep = 5.0 + 5.0 * (self.ventilated and self.fio2 >= 60)
         self._run("invasive_ventilation", float(self.ventilated), hour, "Invasive Ventilation")
         self._run("propofol", 30.0 if self.ventilated else 0.0, hour)
-        if self.glucose > 185:
+        if self.glucose > 200:
             self.insulin = min(8.0, self.insulin + 1.0)
         elif self.glucose < 140:
             self.insulin = max(0.0, self.insulin - 2.0)
@@ -358,5 +359,5 @@ class _Bedside:
             "gcs_motor": 4 + 2 * awake if self.ventilated else 1 + 5 * awake,
             "on_pressor": float(self.norepinephrine > 0),
         }
-        for name, value in values.items():
-            self.record.setdefault(name, []).append(value)
+        self.names = values.keys()
+        self.record.append(tuple(values.values()))

