@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import safetensors
 import torch
 from torch import Tensor
 
@@ -70,28 +72,32 @@ def load_base(spec: EncoderSpec, base: Folder | None, dtype: torch.dtype, allow_
 
     Only safetensors are read and no code of a model repository is run. Raises StoreError or ConfigError with the remedy.
     """
-    from transformers import AutoModelForCausalLM
-
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True, "trust_remote_code": False}
     if base is not None:
         with base.local_copy("") as path:
             try:
-                with _quiet():
-                    return AutoModelForCausalLM.from_pretrained(path, local_files_only=True, **options)
-            except (OSError, ValueError) as error:
-                raise StoreError(
-                    f"{base.address} holds no readable base model ({_first_line(error)}); remove the folder and run again"
-                ) from None
+                return _read_model(path, local_files_only=True, **options)
+            except (OSError, ValueError, safetensors.SafetensorError) as error:
+                raise StoreError(f"{base.address} holds no readable base model ({_first_line(error)}); remove it and run again") from None
     if spec.model is None:
         raise ConfigError("no base folder was given and encoder.model is not set; set encoder.model, or encoder.init=config")
     try:
-        with _quiet():
-            return AutoModelForCausalLM.from_pretrained(spec.model, revision=spec.revision, local_files_only=not allow_download, **options)
-    except (OSError, ValueError) as error:
+        return _read_model(spec.model, revision=spec.revision, local_files_only=not allow_download, **options)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         remedy = "check the id and the network" if allow_download else "fetch it first, or set encoder.allow_download=true"
-        raise ConfigError(
-            f"encoder.model={spec.model} (revision {spec.revision}) cannot be loaded ({_first_line(error)}); {remedy}"
-        ) from None
+        what = f"encoder.model={spec.model} (revision {spec.revision})"
+        raise ConfigError(f"{what} cannot be loaded ({_first_line(error)}); {remedy}") from None
+
+
+def _read_model(source: str | os.PathLike[str], **options: Any) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    with _quiet():
+        model, found = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    if found["missing_keys"] or found["mismatched_keys"]:
+        # transformers would go on with random values in their place.
+        raise ValueError(f"{len(found['missing_keys'])} tensors are missing, {len(found['mismatched_keys'])} have another shape")
+    return model
 
 
 @contextlib.contextmanager
