@@ -79,7 +79,7 @@ class PhaseDiagnostics:
             states.append(latents.z_state_BTD[arrays["valid"]])
             predicted.append(pred_BTD[:, :-1][following])
             targets.append(latents.target_BTD[:, 1:][following])
-            copied.append(latents.z_state_BTD[:, :-1][following])
+            copied.append(latents.target_BTD[:, :-1][following])
         for module, training in zip(modules, was_training, strict=True):
             module.train(training)
         states_ND, targets_ND = torch.cat(states), torch.cat(targets)

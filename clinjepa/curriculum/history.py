@@ -30,11 +30,17 @@ class TrainingHistory:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a checkpoint."""
-        return {**self.metrics(), "timing": self.timing}
+        return {
+            "steps": self.steps,
+            "diagnostics": self.diagnostics,
+            "alarms": self.alarms,
+            "tokens_encoded": self.tokens_encoded,
+            "timing": self.timing,
+        }
 
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`: no clock in it, so it does not depend on interruptions."""
-        return {"steps": self.steps, "diagnostics": self.diagnostics, "alarms": self.alarms, "tokens_encoded": self.tokens_encoded}
+        return {"summary": self.summary(), "steps": self.steps, "diagnostics": self.diagnostics, "alarms": self.alarms}
 
     def check(self, row: dict[str, Any], saved_under: str) -> None:
         """Raise TrainingError when a step's losses or gradient norms are not finite or explode; nothing has been updated yet."""
@@ -85,6 +91,9 @@ class TrainingHistory:
             "rankme": newest.get("rankme"),
             "num_alarms": len(self.alarms),
             "tokens_encoded": self.tokens_encoded,
-            "seconds_per_step": self.seconds_per_step,
-            "waiting_share": self.timing["waiting_seconds"] / max(1e-9, self.timing["seconds"]),
         }
+
+    def time_summary(self) -> dict[str, float]:
+        """Mean seconds per step (checkpoints apart) and the share of them spent waiting for data, over all attempts."""
+        waiting = self.timing["waiting_seconds"] / max(1e-9, self.timing["seconds"])
+        return {"seconds_per_step": self.seconds_per_step, "waiting_share": waiting, "timed_steps": self.timing["steps"]}

@@ -112,7 +112,7 @@ class GroupedAdamW:
 def _whole(shard: Tensor, like: Tensor) -> Tensor:
     if isinstance(like, DTensor):
         mesh, placements = like.device_mesh, like.placements
-        shard = DTensor.fromlocal(shard, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())
+        shard = DTensor.from_local(shard, mesh, placements, run_check=False, shape=like.shape, stride=like.stride())
     return whole(shard)
 
 

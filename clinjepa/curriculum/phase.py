@@ -42,7 +42,7 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport) -> dic
 
     All workers call it alike. feed: yields this worker's micro-batches in the order of the assignments it is given;
     on_report(steps done over all phases, latest metrics, checkpoint address or None): called by all workers at log and
-    checkpoint steps. Raises ConfigError before any work, CheckpointError for what cannot be gone on from, and TrainingError
+    checkpoint steps; `num_steps` in the metrics is what `steps done` reaches at the end. Raises ConfigError before any work, CheckpointError for what cannot be gone on from, and TrainingError
     when training must not go on; the last good checkpoint is then still there.
     """
     job.validate()
@@ -102,9 +102,9 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport) -> dic
         if (done - job.first_step) % job.checkpoint_every_steps == 0 or done == job.last_step:
             address = _save(job, modules, history, checkpoints, done, digest, dist)
         if address is not None or (done - job.first_step) % job.log_every_steps == 0:
-            on_report(done, history.latest(), address)
+            on_report(done, history.latest() | {"num_steps": job.last_step}, address)
     _write_outputs(job, modules, history, dist)
-    return history.summary()
+    return history.summary() | history.time_summary()
 
 
 def hard_sync(job: PhaseJob) -> dict[str, Any]:
@@ -162,5 +162,5 @@ def _write_outputs(job: PhaseJob, modules: PhaseModules, history: TrainingHistor
             write_tensors(out, f"{name}.safetensors", group)
         out.write_json("optimizer.json", optimizer)
         out.write_json("metrics.json", history.metrics())
-        out.write_json("timing.json", history.timing)
+        out.write_json("timing.json", history.time_summary())
     dist.barrier()

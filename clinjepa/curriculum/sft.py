@@ -91,9 +91,9 @@ def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport) -> dict[st
         if done % job.checkpoint_every_steps == 0 or done == plan.num_steps:
             address = _save(job, encoder, optimizer, history, checkpoints, done, digest, dist)
         if address is not None or done % job.log_every_steps == 0:
-            on_report(done, history.latest(), address)
+            on_report(done, history.latest() | {"num_steps": plan.num_steps}, address)
     _write_outputs(job, encoder, history, dist)
-    return history.summary()
+    return history.summary() | history.time_summary()
 
 
 class _TuningLoss:
@@ -195,5 +195,5 @@ def _write_outputs(job: SftJob, encoder: Encoder, history: TrainingHistory, dist
         else:
             write_tensors(out, "online.safetensors", state)
         out.write_json("metrics.json", history.metrics())
-        out.write_json("timing.json", history.timing)
+        out.write_json("timing.json", history.time_summary())
     dist.barrier()
