@@ -25,11 +25,11 @@ _CATEGORY_RULES = ("last", "first", "mode")
 def place_events(events: pa.Table, stays: pl.DataFrame, variables: Mapping[str, Variable]) -> tuple[pl.DataFrame, dict[str, int]]:
     """One row per event and hour that it touches, clipped to the stay's hours and to ICU out.
 
-    events: EVENTS_SCHEMA; stays: stay_id, intime, outtime, num_hours (hours that are kept). Returns (placed, counts) where placed has
-    stay_id, hour int32, variable string, value float64?, text?, unit?, start_us int64 (microseconds after intime), row,
-    overlap_hours float64? (null for a point event). The value of an interval of a `sum` variable (an amount) is the share that falls
-    in the hour, at a constant rate; a rate is repeated. counts: rows left out by rule. Nothing of an hour's rows depends on what
-    happens after that hour, given the rate in force.
+    events: EVENTS_SCHEMA; stays: stay_id, intime, outtime, num_hours (hours that are kept). Returns (placed, counts) where placed,
+    sorted by stay, hour, variable, time and row, has stay_id, hour int32, variable string, kind, value float64?, text?, unit?, start_us
+    int64 (microseconds after intime), row, overlap_hours float64? (null for a point event). The value of an interval of a `sum`
+    variable (an amount) is the share that falls in the hour, at a constant rate; a rate is repeated. counts: rows left out by rule.
+    Nothing of an hour's rows depends on what happens after that hour, given the rate in force.
     """
     end_of_stay = pl.min_horizontal(pl.col("num_hours").cast(pl.Int64) * HOUR_US, _microseconds("outtime") - _microseconds("intime"))
     bounds = stays.select("stay_id", _microseconds("intime").alias("intime_us"), end_of_stay.alias("stay_us"), "num_hours")
@@ -123,13 +123,9 @@ def aggregate_hours(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mappin
         if rule.startswith("category_"):
             shown = pl.coalesce(pl.col("text"), pl.col("value").cast(pl.String))
             order = {"last": shown.last(), "first": shown.first(), "mode": shown.mode().sort().first()}
-            picked = (
-                rows.sort("start_us", "row", maintain_order=True).group_by(keys).agg(order[rule.removeprefix("category_")].alias("value"))
-            )
-            category.append(picked)
+            category.append(rows.group_by(keys).agg(order[rule.removeprefix("category_")].alias("value")))
         else:
-            ordered = rows.sort("start_us", "row", maintain_order=True) if rule in ("first", "last") else rows
-            numeric.append(ordered.group_by(keys).agg(_numeric_rule(rule).cast(pl.Float32).alias("value")))
+            numeric.append(rows.group_by(keys).agg(_numeric_rule(rule).cast(pl.Float32).alias("value")))
     frame = hour_frame(stays)
     for parts in (numeric, category):
         if parts:

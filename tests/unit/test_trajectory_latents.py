@@ -87,9 +87,10 @@ def test_the_cache_stays_within_its_bytes(store):
 def test_bfloat16_on_disk_comes_back_as_torch_rounds_it(tmp_path):
     torch = pytest.importorskip("torch")
     folder = Folder(tmp_path)
-    LatentWriter("bfloat16").write_part(folder, "a", [stay_latents(7, 50)])
+    _, z_static, z_state, z_action = stay_latents(7, 50)
+    z_state[0] = 1 + np.arange(DIM) / 256  # every other one lies halfway between two bfloat16
+    LatentWriter("bfloat16").write_part(folder, "a", [(7, z_static, z_state, z_action)])
     assert finish_latents(folder)["dtype"] == "bfloat16"
-    _, _, z_state, _ = stay_latents(7, 50)
     np.testing.assert_array_equal(LatentReader(folder).stay(7)[1], torch.from_numpy(z_state).bfloat16().float().numpy())
 
 
