@@ -15,7 +15,7 @@ from clinjepa.sources.physiology import STEP_HOURS, Course
 
 @dataclass(frozen=True)
 class _Panel:
-    """Variables charted together. calm, sick: hours between chartings at severity 0 and 1. regularity: gamma shape."""
+    """Variables charted together. calm, sick: hours between chartings of a calm and of a very sick patient. regularity: gamma shape."""
 
     variables: tuple[str, ...]
     calm: float
@@ -48,13 +48,18 @@ _PANELS = (
 )
 
 _SPREAD = {
-    "heart_rate": (1.5, 0), "resp_rate": (1.2, 0), "spo2": (0.7, 0), "map": (2.2, 0), "sbp": (3.0, 0), "dbp": (2.4, 0), "temperature": (0.12, 1),
-    "glucose_fingerstick": (8.0, 0), "creatinine": (0.04, 1), "bun": (0.8, 0), "sodium": (0.9, 0), "potassium": (0.12, 1), "chloride": (0.9, 0),
-    "bicarbonate": (0.7, 0), "glucose": (4.0, 0), "magnesium": (0.08, 1), "wbc": (0.5, 1), "hemoglobin": (0.2, 1), "platelets": (7.0, 0),
-    "bilirubin_total": (0.05, 1), "inr": (0.04, 1), "pao2": (4.0, 0), "paco2": (1.2, 0), "ph": (0.012, 2), "base_excess": (0.6, 0), "lactate": (0.1, 1),
-    "gcs_eye": (0.25, 0), "gcs_verbal": (0.3, 0), "gcs_motor": (0.25, 0), "fio2": (0.0, 0), "peep": (0.0, 0), "urine_output": (8.0, 0),
+    "heart_rate": (1.5, 0), "resp_rate": (1.2, 0), "spo2": (0.7, 0), "map": (2.2, 0), "sbp": (3.0, 0),
+    "dbp": (2.4, 0), "temperature": (0.12, 1), "glucose_fingerstick": (8.0, 0), "creatinine": (0.04, 1),
+    "bun": (0.8, 0), "sodium": (0.9, 0), "potassium": (0.12, 1), "chloride": (0.9, 0), "bicarbonate": (0.7, 0),
+    "glucose": (4.0, 0), "magnesium": (0.08, 1), "wbc": (0.5, 1), "hemoglobin": (0.2, 1), "platelets": (7.0, 0),
+    "bilirubin_total": (0.05, 1), "inr": (0.04, 1), "pao2": (4.0, 0), "paco2": (1.2, 0), "ph": (0.012, 2),
+    "base_excess": (0.6, 0), "lactate": (0.1, 1), "gcs_eye": (0.25, 0), "gcs_verbal": (0.3, 0),
+    "gcs_motor": (0.25, 0), "fio2": (0.0, 0), "peep": (0.0, 0), "urine_output": (8.0, 0),
 }  # fmt: skip
 """Standard deviation of a measurement (variable's unit) and decimals that are charted."""
+
+_CALM, _SICK = 0.15, 0.65
+"""Severity up to which a panel is charted at its calm rate, and from which at its sick rate."""
 
 _LIMITS = {
     "spo2": (50, 100),
@@ -109,9 +114,9 @@ def _times(panel: _Panel, course: Course, density: float, rng: np.random.Generat
     candidates = rng.random() * fastest + np.cumsum(rng.gamma(panel.regularity, fastest / panel.regularity, size=number))
     accept = rng.random(number)
     candidates, accept = candidates[candidates < course.length_hours], accept[candidates < course.length_hours]
-    severity = np.clip(course.severity[np.minimum((candidates / STEP_HOURS).astype(np.int64), len(course.severity) - 1)], 0, 1)
-    wanted = 1 / (panel.calm + (panel.sick - panel.calm) * severity)
-    return candidates[accept < wanted * panel.sick]
+    severity = course.severity[np.minimum((candidates / STEP_HOURS).astype(np.int64), len(course.severity) - 1)]
+    slowest = panel.sick / panel.calm
+    return candidates[accept < slowest + (1 - slowest) * np.clip((severity - _CALM) / (_SICK - _CALM), 0, 1)]
 
 
 def _at(course: Course, signal: np.ndarray, minutes: np.ndarray) -> np.ndarray:

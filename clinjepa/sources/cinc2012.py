@@ -105,7 +105,8 @@ class Cinc2012Source:
         )
         if outcomes["stay_id"].n_unique() < outcomes.height:
             raise SourceError(
-                f"{self._folder.address}: {outcomes.height - outcomes['stay_id'].n_unique()} record ids stand in two outcome files; every record needs an id of its own"
+                f"{self._folder.address}: {outcomes.height - outcomes['stay_id'].n_unique()} record ids stand in two outcome files; "
+                "every record needs an id of its own"
             )
         ids = pl.DataFrame({"stay_id": [record.stay_id for record in records]}, schema={"stay_id": pl.Int64})
         stays = record_stays(ids, lines, outcomes, mapping, counts)
@@ -121,14 +122,16 @@ class Cinc2012Source:
                     stem = name.rsplit("/", 1)[-1].removesuffix(".txt")
                     if not stem.isdigit():
                         raise SourceError(
-                            f"{self._where(letter)}/{name}: a record file is named by its number; remove what does not belong to the challenge"
+                            f"{self._where(letter)}/{name}: a record file is named by its number; "
+                            "remove what does not belong to the challenge"
                         )
                     records.append(_Record(int(stem), letter, name))
             records.sort(key=lambda record: record.stay_id)
             repeated = len(records) - len({record.stay_id for record in records})
             if repeated:
                 raise SourceError(
-                    f"{self._folder.address}: {repeated} record numbers occur twice in the sets {list(self._zipped)}; every stay needs a number of its own"
+                    f"{self._folder.address}: {repeated} record numbers occur twice in the sets {list(self._zipped)}; "
+                    "every stay needs a number of its own"
                 )
             if not records:
                 raise SourceError(f"{self._folder.address}: the sets {list(self._zipped)} hold no .txt records; get them again")
@@ -156,10 +159,12 @@ class Cinc2012Source:
         )
         blank = table["line"].str.strip_chars() == ""
         table = table.filter(~blank)
+        files = {record.stay_id: record.file for record in mine}
         ragged = table.filter(pl.col("line").str.count_matches(",", literal=True) != 2)
         if ragged.height:
             raise SourceError(
-                f"{self._where(letter)}: line {ragged['row'][0]} of a record has not 3 fields ({HEADER}); {ragged.height} such lines, get the file again"
+                f"{self._where(letter)}, {files[ragged['stay_id'][0]]}, line {ragged['row'][0]}: not the 3 fields {HEADER} "
+                f"({ragged.height} such lines in this part); get the file again"
             )
         fields = pl.col("line").str.split_exact(",", 2)
         names = ("clock", "parameter", "raw")
@@ -207,8 +212,7 @@ def _record_lines(content: bytes, where: str) -> list[str]:
             f"{where}: byte {error.start} is not UTF-8; the challenge's records are plain ASCII, get the file again"
         ) from None
     if not lines or lines[0].strip() != HEADER:
-        found = lines[0].strip()[:60] if lines and "," in lines[0] and not lines[0][:1].isdigit() else "no header"
-        raise SourceError(f"{where}: line 1 must be {HEADER!r}, found {found!r}; is this a record of the 2012 challenge?")
+        raise SourceError(f"{where}: line 1 is not the header {HEADER!r}; is this a record of the 2012 challenge?")
     return lines[1:]
 
 

