@@ -11,7 +11,6 @@ import ray.data
 
 from clinjepa import errors
 from clinjepa.clinical import load_tasks
-from clinjepa.config import Config
 from clinjepa.errors import ClinJepaError
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder

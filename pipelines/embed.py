@@ -43,7 +43,7 @@ def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> di
         fn_constructor_args=(job.to_json(), config.execution.threads_per_worker),
         batch_size=1,
         batch_format="pyarrow",
-        concurrency=(1, max(1, min(config.execution.embed_workers, len(shards)))),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(config.execution.embed_workers, len(shards)))),
         num_cpus=_WORKER_CPUS,
         num_gpus=1 if config.execution.use_gpu else 0,
     )

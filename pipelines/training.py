@@ -111,6 +111,7 @@ def _fit(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dic
     artifact.folder.remove(_FAILURE)
     resources = {"CPU": execution.cpus_per_worker} | ({"GPU": 1.0} if execution.use_gpu else {})
     state = context.storage / "ray_train"
+    context.report(stage, 0, job.num_steps if isinstance(job, PhaseJob) else 1, "starting workers")
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={
@@ -153,11 +154,13 @@ def _train_loop(work: dict[str, Any]) -> None:
         return  # an earlier attempt met a fault that a restart cannot mend; the driver reads it
     watcher = coordinator()
     rank = ray.train.get_context().get_world_rank()
+    first_step = job.first_step if isinstance(job, PhaseJob) else 0
 
     def on_report(step: int, metrics: dict[str, Any], checkpoint: str | None) -> None:
         if rank == 0:
             note = f"loss {metrics['loss']:.4g}" if metrics.get("loss") is not None else ""
-            watcher.report.remote(work["stage_key"], work["label"], step, metrics.get("num_steps", step), note)
+            total = job.num_steps if isinstance(job, PhaseJob) else metrics["num_steps"]
+            watcher.report.remote(work["stage_key"], work["label"], step - first_step, total, note)
         if checkpoint is None:
             return
         with tempfile.TemporaryDirectory() as scratch:
@@ -203,7 +206,12 @@ def _ray_data_feed(job: Job, data_cpus: float) -> Any:
         )
         blocks = max(1, min(len(assignments), 64))
         dataset = ray.data.from_arrow(plan, override_num_blocks=blocks).map_batches(
-            _Fetch, fn_constructor_args=(job.to_json(),), batch_size=1, batch_format="pyarrow", concurrency=1, num_cpus=data_cpus
+            _Fetch,
+            fn_constructor_args=(job.to_json(),),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=1),
+            num_cpus=data_cpus,
         )
         for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):
             yield batch["payload"][0].as_py()
