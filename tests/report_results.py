@@ -49,7 +49,9 @@ def results() -> dict[str, Any]:
         "config_digest": "9f" * 32,
         "dataset": dataset,
         "stages": _stages(),
-        "phases": {recipe: {"0": [_phase(name, level, 600 // len(PHASES[recipe])) for name in PHASES[recipe]]} for recipe, level in RECIPES.items()},
+        "phases": {
+            recipe: {"0": [_phase(name, level, 600 // len(PHASES[recipe])) for name in PHASES[recipe]]} for recipe, level in RECIPES.items()
+        },
         "roundtrip": {
             "clin_jepa": {"r2": figure(0.41, None), "variables": {"heart_rate": 0.71, "map": 0.52, "glucose": None}},
             "untrained": {
@@ -115,7 +117,14 @@ def _stages() -> list[dict[str, Any]]:
 
 def _phase(name: str, level: float, num_steps: int) -> dict[str, Any]:
     alarm = {"metric": "rankme", "step": 240, "value": 1.4, "threshold": 1.5}
-    row = {"name": name, "num_steps": num_steps, "loss_first": 80 * level, "loss_last": 30 * level, "latent_std": 0.4, "rankme": 11.0 * level}
+    row = {
+        "name": name,
+        "num_steps": num_steps,
+        "loss_first": 80 * level,
+        "loss_last": 30 * level,
+        "latent_std": 0.4,
+        "rankme": 11.0 * level,
+    }
     return {**row, "alarms": [alarm]} if name == "alignment" else row
 
 
