@@ -29,12 +29,14 @@ open_data_mimic_iv_demo := mimic-iv-demo-meds
 open_data_cinc2012 := cinc2012
 
 CONFIG := $(config_$(DATASET))
+ifeq ($(CONFIG),)
+$(error DATASET=$(DATASET) is not known; use mimic_iv_demo, cinc2012 or simulator)
+endif
 OPEN_DATA := $(if $(DATA),,$(open_data_$(DATASET)))
 
 .PHONY: demo test lint chaos clean setup setup-dev
 
 demo: setup
-	$(if $(CONFIG),,$(error DATASET=$(DATASET) is not known; use mimic_iv_demo, cinc2012 or simulator))
 	$(if $(OPEN_DATA),$(BIN)/clinjepa data get $(OPEN_DATA) data/$(OPEN_DATA))
 	$(BIN)/clinjepa run $(CONFIG) $(if $(DATA),'source.path=$(DATA)') $(ARGS)
 
