@@ -12,6 +12,7 @@ from clinjepa.config.schema import SourceConfig
 from clinjepa.errors import SourceError
 from clinjepa.sources.cinc2012 import Cinc2012Source, load_map
 from clinjepa.sources.cinc2012_records import INTIME
+from clinjepa.storage import Folder
 
 RECORD = """Time,Parameter,Value
 00:00,RecordID,{number}
@@ -119,6 +120,12 @@ def test_a_zip_and_a_folder_give_the_same_tables(tmp_path):
     lines = {1: "01:00,HR,80\n", 2: "02:00,MAP,70\n"}
     zipped, unpacked = read(write_set(tmp_path / "a", lines)), read(write_set(tmp_path / "b", lines, zipped=False))
     assert zipped.events.equals(unpacked.events) and zipped.stays.equals(unpacked.stays)
+
+
+def test_an_object_store_s_address_gives_the_same_tables(tmp_path):
+    Folder("memory://cinc").upload(write_set(tmp_path, {1: "01:00,HR,80\n"}))
+    source = Cinc2012Source(SourceConfig(kind="cinc2012", path="memory://cinc", num_partitions=1))
+    assert source.read(source.partitions()[0]).events.equals(read(tmp_path).events)
 
 
 def test_a_path_to_one_zip_reads_that_set(tmp_path):
