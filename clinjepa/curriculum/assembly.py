@@ -62,6 +62,7 @@ def assemble(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> PhaseM
     mesh = dist.mesh()
     if mesh is not None:
         shard_predictor(predictor, mesh)
+        predictor.set_reshard_after_forward(False)  # type: ignore[operator]  # small: gathered once a step, not once a call
     groups = {"predictor": list(predictor.named_parameters())}
     if job.trains_encoder and encoder is not None:
         groups["encoder"] = encoder.online_parameters()

@@ -24,13 +24,13 @@ from clinjepa.model.diagnostics import latent_diagnostics, prediction_diagnostic
 NUM_WINDOWS = 16
 """Windows looked at; every worker computes all of them, so that the figures do not depend on the number of workers."""
 
-MEASUREMENTS_PER_PHASE = 8
+_MEASUREMENTS_PER_PHASE, _MIN_STEPS_BETWEEN = 8, 5
 _WINDOWS_TAG, _DROPOUT_TAG = 6, 7
 
 
 def is_diagnostic_step(done: int, num_steps: int) -> bool:
-    """Whether to measure after `done` steps of a phase: at its end and about eight times before, whatever is logged or saved."""
-    return done == num_steps or done % max(1, num_steps // MEASUREMENTS_PER_PHASE) == 0
+    """Whether to measure after `done` steps of a phase: at its end and up to eight times before, whatever is logged or saved."""
+    return done == num_steps or done % max(_MIN_STEPS_BETWEEN, num_steps // _MEASUREMENTS_PER_PHASE) == 0
 
 
 class PhaseDiagnostics:

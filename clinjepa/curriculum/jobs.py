@@ -107,7 +107,7 @@ class PhaseJob:
             raise ConfigError(f"phase {phase.name}: its target is the EMA encoder of an earlier phase, so target is needed")
         momentum = float(self.curriculum_settings["ema_momentum"])
         reached = self.num_steps * (1.0 - momentum)
-        if phase.ema_moves and not self.trains_encoder and reached < ALIGNMENT_RULE:
+        if phase.ema_moves and not self.trains_encoder and reached < ALIGNMENT_RULE - 1e-9:
             warnings.warn(
                 f"phase {phase.name}: num_steps * (1 - ema_momentum) = {self.num_steps} * (1 - {momentum:g}) = {reached:.2f} < "
                 f"{ALIGNMENT_RULE:g}, so the target does not arrive at the online encoder; "

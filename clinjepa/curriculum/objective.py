@@ -62,13 +62,13 @@ class PhaseObjective:
             unique_UD = encode_chunks(self._encoder, chunks, "online", device).requires_grad_(with_gradient)
             num_tokens += chunks.num_tokens
             z_static = unique_UD[arrays["static_texts"].long()]
-            z_state = _spread(unique_UD, arrays["state_texts"])
-            z_action = _spread(unique_UD, arrays["action_texts"])
+            z_state = spread(unique_UD, arrays["state_texts"])
+            z_action = spread(unique_UD, arrays["action_texts"])
         target = z_state.detach()
         if self._phase.target == "ema":
             num_states = int(arrays["state_texts"].max()) + 1
             state_chunks = cut_chunks(arrays, self._token_budget, end_id, seed, self._dist, num_states)
-            target = _spread(encode_chunks(self._encoder, state_chunks, "target", device), arrays["state_texts"])
+            target = spread(encode_chunks(self._encoder, state_chunks, "target", device), arrays["state_texts"])
             num_tokens += state_chunks.num_tokens
         return Latents(z_static, z_state, z_action, target, unique_UD, chunks, num_tokens)
 
@@ -112,6 +112,6 @@ class PhaseObjective:
         return teacher_forcing, rollout
 
 
-def _spread(unique_UD: Tensor, index: Tensor) -> Tensor:
+def spread(unique_UD: Tensor, index: Tensor) -> Tensor:
     """unique_UD at `index` (any shape; -1 is padding and gives 0)."""
     return unique_UD[index.clamp(min=0).long()].masked_fill((index < 0)[..., None], 0.0)

@@ -42,8 +42,9 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport) -> dic
 
     All workers call it alike. feed: yields this worker's micro-batches in the order of the assignments it is given;
     on_report(steps done over all phases, latest metrics, checkpoint address or None): called by all workers at log and
-    checkpoint steps; `num_steps` in the metrics is what `steps done` reaches at the end. Raises ConfigError before any work, CheckpointError for what cannot be gone on from, and TrainingError
-    when training must not go on; the last good checkpoint is then still there.
+    checkpoint steps, where the metrics' `num_steps` is the number of steps done when the phase is complete. Raises ConfigError
+    before any work, CheckpointError for what cannot be gone on from, and TrainingError when training must not go on; the last
+    good checkpoint is then still there.
     """
     job.validate()
     check_workers(job, dist.world_size)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from curriculum_jobs import phase_job
 
 from clinjepa.curriculum.jobs import SftJob, num_micro_batches
 from clinjepa.curriculum.plan import PhasePlan, SamplePlan, assignments, torch_seed
 from clinjepa.curriculum.text_plan import TextPlan
 from clinjepa.errors import ConfigError, StoreError
+from tests.curriculum_jobs import phase_job
 
 
 def windows_table(hours: list[int], split: str = "train") -> pa.Table:

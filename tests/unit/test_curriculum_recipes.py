@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from clinjepa.curriculum.recipes import load_recipe, parse_recipes, phase_steps, recipe_names
 from clinjepa.errors import ConfigError
 

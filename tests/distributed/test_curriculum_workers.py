@@ -1,0 +1,147 @@
+"""The number of workers changes nothing but the speed: real gloo processes, dropout on, five micro-batches that do not divide."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clinjepa.curriculum.assembly import encoder_spec
+from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob
+from clinjepa.model.base import make_base
+from clinjepa.model.encoder import build_encoder
+from clinjepa.storage import Folder
+from tests.curriculum_jobs import ENCODER, phase_job
+from tests.curriculum_processes import run_job, run_on_workers
+from tests.curriculum_store import make_latents, make_trajectories
+
+STEPS = 2
+PHASES = ("warmup", "joint", "alignment")
+WITH_DROPOUT = {**ENCODER, "lora": {**ENCODER["lora"], "dropout": 0.1}}
+SFT = {
+    "num_epochs": 1.0,
+    "max_steps": STEPS,
+    "tokens_per_step": 700,
+    "micro_tokens": 150,
+    "learning_rate": 1e-2,
+    "warmup_fraction": 0.1,
+    "weight_decay": 0.0,
+    "clip_norm": 1.0,
+}
+pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")
+
+
+class Stores:
+    """A trajectory store, a base and its latents; and jobs on them."""
+
+    def __init__(self, root: Path) -> None:
+        torch.set_num_threads(1)
+        self.root = root
+        self.trajectories = make_trajectories(root)
+        spec = encoder_spec(ENCODER, Folder(self.trajectories))
+        make_base(spec, 0, Folder(root / "base"))
+        self.latents = make_latents(root / "latents", self.trajectories, build_encoder(spec, Folder(root / "base"), 0))
+
+    def job(self, phase: str, out: Path, before: Path, **changes) -> PhaseJob:
+        """A phase of two steps that starts from what phases under `before` left."""
+        inputs = {
+            "warmup": {"latents": self.latents},
+            "joint": {"latents": None, "predictor": str(before / "warmup"), "first_step": STEPS, "encoder_settings": WITH_DROPOUT},
+            "alignment": {
+                "latents": self.latents,
+                "predictor": str(before / "joint"),
+                "encoder": str(before / "joint"),
+                "target": str(before / "joint"),
+                "first_step": 2 * STEPS,
+            },
+        }
+        fields = {"out": str(out / phase), "trajectories": self.trajectories, "base": str(self.root / "base"), "num_steps": STEPS}
+        return phase_job(phase, **{**fields, "global_batch": 10, "micro_batch": 2, **inputs[phase], **changes})
+
+    def chain(self, out: Path) -> list[Job]:
+        sft = SftJob(str(out / "sft"), self.trajectories, 0, ENCODER, SFT, base=str(self.root / "base"))
+        return [*(self.job(phase, out, out) for phase in PHASES), sft]
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory) -> Stores:
+    return Stores(tmp_path_factory.mktemp("stores"))
+
+
+@pytest.fixture(scope="module")
+def results(stores) -> dict[int, Path]:
+    """Folders with warmup, joint, alignment and sft as 1, 2 and 3 workers made them."""
+    folders = {}
+    for world_size in (1, 2, 3):
+        folders[world_size] = stores.root / f"workers-{world_size}"
+        jobs = stores.chain(folders[world_size])
+        if world_size == 1:
+            for job in jobs:
+                run_job(job)
+        else:
+            run_on_workers(jobs, world_size)
+    return folders
+
+
+def series(folder: Path, name: str) -> list[float]:
+    return [row[name] for row in json.loads((folder / "metrics.json").read_text())["steps"]]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("stage", [*PHASES, "sft"])
+def test_losses_are_those_of_one_worker(results, stage, world_size):
+    assert series(results[world_size] / stage, "loss") == pytest.approx(series(results[1] / stage, "loss"), rel=1e-5)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("group", ["predictor", "encoder"])
+def test_gradient_norms_of_joint_refinement_are_those_of_one_worker(results, group, world_size):
+    name = f"grad_norm_{group}"
+    assert series(results[world_size] / "joint", name) == pytest.approx(series(results[1] / "joint", name), rel=1e-4)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize(("stage", "name"), [("alignment", "predictor"), ("joint", "online"), ("alignment", "target"), ("sft", "model")])
+def test_weights_are_those_of_one_worker(results, stage, name, world_size):
+    one, many = (load_file(results[size] / stage / f"{name}.safetensors") for size in (1, world_size))
+    assert one.keys() == many.keys()
+    # AdamW divides by the root of tiny second moments: a rounding error of a gradient near 0 may move a weight by a share of lr.
+    worst = max(float((one[key] - many[key]).abs().max()) for key in one)
+    assert worst < 1e-4
+
+
+def test_a_killed_phase_goes_on_and_leaves_the_same_bytes(stores, results, tmp_path):
+    job = stores.job("joint", tmp_path, results[2], checkpoint_every_steps=1, log_every_steps=1)
+    run_on_workers([job], 2, die_after=STEPS + 1)
+    run_on_workers([job], 2)
+    expected = results[2] / "joint"
+    names = [path.name for path in expected.iterdir() if path.is_file() and path.name != "timing.json"]
+    differing = [name for name in names if (tmp_path / "joint" / name).read_bytes() != (expected / name).read_bytes()]
+    assert "online.safetensors" in names and differing == []
+
+
+def test_a_checkpoint_of_two_workers_goes_on_with_one(stores, results, tmp_path):
+    whole = stores.job("joint", tmp_path, results[1], checkpoint_every_steps=1)
+    run_on_workers([whole], 2, die_after=STEPS + 1)
+    run_job(whole)
+    assert series(tmp_path / "joint", "loss") == pytest.approx(series(results[1] / "joint", "loss"), rel=1e-5)
+
+
+def test_the_worker_command_runs_a_job_and_prints_its_summary(stores, tmp_path):
+    (tmp_path / "job.json").write_text(json.dumps(stores.job("warmup", tmp_path, tmp_path).to_json()))
+    command = [sys.executable, "-m", "clinjepa.curriculum.worker", str(tmp_path / "job.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, json.loads(done.stdout.splitlines()[-1])["num_steps"]) == (0, STEPS)
+
+
+def test_the_worker_command_says_in_one_line_what_is_wrong_with_a_job(stores, tmp_path):
+    value = stores.job("warmup", tmp_path, tmp_path).to_json() | {"latents": None}
+    (tmp_path / "job.json").write_text(json.dumps(value))
+    command = [sys.executable, "-m", "clinjepa.curriculum.worker", str(tmp_path / "job.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1 and done.stderr.startswith("ConfigError: phase warmup") and done.stderr.count("\n") == 1

@@ -1,0 +1,87 @@
+"""Checkpoints are whole or not used, and the one before is then taken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clinjepa.curriculum.checkpoint import checkpoint_folder, find_checkpoint, save_checkpoint
+from clinjepa.errors import CheckpointError
+from clinjepa.storage import Folder
+
+JOB = "digest-of-the-job"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = Folder(tmp_path)
+    for step in (4, 8):
+        save_checkpoint(folder, step, {"predictor": {"w": torch.full((3,), float(step))}}, {"at": step}, JOB, keep=3)
+    return folder
+
+
+def test_the_newest_is_found_with_what_was_saved(folder):
+    found = find_checkpoint(folder, JOB)
+    assert (found.step, found.state(), found.tensors("predictor")["w"].tolist()) == (8, {"at": 8}, [8.0, 8.0, 8.0])
+
+
+def test_without_a_checkpoint_none_is_found(tmp_path):
+    assert find_checkpoint(Folder(tmp_path / "nothing"), JOB) is None
+
+
+def cut_manifest(place: Folder) -> None:
+    place.remove("manifest.json")
+
+
+def cut_tensors(place: Folder) -> None:
+    place.write_bytes("predictor.safetensors", place.read_bytes("predictor.safetensors")[:-1])
+
+
+def alter_tensors(place: Folder) -> None:
+    data = bytearray(place.read_bytes("predictor.safetensors"))
+    data[-1] ^= 1
+    place.write_bytes("predictor.safetensors", bytes(data))
+
+
+def remove_state(place: Folder) -> None:
+    place.remove("state.json")
+
+
+def scramble_manifest(place: Folder) -> None:
+    place.write_bytes("manifest.json", b"[1, 2")
+
+
+def mix_with_the_older(place: Folder) -> None:
+    older = checkpoint_folder(Folder(place.address.rsplit("/", 1)[0]), 4)
+    place.write_bytes("predictor.safetensors", older.read_bytes("predictor.safetensors"))
+
+
+@pytest.mark.parametrize("damage", [cut_manifest, cut_tensors, alter_tensors, remove_state, scramble_manifest, mix_with_the_older])
+def test_a_damaged_checkpoint_is_refused_with_a_warning_and_the_one_before_is_taken(folder, damage):
+    damage(checkpoint_folder(folder, 8))
+    with pytest.warns(UserWarning, match="step-00000008.*the checkpoint before it is taken"):
+        found = find_checkpoint(folder, JOB)
+    assert found.step == 4
+
+
+def test_a_checkpoint_of_another_job_is_an_error(folder):
+    with pytest.raises(CheckpointError, match="job with other settings"):
+        find_checkpoint(folder, "another job")
+
+
+def test_a_checkpoint_of_another_schema_is_an_error(folder):
+    place = checkpoint_folder(folder, 8)
+    place.write_json("manifest.json", {**place.read_json("manifest.json"), "schema_version": 0})
+    with pytest.raises(CheckpointError, match="schema 0"):
+        find_checkpoint(folder, JOB)
+
+
+def test_only_the_newest_are_kept(folder):
+    save_checkpoint(folder, 12, {}, {}, JOB, keep=2)
+    assert folder.names() == ["step-00000008", "step-00000012"]
+
+
+def test_what_was_refused_is_removed_when_the_job_passes_its_step_again(folder):
+    cut_manifest(checkpoint_folder(folder, 8))
+    save_checkpoint(folder, 6, {}, {}, JOB, keep=2)
+    assert folder.names() == ["step-00000004", "step-00000006"]

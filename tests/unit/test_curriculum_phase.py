@@ -1,0 +1,291 @@
+"""What a phase changes, what it leaves alone, and what interrupting it does to its result: nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from clinjepa.curriculum.assembly import assemble, encoder_spec
+from clinjepa.curriculum.batches import MicroBatchFetcher, plain_feed
+from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.jobs import PhaseJob, SftJob
+from clinjepa.curriculum.objective import PhaseObjective, spread
+from clinjepa.curriculum.phase import hard_sync, run_phase
+from clinjepa.curriculum.plan import Assignment, torch_seed
+from clinjepa.errors import CheckpointError, ConfigError, StoreError, TrainingError
+from clinjepa.model.base import make_base
+from clinjepa.model.encoder import build_encoder
+from clinjepa.model.packing import pack_texts
+from clinjepa.storage import Folder
+from clinjepa.trajectory.latents import LatentReader, LatentWriter, finish_latents
+from tests.curriculum_jobs import CURRICULUM, ENCODER, phase_job
+from tests.curriculum_processes import run_job
+from tests.curriculum_store import make_latents, make_trajectories
+
+RESULTS = ("predictor.safetensors", "predictor.json", "optimizer.safetensors", "optimizer.json", "metrics.json")
+pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")
+
+
+class Curriculum:
+    """Stores and the results of warmup, joint refinement and alignment, four steps each, on one worker."""
+
+    def __init__(self, root: Path) -> None:
+        torch.set_num_threads(1)
+        self.root = root
+        self.trajectories = make_trajectories(root)
+        spec = encoder_spec(ENCODER, Folder(self.trajectories))
+        make_base(spec, 0, Folder(root / "base"))
+        base = build_encoder(spec, Folder(root / "base"), 0)
+        self.base_latents = make_latents(root / "base_latents", self.trajectories, base)
+        run_job(self.job("warmup"))
+        run_job(self.job("joint"))
+        base.load_online(load_file(root / "joint" / "online.safetensors"))
+        self.joint_latents = make_latents(root / "joint_latents", self.trajectories, base)
+        run_job(self.job("alignment"))
+
+    def job(self, phase: str, **changes) -> PhaseJob:
+        folder = self.root
+        inputs = {
+            "warmup": {"latents": getattr(self, "base_latents", None)},
+            "joint": {"predictor": str(folder / "warmup"), "first_step": 4, "latents": None},
+            "alignment": {
+                "predictor": str(folder / "joint"),
+                "encoder": str(folder / "joint"),
+                "target": str(folder / "joint"),
+                "latents": getattr(self, "joint_latents", None),
+                "first_step": 8,
+            },
+            "hard_sync": {"encoder": str(folder / "joint"), "target": str(folder / "alignment"), "num_steps": 0, "first_step": 12},
+        }
+        fields = {"out": str(folder / phase), "trajectories": self.trajectories, "base": str(folder / "base"), **inputs[phase]}
+        return phase_job(phase, **{**fields, **changes})
+
+    def tensors(self, phase: str, name: str) -> dict[str, torch.Tensor]:
+        return load_file(self.root / phase / f"{name}.safetensors")
+
+    def metrics(self, phase: str) -> dict:
+        return json.loads((self.root / phase / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def curriculum(tmp_path_factory) -> Curriculum:
+    return Curriculum(tmp_path_factory.mktemp("curriculum"))
+
+
+def losses(out: str | Path) -> list[float]:
+    return [row["loss"] for row in json.loads(Path(out, "metrics.json").read_text())["steps"]]
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_each_phase_writes_exactly_the_states_it_changes(curriculum):
+    written = {phase: {path.stem for path in (curriculum.root / phase).glob("*.safetensors")} for phase in ("warmup", "joint", "alignment")}
+    assert written == {
+        "warmup": {"predictor", "optimizer"},
+        "joint": {"predictor", "optimizer", "online", "target"},
+        "alignment": {"predictor", "optimizer", "target"},
+    }
+
+
+def test_joint_refinement_changes_every_online_and_target_tensor(curriculum):
+    fresh = build_encoder(encoder_spec(ENCODER, Folder(curriculum.trajectories)), Folder(curriculum.root / "base"), 0)
+    names = {name for name, _ in fresh.online_parameters()}
+    online, target = curriculum.tensors("joint", "online"), curriculum.tensors("joint", "target")
+    moved = {name for name in names if "lora_B" in name and bool(online[name].any()) and bool(target[name].any())}
+    assert moved == {name for name in names if "lora_B" in name}
+
+
+def test_every_predictor_tensor_trains_in_every_phase(curriculum):
+    warmup, joint, alignment = (curriculum.tensors(phase, "predictor") for phase in ("warmup", "joint", "alignment"))
+    assert changed(warmup, joint) == changed(joint, alignment) == set(warmup)
+
+
+def test_alignment_moves_the_target_by_the_closed_form_of_the_ema(curriculum):
+    online, start = curriculum.tensors("joint", "online"), curriculum.tensors("joint", "target")
+    end = curriculum.tensors("alignment", "target")
+    kept = CURRICULUM["ema_momentum"] ** 4
+    for name in online:
+        torch.testing.assert_close(end[name], online[name] + kept * (start[name] - online[name]), rtol=1e-5, atol=1e-8)
+
+
+def test_the_predictors_moments_live_through_all_phases_and_the_encoders_start_when_it_joins(curriculum):
+    states = [curriculum.root / phase / "optimizer.json" for phase in ("warmup", "joint", "alignment")]
+    assert [json.loads(state.read_text())["updates"] for state in states] == [{"predictor": 4}, {"predictor": 8, "encoder": 4}, {"predictor": 12}]
+
+
+def test_the_learning_rate_is_one_curve_over_the_phases(curriculum):
+    rates = [row["lr_predictor"] for phase in ("warmup", "joint", "alignment") for row in curriculum.metrics(phase)["steps"]]
+    assert len(rates) == 12 and rates == sorted(rates, reverse=True)
+
+
+def test_hard_sync_makes_the_target_equal_to_online(curriculum, tmp_path):
+    gaps = hard_sync(curriculum.job("hard_sync", out=str(tmp_path)))
+    assert gaps["target_gap_before"] > 1e-5 > gaps["target_gap_after"]
+    assert not changed(curriculum.tensors("joint", "online"), load_file(tmp_path / "target.safetensors"))
+
+
+def test_hard_sync_refuses_states_of_different_encoders(curriculum, tmp_path):
+    other = {name: tensor[:1].contiguous() for name, tensor in curriculum.tensors("joint", "online").items()}
+    (tmp_path / "target").mkdir()
+    save_file(other, tmp_path / "target" / "target.safetensors")
+    with pytest.raises(CheckpointError, match="shape"):
+        hard_sync(curriculum.job("hard_sync", out=str(tmp_path), target=str(tmp_path / "target")))
+
+
+@pytest.mark.parametrize("phase", ["warmup", "alignment"])
+def test_cached_latents_give_the_losses_of_encoding_at_every_step(curriculum, tmp_path, phase):
+    run_job(curriculum.job(phase, out=str(tmp_path), latents=None, reencode=True))
+    assert losses(tmp_path) == pytest.approx(losses(curriculum.root / phase), rel=1e-5)
+
+
+def test_a_phase_on_cached_latents_never_loads_the_encoder(curriculum, tmp_path):
+    run_job(curriculum.job("warmup", out=str(tmp_path), base=str(tmp_path / "there is no base")))
+    assert losses(tmp_path) == losses(curriculum.root / "warmup")
+
+
+def test_the_chunked_gradient_is_that_of_the_plain_graph(curriculum):
+    gradients = []
+    for token_budget in (96, 1 << 20):
+        job = curriculum.job("joint", encoder_settings={**ENCODER, "token_budget": token_budget}, micro_batch=6)
+        modules = assemble(job, Dist.current(), None)
+        objective, arrays = PhaseObjective(job, modules.predictor, modules.encoder, Dist.current()), window_batch(job)
+        modules.predictor.train()
+        if token_budget > 96:
+            plain_backward(objective, arrays)
+        else:
+            objective.forward_backward(arrays, Assignment(5, 0, 1), (1, 1), sync=True)
+        gradients.append({name: parameter.grad for name, parameter in modules.encoder.online_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-5)
+
+
+def window_batch(job: PhaseJob) -> dict[str, torch.Tensor]:
+    fetcher = MicroBatchFetcher(job)
+    ids = fetcher.plan.step(5)[0]
+    return {name: torch.from_numpy(value) for name, value in fetcher.window_arrays(ids, fetcher.plan.rollout_starts(5, 0)).items()}
+
+
+def plain_backward(objective: PhaseObjective, arrays: dict[str, torch.Tensor]) -> None:
+    """The same micro-batch with the encoder's graph kept from input to loss."""
+    latents = objective.latents(arrays, 0, with_gradient=False)
+    texts = [text.numpy() for text in torch.split(arrays["tokens"], arrays["text_lengths"].tolist())]
+    (pack,) = pack_texts(texts, 1 << 20)
+    z_UD = torch.empty(len(texts), latents.z_state_BTD.shape[-1])
+    z_UD = z_UD.index_copy(0, pack.order, objective._encoder(pack.input_ids_L, pack.position_ids_L, pack.last_index_N))
+    latents.z_static_BD = z_UD[arrays["static_texts"].long()]
+    latents.z_state_BTD, latents.z_action_BTD = spread(z_UD, arrays["state_texts"]), spread(z_UD, arrays["action_texts"])
+    torch.manual_seed(torch_seed(0, 5, 0))
+    sum(objective._losses(latents, arrays)).backward()
+
+
+@pytest.mark.parametrize("phase", ["warmup", "joint"])
+def test_an_interrupted_phase_leaves_the_same_bytes_as_an_uninterrupted_one(curriculum, tmp_path, phase):
+    class Interrupted(Exception):
+        pass
+
+    def stop(step: int, metrics: dict, checkpoint: str | None) -> None:
+        if step == curriculum.job(phase).first_step + 3:
+            raise Interrupted
+
+    job = curriculum.job(phase, out=str(tmp_path), checkpoint_every_steps=2, log_every_steps=1)
+    with pytest.raises(Interrupted):
+        run_phase(job, Dist.current(), plain_feed(job), stop)
+    run_job(job)
+    names = [path.name for path in (curriculum.root / phase).iterdir() if path.is_file() and path.name != "timing.json"]
+    assert set(RESULTS) <= set(names)
+    differing = [name for name in names if (tmp_path / name).read_bytes() != (curriculum.root / phase / name).read_bytes()]
+    assert differing == []
+
+
+def test_a_finished_phase_started_again_only_writes_its_files_anew(curriculum, tmp_path):
+    shutil.copytree(curriculum.root / "warmup", tmp_path / "out")
+    (tmp_path / "out" / "predictor.safetensors").unlink()
+    reports = []
+    job = curriculum.job("warmup", out=str(tmp_path / "out"))
+
+    run_phase(job, Dist.current(), plain_feed(job), lambda *report: reports.append(report))
+    assert not changed(curriculum.tensors("warmup", "predictor"), load_file(tmp_path / "out" / "predictor.safetensors"))
+    assert reports == []
+
+
+def test_weights_of_another_size_are_refused(curriculum, tmp_path):
+    job = curriculum.job("joint", out=str(tmp_path))
+    with pytest.raises(CheckpointError, match="another model"):
+        run_job(PhaseJob(**{**job.__dict__, "predictor_settings": {**job.predictor_settings, "ffn_size": 128}}))
+
+
+def test_a_loss_that_is_not_finite_stops_the_phase_and_keeps_the_last_good_checkpoint(curriculum, tmp_path):
+    job = curriculum.job("warmup", out=str(tmp_path), predictor_lr=1e30, checkpoint_every_steps=1)
+    with pytest.raises(TrainingError, match="not finite.*last good checkpoint is kept"):
+        run_job(job)
+    assert (tmp_path / "checkpoints").is_dir() and not (tmp_path / "predictor.safetensors").exists()
+
+
+def constant_latents(curriculum: Curriculum, folder: Path) -> str:
+    reader, out = LatentReader(Folder(curriculum.base_latents)), Folder(folder)
+    stays = [(stay, *(0 * z + 1 for z in reader.stay(stay))) for stay in reader.stay_ids]
+    LatentWriter().write_part(out, "p0", stays)
+    finish_latents(out)
+    return out.address
+
+
+def test_a_collapsed_space_raises_one_alarm(curriculum, tmp_path):
+    run_job(curriculum.job("warmup", out=str(tmp_path / "out"), latents=constant_latents(curriculum, tmp_path / "latents")))
+    alarms = json.loads((tmp_path / "out" / "metrics.json").read_text())["alarms"]
+    assert [(alarm["kind"], alarm["step"]) for alarm in alarms] == [("collapse", 0)]
+
+
+def test_a_collapsed_space_stops_the_phase_when_asked_to(curriculum, tmp_path):
+    latents = constant_latents(curriculum, tmp_path / "latents")
+    with pytest.raises(TrainingError, match="collapsed"):
+        run_job(curriculum.job("warmup", out=str(tmp_path / "out"), latents=latents, stop_on_collapse=True))
+
+
+def test_a_missing_latent_store_is_one_clear_error(curriculum, tmp_path):
+    with pytest.raises(StoreError, match="index.parquet is missing"):
+        run_job(curriculum.job("warmup", out=str(tmp_path), latents=str(tmp_path / "nowhere")))
+
+
+def test_a_phase_that_trains_nothing_is_refused_by_the_training_loop(curriculum):
+    with pytest.raises(ConfigError, match="hard_sync"):
+        run_job(curriculum.job("hard_sync"))
+
+
+def test_every_diagnostic_of_the_report_is_measured_at_the_start_and_the_end(curriculum):
+    measured = curriculum.metrics("alignment")["diagnostics"]
+    assert [row["step"] for row in measured] == [8, 12]
+    names = {"latent_std", "rankme", "norm", "centred_cosine", "l1_vs_copy", "l1_vs_mean", "target_gap"}
+    assert all(names <= set(row) for row in measured)
+
+
+def test_a_micro_batch_holds_equal_texts_once(curriculum):
+    arrays = window_batch(curriculum.job("joint", micro_batch=6))
+    texts = [tuple(text.tolist()) for text in torch.split(arrays["tokens"], arrays["text_lengths"].tolist())]
+    assert len(set(texts)) == len(texts) < int(arrays["valid"].sum()) * 2
+
+
+SFT_SETTINGS = {
+    "num_epochs": 1.0,
+    "max_steps": 4,
+    "tokens_per_step": 1024,
+    "micro_tokens": 300,
+    "learning_rate": 1e-2,
+    "warmup_fraction": 0.1,
+    "weight_decay": 0.0,
+    "clip_norm": 1.0,
+}
+
+
+def test_sft_of_a_small_base_makes_a_base_that_predicts_its_texts_better(curriculum, tmp_path):
+    settings = {"encoder_settings": ENCODER, "sft_settings": SFT_SETTINGS}
+    run_job(SftJob(str(tmp_path), curriculum.trajectories, 0, base=str(curriculum.root / "base"), **settings))
+    build_encoder(encoder_spec(ENCODER, Folder(curriculum.trajectories)), Folder(tmp_path), 0)
+    measured = [row["tuning_loss"] for row in json.loads((tmp_path / "metrics.json").read_text())["diagnostics"]]
+    assert measured[-1] < measured[0] - 0.3
