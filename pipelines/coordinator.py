@@ -66,7 +66,7 @@ class Coordinator:
 
 def coordinator() -> Any:
     """The cluster's coordinator, started when there is none."""
-    return Coordinator.options(name=NAME, namespace=NAMESPACE, get_if_exists=True, lifetime="detached").remote()  # type: ignore[attr-defined]
+    return Coordinator.options(name=NAME, namespace=NAMESPACE, get_if_exists=True, lifetime="detached", scheduling_strategy="DEFAULT").remote()  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

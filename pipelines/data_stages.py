@@ -96,8 +96,9 @@ def raise_fault(outcome: dict[str, Any]) -> None:
 
 
 def run_remotely(context: RunContext, function: Any, *arguments: Any) -> dict[str, Any]:
-    """Run one function in a Ray task with the evaluation's CPUs, faults unwrapped."""
-    task = ray.remote(num_cpus=context.config.execution.evaluation_cpus, max_retries=2)(function)
+    """Run one function in a Ray task with the evaluation's CPUs, outside a Tune trial's own placement group; faults unwrapped."""
+    cpus = context.config.execution.evaluation_cpus
+    task = ray.remote(num_cpus=cpus, max_retries=2, scheduling_strategy="DEFAULT")(function)
     try:
         return ray.get(task.remote(*arguments))
     except ray.exceptions.RayTaskError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import traceback
 from typing import Any
 
 import ray
@@ -28,7 +29,7 @@ from pipelines.stages import Experiment, build_experiment
 def run_grid(context: RunContext, experiment: Experiment, digest: str) -> list[str]:
     """Run every trial of the experiment; returns one message for each that failed. Other trials go on."""
     config = context.config
-    payload = {"config": config.model_dump(mode="json"), "digest": digest, "run_id": context.run_id}
+    payload = {"config": config.model_dump(mode="json"), "digest": digest, "run_id": context.run_id, "debug": context.debug}
     for stage in (*experiment.data_stages, experiment.baselines):
         ensure(context, stage, EXECUTORS)
     with tempfile.TemporaryDirectory(prefix="clinjepa-tune-") as scratch:
@@ -49,13 +50,16 @@ def _trial(params: dict[str, Any], payload: dict[str, Any]) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     config = Config.model_validate(payload["config"])
     trial = build_experiment(config, payload["digest"]).trial(params["recipe"], params["seed"])
-    context = RunContext(config, payload["run_id"], coordinator())
+    context = RunContext(config, payload["run_id"], coordinator(), payload["debug"])
     longest = max(stage.depth for stage in trial.stages)
     try:
         for stage in (*trial.phases, trial.embed, *trial.evaluations.values()):
             ensure(context, stage, EXECUTORS, longest)
-    except ClinJepaError as error:
-        ray.tune.report({"fault": f"{params['recipe']}, seed {params['seed']}: {error}"})
+    except (ClinJepaError, ray.exceptions.RayError, ValueError, TypeError, KeyError) as error:
+        if payload["debug"]:
+            traceback.print_exc()
+        kind = "" if isinstance(error, ClinJepaError) else f"unexpected {type(error).__name__}: "
+        ray.tune.report({"fault": f"{params['recipe']}, seed {params['seed']}: {kind}{error}"})
         return
     ray.tune.report({"fault": "", "num_stages": len(trial.stages)})
 

@@ -132,6 +132,9 @@ class _Assembly:
         by_recipe: dict[str, list[Any]] = {}
         for trial in self.trials:
             by_recipe.setdefault(trial.recipe, []).append(self._artifact(trial.evaluations[name]).folder.read_json(RESULT))
+        for results in by_recipe.values():
+            for result in results:
+                result.pop("umap", None)  # points are for the picture, not for the numbers
         return {recipe: combine_seeds(results) for recipe, results in by_recipe.items()}
 
     def _downstream(self) -> dict[str, Any]:
@@ -149,8 +152,8 @@ class _Assembly:
         found = {}
         for trial in self.trials:
             picture = self._artifact(trial.evaluations["geometry"]).folder.read_json(RESULT).get("umap")
-            if picture and picture.get("points") and trial.recipe not in found:
-                found[trial.recipe] = picture
+            if picture:
+                found.setdefault(trial.recipe, picture)
         return found
 
     def _timings(self) -> dict[str, float]:

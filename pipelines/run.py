@@ -27,6 +27,8 @@ def run(config: Config, debug: bool = False) -> None:
         with watch(context.coordinator, config.execution.progress):
             faults = run_grid(context, experiment, experiment.ingest.settings["source"]["digest"])
         run_id = context.run_id
+    if len(faults) == len(experiment.trials):
+        raise_faults(faults)
     address = write_report(config, experiment, run_id)
     console.print(f"report: {address} ({time.monotonic() - started:.0f} s)", highlight=False)
     raise_faults(faults)

@@ -27,6 +27,8 @@ class RunContext:
     coordinator: Any
     """Handle of the cluster's coordinator actor."""
 
+    debug: bool = False
+
     storage: Folder = field(init=False)
 
     def __post_init__(self) -> None:

@@ -71,6 +71,6 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
             logging.getLogger(name).setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
-        yield RunContext(config, uuid.uuid4().hex[:12], coordinator())
+        yield RunContext(config, uuid.uuid4().hex[:12], coordinator(), debug)
     finally:
         ray.shutdown()

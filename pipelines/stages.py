@@ -124,11 +124,14 @@ class Experiment:
 
 def build_experiment(config: Config, source_digest: str) -> Experiment:
     """The graph for every recipe and seed of `config.grid`. `source_digest`: content digest of the source's files."""
+    source = result_fields(config.source)
+    if config.source.kind != "simulator":
+        del source["simulator"]
     ingest = Stage(
         "ingest",
         "ingest",
         {
-            "source": result_fields(config.source) | {"digest": source_digest, "name": None},
+            "source": source | {"digest": source_digest},
             "cohort": result_fields(config.cohort),
             "split": result_fields(config.split),
             "text": result_fields(config.text),

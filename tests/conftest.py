@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli import SMALL, call
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -55,11 +57,31 @@ class S3Server:
     def start(self) -> None:
         binary = shutil.which("weed") or str(Path(os.sys.executable).with_name("weed"))  # type: ignore[attr-defined]
         config = self.folder / "s3.json"
-        identity = {"name": "p", "credentials": [{"accessKey": self.key, "secretKey": self.secret}], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+        identity = {
+            "name": "p",
+            "credentials": [{"accessKey": self.key, "secretKey": self.secret}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
         config.write_text(json.dumps({"identities": [identity]}))
         base = self.port
-        command = [binary, "server", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={base}", f"-volume.port={base + 1}"]
-        command += ["-filer", f"-filer.port={base + 2}", "-s3", f"-s3.port={base + 5}", f"-s3.config={config}", "-volume.max=400", "-master.volumeSizeLimitMB=256"]
+        command = [
+            binary,
+            "server",
+            f"-dir={self.folder}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-master.port={base}",
+            f"-volume.port={base + 1}",
+        ]
+        command += [
+            "-filer",
+            f"-filer.port={base + 2}",
+            "-s3",
+            f"-s3.port={base + 5}",
+            f"-s3.config={config}",
+            "-volume.max=400",
+            "-master.volumeSizeLimitMB=256",
+        ]
         command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
         log = open(self.folder / "weed.log", "wb")
         self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
@@ -107,3 +129,13 @@ def s3_address(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
                 raise
             time.sleep(0.5)
     return f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Storage of one uninterrupted run of the demo in miniature; its terminal output is in `log`."""
+    storage = tmp_path_factory.mktemp("small")
+    done = call("run", SMALL, f"storage={storage}", timeout=900)
+    (storage / "log").write_text(done.stdout)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return storage

@@ -60,7 +60,7 @@ class SourceConfig(Section):
     path: str | None = Execution(None)
     """Folder, zip or fsspec address of the data; its content digest, not its path, enters the stage keys."""
 
-    name: str = "simulator"
+    name: str = Execution("simulator")
     """Name of the data set in reports."""
 
     subsets: list[str] | None = None

@@ -1,0 +1,84 @@
+"""The main job in small, through the command a user types, and what a newcomer looks at afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clinjepa.storage import Folder
+from pipelines.artifacts import Artifact
+from tests.cli import SMALL, call, numbers, read_report
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+
+def test_the_report_holds_every_recipe_phase_and_evaluation(small_run: Path) -> None:
+    report = read_report(small_run)
+    assert list(report["phases"]) == ["clin_jepa", "no_alignment"]
+    assert [phase["name"] for phase in report["phases"]["clin_jepa"]["0"]] == ["warmup", "joint", "alignment", "hard_sync", "finalization"]
+    assert sum(phase["num_steps"] for phase in report["phases"]["clin_jepa"]["0"]) == 48
+    assert sum(phase["num_steps"] for phase in report["phases"]["no_alignment"]["0"]) == 48
+    assert report["drift"]["clin_jepa"]["6"]["horizons"]["1"]["l1"]["value"] > 0
+    assert set(report["downstream"]) == {"in_hospital_death", "hypotension_8h", "hyperglycaemia_8h", "hypoxaemia_8h"}
+    assert {"history_only", "actions_carried_forward", "recorded_actions"} == set(report["downstream"]["hypotension_8h"]["clin_jepa · linear"])
+    assert "lightgbm" in report["downstream"]["hypotension_8h"]
+    assert set(report["geometry"]) == set(report["roundtrip"]) == {"clin_jepa", "no_alignment"}
+
+
+def test_the_page_needs_nothing_but_itself(small_run: Path) -> None:
+    page = (small_run / "runs" / "small" / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org/", "") and "<script src" not in page and "@import" not in page
+
+
+def test_recipes_with_a_common_prefix_ran_it_once(small_run: Path) -> None:
+    stages = read_report(small_run)["stages"]
+    shared = {stage["name"] for stage in stages if len(stage.get("recipes", [])) == 2}
+    assert {"SFT", "warmup", "joint", "latents"} <= shared
+    assert sum(stage["name"].startswith("joint") for stage in stages) == 1
+
+
+def test_every_artifact_is_what_its_manifest_says(small_run: Path) -> None:
+    storage = Folder(small_run)
+    for kind in storage.names("artifacts"):
+        for key in storage.names(f"artifacts/{kind}"):
+            Artifact.at(storage, kind, key).verify(contents=True)
+
+
+def test_no_artifact_that_is_shared_holds_a_pickle(small_run: Path) -> None:
+    endings = {path.suffix for path in (small_run / "artifacts").rglob("*") if path.is_file()}
+    assert endings <= {".json", ".parquet", ".safetensors"}
+
+
+def test_the_same_command_again_reuses_every_stage_and_finds_the_same(small_run: Path) -> None:
+    before = read_report(small_run)
+    again = call("run", SMALL, f"storage={small_run}", timeout=300)
+    assert again.returncode == 0, again.stdout[-2000:]
+    after = read_report(small_run)
+    assert all(stage["reused"] for stage in after["stages"])
+    assert not any(stage["reused"] for stage in before["stages"])
+    assert numbers(after) == numbers(before)
+
+
+def test_the_plan_of_a_finished_run_has_nothing_to_do(small_run: Path) -> None:
+    planned = call("plan", SMALL, f"storage={small_run}")
+    assert planned.returncode == 0 and "to do" not in planned.stdout
+
+
+def test_the_record_of_the_run_names_its_whole_configuration(small_run: Path) -> None:
+    from clinjepa.config import load_config
+
+    saved = load_config(small_run / "runs" / "small" / "config.yaml")
+    assert saved == load_config(SMALL, [f"storage={small_run}"])
+    assert json.loads((small_run / "runs" / "small" / "run.json").read_text())["schema_version"] == 1
+
+
+def test_no_patient_id_is_in_a_report_or_a_log(small_run: Path) -> None:
+    stays = [path for path in (small_run / "artifacts" / "ingest").rglob("stays.parquet")]
+    import pyarrow.parquet as pq
+
+    ids = {str(value) for value in pq.read_table(stays[0])["stay_id"].to_pylist() if value > 9999}
+    assert ids, "the simulator's ids should be long enough to be told from counts"
+    text = (small_run / "runs" / "small" / "report.html").read_text() + (small_run / "log").read_text()
+    assert not [stay_id for stay_id in ids if stay_id in text]
