@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.signal import lfilter
 
 STEP_HOURS = 0.5
 KINDS = ("shock", "respiratory", "renal")
@@ -152,6 +151,8 @@ def _smooth_noise(white: np.ndarray, memory: float = 0.8) -> np.ndarray:
     """AR(1) noise of unit variance along axis 0."""
     scaled = white * math.sqrt(1 - memory**2)
     scaled[0] = white[0]
+    from scipy.signal import lfilter  # here: its import takes a second, and every data task imports the registry of sources
+
     return lfilter([1.0], [1.0, -memory], scaled, axis=0)
 
 
