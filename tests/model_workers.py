@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from model_encoders import encoder_spec, move_online, random_texts
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -23,6 +22,7 @@ from clinjepa.model.predictor import Predictor, build_predictor
 from clinjepa.model.rollout import rollout
 from clinjepa.model.sharding import local, shard_encoder, shard_predictor, whole
 from clinjepa.model.specs import PredictorSpec
+from tests.model_encoders import encoder_spec, move_online, random_texts
 
 TEXTS = random_texts(13)
 WEIGHTS = torch.randn(13, 32, generator=torch.Generator().manual_seed(5))
@@ -49,12 +49,12 @@ def encoders(mesh: DeviceMesh) -> dict[str, Any]:
     for name, changes in VARIANTS.items():
         plain, sharded = pair(mesh, changes)
         for which in ("online", "target"):
-            gap = encode_texts(plain, TEXTS, 256, which) - encode_texts(sharded, TEXTS, 256, which)
+            gap = encode_texts(plain, TEXTS, 4096, which) - encode_texts(sharded, TEXTS, 4096, which)
             found[f"latents_{which}_{name}"] = float(gap.abs().max())
         for encoder, chosen in ((plain, range(13)), (sharded, range(mesh.get_local_rank(), 13, mesh.size()))):
             for _ in range(2):
                 latents_loss(encoder, list(chosen)).backward()
-                encode_texts(encoder, TEXTS, 256, "target")
+                encode_texts(encoder, TEXTS, 4096, "target")
         found[f"gradients_{name}"] = gradient_gap(plain.online_parameters(), sharded.online_parameters())
         found[f"gradient_dtype_{name}"] = str(sharded.online_parameters()[0][1].grad.dtype)
         frozen = [p for p in sharded.parameters() if not p.requires_grad]
@@ -79,14 +79,14 @@ def ema(mesh: DeviceMesh) -> dict[str, Any]:
     found = {}
     for name in ("lora", "full"):
         plain, sharded = pair(mesh, VARIANTS[name])
-        encode_texts(sharded, TEXTS, 256)
+        encode_texts(sharded, TEXTS, 4096)
         found[f"gap_{name}"] = abs(plain.target_gap() - sharded.target_gap())
         for encoder in (plain, sharded):
             for _ in range(3):
                 encoder.ema_update(0.9)
         states = plain.target_state(), sharded.target_state()
         found[f"ema_{name}"] = max(float((states[0][key] - states[1][key]).abs().max()) for key in states[0])
-        encode_texts(sharded, TEXTS, 256, "target")
+        encode_texts(sharded, TEXTS, 4096, "target")
         sharded.copy_online_to_target()
         found[f"synced_{name}"] = sharded.target_gap()
         found[f"fingerprint_{name}"] = plain.fingerprint() == sharded.fingerprint()
@@ -149,8 +149,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {},
     "lora_bf16": {"dtype": "bfloat16"},
     "full": {"adaptation": "full"},
-    "full_bf16": {"adaptation": "full", "dtype": "bfloat16"},
-    "pre_norm": {"latent_from": "pre_norm"},
 }
 
 

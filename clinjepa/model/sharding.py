@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def shard_encoder(encoder: Encoder, mesh: DeviceMesh) -> None:
-    """Shard in place: every layer, then the encoder. A frozen bf16 base computes in bf16 with its fp32 adapters cast to it."""
+    """Shard in place: every layer, then the encoder. A frozen bf16 base computes in bf16 with its fp32 adapters cast to it.
+
+    What is to be trained must be unfrozen before the first sharded forward: FSDP2 settles then in which dtype gradients are
+    reduced. Freezing later is fine.
+    """
     bf16_base = encoder.lora and encoder.spec.dtype == "bfloat16"
     _shard(encoder, encoder.layers(), mesh, torch.bfloat16 if bf16_base else None)
 

@@ -7,7 +7,6 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from model_encoders import VOCAB, encoder_spec, move_online, random_texts
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 import clinjepa.model.encoder as encoder_module
@@ -17,6 +16,7 @@ from clinjepa.model.base import make_base, write_base
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.packing import encode_texts, pack_texts
 from clinjepa.storage import Folder
+from tests.model_encoders import VOCAB, encoder_spec, move_online, random_texts
 
 TEXTS = random_texts(12)
 (PACK,) = pack_texts(TEXTS, 4096)

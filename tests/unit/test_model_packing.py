@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from model_encoders import encoder_spec, random_texts
 
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import encode_texts, pack_texts, unique_texts
+from tests.model_encoders import encoder_spec, random_texts
 
 
 def one_by_one(encoder, texts: list[np.ndarray]) -> torch.Tensor:
