@@ -6,7 +6,6 @@ docs/contracts.md, section 4.
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from clinjepa.trajectory import ingest as ingest_artifact
 from clinjepa.trajectory.parts import finished_part, read_card, read_records, write_part_table, write_record
+from clinjepa.trajectory.range_file import RangeFile
 from clinjepa.trajectory.tokenizer import TextTokenizer, load_tokenizer
 from clinjepa.trajectory.windows import window_table
 
@@ -156,7 +156,7 @@ class TrajectoryReader:
         self.folder = folder
         self.card = read_card(folder, SCHEMA_VERSION, "remove the folder and run again")
         self._cached_row_groups = cached_row_groups
-        self._shards: dict[str, pq.ParquetFile] = {}
+        self._shards: dict[str, tuple[RangeFile, pq.ParquetFile]] = {}
         self._groups: OrderedDict[tuple[str, int], dict[str, pa.Array]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -199,50 +199,31 @@ class TrajectoryReader:
     def _row_group(self, shard: str, number: int) -> dict[str, pa.Array]:
         key = (shard, number)
         if key not in self._groups:
-            table = self._open(shard).read_row_group(number)
+            file, parquet = self._open(shard)
+            group = parquet.metadata.row_group(number)
+            columns = [group.column(position) for position in range(group.num_columns)]
+            starts = [column.dictionary_page_offset or column.data_page_offset for column in columns]
+            file.hold(min(starts), max(start + column.total_compressed_size for start, column in zip(starts, columns, strict=True)))
+            table = parquet.read_row_group(number, use_threads=False)
+            file.release()
             self._groups[key] = {name: table[name].combine_chunks() for name in SHARD_SCHEMA.names[2:]}
             while len(self._groups) > self._cached_row_groups:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
         return self._groups[key]
 
-    def _open(self, shard: str) -> pq.ParquetFile:
+    def _open(self, shard: str) -> tuple[RangeFile, pq.ParquetFile]:
         if shard not in self._shards:
+            file = RangeFile(self.folder, shard)
             try:
-                self._shards[shard] = pq.ParquetFile(pa.PythonFile(_RangeFile(self.folder, shard), mode="r"), pre_buffer=True)
+                # Without pre-buffering or threads, Arrow reads in this thread only: a Python buffer that one of its own threads
+                # still holds when the interpreter ends aborts the process.
+                self._shards[shard] = file, pq.ParquetFile(pa.PythonFile(file, mode="r"), pre_buffer=False)
             except pa.ArrowInvalid:
                 raise StoreError(
                     f"{self.folder.address}/{shard} is not a readable Parquet file: it was altered or cut; remove its folder and run again"
                 ) from None
         return self._shards[shard]
-
-
-class _RangeFile(io.RawIOBase):
-    """A stored file as pyarrow wants to read it: every read is one range request through `Folder`, with its retries and messages."""
-
-    def __init__(self, folder: Folder, name: str) -> None:
-        self._folder, self._name = folder, name
-        self._size = folder.size(name)
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence] + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        end = self._size if size < 0 else min(self._size, self._position + size)
-        data = self._folder.read_bytes(self._name, self._position, end) if end > self._position else b""
-        self._position += len(data)
-        return data
 
 
 def _tokenise(texts: pa.Array, encoder: TextTokenizer, max_tokens: int) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:

@@ -152,6 +152,17 @@ def test_an_object_store_gives_the_same_tokens(trajectories, tmp_path):
     assert [state.tolist() for state in there.states] == [state.tolist() for state in here.states]
 
 
+def test_a_row_group_is_one_request_and_is_kept(trajectories, monkeypatch):
+    reader = TrajectoryReader(trajectories)
+    reader.stay(100)
+    asked = []
+    read_bytes = Folder.read_bytes
+    monkeypatch.setattr(Folder, "read_bytes", lambda self, *range_: asked.append(range_) or read_bytes(self, *range_))
+    for stay_id in (101, 140, 141, 100):
+        reader.stay(stay_id)
+    assert len(asked) == 1
+
+
 def test_a_missing_part_is_noticed(ingest, trained, tmp_path):
     build_trajectories(ingest, "part-0", trained, CONFIG, Folder(tmp_path))
     with pytest.raises(StoreError, match="1 parts do not match"):
