@@ -25,7 +25,7 @@ NUM_WINDOWS = 16
 """Windows looked at; every worker computes all of them, so that the figures do not depend on the number of workers."""
 
 _MEASUREMENTS_PER_PHASE, _MIN_STEPS_BETWEEN = 8, 5
-_WINDOWS_TAG, _DROPOUT_TAG = 6, 7
+_WINDOWS_TAG = 6
 
 
 def is_diagnostic_step(done: int, num_steps: int) -> bool:
@@ -61,29 +61,21 @@ class PhaseDiagnostics:
         """Figures over all valid hours of the fixed batch; L1 is summed over D, per hour."""
         plan = self._fetcher.plan
         pool = plan.tuning_ids if len(plan.tuning_ids) else plan.training_ids
-        order = np.random.default_rng(mix_seed(_WINDOWS_TAG, self._job.seed)).permutation(len(pool))
-        states, predicted, targets, copied = [], [], [], []
+        seed = mix_seed(_WINDOWS_TAG, self._job.seed)
+        chosen = np.sort(np.random.default_rng(seed).permutation(pool)[:NUM_WINDOWS])
+        arrays = load(save(self._fetcher.window_arrays(chosen, np.full(len(chosen), -1))))
+        arrays = {name: value.to(self._dist.device) for name, value in arrays.items()}
         modules = [module for module in (self._modules.predictor, self._modules.encoder) if module is not None]
         was_training = [module.training for module in modules]
         for module in modules:
             module.eval()
-        size = int(self._job.curriculum_settings["micro_batch"])
-        chosen = pool[order[:NUM_WINDOWS]]
-        for start in range(0, len(chosen), size):
-            ids = np.sort(chosen[start : start + size])
-            arrays = load(save(self._fetcher.window_arrays(ids, np.full(len(ids), -1))))
-            arrays = {name: value.to(self._dist.device) for name, value in arrays.items()}
-            latents = self._objective.latents(arrays, mix_seed(_DROPOUT_TAG, self._job.seed, start), with_gradient=False)
-            pred_BTD, _ = self._modules.predictor(latents.z_static_BD, latents.z_state_BTD, latents.z_action_BTD, arrays["valid"])
-            following = arrays["valid"][:, 1:]
-            states.append(latents.z_state_BTD[arrays["valid"]])
-            predicted.append(pred_BTD[:, :-1][following])
-            targets.append(latents.target_BTD[:, 1:][following])
-            copied.append(latents.target_BTD[:, :-1][following])
+        latents = self._objective.latents(arrays, seed, with_gradient=False)
+        pred_BTD, _ = self._modules.predictor(latents.z_static_BD, latents.z_state_BTD, latents.z_action_BTD, arrays["valid"])
         for module, training in zip(modules, was_training, strict=True):
             module.train(training)
-        states_ND, targets_ND = torch.cat(states), torch.cat(targets)
-        figures = prediction_diagnostics(torch.cat(predicted), targets_ND, torch.cat(copied), targets_ND.mean(dim=0))
+        following = arrays["valid"][:, 1:]
+        targets_ND, copied_ND = latents.target_BTD[:, 1:][following], latents.target_BTD[:, :-1][following]
+        figures = prediction_diagnostics(pred_BTD[:, :-1][following], targets_ND, copied_ND, targets_ND.mean(dim=0))
         if self._job.parsed_phase.needs_target and self._modules.encoder is not None:
             figures["target_gap"] = self._modules.encoder.target_gap()
-        return latent_diagnostics(states_ND) | figures
+        return latent_diagnostics(latents.z_state_BTD[arrays["valid"]]) | figures

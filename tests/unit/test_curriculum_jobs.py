@@ -7,6 +7,7 @@ import json
 import pytest
 
 from clinjepa.curriculum.jobs import PhaseJob, SftJob, check_workers, job_digest, load_job, num_micro_batches
+from clinjepa.curriculum.worker import main
 from clinjepa.errors import ConfigError
 from tests.curriculum_jobs import phase_job
 
@@ -79,3 +80,10 @@ def test_the_digest_ignores_where_files_lie_and_how_often_it_saves():
 
 def test_the_digest_changes_with_a_setting():
     assert job_digest(phase_job(predictor_lr=1.0)) != job_digest(phase_job())
+
+
+def test_the_worker_command_says_in_one_line_what_is_wrong_with_a_job(tmp_path, capsys):
+    (tmp_path / "job.json").write_text(json.dumps(phase_job(latents=None).to_json()))
+    status = main([str(tmp_path / "job.json")])
+    said = capsys.readouterr().err
+    assert status == 1 and said.startswith("ConfigError: phase warmup") and said.count("\n") == 1

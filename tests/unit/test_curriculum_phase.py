@@ -117,7 +117,8 @@ def test_alignment_moves_the_target_by_the_closed_form_of_the_ema(curriculum):
 
 def test_the_predictors_moments_live_through_all_phases_and_the_encoders_start_when_it_joins(curriculum):
     states = [curriculum.root / phase / "optimizer.json" for phase in ("warmup", "joint", "alignment")]
-    assert [json.loads(state.read_text())["updates"] for state in states] == [{"predictor": 4}, {"predictor": 8, "encoder": 4}, {"predictor": 12}]
+    updates = [json.loads(state.read_text())["updates"] for state in states]
+    assert updates == [{"predictor": 4}, {"predictor": 8, "encoder": 4}, {"predictor": 12}]
 
 
 def test_the_learning_rate_is_one_curve_over_the_phases(curriculum):
