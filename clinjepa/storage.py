@@ -62,11 +62,16 @@ class Folder:
             options: dict[str, Any] = {}
             if self.address.startswith("s3://"):
                 # Listings change under us (other writers), and a dead endpoint must be told apart within seconds.
-                options = {"use_listings_cache": False, "config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}}
+                options = {
+                    "use_listings_cache": False,
+                    "config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}},
+                }
             try:
                 self._fs, self._root = fsspec.core.url_to_fs(self.address, **options)
             except (ValueError, ImportError) as error:
-                raise StorageError(f"{self.address}: unknown kind of storage address ({error}); use a folder or s3://bucket/prefix") from None
+                raise StorageError(
+                    f"{self.address}: unknown kind of storage address ({error}); use a folder or s3://bucket/prefix"
+                ) from None
         return self._fs
 
     def path(self, name: str = "") -> str:
@@ -155,9 +160,12 @@ class Folder:
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         try:
-            return pq.read_table(io.BytesIO(self.read_bytes(name)), columns=columns)
+            # Without Arrow's I/O threads: they hold Python buffers and can abort an interpreter that is shutting down.
+            return pq.ParquetFile(io.BytesIO(self.read_bytes(name)), pre_buffer=False).read(columns=columns, use_threads=False)
         except pa.ArrowInvalid:
-            raise StoreError(f"{self.address}/{name} is not a readable Parquet file: it was altered or cut; remove its folder and run again") from None
+            raise StoreError(
+                f"{self.address}/{name} is not a readable Parquet file: it was altered or cut; remove its folder and run again"
+            ) from None
 
     def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
         sink = io.BytesIO()
@@ -221,16 +229,22 @@ class Folder:
             except FileNotFoundError:
                 raise StoreError(f"{where} is missing") from None
             except PermissionError as error:
-                raise StorageError(f"{where}: access refused ({_first_line(error)}); check the credentials and the rights on this address") from None
+                raise StorageError(
+                    f"{where}: access refused ({_first_line(error)}); check the credentials and the rights on this address"
+                ) from None
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise StorageError(f"{where}: the disk is full; free space or set storage=… to another place; finished stages are kept") from None
+                    raise StorageError(
+                        f"{where}: the disk is full; free space or set storage=… to another place; finished stages are kept"
+                    ) from None
                 if self.is_local or attempt == _RETRIES - 1:
                     raise StorageError(f"{where}: {_first_line(error)}") from None
             except Exception as error:
                 if not _is_remote_fault(error) or attempt == _RETRIES - 1:
                     if _is_remote_fault(error):
-                        raise StorageError(f"{where} cannot be reached ({_first_line(error)}); check AWS_ENDPOINT_URL, the network and the credentials") from None
+                        raise StorageError(
+                            f"{where} cannot be reached ({_first_line(error)}); check AWS_ENDPOINT_URL, the network and the credentials"
+                        ) from None
                     raise
             time.sleep(min(8.0, 0.5 * 2**attempt))
         raise AssertionError("unreachable")

@@ -37,7 +37,8 @@ class Coordinator:
             self._granted[holder] = (cpus, now)
             return True
         self._waiting[holder] = (cpus, priority, now)
-        first = max(self._waiting, key=lambda name: self._waiting[name][1])  # the earliest of the longest chains: a dict keeps its order
+        # The earliest of the longest chains: a dict keeps its order.
+        first = max(self._waiting, key=lambda name: self._waiting[name][1])
         in_use = sum(used for used, _ in self._granted.values())
         total = ray.cluster_resources().get("CPU", 0.0) if budget is None else budget
         if holder == first and (not self._granted or in_use + cpus <= total + 1e-6):
@@ -66,7 +67,8 @@ class Coordinator:
 
 def coordinator() -> Any:
     """The cluster's coordinator, started when there is none."""
-    return Coordinator.options(name=NAME, namespace=NAMESPACE, get_if_exists=True, lifetime="detached", scheduling_strategy="DEFAULT").remote()  # type: ignore[attr-defined]
+    options = {"name": NAME, "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached", "scheduling_strategy": "DEFAULT"}
+    return Coordinator.options(**options).remote()  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

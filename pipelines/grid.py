@@ -25,6 +25,9 @@ from pipelines.runner import RunContext, ensure
 from pipelines.session import check_storage, ray_session
 from pipelines.stages import Experiment, build_experiment
 
+_NO_CPU = ray.tune.PlacementGroupFactory([{"memory": 1}])
+"""One byte: Tune wants a bundle that is not empty, and any CPU it took would be missing from a stage that needs them all."""
+
 
 def run_grid(context: RunContext, experiment: Experiment, digest: str) -> list[str]:
     """Run every trial of the experiment; returns one message for each that failed. Other trials go on."""
@@ -34,7 +37,7 @@ def run_grid(context: RunContext, experiment: Experiment, digest: str) -> list[s
         ensure(context, stage, EXECUTORS)
     with tempfile.TemporaryDirectory(prefix="clinjepa-tune-") as scratch:
         tuner = ray.tune.Tuner(
-            ray.tune.with_resources(ray.tune.with_parameters(_trial, payload=payload), ray.tune.PlacementGroupFactory([{"CPU": 0.001}])),
+            ray.tune.with_resources(ray.tune.with_parameters(_trial, payload=payload), _NO_CPU),
             param_space={"recipe": ray.tune.grid_search(list(config.grid.recipes)), "seed": ray.tune.grid_search(list(config.grid.seeds))},
             tune_config=ray.tune.TuneConfig(max_concurrent_trials=config.grid.max_concurrent_trials),
             run_config=ray.tune.RunConfig(

@@ -201,11 +201,9 @@ def _ray_data_feed(job: Job, data_cpus: float) -> Any:
         context.execution_options.preserve_order = True  # before the dataset is made: it copies the context
         if not assignments:
             return
-        plan = pa.table(
-            {"step": pa.array([a.step for a in assignments], pa.int64()), "micro": pa.array([a.micro for a in assignments], pa.int64())}
-        )
-        blocks = max(1, min(len(assignments), 64))
-        dataset = ray.data.from_arrow(plan, override_num_blocks=blocks).map_batches(
+        # from_items: its blocks are made here, whereas from_arrow starts a task that wants a whole CPU, which a busy cluster may not have.
+        rows = [{"step": each.step, "micro": each.micro} for each in assignments]
+        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 64)).map_batches(
             _Fetch,
             fn_constructor_args=(job.to_json(),),
             batch_size=1,

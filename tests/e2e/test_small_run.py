@@ -22,7 +22,9 @@ def test_the_report_holds_every_recipe_phase_and_evaluation(small_run: Path) -> 
     assert sum(phase["num_steps"] for phase in report["phases"]["no_alignment"]["0"]) == 48
     assert report["drift"]["clin_jepa"]["6"]["horizons"]["1"]["l1"]["value"] > 0
     assert set(report["downstream"]) == {"in_hospital_death", "hypotension_8h", "hyperglycaemia_8h", "hypoxaemia_8h"}
-    assert {"history_only", "actions_carried_forward", "recorded_actions"} == set(report["downstream"]["hypotension_8h"]["clin_jepa · linear"])
+    assert {"history_only", "actions_carried_forward", "recorded_actions"} == set(
+        report["downstream"]["hypotension_8h"]["clin_jepa · linear"]
+    )
     assert "lightgbm" in report["downstream"]["hypotension_8h"]
     assert set(report["geometry"]) == set(report["roundtrip"]) == {"clin_jepa", "no_alignment"}
 

@@ -126,5 +126,8 @@ def test_an_artifact_of_another_schema_version_is_refused(context: RunContext, t
 
 def test_the_same_settings_give_the_same_key_and_other_settings_another() -> None:
     upstream = Stage("ingest", "a", {"x": 1})
-    assert Stage("phase", "one name", {"i": 1}, {"u": upstream}).key == Stage("phase", "another", {"i": 1}, {"u": Stage("ingest", "b", {"x": 1})}).key
+    assert (
+        Stage("phase", "one name", {"i": 1}, {"u": upstream}).key
+        == Stage("phase", "another", {"i": 1}, {"u": Stage("ingest", "b", {"x": 1})}).key
+    )
     assert Stage("phase", "n", {"i": 1}, {"u": upstream}).key != Stage("phase", "n", {"i": 1}, {"u": Stage("ingest", "a", {"x": 2})}).key
