@@ -5,9 +5,11 @@ The words and the five phases follow Clin-JEPA (arXiv 2605.10840).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +110,9 @@ def parse_recipes(text: str) -> dict[str, Recipe]:
 
 
 def phase_steps(recipe: Recipe, settings: Mapping[str, Any]) -> list[int]:
-    """Optimizer steps of each phase, summing to `num_steps` (largest remainder; ties go to the earlier phase).
+    """Optimizer steps of each phase, summing to `num_steps` (a phase ends at its rounded cumulative share).
+
+    Rounding ends and not lengths gives recipes with equal first phases equal steps for them, so that they can share them.
 
     settings: the `curriculum` section as plain values (`num_steps`, `shares`). Raises ConfigError when a phase's share is
     unknown, or so small that a phase that trains would get no step.
@@ -121,11 +125,8 @@ def phase_steps(recipe: Recipe, settings: Mapping[str, Any]) -> list[int]:
     total = sum(weights)
     if min(weights) < 0 or total <= 0:
         raise ConfigError(f"curriculum.shares must not be negative and must add up to more than 0 for recipe {recipe.name}")
-    exact = [weight / total * num_steps for weight in weights]
-    steps = [int(value) for value in exact]
-    by_remainder = sorted(range(len(steps)), key=lambda i: (steps[i] - exact[i], i))
-    for i in by_remainder[: num_steps - sum(steps)]:
-        steps[i] += 1
+    ends = [math.floor(reached / total * num_steps + 0.5) for reached in accumulate(weights)]
+    steps = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     for phase, count in zip(recipe.phases, steps, strict=True):
         if phase.trains != "nothing" and count == 0:
             raise ConfigError(

@@ -38,8 +38,14 @@ def test_without_alignment_its_budget_goes_to_finalization():
     assert without == [with_alignment[0], with_alignment[1], with_alignment[2] + with_alignment[4]]
 
 
-def test_largest_remainders_get_the_steps_that_are_left():
-    assert phase_steps(load_recipe("clin_jepa"), settings(10)) == [2, 4, 2, 0, 2]
+@pytest.mark.parametrize("num_steps", range(20, 120, 7))
+def test_recipes_with_equal_first_phases_give_them_equal_steps(num_steps):
+    assert phase_steps(load_recipe("clin_jepa"), settings(num_steps))[:2] == phase_steps(load_recipe("no_alignment"), settings(num_steps))[:2]
+
+
+def test_each_phase_is_within_a_step_of_its_share():
+    for steps, share in zip(phase_steps(load_recipe("clin_jepa"), settings(97)), [0.24, 0.35, 0.17, 0.0, 0.24], strict=True):
+        assert abs(steps - share * 97) <= 1
 
 
 def test_a_phase_that_would_get_no_step_is_refused():
