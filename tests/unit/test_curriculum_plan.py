@@ -95,6 +95,13 @@ def test_rollout_starts_cover_their_whole_range():
     assert drawn == {1, 2, 3}
 
 
+def test_rollout_starts_differ_from_step_to_step_and_from_micro_batch_to_micro_batch():
+    plan = PhasePlan(windows_table([72] * 4), phase_job(global_batch=4, micro_batch=2))
+    by_step = {int(plan.rollout_starts(step, 0)[0]) for step in range(30)}
+    by_micro = [plan.rollout_starts(step, 0)[0] == plan.rollout_starts(step, 1)[0] for step in range(30)]
+    assert len(by_step) > 10 and sum(by_micro) < 10
+
+
 def test_a_shared_start_is_one_for_the_global_batch_and_fits_its_shortest_window():
     plan = PhasePlan(windows_table([8, 30, 40, 72]), phase_job(global_batch=4, micro_batch=2, shared_k=True))
     drawn = [{int(k) for micro in range(2) for k in plan.rollout_starts(step, micro)} for step in range(60)]
