@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+import clinjepa
 from clinjepa.config import Config, result_fields, save_config
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.metrics import combine_seeds
@@ -20,7 +21,7 @@ from pipelines.planning import plan_experiment
 from pipelines.stages import Experiment, Stage, Trial
 
 RUN_SCHEMA_VERSION = 1
-_PACKAGES = ("clinjepa", "ray", "torch", "transformers", "peft", "pyarrow", "polars", "lightgbm", "scikit-learn")
+_PACKAGES = ("ray", "torch", "transformers", "peft", "pyarrow", "polars", "lightgbm", "scikit-learn")
 
 
 def report(config: Config) -> None:
@@ -184,7 +185,7 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"clinjepa": clinjepa.__version__, "python": platform.python_version()}
     for name in _PACKAGES:
         found[name] = importlib.metadata.version(name)
     return found
