@@ -4,6 +4,8 @@ History: hours 0…h of the stay, at most the last (predictor's longest window �
 hours after h, once with the last known action repeated, once with the recorded actions (an upper bound, since those
 are known only afterwards; beyond the end of the stay its last action is repeated, so that the length of the rollout
 tells nothing). Poolings: Clin-JEPA leaves open how a history becomes one vector, so the choices are named.
+
+One causal pass over a stay serves all its points: each rollout starts from the keys and values of the hours up to its own.
 """
 
 from __future__ import annotations
@@ -16,20 +18,11 @@ import torch
 
 from clinjepa.errors import ConfigError
 from clinjepa.evaluation.space import Latents
-from clinjepa.model.predictor import Predictor
-from clinjepa.model.rollout import rollout
+from clinjepa.model.predictor import Cache, Predictor
 
 COLUMNS = ("history_only", "actions_carried_forward", "recorded_actions")
 _STAYS_AT_ONCE = 128
-
-
-@dataclass(frozen=True)
-class _Window:
-    """The history of one point, cut to what the predictor can hold: rows `point`, and the stay's hours start…stop−1."""
-
-    point: int
-    start: int
-    stop: int
+_Stay = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -48,6 +41,21 @@ class PointFeatures:
         return np.concatenate([self.history_NF[rows_N], future_NG[rows_N]], axis=1)
 
 
+@dataclass(frozen=True)
+class _Window:
+    """Hours start…stop−1 of a stay, which are the history of the point in row `point`."""
+
+    point: int
+    stay_id: int
+    start: int
+    stop: int
+
+    @property
+    def last(self) -> int:
+        """The point's hour, counted from the window's start."""
+        return self.stop - self.start - 1
+
+
 def point_features(
     predictor: Predictor,
     latents: Latents,
@@ -59,7 +67,7 @@ def point_features(
     device: str = "cpu",
     batch_size: int = 64,
 ) -> PointFeatures:
-    """Features of the points (stay_N, hour_N), which are sorted by stay.
+    """Features of the points (stay_N, hour_N), N >= 1, which are sorted by stay.
 
     pooling: `last`, `mean` or `last+mean` of the state latents (future: of the predicted ones), or `context`, the predictor's hidden
     state at s_h (future: at the last predicted hour). Raises ConfigError when the rollout leaves no room for a history.
@@ -71,112 +79,108 @@ def point_features(
             f"predictor.max_hours={predictor.spec.max_hours}; shorten it"
         )
     predictor = predictor.to(device).eval()
-    parts: list[tuple[np.ndarray, ...]] = []
+    columns: list[np.ndarray] = []
+    for stay_ids, windows in _chunks(stay_N, hour_N, max_history):
+        known = {stay_id: latents.stay(stay_id) for stay_id in stay_ids}
+        for sequences in _batches_of_sequences(windows, batch_size):
+            for window, vectors in _features(predictor, known, sequences, rollout_hours, pooling, device, batch_size):
+                if not columns:
+                    columns = [np.zeros((len(stay_N), len(vector)), dtype=np.float32) for vector in vectors]
+                for column, vector in zip(columns, vectors, strict=True):
+                    column[window.point] = vector
+    return PointFeatures(*columns)
+
+
+def _chunks(stay_N: np.ndarray, hour_N: np.ndarray, max_history: int) -> Iterator[tuple[list[int], list[_Window]]]:
+    """The points of some stays at a time, so that only their latents are in memory."""
     unique, first_S = np.unique(stay_N, return_index=True)
-    for chunk in range(0, len(unique), _STAYS_AT_ONCE):
-        begin = first_S[chunk]
-        end = first_S[chunk + _STAYS_AT_ONCE] if chunk + _STAYS_AT_ONCE < len(unique) else len(stay_N)
-        known = {int(stay_id): latents.stay(int(stay_id)) for stay_id in unique[chunk : chunk + _STAYS_AT_ONCE]}
-        work = _Chunk(predictor, known, stay_N[begin:end], hour_N[begin:end], max_history, rollout_hours, pooling, device, batch_size)
-        parts.append((work.history(), work.future(recorded=False), work.future(recorded=True)))
-    if not parts:
-        empty = np.zeros((0, 0), dtype=np.float32)
-        return PointFeatures(empty, empty, empty)
-    return PointFeatures(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    bounds = [*first_S[::_STAYS_AT_ONCE].tolist(), len(stay_N)]
+    for number, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        windows = [
+            _Window(point, int(stay_N[point]), max(0, int(hour_N[point]) + 1 - max_history), int(hour_N[point]) + 1)
+            for point in range(begin, end)
+        ]
+        yield unique[number * _STAYS_AT_ONCE : (number + 1) * _STAYS_AT_ONCE].tolist(), windows
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """The points of some stays, whose latents are in memory."""
+def _batches_of_sequences(windows: list[_Window], batch_size: int) -> Iterator[list[list[_Window]]]:
+    """Windows of one stay that begin at the same hour are one sequence; sequences of similar length are one batch."""
+    by_start: dict[tuple[int, int], list[_Window]] = {}
+    for window in windows:
+        by_start.setdefault((window.stay_id, window.start), []).append(window)
+    sequences = sorted(by_start.values(), key=lambda sequence: max(window.last for window in sequence))
+    for begin in range(0, len(sequences), batch_size):
+        yield sequences[begin : begin + batch_size]
 
-    predictor: Predictor
-    known: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]
-    stay_N: np.ndarray
-    hour_N: np.ndarray
-    max_history: int
-    rollout_hours: int
-    pooling: str
-    device: str
-    batch_size: int
 
-    def windows(self) -> list[_Window]:
-        return [_Window(point, max(0, int(hour) + 1 - self.max_history), int(hour) + 1) for point, hour in enumerate(self.hour_N)]
-
-    def history(self) -> np.ndarray:
-        """[N, F] from hours up to each point's own."""
-        if self.pooling == "context":
-            return self._context()
-        rows = []
-        for window in self.windows():
-            z_state_TD = self.known[int(self.stay_N[window.point])][1][window.start : window.stop]
-            rows.append(_pool(z_state_TD[None], self.pooling)[0])
-        return np.stack(rows)
-
-    def future(self, *, recorded: bool) -> np.ndarray:
-        """[N, G] from a rollout after each point's hour."""
-        pooled_NG: np.ndarray | None = None
-        for context, windows in self._equal_contexts():
-            batch = [self._given(window, recorded) for window in windows]
-            z_static_BD, z_state_BTD, z_action_BUD = (torch.from_numpy(np.stack(part)).to(self.device) for part in zip(*batch, strict=True))
-            with torch.no_grad():
-                predicted_BHD, hidden_BHW = rollout(self.predictor, z_static_BD, z_state_BTD, z_action_BUD, context, self.rollout_hours)
-            if self.pooling == "context":
-                pooled_BG = hidden_BHW[:, -1].float().cpu().numpy()
+def _features(
+    predictor: Predictor,
+    known: dict[int, _Stay],
+    sequences: list[list[_Window]],
+    rollout_hours: int,
+    pooling: str,
+    device: str,
+    batch_size: int,
+) -> Iterator[tuple[_Window, tuple[np.ndarray, ...]]]:
+    """(window, (history_F, carried_G, recorded_G)) of every window of a batch of sequences."""
+    lengths = [max(window.last for window in sequence) + 1 for sequence in sequences]
+    dim = len(known[sequences[0][0].stay_id][0])
+    z_state_BTD = np.zeros((len(sequences), max(lengths), dim), dtype=np.float32)
+    z_action_BTD, valid_BT = np.zeros_like(z_state_BTD), np.zeros(z_state_BTD.shape[:2], dtype=bool)
+    for row, (sequence, length) in enumerate(zip(sequences, lengths, strict=True)):
+        hours = slice(sequence[0].start, sequence[0].start + length)
+        z_state_BTD[row, :length] = known[sequence[0].stay_id][1][hours]
+        z_action_BTD[row, :length] = known[sequence[0].stay_id][2][hours]
+        valid_BT[row, :length] = True
+    z_static_BD = np.stack([known[sequence[0].stay_id][0] for sequence in sequences])
+    with torch.no_grad():
+        inputs = (torch.from_numpy(part).to(device) for part in (z_static_BD, z_state_BTD, z_action_BTD, valid_BT))
+        pred_BTD, hidden_BTW, cache = predictor(*inputs, keep_cache=True)
+        points = [(row, window) for row, sequence in enumerate(sequences) for window in sequence]
+        for begin in range(0, len(points), batch_size):
+            batch = points[begin : begin + batch_size]
+            row_P = torch.tensor([row for row, _ in batch], device=device)
+            last_P = torch.tensor([window.last for _, window in batch], device=device)
+            if pooling == "context":
+                history_PF = hidden_BTW[row_P, last_P].cpu().numpy()
             else:
-                pooled_BG = _pool(predicted_BHD.float().cpu().numpy(), self.pooling)
-            if pooled_NG is None:
-                pooled_NG = np.zeros((len(self.hour_N), pooled_BG.shape[1]), dtype=np.float32)
-            pooled_NG[[window.point for window in windows]] = pooled_BG
-        if pooled_NG is None:
-            raise ValueError("a chunk without points has no features")
-        return pooled_NG
+                history_PF = np.stack([_pool(z_state_BTD[row, None, : window.last + 1], pooling)[0] for row, window in batch])
+            seen = _rows(cache, row_P).up_to(last_P)
+            futures = []
+            for recorded in (False, True):
+                actions = [_next_actions(known[window.stay_id][2], window, rollout_hours, recorded) for _, window in batch]
+                actions_PHD = torch.from_numpy(np.stack(actions)).to(device)
+                futures.append(_future(predictor, seen, pred_BTD[row_P, last_P][:, None], actions_PHD, pooling))
+            for (_, window), history_F, carried_G, recorded_G in zip(batch, history_PF, *futures, strict=True):
+                yield window, (history_F, carried_G, recorded_G)
 
-    def _context(self) -> np.ndarray:
-        """The predictor's hidden state at s_h: one causal pass serves all points whose windows begin at the same hour."""
-        by_start: dict[tuple[int, int], list[_Window]] = {}
-        for window in self.windows():
-            by_start.setdefault((int(self.stay_N[window.point]), window.start), []).append(window)
-        sequences = sorted(by_start.items(), key=lambda item: (max(window.stop - window.start for window in item[1]), item[0]))
-        hidden_NW: np.ndarray | None = None
-        for begin in range(0, len(sequences), self.batch_size):
-            batch = sequences[begin : begin + self.batch_size]
-            lengths = [max(window.stop for window in windows) - start for (_, start), windows in batch]
-            states_BTD = np.zeros((len(batch), max(lengths), self.known[batch[0][0][0]][1].shape[1]), dtype=np.float32)
-            actions_BTD, valid_BT = np.zeros_like(states_BTD), np.zeros(states_BTD.shape[:2], dtype=bool)
-            for row, (((stay_id, start), _), length) in enumerate(zip(batch, lengths, strict=True)):
-                states_BTD[row, :length] = self.known[stay_id][1][start : start + length]
-                actions_BTD[row, :length] = self.known[stay_id][2][start : start + length]
-                valid_BT[row, :length] = True
-            static_BD = np.stack([self.known[stay_id][0] for (stay_id, _), _ in batch])
-            with torch.no_grad():
-                inputs = (torch.from_numpy(part).to(self.device) for part in (static_BD, states_BTD, actions_BTD, valid_BT))
-                hidden_BTW = self.predictor(*inputs)[1].float().cpu().numpy()
-            if hidden_NW is None:
-                hidden_NW = np.zeros((len(self.hour_N), hidden_BTW.shape[2]), dtype=np.float32)
-            for row, ((_, start), windows) in enumerate(batch):
-                for window in windows:
-                    hidden_NW[window.point] = hidden_BTW[row, window.stop - start - 1]
-        if hidden_NW is None:
-            raise ValueError("a chunk without points has no features")
-        return hidden_NW
 
-    def _equal_contexts(self) -> Iterator[tuple[int, list[_Window]]]:
-        """Batches of windows with equally many history hours."""
-        by_length: dict[int, list[_Window]] = {}
-        for window in self.windows():
-            by_length.setdefault(window.stop - window.start, []).append(window)
-        for length, windows in sorted(by_length.items()):
-            for begin in range(0, len(windows), self.batch_size):
-                yield length, windows[begin : begin + self.batch_size]
+def _future(predictor: Predictor, cache: Cache, state_P1D: torch.Tensor, actions_PHD: torch.Tensor, pooling: str) -> np.ndarray:
+    """Pooled rollout [P, G] from the first predicted state on, each hour with its action."""
+    predicted = []
+    for step in range(actions_PHD.shape[1]):
+        predicted.append(state_P1D)
+        state_P1D, hidden_P1W, cache = predictor(None, state_P1D, actions_PHD[:, step : step + 1], cache=cache, keep_cache=True)
+    if pooling == "context":
+        return hidden_P1W[:, 0].cpu().numpy()
+    return _pool(torch.cat(predicted, dim=1).cpu().numpy(), pooling)
 
-    def _given(self, window: _Window, recorded: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """z_static_D, the history's z_state_CD, and z_action_UD: the history's and one for each rollout hour."""
-        z_static_D, z_state_TD, z_action_TD = self.known[int(self.stay_N[window.point])]
-        last = window.stop + self.rollout_hours if recorded else window.stop
-        z_action_UD = z_action_TD[window.start : min(last, len(z_action_TD))]
-        missing = window.stop - window.start + self.rollout_hours - len(z_action_UD)
-        z_action_UD = np.concatenate([z_action_UD, np.repeat(z_action_UD[-1:], missing, axis=0)])
-        return z_static_D, z_state_TD[window.start : window.stop], z_action_UD
+
+def _rows(cache: Cache, row_P: torch.Tensor) -> Cache:
+    """The cache of some rows, repeated where a row is named more than once."""
+    return Cache(
+        tuple(key[row_P] for key in cache.keys),
+        tuple(value[row_P] for value in cache.values),
+        cache.hour_BN[row_P],
+        cache.visible_BN[row_P],
+        cache.next_hour_B[row_P],
+    )
+
+
+def _next_actions(z_action_TD: np.ndarray, window: _Window, rollout_hours: int, recorded: bool) -> np.ndarray:
+    """Actions [H, D] of the hours after the window: as recorded, or the window's last one repeated."""
+    hours = window.stop + np.arange(rollout_hours) if recorded else np.full(rollout_hours, window.stop - 1)
+    return z_action_TD[np.minimum(hours, len(z_action_TD) - 1)]
 
 
 def _pool(z_BTD: np.ndarray, pooling: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Round trip: are the numbers that an hour's text says still in its latent? Linear R² per variable, fitted on train.
 
 A last-token latent may drop the values it was made from, and nothing downstream can restore them, so this belongs beside every
-result. Targets are the grid's hourly values of the variables that appear in state texts, in their own units.
+result. Targets are the grid's hourly values of the variables that appear in state texts, extremes cut.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from clinjepa.storage import Folder
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge penalties per row that tuning chooses from, on standardised latents."""
-MIN_TRAIN_HOURS, MIN_SCORED_HOURS, MIN_PATIENTS = 50, 20, 5
+MIN_TRAIN_HOURS, MIN_SCORED_HOURS, MIN_PATIENTS = 200, 50, 5
+CLIPPED_PERCENTILES = (1.0, 99.0)
+"""Targets are cut at these percentiles of training hours: one enzyme in the thousands would otherwise decide its variable's R²."""
 _SHARES = {"train": 0.6, "tuning": 0.2, "scored": 0.2}
 
 
@@ -64,6 +66,8 @@ def evaluate_roundtrip(
             figures[name] = {**unknown(["r2"], f"{reason}, from {MIN_PATIENTS} patients"), **counted}
             continue
         rows = {role: (z_ND[known[role]], targets_NV[known[role], column]) for role, (z_ND, targets_NV, _) in sampled.items()}
+        bounds = np.percentile(rows["train"][1], CLIPPED_PERCENTILES)
+        rows = {role: (z_ND, np.clip(y_N, *bounds)) for role, (z_ND, y_N) in rows.items()}
         predicted_N = _ridge(*rows["train"], *rows["tuning"], rows["scored"][0])
         value, draws_R = _r2(rows["scored"][1], predicted_N, index_N[known["scored"]], counts_RP)
         if not np.isfinite(value):
