@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.data
 import ray.train
@@ -29,6 +27,7 @@ from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
 from pipelines.coordinator import coordinator
 from pipelines.data_stages import run_remotely
+from pipelines.feed import ray_data_feed
 from pipelines.runner import RunContext
 from pipelines.stages import Stage
 
@@ -173,48 +172,10 @@ def _train_loop(work: dict[str, Any]) -> None:
         from clinjepa.curriculum.sft import run_sft
 
         run = run_phase if isinstance(job, PhaseJob) else run_sft
-        run(job, Dist.current(), _ray_data_feed(job, work["data_cpus"]), on_report)  # type: ignore[arg-type]
+        run(job, Dist.current(), ray_data_feed(job, work["data_cpus"]), on_report)  # type: ignore[arg-type]
     except errors.ClinJepaError as error:
         out.write_json(_FAILURE, {"type": type(error).__name__, "message": str(error)})
         raise
-
-
-class _Fetch:
-    """Ray Data actor that turns (step, micro-batch) rows into collated micro-batches."""
-
-    def __init__(self, job: dict[str, Any]) -> None:
-        from clinjepa.curriculum.batches import MicroBatchFetcher
-
-        self.fetch = MicroBatchFetcher(load_job(job))
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        payload = [self.fetch(step, micro) for step, micro in zip(rows["step"].to_pylist(), rows["micro"].to_pylist(), strict=True)]
-        return pa.table({"payload": pa.array(payload, pa.large_binary())})
-
-
-def _ray_data_feed(job: Job, data_cpus: float) -> Any:
-    """A feed that lets Ray Data execute this rank's part of the plan, in its order, ahead of the training step."""
-
-    def feed(assignments: Sequence[Any]) -> Iterator[bytes]:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = True  # before the dataset is made: it copies the context
-        if not assignments:
-            return
-        # from_items: its blocks are made here, whereas from_arrow starts a task that wants a whole CPU, which a busy cluster may not have.
-        rows = [{"step": each.step, "micro": each.micro} for each in assignments]
-        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 64)).map_batches(
-            _Fetch,
-            fn_constructor_args=(job.to_json(),),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=1),
-            num_cpus=data_cpus,
-        )
-        for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):
-            yield batch["payload"][0].as_py()
-
-    return feed
 
 
 def _raise_cause(artifact: Artifact, error: TrainingFailedError) -> None:

@@ -1,0 +1,48 @@
+"""Ray Data carries out a worker's part of the plan, ahead of the training step. Apart from the trainer: its readers need no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from clinjepa.curriculum.batches import MicroBatchFetcher
+from clinjepa.curriculum.jobs import Job, load_job
+
+
+def ray_data_feed(job: Job, data_cpus: float) -> Any:
+    """A feed that lets Ray Data execute this rank's part of the plan, in its order, ahead of the training step."""
+
+    def feed(assignments: Sequence[Any]) -> Iterator[bytes]:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True  # before the dataset is made: it copies the context
+        if not assignments:
+            return
+        # from_items: its blocks are made here, whereas from_arrow starts a task that wants a whole CPU, which a busy cluster may not have.
+        rows = [{"step": each.step, "micro": each.micro} for each in assignments]
+        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 64)).map_batches(
+            _Fetch,
+            fn_constructor_args=(job.to_json(),),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=1),
+            num_cpus=data_cpus,
+        )
+        for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):
+            yield batch["payload"][0].as_py()
+
+    return feed
+
+
+class _Fetch:
+    """Ray Data actor that turns (step, micro-batch) rows into collated micro-batches."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.fetch = MicroBatchFetcher(load_job(job))
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        payload = [self.fetch(step, micro) for step, micro in zip(rows["step"].to_pylist(), rows["micro"].to_pylist(), strict=True)]
+        return pa.table({"payload": pa.array(payload, pa.large_binary())})
