@@ -136,7 +136,7 @@ def _features(
     with torch.no_grad():
         inputs = (torch.from_numpy(part).to(device) for part in (z_static_BD, z_state_BTD, z_action_BTD, valid_BT))
         pred_BTD, hidden_BTW, cache = predictor(*inputs, keep_cache=True)
-        points = [(row, window) for row, sequence in enumerate(sequences) for window in sequence]
+        points = sorted(((row, window) for row, sequence in enumerate(sequences) for window in sequence), key=lambda point: point[1].last)
         for begin in range(0, len(points), batch_size):
             batch = points[begin : begin + batch_size]
             row_P = torch.tensor([row for row, _ in batch], device=device)
@@ -145,7 +145,7 @@ def _features(
                 history_PF = hidden_BTW[row_P, last_P].cpu().numpy()
             else:
                 history_PF = np.stack([_pool(z_state_BTD[row, None, : window.last + 1], pooling)[0] for row, window in batch])
-            seen = _rows(cache, row_P).up_to(last_P)
+            seen = _rows(cache, row_P, num_hours=batch[-1][1].last + 1).up_to(last_P)
             futures = []
             for recorded in (False, True):
                 actions = [_next_actions(known[window.stay_id][2], window, rollout_hours, recorded) for _, window in batch]
@@ -166,13 +166,14 @@ def _future(predictor: Predictor, cache: Cache, state_P1D: torch.Tensor, actions
     return _pool(torch.cat(predicted, dim=1).cpu().numpy(), pooling)
 
 
-def _rows(cache: Cache, row_P: torch.Tensor) -> Cache:
-    """The cache of some rows, repeated where a row is named more than once."""
+def _rows(cache: Cache, row_P: torch.Tensor, num_hours: int) -> Cache:
+    """The first hours of some rows of a cache; a row is repeated where it is named more than once."""
+    num_tokens = 2 * num_hours + 1
     return Cache(
-        tuple(key[row_P] for key in cache.keys),
-        tuple(value[row_P] for value in cache.values),
-        cache.hour_BN[row_P],
-        cache.visible_BN[row_P],
+        tuple(key[row_P, :, :num_tokens] for key in cache.keys),
+        tuple(value[row_P, :, :num_tokens] for value in cache.values),
+        cache.hour_BN[row_P, :num_tokens],
+        cache.visible_BN[row_P, :num_tokens],
         cache.next_hour_B[row_P],
     )
 
