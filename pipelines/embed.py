@@ -18,7 +18,7 @@ from pipelines.data_stages import raise_fault
 from pipelines.runner import RunContext
 from pipelines.stages import Stage
 
-_WORKER_CPUS = 0.75
+_WORKER_CPUS = 0.5
 
 
 def embed_cpus(config: Config) -> float:
