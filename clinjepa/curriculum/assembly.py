@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clinjepa.curriculum.checkpoint import Checkpoint
 from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.gathering import keep_gathered
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.optimizer import GroupedAdamW
 from clinjepa.curriculum.plan import mix_seed
@@ -62,7 +63,7 @@ def assemble(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> PhaseM
     mesh = dist.mesh()
     if mesh is not None:
         shard_predictor(predictor, mesh)
-        predictor.set_reshard_after_forward(False)  # type: ignore[operator]  # small: gathered once a step, not once a call
+        keep_gathered(predictor)
     groups = {"predictor": list(predictor.named_parameters())}
     if job.trains_encoder and encoder is not None:
         groups["encoder"] = encoder.online_parameters()
@@ -110,6 +111,7 @@ def _encoder(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> Encode
     mesh = dist.mesh()
     if mesh is not None:
         shard_encoder(encoder, mesh)
+        keep_gathered(encoder)
     return encoder
 
 

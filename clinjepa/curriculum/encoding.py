@@ -2,7 +2,7 @@
 
 Memory is set by the token budget of a chunk, not by a window of 145 texts: joint refinement encodes without a graph, the
 predictor's backward gives dL/dz, then each chunk is encoded again with a graph and receives its part: exact, one more
-forward (Gao et al. 2021, arXiv 2101.06983). All workers run the same number of chunks, because sharded layers communicate.
+forward (Gao et al. 2021, arXiv 2101.06983). Workers run the same number of chunks where layers are gathered one by one.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.gathering import communicates_in_every_forward, set_gradient_sync
 from clinjepa.curriculum.plan import mix_seed
 from clinjepa.model.encoder import Encoder
 from clinjepa.model.packing import Pack, pack_texts
@@ -23,7 +23,7 @@ _CHUNK_TAG = 4
 
 @dataclass(frozen=True)
 class TextChunks:
-    """The packs of one micro-batch's unique texts and how many rounds all workers run; what is beyond `packs` repeats pack 0."""
+    """The packs of one micro-batch's unique texts and how many rounds are run; what is beyond `packs` repeats pack 0."""
 
     packs: list[Pack]
     rounds: int
@@ -33,17 +33,18 @@ class TextChunks:
 
 
 def cut_chunks(
-    arrays: dict[str, Tensor], token_budget: int, end_id: int | None, seed: int, dist: Dist, num_texts: int | None = None
+    encoder: Encoder, arrays: dict[str, Tensor], token_budget: int, seed: int, dist: Dist, num_texts: int | None = None
 ) -> TextChunks:
     """Pack `tokens`/`text_lengths` of a collated micro-batch into chunks of at most `token_budget` tokens. All workers call it.
 
-    end_id: appended to every text; seed: of the micro-batch, adapter dropout of chunk i is drawn from (seed, i) whenever
-    that chunk is encoded; num_texts: only the first this many texts (the states).
+    seed: of the micro-batch, adapter dropout of chunk i is drawn from (seed, i) whenever that chunk is encoded; num_texts:
+    only the first this many texts (the states).
     """
     lengths = arrays["text_lengths"][:num_texts].tolist()
     texts = [text.numpy() for text in torch.split(arrays["tokens"][: sum(lengths)].cpu(), lengths)]
-    packs = pack_texts(texts, token_budget, end_id)
-    return TextChunks(packs, dist.max_int(len(packs)), len(texts), sum(pack.num_tokens for pack in packs), seed)
+    packs = pack_texts(texts, token_budget, encoder.spec.end_id)
+    rounds = dist.max_int(len(packs)) if communicates_in_every_forward(encoder) else len(packs)
+    return TextChunks(packs, rounds, len(texts), sum(pack.num_tokens for pack in packs), seed)
 
 
 def encode_chunks(encoder: Encoder, chunks: TextChunks, which: str, device: torch.device) -> Tensor:
@@ -74,12 +75,6 @@ def backward_chunks(encoder: Encoder, chunks: TextChunks, gradient_UD: Tensor, s
         z_ND = _forward(encoder, pack, chunks.seed, i, "online", device)
         part = gradient_UD[pack.order.to(device)].to(z_ND.dtype)
         z_ND.backward(torch.zeros_like(part) if spare else part)
-
-
-def set_gradient_sync(module: torch.nn.Module, sync: bool) -> None:
-    """Whether the next backward reduces gradients over workers; nothing happens on a module that is not sharded."""
-    if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(sync)
 
 
 def _forward(encoder: Encoder, pack: Pack, seed: int, chunk: int, which: str, device: torch.device) -> Tensor:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.encoding import TextChunks, backward_chunks, cut_chunks, encode_chunks, set_gradient_sync
+from clinjepa.curriculum.encoding import TextChunks, backward_chunks, cut_chunks, encode_chunks
+from clinjepa.curriculum.gathering import set_gradient_sync
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.plan import Assignment, torch_seed
 from clinjepa.model.encoder import Encoder
@@ -53,12 +54,12 @@ class PhaseObjective:
         """Inputs and targets of a collated micro-batch. All workers call it alike when the phase runs the encoder."""
         if self._encoder is None:
             return Latents(arrays["z_static"], arrays["z_state"], arrays["z_action"], arrays["z_state"], None, None, 0)
-        device, end_id, num_tokens = self._dist.device, self._encoder.spec.end_id, 0
+        device, num_tokens = self._dist.device, 0
         unique_UD = chunks = None
         if self._job.reads_latents:
             z_static, z_state, z_action = arrays["z_static"], arrays["z_state"], arrays["z_action"]
         else:
-            chunks = cut_chunks(arrays, self._token_budget, end_id, seed, self._dist)
+            chunks = cut_chunks(self._encoder, arrays, self._token_budget, seed, self._dist)
             unique_UD = encode_chunks(self._encoder, chunks, "online", device).requires_grad_(with_gradient)
             num_tokens += chunks.num_tokens
             z_static = unique_UD[arrays["static_texts"].long()]
@@ -67,7 +68,7 @@ class PhaseObjective:
         target = z_state.detach()
         if self._phase.target == "ema":
             num_states = int(arrays["state_texts"].max()) + 1
-            state_chunks = cut_chunks(arrays, self._token_budget, end_id, seed, self._dist, num_states)
+            state_chunks = cut_chunks(self._encoder, arrays, self._token_budget, seed, self._dist, num_states)
             target = spread(encode_chunks(self._encoder, state_chunks, "target", device), arrays["state_texts"])
             num_tokens += state_chunks.num_tokens
         return Latents(z_static, z_state, z_action, target, unique_UD, chunks, num_tokens)

@@ -21,7 +21,7 @@ from clinjepa.curriculum.batches import MicroBatchFetcher
 from clinjepa.curriculum.checkpoint import Checkpoint, checkpoint_folder, newest_for_all, save_checkpoint
 from clinjepa.curriculum.diagnostics import is_diagnostic_step
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.encoding import set_gradient_sync
+from clinjepa.curriculum.gathering import keep_gathered, set_gradient_sync
 from clinjepa.curriculum.history import TrainingHistory
 from clinjepa.curriculum.jobs import SftJob, check_workers, job_digest, num_micro_batches
 from clinjepa.curriculum.optimizer import GroupedAdamW
@@ -156,6 +156,7 @@ def _assemble(job: SftJob, dist: Dist, checkpoint: Checkpoint | None) -> tuple[E
     mesh = dist.mesh()
     if mesh is not None:
         shard_encoder(encoder, mesh)
+        keep_gathered(encoder)
     optimizer = GroupedAdamW({"encoder": encoder.online_parameters()}, float(job.sft_settings["weight_decay"]))
     if checkpoint is not None:
         optimizer.load(checkpoint.tensors("optimizer"), checkpoint.state()["optimizer"]["updates"])

@@ -1,6 +1,7 @@
 """What the frozen encoder and predictor know at a prediction point: its history, and the futures that they imagine from it.
 
-History: hours 0…h of the stay, at most the last (predictor's longest window − rollout) of them. Future: a rollout of the
+History: hours 0…h of the stay, or where the predictor's longest window does not hold them beside the rollout, those from the next
+multiple of 12 h on that fits (as training windows begin, and so that neighbouring points share a pass). Future: a rollout of the
 hours after h, once with the last known action repeated, once with the recorded actions (an upper bound, since those
 are known only afterwards; beyond the end of the stay its last action is repeated, so that the length of the rollout
 tells nothing). Poolings: Clin-JEPA leaves open how a history becomes one vector, so the choices are named.
@@ -21,6 +22,8 @@ from clinjepa.evaluation.space import Latents
 from clinjepa.model.predictor import Cache, Predictor
 
 COLUMNS = ("history_only", "actions_carried_forward", "recorded_actions")
+WINDOW_START_HOURS = 12
+"""A history that must be cut begins at a multiple of this many hours."""
 _STAYS_AT_ONCE = 128
 _Stay = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -97,10 +100,15 @@ def _chunks(stay_N: np.ndarray, hour_N: np.ndarray, max_history: int) -> Iterato
     bounds = [*first_S[::_STAYS_AT_ONCE].tolist(), len(stay_N)]
     for number, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
         windows = [
-            _Window(point, int(stay_N[point]), max(0, int(hour_N[point]) + 1 - max_history), int(hour_N[point]) + 1)
+            _Window(point, int(stay_N[point]), _window_start(int(hour_N[point]) + 1, max_history), int(hour_N[point]) + 1)
             for point in range(begin, end)
         ]
         yield unique[number * _STAYS_AT_ONCE : (number + 1) * _STAYS_AT_ONCE].tolist(), windows
+
+
+def _window_start(num_hours: int, max_history: int) -> int:
+    grid = min(WINDOW_START_HOURS, max_history)
+    return max(0, -(-(num_hours - max_history) // grid) * grid)
 
 
 def _batches_of_sequences(windows: list[_Window], batch_size: int) -> Iterator[list[list[_Window]]]:

@@ -23,6 +23,9 @@ from tests.curriculum_processes import run_job, run_on_workers
 from tests.curriculum_store import make_latents, make_trajectories
 
 STEPS = 2
+LAYER_BY_LAYER = 2
+"""With this many workers, modules are gathered as large ones are; otherwise they stay gathered for a step."""
+
 PHASES = ("warmup", "joint", "alignment")
 WITH_DROPOUT = {**ENCODER, "lora": {**ENCODER["lora"], "dropout": 0.1}}
 SFT = {
@@ -86,7 +89,7 @@ def results(stores) -> dict[int, Path]:
             for job in jobs:
                 run_job(job)
         else:
-            run_on_workers(jobs, world_size)
+            run_on_workers(jobs, world_size, layer_by_layer=world_size == LAYER_BY_LAYER)
     return folders
 
 
@@ -121,7 +124,7 @@ def test_weights_are_those_of_one_worker(results, stage, name, world_size):
 def killed(stores, results) -> PhaseJob:
     """Joint refinement of two workers that vanished after its first step."""
     job = stores.job("joint", stores.root / "killed", results[2], checkpoint_every_steps=1, log_every_steps=1)
-    run_on_workers([job], 2, die_after=STEPS + 1)
+    run_on_workers([job], 2, die_after=STEPS + 1, layer_by_layer=True)
     return job
 
 
@@ -131,7 +134,7 @@ def goes_on(killed: PhaseJob, out: Path) -> PhaseJob:
 
 
 def test_a_killed_phase_goes_on_and_leaves_the_same_bytes(results, killed, tmp_path):
-    run_on_workers([goes_on(killed, tmp_path / "joint")], 2)
+    run_on_workers([goes_on(killed, tmp_path / "joint")], 2, layer_by_layer=True)
     expected = results[2] / "joint"
     names = [path.name for path in expected.iterdir() if path.is_file() and path.name != "timing.json"]
     differing = [name for name in names if (tmp_path / "joint" / name).read_bytes() != (expected / name).read_bytes()]

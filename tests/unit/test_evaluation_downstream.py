@@ -113,6 +113,15 @@ def test_history_is_cut_to_what_leaves_room_for_the_rollout(predictor: Predictor
     np.testing.assert_array_equal(after.carried_NG, before.carried_NG)
 
 
+def test_a_cut_history_begins_at_a_multiple_of_twelve_hours(predictor: Predictor) -> None:
+    latents = MemoryLatents(1)
+    z_static_D, z_state_TD, z_action_TD = (torch.from_numpy(part)[None] for part in latents.stay(0))
+    with torch.no_grad():
+        hidden_BTW = predictor.eval()(z_static_D, z_state_TD[:, 12:26], z_action_TD[:, 12:26])[1]
+    found = _features(predictor, latents, [25, 27], "context").history_NF[0]
+    np.testing.assert_allclose(found, hidden_BTW[0, -1].numpy(), atol=1e-5)
+
+
 def test_recorded_actions_end_with_the_stay_without_telling_its_length(predictor: Predictor) -> None:
     latents = MemoryLatents(1)
     at_the_end = _features(predictor, latents, [NUM_HOURS - 1], "mean")
