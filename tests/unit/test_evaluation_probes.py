@@ -7,7 +7,7 @@ import pytest
 
 from clinjepa.config.schema import ProbeConfig
 from clinjepa.evaluation.metrics import auroc
-from clinjepa.evaluation.probes import Rows, Standardiser, probe_scores
+from clinjepa.evaluation.probes import Rows, Standardiser, log_loss, probe_scores
 
 CONFIG = ProbeConfig(hidden_size=32, batch_size=128, max_epochs=40, learning_rate=1e-2)
 
@@ -44,6 +44,16 @@ def test_scores_of_a_row_do_not_depend_on_the_other_scored_rows(kind: str) -> No
 def test_same_seed_gives_the_same_scores(kind: str) -> None:
     arguments = (kind, _rows(200, 1), _rows(100, 2), _rows(50, 3).x_NF, CONFIG)
     np.testing.assert_array_equal(probe_scores(*arguments, seed=4), probe_scores(*arguments, seed=4))
+
+
+def test_linear_probe_is_regularised_as_much_as_tuning_asks_for() -> None:
+    rng = np.random.default_rng(0)
+    parts = []
+    for num in (80, 200, 400):
+        x_NF = rng.normal(size=(num, 150)).astype(np.float32)  # one column tells something, the others tempt to overfit
+        parts.append(Rows(x_NF, (x_NF[:, 0] + 2 * rng.normal(size=num) > 0).astype(np.float64), np.arange(num)))
+    train, tuning, scored = parts
+    assert log_loss(scored.y_N, probe_scores("linear", train, tuning, scored.x_NF, CONFIG, seed=0)) < 0.75
 
 
 def test_tuning_of_one_class_still_chooses() -> None:
