@@ -393,10 +393,11 @@ class Config(Section):
                 "raise predictor.max_hours or shorten the windows"
             )
         if self.windows.min_hours > self.windows.max_hours:
-            raise ValueError(f"windows.min_hours={self.windows.min_hours} exceeds max_hours={self.windows.max_hours}")
+            raise ValueError(f"windows.min_hours={self.windows.min_hours} exceeds windows.max_hours")
         if self.source.kind != "simulator" and not self.source.path:
             raise ValueError(
-                f"source.path is needed for source.kind={self.source.kind}; give source.path=FOLDER or get open data with `clinjepa data get`"
+                f"source.path is needed for source.kind={self.source.kind}; "
+                "give source.path=FOLDER or get open data with `clinjepa data get`"
             )
         if self.encoder.init == "pretrained" and not self.encoder.model:
             raise ValueError("encoder.model is needed when encoder.init=pretrained")

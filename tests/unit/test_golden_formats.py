@@ -64,7 +64,7 @@ def measure() -> dict[str, dict[str, object]]:
         finish_trajectories(ingest, store, config)
         ingest.write_table("labels.parquet", compute_labels(ingest, load_tasks(config.evaluation.downstream.tasks), 24))
         found = {
-            "ingest": digest(ingest, "stays.parquet", *(f"hours/{name}.parquet" for name in names), *(f"grid/{name}.parquet" for name in names)),
+            "ingest": digest(ingest, "stays.parquet", *(f"{table}/{name}.parquet" for table in ("hours", "grid") for name in names)),
             "tokenizer": digest(tokenizer, "tokenizer.json"),
             "trajectories": digest(store, "windows.parquet", *(f"shards/{name}.parquet" for name in names)),
             "labels": digest(ingest, "labels.parquet"),
