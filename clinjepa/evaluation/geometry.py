@@ -15,7 +15,7 @@ import pyarrow as pa
 from clinjepa.config.schema import GeometryConfig
 from clinjepa.evaluation.cohorts import Cohort, Pair, death_cohort, match, onset_cohort
 from clinjepa.evaluation.metrics import figure, patient_draws, unknown
-from clinjepa.evaluation.space import Latents, gather_hours, sample_hours, stays_of
+from clinjepa.evaluation.space import Latents, describe_space, gather_hours, sample_hours, stays_of
 
 MIN_PAIRS = 5
 """Fewer matched pairs than this give no ratio."""
@@ -37,7 +37,7 @@ def evaluate_geometry(
 
     stays: ingest `stays.parquet`; labels: label table; onset_tasks: {early-event task: its horizon in hours}. Returns the death cohort's
     {"ratio" (centroid ratio at headline_k), "cohort", "definition", "k_hours", "num_deteriorating", "num_stable", "by_k": {k: {"ratio",
-    "mean_displacement_ratio", "num_pairs"}}}, the same of the onset cohorts under "cohorts" by name, and "umap".
+    "mean_displacement_ratio", "num_pairs"}}}, the same of the onset cohorts under "cohorts" by name, "space" (`describe_space`) and "umap".
     """
     chosen = stays_of(stays, split)
     subjects = dict(zip(chosen["stay_id"].to_pylist(), chosen["subject_id"].to_pylist(), strict=True))
@@ -62,6 +62,7 @@ def evaluate_geometry(
     headline = death_cohort(chosen)
     onsets = [onset_cohort(chosen, labels, task, horizon) for task, horizon in onset_tasks.items()]
     result = {**measure(headline), "cohorts": {cohort.name: measure(cohort) for cohort in onsets}}
+    result["space"] = describe_space(latents, stays, split, seed=seed)
     if settings.umap:
         result["umap"] = umap_picture(latents, stays, headline, settings.max_umap_points, split, seed)
     return result
