@@ -49,7 +49,7 @@ def run_on_workers(jobs: Sequence[Job], world_size: int, die_after: int | None =
             for rank in range(world_size)
         ]
         try:
-            endings = [(worker.communicate(timeout=240)[1], worker.returncode) for worker in workers]
+            endings = [(worker.communicate(timeout=280)[1], worker.returncode) for worker in workers]
         finally:
             for worker in workers:
                 worker.kill()

@@ -78,19 +78,26 @@ def stores(tmp_path_factory) -> Stores:
     return Stores(tmp_path_factory.mktemp("stores"))
 
 
-@pytest.fixture(scope="module")
-def results(stores) -> dict[int, Path]:
-    """Folders with warmup, joint, alignment and sft as 1, 2 and 3 workers made them."""
-    folders = {}
-    for world_size in (1, 2, 3):
-        folders[world_size] = stores.root / f"workers-{world_size}"
-        jobs = stores.chain(folders[world_size])
+class Results(dict[int, Path]):
+    """Folders with warmup, joint, alignment and sft by the number of workers that made them, which is done when first asked for."""
+
+    def __init__(self, stores: Stores) -> None:
+        self.stores = stores
+
+    def __missing__(self, world_size: int) -> Path:
+        self[world_size] = self.stores.root / f"workers-{world_size}"
+        jobs = self.stores.chain(self[world_size])
         if world_size == 1:
             for job in jobs:
                 run_job(job)
         else:
             run_on_workers(jobs, world_size, layer_by_layer=world_size == LAYER_BY_LAYER)
-    return folders
+        return self[world_size]
+
+
+@pytest.fixture(scope="module")
+def results(stores) -> Results:
+    return Results(stores)
 
 
 def series(folder: Path, name: str) -> list[float]:
