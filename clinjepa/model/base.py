@@ -57,8 +57,10 @@ def random_model(spec: EncoderSpec, seed: int) -> PreTrainedModel:
 
 
 def base_config(model: PreTrainedModel) -> dict[str, Any]:
-    """What `config.json` says about `model`."""
-    return json.loads(model.config.to_json_string(use_diff=False))
+    """What `config.json` says about `model`: nothing about where it was loaded from, which is no part of what it is."""
+    written = json.loads(model.config.to_json_string(use_diff=False))
+    written.pop("_name_or_path", None)
+    return written
 
 
 def write_base(out: Folder, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:

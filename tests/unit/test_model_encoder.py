@@ -262,3 +262,10 @@ def test_asking_for_a_target_that_was_not_built_is_refused() -> None:
     encoder = build_encoder(encoder_spec(), None, seed=0)
     with pytest.raises(ValueError, match="with_target=True"):
         encode_texts(encoder, TEXTS, 512, "target")
+
+
+def test_a_base_written_again_does_not_say_where_it_was_loaded_from(tmp_path):
+    spec = encoder_spec()
+    make_base(spec, 0, Folder(tmp_path / "first"))
+    encoder = build_encoder(spec, Folder(tmp_path / "first"), 0)
+    assert str(tmp_path) not in str(encoder.base_config())
