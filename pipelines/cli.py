@@ -11,6 +11,7 @@ from rich.console import Console
 
 from clinjepa.config import Config, load_config
 from clinjepa.errors import ClinJepaError
+from pipelines.locations import absolute
 
 app = typer.Typer(
     help="Pretrain a joint-embedding predictive world model of intensive-care patients, and find out honestly whether it works.",
@@ -56,7 +57,7 @@ def _plain(error: BaseException) -> str:
 
 
 def _configured(config: str, overrides: list[str] | None, debug: bool, command: Callable[[Config], Any]) -> None:
-    guarded(lambda: command(load_config(config, overrides)), debug)
+    guarded(lambda: command(absolute(load_config(config, overrides))), debug)
 
 
 @app.command()

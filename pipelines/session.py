@@ -21,26 +21,15 @@ import ray.data  # noqa: E402
 
 import clinjepa  # noqa: E402
 from clinjepa.config import Config  # noqa: E402
-from clinjepa.errors import ConfigError, StorageError  # noqa: E402
+from clinjepa.errors import StorageError  # noqa: E402
 from clinjepa.storage import Folder  # noqa: E402
 from pipelines.coordinator import coordinator  # noqa: E402
+from pipelines.locations import inside_job  # noqa: E402
 from pipelines.runner import RunContext  # noqa: E402
-
-_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of `ray job submit`
-
-
-def inside_job() -> bool:
-    """True in a driver that `ray job submit` started."""
-    return _JOB_VARIABLE in os.environ
 
 
 def check_storage(config: Config) -> None:
-    """Refuse what would be lost or cannot be written, before any work is done."""
-    if inside_job() and "://" not in config.storage and not os.path.isabs(config.storage):
-        raise ConfigError(
-            f"storage={config.storage} is relative to the job's own folder, which vanishes with the job; "
-            "give an absolute folder that every node sees, or s3://bucket/prefix"
-        )
+    """Refuse a storage that cannot be written, before any work is done."""
     Folder(config.storage).write_bytes(".clinjepa", b"storage of clinjepa: artifacts/ and runs/\n")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import SMALL, call
+from tests.cli import ROOT, SMALL, call
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -135,7 +135,7 @@ def s3_address(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Storage of one uninterrupted run of the demo in miniature; its terminal output is in `log`."""
     storage = tmp_path_factory.mktemp("small")
-    done = call("run", SMALL, f"storage={storage}", timeout=900)
+    done = call("run", SMALL, f"storage={os.path.relpath(storage, ROOT)}", timeout=900)  # relative, as in configs/
     (storage / "log").write_text(done.stdout)
     assert done.returncode == 0, done.stdout[-4000:]
     return storage

@@ -73,9 +73,7 @@ class PhaseObjective:
             num_tokens += state_chunks.num_tokens
         return Latents(z_static, z_state, z_action, target, unique_UD, chunks, num_tokens)
 
-    def forward_backward(
-        self, arrays: dict[str, Tensor], assigned: Assignment, counts: tuple[int, int], sync: bool
-    ) -> tuple[Tensor, int]:
+    def forward_backward(self, arrays: dict[str, Tensor], assigned: Assignment, counts: tuple[int, int], sync: bool) -> tuple[Tensor, int]:
         """Add the gradients of one micro-batch; returns (float64 [2] teacher-forcing and rollout L1 sums, tokens encoded).
 
         counts: valid teacher-forcing and rollout positions of the global batch; sync: reduce gradients over workers now (the

@@ -143,9 +143,7 @@ def _row(step: int, totals: list[float], counts: tuple[int, int], norms: dict[st
     return row | {f"grad_norm_{name}": norm for name, norm in norms.items()}
 
 
-def _save(
-    job: PhaseJob, modules: PhaseModules, history: TrainingHistory, checkpoints: Folder, done: int, digest: str, dist: Dist
-) -> str:
+def _save(job: PhaseJob, modules: PhaseModules, history: TrainingHistory, checkpoints: Folder, done: int, digest: str, dist: Dist) -> str:
     tensors, optimizer = modules.tensors(job)
     if dist.is_main:
         state = {"optimizer": optimizer, "history": history.to_json()}

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from clinjepa.config import Config, apply_overrides, load_config, result_fields, save_config
 from clinjepa.config.reference import reference
 from clinjepa.errors import ConfigError
+from pipelines.locations import absolute
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -187,3 +188,12 @@ def test_where_and_how_it_runs_enters_no_key(tmp_path: Path, override: str) -> N
 def test_what_changes_results_enters_the_key(tmp_path: Path, override: str) -> None:
     path = write(tmp_path, "")
     assert result_fields(load_config(path, [override])) != result_fields(load_config(path))
+
+
+def test_relative_addresses_are_made_absolute_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = absolute(load_config(ROOT / "configs/demo.yaml"))
+    assert config.storage == str(tmp_path / "runs")
+    assert config.source.path == str(tmp_path / "data/mimic-iv-demo-meds")
+    remote = absolute(load_config(ROOT / "configs/demo.yaml", ["storage=s3://bucket/x", "source.path=s3://bucket/y"]))
+    assert (remote.storage, remote.source.path) == ("s3://bucket/x", "s3://bucket/y")
