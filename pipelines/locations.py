@@ -1,0 +1,39 @@
+"""Local addresses made absolute, once, where a command starts: Tune's trials and Ray's workers run in folders of their own."""
+
+from __future__ import annotations
+
+import os
+
+from clinjepa.config import Config
+from clinjepa.errors import ConfigError
+
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of `ray job submit`
+
+
+def inside_job() -> bool:
+    """True in a driver that `ray job submit` started."""
+    return _JOB_VARIABLE in os.environ
+
+
+def absolute(config: Config) -> Config:
+    """`config` with storage, source and a local model named by absolute addresses.
+
+    Raises ConfigError inside a job whose storage is relative: it would vanish with the job's folder.
+    """
+    if inside_job() and "://" not in config.storage and not os.path.isabs(config.storage):
+        raise ConfigError(
+            f"storage={config.storage} is relative to the job's own folder, which vanishes with the job; "
+            "give an absolute folder that every node sees, or s3://bucket/prefix"
+        )
+    model = config.encoder.model
+    return config.model_copy(
+        update={
+            "storage": _absolute(config.storage),
+            "source": config.source.model_copy(update={"path": config.source.path and _absolute(config.source.path)}),
+            "encoder": config.encoder.model_copy(update={"model": os.path.abspath(model) if model and os.path.isdir(model) else model}),
+        }
+    )
+
+
+def _absolute(address: str) -> str:
+    return address if "://" in address else os.path.abspath(address)
