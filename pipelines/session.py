@@ -26,10 +26,12 @@ from clinjepa.storage import Folder  # noqa: E402
 from pipelines.coordinator import coordinator  # noqa: E402
 from pipelines.locations import inside_job  # noqa: E402
 from pipelines.runner import RunContext  # noqa: E402
+from pipelines.trackers import check_trackers  # noqa: E402
 
 
 def check_storage(config: Config) -> None:
-    """Refuse a storage that cannot be written, before any work is done."""
+    """Refuse a storage that cannot be written and trackers that are not there, before any work is done."""
+    check_trackers(config)
     Folder(config.storage).write_bytes(".clinjepa", b"storage of clinjepa: artifacts/ and runs/\n")
 
 
