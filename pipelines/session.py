@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before Ray is imported: no usage reports, no hub look-ups, and workers that inherit both.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -35,6 +36,23 @@ def check_storage(config: Config) -> None:
     Folder(config.storage).write_bytes(".clinjepa", b"storage of clinjepa: artifacts/ and runs/\n")
 
 
+def _quieten_raylet() -> None:
+    """Keep the raylet's remark on many worker processes off the terminal: trials that wait without a CPU are many on purpose.
+
+    Ray prints what the raylet says past its log levels and has no setting for it.
+    """
+    show = getattr(ray._private.worker, "print_to_stdstream", None)
+    if show is None or hasattr(show, "quiet"):
+        return
+
+    def print_to_stdstream(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
+        if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
+            show(data, *arguments, **options)
+
+    print_to_stdstream.quiet = True  # type: ignore[attr-defined]
+    ray._private.worker.print_to_stdstream = print_to_stdstream
+
+
 @contextlib.contextmanager
 def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
     """A connected driver and its context. Joins the cluster of `RAY_ADDRESS` or the job; else starts one here."""
@@ -51,6 +69,8 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
         options |= {"address": "local", "num_cpus": execution.local_num_cpus}
         if execution.object_store_mb:
             options["object_store_memory"] = execution.object_store_mb * 1024 * 1024
+    if not debug:
+        _quieten_raylet()
     try:
         ray.init(**options)  # type: ignore[arg-type]
     except ConnectionError as error:

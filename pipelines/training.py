@@ -111,7 +111,7 @@ def _fit(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dic
     artifact.folder.remove(_FAILURE)
     resources = {"CPU": execution.cpus_per_worker} | ({"GPU": 1.0} if execution.use_gpu else {})
     state = context.storage / "ray_train"
-    context.report(stage, 0, job.num_steps if isinstance(job, PhaseJob) else 1, "starting workers")
+    context.report(stage, 0, job.num_steps if isinstance(job, PhaseJob) else context.config.sft.max_steps or 1, "starting workers")
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={

@@ -373,7 +373,7 @@ class Config(Section):
     name: str = Execution("run")
     """Name of the run: `<storage>/runs/<name>/`."""
 
-    storage: str = Execution("runs")
+    storage: str = Execution("output")
     """Folder or fsspec address (`s3://bucket/prefix`) of all artifacts and reports."""
 
     source: SourceConfig = SourceConfig()
