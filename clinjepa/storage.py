@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -120,6 +120,25 @@ class Folder:
                 self.fs.pipe_file(self.path(name), data)
 
         self._try(name, write)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A stream, for what is too large for memory, into a file that appears whole when the block ends without an error.
+
+        An object store gets it from a temporary file on the local disk.
+        """
+        target = Path(self.path(name)) if self.is_local else Path(tempfile.gettempdir()) / "clinjepa-stream"
+        self._try(name, lambda: target.parent.mkdir(parents=True, exist_ok=True))
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with self._try(name, lambda: open(temporary, "wb")) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            place = (lambda: os.replace(temporary, target)) if self.is_local else lambda: self.fs.put_file(str(temporary), self.path(name))
+            self._try(name, place)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def create_bytes(self, name: str, data: bytes) -> bool:
         """Write only if `name` is not there yet, atomically; False when somebody else was first."""
