@@ -156,9 +156,9 @@ def medications(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
     if superseded:
         counts["order_superseded_by_administration"] += superseded
     found = found.filter((pl.col("part") == "GIVEN") | ~recorded)
-    return raw_events(
-        found.select("stay_id", "time", pl.lit(MEDICATION).alias("variable"), pl.col("name").alias("text"), "row", *_store_time(rows))
-    )
+    text = pl.col("name").alias("text")
+    columns = ["stay_id", "time", pl.lit(MEDICATION).alias("variable"), text, "row", *_store_time(rows)]
+    return raw_events(found.select(columns))
 
 
 def take_statics(events: pl.DataFrame, stays: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
