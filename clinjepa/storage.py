@@ -177,14 +177,22 @@ class Folder:
     def write_json(self, name: str, value: Any) -> None:
         self.write_bytes(name, json.dumps(value, indent=1, allow_nan=False).encode())
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+    def parquet(self, name: str) -> pq.ParquetFile:
+        """A Parquet file to read in pieces; read it with `use_threads=False`."""
         try:
             # Without Arrow's I/O threads: they hold Python buffers and can abort an interpreter that is shutting down.
-            return pq.ParquetFile(io.BytesIO(self.read_bytes(name)), pre_buffer=False).read(columns=columns, use_threads=False)
+            return pq.ParquetFile(io.BytesIO(self.read_bytes(name)), pre_buffer=False)
         except pa.ArrowInvalid:
-            raise StoreError(
-                f"{self.address}/{name} is not a readable Parquet file: it was altered or cut; remove its folder and run again"
-            ) from None
+            raise self._torn(name) from None
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        try:
+            return self.parquet(name).read(columns=columns, use_threads=False)
+        except pa.ArrowInvalid:
+            raise self._torn(name) from None
+
+    def _torn(self, name: str) -> StoreError:
+        return StoreError(f"{self.address}/{name} is not a readable Parquet file: it was altered or cut; remove its folder and run again")
 
     def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
         sink = io.BytesIO()

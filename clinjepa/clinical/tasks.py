@@ -3,9 +3,9 @@
 Adding `tasks/<name>.yaml` adds a task. Columns are grid variables or derived quantities (`derived/*.yaml`). Kinds:
 
 *event*: `state` gives every hour 1 (in the event), 0 (surely not) or unknown. The label of hour h with horizon H, from the states of
-hours h+1 … h+H (eth-mds/icu-features `eep_label`): missing where hour h is in the event; 1 where one of them is 1; 0 where none is 1 and one
-is 0; missing where none is known. `switches_only`: a 1 is missing too where the last known state up to h was 1. `free_hours`: missing
-where one of the last so many hours, h included, was in the event ("all": where any was), so that only new onsets count.
+hours h+1 … h+H (eth-mds/icu-features `eep_label`): missing where hour h is in the event; 1 where one of them is 1; 0 where none is 1
+and one is 0; missing where none is known. `switches_only`: a 1 is missing too where the last known state up to h was 1. `free_hours`:
+missing where one of the last so many hours, h included, was in the event ("all": where any was), so that only new onsets count.
 *time*: every hour, 1 where a time of the stay lies in the horizon after the prediction, 0 where not.
 *change*: `column` at hour h+H minus `column` at hour h against a threshold; both must be known.
 *regression*: a number, hourly or once: a column in hours ahead, or the time that is left.
@@ -87,8 +87,8 @@ class Task:
 
     requires: columns without which a source cannot give the task (of several in one `any`/`first` condition not all are needed).
     sources: kinds of source on which it can be computed; empty: wherever the required columns are. exclude_stays: boolean columns of
-    `stays`; where one is true, there is no label. unless: a state that takes the label of the hour away (event) or of the stay where it held
-    by the prediction (stay). horizon_hours: hours after the predicted hour that the label speaks about.
+    `stays`; where one is true, there is no label. unless: a state that takes the label of the hour away (event) or of the stay where it
+    held by the prediction (stay). horizon_hours: hours after the predicted hour that the label speaks about.
     """
 
     name: str

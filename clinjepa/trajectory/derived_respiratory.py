@@ -1,4 +1,4 @@
-"""Ventilation status, P/F ratio and GCS per hour. Definitions, word lists and sources: `clinical/derived/respiratory.yaml`, `neuro.yaml`."""
+"""Ventilation status, P/F ratio and GCS per hour. Definitions, words and sources: `clinical/derived/respiratory.yaml`, `neuro.yaml`."""
 
 from __future__ import annotations
 

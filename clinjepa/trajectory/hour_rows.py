@@ -20,7 +20,7 @@ class HourRows:
     """stay_id_R int64, hour_R int32 and, of every stay, its constants; R rows sorted by stay and hour."""
 
     def __init__(self, stay_id_R: np.ndarray, hour_R: np.ndarray, columns: Columns | None = None, constants: Columns | None = None) -> None:
-        """columns: float64 per row, NaN where unknown, or object (str or None) for categories; constants: the same, per row, of the stay."""
+        """columns: float64 per row, NaN where unknown, or object (str or None) for categories; constants: the same of the stay."""
         self.stay_id_R, self.hour_R = stay_id_R, hour_R
         self.columns, self.constants = dict(columns or {}), dict(constants or {})
         num_rows = len(stay_id_R)

@@ -7,6 +7,7 @@ that read the Medical Event Data Standard, `meds/<task>.parquet`. The rules are 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clinjepa.clinical import Task, can_give, grid_inputs
+from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from clinjepa.trajectory import ingest as ingest_artifact
 from clinjepa.trajectory.derived import DerivedState
 from clinjepa.trajectory.grid import HOUR_US
 from clinjepa.trajectory.hour_rows import HourRows, hour_rows
 from clinjepa.trajectory.label_rules import FLAG_COLUMNS, TIME_COLUMNS, hourly_labels, stay_labels
-from clinjepa.trajectory.parts import finished_part, read_card, write_part_table, write_record
+from clinjepa.trajectory.parts import finished_part, read_card, read_records, write_part_table, write_record
 from clinjepa.trajectory.split import SPLITS
 
 SCHEMA_VERSION = 2
 LABELS_SCHEMA = pa.schema([("stay_id", pa.int64()), ("task", pa.string()), ("hour", pa.int32()), ("label", pa.float32())])
+_TASK_COLUMN = LABELS_SCHEMA.get_field_index("task")
 MEDS_LABEL_SCHEMA = pa.schema(
     [
         ("subject_id", pa.int64()),
@@ -40,33 +43,47 @@ MEDS_LABEL_SCHEMA = pa.schema(
 """LabelSchema of MEDS 0.4, one value column filled by kind of task."""
 
 
-def write_labels(ingest: Folder, tasks: list[Task], stay_prediction_hour: int, out: Folder) -> dict[str, Any]:
-    """Write the labels artifact of an ingest artifact; parts that are finished are not computed again. Returns {"num_labels"}."""
-    card = read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again")
-    stays = pl.from_arrow(ingest.read_table("stays.parquet"))
+def build_labels(ingest: Folder, part: str, tasks: list[Task], stay_prediction_hour: int, out: Folder) -> dict[str, Any]:
+    """Compute and write the labels of one part of an ingest artifact, unless that is done already; returns the part's record."""
+    record = finished_part(out, part, SCHEMA_VERSION)
+    if record is None:
+        able, stays = _able(tasks, _card(ingest)), _stays(ingest, part)
+        labels = part_labels(ingest, part, stays, able, stay_prediction_hour)
+        file = write_part_table(out, f"labels/{part}.parquet", labels)
+        record = {"schema_version": SCHEMA_VERSION, "files": [file], "prevalence": _prevalence(labels, stays, able)}
+        write_record(out, part, record)
+    return record
+
+
+def finish_labels(ingest: Folder, tasks: list[Task], out: Folder) -> dict[str, Any]:
+    """Join the parts into `labels.parquet`, `meds/` and `prevalence.json`; returns {"num_labels", "num_tasks"}.
+
+    Raises StoreError when a part is missing or was cut.
+    """
+    card, records = _card(ingest), read_records(out, SCHEMA_VERSION)
+    missing = [part for part in card["parts"] if part not in records]
+    if missing:
+        raise StoreError(f"{out.address}: {len(missing)} parts have no labels yet; run again to go on")
+    able = _able(tasks, card)
+    _join_parts(out, list(records), pl.from_arrow(ingest.read_table("stays.parquet")), able)
     reasons = {task.name: reason for task in tasks if (reason := why_none(task, card))}
-    able = [task for task in tasks if task.name not in reasons]
-    records: dict[str, dict[str, Any]] = {}
-    for part in card["parts"]:
-        record = finished_part(out, part, SCHEMA_VERSION)
-        if record is None:
-            own = stays.filter(pl.col("part") == part)
-            labels = part_labels(ingest, part, own, able, stay_prediction_hour)
-            file = write_part_table(out, f"labels/{part}.parquet", labels)
-            record = {"schema_version": SCHEMA_VERSION, "files": [file], "prevalence": _prevalence(labels, own, able)}
-            write_record(out, part, record)
-        records[part] = record
-    _join_parts(out, list(records), stays, able)
     out.write_json("prevalence.json", {"source": card["source"], "tasks": _add_prevalence(records, able), "without_labels": reasons})
     return {"num_labels": sum(record["files"][0]["num_rows"] for record in records.values()), "num_tasks": len(able)}
 
 
+def read_labels(folder: Folder, tasks: Collection[str]) -> pa.Table:
+    """LABELS_SCHEMA of some tasks out of a labels artifact; others are not decoded."""
+    file = folder.parquet("labels.parquet")
+    groups = range(file.metadata.num_row_groups)
+    wanted = [group for group in groups if file.metadata.row_group(group).column(_TASK_COLUMN).statistics.min in tasks]
+    return file.read_row_groups(wanted, use_threads=False) if wanted else LABELS_SCHEMA.empty_table()
+
+
 def compute_labels(ingest: Folder, tasks: list[Task], stay_prediction_hour: int) -> pa.Table:
-    """All labels of a small ingest artifact at once: LABELS_SCHEMA, ordered by task (as given), stay_id, hour; unlabelled hours left out."""
-    card = read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again")
-    stays = pl.from_arrow(ingest.read_table("stays.parquet"))
-    able = [task for task in tasks if why_none(task, card) is None]
-    parts = [part_labels(ingest, part, stays.filter(pl.col("part") == part), able, stay_prediction_hour) for part in card["parts"]]
+    """All labels of a small ingest artifact at once: LABELS_SCHEMA, ordered by task (as given), stay_id, hour."""
+    card = _card(ingest)
+    able = _able(tasks, card)
+    parts = [part_labels(ingest, part, _stays(ingest, part), able, stay_prediction_hour) for part in card["parts"]]
     table = pl.from_arrow(pa.concat_tables([LABELS_SCHEMA.empty_table(), *parts]))
     order = pl.col("task").replace_strict({task.name: place for place, task in enumerate(tasks)}, return_dtype=pl.Int32)
     ordered = table.sort(order, "stay_id", "hour") if table.height else table
@@ -107,6 +124,18 @@ def label_rows(grid: pl.DataFrame, history: pl.DataFrame, stays: pl.DataFrame, c
         *(((pl.col(name).cast(pl.Datetime("us")) - intime).dt.total_microseconds() / HOUR_US).alias(name) for name in TIME_COLUMNS),
     )
     return hour_rows(grid, history, facts, columns, ["weight_kg", *FLAG_COLUMNS, *TIME_COLUMNS])
+
+
+def _card(ingest: Folder) -> dict[str, Any]:
+    return read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again")
+
+
+def _able(tasks: list[Task], card: dict[str, Any]) -> list[Task]:
+    return [task for task in tasks if why_none(task, card) is None]
+
+
+def _stays(ingest: Folder, part: str) -> pl.DataFrame:
+    return pl.from_arrow(ingest.read_table("stays.parquet")).filter(pl.col("part") == part)
 
 
 def _on_grid(columns: list[str]) -> list[str]:

@@ -22,7 +22,9 @@ def state(num_hours: int, *, first_hour: int = 0, weight: float = 80.0, **column
     for name, values in columns.items():
         listed = [values.get(h) for h in hour] if isinstance(values, dict) else list(values) + [None] * (num_hours - len(values))
         known = [None if v is None or v != v else v for v in listed]
-        filled[name] = np.array(known, dtype=object) if name in WORDS else np.array([_ if v is None else v for v in known], dtype=np.float64)
+        filled[name] = (
+            np.array(known, dtype=object) if name in WORDS else np.array([_ if v is None else v for v in known], dtype=np.float64)
+        )
     rows = HourRows(np.ones(num_hours, np.int64), hour, filled, {"weight_kg": np.full(num_hours, weight)})
     return DerivedState(rows)
 
@@ -80,7 +82,13 @@ def test_missing_components_are_carried_for_six_hours_then_normal():
 
 
 def test_norepinephrine_equivalents():
-    drugs = {"norepinephrine": [0.1, _], "epinephrine": [0.05, _], "phenylephrine": [1.0, _], "dopamine": [5.0, _], "vasopressin": [0.04, _]}
+    drugs = {
+        "norepinephrine": [0.1, _],
+        "epinephrine": [0.05, _],
+        "phenylephrine": [1.0, _],
+        "dopamine": [5.0, _],
+        "vasopressin": [0.04, _],
+    }
     near(state(2, **drugs).column("nee"), [0.1 + 0.05 + 0.1 + 0.05 + 0.1, 0])
 
 
