@@ -60,7 +60,7 @@ def stay_labels(task: Task, state: DerivedState, prediction_hour: int) -> np.nda
     else:
         dead = rows.constants["death_time"] <= prediction_hour
         here = (rows.hour_R == prediction_hour - 1) & (ends >= prediction_hour) & ~dead
-    labels = _target_values(task.target, state) if task.target else _outcome_labels(task.outcome or StayOutcome(), state, here)
+    labels = _target_values(task.target, state, here) if task.target else _outcome_labels(task.outcome or StayOutcome(), state)
     taken = _excluded(task, rows)
     if task.unless is not None:
         taken |= rows.ever(_state(task.unless, state) == 1)
@@ -127,14 +127,17 @@ def _time_labels(task: Task, rows: HourRows) -> np.ndarray:
     return labels
 
 
-def _target_values(target: Target, state: DerivedState) -> np.ndarray:
+def _target_values(target: Target, state: DerivedState, here_R: np.ndarray | None = None) -> np.ndarray:
+    """The number to predict per row; with `here_R` on those rows only, NaN on others."""
     rows = state.rows
     if target.time is not None:
         left = _time_of(target.time, rows) - (rows.hour_R + 1)
         return np.where(left > 0, left / target.unit_hours, np.nan)
     values = state.column(target.column or "")
-    ahead = np.stack([rows.shifted(values, -hours) for hours in range(target.first_hour, target.last_hour + 1)])
-    chosen = _statistic(ahead, target.statistic)
+    wanted = np.flatnonzero(here_R if here_R is not None else np.ones(len(rows), bool))
+    ahead = np.stack([rows.shifted(values, -hours)[wanted] for hours in range(target.first_hour, target.last_hour + 1)])
+    chosen = np.full(len(rows), np.nan)
+    chosen[wanted] = _statistic(ahead, target.statistic)
     if target.transform == "log":
         positive = chosen + target.offset > 0
         chosen = np.log(np.where(positive, chosen + target.offset, np.nan))
@@ -151,7 +154,7 @@ def _statistic(ahead_HR: np.ndarray, statistic: str) -> np.ndarray:
         return {"median": np.nanmedian, "mean": np.nanmean, "min": np.nanmin, "max": np.nanmax}[statistic](ahead_HR, axis=0)
 
 
-def _outcome_labels(outcome: StayOutcome, state: DerivedState, here_R: np.ndarray) -> np.ndarray:
+def _outcome_labels(outcome: StayOutcome, state: DerivedState) -> np.ndarray:
     rows = state.rows
     if outcome.flag is not None:
         return rows.constants[outcome.flag]

@@ -30,17 +30,12 @@ from clinjepa.trajectory.split import SPLITS
 SCHEMA_VERSION = 2
 LABELS_SCHEMA = pa.schema([("stay_id", pa.int64()), ("task", pa.string()), ("hour", pa.int32()), ("label", pa.float32())])
 _TASK_COLUMN = LABELS_SCHEMA.get_field_index("task")
-MEDS_LABEL_SCHEMA = pa.schema(
-    [
-        ("subject_id", pa.int64()),
-        ("prediction_time", pa.timestamp("us")),
-        ("boolean_value", pa.bool_()),
-        ("integer_value", pa.int64()),
-        ("float_value", pa.float32()),
-        ("categorical_value", pa.string()),
-    ]
-)
-"""LabelSchema of MEDS 0.4, one value column filled by kind of task."""
+_MEDS_KEYS = [("subject_id", pa.int64()), ("prediction_time", pa.timestamp("us"))]
+MEDS_LABEL_SCHEMAS = {
+    True: pa.schema([*_MEDS_KEYS, ("boolean_value", pa.bool_())]),
+    False: pa.schema([*_MEDS_KEYS, ("float_value", pa.float32())]),
+}
+"""LabelSchema of MEDS 0.4 (its value columns are optional, but not null), by whether the task's labels are 0 or 1."""
 
 
 def build_labels(ingest: Folder, part: str, tasks: list[Task], stay_prediction_hour: int, out: Folder) -> dict[str, Any]:
@@ -108,9 +103,10 @@ def part_labels(ingest: Folder, part: str, stays: pl.DataFrame, tasks: list[Task
     for task in tasks:
         labels = hourly_labels(task, state) if task.is_hourly else stay_labels(task, state, stay_prediction_hour)
         there = np.flatnonzero(~np.isnan(labels))
-        values = [rows.stay_id_R[there], np.full(len(there), task.name), rows.hour_R[there], labels[there]]
-        fields = zip(values, LABELS_SCHEMA, strict=True)
-        tables.append(pa.table([pa.array(value, field.type) for value, field in fields], schema=LABELS_SCHEMA))
+        names = pa.repeat(pa.scalar(task.name), len(there))
+        numbers = [rows.stay_id_R[there], rows.hour_R[there].astype(np.int32), labels[there].astype(np.float32)]
+        stay_ids, hours, values = (pa.array(one) for one in numbers)
+        tables.append(pa.table([stay_ids, names, hours, values], schema=LABELS_SCHEMA))
     return pa.concat_tables(tables)
 
 
@@ -185,26 +181,33 @@ def _join_parts(out: Folder, parts: list[str], stays: pl.DataFrame, tasks: list[
             return stack.enter_context(pq.ParquetWriter(sink, schema, compression="zstd"))
 
         whole = writer("labels.parquet", LABELS_SCHEMA)
-        meds = {task.name: writer(f"meds/{task.name}.parquet", MEDS_LABEL_SCHEMA) for task in tasks}
+        binary = {task.name: task.is_classification for task in tasks}
+        meds = {name: writer(f"meds/{name}.parquet", MEDS_LABEL_SCHEMAS[is_binary]) for name, is_binary in binary.items()}
         for part in parts:
             labels = out.read_table(f"labels/{part}.parquet")
-            for task in tasks:
-                own = labels.filter(pc.equal(labels["task"], task.name))
-                if own.num_rows:
-                    whole.write_table(own)
-                    meds[task.name].write_table(_as_meds(pl.from_arrow(own), people, task))
+            timed = _timed(pl.from_arrow(labels.drop_columns("task")), people)
+            first = 0
+            for name, length in zip(*_runs(labels["task"]), strict=True):
+                whole.write_table(labels.slice(first, length))
+                meds[name].write_table(_as_meds(timed.slice(first, length), binary[name]))
+                first += length
 
 
-def _as_meds(labels: pl.DataFrame, people: pl.DataFrame, task: Task) -> pa.Table:
-    """Rows of MEDS_LABEL_SCHEMA; the prediction time is the end of the label's hour."""
-    value = pl.col("label") > 0.5 if task.is_classification else pl.lit(None, pl.Boolean)
-    number = pl.lit(None, pl.Float32) if task.is_classification else pl.col("label")
-    table = labels.join(people, on="stay_id", how="left", maintain_order="left").select(
-        "subject_id",
-        (pl.col("intime").cast(pl.Datetime("us")) + pl.duration(hours=pl.col("hour").cast(pl.Int64) + 1)).alias("prediction_time"),
-        value.alias("boolean_value"),
-        pl.lit(None, pl.Int64).alias("integer_value"),
-        number.alias("float_value"),
-        pl.lit(None, pl.String).alias("categorical_value"),
-    )
-    return table.sort("subject_id", "prediction_time").to_arrow(compat_level=pl.CompatLevel.oldest()).cast(MEDS_LABEL_SCHEMA)
+def _runs(tasks: pa.ChunkedArray) -> tuple[list[str], list[int]]:
+    """The tasks of a part, one after the other, and how many labels each has."""
+    runs = pc.run_end_encode(tasks.combine_chunks())
+    return runs.values.to_pylist(), np.diff(runs.run_ends.to_numpy(), prepend=0).tolist()
+
+
+def _timed(labels: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
+    """subject_id, prediction_time (the end of the label's hour), label."""
+    end = pl.col("intime").cast(pl.Datetime("us")) + pl.duration(hours=pl.col("hour").cast(pl.Int64) + 1)
+    joined = labels.join(people, on="stay_id", how="left", maintain_order="left")
+    return joined.select("subject_id", end.alias("prediction_time"), "label")
+
+
+def _as_meds(timed: pl.DataFrame, is_classification: bool) -> pa.Table:
+    """Rows of MEDS_LABEL_SCHEMAS, in the order of the labels."""
+    table = timed.to_arrow(compat_level=pl.CompatLevel.oldest())
+    value = pc.greater(table["label"], 0.5) if is_classification else table["label"]
+    return pa.table([table["subject_id"], table["prediction_time"], value], schema=MEDS_LABEL_SCHEMAS[is_classification])
