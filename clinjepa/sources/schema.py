@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MEDICATION = "medication"
 LOOKBACK_HOURS = 24
-"""Events may precede ICU admission by this much (labs, drugs given on the way in)."""
+"""Events may precede ICU admission by this much (labs, drugs given on the way in), if their variable names no other time."""
 
 _TIME = pa.timestamp("us")
 
@@ -53,6 +53,12 @@ STAYS_SCHEMA = pa.schema(
         pa.field("source_split", pa.string()),
     ]
 )
+
+
+def longest_lookback_hours() -> int:
+    """How long before ICU admission an event of any variable may lie."""
+    return max(LOOKBACK_HOURS, *(variable.lookback_hours for variable in load_variables().values()))
+
 
 LABEL_COLUMNS = (
     "hospital_admission_time",
@@ -89,7 +95,13 @@ class SourceTables:
 
 
 class Source(Protocol):
-    """A data set in its own format. Construction opens nothing heavy and raises SourceError with file, column and remedy."""
+    """A data set in its own format. Construction opens nothing heavy and raises SourceError with file, column and remedy.
+
+    A source whose files cannot be read by patient also has
+    `extractions() -> list[dict]`, JSON-able pieces of work, one per table file, with its `bytes`, and
+    `extract(piece, out: Folder, memory_mb: int) -> dict[str, int]`, which streams one in bounded memory into `out`, writes its record
+    last, passes over what is finished and returns what was left out, by rule. Its `read` takes that folder as `extracted`.
+    """
 
     name: str
 
