@@ -18,7 +18,7 @@ from clinjepa.sources.schema import MEDICATION
 
 HOUR_US = 3_600_000_000
 GRID_ROLES = ("state", "action", "label_only")
-_NUMERIC_RULES = ("median", "mean", "min", "max", "sum", "last", "first", "any", "time_weighted_mean")
+_NUMERIC_RULES = ("median", "mean", "min", "max", "sum", "last", "first", "any", "time_weighted_mean", "starts")
 _CATEGORY_RULES = ("last", "first", "mode")
 
 
@@ -125,7 +125,7 @@ def aggregate_hours(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mappin
             order = {"last": shown.last(), "first": shown.first(), "mode": shown.mode().sort().first()}
             category.append(rows.group_by(keys).agg(order[rule.removeprefix("category_")].alias("value")))
         else:
-            numeric.append(rows.group_by(keys).agg(_numeric_rule(rule).cast(pl.Float32).alias("value")))
+            numeric.append(rows.group_by(keys).agg(numeric_rule(rule).cast(pl.Float32).alias("value")))
     frame = hour_frame(stays)
     for parts in (numeric, category):
         if parts:
@@ -146,10 +146,13 @@ def coverage(placed: pl.DataFrame) -> dict[str, dict[str, int]]:
     return {row.pop("variable"): row for row in table.sort("variable").to_dicts()}
 
 
-def _numeric_rule(rule: str) -> pl.Expr:
+def numeric_rule(rule: str) -> pl.Expr:
+    """The aggregate of one hour's placed rows of a variable, by the name of its hourly rule."""
     value = pl.col("value")
     if rule == "any":
         return (value.is_null() | (value > 0)).any()
+    if rule == "starts":
+        return (pl.col("start_us") // HOUR_US == pl.col("hour")).sum()
     if rule == "time_weighted_mean":
         has_interval = pl.col("overlap_hours").is_not_null().any()
         return pl.when(has_interval).then((value * pl.col("overlap_hours")).sum()).otherwise(value.mean())
