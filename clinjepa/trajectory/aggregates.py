@@ -40,19 +40,19 @@ def aggregate_hours(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mappin
     order = np.argsort(code, kind="stable")
     bounds = np.searchsorted(code[order], np.arange(len(placed["variable"].dtype.categories) + 1))
     runs_of = {name: order[bounds[i] : bounds[i + 1]] for i, name in enumerate(placed["variable"].dtype.categories)}
-    shown = _shown(placed)
     filled = []
     for name, kind in columns.items():
         runs = runs_of[name]
         if kind == "category":
-            row = np.full(frame.height, placed.height)
-            row[slot[runs]] = starts[runs] if _rule(variables[name]) == "first" else ends[runs] - 1
-            filled.append(shown.gather(row).alias(name))
+            said = _said(placed, starts[runs] if _rule(variables[name]) == "first" else ends[runs] - 1)
+            row = np.full(frame.height, len(runs))
+            row[slot[runs]] = np.arange(len(runs))
+            filled.append(said.gather(row).alias(name))
         else:
             column = np.full(frame.height, np.nan, np.float32)
             column[slot[runs]] = values[runs]
-            filled.append(pl.Series(name, column).fill_nan(None))
-    return frame.with_columns(filled)
+            filled.append(pl.Series(name, column))
+    return frame.with_columns(filled).with_columns(pl.col(pl.Float32).fill_nan(None))
 
 
 def hourly_values(placed: pl.DataFrame, variables: Mapping[str, Variable]) -> pl.DataFrame:
@@ -72,13 +72,15 @@ def _run_values(placed: pl.DataFrame, starts: np.ndarray, variables: Mapping[str
     if not len(starts):
         return np.zeros(0)
     names = placed["variable"].dtype.categories.to_list()
-    rules = np.array([_rule(variables[name]) if name in variables and variables[name].kind != "category" else "" for name in names])
-    rule_R = rules[placed["variable"].to_physical().to_numpy()[starts]]
+    rules = {name: _rule(variables[name]) for name in names if name in variables and variables[name].kind != "category"}
+    code = placed["variable"].to_physical().to_numpy()[starts]
     value = placed["value"].to_numpy()
     filled = np.nan_to_num(value)
     found = np.full(len(starts), np.nan)
-    for rule in np.unique(rule_R):
-        runs = rule_R == rule
+    for rule in sorted(set(rules.values())):
+        runs = np.array([rules.get(name) == rule for name in names])[code]
+        if not runs.any():
+            continue
         match rule:
             case "first":
                 found[runs] = value[starts[runs]]
@@ -128,9 +130,10 @@ def _median(value: np.ndarray, starts: np.ndarray, runs: np.ndarray) -> np.ndarr
     return found[runs]
 
 
-def _shown(placed: pl.DataFrame) -> pl.Series:
-    """What a row of a category says, with a null at the end for hours without one."""
-    return placed.select(pl.coalesce(pl.col("text"), pl.col("value").cast(pl.String)))["text"].extend_constant(None, 1)
+def _said(placed: pl.DataFrame, rows: np.ndarray) -> pl.Series:
+    """What rows of a category say, with a null at the end for hours without one."""
+    said = placed.select("text", "value")[rows].select(pl.coalesce("text", pl.col("value").cast(pl.String)))
+    return said["text"].extend_constant(None, 1)
 
 
 def _rule(variable: Variable) -> str:

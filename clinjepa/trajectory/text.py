@@ -24,12 +24,12 @@ STATIC_FIELDS = ("age_years", "sex", "race")
 _UNITLESS = ("", "score", "ratio", "unit", "category", "indicator")
 
 
-def format_number(value: float, max_decimals: int) -> str:
-    """At most `max_decimals` decimals, no trailing zeros, no negative zero: 88.0 -> `88`, 0.125 -> `0.12`."""
-    text = f"{value:.{max_decimals}f}"
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
+def format_numbers(values: pl.Series, max_decimals: int) -> pl.Series:
+    """At most `max_decimals` decimals, no trailing zeros, no negative zero: 88.0 -> `88`, 0.125 -> `0.12`; null stays null."""
+    words = pl.Series([None if value is None else f"{value:.{max_decimals}f}" for value in values.to_list()], dtype=pl.String)
+    if max_decimals:
+        words = words.str.strip_chars_end("0").str.strip_chars_end(".")
+    return words.replace("-0", "0")
 
 
 def guard_exclusions(names: Iterable[str]) -> None:
@@ -160,7 +160,9 @@ def _phrases(said: pl.DataFrame, written: Mapping[str, Variable], max_decimals: 
         },
         schema={"variable": pl.String, "text_name": pl.String, "suffix": pl.String},
     )
-    said = said.join(names, on="variable", how="left", maintain_order="left").with_columns(_formatted(said["value"], max_decimals))
+    said = said.join(names, on="variable", how="left", maintain_order="left").with_columns(
+        format_numbers(said["value"], max_decimals).alias("number")
+    )
     name, detail = pl.col("text_name"), _category(pl.col("text"))
     is_off = pl.col("kind").is_in(["indicator", "rate"]) & (pl.col("value") == 0)
     says_no_more = pl.col("text").is_null() | (detail.str.to_lowercase() == name.str.to_lowercase())
@@ -191,11 +193,3 @@ def _category(text: pl.Expr) -> pl.Expr:
     """One line, no full stop at its end, `unknown` when there is none."""
     line = text.str.replace_all(r"\s+", " ").str.strip_chars(" .")
     return pl.when(line.is_null() | (line == "")).then(pl.lit("unknown")).otherwise(line)
-
-
-def _formatted(values: pl.Series, max_decimals: int) -> pl.Series:
-    """Column `number`: each distinct value is formatted once."""
-    floats = values.to_numpy()
-    distinct, inverse = np.unique(floats, return_inverse=True)
-    words = [None if np.isnan(value) else format_number(value, max_decimals) for value in distinct.tolist()]
-    return pl.Series("number", words, dtype=pl.String).gather(inverse) if len(words) else pl.Series("number", [], dtype=pl.String)
