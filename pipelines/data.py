@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from clinjepa.sources.open_data import get_open_data, list_open_data
 from rich.console import Console
 from rich.table import Table
+
+from clinjepa.sources.open_data import get_open_data, list_open_data
 
 _console = Console()
 
