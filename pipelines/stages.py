@@ -18,7 +18,8 @@ from clinjepa.curriculum.recipes import Recipe, load_recipe, phase_steps
 from pipelines.artifacts import content_key
 
 FORMAT_VERSIONS = {
-    "ingest": 1,
+    "extract": 1,
+    "ingest": 2,
     "tokenizer": 1,
     "trajectories": 1,
     "labels": 1,

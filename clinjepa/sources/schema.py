@@ -44,10 +44,25 @@ STAYS_SCHEMA = pa.schema(
         pa.field("died_in_hospital", pa.bool_()),
         pa.field("died_in_icu", pa.bool_()),
         pa.field("death_time", _TIME),
+        pa.field("hospital_admission_time", _TIME),
+        pa.field("hospital_discharge_time", _TIME),
+        pa.field("next_icu_admission_time", _TIME),
+        pa.field("next_hospital_admission_time", _TIME),
+        pa.field("chronic_dialysis", pa.bool_()),
         pa.field("sepsis", pa.bool_()),
         pa.field("source_split", pa.string()),
     ]
 )
+
+LABEL_COLUMNS = (
+    "hospital_admission_time",
+    "hospital_discharge_time",
+    "next_icu_admission_time",
+    "next_hospital_admission_time",
+    "chronic_dialysis",
+)
+"""Columns of `stays` that only some sources know: the hospitalisation around the stay, the patient's next ICU stay of the same
+hospitalisation and next hospitalisation, dialysis before it. They serve labels; no text and no grid sees them."""
 
 EVENTS_SCHEMA = pa.schema(
     [

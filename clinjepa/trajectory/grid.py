@@ -18,7 +18,7 @@ from clinjepa.sources.schema import MEDICATION
 
 HOUR_US = 3_600_000_000
 GRID_ROLES = ("state", "action", "label_only")
-_NUMERIC_RULES = ("median", "mean", "min", "max", "sum", "last", "first", "any", "time_weighted_mean")
+_NUMERIC_RULES = ("median", "mean", "min", "max", "sum", "last", "first", "any", "time_weighted_mean", "starts")
 _CATEGORY_RULES = ("last", "first", "mode")
 
 
@@ -150,6 +150,8 @@ def _numeric_rule(rule: str) -> pl.Expr:
     value = pl.col("value")
     if rule == "any":
         return (value.is_null() | (value > 0)).any()
+    if rule == "starts":
+        return (pl.col("start_us") // HOUR_US == pl.col("hour")).sum()
     if rule == "time_weighted_mean":
         has_interval = pl.col("overlap_hours").is_not_null().any()
         return pl.when(has_interval).then((value * pl.col("overlap_hours")).sum()).otherwise(value.mean())
