@@ -26,6 +26,9 @@ RECORD = "simulated.json"
 MIMIC_DENSITY = 1.7
 """`measurement_density` at which rows of the dictionary's items per stay-day come near those of the MIMIC-IV demo."""
 
+MIMIC_STAY_HOURS = 75.0
+"""`mean_stay_hours` at which a stay is as long as in MIMIC-IV (3.6 days; sick patients stay longer than planned)."""
+
 PATIENTS_PER_BLOCK = 32
 _GZIP_LEVEL = 6
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"

@@ -242,6 +242,9 @@ def _finished(table: pl.DataFrame, name: str) -> pl.DataFrame:
     table = table.sort("subject_id", *order, nulls_last=True, maintain_order=True)
     number = (pl.col("subject_id") - FIRST_SUBJECT) * _IDS_PER_PATIENT + pl.int_range(pl.len()).over("subject_id")
     ids = [column for column in _ROW_IDS if column in table_definitions()["tables"][name]]
+    if name == "hosp/emar":
+        place = pl.int_range(1, pl.len() + 1).over("subject_id")
+        table = table.with_columns(place.alias("emar_seq"), pl.format("{}-{}", "subject_id", place).alias("emar_id"))
     return _columns(table.with_columns(number.alias(column) for column in ids), name)
 
 
