@@ -167,6 +167,20 @@ class Folder:
                 f"{self.address}/{name} is not a readable Parquet file: it was altered or cut; remove its folder and run again"
             ) from None
 
+    def read_row_group(self, name: str, group: int) -> pa.Table:
+        """One row group of a Parquet file, read without the others."""
+
+        def read() -> pa.Table:
+            with self.fs.open(self.path(name), "rb") as file:
+                return pq.ParquetFile(file, pre_buffer=False).read_row_group(group, use_threads=False)
+
+        try:
+            return self._try(name, read)
+        except pa.ArrowException:
+            raise StoreError(
+                f"{self.address}/{name} is not a readable Parquet file: it was altered or cut; remove its folder and run again"
+            ) from None
+
     def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd", **options)

@@ -54,7 +54,7 @@ class SimulatorConfig(Section):
 class SourceConfig(Section):
     """Which data set, and where it lies."""
 
-    kind: Literal["meds", "cinc2012", "cinc2019", "simulator"] = "simulator"
+    kind: Literal["meds", "mimic_iv", "cinc2012", "cinc2019", "simulator"] = "simulator"
     """The data set's own format."""
 
     path: str | None = Execution(None)
@@ -339,6 +339,9 @@ class ExecutionConfig(Section):
 
     threads_per_worker: int = Execution(1, ge=1)
     use_gpu: bool = Execution(False)
+    memory_mb: int = Execution(4096, ge=512)
+    """RAM in MB that the extraction of raw tables may use, all tables worked on at a time together; other stages do not read it."""
+
     data_cpus: float = Execution(0.25, gt=0)
     """Logical CPUs of each Ray Data reader that feeds a training worker."""
 

@@ -8,6 +8,7 @@ from clinjepa.errors import SourceError
 from clinjepa.sources.cinc2012 import Cinc2012Source
 from clinjepa.sources.cinc2019 import Cinc2019Source
 from clinjepa.sources.meds import MedsSource
+from clinjepa.sources.mimic_iv import MimicIvSource
 from clinjepa.sources.schema import EVENTS_SCHEMA, SCHEMA_VERSION, STAYS_SCHEMA, Source, SourceTables, validate
 from clinjepa.sources.simulator import SimulatorSource
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 SOURCES: dict[str, type[Source]] = {
     "meds": MedsSource,
+    "mimic_iv": MimicIvSource,
     "cinc2012": Cinc2012Source,
     "cinc2019": Cinc2019Source,
     "simulator": SimulatorSource,

@@ -96,7 +96,9 @@ def finish(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str]) -> S
     dropped and counted (`outside_stay`, `end_before_start`, `duplicate_row`)."""
     window = stays.select("stay_id", "intime", "outtime")
     events = events.join(window, on="stay_id", how="inner", maintain_order="left")
-    earliest = pl.col("intime") - pl.duration(hours=LOOKBACK_HOURS)
+    hours = {name: variable.lookback_hours for name, variable in load_variables().items()}
+    lookback = pl.col("variable").replace_strict(hours, default=LOOKBACK_HOURS, return_dtype=pl.Int64)
+    earliest = pl.col("intime") - pl.duration(hours=lookback)
     events = _keep(events, pl.col("time").is_between(earliest, pl.col("outtime")), "outside_stay", counts)
     events = _keep(events, pl.col("end_time").is_null() | (pl.col("end_time") >= pl.col("time")), "end_before_start", counts)
     distinct = [name for name in (*_EVENT_COLUMNS, "item") if name in events.columns and name != "row"]

@@ -17,7 +17,7 @@ import polars as pl
 from clinjepa.clinical import canonical_unit, load_variables
 from clinjepa.clinical.definitions import read_definitions
 from clinjepa.sources.cleaning import raw_events
-from clinjepa.sources.schema import LOOKBACK_HOURS, MEDICATION
+from clinjepa.sources.schema import MEDICATION, longest_lookback_hours
 
 PARTS = {"CHART": "chartevents", "LAB": "labevents", "OUTPUT": "outputevents", "INFUSION": "inputevents", "PROCEDURE": "procedureevents"}
 """Kind of row -> MIMIC-IV table."""
@@ -54,7 +54,8 @@ def in_windows(labs: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) ->
 
     labs: subject_id, time, row, any others. Counted: `outside_stay`.
     """
-    window = stays.select("stay_id", "subject_id", (pl.col("intime") - pl.duration(hours=LOOKBACK_HOURS)).alias("earliest"), "outtime")
+    earliest = pl.col("intime") - pl.duration(hours=longest_lookback_hours())
+    window = stays.select("stay_id", "subject_id", earliest.alias("earliest"), "outtime")
     joined = labs.join(window, on="subject_id", how="inner", maintain_order="left").filter(
         pl.col("time").is_between(pl.col("earliest"), pl.col("outtime"))
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MEDICATION = "medication"
 LOOKBACK_HOURS = 24
-"""Events may precede ICU admission by this much (labs, drugs given on the way in)."""
+"""Events may precede ICU admission by this much (labs, drugs given on the way in), if their variable names no other time."""
 
 _TIME = pa.timestamp("us")
 
@@ -53,6 +53,12 @@ STAYS_SCHEMA = pa.schema(
         pa.field("source_split", pa.string()),
     ]
 )
+
+
+def longest_lookback_hours() -> int:
+    """How long before ICU admission an event of any variable may lie."""
+    return max(LOOKBACK_HOURS, *(variable.lookback_hours for variable in load_variables().values()))
+
 
 LABEL_COLUMNS = (
     "hospital_admission_time",
