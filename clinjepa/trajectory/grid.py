@@ -125,7 +125,7 @@ def aggregate_hours(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mappin
             order = {"last": shown.last(), "first": shown.first(), "mode": shown.mode().sort().first()}
             category.append(rows.group_by(keys).agg(order[rule.removeprefix("category_")].alias("value")))
         else:
-            numeric.append(rows.group_by(keys).agg(_numeric_rule(rule).cast(pl.Float32).alias("value")))
+            numeric.append(rows.group_by(keys).agg(numeric_rule(rule).cast(pl.Float32).alias("value")))
     frame = hour_frame(stays)
     for parts in (numeric, category):
         if parts:
@@ -146,7 +146,8 @@ def coverage(placed: pl.DataFrame) -> dict[str, dict[str, int]]:
     return {row.pop("variable"): row for row in table.sort("variable").to_dicts()}
 
 
-def _numeric_rule(rule: str) -> pl.Expr:
+def numeric_rule(rule: str) -> pl.Expr:
+    """The aggregate of one hour's placed rows of a variable, by the name of its hourly rule."""
     value = pl.col("value")
     if rule == "any":
         return (value.is_null() | (value > 0)).any()
