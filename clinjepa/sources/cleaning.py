@@ -101,7 +101,7 @@ def finish(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str]) -> S
     earliest = pl.col("intime") - pl.duration(hours=lookback)
     events = _keep(events, pl.col("time").is_between(earliest, pl.col("outtime")), "outside_stay", counts)
     events = _keep(events, pl.col("end_time").is_null() | (pl.col("end_time") >= pl.col("time")), "end_before_start", counts)
-    distinct = [name for name in (*_EVENT_COLUMNS, "item") if name in events.columns and name != "row"]
+    distinct = [name for name in (*_EVENT_COLUMNS, "item") if name in events.columns and name not in ("row", "store_time")]
     unique = events.unique(subset=distinct, keep="first", maintain_order=True)
     if unique.height < events.height:
         counts["duplicate_row"] += events.height - unique.height

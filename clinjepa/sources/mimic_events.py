@@ -22,6 +22,9 @@ from clinjepa.sources.schema import MEDICATION, longest_lookback_hours
 PARTS = {"CHART": "chartevents", "LAB": "labevents", "OUTPUT": "outputevents", "INFUSION": "inputevents", "PROCEDURE": "procedureevents"}
 """Kind of row -> MIMIC-IV table."""
 
+SIGNIFICANT_DIGITS = 7
+"""Of every value that is read: MEDS holds them as float32, and further digits of MIMIC-IV's rates are left over from divisions."""
+
 
 def measurements(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """Raw events of charted values, labs or outputs: one per variable that the item means.

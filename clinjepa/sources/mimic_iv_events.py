@@ -16,6 +16,7 @@ import polars as pl
 from clinjepa.clinical.definitions import read_definitions
 from clinjepa.sources.cleaning import convert_values, raw_events
 from clinjepa.sources.mimic_events import (
+    SIGNIFICANT_DIGITS,
     dropped_medications,
     in_windows,
     infusions,
@@ -54,7 +55,7 @@ def _charted(rows: pl.DataFrame, part: str, stays: pl.DataFrame) -> pl.DataFrame
         "row",
         pl.lit(part).alias("part"),
         pl.col("itemid").alias("item"),
-        pl.col("valuenum" if part == "CHART" else "value").alias("numeric_value"),
+        _rounded("valuenum" if part == "CHART" else "value").alias("numeric_value"),
         text.alias("text_value"),
         pl.col("valueuom").alias("unit"),
         pl.col("storetime").alias("store_time"),
@@ -68,7 +69,7 @@ def _labs(rows: pl.DataFrame) -> pl.DataFrame:
         "row",
         pl.lit("LAB").alias("part"),
         pl.col("itemid").alias("item"),
-        pl.col("valuenum").alias("numeric_value"),
+        _rounded("valuenum").alias("numeric_value"),
         pl.lit(None, pl.String).alias("text_value"),
         pl.col("valueuom").alias("unit"),
         pl.col("storetime").alias("store_time"),
@@ -82,12 +83,12 @@ def _infused(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> p
         "row",
         pl.col("starttime").alias("time"),
         pl.col("endtime").alias("end"),
-        pl.col("rate").alias("numeric_value"),
+        _rounded("rate").alias("numeric_value"),
         pl.col("rateuom").alias("unit"),
-        "amount",
+        _rounded("amount"),
         pl.col("amountuom").alias("amount_unit"),
         pl.col("ordercategorydescription").alias("order_category"),
-        pl.when(pl.col("patientweight") > 0).then(pl.col("patientweight")).alias("patient_weight"),
+        pl.when(pl.col("patientweight") > 0).then(_rounded("patientweight")).alias("patient_weight"),
         pl.col("storetime").alias("store_time"),
     )
     _count(counts, "start_without_end", paired["end"].null_count())
@@ -189,6 +190,11 @@ def _cultures(samples: pl.DataFrame | None, stays: pl.DataFrame, counts: Counter
             "row",
         )
     )
+
+
+def _rounded(column: str) -> pl.Expr:
+    """As the MEDS conversion has it: through float32, so that both give the same number to the last bit."""
+    return pl.col(column).cast(pl.Float32).cast(pl.Float64).round_sig_figs(SIGNIFICANT_DIGITS)
 
 
 def _count(counts: Counter[str], rule: str, number: int) -> None:
