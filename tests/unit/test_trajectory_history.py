@@ -40,7 +40,9 @@ def test_an_antibiotic_that_runs_into_the_stay_starts_once(tmp_path):
 
 
 def test_nothing_before_admission_stands_in_a_text_or_on_the_grid(tmp_path):
-    out = built(tmp_path, event(1, -0.5, "creatinine", 7.5), event(1, -0.5, "culture", 1.0), event(1, 0.5, "antibiotic", 1.0, text="cefepime"))
+    out = built(
+        tmp_path, event(1, -0.5, "creatinine", 7.5), event(1, -0.5, "culture", 1.0), event(1, 0.5, "antibiotic", 1.0, text="cefepime")
+    )
     texts = str(out.read_table("hours/part-0.parquet").to_pydict())
     assert not any(word in texts for word in ("7.5", "cefepime", "Culture", "Antibiotic"))
     grid = out.read_table("grid/part-0.parquet")
