@@ -15,6 +15,8 @@ from typing import Any
 
 from clinjepa.config import Config, result_fields
 from clinjepa.curriculum.recipes import Recipe, load_recipe, phase_steps
+from clinjepa.sources import SOURCES
+from clinjepa.sources.extraction import has_extractions
 from pipelines.artifacts import content_key
 
 FORMAT_VERSIONS = {
@@ -128,16 +130,19 @@ def build_experiment(config: Config, source_digest: str) -> Experiment:
     source = result_fields(config.source)
     if config.source.kind != "simulator":
         del source["simulator"]
+    source = source | {"digest": source_digest}
+    extract = Stage("extract", "extract", {"source": source, "definitions": _definitions_digest("variables.yaml", "maps")})
     ingest = Stage(
         "ingest",
         "ingest",
         {
-            "source": source | {"digest": source_digest},
+            "source": source,
             "cohort": result_fields(config.cohort),
             "split": result_fields(config.split),
             "text": result_fields(config.text),
             "definitions": _definitions_digest("variables.yaml", "exclusions.yaml", "cohorts.yaml", "maps"),
         },
+        {"extract": extract} if has_extractions(SOURCES[config.source.kind]) else {},
     )
     tokenizer = Stage("tokenizer", "tokenizer", _tokenizer_settings(config), {"ingest": ingest})
     trajectories = Stage(

@@ -44,7 +44,7 @@ class ScanPlan:
     @classmethod
     def within(cls, memory_mb: int, threads: int | None = None) -> ScanPlan:
         """The largest plan whose peak stays inside the budget; SourceError when the budget is too small for any."""
-        in_flight = (pl.thread_pool_size() if threads is None else threads) + 1
+        in_flight = min(8, pl.thread_pool_size() if threads is None else threads) + 1
         free = (memory_mb - _PROCESS_MB) * _MB
         block = min(16 * _MB, int(free * 0.4) // (4 * (in_flight + 2)))
         if block < _MB // 4:
@@ -58,6 +58,16 @@ class ScanPlan:
     def peak_mb(self) -> int:
         """Estimate of the peak: a block counts four times (text, strings, frame, what is kept), a buffer too (joined, sorted, packed)."""
         return _PROCESS_MB + (4 * self.block_bytes * (self.in_flight + 2) + 4 * self.buffer_bytes) // _MB
+
+
+def process_mb() -> int:
+    """What a process holds before it reads anything."""
+    return _PROCESS_MB
+
+
+def least_memory_mb() -> int:
+    """A budget in which any table can be read at a good pace."""
+    return _PROCESS_MB + 400
 
 
 @dataclass(frozen=True)

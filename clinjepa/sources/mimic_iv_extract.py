@@ -95,14 +95,6 @@ def read_bucket(extracted: Folder, table: str, bucket: int) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def extraction_counts(extracted: Folder) -> dict[str, int]:
-    """What was left out of all extracted tables together, by rule."""
-    totals: Counter[str] = Counter()
-    for name in extracted.names(RECORDS):
-        totals.update(extracted.read_json(f"{RECORDS}/{name}")["counts"])
-    return dict(sorted(totals.items()))
-
-
 def _row_filter(file: CsvFile, table: Table, patients: Patients) -> Keep:
     """What is kept of a block, cheapest and most selective rule first."""
     items = pl.Series(_items_in_use(table.name)) if table.items else None

@@ -95,7 +95,13 @@ class SourceTables:
 
 
 class Source(Protocol):
-    """A data set in its own format. Construction opens nothing heavy and raises SourceError with file, column and remedy."""
+    """A data set in its own format. Construction opens nothing heavy and raises SourceError with file, column and remedy.
+
+    A source whose files cannot be read by patient also has
+    `extractions() -> list[dict]`, JSON-able pieces of work, one per table file, with its `bytes`, and
+    `extract(piece, out: Folder, memory_mb: int) -> dict[str, int]`, which streams one in bounded memory into `out`, writes its record
+    last, passes over what is finished and returns what was left out, by rule. Its `read` takes that folder as `extracted`.
+    """
 
     name: str
 

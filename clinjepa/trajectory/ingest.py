@@ -31,16 +31,18 @@ PART_STAYS_SCHEMA = pa.schema([*STAYS_SCHEMA, ("num_hours", pa.int32())])
 INGEST_STAYS_SCHEMA = pa.schema([*PART_STAYS_SCHEMA, ("split", pa.string()), ("part", pa.string())])
 
 
-def build_partition(source: Source, partition: dict[str, Any], config: Config, out: Folder, name: str) -> dict[str, Any]:
+def build_partition(
+    source: Source, partition: dict[str, Any], config: Config, out: Folder, name: str, extracted: Folder | None = None
+) -> dict[str, Any]:
     """Read one partition of a source and write its part of the ingest artifact; returns the part's record.
 
-    A part that is already finished is not read again. Raises SourceError for tables that do not follow the schema, ConfigError when
-    an excluded field would enter a text.
+    extracted: what the source's extraction wrote, for sources that have one. A part that is already finished is not read again.
+    Raises SourceError for tables that do not follow the schema, ConfigError when an excluded field would enter a text.
     """
     record = finished_part(out, name, SCHEMA_VERSION)
     if record is not None:
         return record
-    tables = validate(source.read(partition))
+    tables = validate(source.read(partition) if extracted is None else source.read(partition, extracted))
     variables, rules = load_variables(), cohort_rules(config.cohort)
     stays = pl.from_arrow(tables.stays)
     attrition = apply_stay_rules(stays, rules)
@@ -74,8 +76,10 @@ def build_partition(source: Source, partition: dict[str, Any], config: Config, o
     return record
 
 
-def finish_ingest(out: Folder, config: Config) -> dict[str, Any]:
+def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None = None) -> dict[str, Any]:
     """Join the parts, draw the split, write `stays.parquet`, `attrition.json` and `data_card.json`; returns the data card.
+
+    left_out: what the source's extraction left out, by rule; it is added to what the parts dropped.
 
     Raises SourceError when no stay is left, or when partitions share a stay or a patient.
     """
@@ -93,7 +97,7 @@ def finish_ingest(out: Folder, config: Config) -> dict[str, Any]:
             f"partitions of the source share {shared_stays} stays and {shared_patients} patients; they must be patient-disjoint"
         )
     stays = stays.with_columns(draw_split(stays, config.split))
-    dropped: dict[str, int] = {}
+    dropped: dict[str, int] = dict(left_out or {})
     seen: dict[str, dict[str, int]] = {}
     for record in records.values():
         add_counts(dropped, record["dropped"])
