@@ -1,0 +1,66 @@
+"""The ingest benchmark's own arithmetic: copies whose ids all move, the scaling exponent, the extrapolation."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from benchmarks.harness import Cost
+from benchmarks.ingest import FULL_SIZE, Size, extrapolated, scaling_exponent
+from benchmarks.mimic_copies import copy_demo, moved
+
+TABLE = pl.DataFrame({"subject_id": ["10"], "hadm_id": [None], "pharmacy_id": ["7"], "poe_id": ["10-3"], "itemid": ["220045"]})
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    path = folder / f"{name}.csv.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode()))
+
+
+def test_every_id_of_a_copy_moves_and_nothing_else_does():
+    copied = moved(TABLE.with_columns(pl.col("hadm_id").cast(pl.String)), 2)
+    assert copied.rows() == [("200010", None, "200000007", "200010-3", "220045")]
+
+
+def test_copies_have_the_rows_of_the_demo_times_the_factor_and_no_id_twice(tmp_path):
+    write(tmp_path / "demo", "icu/icustays", "subject_id,stay_id\n10,30\n11,31\n")
+    write(tmp_path / "demo", "icu/d_items", "itemid,label\n1,one\n")
+    rows = copy_demo(tmp_path / "demo", tmp_path / "out", 3)
+    stays = pl.read_csv(gzip.decompress((tmp_path / "out" / "icu" / "icustays.csv.gz").read_bytes()))
+    assert (rows, stays.height, stays["stay_id"].n_unique(), stays["subject_id"].n_unique()) == (
+        {"icu/icustays": 6, "icu/d_items": 1},
+        6,
+        6,
+        6,
+    )
+
+
+def test_the_first_copy_is_the_demo_itself(tmp_path):
+    write(tmp_path / "demo", "hosp/patients", 'subject_id,gender,note\n10,F,"a, b"\n')
+    copy_demo(tmp_path / "demo", tmp_path / "out", 1)
+    assert gzip.decompress((tmp_path / "out" / "hosp" / "patients.csv.gz").read_bytes()) == b'subject_id,gender,note\n10,F,"a, b"\n'
+
+
+def test_time_that_doubles_with_size_beyond_the_start_up_has_exponent_one():
+    assert scaling_exponent((20.0, 4.0 + 10.0), (40.0, 4.0 + 20.0), 4.0) == pytest.approx(1.0)
+
+
+def test_the_extrapolation_takes_reading_by_rows_and_the_rest_by_stays():
+    """100 CPU s beyond start-up; a quarter of the wall time is reading. 25 s x 10 by rows + 75 s x 100 by stays = 7,750 s on 16 cores."""
+    size = Size(
+        factor=1,
+        rows={"icu/chartevents": FULL_SIZE["chartevents"] // 10, "icu/icustays": FULL_SIZE["stays"] // 100},
+        project=Cost(60.0, 110.0, 1),
+        limit=Cost(1.0, 1.0, 1),
+        steps={"extract": 10.0, "ingest": 30.0},
+        results={},
+        unzip=Cost(2.0, 2.0, 1),
+    )
+    found = extrapolated(size, Cost(4.0, 10.0, 1))
+    assert found["cpu_seconds"] == pytest.approx(250 + 75 * FULL_SIZE["stays"] / (FULL_SIZE["stays"] // 100))
+    assert found["minutes"] == pytest.approx((4 + found["cpu_seconds"] / 16) / 60)
+    assert found["decompression_floor_seconds"] == pytest.approx(20.0)
