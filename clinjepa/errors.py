@@ -30,3 +30,7 @@ class CheckpointError(ClinJepaError):
 
 class TrainingError(ClinJepaError):
     """Training that must not go on: NaN, an exploding norm, a collapse beyond its threshold."""
+
+
+class LeakError(ClinJepaError):
+    """Data that tell what they must not: an audit found an excluded field, a later event or a shared patient."""

@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Open ICU data sets: list them, get them.", no_args_is_help=True)
+data_app = typer.Typer(help="Data: open ICU data sets, and looking at what a run made of its own.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 _errors = Console(stderr=True, soft_wrap=True)
 
@@ -134,6 +134,20 @@ def data_get(
     from pipelines.data import get_data
 
     guarded(lambda: get_data(name, folder or f"data/{name}"), debug)
+
+
+@data_app.command("audit")
+def data_audit(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of the source that are read again.")] = 4,
+    stays: Annotated[int, typer.Option(min=1, help="Stays of them that are rebuilt from charts cut short.")] = 200,
+    debug: Debug = False,
+) -> None:
+    """Look for leaks in finished texts, grid, splits and labels; exit status 2 when there is one."""
+    from pipelines.audit import audit_data
+
+    _configured(config, overrides, debug, lambda loaded: audit_data(loaded, partitions, stays))
 
 
 def main(command: str | None = None) -> None:

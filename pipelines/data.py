@@ -1,10 +1,11 @@
-"""`clinjepa data list|get`: the open ICU data sets."""
+"""`clinjepa data list|get`: the open ICU data sets. (`data audit`: audit.py, `data show`: show.py.)"""
 
 from __future__ import annotations
 
-from clinjepa.sources.open_data import get_open_data, list_open_data
 from rich.console import Console
 from rich.table import Table
+
+from clinjepa.sources.open_data import get_open_data, list_open_data
 
 _console = Console()
 
