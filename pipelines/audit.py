@@ -13,10 +13,10 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.audit import audit
 from clinjepa.trajectory.labels import compute_labels
 from pipelines.artifacts import Artifact
+from pipelines.data_card import AUDIT, write_data_card
 from pipelines.planning import plan_experiment
 from pipelines.stages import Stage
 
-AUDIT = "audit.json"
 _STYLES = {"ok": "green", "leak": "bold red", "note": "yellow", "skipped": "dim"}
 _console = Console()
 
@@ -28,7 +28,7 @@ def audit_data(config: Config, num_partitions: int = 4, num_stays: int = 200) ->
     """
     experiment = plan_experiment(config)
     storage = Folder(config.storage)
-    ingest = _finished(storage, experiment.ingest)
+    ingest, store = (_finished(storage, stage) for stage in (experiment.ingest, experiment.trajectories))
     if ingest is None:
         raise StoreError(f"nothing to audit yet: the ingest of {config.name} is not finished in {storage.address}; run `clinjepa ingest`")
     source = open_source(config.source)
@@ -39,7 +39,7 @@ def audit_data(config: Config, num_partitions: int = 4, num_stays: int = 200) ->
         config,
         {f"part-{index:05d}": partition for index, partition in enumerate(source.partitions())},
         source.read,
-        trajectories=_finished(storage, experiment.trajectories),
+        trajectories=store,
         labels=_finished(storage, experiment.labels),
         tasks=tasks,
         relabel=lambda folder: compute_labels(folder, tasks, hour),
@@ -48,6 +48,8 @@ def audit_data(config: Config, num_partitions: int = 4, num_stays: int = 200) ->
     )
     out = storage / f"runs/{config.name}"
     out.write_json(AUDIT, {"name": config.source.name, "artifacts": {"ingest": experiment.ingest.key}, **found})
+    if store is not None:
+        write_data_card(config, experiment)
     table = Table("check", "", "checked", "found", "", title=f"leak audit of {config.source.name}")
     for check in found["checks"]:
         style = _STYLES[check["outcome"]]

@@ -18,9 +18,9 @@ from clinjepa.curriculum.recipes import Recipe, load_recipe, phase_steps
 from pipelines.artifacts import content_key
 
 FORMAT_VERSIONS = {
-    "ingest": 1,
+    "ingest": 2,
     "tokenizer": 1,
-    "trajectories": 1,
+    "trajectories": 2,
     "labels": 1,
     "base": 1,
     "sft": 1,

@@ -14,15 +14,17 @@ import pyarrow as pa
 from clinjepa.clinical import load_variables
 from clinjepa.config.schema import Config
 from clinjepa.errors import SourceError
+from clinjepa.sources.access import source_access
 from clinjepa.sources.schema import STAYS_SCHEMA, Source, validate
 from clinjepa.storage import Folder
 from clinjepa.trajectory.cohort import apply_measurement_rules, apply_stay_rules, cohort_rules, sum_attrition
+from clinjepa.trajectory.data_card import add_hourly, grouped_drops, hourly_coverage
 from clinjepa.trajectory.grid import aggregate_hours, coverage, grid_columns, place_events
 from clinjepa.trajectory.parts import add_counts, finished_part, read_records, write_part_table, write_record
 from clinjepa.trajectory.split import SPLITS, draw_split
 from clinjepa.trajectory.text import hour_texts, static_texts
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HOURS_SCHEMA = pa.schema(
     [("stay_id", pa.int64()), ("static_text", pa.string()), ("state_texts", pa.list_(pa.string())), ("action_texts", pa.list_(pa.string()))]
 )
@@ -66,6 +68,7 @@ def build_partition(source: Source, partition: dict[str, Any], config: Config, o
         "attrition": attrition.rows,
         "dropped": dropped,
         "coverage": coverage(placed),
+        "hourly_coverage": hourly_coverage(grid),
     }
     write_record(out, name, record)
     return record
@@ -100,6 +103,7 @@ def finish_ingest(out: Folder, config: Config) -> dict[str, Any]:
     card = {
         "schema_version": SCHEMA_VERSION,
         "name": config.source.name,
+        "access": source_access(config.source),
         "num_stays": stays.height,
         "num_patients": stays["subject_id"].n_unique(),
         "num_hours": num_hours,
@@ -107,10 +111,12 @@ def finish_ingest(out: Folder, config: Config) -> dict[str, Any]:
         "attrition": attrition,
         "splits": {split: _describe(stays.filter(pl.col("split") == split)) for split in SPLITS},
         "dropped": dict(sorted(dropped.items())),
+        "dropped_by_reason": grouped_drops(dropped),
         "coverage": {
             variable: counts | {"share_of_hours": counts["num_hours"] / num_hours, "share_of_stays": counts["num_stays"] / stays.height}
             for variable, counts in sorted(seen.items())
         },
+        "hourly_coverage": add_hourly(record["hourly_coverage"] for record in records.values()),
         "parts": {name: record["files"] for name, record in records.items()},
     }
     out.write_table("stays.parquet", _as_schema(stays, INGEST_STAYS_SCHEMA))
