@@ -34,3 +34,7 @@ class TrainingError(ClinJepaError):
 
 class LeakError(ClinJepaError):
     """Data that tell what they must not: an audit found an excluded field, a later event or a shared patient."""
+
+
+class AccessError(ClinJepaError):
+    """Single patients of a source that not everybody may look at."""

@@ -150,6 +150,22 @@ def data_audit(
     _configured(config, overrides, debug, lambda loaded: audit_data(loaded, partitions, stays))
 
 
+@data_app.command("show")
+def data_show(
+    store: Annotated[str, typer.Argument(help="A run's folder (STORAGE/runs/NAME) or a trajectory store's.")],
+    window: Annotated[int, typer.Option(help="Number of the window, from 0 on.")] = 0,
+    html: Annotated[str | None, typer.Option(help="Write a page with the plotted hour grid to this file, too.")] = None,
+    credentialed: Annotated[
+        bool, typer.Option("--i-am-credentialed", help="You have the data use agreement of these data, and nobody else looks on.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Print one window's texts and plot its hour grid; credentialed data only with a word of yours."""
+    from pipelines.show import show
+
+    guarded(lambda: show(store, window, html, credentialed), debug)
+
+
 def main(command: str | None = None) -> None:
     """Entry of `python -m pipelines.<command>`."""
     if command is not None:
