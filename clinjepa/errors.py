@@ -30,3 +30,11 @@ class CheckpointError(ClinJepaError):
 
 class TrainingError(ClinJepaError):
     """Training that must not go on: NaN, an exploding norm, a collapse beyond its threshold."""
+
+
+class LeakError(ClinJepaError):
+    """Data that tell what they must not: an audit found an excluded field, a later event or a shared patient."""
+
+
+class AccessError(ClinJepaError):
+    """Single patients of a source that not everybody may look at."""

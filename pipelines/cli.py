@@ -19,7 +19,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Open ICU data sets: list them, get them; simulated ones: make them.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Data: open ICU data sets, simulated ones of any size, and looking at what a run made of its own.", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 _errors = Console(stderr=True, soft_wrap=True)
 
@@ -148,6 +150,36 @@ def data_simulate(
     from pipelines.data import simulate_data
 
     guarded(lambda: simulate_data(folder, patients, seed, workers), debug)
+
+
+@data_app.command("audit")
+def data_audit(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of the source that are read again.")] = 4,
+    stays: Annotated[int, typer.Option(min=1, help="Stays of them that are rebuilt from charts cut short.")] = 200,
+    debug: Debug = False,
+) -> None:
+    """Look for leaks in finished texts, grid, splits and labels; exit status 2 when there is one."""
+    from pipelines.audit import audit_data
+
+    _configured(config, overrides, debug, lambda loaded: audit_data(loaded, partitions, stays))
+
+
+@data_app.command("show")
+def data_show(
+    store: Annotated[str, typer.Argument(help="A run's folder (STORAGE/runs/NAME) or a trajectory store's.")],
+    window: Annotated[int, typer.Option(help="Number of the window, from 0 on.")] = 0,
+    html: Annotated[str | None, typer.Option(help="Write a page with the plotted hour grid to this file, too.")] = None,
+    credentialed: Annotated[
+        bool, typer.Option("--i-am-credentialed", help="You have the data use agreement of these data, and nobody else looks on.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Print one window's texts and plot its hour grid; credentialed data only with a word of yours."""
+    from pipelines.show import show
+
+    guarded(lambda: show(store, window, html, credentialed), debug)
 
 
 def main(command: str | None = None) -> None:

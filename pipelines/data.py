@@ -1,4 +1,7 @@
-"""`clinjepa data list|get|simulate`: the open ICU data sets, and simulated MIMIC-IV tables of any size."""
+"""`clinjepa data list|get|simulate`: the open ICU data sets, and simulated MIMIC-IV tables of any size.
+
+`data audit` is in audit.py, `data show` in show.py.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clinjepa.config import Config
+from pipelines.data_card import write_data_card
 from pipelines.executors import EXECUTORS
 from pipelines.planning import plan_experiment
 from pipelines.progress import console, watch
@@ -19,6 +20,7 @@ def ingest(config: Config, debug: bool = False) -> None:
                 ensure(context, stage, EXECUTORS)
         for stage in experiment.data_stages:
             console.print(f"{stage.label}: {context.artifact(stage).folder.address}", highlight=False)
+    console.print(f"data card: {write_data_card(config, experiment)}", highlight=False)
 
 
 if __name__ == "__main__":

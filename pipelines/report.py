@@ -16,6 +16,7 @@ from clinjepa.evaluation.metrics import combine_seeds
 from clinjepa.evaluation.report import build_report, render_html
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact, code_digest, content_key
+from pipelines.data_card import PAGE, write_data_card
 from pipelines.evaluation_stages import RESULT
 from pipelines.planning import plan_experiment
 from pipelines.stages import Experiment, Stage, Trial
@@ -31,7 +32,7 @@ def report(config: Config) -> None:
 
 
 def write_report(config: Config, experiment: Experiment, run_id: str | None) -> str:
-    """Write report.html, report.json, config.yaml and run.json into `<storage>/runs/<name>/`; returns the page's address.
+    """Write report.html, report.json, the data card, config.yaml and run.json into `<storage>/runs/<name>/`; returns the page's address.
 
     run_id: the invocation whose stages count as computed; None counts all as reused.
     """
@@ -71,8 +72,10 @@ class _Assembly:
             "umap": self._umap(),
             "config_yaml": save_config(self.config),
             "headline_context": self.config.evaluation.drift.headline_context,
+            "data_card": PAGE,
             "notes": [f"Not finished and not in this report: {name}." for name in self.unfinished],
         }
+        write_data_card(self.config, self.experiment)
         self.out.write_bytes("config.yaml", save_config(self.config).encode())
         self.out.write_json("report.json", content)
         self.out.write_bytes("report.html", render_html(content, extras).encode())

@@ -24,7 +24,7 @@ FORMAT_VERSIONS = {
     "extract": 1,
     "ingest": 2,
     "tokenizer": 1,
-    "trajectories": 1,
+    "trajectories": 2,
     "labels": 2,
     "base": 1,
     "sft": 1,

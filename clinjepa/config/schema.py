@@ -63,6 +63,10 @@ class SourceConfig(Section):
     name: str = Execution("simulator")
     """Name of the data set in reports."""
 
+    access: Literal["auto", "open", "synthetic", "credentialed"] = Execution("auto")
+    """Who may look at single patients (`clinjepa data show`). `auto`: synthetic for the simulator, open for CinC and for files with the
+    checksums of a published open data set, else credentialed. Recorded in the artifact when it is made."""
+
     subsets: list[str] | None = None
     """For sources in several pieces (CinC 2012 and 2019: `a`, `b`): which to read; None is all that are there."""
 

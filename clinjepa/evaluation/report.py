@@ -46,18 +46,27 @@ def render_html(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     """One self-contained HTML page: no scripts, no fonts, no network; charts as SVG, UMAP as embedded PNG.
 
     extras, all optional: `training` {recipe: {seed: [metrics of a phase: "name", "steps", "diagnostics"]}}, `umap` {recipe:
-    {"points": [[x, y]], "groups": [name]}}, `config_yaml` text, `headline_context` hours, `notes` [text].
+    {"points": [[x, y]], "groups": [name]}}, `config_yaml` text, `headline_context` hours, `notes` [text], `data_card` the
+    name of the data card's page beside the report.
     """
-    environment = jinja2.Environment(
+    template = page_environment().get_template("report_template.html")
+    return template.render(view=ReportView(report, extras), report=report, style=page_style())
+
+
+def page_environment() -> jinja2.Environment:
+    """Templates of this folder; every name they show is escaped, a missing one is an error."""
+    return jinja2.Environment(
         loader=jinja2.FunctionLoader(_resource),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template("report_template.html").render(
-        view=ReportView(report, extras), report=report, style=_resource("report_style.css")
-    )
+
+
+def page_style() -> str:
+    """The style sheet of every page."""
+    return _resource("report_style.css")
 
 
 @cache

@@ -14,10 +14,12 @@ import pyarrow as pa
 from clinjepa.clinical import load_variables
 from clinjepa.config.schema import Config
 from clinjepa.errors import SourceError
+from clinjepa.sources.access import source_access
 from clinjepa.sources.schema import STAYS_SCHEMA, Source, validate
 from clinjepa.storage import Folder
 from clinjepa.trajectory.aggregates import aggregate_hours
 from clinjepa.trajectory.cohort import apply_measurement_rules, apply_stay_rules, cohort_rules, sum_attrition
+from clinjepa.trajectory.data_card import add_hourly, grouped_drops, hourly_coverage
 from clinjepa.trajectory.grid import coverage, grid_columns, place_events
 from clinjepa.trajectory.history import HISTORY_SCHEMA, history_hours
 from clinjepa.trajectory.parts import add_counts, finished_part, read_records, write_part_table, write_record
@@ -72,6 +74,7 @@ def build_partition(
         "attrition": attrition.rows,
         "dropped": dropped,
         "coverage": coverage(placed),
+        "hourly_coverage": hourly_coverage(grid),
     }
     write_record(out, name, record)
     return record
@@ -109,6 +112,7 @@ def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None =
         "schema_version": SCHEMA_VERSION,
         "name": config.source.name,
         "source": config.source.kind,
+        "access": source_access(config.source),
         "num_stays": stays.height,
         "num_patients": stays["subject_id"].n_unique(),
         "num_hours": num_hours,
@@ -116,10 +120,12 @@ def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None =
         "attrition": attrition,
         "splits": {split: _describe(stays.filter(pl.col("split") == split)) for split in SPLITS},
         "dropped": dict(sorted(dropped.items())),
+        "dropped_by_reason": grouped_drops(dropped),
         "coverage": {
             variable: counts | {"share_of_hours": counts["num_hours"] / num_hours, "share_of_stays": counts["num_stays"] / stays.height}
             for variable, counts in sorted(seen.items())
         },
+        "hourly_coverage": add_hourly(record["hourly_coverage"] for record in records.values()),
         "parts": {name: record["files"] for name, record in records.items()},
     }
     out.write_table("stays.parquet", _as_schema(stays, INGEST_STAYS_SCHEMA))

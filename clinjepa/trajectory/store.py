@@ -7,7 +7,6 @@ docs/contracts.md, section 4.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,12 +20,13 @@ from clinjepa.config.schema import Config
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from clinjepa.trajectory import ingest as ingest_artifact
+from clinjepa.trajectory.data_card import add_lengths, token_statistics
 from clinjepa.trajectory.parts import finished_part, read_card, read_records, write_part_table, write_record
 from clinjepa.trajectory.range_file import RangeFile
 from clinjepa.trajectory.tokenizer import TextTokenizer, load_tokenizer
 from clinjepa.trajectory.windows import window_table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROW_GROUP_STAYS = 32
 TEXT_KINDS = ("static", "state", "action")
 _TOKENS = pa.list_(pa.int32())
@@ -140,9 +140,7 @@ def finish_trajectories(ingest: Folder, out: Folder, config: Config) -> dict[str
         "schema_version": SCHEMA_VERSION,
         "num_windows": windows.num_rows,
         "splits": {split: counts | {"num_windows": splits.count(split)} for split, counts in card["splits"].items()},
-        "tokens": {
-            kind: _sum_statistics([record["tokens"][kind] for record in records.values()]) for kind in ("static", "state", "action")
-        },
+        "tokens": {kind: _token_counts([record["tokens"][kind] for record in records.values()]) for kind in TEXT_KINDS},
         "parts": {name: record["files"] for name, record in records.items()},
     }
     out.write_json("data_card.json", card)
@@ -246,22 +244,5 @@ def _lists(flat: np.ndarray, lengths: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, pa.int32()))
 
 
-def _sum_statistics(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Token counts per text over all parts, before cutting: {num_texts, num_tokens, mean, p95, max, num_cut}."""
-    parts = list(records)
-    totals: dict[int, int] = {}
-    for part in parts:
-        for length, count in part["lengths"].items():
-            totals[int(length)] = totals.get(int(length), 0) + count
-    lengths = np.asarray(sorted(totals))
-    counts = np.asarray([totals[length] for length in lengths.tolist()])
-    num_texts, num_tokens = int(counts.sum()), int((lengths * counts).sum())
-    p95 = int(lengths[np.searchsorted(np.cumsum(counts), 0.95 * num_texts)])
-    return {
-        "num_texts": num_texts,
-        "num_tokens": num_tokens,
-        "mean": num_tokens / num_texts,
-        "p95": p95,
-        "max": int(lengths[-1]),
-        "num_cut": sum(part["num_cut"] for part in parts),
-    }
+def _token_counts(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    return token_statistics(add_lengths(parts), sum(part["num_cut"] for part in parts))

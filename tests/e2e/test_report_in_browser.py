@@ -2,83 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import shutil
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from finished_data import finish_data, simulated
 from report_results import extras, results
 
 from clinjepa.evaluation.report import build_report, render_html
+from pipelines.data_card import write_data_card
+from pipelines.planning import plan_experiment
+from tests.browser import CHROMIUM, Browser
 
-websocket = pytest.importorskip("websocket", reason="the package websocket-client is not installed (extra `dev`)")
-
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 SECTIONS = ["run", "cohort", "drift", "geometry", "downstream", "training", "stages", "config"]
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+CARD_SECTIONS = ["stays", "coverage", "dropped", "texts", "artifacts"]
 WIDTHS = (1440, 900)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found (Debian: apt-get install chromium)")
-
-
-class Browser:
-    """A headless Chromium spoken to over its debugging port."""
-
-    def __init__(self, profile: Path) -> None:
-        command = [
-            str(CHROMIUM),
-            *FLAGS,
-            f"--user-data-dir={profile}",
-            "--remote-debugging-port=0",
-            "--remote-allow-origins=*",
-            "about:blank",
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        port = self._port(profile / "DevToolsActivePort")
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://127.0.0.1:{port}/json", timeout=20) as answer:
-            page = next(target for target in json.load(answer) if target["type"] == "page")
-        self.socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=30, http_no_proxy=["*"])
-        self.events: list[dict[str, Any]] = []
-        self.calls = 0
-
-    def _port(self, file: Path) -> int:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if file.exists() and (lines := file.read_text().splitlines()):
-                return int(lines[0])
-            if self.process.poll() is not None:
-                pytest.fail(f"Chromium ended at once with exit code {self.process.returncode}")
-            time.sleep(0.1)
-        raise TimeoutError("Chromium opened no debugging port within 60 s")
-
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        self.calls += 1
-        self.socket.send(json.dumps({"id": self.calls, "method": method, "params": params}))
-        while True:
-            message = json.loads(self.socket.recv())
-            if message.get("id") == self.calls:
-                assert "error" not in message, message
-                return message["result"]
-            self.events.append(message)
-
-    def wait_for(self, event: str) -> None:
-        while not any(message.get("method") == event for message in self.events):
-            self.events.append(json.loads(self.socket.recv()))
-
-    def value(self, expression: str) -> Any:
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)["result"]["value"]
-
-    def close(self) -> None:
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -87,30 +27,29 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     file = folder / "report.html"
     file.write_text(render_html(build_report(results()), extras()), encoding="utf-8")
     browser = Browser(folder / "profile")
-    for domain in ("Runtime", "Log", "Network", "Page"):
-        browser.call(f"{domain}.enable")
-    browser.call("Page.navigate", url=file.as_uri())
-    browser.wait_for("Page.loadEventFired")
-    browser.value("Promise.all([...document.images].map(image => image.decode())).then(() => true)")
+    browser.open(file)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    folder = tmp_path_factory.mktemp("card")
+    config = simulated(folder)
+    finish_data(config)
+    browser = Browser(folder / "profile")
+    browser.open(Path(write_data_card(config, plan_experiment(config))))
     yield browser
     browser.close()
 
 
 def test_report_opens_without_console_errors(page: Browser) -> None:
-    faults = [
-        message
-        for message in page.events
-        if message.get("method") == "Runtime.exceptionThrown"
-        or (message.get("method") == "Runtime.consoleAPICalled" and message["params"]["type"] in ("error", "warning"))
-        or (message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] in ("error", "warning"))
-    ]
-    assert faults == []
+    assert page.faults() == []
 
 
 def test_report_needs_no_network(page: Browser) -> None:
-    asked = [message["params"]["request"]["url"] for message in page.events if message.get("method") == "Network.requestWillBeSent"]
-    assert [url[:60] for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert sum(url.startswith("file:") for url in asked) == 1
+    assert [url[:60] for url in page.asked() if not url.startswith(("file:", "data:"))] == []
+    assert sum(url.startswith("file:") for url in page.asked()) == 1
 
 
 def test_every_image_has_pixels_and_a_text_alternative(page: Browser) -> None:
@@ -120,16 +59,7 @@ def test_every_image_has_pixels_and_a_text_alternative(page: Browser) -> None:
 
 
 def test_every_chart_is_drawn_and_has_a_text_alternative(page: Browser) -> None:
-    charts = page.value(
-        """(() => {
-            const closed = [...document.querySelectorAll('details:not([open])')];
-            closed.forEach(part => part.open = true);
-            const charts = [...document.querySelectorAll('svg.chart')];
-            const seen = charts.map(chart => ({height: chart.getBoundingClientRect().height, label: chart.getAttribute('aria-label')}));
-            closed.forEach(part => part.open = false);
-            return seen;
-        })()"""
-    )
+    charts = page.charts()
     assert len(charts) > 20
     assert all(chart["height"] > 40 and len(chart["label"]) > 20 for chart in charts)
 
@@ -145,10 +75,23 @@ def test_missing_figures_are_dashes_with_their_reason(page: Browser) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_page_fits_the_window(page: Browser, width: int, tmp_path: Path) -> None:
-    page.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-    assert page.value("document.documentElement.scrollWidth") <= width
-    height = page.value("document.documentElement.scrollHeight")
-    page.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-    picture = base64.b64decode(page.call("Page.captureScreenshot", format="png")["data"])
+    picture = page.picture(width)
     (tmp_path / f"report-{width}.png").write_bytes(picture)
     assert len(picture) > 50_000
+
+
+def test_the_data_card_opens_without_errors_or_network(card: Browser) -> None:
+    assert card.faults() == []
+    assert [url[:60] for url in card.asked() if not url.startswith(("file:", "data:"))] == []
+
+
+def test_the_data_card_has_its_sections_and_charts(card: Browser) -> None:
+    assert card.value("[...document.querySelectorAll('section')].map(part => part.id)") == CARD_SECTIONS
+    charts = card.charts()
+    assert len(charts) == 5  # attrition, coverage, three kinds of text; so small a simulation drops nothing
+    assert all(chart["height"] > 40 and len(chart["label"]) > 20 for chart in charts)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_data_card_fits_the_window(card: Browser, width: int) -> None:
+    assert len(card.picture(width)) > 50_000

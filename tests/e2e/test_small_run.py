@@ -39,6 +39,12 @@ def test_the_page_needs_nothing_but_itself(small_run: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org/", "") and "<script src" not in page and "@import" not in page
 
 
+def test_the_report_links_to_the_data_card_beside_it(small_run: Path) -> None:
+    folder = small_run / "runs" / "small"
+    assert 'href="data_card.html"' in (folder / "report.html").read_text()
+    assert "Share of stays with a value" in (folder / "data_card.html").read_text()
+
+
 def test_recipes_with_a_common_prefix_ran_it_once(small_run: Path) -> None:
     stages = read_report(small_run)["stages"]
     shared = {stage["name"] for stage in stages if len(stage.get("recipes", [])) == 2}
@@ -87,5 +93,6 @@ def test_no_patient_id_is_in_a_report_or_a_log(small_run: Path) -> None:
 
     ids = {str(value) for value in pq.read_table(stays[0])["stay_id"].to_pylist() if value > 9999}
     assert ids, "the simulator's ids should be long enough to be told from counts"
-    text = (small_run / "runs" / "small" / "report.html").read_text() + (small_run / "log").read_text()
+    pages = [small_run / "runs" / "small" / name for name in ("report.html", "data_card.html", "data_card.json")]
+    text = "".join(path.read_text() for path in (*pages, small_run / "log"))
     assert not [stay_id for stay_id in ids if stay_id in text]
