@@ -116,6 +116,21 @@ def plan(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) 
     _configured(config, overrides, debug, command)
 
 
+@app.command()
+def export(
+    config: ConfigPath,
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where to write it: a new folder, or an earlier export of the same run.")],
+    overrides: Overrides = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe of grid.recipes; the first by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="A seed of grid.seeds; the first by default.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a trained encoder and predictor as one folder that loads without Ray; starts nothing."""
+    from pipelines.export import export_command as command
+
+    _configured(config, overrides, debug, lambda loaded: command(loaded, folder, recipe, seed))
+
+
 @data_app.command("list")
 def data_list() -> None:
     """Open data sets this project knows, with licence and address."""
