@@ -19,9 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(
-    help="Data: open ICU data sets, simulated ones of any size, and looking at what a run made of its own.", no_args_is_help=True
-)
+data_app = typer.Typer(help="Data: open and simulated ICU data sets, and a look at what a run made of its own.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 _errors = Console(stderr=True, soft_wrap=True)
 
@@ -116,6 +114,21 @@ def plan(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) 
     from pipelines.plan import plan as command
 
     _configured(config, overrides, debug, command)
+
+
+@app.command()
+def export(
+    config: ConfigPath,
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where to write it: a new folder, or an earlier export of the same run.")],
+    overrides: Overrides = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe of grid.recipes; the first by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="A seed of grid.seeds; the first by default.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a trained encoder and predictor as one folder that loads without Ray; starts nothing."""
+    from pipelines.export import export_command as command
+
+    _configured(config, overrides, debug, lambda loaded: command(loaded, folder, recipe, seed))
 
 
 @data_app.command("list")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ def call(command: str, *arguments: str, timeout: float = 600, **env: str) -> sub
     process = start(command, *arguments, **env)
     output, _ = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, output, None)
+
+
+def python_without(absent: Sequence[str], code: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process in which the `absent` packages cannot be imported, as if they were not installed."""
+    blocked = f"import sys\nsys.modules.update(dict.fromkeys({list(absent)!r}))\n"
+    return subprocess.run(
+        [sys.executable, "-c", blocked + code], cwd=cwd, env=environment(PYTHONPATH=str(ROOT)), text=True, capture_output=True, timeout=120
+    )
 
 
 def numbers(report: dict[str, Any]) -> dict[str, Any]:

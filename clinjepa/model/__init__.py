@@ -7,6 +7,7 @@
 | `packing` | texts as few dense rows; encoding a list of texts |
 | `predictor`, `rollout`, `losses` | the world model, its autoregressive use, what it is trained on |
 | `diagnostics` | collapse and error figures that are logged next to the loss |
+| `text_encoder` | an exported encoder with its tokenizer: strings -> latents |
 | `sharding`, `io` | FSDP2 placement; tensors in files |
 """
 
@@ -18,6 +19,7 @@ from clinjepa.model.predictor import Predictor, build_predictor
 from clinjepa.model.rollout import rollout
 from clinjepa.model.sharding import shard_encoder, shard_predictor
 from clinjepa.model.specs import EncoderSpec, PredictorSpec
+from clinjepa.model.text_encoder import TextEncoder
 
 __all__ = [
     "Encoder",
@@ -25,6 +27,7 @@ __all__ = [
     "Pack",
     "Predictor",
     "PredictorSpec",
+    "TextEncoder",
     "build_encoder",
     "build_predictor",
     "encode_texts",

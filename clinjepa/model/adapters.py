@@ -16,6 +16,7 @@ from clinjepa.errors import ConfigError
 from clinjepa.model.specs import EncoderSpec
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
     from transformers import PreTrainedModel
 
 _ADAPTER_NAME = re.compile(r"^(.*\.lora_[A-Za-z_]+)\.(online|target)(\..*)?$")
@@ -27,7 +28,7 @@ def add_adapters(model: PreTrainedModel, spec: EncoderSpec, seed: int, with_targ
     The target starts as a copy of online, has no dropout and takes no gradient. Raises ConfigError for a LoRA target that
     matches no layer.
     """
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
 
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     unmatched = [wanted for wanted in spec.lora_targets if not any(name == wanted or name.endswith("." + wanted) for name in names)]
@@ -35,25 +36,29 @@ def add_adapters(model: PreTrainedModel, spec: EncoderSpec, seed: int, with_targ
         layers = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
         raise ConfigError(f"encoder.lora.targets: {', '.join(unmatched)} match no linear layer of this model; it has {layers}")
 
-    def config(dropout: float) -> LoraConfig:
-        return LoraConfig(
-            r=spec.lora_rank,
-            lora_alpha=spec.lora_alpha,
-            target_modules=list(spec.lora_targets),
-            lora_dropout=dropout,
-            task_type="CAUSAL_LM",
-        )
-
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft still asks transformers for an attribute under its former name.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(seed)
-        adapted = PeftModel(model, config(spec.lora_dropout), adapter_name="online", autocast_adapter_dtype=True)
+        adapted = PeftModel(model, lora_config(spec, spec.lora_dropout), adapter_name="online", autocast_adapter_dtype=True)
         if with_target:
-            adapted.add_adapter("target", config(0.0), autocast_adapter_dtype=True)
+            adapted.add_adapter("target", lora_config(spec, 0.0), autocast_adapter_dtype=True)
     for name, parameter in adapted.named_parameters():
         parameter.requires_grad_(adapter_of(name)[1] == "online")
     return adapted
+
+
+def lora_config(spec: EncoderSpec, dropout: float) -> LoraConfig:
+    """peft's description of one adapter."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=spec.lora_rank,
+        lora_alpha=spec.lora_alpha,
+        target_modules=list(spec.lora_targets),
+        lora_dropout=dropout,
+        task_type="CAUSAL_LM",
+    )
 
 
 def adapter_of(name: str) -> tuple[str, str | None]:

@@ -5,14 +5,17 @@ A file that cannot be read, or does not fit what it is loaded into, is a `Checkp
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from clinjepa.errors import CheckpointError
+from clinjepa.errors import CheckpointError, StoreError
 from clinjepa.model.predictor import Predictor, build_predictor
 from clinjepa.model.sharding import fill, to_shards, whole
 from clinjepa.model.specs import PredictorSpec
@@ -31,12 +34,7 @@ def write_tensors(folder: Folder, name: str, state: Mapping[str, Tensor]) -> Non
 
 def read_tensors(folder: Folder, name: str) -> dict[str, Tensor]:
     """Read tensors on the CPU. Raises CheckpointError on a file that was cut or altered, StoreError on one that is missing."""
-    try:
-        return safetensors.torch.load(folder.read_bytes(name))
-    except safetensors.SafetensorError:
-        raise CheckpointError(
-            f"{folder.address}/{name} is not a readable safetensors file: it was altered or cut; remove its folder"
-        ) from None
+    return _parse_tensors(folder.read_bytes(name), f"{folder.address}/{name}")
 
 
 def predictor_state(predictor: Predictor) -> dict[str, Tensor]:
@@ -62,16 +60,49 @@ def save_predictor(state: Mapping[str, Tensor], spec: PredictorSpec, out: Folder
 
 def load_predictor(folder: Folder) -> Predictor:
     """The predictor that `save_predictor` wrote, on the CPU, in training mode."""
-    written = folder.read_json(PREDICTOR_SPEC)
+    return _filled_predictor(folder.read_json(PREDICTOR_SPEC), read_tensors(folder, PREDICTOR_TENSORS), folder.address)
+
+
+def read_local_predictor(folder: str | os.PathLike[str]) -> Predictor:
+    """As `load_predictor`, from a local folder and without the storage layer: torch and safetensors are enough."""
+    where = os.fspath(folder)
+    return _filled_predictor(read_local_json(folder, PREDICTOR_SPEC), read_local_tensors(folder, PREDICTOR_TENSORS), where)
+
+
+def read_local_json(folder: str | os.PathLike[str], name: str) -> Any:
+    """JSON of a local file; StoreError when it is missing, CheckpointError when it was cut."""
+    try:
+        return json.loads(_read_local(folder, name))
+    except ValueError:
+        raise CheckpointError(f"{Path(folder, name)} is not valid JSON: it was altered or cut; get the folder again") from None
+
+
+def read_local_tensors(folder: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
+    """As `read_tensors`, from a local folder."""
+    return _parse_tensors(_read_local(folder, name), str(Path(folder, name)))
+
+
+def _read_local(folder: str | os.PathLike[str], name: str) -> bytes:
+    try:
+        return Path(folder, name).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"{Path(folder, name)} is missing; give the folder that `clinjepa export` wrote") from None
+
+
+def _parse_tensors(data: bytes, where: str) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError:
+        raise CheckpointError(f"{where} is not a readable safetensors file: it was altered or cut; remove its folder") from None
+
+
+def _filled_predictor(written: dict[str, Any], state: Mapping[str, Tensor], where: str) -> Predictor:
     try:
         spec = PredictorSpec(**written)
     except TypeError:
-        raise CheckpointError(
-            f"{folder.address}/{PREDICTOR_SPEC} describes a predictor of another version; train it again with this one"
-        ) from None
+        raise CheckpointError(f"{where}/{PREDICTOR_SPEC} describes a predictor of another version; train it again with this one") from None
     predictor = build_predictor(spec, seed=0)
-    state = read_tensors(folder, PREDICTOR_TENSORS)
-    check_same_tensors(state, predictor.state_dict(), f"{folder.address}/{PREDICTOR_TENSORS}")
+    check_same_tensors(state, predictor.state_dict(), f"{where}/{PREDICTOR_TENSORS}")
     predictor.load_state_dict(state)
     return predictor
 

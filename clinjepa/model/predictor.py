@@ -7,6 +7,7 @@ knows a_t. Hours are counted from the window's start, from 0. Always fp32.
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,16 @@ class Predictor(nn.Module):
                 nn.init.xavier_uniform_(block)
         nn.init.normal_(self.positions, std=0.02)
         nn.init.normal_(self.out.weight, std=0.02)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Predictor:
+        """The predictor of a local folder with `predictor.json` and `predictor.safetensors`, on the CPU, without dropout (`eval`).
+
+        Raises StoreError for a missing file, CheckpointError for one that was cut or is of another version.
+        """
+        from clinjepa.model.io import read_local_predictor
+
+        return read_local_predictor(folder).eval()
 
     def forward(
         self,

@@ -6,10 +6,12 @@ Parts count for themselves and are added up when an artifact is finished. What t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
+
+if TYPE_CHECKING:
+    import polars as pl
 
 CARD_HOURS = 72
 """Coverage is counted for each of the first so many hours of a stay."""
@@ -44,6 +46,8 @@ def hourly_coverage(grid: pl.DataFrame) -> dict[str, Any]:
 
     grid: stay_id, hour and one column per variable (`ingest.grid_schema`). A variable that never has a value there is left out.
     """
+    import polars as pl  # here: training reads stores, and this module with them, where polars may not be
+
     names = [name for name in grid.columns if name not in ("stay_id", "hour")]
     early = grid.filter(pl.col("hour") < CARD_HOURS)
     counts = early.group_by("hour").agg(pl.len().alias("stay_id"), *(pl.col(name).count() for name in names))

@@ -9,22 +9,23 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clinjepa.config.schema import Config
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
-from clinjepa.trajectory import ingest as ingest_artifact
 from clinjepa.trajectory.data_card import add_lengths, token_statistics
 from clinjepa.trajectory.parts import finished_part, read_card, read_records, write_part_table, write_record
 from clinjepa.trajectory.range_file import RangeFile
 from clinjepa.trajectory.tokenizer import TextTokenizer, load_tokenizer
 from clinjepa.trajectory.windows import window_table
+
+if TYPE_CHECKING:
+    from clinjepa.config.schema import Config
 
 SCHEMA_VERSION = 2
 ROW_GROUP_STAYS = 32
@@ -107,7 +108,9 @@ def finish_trajectories(ingest: Folder, out: Folder, config: Config) -> dict[str
     The card is the ingest's, with `num_windows` (all and per split) and the token counts. Raises StoreError when the parts are not those of
     the ingest artifact.
     """
-    card = read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again")
+    from clinjepa.trajectory.ingest import SCHEMA_VERSION as INGEST_VERSION  # here: training reads stores where polars may not be
+
+    card = read_card(ingest, INGEST_VERSION, "run ingest again")
     records = read_records(out, SCHEMA_VERSION)
     stays = ingest.read_table("stays.parquet", columns=["stay_id", "subject_id", "split", "num_hours", "part"])
     missing = set(card["parts"]) ^ set(records)

@@ -11,17 +11,18 @@ import json
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from clinjepa.config.schema import Config
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.piece_tokens import PIECES, PieceEncoder, encode_texts
+
+if TYPE_CHECKING:
+    from clinjepa.config.schema import Config
 
 PAD_TOKEN = "<|pad|>"
 EOS_TOKEN = "<|endoftext|>"
@@ -130,6 +131,8 @@ def pretrained_tokenizer(model: str, revision: str | None, allow_download: bool)
 
 def training_texts(ingest: Folder) -> Iterator[str]:
     """The texts of the training split's stays, part by part, repeated ones of a part once."""
+    import polars as pl  # here: training reads token stores where polars may not be
+
     stays = pl.from_arrow(ingest.read_table("stays.parquet", columns=["stay_id", "split", "part"])).filter(pl.col("split") == "train")
     for part in stays["part"].unique().sort().to_list():
         hours = pl.from_arrow(ingest.read_table(f"hours/{part}.parquet")).join(stays.select("stay_id"), on="stay_id", how="semi")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pyarrow as pa
 
-from clinjepa.config.schema import WindowConfig
+if TYPE_CHECKING:
+    from clinjepa.config.schema import WindowConfig
 
 WINDOWS_SCHEMA = pa.schema(
     [("window_id", pa.int64()), ("stay_id", pa.int64()), ("split", pa.string()), ("start_hour", pa.int32()), ("num_hours", pa.int32())]

@@ -1,0 +1,149 @@
+"""The weights of an export, in the forms that other programs know: a PEFT adapter, a Hugging Face model, safetensors.
+
+| what was trained | `encoder/` | `base/` |
+|---|---|---|
+| LoRA on a public base | PEFT adapter that names the base and its revision | – |
+| LoRA on a base made here | PEFT adapter | Hugging Face model |
+| all weights, or nothing on a base made here | Hugging Face model | – |
+| nothing on a public base | no weights | – |
+
+A public base is named and never copied. `encoder/encoder.json` says beside it how a latent is read (clinjepa/model/text_encoder.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from clinjepa.curriculum.assembly import encoder_spec
+from clinjepa.errors import CheckpointError, ConfigError
+from clinjepa.model.adapters import lora_config
+from clinjepa.model.base import BASE_CONFIG, BASE_TENSORS
+from clinjepa.model.io import PREDICTOR_SPEC, PREDICTOR_TENSORS, load_predictor, read_tensors, write_tensors
+from clinjepa.model.specs import EncoderSpec
+from clinjepa.model.text_encoder import ADAPTER_TENSORS, DESCRIPTION, SCHEMA_VERSION
+from clinjepa.storage import Folder
+
+ADAPTER_CONFIG = "adapter_config.json"
+PUBLIC_BASE = "model.json"
+
+
+@dataclass(frozen=True)
+class TrainedParts:
+    """Where what is exported lies in storage."""
+
+    base: Folder
+    """`config.json` and `model.safetensors` of a base made here, or `model.json`, the name of a public one."""
+
+    online: Folder | None
+    """Folder with `online.safetensors`; None when the base itself encodes."""
+
+    trajectories: Folder
+    """The store with the tokenizer that was trained with."""
+
+    predictor: Folder
+
+
+def write_weights(parts: TrainedParts, encoder_settings: dict[str, Any], tokenizer_settings: dict[str, Any], out: Folder) -> dict[str, Any]:
+    """Write `encoder/`, `predictor/` and, where they were made here, `base/` and `tokenizer/`; returns what was written.
+
+    encoder_settings, tokenizer_settings: the configuration's sections as plain values. Raises CheckpointError for weights that do not
+    belong together.
+    """
+    spec = encoder_spec(encoder_settings, parts.trajectories)
+    special = parts.trajectories.read_json("special_tokens.json")
+    public = parts.base.read_json(PUBLIC_BASE) if parts.base.exists(PUBLIC_BASE) else None
+    base = _reference(public) if public else {"folder": "."}
+    num_trained = 0
+    if parts.online is None:
+        if public is None:
+            _copy_model(parts.base, out / "encoder")
+    else:
+        state = read_tensors(parts.online, "online.safetensors")
+        num_trained = sum(tensor.numel() for tensor in state.values())
+        if spec.adaptation == "full":
+            _write_model(state, parts.base, public, out / "encoder")
+            base = {"folder": "."}
+        else:
+            if public is None:
+                _copy_model(parts.base, out / "base")
+                base = {"folder": "../base"}
+            _write_adapter(state, spec, base, out / "encoder")
+    tokenizer = {"folder": "../tokenizer"}
+    if tokenizer_settings["init"] == "pretrained":
+        tokenizer = _reference({"model": encoder_settings["model"], "revision": encoder_settings["revision"]})
+    else:
+        for name in ("tokenizer.json", "special_tokens.json"):
+            (out / "tokenizer").write_bytes(name, parts.trajectories.read_bytes(name))
+    left_out = ("init", "model", "revision")
+    adapted = parts.online is not None and spec.adaptation == "lora"
+    (out / "encoder").write_json(
+        DESCRIPTION,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "base": base,
+            "adapted": adapted,
+            "tokenizer": tokenizer,
+            "eos": special["eos"],
+            "max_tokens": tokenizer_settings["max_tokens"],
+            "token_budget": encoder_settings["token_budget"],
+            "spec": {name: value for name, value in asdict(spec).items() if name not in left_out},
+        },
+    )
+    predictor = load_predictor(parts.predictor)  # as a check: what cannot be read here cannot be read elsewhere
+    for name in (PREDICTOR_TENSORS, PREDICTOR_SPEC):
+        (out / "predictor").write_bytes(name, parts.predictor.read_bytes(name))
+    return {
+        "base": base,
+        "tokenizer": tokenizer,
+        "adapted": adapted,
+        "num_trained_encoder": num_trained,
+        "num_predictor": sum(parameter.numel() for parameter in predictor.parameters()),
+        "predictor": predictor.spec.to_dict(),
+    }
+
+
+def _reference(public: Mapping[str, Any]) -> dict[str, Any]:
+    """A public model by id and revision; a local folder by its name alone, since its path means nothing elsewhere."""
+    model = str(public["model"])
+    local = os.path.isabs(model) or os.path.isdir(model)
+    return {"model": os.path.basename(os.path.normpath(model)) if local else model, "revision": public["revision"], "local": local}
+
+
+def _copy_model(base: Folder, out: Folder) -> None:
+    for name in (BASE_TENSORS, BASE_CONFIG):
+        out.write_bytes(name, base.read_bytes(name))
+
+
+def _write_model(state: Mapping[str, Tensor], base: Folder, public: Mapping[str, Any] | None, out: Folder) -> None:
+    config = base.read_json(BASE_CONFIG) if public is None else _public_config(public)
+    write_tensors(out, BASE_TENSORS, state)
+    out.write_json(BASE_CONFIG, config | {"dtype": "float32"})  # trained weights are fp32 whatever the base came in
+
+
+def _public_config(public: Mapping[str, Any]) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    try:
+        loaded = AutoConfig.from_pretrained(public["model"], revision=public["revision"], local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError):
+        raise ConfigError(f"encoder.model={public['model']}: its config.json is not on this machine; export where it was trained") from None
+    return {name: value for name, value in loaded.to_dict().items() if name != "_name_or_path"} | {"architectures": loaded.architectures}
+
+
+def _write_adapter(state: Mapping[str, Tensor], spec: EncoderSpec, base: Mapping[str, Any], out: Folder) -> None:
+    """peft's own two files. The tensors' names in storage are peft's without the adapter's name, which is also how peft saves them."""
+    unknown = [name for name in state if ".lora_" not in name]
+    if unknown:
+        raise CheckpointError(f"online.safetensors: {len(unknown)} of {len(state)} tensors are no LoRA tensors; check encoder.adaptation")
+    config = lora_config(spec, spec.lora_dropout)
+    config.inference_mode = True
+    config.base_model_name_or_path, config.revision = base.get("model"), base.get("revision")
+    write_tensors(out, ADAPTER_TENSORS, state)
+    # Sets have no order of their own; the file must be the same each time.
+    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
+    out.write_json(ADAPTER_CONFIG, dict(sorted(plain.items())))

@@ -1,0 +1,101 @@
+"""Texts to latents from a folder that `clinjepa export` wrote: its tokenizer, its base and its adapters put together again.
+
+Needs torch, transformers, tokenizers, safetensors and, for adapters, peft. The folder's `encoder.json` says how a latent is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from clinjepa.errors import CheckpointError, ConfigError
+from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.io import read_local_json, read_local_tensors
+from clinjepa.model.packing import encode_texts
+from clinjepa.model.specs import EncoderSpec
+
+SCHEMA_VERSION = 1
+DESCRIPTION = "encoder.json"
+ADAPTER_TENSORS = "adapter_model.safetensors"
+
+
+class TextEncoder:
+    """A frozen encoder with its tokenizer. Call it with texts."""
+
+    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, max_tokens: int, token_budget: int) -> None:
+        self.encoder, self.tokenizer = encoder, tokenizer
+        self.max_tokens, self.token_budget = max_tokens, token_budget
+        self.dim = encoder.dim
+        encoder.freeze()
+        encoder.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None, allow_download: bool = False
+    ) -> TextEncoder:
+        """The encoder of an export's `encoder` folder, on the CPU.
+
+        base: folder or model id to take instead of the base (and the tokenizer, if it is the base's) that the export names.
+        allow_download: let Hugging Face's hub be asked for a public base. Raises StoreError for a missing file, ConfigError for a base
+        that is not there, CheckpointError for what does not belong together.
+        """
+        described = read_local_json(folder, DESCRIPTION)
+        if described.get("schema_version") != SCHEMA_VERSION:
+            raise CheckpointError(
+                f"{Path(folder, DESCRIPTION)} has schema version {described.get('schema_version')}, this clinjepa reads {SCHEMA_VERSION}"
+            )
+        model, revision = _place(folder, described["base"], base)
+        spec = EncoderSpec(**described["spec"] | {"init": "pretrained", "model": model, "revision": revision})
+        tokenizer = _tokenizer(folder, described["tokenizer"], base, allow_download)
+        if (tokenizer.get_vocab_size(), tokenizer.token_to_id(described["eos"])) != (spec.vocab_size, spec.eos_id):
+            raise CheckpointError(f"{os.fspath(folder)}: the tokenizer is not the one that this encoder was trained with")
+        encoder = build_encoder(spec, None, seed=0, allow_download=allow_download)
+        if described["adapted"]:
+            encoder.load_online(read_local_tensors(folder, ADAPTER_TENSORS))
+        return cls(encoder, tokenizer, described["max_tokens"], described["token_budget"])
+
+    def to(self, device: torch.device | str) -> TextEncoder:
+        """Move the weights; latents are returned there."""
+        self.encoder.to(device)
+        return self
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """z_ND of texts of at least one token, float32, without a graph. A text of more than `max_tokens` tokens is cut at its end."""
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids = [np.asarray(encoding.ids[: self.max_tokens], dtype=np.int64) for encoding in encodings]
+        device = next(self.encoder.parameters()).device
+        return encode_texts(self.encoder, ids, self.token_budget, device=device).float()
+
+
+def _place(folder: str | os.PathLike[str], where: dict[str, Any], instead: str | os.PathLike[str] | None) -> tuple[str, str | None]:
+    """(folder or model id, revision) of something that an export names."""
+    if "folder" in where:
+        return os.path.normpath(Path(folder, where["folder"])), None
+    if instead is not None:
+        return os.fspath(instead), None
+    if where["local"]:
+        raise ConfigError(f"this export lies on a local model folder called {where['model']}; give from_pretrained(…, base=<that folder>)")
+    return where["model"], where["revision"]
+
+
+def _tokenizer(
+    folder: str | os.PathLike[str], where: dict[str, Any], base: str | os.PathLike[str] | None, allow_download: bool
+) -> Tokenizer:
+    model, revision = _place(folder, where, base)
+    if "folder" in where:
+        return Tokenizer.from_str(json.dumps(read_local_json(model, "tokenizer.json")))
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(model, revision=revision, local_files_only=not allow_download, use_fast=True)
+    except (OSError, ValueError):
+        raise ConfigError(f"the tokenizer of {model} is not on this machine; give base=<its folder>, or allow_download=True") from None
+    return loaded.backend_tokenizer
