@@ -179,6 +179,10 @@ class EncoderConfig(Section):
     token_budget: int = Field(16384, ge=256)
     """Tokens encoded in one chunk: sets peak memory. Cut by the plan, so it is part of the result."""
 
+    activation_checkpointing: Literal["none", "selective", "full"] = Execution("none")
+    """What a layer computes again in its backward pass instead of keeping it. `selective`: all but the large matrix products and
+    attention, for about half the memory; `full`: everything but its input, for one more forward. `clinjepa plan` says what fits."""
+
 
 class PredictorConfig(Section):
     """Block-causal transformer over [static, s1, a1, ..., sT, aT]; full size is 92,514,304 parameters."""

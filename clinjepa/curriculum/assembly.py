@@ -106,7 +106,9 @@ def _encoder(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> Encode
             encoder.copy_online_to_target()
     encoder.to(dist.device)
     encoder.train(job.trains_encoder)  # adapter dropout only where the encoder learns
-    if not job.trains_encoder:
+    if job.trains_encoder:
+        encoder.recompute(job.activation_checkpointing)
+    else:
         encoder.freeze()
     mesh = dist.mesh()
     if mesh is not None:

@@ -153,6 +153,7 @@ def _assemble(job: SftJob, dist: Dist, checkpoint: Checkpoint | None) -> tuple[E
         encoder.load_online(checkpoint.tensors("online"))
     encoder.to(dist.device)
     encoder.train()
+    encoder.recompute(job.activation_checkpointing)
     mesh = dist.mesh()
     if mesh is not None:
         shard_encoder(encoder, mesh)

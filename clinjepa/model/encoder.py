@@ -23,6 +23,7 @@ from clinjepa.errors import ConfigError
 from clinjepa.model.adapters import adapter_of, add_adapters, switch_adapter
 from clinjepa.model.base import base_config, load_base, random_model
 from clinjepa.model.io import check_same_tensors
+from clinjepa.model.recompute import recompute_in_backward
 from clinjepa.model.sharding import fill, local, to_shards, whole
 from clinjepa.model.specs import EncoderSpec
 
@@ -68,9 +69,8 @@ class Encoder(nn.Module):
         model = self.model
         if which == "target" and self.target_model is not None:
             model = self.target_model
-        elif self.lora and which != self._active:
-            switch_adapter(self.model, which)
-            self._active = which
+        elif self.lora:
+            self._activate(which)
         with torch.set_grad_enabled(torch.is_grad_enabled() and which == "online"), self._autocast(input_ids_L.device.type):
             hidden_LD = self._hidden(_causal(model), torch.atleast_2d(input_ids_L), torch.atleast_2d(position_ids_L)).flatten(0, 1)
             if labels_L is not None:
@@ -78,6 +78,11 @@ class Encoder(nn.Module):
             if last_index_N is None:
                 raise ValueError("give last_index_N for latents or labels_L for a next-token loss")
             return hidden_LD[last_index_N].to(self.spec.torch_dtype)
+
+    def _activate(self, which: str) -> None:
+        if self.lora and which != self._active:
+            switch_adapter(self.model, which)
+            self._active = which
 
     def _autocast(self, device_type: str) -> torch.autocast:
         return torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.spec.dtype == "bfloat16")
@@ -94,6 +99,12 @@ class Encoder(nn.Module):
             if hook is not None:
                 hook.remove()
         return captured[0] if captured else output.last_hidden_state
+
+    def recompute(self, what: str) -> None:
+        """Set activation checkpointing (`none`, `selective`, `full`) of the online layers; once, before sharding. Results stay the same."""
+        layers = _layers(_causal(self.model).base_model)
+        # Only online forwards have a graph; the target may have been switched to since.
+        recompute_in_backward(layers, what, self.spec.lora_rank if self.lora else 0, before=lambda: self._activate("online"))
 
     def layers(self) -> list[nn.Module]:
         """The transformer layers, which are sharded one by one."""
