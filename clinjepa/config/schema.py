@@ -343,6 +343,18 @@ class ExecutionConfig(Section):
 
     threads_per_worker: int = Execution(1, ge=1)
     use_gpu: bool = Execution(False)
+    gpu_kind: Literal["H100", "H200", "A100", "A100-40GB"] = Execution("H100")
+    """The GPU that `clinjepa plan` reckons with."""
+
+    gpu_memory_gb: float | None = Execution(None, gt=1)
+    """Memory of a GPU in GiB for that plan; None is what `gpu_kind` has."""
+
+    gpu_tflops: float | None = Execution(None, gt=0)
+    """Its bf16 peak (dense) in TFLOP/s; None is what `gpu_kind` has."""
+
+    gpu_utilisation: float = Execution(0.4, gt=0, le=1)
+    """Share of the peak that the plan assumes: public figures for 8B models in bf16 are 0.33 to 0.43."""
+
     data_cpus: float = Execution(0.25, gt=0)
     """Logical CPUs of each Ray Data reader that feeds a training worker."""
 
