@@ -6,8 +6,10 @@ from rich.console import Console
 from rich.table import Table
 
 from clinjepa.config import Config
+from clinjepa.errors import ClinJepaError
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact, code_digest
+from pipelines.budgeting import gpu_budget
 from pipelines.planning import plan_experiment
 from pipelines.stages import Experiment, Stage
 
@@ -15,7 +17,12 @@ _console = Console(width=None if Console().is_terminal else 150)
 
 
 def plan(config: Config) -> None:
-    experiment = plan_experiment(config, remember=False)
+    try:
+        experiment = plan_experiment(config, remember=False)
+    except ClinJepaError:
+        if config.execution.use_gpu:
+            _print_budget(config, None)  # what the GPUs must have can be known before the data is there
+        raise
     storage = Folder(config.storage)
     table = Table(
         "stage",
@@ -47,8 +54,18 @@ def plan(config: Config) -> None:
             f"note: {by_other_code} finished stages were made by another version of the code (same formats); "
             "remove their folders to make them again"
         )
+    if config.execution.use_gpu:
+        _print_budget(config, experiment)
     for line in warnings(config, experiment):
         _console.print(f"warning: {line}")
+
+
+def _print_budget(config: Config, experiment: Experiment | None) -> None:
+    tables, lines = gpu_budget(config, experiment)
+    for table in tables:
+        _console.print(table)
+    for line in lines:
+        _console.print(line)
 
 
 def warnings(config: Config, experiment: Experiment) -> list[str]:

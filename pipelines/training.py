@@ -59,6 +59,7 @@ def run_phase_stage(context: RunContext, stage: Stage, artifact: Artifact) -> di
         checkpoint_every_steps=execution.checkpoint_every_steps,
         keep_checkpoints=execution.keep_checkpoints,
         log_every_steps=execution.log_every_steps,
+        activation_checkpointing=context.config.encoder.activation_checkpointing,
     )
     return _fit(context, stage, artifact, job)
 
@@ -76,6 +77,7 @@ def run_sft_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict
         checkpoint_every_steps=execution.checkpoint_every_steps,
         keep_checkpoints=execution.keep_checkpoints,
         log_every_steps=execution.log_every_steps,
+        activation_checkpointing=context.config.encoder.activation_checkpointing,
     )
     return _fit(context, stage, artifact, job)
 

@@ -183,6 +183,10 @@ class EncoderConfig(Section):
     token_budget: int = Field(16384, ge=256)
     """Tokens encoded in one chunk: sets peak memory. Cut by the plan, so it is part of the result."""
 
+    activation_checkpointing: Literal["none", "selective", "full"] = Execution("none")
+    """What a layer computes again in its backward pass instead of keeping it. `selective`: all but the large matrix products and
+    attention, for about half the memory; `full`: everything but its input, for one more forward. `clinjepa plan` says what fits."""
+
 
 class PredictorConfig(Section):
     """Block-causal transformer over [static, s1, a1, ..., sT, aT]; full size is 92,514,304 parameters."""
@@ -350,6 +354,17 @@ class ExecutionConfig(Section):
     use_gpu: bool = Execution(False)
     memory_mb: int = Execution(4096, ge=512)
     """RAM in MB that the extraction of raw tables may use, all tables worked on at a time together; other stages do not read it."""
+    gpu_kind: Literal["H100", "H200", "A100", "A100-40GB"] = Execution("H100")
+    """The GPU that `clinjepa plan` reckons with."""
+
+    gpu_memory_gb: float | None = Execution(None, gt=1)
+    """Memory of a GPU in GiB for that plan; None is what `gpu_kind` has."""
+
+    gpu_tflops: float | None = Execution(None, gt=0)
+    """Its bf16 peak (dense) in TFLOP/s; None is what `gpu_kind` has."""
+
+    gpu_utilisation: float = Execution(0.4, gt=0, le=1)
+    """Share of the peak that the plan assumes: public figures for 8B models in bf16 are 0.33 to 0.43."""
 
     data_cpus: float = Execution(0.25, gt=0)
     """Logical CPUs of each Ray Data reader that feeds a training worker."""

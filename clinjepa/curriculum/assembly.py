@@ -1,7 +1,7 @@
 """Puts a phase's modules together, from the previous phase's folders or from a checkpoint, and takes their states apart again.
 
-Predictor-only phases never build the encoder. Modules are filled with whole tensors first and sharded afterwards, so any
-number of workers can start from what any other number wrote.
+Predictor-only phases never build the encoder. What phases write are whole tensors, and every worker takes its shards of them, so
+any number of workers can start from what any other number wrote.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clinjepa.errors import StoreError
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.io import load_predictor_state, predictor_state, read_tensors
 from clinjepa.model.predictor import Predictor, build_predictor
-from clinjepa.model.sharding import shard_encoder, shard_predictor
+from clinjepa.model.sharding import shard_predictor
 from clinjepa.model.specs import EncoderSpec, PredictorSpec
 from clinjepa.storage import Folder
 from clinjepa.trajectory.latents import LatentReader
@@ -92,7 +92,8 @@ def _encoder(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> Encode
     phase = job.parsed_phase
     spec = encoder_spec(job.encoder_settings, Folder(job.trajectories))
     base = Folder(job.base) if job.base else None
-    encoder = build_encoder(spec, base, mix_seed(_INIT_TAG, job.seed, 1), with_target=phase.needs_target)
+    seed = mix_seed(_INIT_TAG, job.seed, 1)
+    encoder = build_encoder(spec, base, seed, with_target=phase.needs_target, device=dist.device, mesh=dist.mesh())
     if checkpoint is not None and checkpoint.has("online"):
         encoder.load_online(checkpoint.tensors("online"))
     elif job.encoder:
@@ -104,14 +105,12 @@ def _encoder(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> Encode
             encoder.load_target(read_tensors(Folder(job.target), "target.safetensors"))
         else:
             encoder.copy_online_to_target()
-    encoder.to(dist.device)
     encoder.train(job.trains_encoder)  # adapter dropout only where the encoder learns
-    if not job.trains_encoder:
+    if job.trains_encoder:
+        encoder.recompute(job.activation_checkpointing)
+    else:
         encoder.freeze()
-    mesh = dist.mesh()
-    if mesh is not None:
-        shard_encoder(encoder, mesh)
-        keep_gathered(encoder)
+    keep_gathered(encoder)
     return encoder
 
 

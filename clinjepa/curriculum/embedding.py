@@ -54,11 +54,11 @@ class Embedder:
     @cached_property
     def encoder(self) -> Encoder:
         """The frozen encoder, built when the first shard needs it."""
-        encoder = build_encoder(self._spec, Folder(self._job.base), 0)
+        encoder = build_encoder(self._spec, Folder(self._job.base), 0, device="cuda" if torch.cuda.is_available() else "cpu")
         if self._job.encoder is not None:
             encoder.load_online(read_tensors(Folder(self._job.encoder), "online.safetensors"))
         encoder.freeze()
-        return encoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        return encoder.eval()
 
     def embed_shard(self, shard: str) -> dict[str, int]:
         """Write `latents/<shard>.safetensors`; equal texts of the shard are encoded once. A finished shard is not done again.

@@ -17,7 +17,7 @@ from clinjepa.curriculum.recipes import Phase
 from clinjepa.errors import ConfigError
 
 _ADDRESSES = ("out", "trajectories", "latents", "base", "encoder", "target", "predictor")
-_EXECUTION = ("checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "reencode")
+_EXECUTION = ("checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "reencode", "activation_checkpointing")
 ALIGNMENT_RULE = 4.0
 """Steps of alignment times (1 − EMA momentum) must reach this, or the target never arrives (method: EMA when runs are short)."""
 
@@ -52,6 +52,8 @@ class PhaseJob:
     log_every_steps: int = 10
     reencode: bool = False
     """Run the encoder at every step of a frozen phase instead of reading the latent store; the losses are the same."""
+    activation_checkpointing: str = "none"
+    """`none`, `selective` or `full`: what the encoder's layers compute again in their backward pass; the losses are the same."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PhaseJob:
@@ -130,6 +132,8 @@ class SftJob:
     checkpoint_every_steps: int = 50
     keep_checkpoints: int = 2
     log_every_steps: int = 10
+    activation_checkpointing: str = "none"
+    """As in `PhaseJob`."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SftJob:

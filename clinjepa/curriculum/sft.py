@@ -33,7 +33,6 @@ from clinjepa.model.base import write_base
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.io import write_tensors
 from clinjepa.model.packing import Pack, pack_texts
-from clinjepa.model.sharding import shard_encoder
 from clinjepa.storage import Folder
 
 _INIT_TAG = 8
@@ -147,16 +146,19 @@ def _next_token_sum(encoder: Encoder, pack: Pack, dist: Dist) -> Tensor:
 
 def _assemble(job: SftJob, dist: Dist, checkpoint: Checkpoint | None) -> tuple[Encoder, GroupedAdamW]:
     spec = encoder_spec(job.encoder_settings, Folder(job.trajectories))
-    whole_model = _trains_whole_model(job)
-    encoder = build_encoder(spec, Folder(job.base) if job.base else None, mix_seed(_INIT_TAG, job.seed), whole_model_trainable=whole_model)
+    encoder = build_encoder(
+        spec,
+        Folder(job.base) if job.base else None,
+        mix_seed(_INIT_TAG, job.seed),
+        whole_model_trainable=_trains_whole_model(job),
+        device=dist.device,
+        mesh=dist.mesh(),
+    )
     if checkpoint is not None:
         encoder.load_online(checkpoint.tensors("online"))
-    encoder.to(dist.device)
     encoder.train()
-    mesh = dist.mesh()
-    if mesh is not None:
-        shard_encoder(encoder, mesh)
-        keep_gathered(encoder)
+    encoder.recompute(job.activation_checkpointing)
+    keep_gathered(encoder)
     optimizer = GroupedAdamW({"encoder": encoder.online_parameters()}, float(job.sft_settings["weight_decay"]))
     if checkpoint is not None:
         optimizer.load(checkpoint.tensors("optimizer"), checkpoint.state()["optimizer"]["updates"])

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import safetensors
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from clinjepa.storage import Folder
 
 BASE_CONFIG, BASE_TENSORS = "config.json", "model.safetensors"
+NAMED_BASE = "model.json"
+"""In a base folder that only names a public model."""
 
 
 def make_base(spec: EncoderSpec, seed: int, out: Folder) -> None:
@@ -69,33 +72,46 @@ def write_base(out: Folder, config: Mapping[str, Any], state: Mapping[str, Tenso
     out.write_json(BASE_CONFIG, dict(config))
 
 
-def load_base(spec: EncoderSpec, base: Folder | None, dtype: torch.dtype, allow_download: bool = False) -> PreTrainedModel:
-    """The base in `dtype` on the CPU: from the folder, or `spec.model` at `spec.revision` when there is none.
+@dataclass(frozen=True)
+class BaseSource:
+    """Where a base can be read from now: a local folder, or a public model and its revision."""
 
-    Only safetensors are read and no code of a model repository is run. Raises StoreError or ConfigError with the remedy.
+    source: str
+    options: dict[str, Any]
+    """`revision` and `local_files_only`, as Hugging Face's loaders take them."""
+
+
+@contextlib.contextmanager
+def open_base(spec: EncoderSpec, base: Folder | None, allow_download: bool = False) -> Iterator[BaseSource]:
+    """The base of a folder, or `spec.model` at `spec.revision` where there is none or the folder only names it.
+
+    What goes wrong while it is read becomes a StoreError or ConfigError with the remedy. Only safetensors are read and no code
+    of a model repository is run.
     """
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True, "trust_remote_code": False}
-    if base is not None:
+    if base is not None and not base.exists(NAMED_BASE):
         with base.local_copy("") as path:
             try:
-                return _read_model(path, local_files_only=True, **options)
+                yield BaseSource(os.fspath(path), {"revision": None, "local_files_only": True})
             except (OSError, ValueError, safetensors.SafetensorError) as error:
                 raise StoreError(f"{base.address} holds no readable base model ({_first_line(error)}); remove it and run again") from None
+        return
     if spec.model is None:
         raise ConfigError("no base folder was given and encoder.model is not set; set encoder.model, or encoder.init=config")
     try:
-        return _read_model(spec.model, revision=spec.revision, local_files_only=not allow_download, **options)
+        yield BaseSource(spec.model, {"revision": spec.revision, "local_files_only": not allow_download})
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         remedy = "check the id and the network" if allow_download else "fetch it first, or set encoder.allow_download=true"
         what = f"encoder.model={spec.model} (revision {spec.revision})"
         raise ConfigError(f"{what} cannot be loaded ({_first_line(error)}); {remedy}") from None
 
 
-def _read_model(source: str | os.PathLike[str], **options: Any) -> PreTrainedModel:
+def load_base(source: BaseSource, dtype: torch.dtype) -> PreTrainedModel:
+    """The whole base in `dtype` on the CPU, by transformers' own way, which also knows files of other names and layouts."""
     from transformers import AutoModelForCausalLM
 
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True, "trust_remote_code": False}
     with _quiet():
-        model, found = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+        model, found = AutoModelForCausalLM.from_pretrained(source.source, output_loading_info=True, **options, **source.options)
     if found["missing_keys"] or found["mismatched_keys"]:
         # transformers would go on with random values in their place.
         raise ValueError(f"{len(found['missing_keys'])} tensors are missing, {len(found['mismatched_keys'])} have another shape")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,12 +21,15 @@ from torch.utils.checkpoint import checkpoint
 
 from clinjepa.errors import ConfigError
 from clinjepa.model.adapters import adapter_of, add_adapters, switch_adapter
-from clinjepa.model.base import base_config, load_base, random_model
+from clinjepa.model.base import BaseSource, base_config, load_base, open_base, random_model
 from clinjepa.model.io import check_same_tensors
-from clinjepa.model.sharding import fill, local, to_shards, whole
+from clinjepa.model.recompute import recompute_in_backward
+from clinjepa.model.sharding import fill, local, shard_encoder, to_shards, whole
 from clinjepa.model.specs import EncoderSpec
+from clinjepa.model.weights import fill_from_files, fits, hollow_model, hollow_on_cpu, weight_files
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedModel
 
     from clinjepa.storage import Folder
@@ -68,9 +71,8 @@ class Encoder(nn.Module):
         model = self.model
         if which == "target" and self.target_model is not None:
             model = self.target_model
-        elif self.lora and which != self._active:
-            switch_adapter(self.model, which)
-            self._active = which
+        elif self.lora:
+            self._activate(which)
         with torch.set_grad_enabled(torch.is_grad_enabled() and which == "online"), self._autocast(input_ids_L.device.type):
             hidden_LD = self._hidden(_causal(model), torch.atleast_2d(input_ids_L), torch.atleast_2d(position_ids_L)).flatten(0, 1)
             if labels_L is not None:
@@ -78,6 +80,11 @@ class Encoder(nn.Module):
             if last_index_N is None:
                 raise ValueError("give last_index_N for latents or labels_L for a next-token loss")
             return hidden_LD[last_index_N].to(self.spec.torch_dtype)
+
+    def _activate(self, which: str) -> None:
+        if self.lora and which != self._active:
+            switch_adapter(self.model, which)
+            self._active = which
 
     def _autocast(self, device_type: str) -> torch.autocast:
         return torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.spec.dtype == "bfloat16")
@@ -94,6 +101,16 @@ class Encoder(nn.Module):
             if hook is not None:
                 hook.remove()
         return captured[0] if captured else output.last_hidden_state
+
+    def recompute(self, what: str) -> None:
+        """Set activation checkpointing (`none`, `selective`, `full`) of the online layers; once, before sharding. Results stay the same."""
+        layers = _layers(_causal(self.model).base_model)
+        # Only online forwards have a graph; the target may have been switched to since.
+        recompute_in_backward(layers, what, self.spec.lora_rank if self.lora else 0, before=lambda: self._activate("online"))
+
+    @property
+    def is_sharded(self) -> bool:
+        return any(isinstance(parameter, DTensor) for parameter in self.parameters())
 
     def layers(self) -> list[nn.Module]:
         """The transformer layers, which are sharded one by one."""
@@ -166,7 +183,7 @@ class Encoder(nn.Module):
         online, target = self._local_pairs()
         gaps = [(a - b).abs().max() for a, b in zip(online, target, strict=True) if a.numel()]
         gap = torch.stack(gaps).max() if gaps else torch.zeros((), device=online[0].device)
-        if any(isinstance(parameter, DTensor) for parameter in self.parameters()):
+        if self.is_sharded:
             dist.all_reduce(gap, op=dist.ReduceOp.MAX)
         return float(gap)
 
@@ -201,27 +218,58 @@ def build_encoder(
     whole_model_trainable: bool = False,
     with_target: bool = False,
     allow_download: bool = False,
+    device: torch.device | str = "cpu",
+    mesh: DeviceMesh | None = None,
 ) -> Encoder:
-    """An encoder on the CPU whose online weights are trainable.
+    """An encoder on `device`, or sharded over `mesh`, whose online weights are trainable.
 
     base: folder of the base; None takes `spec.model`, or a fresh random one where `spec.init` is `config`. seed: of fresh
     adapters (B = 0: it starts as the base) and of a fresh base. whole_model_trainable: no adapters, all weights in fp32 (SFT
-    of a small base; `adaptation=full`). with_target: a second set of online weights, equal at the start.
+    of a small base; `adaptation=full`). with_target: a second set of online weights, equal at the start. mesh: every worker
+    reads its shards only. Raises StoreError or ConfigError for a base that cannot be read or does not fit the tokenizer.
     """
     lora = spec.adaptation == "lora" and not whole_model_trainable
     dtype = spec.torch_dtype if lora else torch.float32
+
+    def built(model: PreTrainedModel) -> Encoder:
+        known = model.get_input_embeddings().num_embeddings
+        if known < spec.vocab_size:
+            raise ConfigError(f"the tokenizer has {spec.vocab_size} tokens, the base model only {known}; they do not belong together")
+        return Encoder(spec, add_adapters(model, spec, seed, with_target) if lora else model, lora, with_target)
+
     if base is None and spec.init == "config":
-        model = random_model(spec, seed).to(dtype)
+        encoder = built(random_model(spec, seed).to(dtype))
     else:
-        model = load_base(spec, base, dtype, allow_download)
-    known = model.get_input_embeddings().num_embeddings
-    if known < spec.vocab_size:
-        raise ConfigError(f"the tokenizer has {spec.vocab_size} tokens, the base model only {known}; they do not belong together")
-    adapted = add_adapters(model, spec, seed, with_target) if lora else model
-    encoder = Encoder(spec, adapted, lora, with_target)
+        with open_base(spec, base, allow_download) as source:
+            encoder = _read_encoder(source, dtype, built, device, mesh)
+    if mesh is None:
+        encoder.to(device)
+    elif not encoder.is_sharded:
+        encoder.to(device)
+        shard_encoder(encoder, mesh)
     if with_target:
         encoder.copy_online_to_target()
     encoder.unfreeze_online()
+    return encoder
+
+
+def _read_encoder(
+    source: BaseSource, dtype: torch.dtype, built: Callable[[PreTrainedModel], Encoder], device: torch.device | str, mesh: DeviceMesh | None
+) -> Encoder:
+    """Straight into place where the files hold the model's own tensors; else whole, by transformers, and not sharded yet."""
+    files = weight_files(source.source, **source.options)
+    try:
+        model = hollow_model(source.source, dtype, **source.options)
+    except ValueError:
+        return built(load_base(source, dtype))
+    with hollow_on_cpu(model):
+        encoder = built(model)
+    names = {name: adapter_of(name.partition(".")[2])[0] for name, parameter in encoder.named_parameters() if parameter.is_meta}
+    if not fits(encoder, files, names):
+        return built(load_base(source, dtype))
+    if mesh is not None:
+        shard_encoder(encoder, mesh)
+    fill_from_files(encoder, files, names, device)
     return encoder
 
 

@@ -1,0 +1,111 @@
+"""What `clinjepa plan` says of a run's GPUs: memory and time per phase, and what to change when it does not fit.
+
+The arithmetic is in `clinjepa/curriculum/budget.py` and `timing.py`; here the configuration goes in and tables come out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.table import Table
+
+from clinjepa.config import Config
+from clinjepa.curriculum.budget import ALLOWANCE, GIB, RunSizes, advice, run_memory
+from clinjepa.curriculum.recipes import load_recipe
+from clinjepa.curriculum.sizes import Architecture, known_gpus, known_model
+from clinjepa.curriculum.timing import ASSUMED, TextFigures, run_times, text_figures
+from clinjepa.errors import ClinJepaError, ConfigError
+from clinjepa.storage import Folder
+from clinjepa.trajectory.store import TrajectoryReader
+from pipelines.artifacts import Artifact
+from pipelines.stages import Experiment
+
+
+def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Table], list[str]]:
+    """Tables and lines to print, for the grid's first recipe. experiment: None when its data cannot be read."""
+    sections = config.model_dump(mode="json")
+    execution = config.execution
+    gpu = known_gpus()[execution.gpu_kind]
+    memory = execution.gpu_memory_gb or gpu["memory_gib"]
+    peak = execution.gpu_tflops or gpu["bf16_tflops"]
+    recipe = load_recipe(config.grid.recipes[0])
+    run = RunSizes.from_settings(_architecture(config), sections, memory)
+    phases = run_memory(run, recipe)
+    texts = _texts(config, experiment)
+    times = {each.name: each for each in run_times(run, recipe, texts, sections, peak, gpu["fp32_tflops"])}
+    title = f"{execution.num_workers} x {execution.gpu_kind} ({memory:g} GiB): GiB per GPU and time, recipe {recipe.name} (estimates)"
+    columns = ("phase", "encoder", "adapters", "predictor", "latents", "activations", "runtime", "total", "", "steps", "tokens", "time")
+    table = Table(*columns, title=title)
+    for phase in phases:
+        parts = (phase.encoder, phase.trained, phase.predictor, phase.latents, phase.activations, ALLOWANCE, phase.total)
+        time = times[phase.name]
+        table.add_row(
+            phase.name,
+            *(f"{part / GIB:.2f}" if part else "-" for part in parts),
+            "fits" if phase.total <= memory * GIB else "TOO LARGE",
+            str(time.steps or ""),
+            f"{time.encoder_tokens:.2g}" if time.encoder_tokens else "-",
+            _duration(time.seconds),
+        )
+    total = sum(time.seconds for time in times.values())
+    table.add_section()
+    peak_gib = max(phase.total for phase in phases) / GIB
+    table.add_row("together", *[""] * 6, f"{peak_gib:.2f}", "", str(config.curriculum.num_steps), "", _duration(total))
+    source = "of the trajectory store" if texts.measured else "assumed, for there is no trajectory store yet"
+    lines = [
+        f"texts ({source}): {texts.hours_per_window:.1f} h a window, {texts.tokens_per_static:.0f} tokens a static text, "
+        f"{texts.tokens_per_state:.0f} a state, {texts.tokens_per_action:.0f} an action, {texts.num_hours:,} hours in all",
+        f"time: {peak:g} TFLOP/s bf16, {gpu['fp32_tflops']:g} fp32, at {execution.gpu_utilisation:.0%} of it (execution.gpu_utilisation); "
+        "without start-up, reading and communication. Formulas: docs/scaling.md",
+    ]
+    changes = advice(run, recipe)
+    return [table], lines + [f"change: {line}" for line in changes]
+
+
+def _architecture(config: Config) -> Architecture:
+    encoder = config.encoder
+    if encoder.init == "config":
+        return Architecture(
+            hidden=encoder.hidden_size,
+            layers=encoder.num_layers,
+            heads=encoder.num_heads,
+            kv_heads=encoder.num_kv_heads,
+            head_dim=encoder.hidden_size // encoder.num_heads,
+            ffn=encoder.ffn_size,
+            vocab=config.tokenizer.vocab_size,
+            tied=True,
+        )
+    name = str(encoder.model)
+    found = _config_file(name, encoder.revision)
+    if found is not None:
+        return Architecture.from_config(json.loads(found.read_text(encoding="utf-8")))
+    known = known_model(name)
+    if known is None:
+        raise ConfigError(f"the sizes of encoder.model={name} are not known here; fetch the model first, then plan again")
+    return known
+
+
+def _config_file(name: str, revision: str | None) -> Path | None:
+    if (local := Path(name, "config.json")).is_file():
+        return local
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _texts(config: Config, experiment: Experiment | None) -> TextFigures:
+    if experiment is None:
+        return ASSUMED
+    artifact = Artifact.at(Folder(config.storage), experiment.trajectories.kind, experiment.trajectories.key)
+    try:
+        return text_figures(TrajectoryReader(artifact.folder)) if artifact.is_complete() else ASSUMED
+    except ClinJepaError:
+        return ASSUMED
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
