@@ -1,6 +1,6 @@
 """A source becomes hourly texts and an hourly grid, one patient-disjoint partition at a time.
 
-Each partition writes `hours/`, `grid/`, `stays/` and last its record in `parts/`; `finish_ingest` joins them, draws the split
+Each partition writes `hours/`, `grid/`, `history/`, `stays/` and last its record in `parts/`; `finish_ingest` joins them, draws the split
 and writes `stays.parquet`, `attrition.json` and `data_card.json`. Format: docs/contracts.md, section 3.
 """
 
@@ -16,13 +16,15 @@ from clinjepa.config.schema import Config
 from clinjepa.errors import SourceError
 from clinjepa.sources.schema import STAYS_SCHEMA, Source, validate
 from clinjepa.storage import Folder
+from clinjepa.trajectory.aggregates import aggregate_hours
 from clinjepa.trajectory.cohort import apply_measurement_rules, apply_stay_rules, cohort_rules, sum_attrition
-from clinjepa.trajectory.grid import aggregate_hours, coverage, grid_columns, place_events
+from clinjepa.trajectory.grid import coverage, grid_columns, place_events
+from clinjepa.trajectory.history import HISTORY_SCHEMA, history_hours
 from clinjepa.trajectory.parts import add_counts, finished_part, read_records, write_part_table, write_record
 from clinjepa.trajectory.split import SPLITS, draw_split
 from clinjepa.trajectory.text import hour_texts, static_texts
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HOURS_SCHEMA = pa.schema(
     [("stay_id", pa.int64()), ("static_text", pa.string()), ("state_texts", pa.list_(pa.string())), ("action_texts", pa.list_(pa.string()))]
 )
@@ -53,6 +55,7 @@ def build_partition(
     texts = hour_texts(placed, kept, variables, config.text.max_decimals, config.text.include_medications)
     texts = static_texts(kept).join(texts, on="stay_id", how="inner").sort("stay_id")
     grid = aggregate_hours(placed, kept, variables)
+    history = history_hours(tables.events, kept, variables)
     dropped = dict(tables.counts)
     add_counts(dropped, counts)
     record = {
@@ -60,6 +63,7 @@ def build_partition(
         "files": [
             write_part_table(out, f"hours/{name}.parquet", _as_schema(texts, HOURS_SCHEMA)),
             write_part_table(out, f"grid/{name}.parquet", _as_schema(grid, grid_schema())),
+            write_part_table(out, f"history/{name}.parquet", _as_schema(history, HISTORY_SCHEMA)),
             write_part_table(out, f"stays/{name}.parquet", _as_schema(kept, PART_STAYS_SCHEMA)),
         ],
         "num_stays": kept.height,
@@ -104,6 +108,7 @@ def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None =
     card = {
         "schema_version": SCHEMA_VERSION,
         "name": config.source.name,
+        "source": config.source.kind,
         "num_stays": stays.height,
         "num_patients": stays["subject_id"].n_unique(),
         "num_hours": num_hours,
