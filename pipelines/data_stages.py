@@ -13,26 +13,43 @@ from clinjepa import errors
 from clinjepa.clinical import load_tasks
 from clinjepa.errors import ClinJepaError
 from clinjepa.sources import open_source
+from clinjepa.sources.extraction import ExtractionPlan, extraction_counts
 from clinjepa.storage import Folder
 from clinjepa.trajectory.ingest import build_partition, finish_ingest
-from clinjepa.trajectory.labels import compute_labels
+from clinjepa.trajectory.labels import build_labels, finish_labels
 from clinjepa.trajectory.store import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokenizer import build_tokenizer
 from pipelines.artifacts import Artifact
+from pipelines.progress import console
 from pipelines.runner import RunContext
 from pipelines.stages import Stage
+
+
+def run_extract_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    """Tables of a source that cannot be read by patient -> the same rows laid down by patient, one table per task."""
+    config, out = context.config, artifact.folder
+    pieces = open_source(config.source).extractions()
+    plan = ExtractionPlan.of(pieces, config.execution.memory_mb, ray.cluster_resources().get("CPU", 1))
+    console.print(f"{stage.label}: {plan}", highlight=False)
+
+    def build(index: int) -> None:
+        open_source(config.source).extract(pieces[index], out, plan.memory_mb_each)
+
+    _map_parts(context, stage, len(pieces), build, plan.at_a_time)
+    return {"left_out": extraction_counts(out), "memory_mb": config.execution.memory_mb, "estimate_mb": plan.estimate_mb}
 
 
 def run_ingest_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
     """Partitions of the source -> hours, grid, stays; then cohort, split and the data card."""
     config, out = context.config, artifact.folder
     partitions = open_source(config.source).partitions()
+    extracted = context.artifact(stage.inputs["extract"]).folder if "extract" in stage.inputs else None
 
     def build(index: int) -> None:
-        build_partition(open_source(config.source), partitions[index], config, out, f"part-{index:05d}")
+        build_partition(open_source(config.source), partitions[index], config, out, f"part-{index:05d}", extracted)
 
     _map_parts(context, stage, len(partitions), build)
-    return finish_ingest(out, config)
+    return finish_ingest(out, config, extraction_counts(extracted) if extracted is not None else None)
 
 
 def run_tokenizer_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
@@ -56,24 +73,27 @@ def run_trajectories_stage(context: RunContext, stage: Stage, artifact: Artifact
 
 
 def run_labels_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    ingest = context.artifact(stage.inputs["ingest"]).folder
-    return run_remotely(context, _write_labels, ingest, artifact.folder, stage.settings["tasks"], stage.settings["stay_prediction_hour"])
+    """Grid, history and stays -> labels of every task, part by part; then prevalence and the MEDS label files."""
+    ingest, out = context.artifact(stage.inputs["ingest"]).folder, artifact.folder
+    tasks, hour, parts = load_tasks(stage.settings["tasks"]), stage.settings["stay_prediction_hour"], _parts(ingest)
 
+    def build(index: int) -> None:
+        build_labels(ingest, parts[index], tasks, hour, out)
 
-def _write_labels(ingest: Folder, out: Folder, tasks: list[str], stay_prediction_hour: int) -> dict[str, Any]:
-    labels = compute_labels(ingest, load_tasks(tasks), stay_prediction_hour)
-    out.write_table("labels.parquet", labels)
-    return {"num_labels": labels.num_rows}
+    _map_parts(context, stage, len(parts), build)
+    return run_remotely(context, finish_labels, ingest, tasks, out)
 
 
 def _parts(ingest: Folder) -> list[str]:
     return [name.removesuffix(".json") for name in ingest.names("parts")]
 
 
-def _map_parts(context: RunContext, stage: Stage, num_parts: int, build: Callable[[int], None]) -> None:
-    """Run `build` on every part index with Ray Data, in parallel, one part in memory per task."""
+def _map_parts(context: RunContext, stage: Stage, num_parts: int, build: Callable[[int], None], at_a_time: int | None = None) -> None:
+    """Run `build` on every part index with Ray Data, in parallel (at most `at_a_time`), one part in memory per task."""
     started, done = time.monotonic(), 0
-    dataset = ray.data.range(num_parts, override_num_blocks=num_parts).map(lambda row: _guarded(build, int(row["id"])), num_cpus=1)
+    dataset = ray.data.range(num_parts, override_num_blocks=num_parts).map(
+        lambda row: _guarded(build, int(row["id"])), num_cpus=1, compute=ray.data.TaskPoolStrategy(at_a_time)
+    )
     for outcome in dataset.iter_rows():
         raise_fault(outcome)
         done += 1

@@ -13,15 +13,19 @@ from functools import cached_property
 from importlib import resources
 from typing import Any
 
+from clinjepa.clinical import list_tasks
 from clinjepa.config import Config, result_fields
 from clinjepa.curriculum.recipes import Recipe, load_recipe, phase_steps
+from clinjepa.sources import SOURCES
+from clinjepa.sources.extraction import has_extractions
 from pipelines.artifacts import content_key
 
 FORMAT_VERSIONS = {
+    "extract": 1,
     "ingest": 2,
     "tokenizer": 1,
     "trajectories": 2,
-    "labels": 1,
+    "labels": 2,
     "base": 1,
     "sft": 1,
     "embed": 1,
@@ -127,16 +131,19 @@ def build_experiment(config: Config, source_digest: str) -> Experiment:
     source = result_fields(config.source)
     if config.source.kind != "simulator":
         del source["simulator"]
+    source = source | {"digest": source_digest}
+    extract = Stage("extract", "extract", {"source": source, "definitions": _definitions_digest("variables.yaml", "maps")})
     ingest = Stage(
         "ingest",
         "ingest",
         {
-            "source": source | {"digest": source_digest},
+            "source": source,
             "cohort": result_fields(config.cohort),
             "split": result_fields(config.split),
             "text": result_fields(config.text),
             "definitions": _definitions_digest("variables.yaml", "exclusions.yaml", "cohorts.yaml", "maps"),
         },
+        {"extract": extract} if has_extractions(SOURCES[config.source.kind]) else {},
     )
     tokenizer = Stage("tokenizer", "tokenizer", _tokenizer_settings(config), {"ingest": ingest})
     trajectories = Stage(
@@ -146,13 +153,14 @@ def build_experiment(config: Config, source_digest: str) -> Experiment:
         {"ingest": ingest, "tokenizer": tokenizer},
     )
     downstream = config.evaluation.downstream
+    tasks = sorted(set(downstream.tasks) | set(list_tasks() if config.labels.tasks is None else config.labels.tasks))
     labels = Stage(
         "labels",
         "labels",
         {
-            "tasks": sorted(downstream.tasks),
+            "tasks": tasks,
             "stay_prediction_hour": downstream.stay_prediction_hour,
-            "definitions": _definitions_digest(*(f"tasks/{name}.yaml" for name in sorted(downstream.tasks))),
+            "definitions": _definitions_digest("derived", *(f"tasks/{name}.yaml" for name in tasks)),
         },
         {"ingest": ingest},
     )

@@ -15,10 +15,11 @@ from clinjepa.errors import ConfigError
 
 Role = Literal["state", "action", "static", "label_only"]
 Kind = Literal["numeric", "category", "indicator", "rate"]
-Aggregation = Literal["median", "min", "last", "sum", "any", "time_weighted_mean", "first"]
+Aggregation = Literal["median", "min", "last", "sum", "any", "time_weighted_mean", "first", "starts"]
 
 _REQUIRED = {"name", "text_name", "section", "role", "kind", "group", "unit", "sources", "min", "max", "conversions", "agg", "provenance"}
-_OPTIONAL = {"unit_aliases", "alternates", "alt_ranges", "icarefm_tag", "note"}
+_OPTIONAL = {"unit_aliases", "alternates", "alt_ranges", "icarefm_tag", "note", "lookback_hours"}
+_DEFAULT_LOOKBACK_HOURS = 24
 _CONVERSION_KEYS = {"itemid", "unit", "text", "patient_weight", "from", "to", "add", "multiply", "per_kg", "drop"}
 
 
@@ -61,6 +62,7 @@ class Variable:
     aggregation: hourly rule of the grid. minimum, maximum: plausible values in `unit`, None for categories.
     For an interval event (with end_time) of kind `rate` the value is the rate; of aggregation `sum` it is the whole amount
     given over the interval; of kind `indicator` it is 1 and the event's text may name what was given.
+    lookback_hours: how long before ICU admission an event may lie; such events are in no text and serve labels only.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Variable:
     sources: tuple[ItemSource, ...] = ()
     conversions: tuple[Conversion, ...] = ()
     unit_aliases: tuple[str, ...] = ()
+    lookback_hours: int = _DEFAULT_LOOKBACK_HOURS
 
 
 @lru_cache(maxsize=1)
@@ -114,6 +117,9 @@ def parse_variables(content: Any, where: str) -> dict[str, Variable]:
                 raise ConfigError(f"{place}: a category has no min and max")
         elif low is None or high is None or not low < high:
             raise ConfigError(f"{place}: needs min < max, found {low} and {high}")
+        lookback = entry.get("lookback_hours", _DEFAULT_LOOKBACK_HOURS)
+        if not isinstance(lookback, int) or lookback < 0:
+            raise ConfigError(f"{place}: lookback_hours={lookback!r} must be a whole number of hours >= 0")
         rows.append((sections.index(entry["section"]), position, entry))
     ordered = enumerate(sorted(rows, key=lambda row: row[:2]))
     return {
@@ -158,6 +164,7 @@ def _variable(entry: dict[str, Any], section: int, order: int, place: str) -> Va
         ),
         conversions=tuple(_conversion(raw, place) for raw in entry["conversions"]),
         unit_aliases=tuple(entry.get("unit_aliases", ())),
+        lookback_hours=entry.get("lookback_hours", _DEFAULT_LOOKBACK_HOURS),
     )
 
 

@@ -54,7 +54,7 @@ class SimulatorConfig(Section):
 class SourceConfig(Section):
     """Which data set, and where it lies."""
 
-    kind: Literal["meds", "cinc2012", "simulator"] = "simulator"
+    kind: Literal["meds", "mimic_iv", "cinc2012", "simulator"] = "simulator"
     """The data set's own format."""
 
     path: str | None = Execution(None)
@@ -316,6 +316,11 @@ class DownstreamConfig(Section):
     probe: ProbeConfig = ProbeConfig()
 
 
+class LabelsConfig(Section):
+    tasks: list[str] | None = None
+    """Tasks that get labels, beside those of `evaluation.downstream.tasks`: names of files in `clinjepa/clinical/tasks/`; all when null."""
+
+
 class EvaluationConfig(Section):
     split: Literal["train", "tuning", "held_out"] = "held_out"
     drift: DriftConfig = DriftConfig()
@@ -343,6 +348,9 @@ class ExecutionConfig(Section):
 
     threads_per_worker: int = Execution(1, ge=1)
     use_gpu: bool = Execution(False)
+    memory_mb: int = Execution(4096, ge=512)
+    """RAM in MB that the extraction of raw tables may use, all tables worked on at a time together; other stages do not read it."""
+
     data_cpus: float = Execution(0.25, gt=0)
     """Logical CPUs of each Ray Data reader that feeds a training worker."""
 
@@ -385,6 +393,7 @@ class Config(Section):
     predictor: PredictorConfig = PredictorConfig()
     sft: SftConfig = SftConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
+    labels: LabelsConfig = LabelsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     grid: GridConfig = GridConfig()
     execution: ExecutionConfig = Execution(ExecutionConfig())

@@ -15,8 +15,7 @@ import polars as pl
 
 from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError
-from clinjepa.sources.cleaning import raw_events
-from clinjepa.sources.schema import STAYS_SCHEMA
+from clinjepa.sources.cleaning import complete_stays, raw_events
 
 INTIME = datetime.datetime(2000, 1, 1)
 """When every stay begins: the records have no dates."""
@@ -102,7 +101,7 @@ def record_stays(
     )
     absent = {"hadm_id": pl.Int64, "race": pl.String, "admission_type": pl.String, "died_in_icu": pl.Boolean}
     absent |= {"death_time": pl.Datetime("us"), "sepsis": pl.Boolean, "source_split": pl.String}
-    return stays.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in absent.items()).select(STAYS_SCHEMA.names)
+    return complete_stays(stays.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in absent.items()))
 
 
 def record_events(lines: pl.DataFrame, mapping: dict[str, Any], counts: Counter[str]) -> pl.DataFrame:

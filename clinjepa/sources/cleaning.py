@@ -11,7 +11,7 @@ from collections import Counter
 import polars as pl
 
 from clinjepa.clinical import Conversion, Variable, canonical_unit, load_variables
-from clinjepa.sources.schema import EVENTS_SCHEMA, LOOKBACK_HOURS, MEDICATION, STAYS_SCHEMA, SourceTables, validate
+from clinjepa.sources.schema import EVENTS_SCHEMA, LABEL_COLUMNS, LOOKBACK_HOURS, MEDICATION, STAYS_SCHEMA, SourceTables, validate
 
 _EVENT_COLUMNS = {
     "stay_id": pl.Int64,
@@ -33,6 +33,13 @@ def raw_events(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(
         pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in wanted.items()
     )
+
+
+def complete_stays(stays: pl.DataFrame) -> pl.DataFrame:
+    """`stays` in the order of STAYS_SCHEMA; columns of LABEL_COLUMNS that the source does not know are null."""
+    schema = pl.from_arrow(STAYS_SCHEMA.empty_table()).schema
+    absent = [name for name in LABEL_COLUMNS if name not in stays.columns]
+    return stays.with_columns(pl.lit(None, schema[name]).alias(name) for name in absent).select(STAYS_SCHEMA.names)
 
 
 def convert_values(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
@@ -89,15 +96,17 @@ def finish(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str]) -> S
     dropped and counted (`outside_stay`, `end_before_start`, `duplicate_row`)."""
     window = stays.select("stay_id", "intime", "outtime")
     events = events.join(window, on="stay_id", how="inner", maintain_order="left")
-    earliest = pl.col("intime") - pl.duration(hours=LOOKBACK_HOURS)
+    hours = {name: variable.lookback_hours for name, variable in load_variables().items()}
+    lookback = pl.col("variable").replace_strict(hours, default=LOOKBACK_HOURS, return_dtype=pl.Int64)
+    earliest = pl.col("intime") - pl.duration(hours=lookback)
     events = _keep(events, pl.col("time").is_between(earliest, pl.col("outtime")), "outside_stay", counts)
     events = _keep(events, pl.col("end_time").is_null() | (pl.col("end_time") >= pl.col("time")), "end_before_start", counts)
-    distinct = [name for name in (*_EVENT_COLUMNS, "item") if name in events.columns and name != "row"]
+    distinct = [name for name in (*_EVENT_COLUMNS, "item") if name in events.columns and name not in ("row", "store_time")]
     unique = events.unique(subset=distinct, keep="first", maintain_order=True)
     if unique.height < events.height:
         counts["duplicate_row"] += events.height - unique.height
     ordered = unique.select(pl.col(name).cast(dtype) for name, dtype in _EVENT_COLUMNS.items()).sort("stay_id", "time", "row", "variable")
-    stays_table = stays.select(STAYS_SCHEMA.names).sort("stay_id").to_arrow().cast(STAYS_SCHEMA)
+    stays_table = complete_stays(stays).sort("stay_id").to_arrow().cast(STAYS_SCHEMA)
     events_table = ordered.to_arrow()
     events_table = events_table.set_column(3, "variable", events_table["variable"].cast("string").dictionary_encode())
     return validate(SourceTables(stays_table, events_table.cast(EVENTS_SCHEMA), {rule: counts[rule] for rule in sorted(counts)}))

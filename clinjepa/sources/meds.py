@@ -19,6 +19,7 @@ from clinjepa.errors import SourceError
 from clinjepa.sources.cleaning import finish
 from clinjepa.sources.meds_events import read_events
 from clinjepa.sources.meds_stays import read_stays
+from clinjepa.sources.mimic_events import SIGNIFICANT_DIGITS
 from clinjepa.sources.schema import SourceTables
 from clinjepa.storage import Folder
 
@@ -40,8 +41,6 @@ _COLUMNS: dict[str, tuple[tuple[str, ...], Any]] = {
 }
 _NEEDED = ("subject_id", "time", "code", "numeric_value", "icustay_id")
 """Without these no ICU stay can be read; the others are absent in some exports."""
-
-_FLOAT32_DIGITS = 7
 
 
 class MedsSource:
@@ -114,7 +113,7 @@ class MedsSource:
             self._read(piece["file"], tuple(_COLUMNS), piece["first_row"], piece["num_rows"]).with_row_index("row", piece["first_row"])
             for piece in partition["pieces"]
         ]
-        rows = pl.concat(frames).with_columns(pl.col("row").cast(pl.Int64), pl.col("numeric_value").round_sig_figs(_FLOAT32_DIGITS))
+        rows = pl.concat(frames).with_columns(pl.col("row").cast(pl.Int64), pl.col("numeric_value").round_sig_figs(SIGNIFICANT_DIGITS))
         stays = read_stays(rows, self._splits(), self._folder.address, counts)
         if partition["max_stay_id"] is not None:
             stays = stays.filter(pl.col("stay_id") <= partition["max_stay_id"])

@@ -7,16 +7,11 @@ ICU when that death is not after ICU discharge. These columns serve labels and s
 from __future__ import annotations
 
 from collections import Counter
-from functools import lru_cache
-from typing import Any
 
 import polars as pl
 
-from clinjepa.clinical.definitions import read_definitions
 from clinjepa.errors import SourceError
-from clinjepa.sources.schema import STAYS_SCHEMA
-
-_OLDEST_YEARS = 120
+from clinjepa.sources.mimic_stays import describe_stays, drop_unusable, is_chronic_dialysis, race_groups
 
 
 def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
@@ -28,36 +23,19 @@ def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Cou
     prefix = pl.col("code").str.split_exact("//", 2)
     coded = rows.with_columns(prefix.struct.field("field_0").alias("kind"), prefix.struct.field("field_1").alias("first"))
     stays = _boundaries(coded, where, counts)
-    stays = stays.join(_admissions(coded), on="hadm_id", how="left", maintain_order="left")
+    admissions = _admissions(coded)
+    stays = stays.join(admissions.drop("subject_id"), on="hadm_id", how="left", maintain_order="left")
     people = _people(coded)
     stays = stays.join(people, on="subject_id", how="left", maintain_order="left").join(
         splits, on="subject_id", how="left", maintain_order="left"
     )
-    age = ((pl.col("intime") - pl.col("birth")).dt.total_days() / 365.2425).floor()
-    plausible = age.is_between(0, _OLDEST_YEARS)
-    implausible = stays.select((~plausible).sum()).item()
-    if implausible:
-        counts["implausible_age"] += implausible
-    discharged_dead = pl.col("discharge_to").str.starts_with("DIED")
     inside = (pl.col("death_time") >= pl.col("admitted")) & (pl.col("death_time") <= pl.col("discharged"))
-    in_hospital = pl.when(pl.col("discharged").is_not_null()).then(discharged_dead.fill_null(False) | inside.fill_null(False))
-    stays = stays.with_columns(in_hospital.alias("died_in_hospital")).with_columns(
-        pl.when(pl.col("died_in_hospital").not_())
-        .then(pl.lit(False))
-        .when(pl.col("died_in_hospital"))
-        .then(pl.col("death_time") <= pl.col("outtime"))
-        .alias("died_in_icu"),
-        pl.when(plausible).then(age).cast(pl.Float32).alias("age_years"),
-        pl.lit(None, pl.Float32).alias("height_cm"),
-        pl.lit(None, pl.Float32).alias("weight_kg"),
-        pl.lit(None, pl.Boolean).alias("sepsis"),
-        pl.col("intime")
-        .rank("ordinal")
-        .over(pl.coalesce(pl.col("hadm_id"), -pl.col("stay_id")))
-        .cast(pl.Int32)
-        .alias("stay_number_in_admission"),
+    discharged_dead = pl.col("discharge_to").str.starts_with("DIED").fill_null(False)
+    stays = stays.join(_dialysis(coded), on="hadm_id", how="left", maintain_order="left").with_columns(
+        ((pl.col("intime") - pl.col("birth")).dt.total_days() / 365.2425).floor().alias("age"),
+        pl.when(pl.col("discharged").is_not_null()).then(discharged_dead | inside.fill_null(False)).alias("died_in_hospital"),
     )
-    return stays.select(STAYS_SCHEMA.names)
+    return describe_stays(stays, admissions, counts)
 
 
 def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
@@ -83,22 +61,14 @@ def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.Dat
     stays = (
         frames["ICU_ADMISSION"].rename({"time": "intime", "first": "care_unit"}).join(ends, on="stay_id", how="left", maintain_order="left")
     )
-    for rule, usable in (
-        ("stay_without_end", pl.col("outtime").is_not_null()),
-        ("stay_end_before_start", pl.col("outtime") > pl.col("intime")),
-    ):
-        kept = stays.filter(usable)
-        if kept.height < stays.height:
-            counts[rule] += stays.height - kept.height
-        stays = kept
-    return stays
+    return drop_unusable(stays, counts)
 
 
 def _admissions(coded: pl.DataFrame) -> pl.DataFrame:
-    """hadm_id, admitted, admission_type, race, discharged, discharge_to."""
+    """hadm_id, subject_id, admitted, admission_type, race, discharged, discharge_to."""
     known = coded.filter(pl.col("hadm_id").is_not_null())
     start = known.filter(pl.col("kind") == "HOSPITAL_ADMISSION").select(
-        "hadm_id", pl.col("time").alias("admitted"), pl.col("first").alias("admission_type"), "race"
+        "hadm_id", "subject_id", pl.col("time").alias("admitted"), pl.col("first").alias("admission_type"), "race"
     )
     end = known.filter(pl.col("kind") == "HOSPITAL_DISCHARGE").select(
         "hadm_id", pl.col("time").alias("discharged"), pl.col("first").alias("discharge_to")
@@ -106,9 +76,15 @@ def _admissions(coded: pl.DataFrame) -> pl.DataFrame:
     coded_race = known.filter(pl.col("kind") == "RACE").select("hadm_id", pl.col("first").alias("race_code"))
     table = start.unique("hadm_id", keep="first").join(end.unique("hadm_id", keep="last"), on="hadm_id", how="full", coalesce=True)
     table = table.join(coded_race.unique("hadm_id", keep="first"), on="hadm_id", how="left")
-    race = pl.coalesce("race", "race_code")
-    groups = {text: race_group(text) for text in table.select(race)["race"].unique().drop_nulls().to_list()}
-    return table.with_columns(race.replace_strict(groups, default=None, return_dtype=pl.String).alias("race")).drop("race_code")
+    return table.with_columns(race_groups(table.select(pl.coalesce("race", "race_code").alias("race"))["race"])).drop("race_code")
+
+
+def _dialysis(coded: pl.DataFrame) -> pl.DataFrame:
+    """hadm_id, chronic_dialysis: whether the codes of the hospitalisation say so. For labels; the codes reach no text."""
+    diagnoses = coded.filter((pl.col("kind") == "DIAGNOSIS") & pl.col("hadm_id").is_not_null())
+    parts = pl.col("code").str.split_exact("//", 3)  # DIAGNOSIS//ICD//version//code
+    version, code = parts.struct.field("field_2"), parts.struct.field("field_3")
+    return diagnoses.group_by("hadm_id").agg(is_chronic_dialysis(version, code).any().alias("chronic_dialysis"))
 
 
 def _people(coded: pl.DataFrame) -> pl.DataFrame:
@@ -124,14 +100,3 @@ def _people(coded: pl.DataFrame) -> pl.DataFrame:
     letter = pl.col("first").replace_strict({"F": "female", "M": "male"}, default=None, return_dtype=pl.String)
     sex = coded.filter(pl.col("kind") == "GENDER").select("subject_id", letter.alias("sex")).unique("subject_id", keep="first")
     return people.join(sex, on="subject_id", how="left")
-
-
-def race_group(text: str) -> str:
-    """asian, black, hispanic, white, other or unknown, by the prefixes of `clinical/maps/mimic_iv.yaml`."""
-    upper = text.strip().upper()
-    return next((group for group, prefixes in _races().items() if upper.startswith(tuple(prefixes))), "other")
-
-
-@lru_cache(maxsize=1)
-def _races() -> dict[str, Any]:
-    return read_definitions("maps/mimic_iv.yaml")["races"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MEDICATION = "medication"
 LOOKBACK_HOURS = 24
-"""Events may precede ICU admission by this much (labs, drugs given on the way in)."""
+"""Events may precede ICU admission by this much (labs, drugs given on the way in), if their variable names no other time."""
 
 _TIME = pa.timestamp("us")
 
@@ -44,10 +44,31 @@ STAYS_SCHEMA = pa.schema(
         pa.field("died_in_hospital", pa.bool_()),
         pa.field("died_in_icu", pa.bool_()),
         pa.field("death_time", _TIME),
+        pa.field("hospital_admission_time", _TIME),
+        pa.field("hospital_discharge_time", _TIME),
+        pa.field("next_icu_admission_time", _TIME),
+        pa.field("next_hospital_admission_time", _TIME),
+        pa.field("chronic_dialysis", pa.bool_()),
         pa.field("sepsis", pa.bool_()),
         pa.field("source_split", pa.string()),
     ]
 )
+
+
+def longest_lookback_hours() -> int:
+    """How long before ICU admission an event of any variable may lie."""
+    return max(LOOKBACK_HOURS, *(variable.lookback_hours for variable in load_variables().values()))
+
+
+LABEL_COLUMNS = (
+    "hospital_admission_time",
+    "hospital_discharge_time",
+    "next_icu_admission_time",
+    "next_hospital_admission_time",
+    "chronic_dialysis",
+)
+"""Columns of `stays` that only some sources know: the hospitalisation around the stay, the patient's next ICU stay of the same
+hospitalisation and next hospitalisation, dialysis before it. They serve labels; no text and no grid sees them."""
 
 EVENTS_SCHEMA = pa.schema(
     [
@@ -74,7 +95,13 @@ class SourceTables:
 
 
 class Source(Protocol):
-    """A data set in its own format. Construction opens nothing heavy and raises SourceError with file, column and remedy."""
+    """A data set in its own format. Construction opens nothing heavy and raises SourceError with file, column and remedy.
+
+    A source whose files cannot be read by patient also has
+    `extractions() -> list[dict]`, JSON-able pieces of work, one per table file, with its `bytes`, and
+    `extract(piece, out: Folder, memory_mb: int) -> dict[str, int]`, which streams one in bounded memory into `out`, writes its record
+    last, passes over what is finished and returns what was left out, by rule. Its `read` takes that folder as `extracted`.
+    """
 
     name: str
 

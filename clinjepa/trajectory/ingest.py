@@ -1,6 +1,6 @@
 """A source becomes hourly texts and an hourly grid, one patient-disjoint partition at a time.
 
-Each partition writes `hours/`, `grid/`, `stays/` and last its record in `parts/`; `finish_ingest` joins them, draws the split
+Each partition writes `hours/`, `grid/`, `history/`, `stays/` and last its record in `parts/`; `finish_ingest` joins them, draws the split
 and writes `stays.parquet`, `attrition.json` and `data_card.json`. Format: docs/contracts.md, section 3.
 """
 
@@ -17,9 +17,11 @@ from clinjepa.errors import SourceError
 from clinjepa.sources.access import source_access
 from clinjepa.sources.schema import STAYS_SCHEMA, Source, validate
 from clinjepa.storage import Folder
+from clinjepa.trajectory.aggregates import aggregate_hours
 from clinjepa.trajectory.cohort import apply_measurement_rules, apply_stay_rules, cohort_rules, sum_attrition
 from clinjepa.trajectory.data_card import add_hourly, grouped_drops, hourly_coverage
-from clinjepa.trajectory.grid import aggregate_hours, coverage, grid_columns, place_events
+from clinjepa.trajectory.grid import coverage, grid_columns, place_events
+from clinjepa.trajectory.history import HISTORY_SCHEMA, history_hours
 from clinjepa.trajectory.parts import add_counts, finished_part, read_records, write_part_table, write_record
 from clinjepa.trajectory.split import SPLITS, draw_split
 from clinjepa.trajectory.text import hour_texts, static_texts
@@ -32,16 +34,18 @@ PART_STAYS_SCHEMA = pa.schema([*STAYS_SCHEMA, ("num_hours", pa.int32())])
 INGEST_STAYS_SCHEMA = pa.schema([*PART_STAYS_SCHEMA, ("split", pa.string()), ("part", pa.string())])
 
 
-def build_partition(source: Source, partition: dict[str, Any], config: Config, out: Folder, name: str) -> dict[str, Any]:
+def build_partition(
+    source: Source, partition: dict[str, Any], config: Config, out: Folder, name: str, extracted: Folder | None = None
+) -> dict[str, Any]:
     """Read one partition of a source and write its part of the ingest artifact; returns the part's record.
 
-    A part that is already finished is not read again. Raises SourceError for tables that do not follow the schema, ConfigError when
-    an excluded field would enter a text.
+    extracted: what the source's extraction wrote, for sources that have one. A part that is already finished is not read again.
+    Raises SourceError for tables that do not follow the schema, ConfigError when an excluded field would enter a text.
     """
     record = finished_part(out, name, SCHEMA_VERSION)
     if record is not None:
         return record
-    tables = validate(source.read(partition))
+    tables = validate(source.read(partition) if extracted is None else source.read(partition, extracted))
     variables, rules = load_variables(), cohort_rules(config.cohort)
     stays = pl.from_arrow(tables.stays)
     attrition = apply_stay_rules(stays, rules)
@@ -53,6 +57,7 @@ def build_partition(source: Source, partition: dict[str, Any], config: Config, o
     texts = hour_texts(placed, kept, variables, config.text.max_decimals, config.text.include_medications)
     texts = static_texts(kept).join(texts, on="stay_id", how="inner").sort("stay_id")
     grid = aggregate_hours(placed, kept, variables)
+    history = history_hours(tables.events, kept, variables)
     dropped = dict(tables.counts)
     add_counts(dropped, counts)
     record = {
@@ -60,6 +65,7 @@ def build_partition(source: Source, partition: dict[str, Any], config: Config, o
         "files": [
             write_part_table(out, f"hours/{name}.parquet", _as_schema(texts, HOURS_SCHEMA)),
             write_part_table(out, f"grid/{name}.parquet", _as_schema(grid, grid_schema())),
+            write_part_table(out, f"history/{name}.parquet", _as_schema(history, HISTORY_SCHEMA)),
             write_part_table(out, f"stays/{name}.parquet", _as_schema(kept, PART_STAYS_SCHEMA)),
         ],
         "num_stays": kept.height,
@@ -74,8 +80,10 @@ def build_partition(source: Source, partition: dict[str, Any], config: Config, o
     return record
 
 
-def finish_ingest(out: Folder, config: Config) -> dict[str, Any]:
+def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None = None) -> dict[str, Any]:
     """Join the parts, draw the split, write `stays.parquet`, `attrition.json` and `data_card.json`; returns the data card.
+
+    left_out: what the source's extraction left out, by rule; it is added to what the parts dropped.
 
     Raises SourceError when no stay is left, or when partitions share a stay or a patient.
     """
@@ -93,7 +101,7 @@ def finish_ingest(out: Folder, config: Config) -> dict[str, Any]:
             f"partitions of the source share {shared_stays} stays and {shared_patients} patients; they must be patient-disjoint"
         )
     stays = stays.with_columns(draw_split(stays, config.split))
-    dropped: dict[str, int] = {}
+    dropped: dict[str, int] = dict(left_out or {})
     seen: dict[str, dict[str, int]] = {}
     for record in records.values():
         add_counts(dropped, record["dropped"])
@@ -103,6 +111,7 @@ def finish_ingest(out: Folder, config: Config) -> dict[str, Any]:
     card = {
         "schema_version": SCHEMA_VERSION,
         "name": config.source.name,
+        "source": config.source.kind,
         "access": source_access(config.source),
         "num_stays": stays.height,
         "num_patients": stays["subject_id"].n_unique(),

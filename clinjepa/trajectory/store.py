@@ -225,19 +225,16 @@ class TrajectoryReader:
 
 
 def _tokenise(texts: pa.Array, encoder: TextTokenizer, max_tokens: int) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """(flat ids int32, length per text int32, statistics) of `texts`, each distinct text tokenised once."""
-    distinct = pc.dictionary_encode(texts)
-    ids = [np.asarray(tokens, dtype=np.int32) for tokens in encoder.encode(distinct.dictionary.to_pylist())]
-    which = distinct.indices.to_numpy(zero_copy_only=False)
-    whole = np.asarray([len(tokens) for tokens in ids], dtype=np.int64)[which] if len(ids) else np.zeros(0, dtype=np.int64)
-    flat = np.concatenate([ids[index][:max_tokens] for index in which]) if len(which) else np.zeros(0, dtype=np.int32)
+    """(flat ids int32, length per text int32, statistics) of `texts`, each cut at `max_tokens`."""
+    flat, whole = encoder.encode_array(texts)
+    kept = np.minimum(whole, max_tokens)
+    num_cut = int((whole > max_tokens).sum())
+    if num_cut:
+        position = np.arange(len(flat)) - np.repeat(np.cumsum(whole) - whole, whole)
+        flat = flat[position < max_tokens]
     histogram = np.bincount(whole)
     lengths = {str(length): int(count) for length, count in enumerate(histogram) if count}
-    return (
-        flat,
-        np.minimum(whole, max_tokens).astype(np.int32),
-        {"num_distinct": len(ids), "num_cut": int((whole > max_tokens).sum()), "lengths": lengths},
-    )
+    return flat, kept.astype(np.int32), {"num_distinct": pc.count_distinct(texts).as_py(), "num_cut": num_cut, "lengths": lengths}
 
 
 def _lists(flat: np.ndarray, lengths: np.ndarray) -> pa.Array:

@@ -9,23 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from clinjepa.config.schema import Config
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.storage import Folder
+from clinjepa.trajectory.piece_tokens import PIECES, PieceEncoder, encode_texts
 
 PAD_TOKEN = "<|pad|>"
 EOS_TOKEN = "<|endoftext|>"
 MAX_TRAINING_TEXTS = 200_000
 """A vocabulary of some thousand pieces needs no more; the texts taken are those with the smallest hash, whatever their order."""
-
-_PIECES = r" ?\p{N}{1,3}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
-_BATCH = 8192
 
 
 class TextTokenizer:
@@ -42,8 +43,15 @@ class TextTokenizer:
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, no special tokens added."""
-        batches = (texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH))
-        return [encoding.ids for batch in batches for encoding in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
+        return encode_texts(self.tokenizer, texts)
+
+    def encode_array(self, texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
+        """(flat ids int32 of all texts end to end, ids per text int64): those of `encode`, put together from cached words."""
+        return self._pieces.encode(texts)
+
+    @cached_property
+    def _pieces(self) -> PieceEncoder:
+        return PieceEncoder(self.tokenizer)
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False)
@@ -63,7 +71,13 @@ def load_tokenizer(folder: Folder) -> TextTokenizer:
         raise StoreError(
             f"{folder.address}/tokenizer.json is not valid JSON: it was altered or cut; remove its folder and run again"
         ) from None
-    return TextTokenizer(Tokenizer.from_str(data), special["eos"], special["pad"])
+    return parse_tokenizer(data, special["eos"], special["pad"])
+
+
+@lru_cache(maxsize=2)
+def parse_tokenizer(content: str, eos: str, pad: str) -> TextTokenizer:
+    """The tokenizer of a `tokenizer.json`; one object, with the words it has met, for all parts that a process works on."""
+    return TextTokenizer(Tokenizer.from_str(content), eos, pad)
 
 
 def build_tokenizer(ingest: Folder, config: Config, out: Folder) -> dict[str, Any]:
@@ -86,7 +100,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> TextTokenizer:
     """Byte-level BPE with at most `vocab_size` pieces; the same for the same set of texts in any order."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [pre_tokenizers.Split(Regex(PIECES), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

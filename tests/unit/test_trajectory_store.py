@@ -9,7 +9,7 @@ from handmade_stays import HandmadeSource, at, event, events_table, lenient_conf
 
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
-from clinjepa.trajectory import store, tokenizer
+from clinjepa.trajectory import piece_tokens, store, tokenizer
 from clinjepa.trajectory.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.store import TrajectoryReader, build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokenizer import build_tokenizer, load_tokenizer
@@ -109,16 +109,18 @@ def test_the_card_counts_texts_and_tokens(ingest, trajectories, trained):
 
 
 def test_a_finished_part_is_not_tokenised_again(ingest, trained, trajectories, monkeypatch):
-    monkeypatch.setattr(tokenizer.TextTokenizer, "encode", lambda *args: pytest.fail("tokenised again"))
+    monkeypatch.setattr(tokenizer.TextTokenizer, "encode_array", lambda *args: pytest.fail("tokenised again"))
     assert build_trajectories(ingest, "part-0", trained, CONFIG, trajectories)["files"]
 
 
-def test_equal_texts_of_a_part_are_tokenised_once(ingest, trained, tmp_path, monkeypatch):
+def test_a_word_is_tokenised_once_however_many_texts_and_parts_hold_it(ingest, trained, tmp_path, monkeypatch):
     asked: list[str] = []
-    encode = tokenizer.TextTokenizer.encode
-    monkeypatch.setattr(tokenizer.TextTokenizer, "encode", lambda self, texts: asked.extend(texts) or encode(self, texts))
-    build_trajectories(ingest, "part-0", trained, CONFIG, Folder(tmp_path))
-    assert sum(text.endswith("No observations.") for text in asked) == len({text for text in asked if text.endswith("No observations.")})
+    encode = piece_tokens.encode_texts
+    monkeypatch.setattr(piece_tokens, "encode_texts", lambda tokenizer, texts: asked.extend(texts) or encode(tokenizer, texts))
+    tokenizer.parse_tokenizer.cache_clear()
+    for name in NAMES:
+        build_trajectories(ingest, name, trained, CONFIG, Folder(tmp_path))
+    assert " observations." in asked and len(asked) == len(set(asked))
 
 
 def test_the_tokenizer_is_the_same_however_the_source_was_partitioned(ingest, trained, tmp_path):

@@ -1,0 +1,262 @@
+"""A csv or csv.gz of any size as polars frames, block by block, in bounded memory.
+
+One thread unpacks and cuts the text where a row ends (a line break inside quotes is none), others parse the blocks; at most
+`ScanPlan.in_flight` blocks exist at a time. Frames come in the file's order. What cannot be read is refused with file, row,
+column and remedy; messages never quote a value.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import polars as pl
+from isal import igzip, isal_zlib
+
+from clinjepa.errors import SourceError
+from clinjepa.storage import Folder
+
+_POLARS_TYPES = {"integer": pl.Int64, "number": pl.Float64, "text": pl.String, "time": pl.String}
+_TIME_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M")
+_MB = 1024 * 1024
+_PROCESS_MB = 300
+"""What a Python process with polars and Arrow holds before it reads anything."""
+
+_BROKEN = (EOFError, OSError, zlib.error, isal_zlib.error)
+
+
+@dataclass(frozen=True)
+class ScanPlan:
+    """How a memory budget is spent: bytes of one block of text, blocks at a time, bytes of rows kept before they are written."""
+
+    block_bytes: int
+    in_flight: int
+    buffer_bytes: int
+
+    @classmethod
+    def within(cls, memory_mb: int, threads: int | None = None) -> ScanPlan:
+        """The largest plan whose peak stays inside the budget; SourceError when the budget is too small for any."""
+        in_flight = min(8, pl.thread_pool_size() if threads is None else threads) + 1
+        free = (memory_mb - _PROCESS_MB) * _MB
+        block = min(16 * _MB, int(free * 0.4) // (4 * (in_flight + 2)))
+        if block < _MB // 4:
+            raise SourceError(
+                f"{memory_mb} MB are too little to read a table (a process holds {_PROCESS_MB} MB before it begins); "
+                "raise execution.memory_mb, or extract fewer tables at a time with execution.local_num_cpus"
+            )
+        return cls(block, in_flight, min(512 * _MB, int(free * 0.6) // 4))
+
+    @property
+    def peak_mb(self) -> int:
+        """Estimate of the peak: a block counts four times (text, strings, frame, what is kept), a buffer too (joined, sorted, packed)."""
+        return _PROCESS_MB + (4 * self.block_bytes * (self.in_flight + 2) + 4 * self.buffer_bytes) // _MB
+
+
+def process_mb() -> int:
+    """What a process holds before it reads anything."""
+    return _PROCESS_MB
+
+
+def least_memory_mb() -> int:
+    """A budget in which any table can be read at a good pace."""
+    return _PROCESS_MB + 400
+
+
+@dataclass(frozen=True)
+class CsvFile:
+    """A file and its columns. `columns`: name -> integer | number | text | time of the columns to read; others are passed over."""
+
+    folder: Folder
+    name: str
+    header: list[str]
+    columns: dict[str, str]
+
+    @property
+    def where(self) -> str:
+        return f"{self.folder.address}/{self.name}"
+
+
+Keep = Callable[[pl.DataFrame, Counter[str]], pl.DataFrame]
+"""Chooses rows (and columns) of a block's frame, counting what it leaves out; runs in several threads at once."""
+
+
+def scan(file: CsvFile, plan: ScanPlan, keep: Keep, counts: Counter[str]) -> Iterator[tuple[pl.DataFrame, int]]:
+    """Pairs of (what `keep` leaves of a block, rows of that block), in the file's order.
+
+    Frames have the columns asked for, with times as strings (see `parse_times`), and `row` int64, the row's place in the file from 0.
+    Counted: `invalid_utf8:<file>`, rows with bytes that are not UTF-8; these bytes are replaced.
+    """
+    with ThreadPoolExecutor(1) as unpacker, ThreadPoolExecutor(plan.in_flight) as parsers, open_stream(file.folder, file.name) as stream:
+        blocks = _blocks(file, stream, plan.block_bytes)
+        pending: deque[Future[tuple[pl.DataFrame, int, Counter[str]]]] = deque()
+        first_row = 0
+        coming: Future[bytes] | None = unpacker.submit(next, blocks, b"")
+        try:
+            while coming is not None or pending:
+                if coming is not None and len(pending) < plan.in_flight:
+                    block = _unpacked(coming, file, first_row)
+                    coming = unpacker.submit(next, blocks, b"") if block else None
+                    if block:
+                        pending.append(parsers.submit(_parse, file, block, keep))
+                    continue
+                try:
+                    frame, num_rows, found = pending.popleft().result()
+                except _BadRow as fault:
+                    raise SourceError(f"{file.where}, row {first_row + fault.row + 2}: {fault.what}") from None
+                counts.update(found)
+                yield frame.with_columns(pl.col("row") + first_row), num_rows
+                first_row += num_rows
+        finally:
+            for future in (*pending, *([coming] if coming else [])):
+                future.cancel()
+
+
+def parse_times(frame: pl.DataFrame, file: CsvFile) -> pl.DataFrame:
+    """`frame` with its time columns as timestamps; SourceError for text that is no time. Needs `row` for the message."""
+    for name in [column for column, kind in file.columns.items() if kind == "time" and column in frame.columns]:
+        text = pl.col(name)
+        parsed = frame.select(text.str.to_datetime(_TIME_FORMATS[0], time_unit="us", strict=False))[name]
+        if parsed.null_count() > frame[name].null_count():
+            others = [text.str.to_datetime(spelling, time_unit="us", strict=False) for spelling in _TIME_FORMATS]
+            parsed = frame.select(pl.coalesce(others))[name]
+            bad = frame.filter(parsed.is_null() & frame[name].is_not_null())
+            if bad.height:
+                raise _BadRow(
+                    bad["row"][0], f"column {name!r} holds no time of the form YYYY-MM-DD HH:MM:SS; export the table as PhysioNet has it"
+                )
+        frame = frame.with_columns(parsed)
+    return frame
+
+
+@contextmanager
+def open_stream(folder: Folder, name: str) -> Iterator[IO[bytes]]:
+    """The unpacked bytes of a csv or csv.gz."""
+    with folder.fs.open(folder.path(name), "rb") as raw:
+        if not name.endswith(".gz"):
+            yield raw
+            return
+        try:
+            with igzip.IGzipFile(fileobj=raw, mode="rb") as unpacked:
+                yield unpacked
+        except (gzip.BadGzipFile, *_BROKEN) as error:
+            raise _broken(f"{folder.address}/{name}", error, None) from None
+
+
+class _BadRow(Exception):
+    """A row (0 = first of its block) that cannot be read, and why."""
+
+    def __init__(self, row: int, what: str) -> None:
+        super().__init__(what)
+        self.row, self.what = row, what
+
+
+def _blocks(file: CsvFile, stream: IO[bytes], block_bytes: int) -> Iterator[bytes]:
+    """Pieces of about `block_bytes` that end where a row ends."""
+    stream.readline()  # the header
+    rest = b""
+    while chunk := stream.read(block_bytes):
+        block = rest + chunk
+        cut = _last_row_end(block)
+        if cut == 0 and len(block) > 8 * block_bytes:
+            raise SourceError(
+                f"{file.where}: a quotation mark is never closed, or a row is longer than {8 * block_bytes // _MB} MB; get the file again"
+            )
+        rest = block[cut:]
+        if cut:
+            yield block[:cut]
+    if rest.strip():
+        yield _whole_last_row(file, rest)
+
+
+def _last_row_end(block: bytes) -> int:
+    """Bytes up to and with the last line break that lies outside of quotes; 0 when there is none."""
+    end = block.rfind(b"\n") + 1
+    quotes = block.count(b'"', 0, end)
+    while end and quotes % 2:
+        before = block.rfind(b"\n", 0, end - 1) + 1
+        quotes -= block.count(b'"', before, end)
+        end = before
+    return end
+
+
+def _whole_last_row(file: CsvFile, rest: bytes) -> bytes:
+    fields = list(csv.reader(io.StringIO(rest.decode("utf-8", errors="replace"))))
+    if rest.count(b'"') % 2 or len(fields[-1]) < len(file.header):
+        raise SourceError(f"{file.where}: the last row ends in the middle; the file was cut short, get it again")
+    return rest
+
+
+def _parse(file: CsvFile, block: bytes, keep: Keep) -> tuple[pl.DataFrame, int, Counter[str]]:
+    counts: Counter[str] = Counter()
+    try:
+        frame = _read(file, block, "utf8")
+    except pl.exceptions.PolarsError as error:
+        frame = _read_again(file, block, error, counts)
+    frame = frame.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    return keep(frame, counts), frame.height, counts
+
+
+def _read(file: CsvFile, block: bytes, encoding: Any) -> pl.DataFrame:
+    types = {name: _POLARS_TYPES[file.columns.get(name, "text")] for name in file.header}
+    wanted = [place for place, name in enumerate(file.header) if name in file.columns]
+    return pl.read_csv(block, has_header=False, schema=types, columns=wanted, encoding=encoding)
+
+
+def _read_again(file: CsvFile, block: bytes, error: Exception, counts: Counter[str]) -> pl.DataFrame:
+    """A block that polars refused: read with invalid UTF-8 replaced, if that was all; else _BadRow says which row and why."""
+    try:
+        block.decode("utf-8")
+        readable = False
+    except UnicodeDecodeError:
+        readable = True
+    if readable:
+        counts[f"invalid_utf8:{file.name.rsplit('/', 1)[-1].partition('.')[0]}"] += sum(not _is_utf8(line) for line in block.split(b"\n"))
+        try:
+            return _read(file, block, "utf8-lossy")
+        except pl.exceptions.PolarsError as second:
+            error = second
+    raise _diagnosis(file, block, error)
+
+
+def _diagnosis(file: CsvFile, block: bytes, error: Exception) -> _BadRow:
+    """The first row of a block that cannot be read, and what is wrong with it."""
+    numbers = {"integer": int, "number": float}
+    for place, fields in enumerate(csv.reader(io.StringIO(block.decode("utf-8", errors="replace"), newline=""))):
+        if len(fields) != len(file.header):
+            return _BadRow(place, f"{len(fields)} fields, the header has {len(file.header)}; get the file again")
+        for name, field in zip(file.header, fields, strict=True):
+            convert = numbers.get(file.columns.get(name, ""))
+            try:
+                if convert is not None and field:
+                    convert(field)
+            except ValueError:
+                return _BadRow(place, f"column {name!r} holds no {file.columns[name]}; export the table as PhysioNet has it")
+    return _BadRow(0, f"cannot be parsed from here on ({type(error).__name__}); get the file again")
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _unpacked(coming: Future[bytes], file: CsvFile, first_row: int) -> bytes:
+    try:
+        return coming.result()
+    except (gzip.BadGzipFile, *_BROKEN) as error:
+        raise _broken(file.where, error, first_row) from None
+
+
+def _broken(where: str, error: BaseException, row: int | None) -> SourceError:
+    after = "" if row is None else f" after row {row + 1}"
+    return SourceError(f"{where}: not a whole gzip file{after} ({type(error).__name__}); it was cut short or altered, get it again")

@@ -1,0 +1,227 @@
+"""What rows of MIMIC-IV mean, whatever format they came in: items become variables, infusions and procedures intervals.
+
+The MEDS source and the source of the original tables both bring their rows into the columns named below and pass them through
+here, so that two conversions of one hospital differ only where their files do. Item ids: `clinical/variables.yaml`; what
+treatments mean beyond it: `clinical/maps/mimic_iv.yaml`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+
+from clinjepa.clinical import canonical_unit, load_variables
+from clinjepa.clinical.definitions import read_definitions
+from clinjepa.sources.cleaning import raw_events
+from clinjepa.sources.schema import MEDICATION, longest_lookback_hours
+
+PARTS = {"CHART": "chartevents", "LAB": "labevents", "OUTPUT": "outputevents", "INFUSION": "inputevents", "PROCEDURE": "procedureevents"}
+"""Kind of row -> MIMIC-IV table."""
+
+SIGNIFICANT_DIGITS = 7
+"""Of every value that is read: MEDS holds them as float32, and further digits of MIMIC-IV's rates are left over from divisions."""
+
+
+def measurements(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Raw events of charted values, labs or outputs: one per variable that the item means.
+
+    rows: stay_id, time, row, part, item, numeric_value, text_value, unit, and store_time where the source has it. Counted:
+    `unmapped_code`, rows whose item means nothing here.
+    """
+    mapped = rows.join(item_table(), on=["part", "item"], how="left", maintain_order="left")
+    unmapped = mapped["variable"].null_count()
+    if unmapped:
+        counts["unmapped_code"] += unmapped
+    text = pl.col("text_value").str.strip_chars()
+    return raw_events(
+        mapped.filter(pl.col("variable").is_not_null()).select(
+            "stay_id",
+            "time",
+            "variable",
+            "row",
+            "item",
+            "unit",
+            pl.when(pl.col("kind") != "category").then(pl.col("numeric_value")).alias("value"),
+            pl.when((pl.col("kind") == "category") | (pl.col("variable") == "gcs_verbal")).then(text).alias("text"),
+            *_store_time(rows),
+        )
+    )
+
+
+def in_windows(labs: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Lab rows with the stay_id of each stay of their subject whose window holds them: their admission id may be null.
+
+    labs: subject_id, time, row, any others. Counted: `outside_stay`.
+    """
+    earliest = pl.col("intime") - pl.duration(hours=longest_lookback_hours())
+    window = stays.select("stay_id", "subject_id", earliest.alias("earliest"), "outtime")
+    joined = labs.join(window, on="subject_id", how="inner", maintain_order="left").filter(
+        pl.col("time").is_between(pl.col("earliest"), pl.col("outtime"))
+    )
+    outside = labs.height - joined["row"].n_unique()
+    if outside:
+        counts["outside_stay"] += outside
+    return joined.drop("earliest", "outtime")
+
+
+def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Interval events of infusions. A drug of kind `rate` that was pushed without a rate becomes a `medication` with its dose.
+
+    paired: icustay_id, item, row, time, end, numeric_value (the rate), unit (of the rate), amount, amount_unit, order_category,
+    patient_weight (kg), and store_time where the source has it. Counted: `carrier_or_flush`, `unmapped_code`, `zero_amount`.
+    """
+    paired = paired.with_columns(pl.lit("INFUSION").alias("part")).join(
+        item_table(), on=["part", "item"], how="left", maintain_order="left"
+    )
+    dropped, names = mimic_map()["dropped_items"], medication_items()
+    carries = (pl.col("variable") == "crystalloid") & pl.col("order_category").is_in(mimic_map()["carrier_orders"])
+    is_dropped = pl.col("item").is_in(list(dropped)) | carries.fill_null(False)
+    other = pl.col("item").replace_strict(names, default=None, return_dtype=pl.String)
+    paired = paired.with_columns(other.alias("other_name"))
+    counts["carrier_or_flush"] += paired.select(is_dropped.sum()).item()
+    counts["unmapped_code"] += paired.select((pl.col("variable").is_null() & ~is_dropped & pl.col("other_name").is_null()).sum()).item()
+    paired = paired.filter(~is_dropped & (pl.col("variable").is_not_null() | pl.col("other_name").is_not_null()))
+    rate, amount = pl.col("numeric_value"), pl.col("amount")
+    nothing = (rate.fill_null(0) <= 0) & (amount.fill_null(0) <= 0)
+    counts["zero_amount"] += paired.select(nothing.sum()).item()
+    paired = paired.filter(~nothing)
+    has_rate = rate.fill_null(0) > 0
+    # An item that is also an indicator keeps that event; a second mention as a pushed drug would say it twice.
+    pushed = (pl.col("kind") == "rate") & ~has_rate
+    paired = paired.filter(~(pushed & pl.col("also_indicator")))
+    as_medication = pl.col("variable").is_null() | pushed
+    return raw_events(
+        paired.select(
+            pl.col("icustay_id").alias("stay_id"),
+            "time",
+            pl.when(as_medication & ~has_rate).then(None).otherwise(pl.col("end")).alias("end_time"),
+            pl.when(as_medication).then(pl.lit(MEDICATION)).otherwise(pl.col("variable")).alias("variable"),
+            pl.when(pl.col("kind") == "indicator")
+            .then(1.0)
+            .when((pl.col("kind") == "numeric") | ~has_rate)
+            .then(amount)
+            .otherwise(rate)
+            .alias("value"),
+            pl.when(pl.col("kind") == "indicator")
+            .then(None)
+            .when((pl.col("kind") == "numeric") | ~has_rate)
+            .then(_spelled("amount_unit", paired))
+            .otherwise(_spelled("unit", paired))
+            .alias("unit"),
+            pl.when(pl.col("variable").is_null())
+            .then(pl.col("other_name"))
+            .when(pushed | (pl.col("kind") == "indicator"))
+            .then(pl.col("label"))
+            .alias("text"),
+            "row",
+            "item",
+            "patient_weight",
+            *_store_time(paired),
+        )
+    )
+
+
+def procedures(paired: pl.DataFrame) -> pl.DataFrame:
+    """Interval events of the procedures in the dictionary (ventilation, dialysis, cultures …).
+
+    paired: icustay_id, item, row, time, end, and store_time where the source has it, joined with the rows of `item_table`. The end is
+    that of the interval: the column `value` of procedureevents is a duration in days or minutes and is not read.
+    """
+    return raw_events(
+        paired.select(
+            pl.col("icustay_id").alias("stay_id"),
+            "time",
+            pl.col("end").alias("end_time"),
+            "variable",
+            pl.lit(1.0).alias("value"),
+            pl.col("label").alias("text"),
+            "row",
+            "item",
+            *_store_time(paired),
+        )
+    )
+
+
+def medications(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Free-named drugs: what the administration record (emar) says was given; in stays without one, the starts of orders.
+
+    rows: subject_id, time, row, part (GIVEN or ORDER), name, and store_time where the source has it. Counted:
+    `order_superseded_by_administration`.
+    """
+    window = stays.select("stay_id", "subject_id", "intime", "outtime")
+    found = rows.filter(pl.col("part").is_in(["GIVEN", "ORDER"])).join(window, on="subject_id", how="inner", maintain_order="left")
+    found = found.filter(pl.col("time").is_between(pl.col("intime"), pl.col("outtime")))
+    recorded = pl.col("stay_id").is_in(found.filter(pl.col("part") == "GIVEN")["stay_id"].unique().implode())
+    superseded = found.select(((pl.col("part") == "ORDER") & recorded).sum()).item()
+    if superseded:
+        counts["order_superseded_by_administration"] += superseded
+    found = found.filter((pl.col("part") == "GIVEN") | ~recorded)
+    text = pl.col("name").alias("text")
+    columns = ["stay_id", "time", pl.lit(MEDICATION).alias("variable"), text, "row", *_store_time(rows)]
+    return raw_events(found.select(columns))
+
+
+def take_statics(events: pl.DataFrame, stays: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Height and weight leave the events and become columns of the stays: the first item of the dictionary's list that was charted."""
+    for variable, column in (("height", "height_cm"), ("weight", "weight_kg")):
+        priority = {
+            item: place for place, item in enumerate(item for source in load_variables()[variable].sources for item in source.itemids)
+        }
+        rows = events.filter(pl.col("variable") == variable).with_columns(
+            pl.col("item").replace_strict(priority, default=len(priority)).alias("place")
+        )
+        first = (
+            rows.sort("place", "time", "row")
+            .group_by("stay_id", maintain_order=True)
+            .agg(pl.col("value").first().cast(pl.Float32).alias(column))
+        )
+        stays = stays.drop(column).join(first, on="stay_id", how="left", maintain_order="left")
+    return stays, events.filter(~pl.col("variable").is_in(["height", "weight"]))
+
+
+def _spelled(column: str, rows: pl.DataFrame) -> pl.Expr:
+    """The units of a column in the dictionary's spelling."""
+    units = rows[column].unique().drop_nulls().to_list()
+    return pl.col(column).replace_strict(units, [canonical_unit(unit) for unit in units], default=None, return_dtype=pl.String)
+
+
+def _store_time(rows: pl.DataFrame) -> list[str]:
+    return ["store_time"] if "store_time" in rows.columns else []
+
+
+@lru_cache(maxsize=1)
+def item_table() -> pl.DataFrame:
+    """part, item -> variable, kind, label, also_indicator (the item also means an indicator); an item may mean several variables."""
+    parts = {table: part for part, table in PARTS.items()}
+    found = [
+        (parts[source.table], item, variable.name, variable.kind, source.labels.get(item))
+        for variable in load_variables().values()
+        for source in variable.sources
+        if source.table in parts
+        for item in source.itemids
+    ]
+    types = {"part": pl.String, "item": pl.Int64, "variable": pl.String, "kind": pl.String, "label": pl.String}
+    table = pl.DataFrame(found, schema=types, orient="row")
+    return table.with_columns((pl.col("kind") == "indicator").any().over("part", "item").alias("also_indicator"))
+
+
+@lru_cache(maxsize=1)
+def mimic_map() -> dict[str, Any]:
+    """`clinical/maps/mimic_iv.yaml`."""
+    return read_definitions("maps/mimic_iv.yaml")
+
+
+@lru_cache(maxsize=1)
+def medication_items() -> dict[int, str]:
+    """inputevents item -> name of the medication."""
+    return {item: name for name, items in mimic_map()["medication_items"].items() for item in items}
+
+
+@lru_cache(maxsize=1)
+def dropped_medications() -> re.Pattern[str]:
+    """Names of carriers, flushes and diluents."""
+    return re.compile("|".join(mimic_map()["dropped_medications"]), re.IGNORECASE)

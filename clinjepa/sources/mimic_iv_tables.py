@@ -1,0 +1,144 @@
+"""Which tables of MIMIC-IV are read, where they lie, and whether the files at hand are what they say.
+
+The facts (folders, columns, types) are data: `clinical/maps/mimic_iv_tables.yaml`. Item ids are held against the dictionaries of
+the data at hand (d_items, d_labitems), since a release may drop an item or change its meaning.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+
+from clinjepa.clinical import load_variables
+from clinjepa.clinical.definitions import check_keys, read_definitions
+from clinjepa.errors import ConfigError, SourceError
+from clinjepa.sources.csv_stream import open_stream
+from clinjepa.storage import Folder
+
+_WHERE = "clinjepa/clinical/maps/mimic_iv_tables.yaml"
+_TYPES = ("integer", "number", "text", "time")
+_DICTIONARIES = {"d_items": ("chartevents", "inputevents", "outputevents", "procedureevents"), "d_labitems": ("labevents",)}
+_LAYOUT = "source.path must be the folder that holds hosp/ and icu/ of MIMIC-IV"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table and the columns read of it. `columns`, `optional`: name -> integer | number | text | time."""
+
+    name: str
+    folder: str
+    needed: bool
+    columns: dict[str, str]
+    optional: dict[str, str]
+    time: str | None = None
+    items: bool = False
+
+
+@lru_cache(maxsize=1)
+def load_tables() -> dict[str, Table]:
+    """All tables by name; ConfigError when the file contradicts itself."""
+    content = check_keys(read_definitions("maps/mimic_iv_tables.yaml"), {"versions", "tables"}, set(), _WHERE)
+    found = {}
+    for name, raw in content["tables"].items():
+        entry: Any = check_keys(raw, {"folder", "needed", "columns", "optional"}, {"time", "items"}, f"{_WHERE}: {name}")
+        for column, kind in {**entry["columns"], **entry["optional"]}.items():
+            if kind not in _TYPES:
+                raise ConfigError(f"{_WHERE}: {name}.{column}: type {kind!r} is not one of {list(_TYPES)}")
+        found[name] = Table(name, **entry)
+    return found
+
+
+def find_tables(folder: Folder) -> dict[str, str]:
+    """Table -> file below `folder`. SourceError when the folder is no MIMIC-IV or lacks a table that is needed.
+
+    Where a table lies there packed and unpacked, the packed file is taken: its checksum tells whether it is whole.
+    """
+    listed = {place: {name.casefold(): name for name in folder.names(place)} for place in ("hosp", "icu")}
+    if not any(listed.values()):
+        raise SourceError(f"{folder.address}: {_no_layout(folder)}")
+    files: dict[str, str] = {}
+    for table in load_tables().values():
+        names = [f"{table.name}.csv.gz", f"{table.name}.csv"]
+        file = next((listed[table.folder][name] for name in names if name in listed[table.folder]), None)
+        if file is not None:
+            files[table.name] = f"{table.folder}/{file}"
+        elif table.needed:
+            raise SourceError(
+                f"{folder.address}/{table.folder}/{table.name}.csv.gz is missing; get the whole of hosp/ and icu/ of MIMIC-IV "
+                f"{read_definitions('maps/mimic_iv_tables.yaml')['versions']} from PhysioNet"
+            )
+    return files
+
+
+def read_header(folder: Folder, table: Table, file: str) -> list[str]:
+    """Column names of a table's file in lower case. SourceError when it is empty, not separated by commas, of MIMIC-III, or lacks one."""
+    where = f"{folder.address}/{file}"
+    with open_stream(folder, file) as stream:
+        line = stream.readline()
+    if not line.strip():
+        raise SourceError(f"{where}: the file is empty, not even a header stands there; get it again")
+    text = line.decode("utf-8-sig", errors="replace").strip()
+    header = [name.strip().casefold() for name in next(csv.reader([text]))]
+    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(header) == 1 and separator in text:
+            raise SourceError(f"{where}, row 1: columns are separated by {name}, commas are needed; export the table as PhysioNet has it")
+    if "row_id" in header or (table.name == "d_items" and "abbreviation" not in header and {"dbsource", "conceptid"} & set(header)):
+        raise SourceError(f"{where}: this is MIMIC-III (its tables have row_id, its d_items dbsource); this source reads MIMIC-IV")
+    missing = [name for name in table.columns if name not in header]
+    if missing:
+        raise SourceError(
+            f"{where}, row 1: column {missing[0]!r} is missing (found: {', '.join(header)}); MIMIC-IV "
+            f"{read_definitions('maps/mimic_iv_tables.yaml')['versions']} have it; is this another release or data set?"
+        )
+    repeated = [name for name, times in Counter(header).items() if times > 1]
+    if repeated:
+        raise SourceError(f"{where}, row 1: column {repeated[0]!r} stands there twice; remove one")
+    return header
+
+
+def check_items(d_items: pl.DataFrame, d_labitems: pl.DataFrame) -> dict[str, int]:
+    """Item ids of the variable dictionary held against the data's own dictionaries; number of items by rule and variable.
+
+    `item_absent:<variable>`: no such item. `item_changed:<variable>`: another label, another table, or (labs) another fluid than blood.
+    d_items: itemid, label, linksto; d_labitems: itemid, label, fluid.
+    """
+    known = {
+        "d_items": {row["itemid"]: (_plain(row["label"]), _plain(row["linksto"])) for row in d_items.iter_rows(named=True)},
+        "d_labitems": {row["itemid"]: (_plain(row["label"]), _plain(row["fluid"])) for row in d_labitems.iter_rows(named=True)},
+    }
+    counts: Counter[str] = Counter()
+    for variable in load_variables().values():
+        for source in variable.sources:
+            dictionary = next((name for name, tables in _DICTIONARIES.items() if source.table in tables), None)
+            if dictionary is None:
+                continue
+            place = "blood" if dictionary == "d_labitems" else source.table
+            for item in source.itemids:
+                entry = known[dictionary].get(item)
+                if entry is None:
+                    counts[f"item_absent:{variable.name}"] += 1
+                elif entry[0] != _plain(source.labels.get(item, entry[0])) or entry[1] != place:
+                    counts[f"item_changed:{variable.name}"] += 1
+    return dict(counts)
+
+
+def _plain(text: str | None) -> str:
+    return " ".join((text or "").split()).casefold()
+
+
+def _no_layout(folder: Folder) -> str:
+    names = folder.names()
+    if not names:
+        return f"no such folder, or nothing in it; {_LAYOUT}, or get the open demo from https://physionet.org/content/mimic-iv-demo/2.2/"
+    upper = {name.removesuffix(".gz").removesuffix(".csv") for name in names}
+    if {"CHARTEVENTS", "ICUSTAYS", "D_ITEMS"} & upper:
+        return f"this is MIMIC-III (its tables lie side by side and are named in capitals); {_LAYOUT}"
+    below = next((name for name in names if {"hosp", "icu"} <= set(folder.names(name))), None)
+    if below is not None:
+        return f"neither hosp/ nor icu/ lies here, but both in {below}/; set source.path={folder.address}/{below}"
+    return f"neither hosp/ nor icu/ lies here; {_LAYOUT}"

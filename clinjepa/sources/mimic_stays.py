@@ -1,0 +1,88 @@
+"""What an ICU stay of MIMIC-IV carries besides its times: age, race group, outcome, and what comes after it in the hospital.
+
+Shared by the MEDS source and the source of the original tables. Outcome and what comes after serve labels and stratification only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+
+from clinjepa.clinical.definitions import read_definitions
+from clinjepa.sources.cleaning import complete_stays
+from clinjepa.sources.schema import STAYS_SCHEMA
+
+_OLDEST_YEARS = 120
+
+
+def drop_unusable(stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Stays that have an end after their beginning; the others are counted (`stay_without_end`, `stay_end_before_start`)."""
+    for rule, usable in (
+        ("stay_without_end", pl.col("outtime").is_not_null()),
+        ("stay_end_before_start", pl.col("outtime") > pl.col("intime")),
+    ):
+        kept = stays.filter(usable)
+        if kept.height < stays.height:
+            counts[rule] += stays.height - kept.height
+        stays = kept
+    return stays
+
+
+def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Stays in the columns of STAYS_SCHEMA; height and weight still null.
+
+    stays: all usable stays of their patients, with stay_id, subject_id, hadm_id, intime, outtime, care_unit, age (years), sex, race,
+    admission_type, admitted, discharged, death_time, died_in_hospital, source_split, chronic_dialysis. admissions: all
+    hospitalisations of these patients: subject_id, hadm_id, admitted. Counted: `implausible_age` (the age becomes null).
+    Died in the ICU: died in hospital, and not after ICU discharge.
+    """
+    plausible = pl.col("age").is_between(0, _OLDEST_YEARS)
+    implausible = stays.select((~plausible).sum()).item()
+    if implausible:
+        counts["implausible_age"] += implausible
+    by_admission = pl.coalesce(pl.col("hadm_id"), -pl.col("stay_id"))
+    following = admissions.filter(pl.col("hadm_id").is_not_null()).select(
+        "hadm_id", pl.col("admitted").shift(-1).over("subject_id", order_by="admitted").alias("next_hospital_admission_time")
+    )
+    stays = stays.join(following, on="hadm_id", how="left", maintain_order="left").with_columns(
+        pl.when(pl.col("died_in_hospital").not_())
+        .then(pl.lit(False))
+        .when(pl.col("died_in_hospital"))
+        .then(pl.col("death_time") <= pl.col("outtime"))
+        .alias("died_in_icu"),
+        pl.when(plausible).then(pl.col("age")).cast(pl.Float32).alias("age_years"),
+        pl.lit(None, pl.Float32).alias("height_cm"),
+        pl.lit(None, pl.Float32).alias("weight_kg"),
+        pl.lit(None, pl.Boolean).alias("sepsis"),
+        pl.col("admitted").alias("hospital_admission_time"),
+        pl.col("discharged").alias("hospital_discharge_time"),
+        pl.col("intime").shift(-1).over(by_admission, order_by="intime").alias("next_icu_admission_time"),
+        pl.col("intime").rank("ordinal").over(by_admission).cast(pl.Int32).alias("stay_number_in_admission"),
+    )
+    return complete_stays(stays).select(STAYS_SCHEMA.names)
+
+
+def is_chronic_dialysis(version: pl.Expr, code: pl.Expr) -> pl.Expr:
+    """Whether a diagnosis (ICD version and code without its point) means dialysis before this hospitalisation."""
+    known = [f"{version}:{code}" for version, codes in _mimic()["chronic_dialysis"].items() for code in codes]
+    return pl.concat_str(version.cast(pl.String), pl.lit(":"), code.str.strip_chars()).is_in(known).fill_null(False)
+
+
+def race_group(text: str) -> str:
+    """asian, black, hispanic, white, other or unknown, by the prefixes of `clinical/maps/mimic_iv.yaml`."""
+    upper = text.strip().upper()
+    return next((group for group, prefixes in _mimic()["races"].items() if upper.startswith(tuple(prefixes))), "other")
+
+
+def race_groups(column: pl.Series) -> pl.Series:
+    """`race_group` of every entry of a column; null stays null."""
+    groups = {text: race_group(text) for text in column.unique().drop_nulls().to_list()}
+    return column.replace_strict(groups, default=None, return_dtype=pl.String)
+
+
+@lru_cache(maxsize=1)
+def _mimic() -> dict[str, Any]:
+    return read_definitions("maps/mimic_iv.yaml")
