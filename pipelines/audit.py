@@ -10,8 +10,7 @@ from clinjepa.config import Config
 from clinjepa.errors import LeakError, StoreError
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder
-from clinjepa.trajectory.audit import audit
-from clinjepa.trajectory.labels import compute_labels
+from clinjepa.trajectory.audit import audit, relabeller
 from pipelines.artifacts import Artifact
 from pipelines.data_card import AUDIT, write_data_card
 from pipelines.planning import plan_experiment
@@ -33,16 +32,19 @@ def audit_data(config: Config, num_partitions: int = 4, num_stays: int = 200) ->
         raise StoreError(f"nothing to audit yet: the ingest of {config.name} is not finished in {storage.address}; run `clinjepa ingest`")
     source = open_source(config.source)
     tasks = load_tasks(experiment.labels.settings["tasks"])
-    hour = experiment.labels.settings["stay_prediction_hour"]
+    extract = experiment.ingest.inputs.get("extract")
+    extracted = _finished(storage, extract) if extract is not None else None
+    if extract is not None and extracted is None:
+        raise StoreError(f"the extraction that the ingest of {config.name} was made of is gone; run `clinjepa ingest` to make it again")
     found = audit(
         ingest,
         config,
         {f"part-{index:05d}": partition for index, partition in enumerate(source.partitions())},
-        source.read,
+        source.read if extracted is None else lambda partition: source.read(partition, extracted),
         trajectories=store,
         labels=_finished(storage, experiment.labels),
         tasks=tasks,
-        relabel=lambda folder: compute_labels(folder, tasks, hour),
+        relabel=relabeller(tasks, experiment.labels.settings["stay_prediction_hour"]),
         num_partitions=num_partitions,
         num_stays=num_stays,
     )

@@ -9,7 +9,7 @@ from clinjepa.config import Config
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder
 from clinjepa.trajectory.ingest import build_partition, finish_ingest
-from clinjepa.trajectory.labels import compute_labels
+from clinjepa.trajectory.labels import build_labels, finish_labels
 from clinjepa.trajectory.store import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokenizer import build_tokenizer
 from pipelines.artifacts import Artifact
@@ -38,10 +38,11 @@ def finish_data(config: Config) -> dict[str, Artifact]:
     for name in names:
         build_trajectories(ingest, name, tokenizer, config, store)
     _publish(artifacts["trajectories"], stages["trajectories"], finish_trajectories(ingest, store, config))
-    settings = stages["labels"].settings
-    labels = compute_labels(ingest, load_tasks(settings["tasks"]), settings["stay_prediction_hour"])
-    artifacts["labels"].folder.write_table("labels.parquet", labels)
-    _publish(artifacts["labels"], stages["labels"], {"num_labels": labels.num_rows})
+    settings, labels = stages["labels"].settings, artifacts["labels"].folder
+    tasks = load_tasks(settings["tasks"])
+    for name in names:
+        build_labels(ingest, name, tasks, settings["stay_prediction_hour"], labels)
+    _publish(artifacts["labels"], stages["labels"], finish_labels(ingest, tasks, labels))
     return artifacts
 
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from finished_data import finish_data, simulated
 from handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
@@ -23,6 +24,7 @@ from clinjepa.trajectory.audit import (
     audit,
     label_checks,
     patient_checks,
+    relabeller,
     sample_charts,
     store_time_check,
     table_check,
@@ -32,7 +34,6 @@ from clinjepa.trajectory.audit import (
 )
 from clinjepa.trajectory.audit_truncation import Chart, cut_chart, on_the_boundary
 from clinjepa.trajectory.ingest import build_partition, finish_ingest
-from clinjepa.trajectory.labels import compute_labels
 from clinjepa.trajectory.store import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokenizer import build_tokenizer
 from pipelines.cli import app
@@ -62,8 +63,14 @@ def part_of_stays(part: int):
 SOURCE = HandmadeSource(part_of_stays(0), part_of_stays(1))
 
 
-def relabel(folder: Folder):
-    return compute_labels(folder, TASKS, PREDICTION_HOUR)
+relabel = relabeller(TASKS, PREDICTION_HOUR)
+
+
+def write_labels(root: Path, compute=relabel) -> None:
+    """labels.parquet in groups of one task each, as the labels stage writes it."""
+    ingest = Folder(root / "ingest")
+    table = pa.concat_tables([compute(ingest, part) for part in PARTS]).sort_by([("task", "ascending"), ("stay_id", "ascending")])
+    Folder(root / "labels").write_table("labels.parquet", table, row_group_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +84,7 @@ def finished(tmp_path_factory) -> Path:
     for name in PARTS:
         build_trajectories(ingest, name, tokenizer, CONFIG, store)
     finish_trajectories(ingest, store, CONFIG)
-    Folder(root / "labels").write_table("labels.parquet", relabel(ingest))
+    write_labels(root)
     return root
 
 
@@ -123,7 +130,9 @@ def change(root: Path, name: str, *columns: pl.Expr, stay: int | None = None) ->
     if stay is not None:
         here = pl.col("stay_id") == stay
         columns = tuple(pl.when(here).then(one).otherwise(pl.col(one.meta.output_name())).alias(one.meta.output_name()) for one in columns)
-    folder.write_table(name, frame.with_columns(columns).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(table.schema))
+    folder.write_table(
+        name, frame.with_columns(columns).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(table.schema), row_group_size=1
+    )
 
 
 def add_to_hour_3(root: Path, phrase: str, column: str = "state_texts") -> None:
@@ -259,10 +268,8 @@ def test_an_outcome_asked_after_death_is_found(data):
 def test_labels_that_look_beyond_their_horizon_are_found(data):
     far = [replace(task, horizon_hours=12) if task.kind == "event" else task for task in TASKS]
 
-    def looks_too_far(folder: Folder):
-        return compute_labels(folder, far, PREDICTION_HOUR)
-
-    Folder(data / "labels").write_table("labels.parquet", looks_too_far(Folder(data / "ingest")))
+    looks_too_far = relabeller(far, PREDICTION_HOUR)
+    write_labels(data, looks_too_far)
     assert leaks_of_labels(data, compute=looks_too_far) == {AHEAD}
 
 
@@ -306,7 +313,7 @@ def test_the_command_writes_its_findings_and_fails_on_a_leak(tmp_path):
     labels = artifacts["labels"].folder
     change(Path(labels.address), "labels.parquet", (1 - pl.col("label")).alias("label"))
     manifest = labels.read_json("manifest.json")
-    manifest["files"][0]["bytes"] = labels.size("labels.parquet")
+    next(file for file in manifest["files"] if file["path"] == "labels.parquet")["bytes"] = labels.size("labels.parquet")
     labels.write_json("manifest.json", manifest)
     spoiled_run = CliRunner().invoke(app, ["data", "audit", str(file)])
     assert spoiled_run.exit_code == 2 and "found a leak" in " ".join(spoiled_run.output.split())
