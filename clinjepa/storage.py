@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -121,6 +121,25 @@ class Folder:
 
         self._try(name, write)
 
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A stream, for what is too large for memory, into a file that appears whole when the block ends without an error.
+
+        An object store gets it from a temporary file on the local disk.
+        """
+        target = Path(self.path(name)) if self.is_local else Path(tempfile.gettempdir()) / "clinjepa-stream"
+        self._try(name, lambda: target.parent.mkdir(parents=True, exist_ok=True))
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with self._try(name, lambda: open(temporary, "wb")) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            place = (lambda: os.replace(temporary, target)) if self.is_local else lambda: self.fs.put_file(str(temporary), self.path(name))
+            self._try(name, place)
+        finally:
+            temporary.unlink(missing_ok=True)
+
     def create_bytes(self, name: str, data: bytes) -> bool:
         """Write only if `name` is not there yet, atomically; False when somebody else was first."""
 
@@ -158,14 +177,22 @@ class Folder:
     def write_json(self, name: str, value: Any) -> None:
         self.write_bytes(name, json.dumps(value, indent=1, allow_nan=False).encode())
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+    def parquet(self, name: str) -> pq.ParquetFile:
+        """A Parquet file to read in pieces; read it with `use_threads=False`."""
         try:
             # Without Arrow's I/O threads: they hold Python buffers and can abort an interpreter that is shutting down.
-            return pq.ParquetFile(io.BytesIO(self.read_bytes(name)), pre_buffer=False).read(columns=columns, use_threads=False)
+            return pq.ParquetFile(io.BytesIO(self.read_bytes(name)), pre_buffer=False)
         except pa.ArrowInvalid:
-            raise StoreError(
-                f"{self.address}/{name} is not a readable Parquet file: it was altered or cut; remove its folder and run again"
-            ) from None
+            raise self._torn(name) from None
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        try:
+            return self.parquet(name).read(columns=columns, use_threads=False)
+        except pa.ArrowInvalid:
+            raise self._torn(name) from None
+
+    def _torn(self, name: str) -> StoreError:
+        return StoreError(f"{self.address}/{name} is not a readable Parquet file: it was altered or cut; remove its folder and run again")
 
     def read_row_group(self, name: str, group: int) -> pa.Table:
         """One row group of a Parquet file, read without the others."""

@@ -16,7 +16,7 @@ from clinjepa.sources import open_source
 from clinjepa.sources.extraction import ExtractionPlan, extraction_counts
 from clinjepa.storage import Folder
 from clinjepa.trajectory.ingest import build_partition, finish_ingest
-from clinjepa.trajectory.labels import compute_labels
+from clinjepa.trajectory.labels import build_labels, finish_labels
 from clinjepa.trajectory.store import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokenizer import build_tokenizer
 from pipelines.artifacts import Artifact
@@ -73,14 +73,15 @@ def run_trajectories_stage(context: RunContext, stage: Stage, artifact: Artifact
 
 
 def run_labels_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    ingest = context.artifact(stage.inputs["ingest"]).folder
-    return run_remotely(context, _write_labels, ingest, artifact.folder, stage.settings["tasks"], stage.settings["stay_prediction_hour"])
+    """Grid, history and stays -> labels of every task, part by part; then prevalence and the MEDS label files."""
+    ingest, out = context.artifact(stage.inputs["ingest"]).folder, artifact.folder
+    tasks, hour, parts = load_tasks(stage.settings["tasks"]), stage.settings["stay_prediction_hour"], _parts(ingest)
 
+    def build(index: int) -> None:
+        build_labels(ingest, parts[index], tasks, hour, out)
 
-def _write_labels(ingest: Folder, out: Folder, tasks: list[str], stay_prediction_hour: int) -> dict[str, Any]:
-    labels = compute_labels(ingest, load_tasks(tasks), stay_prediction_hour)
-    out.write_table("labels.parquet", labels)
-    return {"num_labels": labels.num_rows}
+    _map_parts(context, stage, len(parts), build)
+    return run_remotely(context, finish_labels, ingest, tasks, out)
 
 
 def _parts(ingest: Folder) -> list[str]:

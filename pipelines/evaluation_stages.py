@@ -14,6 +14,7 @@ from clinjepa.evaluation.geometry import evaluate_geometry
 from clinjepa.evaluation.roundtrip import evaluate_roundtrip
 from clinjepa.model.io import load_predictor
 from clinjepa.storage import Folder
+from clinjepa.trajectory.labels import read_labels
 from clinjepa.trajectory.latents import LatentReader
 from pipelines.artifacts import Artifact
 from pipelines.data_stages import run_remotely
@@ -70,7 +71,7 @@ def _drift(config: Config, inputs: _Inputs) -> dict[str, Any]:
 def _geometry(config: Config, inputs: _Inputs) -> dict[str, Any]:
     evaluation = config.evaluation
     onsets = {task.name: task.horizon_hours for task in load_tasks(evaluation.downstream.tasks) if task.kind == "event"}
-    stays, labels = inputs["ingest"].read_table("stays.parquet"), inputs["labels"].read_table("labels.parquet")
+    stays, labels = inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], evaluation.downstream.tasks)
     return evaluate_geometry(LatentReader(inputs["latents"]), stays, labels, onsets, evaluation.geometry, split=evaluation.split)
 
 
@@ -87,7 +88,7 @@ def _downstream(config: Config, inputs: _Inputs) -> dict[str, Any]:
     return evaluate_downstream(
         load_predictor(inputs["predictor"]),
         LatentReader(inputs["latents"]),
-        inputs["labels"].read_table("labels.parquet"),
+        read_labels(inputs["labels"], evaluation.downstream.tasks),
         inputs["ingest"].read_table("stays.parquet"),
         load_tasks(evaluation.downstream.tasks),
         evaluation.downstream,
@@ -99,7 +100,7 @@ def _baselines(config: Config, inputs: _Inputs) -> dict[str, Any]:
     evaluation = config.evaluation
     return evaluate_baselines(
         inputs["ingest"],
-        inputs["labels"].read_table("labels.parquet"),
+        read_labels(inputs["labels"], evaluation.downstream.tasks),
         inputs["ingest"].read_table("stays.parquet"),
         load_tasks(evaluation.downstream.tasks),
         evaluation.downstream,

@@ -13,6 +13,7 @@ from functools import cached_property
 from importlib import resources
 from typing import Any
 
+from clinjepa.clinical import list_tasks
 from clinjepa.config import Config, result_fields
 from clinjepa.curriculum.recipes import Recipe, load_recipe, phase_steps
 from clinjepa.sources import SOURCES
@@ -24,7 +25,7 @@ FORMAT_VERSIONS = {
     "ingest": 2,
     "tokenizer": 1,
     "trajectories": 1,
-    "labels": 1,
+    "labels": 2,
     "base": 1,
     "sft": 1,
     "embed": 1,
@@ -152,13 +153,14 @@ def build_experiment(config: Config, source_digest: str) -> Experiment:
         {"ingest": ingest, "tokenizer": tokenizer},
     )
     downstream = config.evaluation.downstream
+    tasks = sorted(set(downstream.tasks) | set(list_tasks() if config.labels.tasks is None else config.labels.tasks))
     labels = Stage(
         "labels",
         "labels",
         {
-            "tasks": sorted(downstream.tasks),
+            "tasks": tasks,
             "stay_prediction_hour": downstream.stay_prediction_hour,
-            "definitions": _definitions_digest(*(f"tasks/{name}.yaml" for name in sorted(downstream.tasks))),
+            "definitions": _definitions_digest("derived", *(f"tasks/{name}.yaml" for name in tasks)),
         },
         {"ingest": ingest},
     )

@@ -312,6 +312,11 @@ class DownstreamConfig(Section):
     probe: ProbeConfig = ProbeConfig()
 
 
+class LabelsConfig(Section):
+    tasks: list[str] | None = None
+    """Tasks that get labels, beside those of `evaluation.downstream.tasks`: names of files in `clinjepa/clinical/tasks/`; all when null."""
+
+
 class EvaluationConfig(Section):
     split: Literal["train", "tuning", "held_out"] = "held_out"
     drift: DriftConfig = DriftConfig()
@@ -384,6 +389,7 @@ class Config(Section):
     predictor: PredictorConfig = PredictorConfig()
     sft: SftConfig = SftConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
+    labels: LabelsConfig = LabelsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     grid: GridConfig = GridConfig()
     execution: ExecutionConfig = Execution(ExecutionConfig())

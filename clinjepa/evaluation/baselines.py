@@ -34,11 +34,13 @@ def evaluate_baselines(
     split: str = "held_out",
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """{task: {"lightgbm": {"history_only": cell}, "hours_in_icu": {"history_only": cell}}}; the latter for event tasks only.
+    """{task: {"lightgbm": {"history_only": cell}, "hours_in_icu": {"history_only": cell}}}; the latter for hourly tasks only.
 
     ingest: ingest artifact (its grid is read); stays: its `stays.parquet`. Cells as in `evaluate_downstream`.
+    Tasks with 0/1 labels only.
     """
     used = ["train", "tuning", split]
+    tasks = [task for task in tasks if task.is_classification]
     points = {task.name: prediction_points(labels, stays, task, settings) for task in tasks}
     reasons = {name: why_not(own, split, settings.min_positives) for name, own in points.items()}
     estimable = [name for name, reason in reasons.items() if reason is None]
@@ -50,7 +52,7 @@ def evaluate_baselines(
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for task in tasks:
         scored = points[task.name].of(split)
-        methods = ["lightgbm"] + (["hours_in_icu"] if task.kind == "event" else [])
+        methods = ["lightgbm"] + (["hours_in_icu"] if task.is_hourly else [])
         reason = reasons[task.name]
         if reason is not None:
             result[task.name] = {method: {COLUMN: null_cell(scored, reason)} for method in methods}

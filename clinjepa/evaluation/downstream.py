@@ -37,10 +37,11 @@ def evaluate_downstream(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """{task: {probe kind: {column: {"auroc", "auprc", "num_positive", "num_total", "num_positive_patients"}}}}.
 
-    labels: stay_id, task, hour, label; stays: stay_id, subject_id, split, num_hours. A task with fewer than `min_positives` patients of a
-    class in training or scored data has null figures and a `reason`. Rollouts are as long as `rollout_hours`, and no longer than an
-    event task's horizon.
+    labels: stay_id, task, hour, label; stays: stay_id, subject_id, split, num_hours. Tasks with 0/1 labels only. A task with
+    fewer than `min_positives` patients of a class in training or scored data has null figures and a `reason`. Rollouts are as long as
+    `rollout_hours`, and no longer than a task's horizon.
     """
+    tasks = [task for task in tasks if task.is_classification]
     points = {task.name: prediction_points(labels, stays, task, settings) for task in tasks}
     reasons = {task.name: why_not(points[task.name], split, settings.min_positives) for task in tasks}
     result: dict[str, dict[str, dict[str, Any]]] = {}

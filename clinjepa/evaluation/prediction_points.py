@@ -1,7 +1,7 @@
 """Where a task is predicted, and what a table's cell says about it: the same points and patients for every method of a row.
 
-A point is (stay, hour h): the prediction is made at intime + (h + 1) h from hours 0…h only. Event tasks are predicted every
-`hourly_stride` hours once `min_history_hours` have been seen; stay tasks once, at the hour of their label.
+A point is (stay, hour h): the prediction is made at intime + (h + 1) h from hours 0…h only. Hourly tasks are predicted every
+`hourly_stride` hours once `min_history_hours` have been seen; tasks of the whole stay once, at the hour of their label.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def prediction_points(labels: pa.Table, stays: pa.Table, task: Task, settings: D
     joined = joined.sort_by([("stay_id", "ascending"), ("hour", "ascending")])
     hour_N = joined["hour"].to_numpy().astype(np.int32)
     kept_N = hour_N < joined["num_hours"].to_numpy()
-    if task.kind == "event":
+    if task.is_hourly:
         first = settings.min_history_hours - 1
         kept_N &= (hour_N >= first) & ((hour_N - first) % settings.hourly_stride == 0)
     return Points(

@@ -12,7 +12,8 @@ import polars as pl
 import pyarrow as pa
 
 from clinjepa.clinical import Variable
-from clinjepa.trajectory.grid import GRID_ROLES, numeric_rule, place_events
+from clinjepa.trajectory.aggregates import hourly_values
+from clinjepa.trajectory.grid import GRID_ROLES, place_events
 
 HISTORY_SCHEMA = pa.schema([("stay_id", pa.int64()), ("hour", pa.int32()), ("variable", pa.string()), ("value", pa.float32())])
 
@@ -37,11 +38,8 @@ def history_hours(events: pa.Table, stays: pl.DataFrame, variables: Mapping[str,
         pl.lit(depth, pl.Int32).alias("num_hours"),
     )
     placed, _ = place_events(early.to_arrow(compat_level=pl.CompatLevel.oldest()), before, kept)
-    parts = []
-    for rule in sorted({one.aggregation for one in kept.values()}):
-        names = [name for name, one in kept.items() if one.aggregation == rule]
-        rows = placed.filter(pl.col("variable").is_in(names))
-        parts.append(rows.group_by("stay_id", "hour", "variable").agg(numeric_rule(rule).cast(pl.Float32).alias("value")))
     lookback = pl.col("variable").replace_strict({name: one.lookback_hours for name, one in kept.items()}, return_dtype=pl.Int32)
-    long = pl.concat(parts).with_columns((pl.col("hour") - depth).cast(pl.Int32).alias("hour"))
+    long = hourly_values(placed, kept).with_columns(
+        (pl.col("hour") - depth).cast(pl.Int32).alias("hour"), pl.col("variable").cast(pl.String)
+    )
     return long.filter(pl.col("hour") >= -lookback).select(HISTORY_SCHEMA.names).sort("stay_id", "hour", "variable")

@@ -16,8 +16,9 @@ from clinjepa.config.schema import Config
 from clinjepa.errors import SourceError
 from clinjepa.sources.schema import STAYS_SCHEMA, Source, validate
 from clinjepa.storage import Folder
+from clinjepa.trajectory.aggregates import aggregate_hours
 from clinjepa.trajectory.cohort import apply_measurement_rules, apply_stay_rules, cohort_rules, sum_attrition
-from clinjepa.trajectory.grid import aggregate_hours, coverage, grid_columns, place_events
+from clinjepa.trajectory.grid import coverage, grid_columns, place_events
 from clinjepa.trajectory.history import HISTORY_SCHEMA, history_hours
 from clinjepa.trajectory.parts import add_counts, finished_part, read_records, write_part_table, write_record
 from clinjepa.trajectory.split import SPLITS, draw_split

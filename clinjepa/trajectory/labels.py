@@ -1,136 +1,213 @@
-"""Labels of prediction tasks from the hourly grid and the stays.
+"""The labels artifact: labels of prediction tasks from grid, history and stays, part by part, and what they amount to.
 
-A label at hour h is predicted at intime + (h+1) h from hours 0 ... h; its event lies in hours h+1 ... h+H and nowhere else.
-Rule of event tasks: eth-mds/icu-features `eep_label`; the tasks themselves are data (`clinical/tasks/*.yaml`).
+`labels/<part>.parquet` and last its record in `parts/`, so that a cut run goes on; then `labels.parquet`, `prevalence.json` and, for tools
+that read the Medical Event Data Standard, `meds/<task>.parquet`. The rules are in `label_rules.py`. Format: docs/contracts.md, section 3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from clinjepa.clinical import Combination, Condition, Task
+from clinjepa.clinical import Task, can_give, grid_inputs
+from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from clinjepa.trajectory import ingest as ingest_artifact
+from clinjepa.trajectory.derived import DerivedState
 from clinjepa.trajectory.grid import HOUR_US
-from clinjepa.trajectory.parts import read_card
+from clinjepa.trajectory.hour_rows import HourRows, hour_rows
+from clinjepa.trajectory.label_rules import FLAG_COLUMNS, TIME_COLUMNS, hourly_labels, stay_labels
+from clinjepa.trajectory.parts import finished_part, read_card, read_records, write_part_table, write_record
+from clinjepa.trajectory.split import SPLITS
 
+SCHEMA_VERSION = 2
 LABELS_SCHEMA = pa.schema([("stay_id", pa.int64()), ("task", pa.string()), ("hour", pa.int32()), ("label", pa.float32())])
-
-_COMPARE: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
-    "<": np.less,
-    "<=": np.less_equal,
-    ">": np.greater,
-    ">=": np.greater_equal,
-    "==": np.equal,
+_TASK_COLUMN = LABELS_SCHEMA.get_field_index("task")
+_MEDS_KEYS = [("subject_id", pa.int64()), ("prediction_time", pa.timestamp("us"))]
+MEDS_LABEL_SCHEMAS = {
+    True: pa.schema([*_MEDS_KEYS, ("boolean_value", pa.bool_())]),
+    False: pa.schema([*_MEDS_KEYS, ("float_value", pa.float32())]),
 }
+"""LabelSchema of MEDS 0.4 (its value columns are optional, but not null), by whether the task's labels are 0 or 1."""
+
+
+def build_labels(ingest: Folder, part: str, tasks: list[Task], stay_prediction_hour: int, out: Folder) -> dict[str, Any]:
+    """Compute and write the labels of one part of an ingest artifact, unless that is done already; returns the part's record."""
+    record = finished_part(out, part, SCHEMA_VERSION)
+    if record is None:
+        able, stays = _able(tasks, _card(ingest)), _stays(ingest, part)
+        labels = part_labels(ingest, part, stays, able, stay_prediction_hour)
+        file = write_part_table(out, f"labels/{part}.parquet", labels)
+        record = {"schema_version": SCHEMA_VERSION, "files": [file], "prevalence": _prevalence(labels, stays, able)}
+        write_record(out, part, record)
+    return record
+
+
+def finish_labels(ingest: Folder, tasks: list[Task], out: Folder) -> dict[str, Any]:
+    """Join the parts into `labels.parquet`, `meds/` and `prevalence.json`; returns {"num_labels", "num_tasks"}.
+
+    Raises StoreError when a part is missing or was cut.
+    """
+    card, records = _card(ingest), read_records(out, SCHEMA_VERSION)
+    missing = [part for part in card["parts"] if part not in records]
+    if missing:
+        raise StoreError(f"{out.address}: {len(missing)} parts have no labels yet; run again to go on")
+    able = _able(tasks, card)
+    _join_parts(out, list(records), pl.from_arrow(ingest.read_table("stays.parquet")), able)
+    reasons = {task.name: reason for task in tasks if (reason := why_none(task, card))}
+    out.write_json("prevalence.json", {"source": card["source"], "tasks": _add_prevalence(records, able), "without_labels": reasons})
+    return {"num_labels": sum(record["files"][0]["num_rows"] for record in records.values()), "num_tasks": len(able)}
+
+
+def read_labels(folder: Folder, tasks: Collection[str]) -> pa.Table:
+    """LABELS_SCHEMA of some tasks out of a labels artifact; others are not decoded."""
+    file = folder.parquet("labels.parquet")
+    groups = range(file.metadata.num_row_groups)
+    wanted = [group for group in groups if file.metadata.row_group(group).column(_TASK_COLUMN).statistics.min in tasks]
+    return file.read_row_groups(wanted, use_threads=False) if wanted else LABELS_SCHEMA.empty_table()
 
 
 def compute_labels(ingest: Folder, tasks: list[Task], stay_prediction_hour: int) -> pa.Table:
-    """LABELS_SCHEMA, ordered by task (as given), stay_id, hour; hours without a label are left out.
+    """All labels of a small ingest artifact at once: LABELS_SCHEMA, ordered by task (as given), stay_id, hour."""
+    card = _card(ingest)
+    able = _able(tasks, card)
+    parts = [part_labels(ingest, part, _stays(ingest, part), able, stay_prediction_hour) for part in card["parts"]]
+    table = pl.from_arrow(pa.concat_tables([LABELS_SCHEMA.empty_table(), *parts]))
+    order = pl.col("task").replace_strict({task.name: place for place, task in enumerate(tasks)}, return_dtype=pl.Int32)
+    ordered = table.sort(order, "stay_id", "hour") if table.height else table
+    return ordered.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(LABELS_SCHEMA)
 
-    Event tasks have a row per labelled hour; stay tasks one, at hour `stay_prediction_hour` - 1, for stays that are still going on and
-    alive at that time. A task whose required variables the source never gives has no rows. Thresholds are compared at the grid's
-    precision (float32).
-    """
-    card = read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again")
-    events = [task for task in tasks if task.kind == "event" and all(name in card["coverage"] for name in task.requires)]
-    tables: dict[str, list[pl.DataFrame]] = {task.name: [] for task in tasks}
-    columns = sorted({name for task in events for name in task.variables})
-    for part in card["parts"] if events else ():
-        grid = pl.from_arrow(ingest.read_table(f"grid/{part}.parquet", columns=["stay_id", "hour", *columns])).sort("stay_id", "hour")
-        stay_ids = grid["stay_id"].to_numpy()
-        for task in events:
-            values = eep_labels(hourly_state(task, grid), stay_ids, task.horizon_hours or 0, task.switches_only)
-            labelled = grid.select(
-                "stay_id", pl.lit(task.name).alias("task"), "hour", pl.Series("label", values, dtype=pl.Float32).fill_nan(None)
-            )
-            tables[task.name].append(labelled.drop_nulls("label"))
-    stays = pl.from_arrow(ingest.read_table("stays.parquet"))
+
+def why_none(task: Task, card: dict[str, Any]) -> str | None:
+    """Why a task has no labels on the data of an ingest's data card, or None when it can have some."""
+    if task.sources and card["source"] not in task.sources:
+        return f"not for source {card['source']}: the task says {', '.join(task.sources)}"
+    missing = [name for name in task.requires if not can_give(name, card["coverage"])]
+    return f"the source gives no {', '.join(missing)}" if missing else None
+
+
+def part_labels(ingest: Folder, part: str, stays: pl.DataFrame, tasks: list[Task], stay_prediction_hour: int) -> pa.Table:
+    """LABELS_SCHEMA of one part of an ingest artifact, ordered by task (as given), stay_id, hour. stays: the rows of that part."""
+    columns = grid_inputs(name for task in tasks for name in task.variables)
+    grid = pl.from_arrow(ingest.read_table(f"grid/{part}.parquet", columns=["stay_id", "hour", *_on_grid(columns)]))
+    history = pl.from_arrow(ingest.read_table(f"history/{part}.parquet"))
+    state = DerivedState(label_rows(grid, history, stays, columns))
+    rows, tables = state.rows, [LABELS_SCHEMA.empty_table()]
     for task in tasks:
-        if task.kind == "stay":
-            tables[task.name].append(_stay_labels(task, stays, stay_prediction_hour))
-    ordered = [pl.concat(parts).sort("stay_id", "hour") for parts in tables.values() if parts]
-    if not ordered:
-        return LABELS_SCHEMA.empty_table()
-    return pl.concat(ordered).select(LABELS_SCHEMA.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(LABELS_SCHEMA)
+        labels = hourly_labels(task, state) if task.is_hourly else stay_labels(task, state, stay_prediction_hour)
+        there = np.flatnonzero(~np.isnan(labels))
+        names = pa.repeat(pa.scalar(task.name), len(there))
+        numbers = [rows.stay_id_R[there], rows.hour_R[there].astype(np.int32), labels[there].astype(np.float32)]
+        stay_ids, hours, values = (pa.array(one) for one in numbers)
+        tables.append(pa.table([stay_ids, names, hours, values], schema=LABELS_SCHEMA))
+    return pa.concat_tables(tables)
 
 
-def hourly_state(task: Task, grid: pl.DataFrame) -> np.ndarray:
-    """State of an event task per row of the grid: 1.0 in the event, 0.0 surely not, NaN unknown."""
-    if task.state is None:
-        raise ValueError(f"task {task.name} has no hourly state")
-    return _evaluate(task.state, grid)
+def label_rows(grid: pl.DataFrame, history: pl.DataFrame, stays: pl.DataFrame, columns: list[str]) -> HourRows:
+    """Hour rows with what label rules read of a stay: weight, flags (0, 1, NaN), and times as hours after ICU admission."""
+    intime = pl.col("intime").cast(pl.Datetime("us"))
+    facts = stays.select(
+        "stay_id",
+        "weight_kg",
+        *(pl.col(name).cast(pl.Float64) for name in FLAG_COLUMNS),
+        *(((pl.col(name).cast(pl.Datetime("us")) - intime).dt.total_microseconds() / HOUR_US).alias(name) for name in TIME_COLUMNS),
+    )
+    return hour_rows(grid, history, facts, columns, ["weight_kg", *FLAG_COLUMNS, *TIME_COLUMNS])
 
 
-def eep_labels(state_R: np.ndarray, stay_id_R: np.ndarray, horizon_hours: int, switches_only: bool) -> np.ndarray:
-    """Early-event labels per hour: 1, 0, or NaN where there is none.
-
-    state_R: 1 event, 0 surely none, NaN unknown, one row per hour; stay_id_R: rows of a stay are consecutive and hourly. Missing
-    where the hour itself is in the event; 1 where an event lies in the next `horizon_hours` hours; 0 where none does and one of them is
-    surely none. With `switches_only` a 1 is missing too where the last known state up to the hour was an event.
-    Source: eth-mds/icu-features, `eep_label`.
-    """
-    num_rows = len(state_R)
-    if not num_rows:
-        return np.zeros(0, dtype=np.float64)
-    rows = np.arange(num_rows)
-    starts = np.flatnonzero(np.concatenate([[True], stay_id_R[1:] != stay_id_R[:-1]]))
-    ends = np.append(starts[1:], num_rows) - 1
-    which = np.repeat(np.arange(len(starts)), ends - starts + 1)
-    window_end = np.minimum(rows + horizon_hours, ends[which])
-
-    def seen_ahead(value: float) -> np.ndarray:
-        count = np.cumsum(state_R == value)
-        return count[window_end] - count > 0
-
-    labels = np.where(seen_ahead(1.0), 1.0, np.where(seen_ahead(0.0), 0.0, np.nan))
-    labels[state_R == 1.0] = np.nan
-    if switches_only:
-        last_known = np.maximum.accumulate(np.where(np.isnan(state_R), -1, rows))
-        was_event = (last_known >= starts[which]) & (state_R[np.maximum(last_known, 0)] == 1.0)
-        labels[(labels == 1.0) & was_event] = np.nan
-    return labels
+def _card(ingest: Folder) -> dict[str, Any]:
+    return read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again")
 
 
-def _stay_labels(task: Task, stays: pl.DataFrame, prediction_hour: int) -> pl.DataFrame:
-    elapsed_us = prediction_hour * HOUR_US
-
-    def after_intime(column: str) -> pl.Expr:
-        return pl.col(column).cast(pl.Datetime("us")).cast(pl.Int64) - pl.col("intime").cast(pl.Datetime("us")).cast(pl.Int64)
-
-    there = (pl.col("num_hours") >= prediction_hour) & (after_intime("outtime") >= elapsed_us)
-    alive = (after_intime("death_time") > elapsed_us).fill_null(True)
-    outcome = pl.col(task.outcome or "").cast(pl.Float32).alias("label")
-    hour = pl.lit(prediction_hour - 1, pl.Int32).alias("hour")
-    return stays.filter(there & alive).select("stay_id", pl.lit(task.name).alias("task"), hour, outcome).drop_nulls("label")
+def _able(tasks: list[Task], card: dict[str, Any]) -> list[Task]:
+    return [task for task in tasks if why_none(task, card) is None]
 
 
-def _evaluate(node: Condition | Combination, grid: pl.DataFrame) -> np.ndarray:
-    """Three-valued logic with NaN as unknown."""
-    if isinstance(node, Condition):
-        return _compare(node, grid)
-    parts = np.stack([_evaluate(part, grid) for part in node.parts])
-    some_true, some_false, unknown = (parts == 1).any(axis=0), (parts == 0).any(axis=0), np.isnan(parts).any(axis=0)
-    if node.rule == "not":
-        return 1.0 - parts[0]
-    if node.rule == "all":
-        return np.where(some_false, 0.0, np.where(unknown, np.nan, 1.0))
-    if node.rule == "any":
-        return np.where(some_true, 1.0, np.where(unknown, np.nan, 0.0))
-    return np.where(unknown | (some_true & some_false), np.nan, np.where(some_true, 1.0, 0.0))
+def _stays(ingest: Folder, part: str) -> pl.DataFrame:
+    return pl.from_arrow(ingest.read_table("stays.parquet")).filter(pl.col("part") == part)
 
 
-def _compare(condition: Condition, grid: pl.DataFrame) -> np.ndarray:
-    values = np.stack([grid[name].cast(pl.Float32).to_numpy() for name in condition.variables])
-    if condition.stat == "given":
-        values = np.nan_to_num(values, nan=0.0)
-    known = ~np.isnan(values)
-    holds = _COMPARE[condition.op](values, np.float32(condition.value)) & known
-    if condition.pick == "first":
-        first = known.argmax(axis=0)[None]
-        known, holds = np.take_along_axis(known, first, axis=0), np.take_along_axis(holds, first, axis=0)
-    return np.where(holds.any(axis=0), 1.0, np.where(known.any(axis=0), 0.0, np.nan))
+def _on_grid(columns: list[str]) -> list[str]:
+    known = set(ingest_artifact.grid_schema().names)
+    return [name for name in columns if name in known]
+
+
+def _prevalence(labels: pa.Table, stays: pl.DataFrame, tasks: list[Task]) -> dict[str, dict[str, dict[str, float]]]:
+    """task -> split -> counts of one part; patients may be added up over parts, which share none."""
+    split = stays.select("stay_id", "subject_id", "split")
+    table = pl.from_arrow(labels).join(split, on="stay_id", how="left")
+    positive = pl.col("label") > 0.5
+    counts = table.group_by("task", "split").agg(
+        pl.len().alias("num_labels"),
+        positive.sum().alias("num_positive"),
+        pl.col("subject_id").n_unique().alias("num_patients"),
+        pl.col("subject_id").filter(positive).n_unique().alias("num_positive_patients"),
+        pl.col("label").cast(pl.Float64).sum().alias("sum"),
+    )
+    found = {(row.pop("task"), row.pop("split")): row for row in counts.to_dicts()}
+    return {task.name: {split: found[task.name, split] for split in SPLITS if (task.name, split) in found} for task in tasks}
+
+
+def _add_prevalence(records: dict[str, dict[str, Any]], tasks: list[Task]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """task -> split -> what is labelled, and how much of it is positive (or, for a number, its mean)."""
+    result: dict[str, dict[str, dict[str, float | None]]] = {}
+    keys = ("num_labels", "num_positive", "num_patients", "num_positive_patients", "sum")
+    for task in tasks:
+        result[task.name] = {}
+        for split in SPLITS:
+            rows = [record["prevalence"][task.name].get(split, {}) for record in records.values()]
+            total = {key: sum(row.get(key, 0) for row in rows) for key in keys}
+            mean = total.pop("sum") / total["num_labels"] if total["num_labels"] else None
+            if not task.is_classification:
+                del total["num_positive"], total["num_positive_patients"]
+            result[task.name][split] = total | {"share_positive" if task.is_classification else "mean": mean}
+    return result
+
+
+def _join_parts(out: Folder, parts: list[str], stays: pl.DataFrame, tasks: list[Task]) -> None:
+    """`labels.parquet` (part by part, in it by task) and `meds/<task>.parquet`, with one part in memory."""
+    people = stays.select("stay_id", "subject_id", "intime")
+    with contextlib.ExitStack() as stack:
+
+        def writer(name: str, schema: pa.Schema) -> pq.ParquetWriter:
+            sink = stack.enter_context(out.writing(name))
+            return stack.enter_context(pq.ParquetWriter(sink, schema, compression="zstd"))
+
+        whole = writer("labels.parquet", LABELS_SCHEMA)
+        binary = {task.name: task.is_classification for task in tasks}
+        meds = {name: writer(f"meds/{name}.parquet", MEDS_LABEL_SCHEMAS[is_binary]) for name, is_binary in binary.items()}
+        for part in parts:
+            labels = out.read_table(f"labels/{part}.parquet")
+            timed = _timed(pl.from_arrow(labels.drop_columns("task")), people)
+            first = 0
+            for name, length in zip(*_runs(labels["task"]), strict=True):
+                whole.write_table(labels.slice(first, length))
+                meds[name].write_table(_as_meds(timed.slice(first, length), binary[name]))
+                first += length
+
+
+def _runs(tasks: pa.ChunkedArray) -> tuple[list[str], list[int]]:
+    """The tasks of a part, one after the other, and how many labels each has."""
+    runs = pc.run_end_encode(tasks.combine_chunks())
+    return runs.values.to_pylist(), np.diff(runs.run_ends.to_numpy(), prepend=0).tolist()
+
+
+def _timed(labels: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
+    """subject_id, prediction_time (the end of the label's hour), label."""
+    end = pl.col("intime").cast(pl.Datetime("us")) + pl.duration(hours=pl.col("hour").cast(pl.Int64) + 1)
+    joined = labels.join(people, on="stay_id", how="left", maintain_order="left")
+    return joined.select("subject_id", end.alias("prediction_time"), "label")
+
+
+def _as_meds(timed: pl.DataFrame, is_classification: bool) -> pa.Table:
+    """Rows of MEDS_LABEL_SCHEMAS, in the order of the labels."""
+    table = timed.to_arrow(compat_level=pl.CompatLevel.oldest())
+    value = pc.greater(table["label"], 0.5) if is_classification else table["label"]
+    return pa.table([table["subject_id"], table["prediction_time"], value], schema=MEDS_LABEL_SCHEMAS[is_classification])

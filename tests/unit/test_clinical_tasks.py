@@ -48,7 +48,7 @@ def test_hypoxaemia_falls_back_to_arterial_saturation():
         ('"<"', '"less"', "state.op='less'"),
         ("value: 65", "value: low", "state.value='low' is not a number"),
         ("horizon_hours: 8", "horizon_hours: 0", "horizon_hours=0"),
-        ("kind: event", "kind: regression", "kind='regression'"),
+        ("kind: event", "kind: guess", "kind='guess'"),
         ("switches_only: true\n", "", "missing \\['switches_only'\\]"),
         ("requires: [map]", "requires: [lactate]", "requires names \\['lactate'\\]"),
         ("name: low", "name: low\ncolour: red", "unknown \\['colour'\\]"),

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clinjepa.clinical import load_variables
-from clinjepa.trajectory.grid import aggregate_hours, coverage, grid_columns, place_events
+from clinjepa.trajectory.aggregates import aggregate_hours
+from clinjepa.trajectory.grid import coverage, grid_columns, place_events
 
 VARIABLES = load_variables()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 import pytest
 from handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
 from hypothesis import given, settings
@@ -12,7 +11,9 @@ from hypothesis import strategies as st
 from clinjepa.clinical import load_task, parse_task
 from clinjepa.storage import Folder
 from clinjepa.trajectory.ingest import build_partition, finish_ingest
-from clinjepa.trajectory.labels import LABELS_SCHEMA, compute_labels, eep_labels, hourly_state
+from clinjepa.trajectory.label_rules import eep_labels
+from clinjepa.trajectory.labels import LABELS_SCHEMA, compute_labels
+from clinjepa.trajectory.states import evaluate
 
 
 def states(pattern: str) -> np.ndarray:
@@ -64,8 +65,12 @@ def test_what_happens_after_the_horizon_changes_no_label(state, horizon, hour):
     np.testing.assert_array_equal(before, after)
 
 
-def frame(**columns) -> pl.DataFrame:
-    return pl.DataFrame({name: pl.Series(values, dtype=pl.Float32) for name, values in columns.items()})
+def frame(**columns) -> dict[str, np.ndarray]:
+    return {name: np.array([np.nan if value is None else value for value in values], np.float32) for name, values in columns.items()}
+
+
+def hourly_state(task, grid: dict[str, np.ndarray]) -> np.ndarray:
+    return evaluate(task.state, grid.__getitem__)
 
 
 def test_states_that_disagree_or_lack_a_value_are_unknown():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from clinjepa.clinical import load_variables
 from clinjepa.errors import ConfigError
 from clinjepa.trajectory.grid import place_events
-from clinjepa.trajectory.text import format_number, guard_exclusions, hour_texts, static_texts
+from clinjepa.trajectory.text import format_numbers, guard_exclusions, hour_texts, static_texts
 
 VARIABLES = load_variables()
 
@@ -157,7 +157,7 @@ def test_rows_of_one_instant_keep_the_order_of_the_source():
     ],
 )
 def test_numbers_have_no_trailing_zeros(value, decimals, text):
-    assert format_number(value, decimals) == text
+    assert format_numbers(pl.Series([value, None]), decimals).to_list() == [text, None]
 
 
 def test_static_text_says_unknown_for_what_is_not_known():
