@@ -49,18 +49,26 @@ def test_time_that_doubles_with_size_beyond_the_start_up_has_exponent_one():
     assert scaling_exponent((20.0, 4.0 + 10.0), (40.0, 4.0 + 20.0), 4.0) == pytest.approx(1.0)
 
 
-def test_the_extrapolation_takes_reading_by_rows_and_the_rest_by_stays():
-    """100 CPU s beyond start-up; a quarter of the wall time is reading. 25 s x 10 by rows + 75 s x 100 by stays = 7,750 s on 16 cores."""
-    size = Size(
-        factor=1,
-        rows={"icu/chartevents": FULL_SIZE["chartevents"] // 10, "icu/icustays": FULL_SIZE["stays"] // 100},
-        project=Cost(60.0, 110.0, 1),
+def size(factor: int, chart_rows: int, stays: int, project: Cost, extract: float, ingest: float, unzip: float) -> Size:
+    return Size(
+        factor=factor,
+        rows={"icu/chartevents": chart_rows, "icu/icustays": stays},
+        project=project,
         limit=Cost(1.0, 1.0, 1),
-        steps={"extract": 10.0, "ingest": 30.0},
+        steps={"extract": extract, "ingest": ingest},
         results={},
-        unzip=Cost(2.0, 2.0, 1),
+        unzip=Cost(unzip, unzip, 1),
     )
-    found = extrapolated(size, Cost(4.0, 10.0, 1))
-    assert found["cpu_seconds"] == pytest.approx(250 + 75 * FULL_SIZE["stays"] / (FULL_SIZE["stays"] // 100))
-    assert found["minutes"] == pytest.approx((4 + found["cpu_seconds"] / 16) / 60)
+
+
+def test_the_extrapolation_takes_reading_by_rows_and_the_rest_by_stays():
+    """100 further CPU s, a quarter of the further wall time is reading: 25 s x 10 (rows) + 75 s x 100 (stays) = 7,750 s, on 16 cores
+    484.4 s; of 30 and 50 s of wall time 10 s are the start, since the larger size is twice the smaller."""
+    rows, stays = FULL_SIZE["chartevents"] // 10, FULL_SIZE["stays"] // 100
+    small = size(1, rows, stays, Cost(30.0, 60.0, 3 * 10**9), 5.0, 15.0, 2.0)
+    large = size(2, 2 * rows, 2 * stays, Cost(50.0, 160.0, 3 * 10**9), 10.0, 30.0, 4.0)
+    found = extrapolated(small, large, Cost(4.0, 10.0, 10**9), cpus=2)
+    assert found["cpu_seconds"] == pytest.approx(7750, rel=1e-3)
+    assert found["minutes"] == pytest.approx((10 + 7750 / 16) / 60, rel=1e-3)
     assert found["decompression_floor_seconds"] == pytest.approx(20.0)
+    assert found["peak_gb"] == pytest.approx(1 + 2 * 8)
