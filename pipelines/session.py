@@ -66,7 +66,7 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
             options["runtime_env"] = {"py_modules": [str(root), str(root.parent / "pipelines")]}
     else:
         execution = config.execution
-        options |= {"address": "local", "num_cpus": execution.local_num_cpus}
+        options |= {"address": "local", "num_cpus": execution.local_num_cpus, "include_dashboard": debug}
         if execution.object_store_mb:
             options["object_store_memory"] = execution.object_store_mb * 1024 * 1024
     if not debug:
