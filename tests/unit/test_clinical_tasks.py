@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from clinjepa.clinical import Combination, Condition, can_give, list_tasks, load_task, load_variables, parse_task
 from clinjepa.clinical.definitions import read_definitions
 from clinjepa.clinical.derived import parse_quantity
+from clinjepa.clinical.reference import reference
 from clinjepa.errors import ConfigError
 from clinjepa.sources import charting
 
@@ -160,3 +163,8 @@ def test_a_derived_quantity_must_be_made_of_known_columns():
         parse_quantity(entry, content, "x.yaml", {"x"})
     with pytest.raises(ConfigError, match="needs inputs, and requires or requires_any"):
         parse_quantity(entry | {"inputs": ["map"], "requires": []}, content, "x.yaml", {"x"})
+
+
+def test_the_page_of_tasks_is_up_to_date():
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    assert page == reference(), "docs/tasks.md is behind: python -m clinjepa.clinical.reference > docs/tasks.md"
