@@ -14,11 +14,12 @@ from pipelines.stages import Experiment
 AUDIT = "audit.json"
 CARD = "data_card.json"
 PAGE = "data_card.html"
+PREVALENCE = "prevalence.json"
 
 
 def write_data_card(config: Config, experiment: Experiment) -> str:
-    """Write the card of the finished trajectory store, with the leak audit where one of the same ingest is there; returns the page's
-    address."""
+    """Write the card of the finished trajectory store, with what the labels amount to and the leak audit where they are there; returns
+    the page's address."""
     storage = Folder(config.storage)
     out = storage / f"runs/{config.name}"
     card = Artifact.at(storage, "trajectories", experiment.trajectories.key).folder.read_json(CARD)
@@ -29,6 +30,10 @@ def write_data_card(config: Config, experiment: Experiment) -> str:
         "name": config.source.name,
         "artifacts": {stage.kind: stage.key for stage in experiment.data_stages},
     }
+    labels = Artifact.at(storage, "labels", experiment.labels.key)
+    if labels.is_complete():
+        prevalence = labels.folder.read_json(PREVALENCE)
+        content["prevalence"] = {name: prevalence[name] for name in ("tasks", "without_labels")}
     if out.exists(AUDIT) and (audit := out.read_json(AUDIT)).get("artifacts") == {"ingest": experiment.ingest.key}:
         content["audit"] = {name: audit[name] for name in ("sample", "num_leaks", "checks")}
     out.write_json(CARD, content)

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from clinjepa.clinical import load_variables, section_names
+from clinjepa.clinical import load_task, load_variables, section_names
 from clinjepa.evaluation.report import page_environment, page_style
 from clinjepa.evaluation.report_words import plain, title
 from clinjepa.evaluation.svg_charts import Point, Row, bar_chart
@@ -28,8 +28,10 @@ REASONS = {
     "value": "no usable value",
     "time": "outside the stay or without a usable time",
     "code": "codes that no variable takes",
+    "identity": "stays without an id, patient or admission",
     "repeat": "said twice",
     "purpose": "left out on purpose",
+    "files": "noted about the files (nothing dropped)",
     "other": "other rules",
 }
 _SPLIT_TITLES = {"num_died_in_hospital": "Died"}
@@ -137,6 +139,21 @@ class DataCardView:
         marks = [(found["p95"], f"95 %: {number(found['p95'])}")]
         name = f"{kind.capitalize()} texts by their tokens"
         return Markup(histogram(bins["counts"], bins["bin_width"], title=name, x_label="tokens", alt=alt, marks=marks))
+
+    def label_rows(self) -> list[dict[str, Any]]:
+        """One row per task with labels: its title and, by split, how much of it is positive (or its mean) and how many patients have it."""
+        rows = []
+        for name, by_split in self.card["prevalence"]["tasks"].items():
+            cells = []
+            for found in by_split.values():
+                binary = "share_positive" in found
+                patients = number(found["num_patients"])
+                who = f"{number(found['num_positive_patients'])} of {patients}" if binary else patients
+                middle = found.get("mean")
+                share = self.share(found["share_positive"]) if binary else "–" if middle is None else f"mean {number(float(middle))}"
+                cells.append((number(found["num_labels"]), share, who))
+            rows.append({"title": load_task(name).title, "name": name, "cells": cells})
+        return rows
 
 
 def _short(name: str) -> str:

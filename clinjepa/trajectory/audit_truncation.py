@@ -176,14 +176,15 @@ def _compare_grids(whole: Folder, cut: Folder, part: str, cuts: pl.DataFrame) ->
     first, second = (pl.from_arrow(folder.read_table(f"grid/{part}.parquet")).join(cuts, on="stay_id") for folder in (whole, cut))
     both = first.filter(pl.col("hour") <= pl.col("cut_hour")).join(second, on=["stay_id", "hour"], how="left", suffix="_cut")
     names = [name for name in first.columns if name not in ("stay_id", "hour", "cut_hour")]
-    counts = both.select(_differs(both, name).sum().alias(name) for name in names).row(0, named=True)
+    schema = both.schema
+    counts = both.select(_differs(name, schema[name].is_float()).sum().alias(name) for name in names).row(0, named=True)
     differing = tuple(name for name, count in counts.items() if count)
     return Comparison(0, 0, both.height * len(names), int(sum(counts.values())), differing)
 
 
-def _differs(both: pl.DataFrame, name: str) -> pl.Expr:
+def _differs(name: str, is_number: bool) -> pl.Expr:
     one, other = pl.col(name), pl.col(f"{name}_cut")
-    if not both.schema[name].is_float():
+    if not is_number:
         return one.ne_missing(other)
     close = (one - other).abs() <= _TOLERANCE * pl.max_horizontal(one.abs(), other.abs(), pl.lit(1e-6))
     return (one.is_null() != other.is_null()) | ~close.fill_null(True)

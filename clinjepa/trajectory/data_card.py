@@ -19,7 +19,7 @@ CARD_HOURS = 72
 DROP_GROUPS = {
     "range": ("out_of_range", "implausible_age", "zero_reading"),
     "unit": ("unknown_unit", "no_weight"),
-    "value": ("non_numeric", "without_value", "not_testable", "zero_amount", "empty_parameter", "no_outcome"),
+    "value": ("non_numeric", "without_value", "not_testable", "zero_amount", "empty_parameter", "no_outcome", "flagged_by_warning"),
     "time": (
         "outside_stay",
         "before_icu_admission",
@@ -30,11 +30,17 @@ DROP_GROUPS = {
         "end_without_start",
         "stay_without_end",
         "stay_end_before_start",
+        "stay_without_beginning",
         "bad_time",
+        "without_time",
+        "no_icu_stay",
+        "without_stay",
     ),
     "code": ("unmapped_code",),
+    "identity": ("stay_without_id", "stay_without_patient", "stay_without_admission"),
     "repeat": ("duplicate_row", "repeated_static"),
-    "purpose": ("excluded", "carrier_or_flush", "medication_not_given", "order_superseded_by_administration"),
+    "purpose": ("excluded", "carrier_or_flush", "medication_not_given", "order_superseded_by_administration", "rewritten"),
+    "files": ("empty_table", "table_missing", "item_absent", "item_changed", "invalid_utf8"),
 }
 """Kind of reason -> rules; a rule that is in none is `other`."""
 

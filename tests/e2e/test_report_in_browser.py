@@ -15,7 +15,7 @@ from pipelines.planning import plan_experiment
 from tests.browser import CHROMIUM, Browser
 
 SECTIONS = ["run", "cohort", "drift", "geometry", "downstream", "training", "stages", "config"]
-CARD_SECTIONS = ["stays", "coverage", "dropped", "texts", "artifacts"]
+CARD_SECTIONS = ["stays", "coverage", "dropped", "texts", "labels", "artifacts"]
 WIDTHS = (1440, 900)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found (Debian: apt-get install chromium)")

@@ -135,9 +135,19 @@ def test_the_page_shows_the_audit_of_its_own_ingest_only(run):
     assert 'id="audit"' not in render_data_card(card)
 
 
+def test_the_page_shows_what_is_labelled_per_task_and_split(run):
+    _, card = run
+    counts = {"num_labels": 200, "num_positive": 30, "num_patients": 41, "num_positive_patients": 7, "share_positive": 0.15}
+    value = {"num_labels": 55, "num_patients": 12, "mean": 1.25}
+    tasks = {"tachycardia_8h": dict.fromkeys(card["splits"], counts), "log_lactate_4h": dict.fromkeys(card["splits"], value)}
+    page = render_data_card(card | {"prevalence": {"tasks": tasks, "without_labels": {"sepsis_recorded": "not for <this> source"}}})
+    assert page.count("<td>200</td><td>15 %</td><td>7 of 41</td>") == page.count("<td>55</td><td>mean 1.25</td><td>12</td>") == 3
+    assert "not for &lt;this&gt; source" in page
+
+
 def test_a_card_without_drops_and_tokens_renders(run):
     _, card = run
-    bare = {name: value for name, value in card.items() if name not in ("tokens", "artifacts", "created")}
+    bare = {name: value for name, value in card.items() if name not in ("tokens", "artifacts", "created", "prevalence")}
     assert "Nothing was dropped" in render_data_card(bare | {"dropped": {}, "dropped_by_reason": {}})
 
 

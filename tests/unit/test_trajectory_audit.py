@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from datetime import timedelta
@@ -14,7 +15,7 @@ from finished_data import finish_data, simulated
 from handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
 from typer.testing import CliRunner
 
-from clinjepa.clinical import load_tasks, load_variables
+from clinjepa.clinical import list_tasks, load_tasks, load_variables
 from clinjepa.config import save_config
 from clinjepa.sources.schema import EVENTS_SCHEMA
 from clinjepa.storage import Folder
@@ -36,6 +37,7 @@ from clinjepa.trajectory.audit_truncation import Chart, cut_chart, on_the_bounda
 from clinjepa.trajectory.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.store import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokenizer import build_tokenizer
+from pipelines.audit import audit_data
 from pipelines.cli import app
 
 CONFIG = lenient_config(tokenizer={"vocab_size": 300})
@@ -318,3 +320,16 @@ def test_the_command_writes_its_findings_and_fails_on_a_leak(tmp_path):
     spoiled_run = CliRunner().invoke(app, ["data", "audit", str(file)])
     assert spoiled_run.exit_code == 2 and "found a leak" in " ".join(spoiled_run.output.split())
     assert Folder(tmp_path).read_json("runs/small/audit.json")["num_leaks"] == 2
+
+
+def test_real_patients_have_no_leak_in_any_task(tmp_path):
+    data = Path(os.environ.get("CLINJEPA_DATA", "/nonexistent")) / "mimic-iv-demo-meds"
+    if not data.is_dir():
+        pytest.skip("CLINJEPA_DATA holds no mimic-iv-demo-meds; `clinjepa data get mimic-iv-demo-meds` gets it")
+    source = {"kind": "meds", "path": str(data), "num_partitions": 4, "max_stays": 40}
+    config = simulated(tmp_path, source=source, evaluation={"downstream": {"tasks": list_tasks()}})
+    finish_data(config)
+    audit_data(config, num_partitions=2)
+    checks = Folder(tmp_path).read_json("runs/small/audit.json")["checks"]
+    assert {check["outcome"] for check in checks if check["num_checked"]} == {"ok"}
+    assert [check["detail"] for check in checks if not check["num_checked"]] == ["the source gives no storage times"]
