@@ -114,7 +114,7 @@ def _model_facts(config: Config, trial: Trial, weights: dict[str, Any]) -> dict[
     name = base.get("model") or f"Qwen3 of {encoder.num_layers} layers of {encoder.hidden_size}, made here"
     if weights["adapted"]:
         name += f", with LoRA of rank {encoder.lora.rank} on {', '.join(encoder.lora.targets)}"
-    phases = [f"{stage.settings['phase']['name']} ({stage.settings.get('num_steps', 0)} steps)" for stage in trial.phases]
+    steps = {stage.settings["phase"]["name"]: stage.settings.get("num_steps") for stage in trial.phases}
     return {
         "config_digest": content_key(result_fields(config)),
         "encoder_words": name,
@@ -123,7 +123,7 @@ def _model_facts(config: Config, trial: Trial, weights: dict[str, Any]) -> dict[
         "latent_dim": weights["predictor"]["latent_dim"],
         "trained_tokenizer": config.tokenizer.init == "train",
         "encoder_start": load_recipe(trial.recipe).encoder_start,
-        "phases": ", ".join(phases),
+        "phases": ", ".join(name + (f" ({count} steps)" if count else "") for name, count in steps.items()),
     }
 
 

@@ -25,7 +25,7 @@ from clinjepa.model.adapters import lora_config
 from clinjepa.model.base import BASE_CONFIG, BASE_TENSORS
 from clinjepa.model.io import PREDICTOR_SPEC, PREDICTOR_TENSORS, load_predictor, read_tensors, write_tensors
 from clinjepa.model.specs import EncoderSpec
-from clinjepa.model.text_encoder import ADAPTER_TENSORS, DESCRIPTION, SCHEMA_VERSION
+from clinjepa.model.text_encoder import ADAPTER_TENSORS, DESCRIPTION, NOT_DESCRIBED, SCHEMA_VERSION
 from clinjepa.storage import Folder
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -79,7 +79,6 @@ def write_weights(parts: TrainedParts, encoder_settings: dict[str, Any], tokeniz
     else:
         for name in ("tokenizer.json", "special_tokens.json"):
             (out / "tokenizer").write_bytes(name, parts.trajectories.read_bytes(name))
-    left_out = ("init", "model", "revision")
     adapted = parts.online is not None and spec.adaptation == "lora"
     (out / "encoder").write_json(
         DESCRIPTION,
@@ -91,7 +90,7 @@ def write_weights(parts: TrainedParts, encoder_settings: dict[str, Any], tokeniz
             "eos": special["eos"],
             "max_tokens": tokenizer_settings["max_tokens"],
             "token_budget": encoder_settings["token_budget"],
-            "spec": {name: value for name, value in asdict(spec).items() if name not in left_out},
+            "spec": {name: value for name, value in asdict(spec).items() if name not in NOT_DESCRIBED},
         },
     )
     predictor = load_predictor(parts.predictor)  # as a check: what cannot be read here cannot be read elsewhere

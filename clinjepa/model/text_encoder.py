@@ -25,6 +25,8 @@ from clinjepa.model.specs import EncoderSpec
 SCHEMA_VERSION = 1
 DESCRIPTION = "encoder.json"
 ADAPTER_TENSORS = "adapter_model.safetensors"
+NOT_DESCRIBED = ("init", "model", "revision", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "ffn_size")
+"""Fields of `EncoderSpec` that the base itself answers."""
 
 
 class TextEncoder:
@@ -53,7 +55,11 @@ class TextEncoder:
                 f"{Path(folder, DESCRIPTION)} has schema version {described.get('schema_version')}, this clinjepa reads {SCHEMA_VERSION}"
             )
         model, revision = _place(folder, described["base"], base)
-        spec = EncoderSpec(**described["spec"] | {"init": "pretrained", "model": model, "revision": revision})
+        unread = dict.fromkeys(NOT_DESCRIBED, 0) | {"init": "pretrained", "model": model, "revision": revision}
+        try:
+            spec = EncoderSpec(**described["spec"] | unread)
+        except TypeError:
+            raise CheckpointError(f"{Path(folder, DESCRIPTION)} describes an encoder of another clinjepa; use that version") from None
         tokenizer = _tokenizer(folder, described["tokenizer"], base, allow_download)
         if (tokenizer.get_vocab_size(), tokenizer.token_to_id(described["eos"])) != (spec.vocab_size, spec.eos_id):
             raise CheckpointError(f"{os.fspath(folder)}: the tokenizer is not the one that this encoder was trained with")

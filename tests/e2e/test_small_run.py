@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from clinjepa.model import TextEncoder
 from clinjepa.storage import Folder
+from clinjepa.trajectory.latents import LatentReader
+from clinjepa.trajectory.store import TrajectoryReader
 from pipelines.artifacts import Artifact
 from tests.cli import SMALL, call, numbers, read_report
 
@@ -62,6 +66,22 @@ def test_every_artifact_is_what_its_manifest_says(small_run: Path) -> None:
 def test_no_artifact_that_is_shared_holds_a_pickle(small_run: Path) -> None:
     endings = {path.suffix for path in (small_run / "artifacts").rglob("*") if path.is_file()}
     assert endings <= {".json", ".parquet", ".safetensors"}
+
+
+def test_an_export_of_the_run_gives_the_latents_of_its_store(small_run: Path, tmp_path: Path) -> None:
+    done = call("export", SMALL, str(tmp_path), f"storage={small_run}")
+    assert done.returncode == 0, done.stdout[-2000:]
+    stages = json.loads((tmp_path / "export.json").read_text())["stages"]
+    encoder_key = stages["encoder"].rsplit("/", 1)[1]
+    stores = [json.loads(path.read_text()) for path in (small_run / "artifacts/embed").glob("*/manifest.json")]
+    (key,) = [store["key"] for store in stores if store["inputs"].get("encoder") == encoder_key]
+    texts = TrajectoryReader(Folder(small_run / "artifacts" / stages["trajectories"]))
+    stay_id = texts.stays["stay_id"][0].as_py()
+    stay = texts.stay(stay_id)
+    z = TextEncoder.from_pretrained(tmp_path / "encoder")([texts.tokenizer.decode(ids.tolist()) for ids in (stay.static, *stay.states)])
+    z_static, z_states, _ = LatentReader(Folder(small_run / "artifacts/embed" / key)).stay(stay_id)
+    np.testing.assert_allclose(z.numpy(), np.concatenate([z_static[None], z_states]), rtol=0, atol=1e-5)
+    assert "None: " not in (tmp_path / "README.md").read_text(), "the card has no figures although the run has a report"
 
 
 def test_the_same_command_again_reuses_every_stage_and_finds_the_same(small_run: Path) -> None:

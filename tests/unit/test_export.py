@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from clinjepa.errors import CheckpointError, ConfigError, StoreError
+from clinjepa.evaluation.report import build_report
 from clinjepa.export.folder import check_export
 from clinjepa.model import Predictor, TextEncoder, encode_texts, rollout
 from clinjepa.model.io import write_tensors
@@ -19,6 +20,7 @@ from clinjepa.storage import Folder
 from pipelines.export import export
 from tests.cli import ROOT, python_without
 from tests.finished_training import TEXTS, FinishedTraining, small_config
+from tests.report_results import results
 
 ABSENT = ("ray", "pydantic", "polars", "pandas", "pyarrow")
 TOLERANCE = {"rtol": 0.0, "atol": 1e-6}
@@ -168,6 +170,25 @@ def test_the_card_of_simulated_patients_says_so_and_has_no_figures_without_a_rep
     card = (exported / "README.md").read_text()
     assert "simulated patients" in card and "None: the run has no report yet" in card
     assert "clin_jepa" in card and "60 stays of 55 patients" in card
+
+
+def test_the_card_has_the_figures_of_the_report_of_these_weights_and_of_no_others(finished: FinishedTraining, tmp_path: Path) -> None:
+    run = finished.storage / "runs/small"
+    artifacts = {stage.label: f"{stage.kind}/{stage.key}" for stage in finished.trial.stages}
+    run.write_json("run.json", {"trials": [{"recipe": "clin_jepa", "seed": 0, "artifacts": artifacts}]})
+    tables = {task: {f"{name} · linear": columns for name, columns in methods.items()} for task, methods in results()["downstream"].items()}
+    run.write_json("report.json", build_report(results() | {"downstream": tables}))
+    try:
+        export(finished.config, str(tmp_path / "same"))
+        card = (tmp_path / "same/README.md").read_text()
+        assert "| round trip: linear R² of an hour's values from its latent | 0.41, 118 patients, 1 seed |" in card
+        assert "| AUROC in_hospital_death, history only, linear probe | 0.8 (0.74 to 0.86), 118 patients, 1 seed |" in card
+        assert "not estimated: 3 positive patients in the held-out part, 10 are needed" in card
+        run.write_json("run.json", {"trials": [{"recipe": "clin_jepa", "seed": 0, "artifacts": {"drift": "drift/0"}}]})
+        export(finished.config, str(tmp_path / "other"))
+        assert "None: the report of the run is about another configuration." in (tmp_path / "other/README.md").read_text()
+    finally:
+        run.remove()
 
 
 def test_data_of_unknown_terms_count_as_credentialed(finished: FinishedTraining, tmp_path: Path) -> None:
