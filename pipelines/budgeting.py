@@ -21,6 +21,9 @@ from clinjepa.trajectory.store import TrajectoryReader
 from pipelines.artifacts import Artifact
 from pipelines.stages import Experiment
 
+_TIGHT = 0.9
+"""Above this share of the memory an estimate that is true to 15 % may be wrong about fitting."""
+
 
 def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Table], list[str]]:
     """Tables and lines to print, for the grid's first recipe. experiment: None when its data cannot be read."""
@@ -43,7 +46,7 @@ def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Tabl
         table.add_row(
             phase.name,
             *(f"{part / GIB:.2f}" if part else "-" for part in parts),
-            "fits" if phase.total <= memory * GIB else "TOO LARGE",
+            _verdict(phase.total / GIB, memory),
             str(time.steps or ""),
             f"{time.encoder_tokens:.2g}" if time.encoder_tokens else "-",
             _duration(time.seconds),
@@ -61,6 +64,12 @@ def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Tabl
     ]
     changes = advice(run, recipe)
     return [table], lines + [f"change: {line}" for line in changes]
+
+
+def _verdict(needed: float, there: float) -> str:
+    if needed > there:
+        return "TOO LARGE"
+    return "tight" if needed > _TIGHT * there else "fits"
 
 
 def _architecture(config: Config) -> Architecture:

@@ -237,13 +237,11 @@ def _encoder(run: RunSizes, whole: bool, with_target: bool, trains: bool) -> tup
 def _chunk(run: RunSizes, tokens: int, what: str, trained_whole: bool = False) -> int:
     """Bytes of one chunk: what all layers keep, one layer computed again, what comes and goes; `nothing`: without a graph."""
     model, c = run.model, run.compute_bytes
-    layer = model.kept_bytes(c, "none", trained_whole)
-    ends = 4 * 2 * model.hidden
     if what == "nothing":
-        return tokens * (layer + ends)
-    kept = model.layers * model.kept_bytes(c, what, trained_whole)
-    again = 0 if what == "none" else layer
-    return tokens * (kept + again + model.working_bytes(c) + ends)
+        return tokens * model.working_bytes(c, graph=False)
+    kept = model.kept_bytes(c, what, trained_whole)
+    again = 0 if what == "none" else model.kept_bytes(c, "none", trained_whole) - (kept if what == "selective" else 0)
+    return tokens * (model.layers * kept + again + model.working_bytes(c, graph=True) + 8 * model.hidden)
 
 
 def _latents(run: RunSizes, joint: bool) -> int:

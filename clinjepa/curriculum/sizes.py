@@ -110,9 +110,9 @@ class Architecture:
         whole = c * (h + f + 2 * h + q + k) if trained_whole else 0
         return norms + inputs + attention + feed_forward + whole
 
-    def working_bytes(self, compute_bytes: int) -> int:
-        """Bytes per token that come and go in a layer: gradients of the feed-forward matrices' results, the stream in fp32."""
-        return compute_bytes * 3 * self.ffn + 16 * self.hidden
+    def working_bytes(self, compute_bytes: int, graph: bool) -> int:
+        """Bytes per token that come and go in a layer, on the way back (`graph`), or on the way forward without a graph."""
+        return compute_bytes * (2 if graph else 4) * self.ffn + 8 * self.hidden
 
 
 def predictor_parameters(latent_dim: int, settings: Mapping[str, Any]) -> int:
@@ -126,9 +126,11 @@ def predictor_parameters(latent_dim: int, settings: Mapping[str, Any]) -> int:
 def predictor_kept_bytes(latent_dim: int, settings: Mapping[str, Any], windows: int, hours: int, rollout_steps: int) -> int:
     """Bytes of the predictor's graph, fp32, for a micro-batch of `windows` windows of `hours` hours with a native rollout."""
     h, f, heads = int(settings["hidden_size"]), int(settings["ffn_size"]), int(settings["num_heads"])
-    tokens = windows * (2 * hours + 1)
+    length = 2 * hours + 1
+    tokens = windows * length
     # Two norms in and out, qkv, keys and values again, attention in and out, three dropout masks of a byte; feed-forward in and out.
-    layer = 4 * (11.5 * h + 2.25 * f) + 4 * heads
+    # Attention weights, their dropout mask and product count in fp32, as where attention is not fused (CPU).
+    layer = 4 * (11.5 * h + 2.25 * f) + 4 * 3 * heads * length
     rollout = 4 * 2 * h * max(0, rollout_steps - 1)
     outputs = 4 * latent_dim * windows * hours * 3
     return int(tokens * int(settings["num_layers"]) * (layer + rollout)) + outputs

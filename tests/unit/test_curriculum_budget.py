@@ -1,0 +1,214 @@
+"""The plan's memory and time: parameter counts of really built models, bytes of measured ones, hand-worked numbers of the full size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import clinjepa.curriculum.budget as budget
+import clinjepa.curriculum.gathering as gathering
+import clinjepa.model.encoder as encoder_module
+from clinjepa.config import load_config
+from clinjepa.curriculum.budget import RunSizes, advice, fits, phase_memory, run_memory, sft_memory
+from clinjepa.curriculum.recipes import load_recipe
+from clinjepa.curriculum.sizes import Architecture, known_model, predictor_kept_bytes, predictor_parameters
+from clinjepa.curriculum.timing import TextFigures, run_times, text_figures
+from clinjepa.model.base import random_model
+from clinjepa.model.encoder import build_encoder
+from clinjepa.model.losses import rollout_loss, teacher_forcing_loss
+from clinjepa.model.packing import pack_texts
+from clinjepa.model.predictor import build_predictor
+from clinjepa.model.specs import PredictorSpec
+from clinjepa.storage import Folder
+from clinjepa.trajectory.store import TrajectoryReader
+from pipelines.budgeting import gpu_budget
+from tests.curriculum_store import make_trajectories
+from tests.live_bytes import LiveBytes
+from tests.model_encoders import encoder_spec
+
+CONFIG = load_config(Path(__file__).parents[2] / "configs" / "mimic_iv_qwen3_8b.yaml")
+SECTIONS = CONFIG.model_dump(mode="json")
+QWEN = known_model("Qwen/Qwen3-8B")
+RECIPE = load_recipe("clin_jepa")
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+SMALL = {"hidden_size": 128, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "ffn_size": 384}
+SMALL_SIZES = Architecture(hidden=128, layers=4, heads=4, kv_heads=2, head_dim=32, ffn=384, vocab=200, tied=True)
+(PACK,) = pack_texts([np.random.default_rng(i).integers(0, 200, 64) for i in range(8)], 4096)
+
+
+def run_sizes(memory: float = 79, **changes: Any) -> RunSizes:
+    return replace(RunSizes.from_settings(QWEN, SECTIONS, memory), **changes)
+
+
+def phase(name: str):
+    return next(each for each in RECIPE.phases if each.name == name)
+
+
+def test_qwen3_8b_has_its_published_parameters() -> None:
+    assert QWEN.layer_parameters == 192_946_432
+    assert QWEN.parameters == 8_190_735_360
+    assert QWEN.lora_parameters(16, TARGETS) == 15_335_424
+
+
+def test_the_predictor_has_the_papers_parameters() -> None:
+    assert predictor_parameters(4096, SECTIONS["predictor"]) == 92_514_304
+
+
+def test_counts_are_those_of_built_models() -> None:
+    encoder = build_encoder(encoder_spec(**SMALL), None, seed=0)
+    assert SMALL_SIZES.parameters == sum(p.numel() for p in random_model(encoder_spec(**SMALL), 0).parameters())
+    assert SMALL_SIZES.lora_parameters(4, TARGETS) == sum(p.numel() for _, p in encoder.online_parameters())
+    spec = PredictorSpec(latent_dim=20, hidden_size=32, num_layers=2, num_heads=4, ffn_size=48, max_hours=10)
+    assert predictor_parameters(20, spec.to_dict()) == sum(p.numel() for p in build_predictor(spec, 0).parameters())
+
+
+def test_limits_of_the_plan_are_those_of_the_code() -> None:
+    assert budget.LOGITS_AT_ONCE == encoder_module._LOGITS_AT_ONCE
+    assert budget.KEPT_GATHERED_BYTES == gathering.KEPT_GATHERED_BYTES
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("what", ["none", "selective", "full"])
+def test_activations_of_a_chunk_are_those_measured(dtype: str, what: str) -> None:
+    encoder = build_encoder(encoder_spec(dtype=dtype, **SMALL), None, seed=0)
+    encoder.recompute(what)
+    with LiveBytes(*encoder.parameters(), *encoder.buffers()) as live:
+        encoder(PACK.input_ids_L, PACK.position_ids_L, PACK.last_index_N).float().sum().backward()
+    assert 0.9 < budget._chunk(run_sizes(model=SMALL_SIZES, dtype=dtype), PACK.num_tokens, what) / live.peak < 1.2
+
+
+def test_a_wholly_trained_chunk_keeps_what_was_measured() -> None:
+    encoder = build_encoder(encoder_spec(**SMALL), None, seed=0, whole_model_trainable=True)
+    with LiveBytes(*encoder.parameters(), *encoder.buffers()) as live:
+        loss = encoder(PACK.input_ids_L, PACK.position_ids_L, PACK.last_index_N).float().sum()
+    assert loss.requires_grad
+    assert 0.9 < PACK.num_tokens * 4 * SMALL_SIZES.kept_bytes(4, "none", trained_whole=True) / live.now < 1.2
+
+
+def test_a_chunk_without_a_graph_takes_what_was_measured() -> None:
+    encoder = build_encoder(encoder_spec(dtype="bfloat16", **SMALL), None, seed=0)
+    with LiveBytes(*encoder.parameters(), *encoder.buffers()) as live, torch.no_grad():
+        encoder(PACK.input_ids_L, PACK.position_ids_L, PACK.last_index_N)
+    assert 0.9 < budget._chunk(run_sizes(model=SMALL_SIZES), PACK.num_tokens, "nothing") / live.peak < 1.3
+
+
+def test_the_predictors_graph_takes_what_was_measured() -> None:
+    spec = PredictorSpec(latent_dim=96, hidden_size=64, num_layers=3, num_heads=4, ffn_size=256, max_hours=72)
+    predictor = build_predictor(spec, 0).train()
+    static, state, action = torch.randn(3, 96), torch.randn(3, 48, 96), torch.randn(3, 48, 96)
+    valid = torch.ones(3, 48, dtype=torch.bool)
+    with LiveBytes(*predictor.parameters(), static, state, action, valid) as live:
+        pred, _, cache = predictor(static, state, action, valid, keep_cache=True)
+        loss = teacher_forcing_loss(pred, state, valid)[0]
+        loss = loss + rollout_loss(predictor, cache, pred, action, state, torch.full((3,), 5), 2, "native")[0]
+    assert loss.requires_grad
+    assert 0.85 < predictor_kept_bytes(96, spec.to_dict(), 3, 48, 2) / live.now < 1.2
+
+
+def test_joint_refinement_of_qwen3_8b_on_8_gpus_by_hand() -> None:
+    memory = phase_memory(run_sizes(num_workers=8), phase("joint"))
+    # A shard of 2 B a weight; gathered: embeddings, output layer, last norm, and three layers.
+    assert memory.encoder == 8_190_735_360 * 2 // 8 + (2 * 151_936 * 4096 + 4096) * 2 + 3 * 192_946_432 * 2
+    # fp32: whole gradients while they accumulate; shards of online, target, gradients and two moments.
+    assert memory.trained == 15_335_424 * 4 + 5 * 15_335_424 * 4 // 8
+    # fp32: gathered whole, whole gradients, and shards of weights, gradients and two moments.
+    assert memory.predictor == 2 * 92_514_304 * 4 + 4 * 92_514_304 * 4 // 8
+    # 8,192 tokens, 36 layers of 192,640 B; 65,536 B come and go at most, and both ends of the stack.
+    assert memory.encoding == 8192 * (36 * 192_640 + 2 * (2 * 12_288) + 8 * 4096 + 8 * 4096)
+
+
+def test_full_checkpointing_keeps_a_layers_input_and_one_layer() -> None:
+    memory = phase_memory(run_sizes(activation_checkpointing="full"), phase("joint"))
+    assert memory.encoding == 8192 * (36 * 8192 + 192_640 + 49_152 + 2 * 32_768)
+
+
+def test_a_phase_on_stored_latents_has_no_encoder() -> None:
+    memory = phase_memory(run_sizes(), phase("warmup"))
+    assert (memory.encoder, memory.trained, memory.encoding) == (0, 0, 0)
+
+
+def test_one_gpu_gathers_nothing_and_keeps_one_set_of_gradients() -> None:
+    memory = phase_memory(run_sizes(num_workers=1), phase("joint"))
+    assert memory.encoder == 8_190_735_360 * 2
+    assert memory.predictor == 4 * 92_514_304 * 4
+
+
+def test_sft_logits_are_bounded_whatever_the_tokens() -> None:
+    small, large = (sft_memory(run_sizes(micro_tokens=tokens)).encoding for tokens in (8192, 16384))
+    assert large - small == small - 16 * budget.LOGITS_AT_ONCE
+
+
+def test_the_order_is_that_of_the_run() -> None:
+    assert [each.name for each in run_memory(run_sizes(), RECIPE)] == ["sft", "embed", "warmup", "joint", "alignment", "finalization"]
+
+
+def test_what_fits_needs_no_advice() -> None:
+    assert fits(run_sizes(num_workers=8), RECIPE)
+    assert advice(run_sizes(num_workers=8), RECIPE) == []
+
+
+def test_advice_names_the_smallest_changes_that_suffice() -> None:
+    run = run_sizes(memory=50, num_workers=8)
+    assert advice(run, RECIPE) == ["encoder.activation_checkpointing=selective (same result)"]
+    assert fits(replace(run, activation_checkpointing="selective"), RECIPE)
+    assert not fits(run, RECIPE)
+
+
+def test_advice_says_when_no_single_setting_suffices() -> None:
+    run = run_sizes(memory=25, num_workers=1, global_batch=4)
+    (line,) = advice(run, RECIPE)
+    assert line.startswith("no single setting")
+
+
+def test_advice_says_when_nothing_suffices() -> None:
+    (line,) = advice(run_sizes(memory=12), RECIPE)
+    assert "smaller encoder.model" in line
+
+
+def test_more_workers_than_micro_batches_are_named() -> None:
+    (line,) = advice(run_sizes(num_workers=32), RECIPE)
+    assert "32 workers share 8 micro-batches" in line and "curriculum.micro_batch <= 1" in line
+
+
+def test_time_of_joint_refinement_by_hand() -> None:
+    texts = TextFigures(10, 20, 60, 30, 1000, 0.5, measured=True)
+    run = run_sizes(num_workers=4)
+    joint = next(each for each in run_times(run, RECIPE, texts, SECTIONS, 1000.0, 50.0) if each.name == "joint")
+    steps = joint.steps
+    windows = steps * 32
+    assert steps == round(0.59 * 11776) - round(0.24 * 11776)
+    # Without a graph 2 N a token, with one 4 N and 6 for an adapter's weight; the target reads states only.
+    products, lora = 36 * (2 * 4096 * (4096 + 1024) + 3 * 4096 * 12_288), 15_335_424
+    forward, trained = 2 * (products + lora), 4 * products + 6 * lora
+    encoder = windows * (920 * (forward + trained) + 600 * forward)
+    predictor = windows * 21 * 6 * 92_514_304
+    assert joint.encoder_tokens == windows * (2 * 920 + 600)
+    assert joint.seconds == pytest.approx((encoder / 4e14 + predictor / 2e13) / 4)
+
+
+def test_idle_workers_make_nothing_faster() -> None:
+    texts = TextFigures(10, 20, 60, 30, 1000, 0.5, measured=True)
+    eight, more = (run_times(run_sizes(num_workers=n), RECIPE, texts, SECTIONS, 1000.0, 50.0)[-1].seconds for n in (8, 32))
+    assert eight == more
+
+
+def test_text_figures_are_those_of_the_store(tmp_path: Path) -> None:
+    reader = TrajectoryReader(Folder(make_trajectories(tmp_path / "store")))
+    stays = [reader.stay(row["stay_id"]) for row in reader.stays.to_pylist() if row["split"] == "train"]
+    figures = text_figures(reader)
+    assert figures.tokens_per_state == np.mean([len(text) for stay in stays for text in stay.states])
+    assert figures.num_hours == sum(reader.stays["num_hours"].to_pylist())
+
+
+@pytest.mark.parametrize("workers", [1, 4, 8])
+def test_the_full_size_is_planned_for_h100s(workers: int) -> None:
+    config = CONFIG.model_copy(update={"execution": CONFIG.execution.model_copy(update={"num_workers": workers})})
+    (table,), lines = gpu_budget(config, None)
+    assert f"{workers} x H100" in str(table.title)
+    assert any("assumed" in line for line in lines)
+    assert table.row_count == 7

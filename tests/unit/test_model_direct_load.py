@@ -1,0 +1,54 @@
+"""A base read straight into place, in one process, is the one that transformers would have loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from clinjepa.model.encoder import build_encoder
+from clinjepa.model.packing import encode_texts
+from clinjepa.model.weights import weight_files
+from clinjepa.storage import Folder
+from tests.direct_load_worker import TEXTS, plainly_built, write_model
+from tests.model_encoders import encoder_spec
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_several_files_give_what_a_plain_load_gives(tmp_path: Path, tied: bool, dtype: str, monkeypatch) -> None:
+    write_model(tmp_path, tied)
+    spec = encoder_spec(dtype=dtype)
+    plain = plainly_built(Folder(tmp_path), spec=spec)
+    monkeypatch.setattr("clinjepa.model.encoder.load_base", None)
+    direct = build_encoder(spec, Folder(tmp_path), 4)
+    for a, b in zip(
+        [*plain.named_parameters(), *plain.named_buffers()], [*direct.named_parameters(), *direct.named_buffers()], strict=True
+    ):
+        assert a[0] == b[0] and a[1].dtype == b[1].dtype and torch.equal(a[1], b[1]), a[0]
+        assert a[1].requires_grad == b[1].requires_grad
+    assert torch.equal(encode_texts(plain, TEXTS, 512), encode_texts(direct, TEXTS, 512))
+
+
+def test_tied_weights_stay_one_tensor(tmp_path: Path) -> None:
+    write_model(tmp_path, tied=True)
+    causal = build_encoder(encoder_spec(), Folder(tmp_path), 4).model.get_base_model()
+    assert causal.lm_head.weight is causal.model.embed_tokens.weight
+
+
+def test_a_base_folder_that_names_a_model_leads_to_it(tmp_path: Path) -> None:
+    write_model(tmp_path / "public", tied=True)
+    Folder(tmp_path / "base").write_json("model.json", {"model": str(tmp_path / "public"), "revision": None})
+    spec = encoder_spec(init="pretrained", model=str(tmp_path / "public"))
+    named, direct = (build_encoder(spec, Folder(tmp_path / name), 4) for name in ("base", "public"))
+    assert torch.equal(encode_texts(named, TEXTS, 512), encode_texts(direct, TEXTS, 512))
+
+
+def test_files_with_other_names_are_left_to_transformers(tmp_path: Path) -> None:
+    write_model(tmp_path, tied=True, num_files=1)
+    (path,) = weight_files(str(tmp_path), None, True)
+    expected = build_encoder(encoder_spec(), Folder(tmp_path), 4)
+    save_file({name.removeprefix("model."): tensor for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    assert torch.equal(encode_texts(build_encoder(encoder_spec(), Folder(tmp_path), 4), TEXTS, 512), encode_texts(expected, TEXTS, 512))
