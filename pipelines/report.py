@@ -114,14 +114,16 @@ class _Assembly:
         for stage in trial.phases:
             metrics = self._training(stage)
             steps, diagnostics = metrics["steps"], metrics["diagnostics"]
-            shown = max(1, min(5, len(steps) // 4))
-            newest = diagnostics[-1] if diagnostics else {}
+            shown = max(1, len(steps) // 4)
+            oldest, newest = (diagnostics[0], diagnostics[-1]) if diagnostics else ({}, {})
             rows.append(
                 {
                     "name": metrics["name"],
                     "num_steps": len(steps),
                     "loss_first": _mean([row["loss"] for row in steps[:shown]]),
                     "loss_last": _mean([row["loss"] for row in steps[-shown:]]),
+                    "tuning_l1_first": oldest.get("l1"),
+                    "tuning_l1_last": newest.get("l1"),
                     "latent_std": newest.get("latent_std"),
                     "rankme": newest.get("rankme"),
                     "alarms": [{"metric": alarm["kind"], "step": alarm["step"]} for alarm in metrics["alarms"]],

@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before Ray is imported: no usage reports, no hub look-ups, and workers that inherit both.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -26,11 +27,30 @@ from clinjepa.storage import Folder  # noqa: E402
 from pipelines.coordinator import coordinator  # noqa: E402
 from pipelines.locations import inside_job  # noqa: E402
 from pipelines.runner import RunContext  # noqa: E402
+from pipelines.trackers import check_trackers  # noqa: E402
 
 
 def check_storage(config: Config) -> None:
-    """Refuse a storage that cannot be written, before any work is done."""
+    """Refuse a storage that cannot be written and trackers that are not there, before any work is done."""
+    check_trackers(config)
     Folder(config.storage).write_bytes(".clinjepa", b"storage of clinjepa: artifacts/ and runs/\n")
+
+
+def _quieten_raylet() -> None:
+    """Keep the raylet's remark on many worker processes off the terminal: trials that wait without a CPU are many on purpose.
+
+    Ray prints what the raylet says past its log levels and has no setting for it.
+    """
+    show = getattr(ray._private.worker, "print_to_stdstream", None)
+    if show is None or hasattr(show, "quiet"):
+        return
+
+    def print_to_stdstream(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
+        if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
+            show(data, *arguments, **options)
+
+    print_to_stdstream.quiet = True  # type: ignore[attr-defined]
+    ray._private.worker.print_to_stdstream = print_to_stdstream
 
 
 @contextlib.contextmanager
@@ -46,9 +66,11 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
             options["runtime_env"] = {"py_modules": [str(root), str(root.parent / "pipelines")]}
     else:
         execution = config.execution
-        options |= {"address": "local", "num_cpus": execution.local_num_cpus}
+        options |= {"address": "local", "num_cpus": execution.local_num_cpus, "include_dashboard": debug}
         if execution.object_store_mb:
             options["object_store_memory"] = execution.object_store_mb * 1024 * 1024
+    if not debug:
+        _quieten_raylet()
     try:
         ray.init(**options)  # type: ignore[arg-type]
     except ConnectionError as error:

@@ -30,6 +30,7 @@ from pipelines.data_stages import run_remotely
 from pipelines.feed import ray_data_feed
 from pipelines.runner import RunContext
 from pipelines.stages import Stage
+from pipelines.trackers import open_trackers, tracker_settings
 
 _FAILURE = "failure.json"
 
@@ -110,7 +111,7 @@ def _fit(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dic
     artifact.folder.remove(_FAILURE)
     resources = {"CPU": execution.cpus_per_worker} | ({"GPU": 1.0} if execution.use_gpu else {})
     state = context.storage / "ray_train"
-    context.report(stage, 0, job.num_steps if isinstance(job, PhaseJob) else 1, "starting workers")
+    context.report(stage, 0, job.num_steps if isinstance(job, PhaseJob) else context.config.sft.max_steps or 1, "starting workers")
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={
@@ -119,6 +120,7 @@ def _fit(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dic
             "label": stage.label,
             "data_cpus": execution.data_cpus,
             "threads": execution.threads_per_worker,
+            "trackers": tracker_settings(context.config, stage.label, stage.key),
         },
         scaling_config=ScalingConfig(num_workers=execution.num_workers, use_gpu=execution.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
@@ -154,8 +156,12 @@ def _train_loop(work: dict[str, Any]) -> None:
     watcher = coordinator()
     rank = ray.train.get_context().get_world_rank()
     first_step = job.first_step if isinstance(job, PhaseJob) else 0
+    trackers = open_trackers(work["trackers"]) if rank == 0 else []
 
     def on_report(step: int, metrics: dict[str, Any], checkpoint: str | None) -> None:
+        numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+        for tracker in trackers:
+            tracker.log(step, numbers)
         if rank == 0:
             note = f"loss {metrics['loss']:.4g}" if metrics.get("loss") is not None else ""
             total = job.num_steps if isinstance(job, PhaseJob) else metrics["num_steps"]
@@ -164,8 +170,7 @@ def _train_loop(work: dict[str, Any]) -> None:
             return
         with tempfile.TemporaryDirectory() as scratch:
             Path(scratch, "pointer.json").write_text(json.dumps({"address": checkpoint, "step": step}))
-            numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-            ray.train.report({"step": step, **numbers}, checkpoint=Checkpoint.from_directory(scratch) if rank == 0 else None)
+            ray.train.report(numbers | {"step": step}, checkpoint=Checkpoint.from_directory(scratch) if rank == 0 else None)
 
     try:
         from clinjepa.curriculum.phase import run_phase
@@ -173,6 +178,8 @@ def _train_loop(work: dict[str, Any]) -> None:
 
         run = run_phase if isinstance(job, PhaseJob) else run_sft
         run(job, Dist.current(), ray_data_feed(job, work["data_cpus"]), on_report)  # type: ignore[arg-type]
+        for tracker in trackers:
+            tracker.close()
     except errors.ClinJepaError as error:
         out.write_json(_FAILURE, {"type": type(error).__name__, "message": str(error)})
         raise

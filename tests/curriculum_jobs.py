@@ -6,6 +6,7 @@ from typing import Any
 
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.recipes import load_recipe
+from tests.model_encoders import SETTINGS
 
 CURRICULUM = {
     "global_batch": 6,
@@ -33,22 +34,7 @@ PREDICTOR = {
     "max_hours": 72,
     "mode": "absolute",
 }
-ENCODER = {
-    "init": "config",
-    "model": None,
-    "revision": None,
-    "hidden_size": 32,
-    "num_layers": 2,
-    "num_heads": 2,
-    "num_kv_heads": 1,
-    "ffn_size": 48,
-    "adaptation": "lora",
-    "lora": {"rank": 4, "alpha": 8, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"], "dropout": 0.0},
-    "latent_from": "post_norm",
-    "append_eos": False,
-    "dtype": "float32",
-    "token_budget": 512,
-}
+ENCODER = SETTINGS | {"num_heads": 2, "num_kv_heads": 1}
 PHASES = {phase.name: phase.to_dict() for phase in load_recipe("clin_jepa").phases}
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from clinjepa.config.schema import Config
 from clinjepa.curriculum.assembly import encoder_spec
+from clinjepa.model.base import make_base
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.packing import encode_texts
 from clinjepa.storage import Folder
@@ -72,3 +75,12 @@ def make_latents(folder: Path, trajectories: str, encoder: Encoder, token_budget
     LatentWriter().write_part(out, "p0", stays)
     finish_latents(out)
     return out.address
+
+
+def make_base_and_latents(root: Path, trajectories: str, encoder_settings: dict[str, Any]) -> tuple[Encoder, str]:
+    """A random base in `root/base`, the encoder on it (one thread), and its latent store `root/base_latents`."""
+    torch.set_num_threads(1)
+    spec = encoder_spec(encoder_settings, Folder(trajectories))
+    make_base(spec, 0, Folder(root / "base"))
+    encoder = build_encoder(spec, Folder(root / "base"), 0)
+    return encoder, make_latents(root / "base_latents", trajectories, encoder)

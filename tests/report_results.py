@@ -122,6 +122,8 @@ def _phase(name: str, level: float, num_steps: int) -> dict[str, Any]:
         "num_steps": num_steps,
         "loss_first": 80 * level,
         "loss_last": 30 * level,
+        "tuning_l1_first": 40 * level,
+        "tuning_l1_last": 20 * level,
         "latent_std": 0.4,
         "rankme": 11.0 * level,
     }

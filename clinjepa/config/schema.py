@@ -368,6 +368,11 @@ class ExecutionConfig(Section):
     """A stage owner that stops renewing its lease for this long is taken for dead."""
 
     progress: bool = Execution(True)
+    trackers: list[Literal["tensorboard", "mlflow"]] = Execution([])
+    """Where training stages also send their numbers while they run (extra `trackers`). Nothing by default."""
+
+    tracker_uri: str | None = Execution(None)
+    """Address of your own MLflow server (`http://…`) or folder (`file:///…`)."""
 
 
 class Config(Section):
@@ -376,7 +381,7 @@ class Config(Section):
     name: str = Execution("run")
     """Name of the run: `<storage>/runs/<name>/`."""
 
-    storage: str = Execution("runs")
+    storage: str = Execution("output")
     """Folder or fsspec address (`s3://bucket/prefix`) of all artifacts and reports."""
 
     source: SourceConfig = SourceConfig()

@@ -21,15 +21,15 @@ from clinjepa.curriculum.plan import mix_seed
 from clinjepa.errors import TrainingError
 from clinjepa.model.diagnostics import latent_diagnostics, prediction_diagnostics
 
-NUM_WINDOWS = 16
+NUM_WINDOWS = 8
 """Windows looked at; every worker computes all of them, so that the figures do not depend on the number of workers."""
 
-_MEASUREMENTS_PER_PHASE, _MIN_STEPS_BETWEEN = 8, 5
+_MEASUREMENTS_PER_PHASE, _MIN_STEPS_BETWEEN = 4, 5
 _WINDOWS_TAG = 6
 
 
 def is_diagnostic_step(done: int, num_steps: int) -> bool:
-    """Whether to measure after `done` steps of a phase: at its end and up to eight times before, whatever is logged or saved."""
+    """Whether to measure after `done` steps of a phase: at its end and up to four times before, whatever is logged or saved."""
     return done == num_steps or done % max(_MIN_STEPS_BETWEEN, num_steps // _MEASUREMENTS_PER_PHASE) == 0
 
 

@@ -10,17 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
-from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob
-from clinjepa.model.base import make_base
-from clinjepa.model.encoder import build_encoder
-from clinjepa.storage import Folder
 from tests.curriculum_jobs import ENCODER, phase_job
 from tests.curriculum_processes import run_job, run_on_workers
-from tests.curriculum_store import make_latents, make_trajectories
+from tests.curriculum_store import make_base_and_latents, make_trajectories
 
 STEPS = 2
 LAYER_BY_LAYER = 2
@@ -45,12 +40,9 @@ class Stores:
     """A trajectory store, a base and its latents; and jobs on them."""
 
     def __init__(self, root: Path) -> None:
-        torch.set_num_threads(1)
         self.root = root
         self.trajectories = make_trajectories(root)
-        spec = encoder_spec(ENCODER, Folder(self.trajectories))
-        make_base(spec, 0, Folder(root / "base"))
-        self.latents = make_latents(root / "latents", self.trajectories, build_encoder(spec, Folder(root / "base"), 0))
+        _, self.latents = make_base_and_latents(root, self.trajectories, ENCODER)
 
     def job(self, phase: str, out: Path, before: Path, **changes) -> PhaseJob:
         """A phase of two steps that starts from what phases under `before` left."""

@@ -29,6 +29,11 @@ def test_the_report_holds_every_recipe_phase_and_evaluation(small_run: Path) -> 
     assert set(report["geometry"]) == set(report["roundtrip"]) == {"clin_jepa", "no_alignment"}
 
 
+def test_every_training_stage_wrote_to_the_tracker_that_was_asked_for(small_run: Path) -> None:
+    folders = {path.name.rsplit("-", 1)[0] for path in (small_run / "runs/small/tensorboard").iterdir()}
+    assert {"SFT", "warmup", "joint", "alignment-clin_jepa", "finalization-clin_jepa", "finalization-no_alignment"} <= folders
+
+
 def test_the_page_needs_nothing_but_itself(small_run: Path) -> None:
     page = (small_run / "runs" / "small" / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org/", "") and "<script src" not in page and "@import" not in page

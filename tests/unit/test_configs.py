@@ -193,7 +193,7 @@ def test_what_changes_results_enters_the_key(tmp_path: Path, override: str) -> N
 def test_relative_addresses_are_made_absolute_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = absolute(load_config(ROOT / "configs/demo.yaml"))
-    assert config.storage == str(tmp_path / "runs")
+    assert config.storage == str(tmp_path / "output")
     assert config.source.path == str(tmp_path / "data/mimic-iv-demo-meds")
     remote = absolute(load_config(ROOT / "configs/demo.yaml", ["storage=s3://bucket/x", "source.path=s3://bucket/y"]))
     assert (remote.storage, remote.source.path) == ("s3://bucket/x", "s3://bucket/y")

@@ -18,14 +18,13 @@ from clinjepa.curriculum.objective import PhaseObjective, spread
 from clinjepa.curriculum.phase import hard_sync, run_phase
 from clinjepa.curriculum.plan import Assignment, torch_seed
 from clinjepa.errors import CheckpointError, ConfigError, StoreError, TrainingError
-from clinjepa.model.base import make_base
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import pack_texts
 from clinjepa.storage import Folder
 from clinjepa.trajectory.latents import LatentReader, LatentWriter, finish_latents
 from tests.curriculum_jobs import CURRICULUM, ENCODER, phase_job
 from tests.curriculum_processes import run_job
-from tests.curriculum_store import make_latents, make_trajectories
+from tests.curriculum_store import make_base_and_latents, make_latents, make_trajectories
 
 RESULTS = ("predictor.safetensors", "predictor.json", "optimizer.safetensors", "optimizer.json", "metrics.json")
 pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")
@@ -35,13 +34,9 @@ class Curriculum:
     """Stores and the results of warmup, joint refinement and alignment, four steps each, on one worker."""
 
     def __init__(self, root: Path) -> None:
-        torch.set_num_threads(1)
         self.root = root
         self.trajectories = make_trajectories(root)
-        spec = encoder_spec(ENCODER, Folder(self.trajectories))
-        make_base(spec, 0, Folder(root / "base"))
-        base = build_encoder(spec, Folder(root / "base"), 0)
-        self.base_latents = make_latents(root / "base_latents", self.trajectories, base)
+        base, self.base_latents = make_base_and_latents(root, self.trajectories, ENCODER)
         run_job(self.job("warmup"))
         run_job(self.job("joint"))
         base.load_online(load_file(root / "joint" / "online.safetensors"))

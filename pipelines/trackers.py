@@ -1,0 +1,108 @@
+"""What a training stage measures, sent to TensorBoard or MLflow while it runs; off unless `execution.trackers` asks for it.
+
+Numbers only: losses, learning rates, diagnostics, under the stage's label. The reports and `metrics.json` do not depend on it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from clinjepa.config import Config
+from clinjepa.errors import ConfigError
+from clinjepa.storage import Folder
+
+
+class Tracker(Protocol):
+    """Where numbers go; one object per training stage, in its first worker."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Numbers after `step` optimizer steps over all phases. A step that a resumed stage repeats is sent again with equal values."""
+        ...
+
+    def close(self) -> None:
+        """Send what is buffered."""
+        ...
+
+
+def tracker_settings(config: Config, label: str, key: str) -> dict[str, Any]:
+    """What a worker needs to open its trackers. label, key: the stage's."""
+    execution = config.execution
+    return {
+        "kinds": list(execution.trackers),
+        "uri": execution.tracker_uri,
+        "folder": (Folder(config.storage) / f"runs/{config.name}/tensorboard").address,
+        "run": config.name,
+        "label": label,
+        "key": key,
+    }
+
+
+def check_trackers(config: Config) -> None:
+    """Refuse, before any work, a tracker that is not installed or cannot write where it is told to."""
+    kinds = config.execution.trackers
+    if "tensorboard" in kinds and not Folder(config.storage).is_local:
+        raise ConfigError(f"execution.trackers: tensorboard writes to local folders only, storage is {config.storage}; use mlflow")
+    if "mlflow" in kinds:
+        if not config.execution.tracker_uri:
+            raise ConfigError("execution.trackers: mlflow needs execution.tracker_uri, the address of your own tracking server")
+        _mlflow()
+
+
+def open_trackers(settings: Mapping[str, Any]) -> list[Tracker]:
+    """The trackers of a stage, ready to log."""
+    kinds = {"tensorboard": TensorBoardTracker, "mlflow": MlflowTracker}
+    return [kinds[kind](settings) for kind in settings["kinds"]]
+
+
+class TensorBoardTracker:
+    """Event files under `<storage>/runs/<name>/tensorboard/<stage>/`; look at them with `tensorboard --logdir`."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        from tensorboardX import SummaryWriter
+
+        name = f"{settings['label'].replace(' · ', '-').replace(' ', '_')}-{settings['key'][:8]}"
+        self._writer = SummaryWriter(os.path.join(Folder(settings["folder"]).path(), name), flush_secs=10, write_to_disk=True)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class MlflowTracker:
+    """One MLflow run per stage in the experiment `clinjepa/<name>`; a resumed stage goes on in the run it began."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._client = _mlflow().MlflowClient(tracking_uri=settings["uri"])
+        title = f"clinjepa/{settings['run']}"
+        found = self._client.get_experiment_by_name(title)
+        experiment = found.experiment_id if found else self._client.create_experiment(title)
+        begun = self._client.search_runs([experiment], f"tags.stage = '{settings['key']}'", max_results=1)
+        if begun:
+            self._run = begun[0].info.run_id
+        else:
+            self._run = self._client.create_run(experiment, run_name=settings["label"], tags={"stage": settings["key"]}).info.run_id
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self._run, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
+
+
+def _mlflow() -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        import mlflow
+    except ImportError:
+        raise ConfigError("execution.trackers: mlflow is not installed; install it with `pip install 'clinjepa[trackers]'`") from None
+    return mlflow
