@@ -47,6 +47,13 @@ def convert_values(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
     Counts: `non_numeric:<variable>`, `unknown_unit:<variable>`, `out_of_range:<variable>` and the `drop` names of conversions.
     """
+    with_rules = [variable.name for variable in load_variables().values() if variable.conversions or variable.unit_aliases]
+    has_rules = events["variable"].is_in(with_rules)
+    # Rules are looked up row by row; most variables have none.
+    return pl.concat([_convert(events.filter(part), counts) for part in (~has_rules, has_rules)])
+
+
+def _convert(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     variables = load_variables()
     spellings = {unit: canonical_unit(unit) for unit in events["unit"].unique().to_list() if unit is not None}
     units = pl.DataFrame(
@@ -101,11 +108,11 @@ def finish(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str]) -> S
     earliest = pl.col("intime") - pl.duration(hours=lookback)
     events = _keep(events, pl.col("time").is_between(earliest, pl.col("outtime")), "outside_stay", counts)
     events = _keep(events, pl.col("end_time").is_null() | (pl.col("end_time") >= pl.col("time")), "end_before_start", counts)
-    distinct = [name for name in (*_EVENT_COLUMNS, "item") if name in events.columns and name not in ("row", "store_time")]
-    unique = events.unique(subset=distinct, keep="first", maintain_order=True)
-    if unique.height < events.height:
-        counts["duplicate_row"] += events.height - unique.height
-    ordered = unique.select(pl.col(name).cast(dtype) for name, dtype in _EVENT_COLUMNS.items()).sort("stay_id", "time", "row", "variable")
+    ordered = (
+        _each_once(events, counts)
+        .select(pl.col(name).cast(dtype) for name, dtype in _EVENT_COLUMNS.items())
+        .sort("stay_id", "time", "row", "variable")
+    )
     stays_table = complete_stays(stays).sort("stay_id").to_arrow().cast(STAYS_SCHEMA)
     events_table = ordered.to_arrow()
     events_table = events_table.set_column(3, "variable", events_table["variable"].cast("string").dictionary_encode())
@@ -113,10 +120,23 @@ def finish(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str]) -> S
 
 
 def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[str]) -> pl.DataFrame:
-    kept = frame.filter(condition)
-    if kept.height < frame.height:
-        counts[rule] += frame.height - kept.height
-    return kept
+    holds = frame.select(condition.fill_null(False).alias("holds"))["holds"]
+    if holds.all():
+        return frame
+    counts[rule] += frame.height - int(holds.sum())
+    return frame.filter(holds)
+
+
+def _each_once(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Events that differ in more than their place and the time of storing; the first of equal ones stays (`duplicate_row`)."""
+    distinct = [name for name in (*_EVENT_COLUMNS, "item") if name in events.columns and name not in ("row", "store_time")]
+    alike = events.select("stay_id", "time", "variable", "value").hash_rows().is_duplicated()  # few, and found faster than over all columns
+    repeated = events.with_row_index("place").filter(alike)
+    again = repeated.filter(~repeated.select(pl.struct(distinct).is_first_distinct()).to_series())["place"]
+    if not again.len():
+        return events
+    counts["duplicate_row"] += again.len()
+    return events.filter(pl.repeat(True, events.height, eager=True).scatter(again, False))
 
 
 def _conversion_rules(variables: dict[str, Variable]) -> tuple[pl.Expr, pl.Expr, pl.Expr]:

@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from clinjepa.clinical import load_variables
-from clinjepa.errors import StoreError
+from clinjepa.errors import SourceError, StoreError
 from clinjepa.sources.csv_stream import CsvFile, Keep, ScanPlan, parse_times, scan
 from clinjepa.sources.mimic_events import mimic_map
 from clinjepa.sources.mimic_iv_tables import Table
@@ -73,6 +73,8 @@ def extract_table(file: CsvFile, table: Table, patients: Patients, out: Folder, 
         writer.add(frame)
         num_rows += rows_of_block
     if not num_rows:
+        if table.needed and table.time is None:
+            raise SourceError(f"{file.where}: there is a header but no row; get the file again")
         counts[f"empty_table:{table.name}"] += 1
         writer.add(_row_filter(file, table, patients)(_empty(file), Counter()))
     record = {

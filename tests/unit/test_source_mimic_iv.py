@@ -213,6 +213,16 @@ def test_buckets_are_patient_disjoint_and_together_the_whole(tmp_path):
     assert [part.events.num_rows for part in parts] == [len(part) for part in subjects]
 
 
+def test_an_object_store_s_address_gives_the_same_tables(tmp_path):
+    local = read(tmp_path, chartevents=[chart(220045, 2, 80.0, "bpm")], labevents=[lab(50813, 2, 2.5, "mmol/L")])
+    for place in ("hosp", "icu"):
+        Folder("memory://mimic").upload(tmp_path / place, place)
+    source, out = MimicIvSource(SourceConfig(kind="mimic_iv", path="memory://mimic", num_partitions=1)), Folder("memory://extracted")
+    extract_all(source, out, 1024)
+    (partition,) = source.partitions()
+    assert source.read(partition, out).events.equals(local.events)
+
+
 def test_max_stays_keeps_the_first_by_id(tmp_path):
     base = hospital(stay=20)
     for subject, stay in ((2, 12), (3, 15)):

@@ -68,10 +68,11 @@ def test_an_empty_table_is_counted(tmp_path):
     assert (tables.counts["empty_table:labevents"], tables.events.num_rows) == (1, 3)
 
 
-def test_an_empty_icustays_is_refused(tmp_path):
-    write_table(write_mimic(tmp_path), "icustays", as_csv("icustays", []))
-    with pytest.raises(SourceError, match="icu/icustays.csv.gz: there is a header but no row"):
-        open_source(tmp_path).partitions()
+@pytest.mark.parametrize("table", ["icustays", "patients", "admissions", "d_items"])
+def test_without_stays_patients_or_admissions_nothing_is_read(tmp_path, table):
+    write_table(write_mimic(tmp_path), table, as_csv(table, []))
+    with pytest.raises(SourceError, match=f"{table}.csv.gz: there is a header but no row"):
+        read_all(tmp_path)
 
 
 def test_a_file_of_no_bytes_is_refused(tmp_path):
@@ -93,6 +94,13 @@ def test_a_missing_column_is_named_with_its_file_and_what_was_found(tmp_path):
 def test_a_wrong_separator_is_named(tmp_path, separator, name):
     write_table(write_mimic(tmp_path), "chartevents", as_csv("chartevents", RATES[:3]).replace(b",", separator))
     with pytest.raises(SourceError, match=f"icu/chartevents.csv.gz, row 1: columns are separated by {name}, commas are needed"):
+        read_all(tmp_path)
+
+
+def test_a_column_that_stands_there_twice_is_refused(tmp_path):
+    header = ["subject_id", "stay_id", "charttime", "itemid", "value", "valuenum", "valueuom", "valuenum"]
+    write_table(write_mimic(tmp_path), "chartevents", as_csv("chartevents", RATES[:3], header))
+    with pytest.raises(SourceError, match="icu/chartevents.csv.gz, row 1: column 'valuenum' stands there twice"):
         read_all(tmp_path)
 
 
