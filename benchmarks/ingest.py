@@ -233,6 +233,7 @@ def _report(sizes: list[Size], idle: Cost, peer: str | None) -> Report:
         measured |= {"memory_growth": last.project.peak_bytes / judged.project.peak_bytes}
         goal |= {"scaling_exponent": "<= 1.05", "memory_growth": "<= 1.2"}
         unit |= {"scaling_exponent": "exponent", "memory_growth": "ratio"}
+    if len(sizes) > 1 and last.project.cpu_seconds > sizes[-2].project.cpu_seconds:  # else both sizes are too small to tell
         full = extrapolated(sizes[-2], last, idle, len(os.sched_getaffinity(0)))
         measured |= {"full_mimic_iv_minutes": full["minutes"], "full_mimic_iv_peak_gb": full["peak_gb"]}
         goal |= {"full_mimic_iv_minutes": "<= 10", "full_mimic_iv_peak_gb": "<= 16"}
