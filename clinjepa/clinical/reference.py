@@ -12,8 +12,7 @@ def reference() -> str:
         "# Tasks and derived quantities",
         "",
         "Generated from `clinjepa/clinical/tasks/` and `derived/` by `python -m clinjepa.clinical.reference > docs/tasks.md`.",
-        "What the kinds mean: [clinical.md](clinical.md). "
-        "Ahead: hours after the predicted one that a label may depend on, or the whole stay.",
+        "Kinds: see [clinical.md](clinical.md). Ahead: hours after the predicted one that a label may depend on, or the whole stay.",
         "",
         "## Tasks",
         f"| task | what | kind | ahead | {' | '.join(SOURCES)} | definition |",

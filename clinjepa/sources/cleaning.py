@@ -130,13 +130,13 @@ def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[st
 def _each_once(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """Events that differ in more than their place and the time of storing; the first of equal ones stays (`duplicate_row`)."""
     distinct = [name for name in (*_EVENT_COLUMNS, "item") if name in events.columns and name not in ("row", "store_time")]
-    alike = events.select("stay_id", "time", "variable", "value").is_duplicated()  # few, and found faster than over all columns
+    alike = events.select("stay_id", "time", "variable", "value").hash_rows().is_duplicated()  # few, and found faster than over all columns
     repeated = events.with_row_index("place").filter(alike)
     again = repeated.filter(~repeated.select(pl.struct(distinct).is_first_distinct()).to_series())["place"]
     if not again.len():
         return events
     counts["duplicate_row"] += again.len()
-    return events.with_row_index("place").join(again.to_frame(), on="place", how="anti", maintain_order="left").drop("place")
+    return events.filter(pl.repeat(True, events.height, eager=True).scatter(again, False))
 
 
 def _conversion_rules(variables: dict[str, Variable]) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
