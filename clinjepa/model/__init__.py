@@ -7,7 +7,8 @@
 | `packing` | texts as few dense rows; encoding a list of texts |
 | `predictor`, `rollout`, `losses` | the world model, its autoregressive use, what it is trained on |
 | `diagnostics` | collapse and error figures that are logged next to the loss |
-| `sharding`, `io` | FSDP2 placement; tensors in files |
+| `recompute` | activation checkpointing |
+| `sharding`, `weights`, `io` | FSDP2 placement; a base's files straight into it; tensors in files |
 """
 
 from clinjepa.model.base import make_base
