@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 import clinjepa.model.encoder as encoder_module
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.packing import encode_texts, pack_texts
-from clinjepa.model.sharding import whole
+from clinjepa.model.sharding import local, whole
 from clinjepa.storage import Folder
 from tests.model_encoders import SETTINGS, encoder_spec, random_texts
 
@@ -27,7 +27,7 @@ def write_model(folder: Path, tied: bool, hidden: int = 32, vocab: int = 200, nu
     config = Qwen3Config(
         vocab_size=vocab,
         hidden_size=hidden,
-        intermediate_size=2 * hidden + 6,
+        intermediate_size=2 * hidden + 7,  # does not divide by two workers
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -68,12 +68,15 @@ def equalities(folder: Path, mesh: DeviceMesh) -> dict[str, bool]:
         spec = encoder_spec(adaptation=adaptation)
         plain = plainly_built(Folder(folder), spec=spec, with_target=True)
         direct = build_encoder(spec, Folder(folder), 4, with_target=True, mesh=mesh)
+        shards = {name: local(parameter.detach()).data_ptr() for name, parameter in direct.named_parameters()}
         pairs = list(zip(plain.named_parameters(), direct.named_parameters(), strict=True))
         buffers = list(zip(plain.named_buffers(), direct.named_buffers(), strict=True))
         found[f"tensors_{adaptation}"] = all(a[0] == b[0] and torch.equal(a[1].data, whole(b[1])) for a, b in pairs)
         found[f"buffers_{adaptation}"] = bool(buffers) and all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in buffers)
         latents = [encode_texts(each, TEXTS, 4096, which) for each in (plain, direct) for which in ("online", "target")]
         found[f"latents_{adaptation}"] = torch.equal(latents[0], latents[2]) and torch.equal(latents[1], latents[3])
+        direct.online_parameters()
+        found[f"shards_{adaptation}"] = all(local(p.detach()).data_ptr() == shards[name] for name, p in direct.named_parameters())
         found[f"config_{adaptation}"] = plain.base_config() == direct.base_config()
     return found
 

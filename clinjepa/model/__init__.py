@@ -7,8 +7,9 @@
 | `packing` | texts as few dense rows; encoding a list of texts |
 | `predictor`, `rollout`, `losses` | the world model, its autoregressive use, what it is trained on |
 | `diagnostics` | collapse and error figures that are logged next to the loss |
+| `recompute` | activation checkpointing |
 | `text_encoder` | an exported encoder with its tokenizer: strings -> latents |
-| `sharding`, `io` | FSDP2 placement; tensors in files |
+| `sharding`, `weights`, `io` | FSDP2 placement; a base's files straight into it; tensors in files |
 """
 
 from clinjepa.model.base import make_base

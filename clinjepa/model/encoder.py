@@ -242,10 +242,9 @@ def build_encoder(
     else:
         with open_base(spec, base, allow_download) as source:
             encoder = _read_encoder(source, dtype, built, device, mesh)
-    if mesh is None:
-        encoder.to(device)
-    elif not encoder.is_sharded:
-        encoder.to(device)
+    # On what was sharded and filled, this lets FSDP2 pad its shards now and not at the first forward, when an optimizer holds them.
+    encoder.to(device)
+    if mesh is not None and not encoder.is_sharded:
         shard_encoder(encoder, mesh)
     if with_target:
         encoder.copy_online_to_target()

@@ -33,6 +33,12 @@ def test_what_is_loaded_equals_the_plain_load(found: dict[str, Any], base: str, 
     assert all(found[f"{base}_{what}_{adaptation}"])
 
 
+@BASES
+@BOTH
+def test_shards_stay_where_an_optimizer_found_them(found: dict[str, Any], base: str, adaptation: str) -> None:
+    assert all(found[f"{base}_shards_{adaptation}"])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("what", ["selective", "full"])
 def test_recomputed_layers_give_the_same_sharded_gradients(found: dict[str, Any], what: str, dtype: str) -> None:

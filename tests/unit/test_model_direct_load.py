@@ -24,9 +24,8 @@ def test_several_files_give_what_a_plain_load_gives(tmp_path: Path, tied: bool, 
     plain = plainly_built(Folder(tmp_path), spec=spec)
     monkeypatch.setattr("clinjepa.model.encoder.load_base", None)
     direct = build_encoder(spec, Folder(tmp_path), 4)
-    for a, b in zip(
-        [*plain.named_parameters(), *plain.named_buffers()], [*direct.named_parameters(), *direct.named_buffers()], strict=True
-    ):
+    tensors = [[*encoder.named_parameters(), *encoder.named_buffers()] for encoder in (plain, direct)]
+    for a, b in zip(*tensors, strict=True):
         assert a[0] == b[0] and a[1].dtype == b[1].dtype and torch.equal(a[1], b[1]), a[0]
         assert a[1].requires_grad == b[1].requires_grad
     assert torch.equal(encode_texts(plain, TEXTS, 512), encode_texts(direct, TEXTS, 512))
