@@ -1,4 +1,4 @@
-# make demo   from nothing to a report (DATASET=mimic_iv_demo|cinc2012|simulator, DATA=folder or zip, ARGS="key=value …")
+# make demo   from nothing to a report (DATASET=mimic_iv_demo|cinc2012|cinc2019|simulator, DATA=folder or zip, ARGS="key=value …")
 # make test   the test suite        make lint   ruff        make chaos   the long forms of the fault tests        make clean
 #
 # PYTHON=python3.12       another interpreter (3.11 or newer)
@@ -24,13 +24,15 @@ export HF_HUB_OFFLINE := 1
 
 config_mimic_iv_demo := configs/demo.yaml
 config_cinc2012 := configs/demo_cinc2012.yaml
+config_cinc2019 := configs/demo_cinc2019.yaml
 config_simulator := configs/demo_simulator.yaml
 open_data_mimic_iv_demo := mimic-iv-demo-meds
 open_data_cinc2012 := cinc2012
+open_data_cinc2019 := cinc2019
 
 CONFIG := $(config_$(DATASET))
 ifeq ($(CONFIG),)
-$(error DATASET=$(DATASET) is not known; use mimic_iv_demo, cinc2012 or simulator)
+$(error DATASET=$(DATASET) is not known; use mimic_iv_demo, cinc2012, cinc2019 or simulator)
 endif
 OPEN_DATA := $(if $(DATA),,$(open_data_$(DATASET)))
 

@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Open ICU data sets: list them, get them.", no_args_is_help=True)
+data_app = typer.Typer(help="Open ICU data sets: list them, get them; simulated ones: make them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 _errors = Console(stderr=True, soft_wrap=True)
 
@@ -134,6 +134,20 @@ def data_get(
     from pipelines.data import get_data
 
     guarded(lambda: get_data(name, folder or f"data/{name}"), debug)
+
+
+@data_app.command("simulate")
+def data_simulate(
+    folder: Annotated[str, typer.Argument(metavar="OUT", help="Folder or object store address for hosp/ and icu/.")],
+    patients: Annotated[int, typer.Option(min=4, help="Simulated patients; about 1.2 stays each.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Patient i is the same whatever the number of patients.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one per CPU.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write simulated patients as MIMIC-IV tables (csv.gz), to measure scale without hospital data."""
+    from pipelines.data import simulate_data
+
+    guarded(lambda: simulate_data(folder, patients, seed, workers), debug)
 
 
 def main(command: str | None = None) -> None:

@@ -54,7 +54,7 @@ class SimulatorConfig(Section):
 class SourceConfig(Section):
     """Which data set, and where it lies."""
 
-    kind: Literal["meds", "mimic_iv", "cinc2012", "simulator"] = "simulator"
+    kind: Literal["meds", "mimic_iv", "cinc2012", "cinc2019", "simulator"] = "simulator"
     """The data set's own format."""
 
     path: str | None = Execution(None)
@@ -64,7 +64,7 @@ class SourceConfig(Section):
     """Name of the data set in reports."""
 
     subsets: list[str] | None = None
-    """For sources in several pieces (CinC 2012: `a`, `b`): which to read; None is all that are there."""
+    """For sources in several pieces (CinC 2012 and 2019: `a`, `b`): which to read; None is all that are there."""
 
     max_stays: int | None = Field(None, ge=1)
     """Read at most this many stays (the first by id); None is all."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from clinjepa.errors import SourceError
 from clinjepa.sources.cinc2012 import Cinc2012Source
+from clinjepa.sources.cinc2019 import Cinc2019Source
 from clinjepa.sources.meds import MedsSource
 from clinjepa.sources.mimic_iv import MimicIvSource
 from clinjepa.sources.schema import EVENTS_SCHEMA, SCHEMA_VERSION, STAYS_SCHEMA, Source, SourceTables, validate
@@ -14,7 +15,13 @@ from clinjepa.sources.simulator import SimulatorSource
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
 
-SOURCES: dict[str, type[Source]] = {"meds": MedsSource, "mimic_iv": MimicIvSource, "cinc2012": Cinc2012Source, "simulator": SimulatorSource}
+SOURCES: dict[str, type[Source]] = {
+    "meds": MedsSource,
+    "mimic_iv": MimicIvSource,
+    "cinc2012": Cinc2012Source,
+    "cinc2019": Cinc2019Source,
+    "simulator": SimulatorSource,
+}
 
 __all__ = ["EVENTS_SCHEMA", "SCHEMA_VERSION", "SOURCES", "STAYS_SCHEMA", "Source", "SourceTables", "open_source", "validate"]
 

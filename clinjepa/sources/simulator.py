@@ -34,7 +34,7 @@ MODEL_VERSION = 1
 """Raised when the same settings give other stays."""
 
 _FIRST_DAY = datetime.datetime(2100, 1, 1)
-_FIRST_SUBJECT, _FIRST_ADMISSION, _FIRST_STAY = 10_000_000, 20_000_000, 30_000_000
+FIRST_SUBJECT, _FIRST_ADMISSION, _FIRST_STAY = 10_000_000, 20_000_000, 30_000_000
 _STAYS_PER_PATIENT = 8
 _MINUTE = np.timedelta64(1, "m")
 _UNITS = ("Medical ICU", "Surgical ICU", "Cardiac ICU")
@@ -104,8 +104,8 @@ class SimulatorSource:
         """Stays and charted events of a range of patients."""
         stays = list(self.simulate(partition))
         frame = pl.DataFrame([_stay_row(stay) for stay in stays], schema=pl.from_arrow(STAYS_SCHEMA.empty_table()).schema, orient="row")
-        charted = _charted_events(stays, self._settings.measurement_density)
-        events = pl.concat([raw_events(charted), raw_events(_given_events(stays))])
+        charted = charted_events(stays, self._settings.measurement_density)
+        events = pl.concat([raw_events(charted), raw_events(given_events(stays))])
         units = {name: variable.unit for name, variable in load_variables().items()}
         unit = pl.col("variable").replace_strict(units, default=None, return_dtype=pl.String)
         # Nobody charts an implausible value here, so cleaning only orders and checks.
@@ -167,7 +167,7 @@ class SimulatorSource:
             unit = _UNITS[int(generator.integers(0, len(_UNITS)))]
             course = simulate_course(patient, self._settings.mean_stay_hours, generator)
             stays.append(
-                SimulatedStay(stay_id, _FIRST_SUBJECT + index, hadm_id, number, intime, unit, patient, float(age), course, generator)
+                SimulatedStay(stay_id, FIRST_SUBJECT + index, hadm_id, number, intime, unit, patient, float(age), course, generator)
             )
             if course.died_in_hospital:
                 out = intime + datetime.timedelta(hours=course.length_hours)
@@ -204,8 +204,8 @@ def _stay_row(stay: SimulatedStay) -> tuple[Any, ...]:
     return tuple(row[name] for name in STAYS_SCHEMA.names)
 
 
-def _charted_events(stays: list[SimulatedStay], density: float) -> pl.DataFrame:
-    """Rows of everything that was charted."""
+def charted_events(stays: list[SimulatedStay], density: float) -> pl.DataFrame:
+    """stay_id, variable, time, store_time, value of everything that was charted; draws from the stays' generators, so once per stay."""
     ids, variables, sizes, times, values, stored = [], [], [], [], [], []
     for stay in stays:
         intime = np.datetime64(stay.intime, "us")
@@ -228,8 +228,8 @@ def _charted_events(stays: list[SimulatedStay], density: float) -> pl.DataFrame:
     )
 
 
-def _given_events(stays: list[SimulatedStay]) -> pl.DataFrame:
-    """Rows of all treatments; minutes are whole, an end lies inside the stay, an instant has none."""
+def given_events(stays: list[SimulatedStay]) -> pl.DataFrame:
+    """stay_id, variable, time, end_time, value, text of all treatments; whole minutes, an end lies inside the stay, an instant has none."""
     rows = [
         (
             stay.stay_id,

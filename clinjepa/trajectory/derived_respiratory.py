@@ -42,7 +42,8 @@ def ventilated(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
 def pf_ratio(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
     """PaO2 / FiO2 in mmHg in hours with a PaO2 whose FiO2 is known or can be taken as room air."""
     rows, ventilation = state.rows, state.column("ventilated")
-    fio2, _ = rows.last_known(rows.column("fio2"), parameters["fio2_max_age_hours"])
+    slip, (charted, _) = rows.column("fio2_blood_gas"), rows.last_known(rows.column("fio2"), parameters["fio2_max_age_hours"])
+    fio2 = np.where(np.isnan(slip), charted, slip)
     breathes_alone = (ventilation == 0) & (rows.shifted(ventilation, 1, 0.0) == 0)
     fio2 = np.where(np.isnan(fio2) & breathes_alone, float(parameters["room_air_fio2"]), fio2)
     return 100.0 * rows.column("pao2") / fio2

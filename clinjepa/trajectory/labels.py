@@ -45,7 +45,8 @@ def build_labels(ingest: Folder, part: str, tasks: list[Task], stay_prediction_h
         able, stays = _able(tasks, _card(ingest)), _stays(ingest, part)
         labels = part_labels(ingest, part, stays, able, stay_prediction_hour)
         file = write_part_table(out, f"labels/{part}.parquet", labels)
-        record = {"schema_version": SCHEMA_VERSION, "files": [file], "prevalence": _prevalence(labels, stays, able)}
+        runs = dict(zip(*_runs(labels["task"]), strict=True))
+        record = {"schema_version": SCHEMA_VERSION, "files": [file], "runs": runs, "prevalence": _prevalence(labels, stays, able)}
         write_record(out, part, record)
     return record
 
@@ -60,7 +61,7 @@ def finish_labels(ingest: Folder, tasks: list[Task], out: Folder) -> dict[str, A
     if missing:
         raise StoreError(f"{out.address}: {len(missing)} parts have no labels yet; run again to go on")
     able = _able(tasks, card)
-    _join_parts(out, list(records), pl.from_arrow(ingest.read_table("stays.parquet")), able)
+    _join_parts(out, {part: record["runs"] for part, record in records.items()}, pl.from_arrow(ingest.read_table("stays.parquet")), able)
     reasons = {task.name: reason for task in tasks if (reason := why_none(task, card))}
     out.write_json("prevalence.json", {"source": card["source"], "tasks": _add_prevalence(records, able), "without_labels": reasons})
     return {"num_labels": sum(record["files"][0]["num_rows"] for record in records.values()), "num_tasks": len(able)}
@@ -141,15 +142,22 @@ def _on_grid(columns: list[str]) -> list[str]:
 
 def _prevalence(labels: pa.Table, stays: pl.DataFrame, tasks: list[Task]) -> dict[str, dict[str, dict[str, float]]]:
     """task -> split -> counts of one part; patients may be added up over parts, which share none."""
-    split = stays.select("stay_id", "subject_id", "split")
-    table = pl.from_arrow(labels).join(split, on="stay_id", how="left")
-    positive = pl.col("label") > 0.5
-    counts = table.group_by("task", "split").agg(
-        pl.len().alias("num_labels"),
-        positive.sum().alias("num_positive"),
+    names, lengths = _runs(labels["task"])
+    order = pl.Series("task", np.repeat(np.arange(len(names)), lengths))
+    per_stay = (
+        pl.from_arrow(labels.select(["stay_id", "label"]))
+        .with_columns(order)
+        .group_by("task", "stay_id")
+        .agg(pl.len().alias("labels"), (pl.col("label") > 0.5).sum().alias("positive"), pl.col("label").cast(pl.Float64).sum().alias("sum"))
+    )
+    per_stay = per_stay.with_columns(pl.col("task").replace_strict(dict(enumerate(names)), return_dtype=pl.String)).sort("task", "stay_id")
+    per_stay = per_stay.join(stays.select("stay_id", "subject_id", "split"), on="stay_id", how="left")
+    counts = per_stay.group_by("task", "split").agg(
+        pl.col("labels").sum().alias("num_labels"),
+        pl.col("positive").sum().alias("num_positive"),
         pl.col("subject_id").n_unique().alias("num_patients"),
-        pl.col("subject_id").filter(positive).n_unique().alias("num_positive_patients"),
-        pl.col("label").cast(pl.Float64).sum().alias("sum"),
+        pl.col("subject_id").filter(pl.col("positive") > 0).n_unique().alias("num_positive_patients"),
+        pl.col("sum").sum(),
     )
     found = {(row.pop("task"), row.pop("split")): row for row in counts.to_dicts()}
     return {task.name: {split: found[task.name, split] for split in SPLITS if (task.name, split) in found} for task in tasks}
@@ -171,30 +179,37 @@ def _add_prevalence(records: dict[str, dict[str, Any]], tasks: list[Task]) -> di
     return result
 
 
-def _join_parts(out: Folder, parts: list[str], stays: pl.DataFrame, tasks: list[Task]) -> None:
-    """`labels.parquet` (part by part, in it by task) and `meds/<task>.parquet`, with one part in memory."""
+def _join_parts(out: Folder, parts: dict[str, dict[str, int]], stays: pl.DataFrame, tasks: list[Task]) -> None:
+    """`labels.parquet` (part by part, in it by task) and `meds/<task>.parquet`, with one part in memory.
+
+    parts: part -> {task: how many labels}, in the order of the part's rows.
+    """
     people = stays.select("stay_id", "subject_id", "intime")
     with contextlib.ExitStack() as stack:
 
         def writer(name: str, schema: pa.Schema) -> pq.ParquetWriter:
             sink = stack.enter_context(out.writing(name))
-            return stack.enter_context(pq.ParquetWriter(sink, schema, compression="zstd"))
+            delta = {name: "DELTA_BINARY_PACKED" for name in ("stay_id", "hour", "subject_id", "prediction_time") if name in schema.names}
+            options = {"column_encoding": delta, "use_dictionary": [name for name in schema.names if name not in delta]}
+            return stack.enter_context(pq.ParquetWriter(sink, schema, compression="zstd", **options))
 
         whole = writer("labels.parquet", LABELS_SCHEMA)
         binary = {task.name: task.is_classification for task in tasks}
         meds = {name: writer(f"meds/{name}.parquet", MEDS_LABEL_SCHEMAS[is_binary]) for name, is_binary in binary.items()}
-        for part in parts:
-            labels = out.read_table(f"labels/{part}.parquet")
-            timed = _timed(pl.from_arrow(labels.drop_columns("task")), people)
-            first = 0
-            for name, length in zip(*_runs(labels["task"]), strict=True):
-                whole.write_table(labels.slice(first, length))
+        for part, runs in parts.items():
+            labels = out.read_table(f"labels/{part}.parquet", columns=["stay_id", "hour", "label"])
+            timed, first = _timed(pl.from_arrow(labels), people), 0
+            for name, length in runs.items():
+                own = labels.slice(first, length).add_column(_TASK_COLUMN, "task", pa.repeat(pa.scalar(name), length))
+                whole.write_table(own)
                 meds[name].write_table(_as_meds(timed.slice(first, length), binary[name]))
                 first += length
 
 
 def _runs(tasks: pa.ChunkedArray) -> tuple[list[str], list[int]]:
     """The tasks of a part, one after the other, and how many labels each has."""
+    if not len(tasks):
+        return [], []
     runs = pc.run_end_encode(tasks.combine_chunks())
     return runs.values.to_pylist(), np.diff(runs.run_ends.to_numpy(), prepend=0).tolist()
 

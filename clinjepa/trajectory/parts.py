@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -43,7 +44,7 @@ def finished_part(folder: Folder, name: str, schema_version: int) -> dict[str, A
 
 def write_record(folder: Folder, name: str, record: dict[str, Any]) -> None:
     """Mark a part as finished; `record` has `schema_version` and `files` (as `write_part_table` returns them)."""
-    folder.write_json(f"{RECORDS}/{name}.json", record)
+    folder.write_bytes(f"{RECORDS}/{name}.json", json.dumps(record, allow_nan=False).encode())
 
 
 def read_records(folder: Folder, schema_version: int) -> dict[str, dict[str, Any]]:

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from clinjepa.config.schema import Config
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.storage import Folder
+from clinjepa.trajectory.bpe_training import count_pretokens, learn_merges
 from clinjepa.trajectory.piece_tokens import PIECES, PieceEncoder, encode_texts
 
 PAD_TOKEN = "<|pad|>"
@@ -103,13 +104,10 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> TextTokenizer:
         [pre_tokenizers.Split(Regex(PIECES), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD_TOKEN, EOS_TOKEN],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(sorted(set(texts)), trainer)
+    pretokens = count_pretokens(tokenizer, sorted(set(texts)))
+    vocabulary, merges = learn_merges(pretokens, vocab_size, (PAD_TOKEN, EOS_TOKEN), pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.model = models.BPE(vocab=vocabulary, merges=merges)
+    tokenizer.add_special_tokens([PAD_TOKEN, EOS_TOKEN])
     return TextTokenizer(tokenizer, EOS_TOKEN, PAD_TOKEN)
 
 
@@ -140,8 +138,13 @@ def training_texts(ingest: Folder) -> Iterator[str]:
 
 def _hash_sample(texts: Iterator[str], size: int) -> list[str]:
     """The `size` distinct texts with the smallest hash: a sample that depends on the set of texts alone."""
-    kept: dict[str, bytes] = {}
-    while batch := list(islice(texts, 4 * size)):
-        kept.update((text, hashlib.blake2b(text.encode(), digest_size=8).digest()) for text in batch)
-        kept = dict(sorted(kept.items(), key=lambda item: (item[1], item[0]))[:size])
-    return list(kept)
+    kept: set[str] = set()
+    while batch := list(islice(texts, size)):
+        kept.update(batch)
+        if len(kept) > 4 * size:
+            kept = _smallest_hashes(kept, size)
+    return list(kept if len(kept) <= size else _smallest_hashes(kept, size))
+
+
+def _smallest_hashes(texts: set[str], size: int) -> set[str]:
+    return set(sorted(texts, key=lambda text: (hashlib.blake2b(text.encode(), digest_size=8).digest(), text))[:size])

@@ -15,7 +15,7 @@ from pipelines.locations import absolute
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
-DEMOS = {"demo.yaml": "meds", "demo_cinc2012.yaml": "cinc2012", "demo_simulator.yaml": "simulator"}
+DEMOS = {"demo.yaml": "meds", "demo_cinc2012.yaml": "cinc2012", "demo_cinc2019.yaml": "cinc2019", "demo_simulator.yaml": "simulator"}
 
 
 def sections(section: type[BaseModel] = Config, name: str = "") -> Iterator[tuple[str, type[BaseModel]]]:

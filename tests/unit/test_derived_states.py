@@ -47,6 +47,11 @@ def test_fio2_is_of_the_same_hour_or_of_the_four_before():
     near(found, [160, _, _, _, 160, _])
 
 
+def test_the_slip_of_the_blood_gas_goes_before_the_charted_oxygen():
+    found = state(2, pao2=[80, 80], fio2=[50, 50], fio2_blood_gas=[40, _], invasive_ventilation=[1, 1]).column("pf_ratio")
+    near(found, [200, 160])
+
+
 def test_room_air_is_assumed_only_two_hours_free_of_ventilation():
     # 84 / 0.21 = 400; hour 2 follows an hour of ventilation
     found = state(4, pao2=[84, 84, 84, 84], noninvasive_ventilation={1: 1}).column("pf_ratio")

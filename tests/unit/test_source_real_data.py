@@ -57,6 +57,13 @@ def test_every_vasopressin_of_the_demo_is_per_minute(demo):
     assert demo["events"].filter(pl.col("variable") == "vasopressin")["value"].max() < 0.2
 
 
+@pytest.fixture(scope="module")
+def cinc2019():
+    folder = real("cinc2019", "https://physionet.org/content/challenge-2019/1.0.0/")
+    source = open_source(SourceConfig(kind="cinc2019", path=str(folder), num_partitions=40))
+    return source, source.read(source.partitions()[0])
+
+
 def test_cinc_has_8000_stays(cinc):
     source, _ = cinc
     assert sum(partition["num_records"] for partition in source.partitions()) == 8000
@@ -67,3 +74,15 @@ def test_a_part_of_cinc_has_its_vitals_and_deaths(cinc):
     assert tables.stays.num_rows == 200
     assert 10 < sum(tables.stays["died_in_hospital"].to_pylist()) < 60
     assert tables.events.num_rows > 80_000
+
+
+def test_cinc_2019_has_20336_stays(cinc2019):
+    source, _ = cinc2019
+    assert sum(partition["num_records"] for partition in source.partitions()) == 20_336
+
+
+def test_a_part_of_cinc_2019_has_its_hours_and_septic_patients(cinc2019):
+    """Of the first 508 records; counted from the files by hand: rows, rows with the label, patients with it."""
+    _, tables = cinc2019
+    label = pl.from_arrow(tables.events).filter(pl.col("variable").cast(pl.String) == "sepsis_label")
+    assert (label.height, int(label["value"].sum()), sum(tables.stays["sepsis"].to_pylist())) == (19_704, 432, 45)

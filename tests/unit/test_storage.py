@@ -31,6 +31,18 @@ def test_what_was_written_is_read_back(folder: Folder) -> None:
     assert folder.size("a/b.bin") == 10
 
 
+def test_a_stream_appears_whole_or_not_at_all(folder: Folder) -> None:
+    with folder.writing("a/whole.bin") as stream:
+        stream.write(b"one")
+        assert not folder.exists("a/whole.bin")
+        stream.write(b"two")
+    assert folder.read_bytes("a/whole.bin") == b"onetwo"
+    with pytest.raises(RuntimeError), folder.writing("a/torn.bin") as stream:
+        stream.write(b"one")
+        raise RuntimeError("cut")
+    assert folder.names("a") == ["whole.bin"]
+
+
 def test_a_folder_that_travelled_to_another_process_is_the_same(folder: Folder) -> None:
     folder.write_bytes("x", b"1")
     assert pickle.loads(pickle.dumps(folder)).read_bytes("x") == b"1"

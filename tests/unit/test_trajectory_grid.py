@@ -38,6 +38,17 @@ def test_a_median_variable_takes_the_median_of_its_hour():
     assert grid["heart_rate"].to_list() == [None, None, 90.0, *[None] * 7]
 
 
+def test_the_median_of_two_values_is_halfway_and_each_hour_has_its_own():
+    rates = ((1.1, 80.0), (1.9, 70.0), (2.2, 61.0), (2.4, 90.0), (2.6, 62.0), (2.8, 10.0), (4.5, 55.0))
+    assert grid_of(*(event(1, hour, "heart_rate", value) for hour, value in rates))["heart_rate"].to_list()[:5] == [
+        None,
+        75.0,
+        61.5,
+        None,
+        55.0,
+    ]
+
+
 def test_a_minimum_variable_takes_the_minimum():
     assert grid_of(event(1, 2.1, "gcs_eye", 4.0), event(1, 2.2, "gcs_eye", 2.0))["gcs_eye"][2] == 2.0
 

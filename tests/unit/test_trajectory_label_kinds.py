@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinjepa.clinical import list_tasks, load_task, parse_task
+from clinjepa.clinical import list_tasks, load_derived, load_task, parse_task
 from clinjepa.trajectory.derived import DerivedState
 from clinjepa.trajectory.hour_rows import HourRows
 from clinjepa.trajectory.label_rules import FLAG_COLUMNS, TIME_COLUMNS, hourly_labels, stay_labels
@@ -197,25 +197,43 @@ VALUES = {
     "heart_rate": [80, 130],
     "sbp": [90, 120],
 }
-READING = st.sampled_from(sorted(VALUES)).flatmap(
-    lambda name: st.tuples(st.just(name), st.integers(-20, 139), st.sampled_from(VALUES[name]))
-)
+WORDS = {
+    "o2_device": ["Nasal cannula", "Endotracheal tube"],
+    "vent_mode": ["CPAP/PSV", "NIV"],
+    "gcs_verbal_response": ["No Response-ETT", "Oriented"],
+    "crrt_mode": ["CVVHDF"],
+}
+FIRST, LENGTH = -20, 180
 
 
-@settings(max_examples=12, deadline=None)
-@given(readings=st.lists(READING, min_size=5, max_size=80), hour=st.integers(0, 30))
-def test_labels_of_a_truncated_stay_equal_those_of_the_whole_one(readings, hour):
-    columns: dict[str, dict[int, float]] = {}
-    for name, when, value in readings:
-        columns.setdefault(name, {})[when] = value
-    whole = stay(160, first_hour=-20, **columns)
+def random_stay(seed: int, length: int = LENGTH) -> DerivedState:
+    """A dense stay from hour -20 on; the first hours of a longer one are those of a shorter one."""
+    rng = np.random.default_rng(seed)
+    columns = {}
+    for name, choices in (VALUES | WORDS).items():
+        seen = rng.random(LENGTH) < rng.choice([0.02, 0.1, 0.5])
+        values = np.array(choices, dtype=object if name in WORDS else np.float64)[rng.integers(0, len(choices), LENGTH)]
+        columns[name] = np.where(seen, values, None if name in WORDS else _)[:length]
+    whole = stay(length, first_hour=FIRST)
+    return DerivedState(HourRows(whole.rows.stay_id_R, whole.rows.hour_R, columns, whole.rows.constants))
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), hour=st.integers(0, 30))
+def test_labels_of_a_truncated_stay_equal_those_of_the_whole_one(seed, hour):
+    whole = random_stay(seed)
     for name in HOURLY:
-        own = load_task(name)
-        length = 20 + hour + 1 + own.looks_ahead_hours
-        if length >= 160:
-            continue
-        cut = stay(
-            length, first_hour=-20, **{column: {h: v for h, v in values.items() if h + 20 < length} for column, values in columns.items()}
-        )
-        seen = 20 + hour + 1
-        np.testing.assert_array_equal(hourly_labels(own, whole)[:seen], hourly_labels(own, cut)[:seen], err_msg=name)
+        own, seen = load_task(name), hour - FIRST + 1
+        if seen + own.looks_ahead_hours < LENGTH:
+            cut = random_stay(seed, seen + own.looks_ahead_hours)
+            np.testing.assert_array_equal(hourly_labels(own, whole)[:seen], hourly_labels(own, cut)[:seen], err_msg=name)
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), hour=st.integers(0, 30))
+def test_a_derived_quantity_looks_no_further_ahead_than_it_says(seed, hour):
+    whole = random_stay(seed)
+    for name, quantity in load_derived().items():
+        seen = hour - FIRST + 1
+        cut = random_stay(seed, seen + quantity.looks_ahead_hours)
+        np.testing.assert_array_equal(whole.column(name)[:seen], cut.column(name)[:seen], err_msg=name)

@@ -1,0 +1,165 @@
+"""Record files of the PhysioNet challenges: one text file per stay, together in a zip as PhysioNet packs them or in a folder.
+
+`RecordFiles` finds and reads them, `read_lines` gives the fields of many records as one table of strings. What is broken is named by
+file and line; the values of a line never stand in a message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from clinjepa.errors import SourceError
+from clinjepa.storage import Folder
+
+
+@dataclass(frozen=True)
+class RecordForm:
+    """How the records of a challenge are written: its year, file suffix, header line and what separates the fields."""
+
+    year: int
+    suffix: str
+    header: str
+    separator: str
+
+
+class RecordFiles:
+    """The records of one set: `<name>.zip`, or the folder `<name>` (`.` is the folder itself)."""
+
+    def __init__(self, folder: Folder, name: str, form: RecordForm) -> None:
+        self._folder = folder
+        self._name = name
+        self.form = form
+        self.zipped = name != "." and folder.exists(f"{name}.zip")
+        if name != "." and not self.zipped and not folder.exists(name):
+            raise SourceError(
+                f"{folder.address}: {name}.zip is missing (nor is there a folder of that name); "
+                f"get it from https://physionet.org/content/challenge-{form.year}/1.0.0/ or with `clinjepa data get cinc{form.year}`"
+            )
+
+    def names(self) -> list[str]:
+        """The record files, as `contents` wants them."""
+        if self.zipped:
+            with self._zip() as archive:
+                return [name for name in archive.namelist() if name.endswith(self.form.suffix)]
+        inside = "" if self._name == "." else self._name
+        prefix = f"{inside}/" if inside else ""
+        return [f"{prefix}{name}" for name in self._folder.names(inside) if name.endswith(self.form.suffix)]
+
+    def contents(self, names: Sequence[str]) -> Iterator[bytes]:
+        """The files in the order of `names`; of a zip only these members are read."""
+        if not self.zipped:
+            yield from (self._folder.read_bytes(name) for name in names)
+            return
+        with self._zip() as archive:
+            for name in names:
+                try:
+                    yield archive.read(name)
+                except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+                    raise self._broken_zip(error) from None
+
+    def where(self, name: str = "") -> str:
+        """The set, or a record of it, in a message."""
+        if self.zipped:
+            return f"{self._folder.address}/{self._name}.zip" + (f"/{name}" if name else "")
+        return f"{self._folder.address}/{name or self._name}"
+
+    def content_files(self, names: Sequence[str]) -> list[str]:
+        """The files whose content determines the records `names`."""
+        return [f"{self._name}.zip"] if self.zipped else list(names)
+
+    @contextmanager
+    def _zip(self) -> Iterator[zipfile.ZipFile]:
+        with self._folder.fs.open(self._folder.path(f"{self._name}.zip"), "rb") as file:
+            try:
+                archive = zipfile.ZipFile(file)
+            except (zipfile.BadZipFile, EOFError, OSError) as error:
+                raise self._broken_zip(error) from None
+            with archive:
+                yield archive
+
+    def _broken_zip(self, error: Exception) -> SourceError:
+        return SourceError(
+            f"{self.where()}: not a whole zip ({type(error).__name__}); it was cut short or altered, get it again and compare its SHA-256"
+        )
+
+
+def read_lines(files: RecordFiles, records: Sequence[tuple[int, str]]) -> pl.DataFrame:
+    """stay_id, row (line of the file, the header is 1) and one column of stripped strings per field of the header.
+
+    records: (stay_id, file) of each. SourceError names file and line for another header, another number of fields, or bytes that
+    are no text; blank lines are passed over.
+    """
+    form = files.form
+    owners: list[int] = []
+    rows: list[int] = []
+    texts: list[str] = []
+    names = [name for _, name in records]
+    for (stay_id, name), content in zip(records, files.contents(names), strict=True):
+        lines = _record_lines(content, files.where(name), form)
+        owners += [stay_id] * len(lines)
+        rows += range(2, len(lines) + 2)
+        texts += lines
+    types = {"stay_id": pl.Int64, "row": pl.Int64, "line": pl.String}
+    table = pl.DataFrame({"stay_id": owners, "row": rows, "line": texts}, schema=types)
+    table = table.filter(pl.col("line").str.strip_chars() != "")
+    columns = form.header.split(form.separator)
+    ragged = table.filter(pl.col("line").str.count_matches(form.separator, literal=True) != len(columns) - 1)
+    if ragged.height:
+        name = dict(records)[ragged["stay_id"][0]]
+        raise SourceError(
+            f"{files.where(name)}, line {ragged['row'][0]}: not the {len(columns)} fields {_short(form.header)} "
+            f"({ragged.height} such lines in this part); get the file again"
+        )
+    fields = pl.col("line").str.split_exact(form.separator, len(columns) - 1)
+    return table.select(
+        "stay_id", "row", *(fields.struct.field(f"field_{index}").str.strip_chars().alias(name) for index, name in enumerate(columns))
+    )
+
+
+def files_digest(folder: Folder, names: Sequence[str]) -> str:
+    """SHA-256 over names and contents of files, in order."""
+    sha = hashlib.sha256()
+    for name in names:
+        sha.update(f"{name}:{folder.digest(name)};".encode())
+    return sha.hexdigest()
+
+
+def record_ranges(total: int, num_partitions: int) -> list[dict[str, Any]]:
+    """Partitions of `total` records in order: first_record, num_records."""
+    number = min(num_partitions, total)
+    edges = [total * index // number for index in range(number + 1)]
+    return [{"first_record": first, "num_records": end - first} for first, end in zip(edges, edges[1:], strict=False)]
+
+
+def _record_lines(content: bytes, where: str, form: RecordForm) -> list[str]:
+    try:
+        lines = content.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{where}: byte {error.start} is not UTF-8; the challenge's records are plain ASCII, get the file again"
+        ) from None
+    if not lines:
+        raise SourceError(f"{where}: the file is empty; get it again")
+    if lines[0].strip() != form.header:
+        wanted = form.header.split(form.separator)
+        found = {name.strip() for name in lines[0].split(form.separator)}
+        missing = [name for name in wanted if name not in found]
+        if missing and len(missing) < len(wanted):
+            raise SourceError(
+                f"{where}: line 1: column {missing[0]!r} is missing ({len(missing)} of {len(wanted)} are); "
+                f"is this a record of the {form.year} challenge?"
+            )
+        raise SourceError(f"{where}: line 1 is not the header {_short(form.header)!r}; is this a record of the {form.year} challenge?")
+    return lines[1:]
+
+
+def _short(header: str) -> str:
+    return header if len(header) <= 60 else f"{header[:57]}..."

@@ -1,0 +1,122 @@
+"""Rows of CinC 2019 records -> stays and raw events.
+
+A row is one hour. ICULOS k, the hours since ICU admission, begins with 1 and is never 0, so row k is the summary of hour k - 1 of the
+grid, [intime + (k - 1) h, intime + k h): its values stand at that hour's start, and what is predicted from it is predicted at
+intime + k h. A record that begins later has empty first hours; the stay ends with its last row. SepsisLabel stays in its row's hour:
+it is 1 from six hours before onset (https://physionet.org/content/challenge-2019/1.0.0/), a label as it stands.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from clinjepa.clinical import load_variables
+from clinjepa.errors import SourceError
+from clinjepa.sources.cleaning import raw_events
+from clinjepa.sources.schema import STAYS_SCHEMA
+
+INTIME = datetime.datetime(2000, 1, 1)
+"""When every stay begins: the records have no dates."""
+
+_MISSING = ("", "NaN", "nan")
+
+
+def check_rows(lines: pl.DataFrame, mapping: dict[str, Any], places: Mapping[int, str]) -> pl.DataFrame:
+    """`lines` with the columns hour (0 = first) and sepsis (bool); SourceError names file and line of a row that cannot be placed.
+
+    Hours must be whole, at least 1 and rise from row to row; the label must be 0 or 1. places: stay_id -> file for messages.
+    """
+    hour, label = mapping["hour"], mapping["label"]["column"]
+    table = lines.with_columns(
+        pl.col(hour).cast(pl.Float64, strict=False).alias("number"),
+        pl.col(label).cast(pl.Float64, strict=False).alias("flag"),
+    )
+    whole = (pl.col("number") >= 1) & (pl.col("number") == pl.col("number").floor()) & (pl.col("number") < 1e6)
+    rises = (pl.col("number").diff().over("stay_id", order_by="row") > 0).fill_null(True)
+    for column, holds, rule in (
+        (hour, whole, "not a whole hour of at least 1"),
+        (hour, rises, "not later than the hour of the row before"),
+        (label, pl.col("flag").is_in([0.0, 1.0]), "neither 0 nor 1"),
+    ):
+        wrong = table.filter(~holds.fill_null(False)).head(1)
+        if wrong.height:
+            raise SourceError(f"{places[wrong['stay_id'][0]]}, line {wrong['row'][0]}, column {column!r}: {rule}; get the file again")
+    return table.with_columns((pl.col("number").cast(pl.Int64) - 1).alias("hour"), (pl.col("flag") == 1).alias("sepsis")).drop(
+        "number", "flag"
+    )
+
+
+def record_stays(ids: list[int], rows: pl.DataFrame, mapping: dict[str, Any], counts: Counter[str]) -> pl.DataFrame:
+    """Stays (STAYS_SCHEMA) of the records `ids` that have a row; the others are counted as `empty_record`.
+
+    sepsis: whether any hour bears the label. An age outside its plausible range is null and counted.
+    """
+    first = [pl.col(name).sort_by("row").first().alias(name) for name in (*mapping["statics"], *mapping["care_units"])]
+    stays = rows.group_by("stay_id").agg(*first, pl.col("hour").max().alias("last_hour"), pl.col("sepsis").any()).sort("stay_id")
+    if stays.height < len(ids):
+        counts["empty_record"] += len(ids) - stays.height
+    number = {name: _number(name) for name in (*mapping["statics"], *mapping["care_units"])}
+    age = load_variables()["age"]
+    plausible = number["Age"].is_between(age.minimum, age.maximum)
+    implausible = stays.select((~plausible).sum()).item()
+    if implausible:
+        counts["out_of_range:age"] += implausible
+    unit = pl.coalesce(
+        pl.when(number[column] == 1).then(pl.lit(name)).otherwise(pl.lit(None, pl.String)) for column, name in mapping["care_units"].items()
+    )
+    intime = pl.lit(INTIME).cast(pl.Datetime("us"))
+    known = stays.select(
+        "stay_id",
+        pl.col("stay_id").alias("subject_id"),
+        intime.alias("intime"),
+        (intime + pl.duration(hours=pl.col("last_hour") + 1)).alias("outtime"),
+        pl.when(plausible).then(number["Age"]).cast(pl.Float32).alias("age_years"),
+        number["Gender"].replace_strict({0.0: "female", 1.0: "male"}, default=None, return_dtype=pl.String).alias("sex"),
+        unit.alias("care_unit"),
+        pl.lit(1, pl.Int32).alias("stay_number_in_admission"),
+        "sepsis",
+        (intime + pl.duration(seconds=(number["HospAdmTime"] * 3600).round().cast(pl.Int64))).alias("hospital_admission_time"),
+    )
+    schema = pl.from_arrow(STAYS_SCHEMA.empty_table()).schema
+    return known.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in known.columns).select(
+        STAYS_SCHEMA.names
+    )
+
+
+def record_events(rows: pl.DataFrame, mapping: dict[str, Any]) -> pl.DataFrame:
+    """Raw events of the records' rows, at the start of each row's hour; NaN is not measured."""
+    entries = mapping["columns"]
+    long = rows.unpivot(on=list(entries), index=["stay_id", "row", "hour"], variable_name="column", value_name="raw")
+    long = long.filter(~pl.col("raw").is_in(_MISSING))
+    facts = pl.DataFrame(
+        [
+            (name, entry["variable"], entry["unit"] if "multiply" not in entry else None, float(entry.get("multiply", 1)))
+            for name, entry in entries.items()
+        ],
+        schema={"column": pl.String, "variable": pl.String, "unit": pl.String, "multiply": pl.Float64},
+        orient="row",
+    )
+    measured = long.join(facts, on="column", how="inner", maintain_order="left").select(
+        "stay_id", "hour", "variable", (pl.col("raw").cast(pl.Float64, strict=False) * pl.col("multiply")).alias("value"), "unit", "row"
+    )
+    labelled = rows.select(
+        "stay_id",
+        "hour",
+        pl.lit(mapping["label"]["variable"]).alias("variable"),
+        pl.col("sepsis").cast(pl.Float64).alias("value"),
+        pl.lit(None, pl.String).alias("unit"),
+        "row",
+    )
+    time = pl.lit(INTIME).cast(pl.Datetime("us")) + pl.duration(hours=pl.col("hour"))
+    return raw_events(pl.concat([measured, labelled]).with_columns(time.alias("time")))
+
+
+def _number(name: str) -> pl.Expr:
+    """A static's value; null where it is missing or no number."""
+    value = pl.col(name).cast(pl.Float64, strict=False)
+    return pl.when(value.is_finite()).then(value)

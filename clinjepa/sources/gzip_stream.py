@@ -1,0 +1,56 @@
+"""One gzip stream out of pieces that were deflated apart, as `pigz` does it: compression in parallel, one member in the file.
+
+Each piece is a run of whole deflate blocks; the stream joins their checksums without seeing the content again.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import IO
+
+LEVEL = 6
+_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+_ZEROS = bytes(1 << 20)
+
+
+@dataclass(frozen=True)
+class Deflated:
+    """Deflated bytes, with CRC-32, size and number of lines of what they hold."""
+
+    data: bytes
+    crc: int
+    size: int
+    lines: int
+
+
+def deflated(content: bytes) -> Deflated:
+    """A run of whole deflate blocks that does not end the stream."""
+    squeeze = zlib.compressobj(LEVEL, wbits=-15)
+    data = squeeze.compress(content) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    return Deflated(data, zlib.crc32(content), len(content), content.count(b"\n"))
+
+
+class GzipStream:
+    """Writes one gzip member to `file`; without `close` the file is visibly cut."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._crc, self._size = file, 0, 0
+        file.write(_HEADER)
+
+    def append(self, piece: Deflated) -> None:
+        self._file.write(piece.data)
+        # CRC-32 is affine: that of A then B is that of B plus what A's becomes over as many zeros as B is long.
+        self._crc = _over_zeros(self._crc, piece.size) ^ _over_zeros(0, piece.size) ^ piece.crc
+        self._size += piece.size
+
+    def close(self) -> None:
+        """End the stream; the file itself stays open."""
+        self._file.write(zlib.compressobj(wbits=-15).flush())
+        self._file.write(self._crc.to_bytes(4, "little") + (self._size & 0xFFFFFFFF).to_bytes(4, "little"))
+
+
+def _over_zeros(crc: int, size: int) -> int:
+    for start in range(0, size, len(_ZEROS)):
+        crc = zlib.crc32(_ZEROS[: min(len(_ZEROS), size - start)], crc)
+    return crc

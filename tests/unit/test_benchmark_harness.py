@@ -1,0 +1,55 @@
+"""What a benchmark says it measured is what ran: processes of processes included, contenders in turn, one JSON line."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import harness
+from benchmarks.harness import Cost, Report, interleaved, median, publish, run_command
+
+REPORT = Report("example", {"ratio": 6.0}, {"ratio": ">= 5"}, {"ratio": "times"}, {"rounds": 3})
+
+
+def test_a_command_s_cost_counts_processes_that_nobody_waits_for():
+    busy = (
+        "import time\ndata = bytearray(60_000_000)\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass\ntime.sleep(0.5)"
+    )
+    parent = (
+        "import os, subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {busy!r}], start_new_session=True, stdout=subprocess.PIPE)\n"
+        "child.stdout.read()\n"
+        "os._exit(0)"
+    )
+    cost = run_command([sys.executable, "-c", f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {parent!r}]).wait()"])
+    assert cost.cpu_seconds >= 0.55 and cost.wall_seconds >= 0.5
+    assert cost.peak_bytes > 60_000_000
+
+
+def test_a_command_that_fails_is_no_measurement():
+    with pytest.raises(RuntimeError, match="ended with 3: .*why"):
+        run_command([sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(3)"])
+
+
+def test_contenders_take_turns_and_the_first_round_does_not_count():
+    calls: list[str] = []
+    costs = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
+    assert calls == ["b", "a", "a", "b", "b", "a"]
+    assert {name: len(rounds) for name, rounds in costs.items()} == {"a": 2, "b": 2}
+
+
+def test_the_median_of_rounds_is_the_figure():
+    assert median([Cost(1, 5), Cost(3, 9), Cost(2, 1)]) == 5
+    assert median([Cost(1, 5), Cost(3, 9), Cost(2, 1)], "wall_seconds") == 2
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_last_line_is_one_json_object_and_only_the_full_form_leaves_a_file(quick, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
+    publish(REPORT, quick)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"name", "measured", "goal", "unit", "versions", "command"} <= result.keys()
+    assert (result["name"], result["measured"], result["versions"]["python"]) == ("example", {"ratio": 6.0}, sys.version.split()[0])
+    assert (tmp_path / "results" / "example.json").exists() is not quick
