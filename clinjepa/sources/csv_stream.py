@@ -21,7 +21,7 @@ from typing import IO, Any
 import polars as pl
 from isal import igzip, isal_zlib
 
-from clinjepa.errors import SourceError
+from clinjepa.errors import SourceError, StorageError
 from clinjepa.storage import Folder
 
 _POLARS_TYPES = {"integer": pl.Int64, "number": pl.Float64, "text": pl.String, "time": pl.String}
@@ -30,7 +30,7 @@ _MB = 1024 * 1024
 _PROCESS_MB = 300
 """What a Python process with polars and Arrow holds before it reads anything."""
 
-_BROKEN = (EOFError, OSError, zlib.error, isal_zlib.error)
+_BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, isal_zlib.error)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def open_stream(folder: Folder, name: str) -> Iterator[IO[bytes]]:
         try:
             with igzip.IGzipFile(fileobj=raw, mode="rb") as unpacked:
                 yield unpacked
-        except (gzip.BadGzipFile, *_BROKEN) as error:
+        except _BROKEN as error:
             raise _broken(f"{folder.address}/{name}", error, None) from None
 
 
@@ -253,8 +253,13 @@ def _is_utf8(line: bytes) -> bool:
 def _unpacked(coming: Future[bytes], file: CsvFile, first_row: int) -> bytes:
     try:
         return coming.result()
-    except (gzip.BadGzipFile, *_BROKEN) as error:
+    except _BROKEN as error:
         raise _broken(file.where, error, first_row) from None
+    except OSError as error:
+        raise StorageError(
+            f"{file.where}: reading stopped after row {first_row + 1} ({type(error).__name__}); check the disk or the network "
+            "and run again, finished tables are kept"
+        ) from None
 
 
 def _broken(where: str, error: BaseException, row: int | None) -> SourceError:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from finished_data import finish_data, simulated
 from report_results import extras, results
 
 from clinjepa.evaluation.report import build_report, render_html
 from pipelines.data_card import write_data_card
 from pipelines.planning import plan_experiment
 from tests.browser import CHROMIUM, Browser
+from tests.finished_data import finish_data, simulated
 
 SECTIONS = ["run", "cohort", "drift", "geometry", "downstream", "training", "stages", "config"]
 CARD_SECTIONS = ["stays", "coverage", "dropped", "texts", "labels", "artifacts"]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import io
 import time
 from collections import Counter
+from contextlib import contextmanager
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinjepa.errors import SourceError
+from clinjepa.errors import SourceError, StorageError
+from clinjepa.sources import csv_stream
 from clinjepa.sources.csv_stream import CsvFile, ScanPlan, scan
 from clinjepa.sources.extraction import ExtractionPlan
 from clinjepa.storage import Folder
@@ -49,6 +52,22 @@ def test_a_fault_far_into_the_file_is_named_with_its_row(tmp_path):
     file = csv_file(tmp_path, ("id,note\n" + "\n".join(lines) + "\n").encode())
     with pytest.raises(SourceError, match="notes.csv.gz, row 779: column 'id' holds no integer"):
         everything(file, 100)
+
+
+def test_a_connection_that_breaks_is_no_broken_file(tmp_path, monkeypatch):
+    class Broken(io.BytesIO):
+        def read(self, size: int = -1) -> bytes:
+            if self.tell() > 100:
+                raise ConnectionResetError("reset")
+            return super().read(size)
+
+    @contextmanager
+    def opened(folder: Folder, name: str):
+        yield Broken(b"id,note\n" + b"1,x\n" * 100)
+
+    monkeypatch.setattr(csv_stream, "open_stream", opened)
+    with pytest.raises(StorageError, match=r"notes.csv.gz: reading stopped after row \d+ \(ConnectionResetError\); check the disk"):
+        everything(csv_file(tmp_path, b"id,note\n"), 60)
 
 
 def test_only_the_blocks_of_the_plan_are_unpacked_ahead(tmp_path):

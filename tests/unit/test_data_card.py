@@ -9,7 +9,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from finished_data import finish_data, simulated
 
 from clinjepa.config.schema import SourceConfig
 from clinjepa.evaluation.data_card_view import render_data_card
@@ -21,6 +20,7 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.data_card import CARD_HOURS, add_hourly, grouped_drops, hourly_coverage, token_statistics
 from pipelines.data_card import write_data_card
 from pipelines.planning import plan_experiment
+from tests.finished_data import finish_data, simulated
 
 GRID = pl.DataFrame(
     {

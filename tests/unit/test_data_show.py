@@ -8,7 +8,6 @@ import stat
 from pathlib import Path
 
 import pytest
-from finished_data import finish_data, simulated
 from typer.testing import CliRunner, Result
 
 from clinjepa.errors import StoreError
@@ -18,6 +17,7 @@ from pipelines.artifacts import Artifact
 from pipelines.cli import app
 from pipelines.data_card import write_data_card
 from pipelines.planning import plan_experiment
+from tests.finished_data import finish_data, simulated
 
 
 def said(*arguments: str) -> Result:

@@ -213,11 +213,17 @@ def test_buckets_are_patient_disjoint_and_together_the_whole(tmp_path):
     assert [part.events.num_rows for part in parts] == [len(part) for part in subjects]
 
 
-def test_an_object_store_s_address_gives_the_same_tables(tmp_path):
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.s3)])
+def object_store(request) -> str:
+    return "memory://mimic" if request.param == "memory" else request.getfixturevalue("s3_address")
+
+
+def test_an_object_store_s_address_gives_the_same_tables(tmp_path, object_store):
     local = read(tmp_path, chartevents=[chart(220045, 2, 80.0, "bpm")], labevents=[lab(50813, 2, 2.5, "mmol/L")])
     for place in ("hosp", "icu"):
-        Folder("memory://mimic").upload(tmp_path / place, place)
-    source, out = MimicIvSource(SourceConfig(kind="mimic_iv", path="memory://mimic", num_partitions=1)), Folder("memory://extracted")
+        Folder(f"{object_store}/in").upload(tmp_path / place, place)
+    source = MimicIvSource(SourceConfig(kind="mimic_iv", path=f"{object_store}/in", num_partitions=1))
+    out = Folder(f"{object_store}/out")
     extract_all(source, out, 1024)
     (partition,) = source.partitions()
     assert source.read(partition, out).events.equals(local.events)

@@ -11,7 +11,6 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
-from finished_data import finish_data, simulated
 from handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
 from typer.testing import CliRunner
 
@@ -39,6 +38,7 @@ from clinjepa.trajectory.store import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokenizer import build_tokenizer
 from pipelines.audit import audit_data
 from pipelines.cli import app
+from tests.finished_data import finish_data, simulated
 
 CONFIG = lenient_config(tokenizer={"vocab_size": 300})
 PARTS = {"part-0": {"part": 0}, "part-1": {"part": 1}}
