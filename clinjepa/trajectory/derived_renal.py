@@ -22,9 +22,10 @@ def rrt(state: DerivedState, _: dict[str, Any]) -> np.ndarray:
 
 def crrt_any(state: DerivedState, _: dict[str, Any]) -> np.ndarray:
     """1 in hours of continuous dialysis, by procedure or charted mode, else 0."""
-    mode = state.rows.words("crrt_mode")
-    charted = np.array([word is not None for word in mode], dtype=bool)
-    return ((state.rows.given("crrt") > 0) | charted).astype(np.float64)
+    runs = (state.rows.given("crrt") > 0).astype(np.float64)
+    charted, _words = state.rows.words("crrt_mode")
+    runs[charted] = 1.0
+    return runs
 
 
 def urine_ml_kg_h(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:

@@ -16,9 +16,9 @@ def vent_status(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
     status = np.full(len(rows), np.nan)
     for column, classes in (("o2_device", parameters["devices"]), ("vent_mode", parameters["modes"])):
         meaning = {_spelled(word): float(codes[name]) for name, words in classes.items() for word in words}
-        found = rows.words(column)
-        charted = {word: meaning.get(_spelled(word), np.nan) for word in set(found[_not_none(found)])}
-        status = np.fmax(status, np.array([charted.get(word, np.nan) for word in found], dtype=np.float64))
+        charted, words = rows.words(column)
+        known = {word: meaning.get(_spelled(word), np.nan) for word in set(words)}
+        status[charted] = np.fmax(status[charted], [known[word] for word in words])
     status, _ = rows.last_known(status, parameters["status_max_age_hours"])
     for column, name in (("invasive_ventilation", "invasive"), ("noninvasive_ventilation", "noninvasive")):
         status = np.where(rows.given(column) > 0, np.fmax(status, float(codes[name])), status)
@@ -57,8 +57,9 @@ def pf_ratio_ventilated(state: DerivedState, _: dict[str, Any]) -> np.ndarray:
 def gcs(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
     """GCS total, 3 to 15, in hours in which a component or a total was charted."""
     rows, normal = state.rows, parameters["normal"]
-    words = rows.words("gcs_verbal_response")
-    untestable = np.isin(words.astype(str), parameters["untestable_verbal"]) if len(words) else np.zeros(0, bool)
+    responded, words = rows.words("gcs_verbal_response")
+    untestable = np.zeros(len(rows), bool)
+    untestable[responded] = [word in parameters["untestable_verbal"] for word in words]
     verbal_now = np.where(untestable, np.nan, rows.column("gcs_verbal"))
     parts = {name: verbal_now if name == "gcs_verbal" else rows.column(name) for name in normal}
     charted = np.logical_or.reduce([~np.isnan(values) for values in parts.values()]) | untestable
@@ -79,10 +80,6 @@ def gcs(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
 
 def _spelled(word: Any) -> str:
     return " ".join(str(word).split()).casefold()
-
-
-def _not_none(words: np.ndarray) -> np.ndarray:
-    return np.array([word is not None for word in words], dtype=bool)
 
 
 FUNCTIONS = {

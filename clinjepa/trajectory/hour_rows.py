@@ -39,10 +39,13 @@ class HourRows:
         found = self.columns.get(name)
         return np.full(len(self), np.nan) if found is None else found
 
-    def words(self, name: str) -> np.ndarray:
-        """A category column: str or None per row."""
+    def words(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """A category column: the rows in which it was charted, and its words there."""
         found = self.columns.get(name)
-        return np.full(len(self), None, dtype=object) if found is None else found
+        if found is None:
+            return np.zeros(0, np.int64), []
+        charted = np.flatnonzero(np.not_equal(found, None))
+        return charted, found[charted].tolist()
 
     def given(self, name: str) -> np.ndarray:
         """A treatment's rate, amount or indicator, 0 where none is recorded."""
