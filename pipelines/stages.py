@@ -254,10 +254,11 @@ class _TrialBuilder:
         if recipe.encoder_start != "sft":
             return base, None
         settings = {"sft": result_fields(self.config.sft), "seed": seed}
-        if self.config.encoder.init == "pretrained":
+        adapters = self.config.encoder.init == "pretrained" and self.config.encoder.adaptation == "lora"
+        if adapters:
             settings["lora"] = self.encoder["lora"]
         sft = self._stage("sft", "SFT", settings, {"base": base, "trajectories": self.trajectories})
-        return (base, sft) if self.config.encoder.init == "pretrained" else (sft, None)
+        return (base, sft) if adapters else (sft, None)
 
     def _embed(self, base: Stage, encoder: Stage | None) -> Stage:
         inputs = {"base": base, "trajectories": self.trajectories} | ({"encoder": encoder} if encoder else {})

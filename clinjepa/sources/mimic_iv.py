@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from clinjepa.errors import SourceError
+from clinjepa.parts import finished_part, write_record
 from clinjepa.sources.cleaning import finish
 from clinjepa.sources.csv_stream import CsvFile, ScanPlan, parse_times, scan
 from clinjepa.sources.mimic_iv_events import read_events
@@ -21,7 +22,6 @@ from clinjepa.sources.mimic_iv_stays import read_stays, usable_stays
 from clinjepa.sources.mimic_iv_tables import check_items, find_tables, load_tables, read_header
 from clinjepa.sources.schema import SourceTables
 from clinjepa.storage import Folder
-from clinjepa.trajectory.parts import finished_part, write_record
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig

@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 
 from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError, StoreError
+from clinjepa.parts import RECORDS, finished_part, write_record
 from clinjepa.sources.csv_stream import CsvFile, Keep, ScanPlan, parse_times, scan
 from clinjepa.sources.mimic_events import mimic_map
 from clinjepa.sources.mimic_iv_tables import Table
 from clinjepa.sources.schema import longest_lookback_hours
 from clinjepa.storage import Folder
-from clinjepa.trajectory.parts import RECORDS, finished_part, write_record
 
 SCHEMA_VERSION = 1
 _MARGIN_HOURS = 24

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from clinjepa.clinical import Task, excluded_by, load_variables
 from clinjepa.config.schema import Config
+from clinjepa.parts import read_card
 from clinjepa.storage import Folder
 from clinjepa.trajectory import ingest as ingest_artifact
 from clinjepa.trajectory.audit_texts import read_texts, tell
@@ -33,7 +34,6 @@ from clinjepa.trajectory.audit_truncation import (
 )
 from clinjepa.trajectory.grid import HOUR_US
 from clinjepa.trajectory.labels import part_labels, read_labels, why_none
-from clinjepa.trajectory.parts import read_card
 from clinjepa.trajectory.split import SPLITS
 from clinjepa.trajectory.store import TrajectoryReader
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from clinjepa.clinical import load_variables
 from clinjepa.config.schema import Config
 from clinjepa.errors import SourceError
+from clinjepa.parts import add_counts, finished_part, read_records, write_part_table, write_record
 from clinjepa.sources.access import source_access
 from clinjepa.sources.schema import STAYS_SCHEMA, Source, validate
 from clinjepa.storage import Folder
@@ -22,7 +23,6 @@ from clinjepa.trajectory.cohort import apply_measurement_rules, apply_stay_rules
 from clinjepa.trajectory.data_card import add_hourly, grouped_drops, hourly_coverage
 from clinjepa.trajectory.grid import coverage, grid_columns, place_events
 from clinjepa.trajectory.history import HISTORY_SCHEMA, history_hours
-from clinjepa.trajectory.parts import add_counts, finished_part, read_records, write_part_table, write_record
 from clinjepa.trajectory.split import SPLITS, draw_split
 from clinjepa.trajectory.text import hour_texts, static_texts
 

@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 
 from clinjepa.clinical import Task, can_give, grid_inputs
 from clinjepa.errors import StoreError
+from clinjepa.parts import finished_part, read_card, read_records, write_part_table, write_record
 from clinjepa.storage import Folder
 from clinjepa.trajectory import ingest as ingest_artifact
 from clinjepa.trajectory.derived import DerivedState
 from clinjepa.trajectory.grid import HOUR_US
 from clinjepa.trajectory.hour_rows import HourRows, hour_rows
 from clinjepa.trajectory.label_rules import FLAG_COLUMNS, TIME_COLUMNS, hourly_labels, stay_labels
-from clinjepa.trajectory.parts import finished_part, read_card, read_records, write_part_table, write_record
 from clinjepa.trajectory.split import SPLITS
 
 SCHEMA_VERSION = 2

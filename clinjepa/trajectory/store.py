@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clinjepa.errors import StoreError
+from clinjepa.parts import finished_part, read_card, read_records, write_part_table, write_record
 from clinjepa.storage import Folder
 from clinjepa.trajectory.data_card import add_lengths, token_statistics
-from clinjepa.trajectory.parts import finished_part, read_card, read_records, write_part_table, write_record
 from clinjepa.trajectory.range_file import RangeFile
 from clinjepa.trajectory.tokenizer import TextTokenizer, load_tokenizer
 from clinjepa.trajectory.windows import window_table
