@@ -135,7 +135,8 @@ def s3_address(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Storage of one uninterrupted run of the demo in miniature; its terminal output is in `log`."""
     storage = tmp_path_factory.mktemp("small")
-    done = call("run", SMALL, f"storage={os.path.relpath(storage, ROOT)}", timeout=900)  # relative, as in configs/
+    relative = os.path.relpath(storage, ROOT)  # as in configs/
+    done = call("run", SMALL, f"storage={relative}", "execution.trackers=[tensorboard]", timeout=900)
     (storage / "log").write_text(done.stdout)
     assert done.returncode == 0, done.stdout[-4000:]
     return storage
