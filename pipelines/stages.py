@@ -29,7 +29,7 @@ FORMAT_VERSIONS = {
     "base": 1,
     "sft": 1,
     "embed": 1,
-    "phase": 1,
+    "phase": 2,
     "sync": 1,
     "roundtrip": 1,
     "drift": 1,

@@ -42,13 +42,19 @@ def torch_seed(seed: int, step: int, micro: int) -> int:
 
 
 class SamplePlan:
-    """Window ids of every optimizer step: epochs are seeded permutations laid end to end and cut into global batches."""
+    """Window ids of every optimizer step: epochs are seeded permutations laid end to end and cut into global batches.
 
-    def __init__(self, window_ids: np.ndarray, seed: int, global_batch: int, micro_batch: int) -> None:
+    The micro-batches of a step get near-equal hours, because workers wait for the longest: longest window first, each goes to
+    the micro-batch with the fewest hours that has room.
+    """
+
+    def __init__(self, window_ids: np.ndarray, seed: int, global_batch: int, micro_batch: int, num_hours: np.ndarray) -> None:
+        """num_hours: hours of every window, by window id."""
         if len(window_ids) == 0:
             raise StoreError("the trajectory store has no training windows; its cohort or split left none")
         self.window_ids = np.sort(np.asarray(window_ids, dtype=np.int64))
         self.seed, self.global_batch, self.micro_batch = seed, global_batch, micro_batch
+        self._num_hours = num_hours
         self._epochs: dict[int, np.ndarray] = {}
 
     def step(self, k: int) -> list[np.ndarray]:
@@ -58,7 +64,14 @@ class SamplePlan:
         batch = np.concatenate(
             [self._epoch(int(epoch))[positions[positions // size == epoch] % size] for epoch in np.unique(positions // size)]
         )
-        return [batch[start : start + self.micro_batch] for start in range(0, self.global_batch, self.micro_batch)]
+        sizes = [min(self.micro_batch, self.global_batch - start) for start in range(0, self.global_batch, self.micro_batch)]
+        chosen: list[list[int]] = [[] for _ in sizes]
+        hours = [0] * len(sizes)
+        for window in batch[np.argsort(-self._num_hours[batch], kind="stable")].tolist():
+            place = min((i for i, size in enumerate(sizes) if len(chosen[i]) < size), key=lambda i: hours[i])
+            chosen[place].append(window)
+            hours[place] += int(self._num_hours[window])
+        return [np.array(windows, dtype=np.int64) for windows in chosen]
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if epoch not in self._epochs:
@@ -83,7 +96,9 @@ class PhasePlan:
         self.rollout_steps = int(settings["rollout_steps"])
         self.shared_k = bool(settings["shared_k"])
         self.seed = job.seed
-        self._samples = SamplePlan(np.flatnonzero(split == "train"), job.seed, int(settings["global_batch"]), int(settings["micro_batch"]))
+        self._samples = SamplePlan(
+            np.flatnonzero(split == "train"), job.seed, int(settings["global_batch"]), int(settings["micro_batch"]), self.num_hours
+        )
         self._cached: tuple[int, list[np.ndarray]] = (-1, [])
 
     @property

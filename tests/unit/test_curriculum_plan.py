@@ -25,32 +25,42 @@ def windows_table(hours: list[int], split: str = "train") -> pa.Table:
     )
 
 
+def sample_plan(num_windows: int, seed: int, global_batch: int, micro_batch: int) -> SamplePlan:
+    """A plan over windows of 10 to 19 hours."""
+    return SamplePlan(np.arange(num_windows), seed, global_batch, micro_batch, 10 + np.arange(num_windows) % 10)
+
+
+def test_micro_batches_of_a_step_have_near_equal_hours():
+    plan = SamplePlan(np.arange(5), seed=0, global_batch=5, micro_batch=2, num_hours=np.array([10, 72, 20, 60, 30]))
+    assert sorted(sorted(ids.tolist()) for ids in plan.step(0)) == [[0, 1], [2, 3], [4]]
+
+
 def test_every_window_is_seen_once_in_an_epoch():
-    plan = SamplePlan(np.arange(50), seed=3, global_batch=10, micro_batch=4)
+    plan = sample_plan(50, seed=3, global_batch=10, micro_batch=4)
     seen = np.concatenate([ids for k in range(5) for ids in plan.step(k)])
     assert sorted(seen.tolist()) == list(range(50))
 
 
 def test_a_step_is_the_same_whichever_steps_were_asked_for_before():
-    straight = SamplePlan(np.arange(23), seed=3, global_batch=10, micro_batch=4)
+    straight = sample_plan(23, seed=3, global_batch=10, micro_batch=4)
     walked = [straight.step(k) for k in range(12)]
-    direct = SamplePlan(np.arange(23), seed=3, global_batch=10, micro_batch=4).step(11)
+    direct = sample_plan(23, seed=3, global_batch=10, micro_batch=4).step(11)
     assert [ids.tolist() for ids in direct] == [ids.tolist() for ids in walked[11]]
 
 
 def test_micro_batches_cut_the_global_batch_and_the_last_is_shorter():
-    sizes = [len(ids) for ids in SamplePlan(np.arange(50), seed=0, global_batch=10, micro_batch=4).step(7)]
+    sizes = [len(ids) for ids in sample_plan(50, seed=0, global_batch=10, micro_batch=4).step(7)]
     assert sizes == [4, 4, 2]
 
 
 def test_a_global_batch_may_be_larger_than_the_data():
-    plan = SamplePlan(np.arange(4), seed=0, global_batch=10, micro_batch=5)
+    plan = sample_plan(4, seed=0, global_batch=10, micro_batch=5)
     counts = np.bincount(np.concatenate(plan.step(0)))
     assert counts.sum() == 10 and counts.min() >= 2
 
 
 def test_another_seed_gives_another_order():
-    one, other = (np.concatenate(SamplePlan(np.arange(50), seed, 50, 50).step(0)).tolist() for seed in (0, 1))
+    one, other = (np.concatenate(sample_plan(50, seed, 50, 50).step(0)).tolist() for seed in (0, 1))
     assert one != other
 
 
