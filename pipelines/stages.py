@@ -16,6 +16,7 @@ from typing import Any
 from clinjepa.clinical import list_tasks
 from clinjepa.config import Config, result_fields
 from clinjepa.curriculum.recipes import Recipe, load_recipe, phase_steps
+from clinjepa.errors import ConfigError
 from clinjepa.sources import SOURCES
 from clinjepa.sources.extraction import has_extractions
 from pipelines.artifacts import content_key
@@ -153,6 +154,10 @@ def build_experiment(config: Config, source_digest: str) -> Experiment:
         {"ingest": ingest, "tokenizer": tokenizer},
     )
     downstream = config.evaluation.downstream
+    for key, names in (("evaluation.downstream.tasks", downstream.tasks), ("labels.tasks", config.labels.tasks or [])):
+        unknown = sorted(set(names) - set(list_tasks()))
+        if unknown:
+            raise ConfigError(f"{key} names {', '.join(unknown)}, which is no task; docs/tasks.md lists them all")
     tasks = sorted(set(downstream.tasks) | set(list_tasks() if config.labels.tasks is None else config.labels.tasks))
     labels = Stage(
         "labels",

@@ -335,8 +335,8 @@ class EvaluationConfig(Section):
 
 
 class GridConfig(Section):
-    recipes: list[str] = ["clin_jepa", "no_alignment", "sft", "untrained"]
-    seeds: list[int] = [0]
+    recipes: list[str] = Field(["clin_jepa", "no_alignment", "sft", "untrained"], min_length=1)
+    seeds: list[int] = Field([0], min_length=1)
     max_concurrent_trials: int | None = Execution(None)
     """Trials alive at once; None lets all live (waiting costs no CPU)."""
 
@@ -397,7 +397,7 @@ class ExecutionConfig(Section):
 class Config(Section):
     """A whole experiment. Saved, complete, beside every run."""
 
-    name: str = Execution("run")
+    name: str = Execution("run", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     """Name of the run: `<storage>/runs/<name>/`."""
 
     storage: str = Execution("output")

@@ -131,7 +131,8 @@ class MedsSource:
         if not files:
             raise SourceError(
                 f"{self._folder.address}/data: no .parquet files there; "
-                "source.path must be the folder that holds data/ and metadata/ of a MEDS data set"
+                "source.path must be the folder that holds data/ and metadata/ of a MEDS data set, "
+                "or set source.kind to the format that lies there (mimic_iv, cinc2012, cinc2019)"
             )
         return files
 

@@ -197,3 +197,9 @@ def test_relative_addresses_are_made_absolute_once(tmp_path: Path, monkeypatch: 
     assert config.source.path == str(tmp_path / "data/mimic-iv-demo-meds")
     remote = absolute(load_config(ROOT / "configs/demo.yaml", ["storage=s3://bucket/x", "source.path=s3://bucket/y"]))
     assert (remote.storage, remote.source.path) == ("s3://bucket/x", "s3://bucket/y")
+
+
+@pytest.mark.parametrize("override", ["grid.seeds=[]", "grid.recipes=[]", "name=../../elsewhere", "name=a/b", "name="])
+def test_what_would_run_nothing_or_write_elsewhere_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match=override.split("=")[0]):
+        load_config(ROOT / "configs/demo_simulator.yaml", [override])

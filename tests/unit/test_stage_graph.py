@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from clinjepa.config import Config, load_config, result_fields
+from clinjepa.errors import ConfigError
 from pipelines.stages import Experiment, build_experiment
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo_simulator.yaml"
@@ -37,12 +38,13 @@ def others(value: Any, annotation: Any) -> list[Any]:
     if isinstance(value, str):
         return [value + "x"]
     if isinstance(value, list) and (value or choices):
-        return [value[:-1], [*value, *value[-1:]], choices[-1:]]
+        more = [value[-1] + 1] if value and isinstance(value[-1], int) else value[-1:]
+        return [value[:-1], [*value, *more], choices[-1:]]
     if isinstance(value, tuple):
         return [(0.6, 0.2, 0.2)]
     if isinstance(value, dict):
         return [{name: share + 0.01 * place for place, (name, share) in enumerate(value.items())}]
-    return [1, 100, ["set-a"], "x"]
+    return [1, 100, ["hypotension_8h"], "x"]
 
 
 def changed(raw: dict[str, Any], path: tuple[str, ...], value: Any) -> Config:
@@ -85,7 +87,8 @@ def test_a_setting_is_in_a_key_exactly_if_it_changes_results(path: tuple[str, ..
     for other in others(value, annotation):
         try:
             config = changed(RAW, path, other)
-        except ValidationError:
+            keys(config)
+        except (ValidationError, ConfigError):
             continue
         tried += 1
         if is_result(path):
@@ -116,3 +119,9 @@ def test_recipes_share_what_they_have_in_common() -> None:
     ]
     assert trials["clin_jepa"].embed.key == trials["no_alignment"].embed.key
     assert trials["sft"].embed.key != trials["untrained"].embed.key
+
+
+@pytest.mark.parametrize("key", ["evaluation.downstream.tasks", "labels.tasks"])
+def test_a_task_that_is_not_there_is_refused_before_anything_runs(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} names nowhere_8h"):
+        build_experiment(load_config(DEMO, [f"{key}=[nowhere_8h]"]), "content")
