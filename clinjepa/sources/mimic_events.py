@@ -147,19 +147,22 @@ def procedures(paired: pl.DataFrame) -> pl.DataFrame:
 
 
 def medications(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Free-named drugs: what the administration record (emar) says was given; in stays without one, the starts of orders.
+    """Free-named drugs: what the administration record (emar) says was given; before its first entry in a stay, the starts of orders.
 
+    So what an hour says does not depend on whether a record begins later.
     rows: subject_id, time, row, part (GIVEN or ORDER), name, and store_time where the source has it. Counted:
     `order_superseded_by_administration`.
     """
     window = stays.select("stay_id", "subject_id", "intime", "outtime")
     found = rows.filter(pl.col("part").is_in(["GIVEN", "ORDER"])).join(window, on="subject_id", how="inner", maintain_order="left")
     found = found.filter(pl.col("time").is_between(pl.col("intime"), pl.col("outtime")))
-    recorded = pl.col("stay_id").is_in(found.filter(pl.col("part") == "GIVEN")["stay_id"].unique().implode())
-    superseded = found.select(((pl.col("part") == "ORDER") & recorded).sum()).item()
-    if superseded:
-        counts["order_superseded_by_administration"] += superseded
-    found = found.filter((pl.col("part") == "GIVEN") | ~recorded)
+    first = found.filter(pl.col("part") == "GIVEN").group_by("stay_id").agg(pl.col("time").min().alias("first_given"))
+    found = found.join(first, on="stay_id", how="left", maintain_order="left")
+    superseded = (pl.col("part") == "ORDER") & (pl.col("time") >= pl.col("first_given")).fill_null(False)
+    kept = found.filter(~superseded)
+    if kept.height < found.height:
+        counts["order_superseded_by_administration"] += found.height - kept.height
+    found = kept
     text = pl.col("name").alias("text")
     columns = ["stay_id", "time", pl.lit(MEDICATION).alias("variable"), text, "row", *_store_time(rows)]
     return raw_events(found.select(columns))

@@ -164,6 +164,13 @@ def test_only_drugs_that_were_given_count_and_orders_yield_to_them(tmp_path):
     assert [event["text"] for event in events_of(read(tmp_path, rows), "medication")] == ["Aspirin"]
 
 
+def test_an_order_before_the_first_administration_does_not_depend_on_what_follows(tmp_path):
+    order, later = row("MEDICATION//START//Warfarin", 2), row("MEDICATION//Aspirin//Administered", 5)
+    before = [event["text"] for event in events_of(read(tmp_path / "cut", [order]), "medication")]
+    whole = [event["text"] for event in events_of(read(tmp_path / "whole", [order, later]), "medication")]
+    assert (before, whole) == (["Warfarin"], ["Warfarin", "Aspirin"])
+
+
 def test_orders_stand_in_where_no_administration_was_recorded(tmp_path):
     tables = read(tmp_path, [row("MEDICATION//START//Warfarin", 3), row("MEDICATION//STOP//Warfarin", 9)])
     assert [event["text"] for event in events_of(tables, "medication")] == ["Warfarin"]
