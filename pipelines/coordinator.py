@@ -1,7 +1,8 @@
 """One actor per cluster that budgets logical CPUs between stages and gathers their progress; it needs no CPU itself.
 
 A stage asks for all it will use at once (workers, readers, tasks), and gets it or waits without holding anything, the longest
-chain first; so two stages can never hold half of what each needs. A holder that stops renewing is forgotten.
+chain first; so two stages can never hold half of what each needs. An elastic one gets what is free between its least and its most,
+and more when the cluster grows. A holder that stops renewing is forgotten.
 """
 
 from __future__ import annotations
@@ -29,21 +30,22 @@ class Coordinator:
         self._waiting: dict[str, tuple[float, int, float]] = {}  # holder -> (cpus, priority, last seen)
         self._progress: dict[str, dict[str, Any]] = {}
 
-    def request(self, holder: str, cpus: float, priority: int, budget: float | None) -> bool:
-        """True when `holder` may start; otherwise ask again. Renews the holder either way."""
+    def request(self, holder: str, cpus: float, priority: int, budget: float | None, least: float | None = None) -> bool:
+        """True when `holder` may start; otherwise ask again. Renews the holder either way. least: what it can start with."""
         now = time.monotonic()
         self._forget_silent(now)
+        free = (ray.cluster_resources().get("CPU", 0.0) if budget is None else budget) + 1e-6
+        free -= sum(used for name, (used, _) in self._granted.items() if name != holder)
         if holder in self._granted:
-            self._granted[holder] = (cpus, now)
+            has = self._granted[holder][0]
+            self._granted[holder] = (has if self._waiting else max(has, min(cpus, free)), now)
             return True
         self._waiting[holder] = (cpus, priority, now)
         # The earliest of the longest chains: a dict keeps its order.
         first = max(self._waiting, key=lambda name: self._waiting[name][1])
-        in_use = sum(used for used, _ in self._granted.values())
-        total = ray.cluster_resources().get("CPU", 0.0) if budget is None else budget
-        if holder == first and (not self._granted or in_use + cpus <= total + 1e-6):
+        if holder == first and (not self._granted or (cpus if least is None else least) <= free):
             del self._waiting[holder]
-            self._granted[holder] = (cpus, now)
+            self._granted[holder] = (min(cpus, free) if self._granted and least is not None else cpus, now)
             return True
         return False
 
@@ -72,16 +74,16 @@ def coordinator() -> Any:
 
 
 @contextlib.contextmanager
-def slot(actor: Any, cpus: float, priority: int, budget: float | None = None) -> Iterator[None]:
-    """Hold `cpus` logical CPUs while the block runs; waits, holding nothing, until they are granted."""
+def slot(actor: Any, cpus: float, priority: int, budget: float | None = None, least: float | None = None) -> Iterator[None]:
+    """Hold up to `cpus` logical CPUs while the block runs; waits, holding nothing, until they (or `least`) are granted."""
     holder = uuid.uuid4().hex
-    while not ray.get(actor.request.remote(holder, cpus, priority, budget)):
+    while not ray.get(actor.request.remote(holder, cpus, priority, budget, least)):
         time.sleep(0.25)
     stop = threading.Event()
 
     def renew() -> None:
         while not stop.wait(_SILENCE_SECONDS / 5):
-            actor.request.remote(holder, cpus, priority, budget)
+            actor.request.remote(holder, cpus, priority, budget, least)
 
     thread = threading.Thread(target=renew, name="slot", daemon=True)
     thread.start()

@@ -18,11 +18,12 @@ from pipelines.data_stages import raise_fault
 from pipelines.runner import RunContext
 from pipelines.stages import Stage
 
-_WORKER_CPUS = 0.5
+WORKER_CPUS = 0.5
+"""Logical CPUs of an encoder worker; the pool starts with one and grows as the cluster has room."""
 
 
 def embed_cpus(config: Config) -> float:
-    return config.execution.embed_workers * _WORKER_CPUS
+    return config.execution.embed_workers * WORKER_CPUS
 
 
 def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> di
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(config.execution.embed_workers, len(shards)))),
-        num_cpus=_WORKER_CPUS,
+        num_cpus=WORKER_CPUS,
         num_gpus=1 if config.execution.use_gpu else 0,
     )
     num_tokens = num_texts = 0

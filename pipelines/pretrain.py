@@ -8,9 +8,11 @@ from pipelines.planning import plan_experiment
 from pipelines.progress import console, watch
 from pipelines.runner import ensure
 from pipelines.session import check_storage, ray_session
+from pipelines.training import check_training
 
 
 def pretrain(config: Config, debug: bool = False) -> None:
+    check_training(config)
     check_storage(config)
     experiment = plan_experiment(config)
     trial = experiment.trials[0]

@@ -53,6 +53,8 @@ class Executor:
     """Logical CPUs it uses at once, everything included."""
 
     num_workers: Callable[[Config], int] = lambda config: 1
+    least_cpus: Callable[[Config], float] | None = None
+    """Logical CPUs without which it does not start, where it can do with fewer than `cpus`."""
 
 
 def ensure(context: RunContext, stage: Stage, executors: dict[str, Executor], chain_length: int | None = None) -> dict[str, Any]:
@@ -76,7 +78,10 @@ def ensure(context: RunContext, stage: Stage, executors: dict[str, Executor], ch
             if artifact.is_complete():
                 break
             executor = executors[stage.kind]
-            with slot(context.coordinator, executor.cpus(context.config), length - stage.depth, context.config.execution.concurrent_cpus):
+            config = context.config
+            cpus = executor.cpus(config)
+            least = executor.least_cpus(config) if executor.least_cpus else cpus
+            with slot(context.coordinator, cpus, length - stage.depth, config.execution.concurrent_cpus, least):
                 started = time.monotonic()
                 try:
                     context.report(stage, 0, 1, "starting")
@@ -89,7 +94,7 @@ def ensure(context: RunContext, stage: Stage, executors: dict[str, Executor], ch
                     settings=stage.settings,
                     metrics=metrics,
                     seconds=time.monotonic() - started,
-                    num_workers=executor.num_workers(context.config),
+                    num_workers=executor.num_workers(config),
                     run_id=context.run_id,
                     label=stage.label,
                 )
