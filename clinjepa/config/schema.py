@@ -403,9 +403,9 @@ class ExecutionConfig(Section):
     def _workers_in_order(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
         least, most = (value, value) if isinstance(value, int) else value
         if least < 1:
-            raise ValueError(f"num_workers={value} starts below 1 worker; give a number or [min, max] with 1 <= min <= max")
+            raise ValueError(f"execution.num_workers={value} starts below 1 worker; give a number or [min, max] with 1 <= min <= max")
         if least > most:
-            raise ValueError(f"num_workers=[{least}, {most}] has its minimum above its maximum; give [min, max] with min <= max")
+            raise ValueError(f"execution.num_workers=[{least}, {most}] has its minimum above its maximum; give [min, max] with min <= max")
         return value
 
     @property

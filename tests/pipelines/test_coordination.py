@@ -87,6 +87,22 @@ def test_a_stage_larger_than_the_cluster_still_gets_its_turn_alone(context: RunC
     assert (tmp_path / "log").read_text() == "huge 1\n"
 
 
+def test_an_elastic_stage_starts_with_what_is_left_and_a_fixed_one_waits_for_all_it_needs(context: RunContext) -> None:
+    def asks(holder: str, cpus: float, budget: float, least: float | None = None) -> bool:
+        return ray.get(context.coordinator.request.remote(holder, cpus, 0, budget, least))
+
+    assert asks("small", 1.5, budget=2.0)
+    assert not asks("fixed", 1.0, budget=2.0)
+    ray.get(context.coordinator.release.remote("fixed"))
+    assert asks("elastic", 4.0, budget=2.0, least=0.5)  # it is granted the half CPU that is left
+    assert not asks("fixed", 0.25, budget=2.0)
+    ray.get(context.coordinator.release.remote("fixed"))
+    assert asks("elastic", 4.0, budget=3.0, least=0.5)  # the cluster has grown by one, and nobody waits: it takes it
+    assert not asks("fixed", 0.25, budget=3.0)
+    for holder in ("small", "elastic", "fixed"):
+        ray.get(context.coordinator.release.remote(holder))
+
+
 def test_a_finished_stage_is_not_run_again_by_another_run(context: RunContext, tmp_path) -> None:
     stage, executors = Stage("phase", "once", {}), counting(tmp_path)
     first = ensure(context, stage, executors)
