@@ -1,4 +1,4 @@
-"""A worker that dies in the middle of a save, or between a save and saying so, leaves nothing that could be taken for a checkpoint."""
+"""A worker that dies in the middle of a save or right after it, or whose disk is full, leaves no torn checkpoint that is taken."""
 
 from __future__ import annotations
 
@@ -44,11 +44,13 @@ def undisturbed(job, tmp_path_factory) -> Path:
     return out
 
 
-def start(job: PhaseJob) -> subprocess.Popen[bytes]:
+def start(job: PhaseJob, **options: Any) -> subprocess.Popen[bytes]:
     path = Path(job.out).with_suffix(".json")
     path.write_text(json.dumps(job.to_json()))
     command = [sys.executable, "-m", "clinjepa.curriculum.worker", str(path)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"), stdout=subprocess.PIPE)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, **options
+    )
 
 
 def states(folder: Path) -> dict[int, bool]:
@@ -87,6 +89,29 @@ def test_killed_after_a_save_that_nobody_was_told_of_it_goes_on_from_it(job, und
     kill_when(start(job), lambda: any(states(out).values()))
     run_job(job)
     assert_same(out, undisturbed)
+
+
+def test_a_disk_that_fills_up_is_named_and_the_phase_goes_on_when_there_is_room(job, undisturbed, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("a small disk can only be made by root with the right to mount")
+    try:
+        job = replace(job, out=str(disk / "out"))
+        process = start(job, stderr=subprocess.PIPE)
+        while not any(states(Path(job.out)).values()):
+            assert process.poll() is None
+        with pytest.raises(OSError, match="No space left"), open(disk / "filler", "wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(1 << 20))
+        said = process.communicate(timeout=120)[1].decode()
+        assert process.returncode == 1 and "the disk is full" in said and "Traceback" not in said, said
+        (disk / "filler").unlink()
+        run_job(job)
+        assert_same(Path(job.out), undisturbed)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def assert_same(out: Path, undisturbed: Path) -> None:
