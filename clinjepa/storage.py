@@ -1,13 +1,12 @@
 """Files on a local disk or in an object store, by one address form (`folder`, `s3://bucket/prefix`, any fsspec URL).
 
 Every room reads and writes through a `Folder`; what can go wrong there (no such bucket, refused connection, full disk)
-becomes one `StorageError` or `StoreError` that names the address.
+becomes one `StorageError` or `StoreError` that names the address. What passes is waited for by `object_store.RetryPolicy`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
@@ -15,7 +14,6 @@ import os
 import shutil
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -26,9 +24,12 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from clinjepa.errors import ClinJepaError, StorageError, StoreError
+from clinjepa.local_files import create_whole, temporary_beside, write_whole
+from clinjepa.storage_faults import is_transient, translated
 
 Result = TypeVar("Result")
-_RETRIES = 6
+MARK = ".clinjepa"
+"""The file that says whose folder a storage is; `check_writable` writes it."""
 
 
 class Folder:
@@ -59,15 +60,13 @@ class Folder:
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
         if self._fs is None:
-            options: dict[str, Any] = {}
-            if self.address.startswith("s3://"):
-                # Listings change under us (other writers), and a dead endpoint must be told apart within seconds.
-                options = {
-                    "use_listings_cache": False,
-                    "config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}},
-                }
+            if self.address.startswith(("s3://", "s3a://")):
+                from clinjepa.object_store import open_s3  # brings botocore
+
+                self._fs, self._root = open_s3(self.address)
+                return self._fs
             try:
-                self._fs, self._root = fsspec.core.url_to_fs(self.address, **options)
+                self._fs, self._root = fsspec.core.url_to_fs(self.address)
             except (ValueError, ImportError) as error:
                 raise StorageError(
                     f"{self.address}: unknown kind of storage address ({error}); use a folder or s3://bucket/prefix"
@@ -78,6 +77,18 @@ class Folder:
         """The path of `name` as `self.fs` wants it."""
         root = (self.fs, self._root)[1]
         return f"{root}/{name}" if name else root
+
+    def check_writable(self) -> None:
+        """Write a mark, at the start of a run. StorageError within seconds for an address that does not answer, or does not let us."""
+        probe = Folder(self.address)
+        if self.address.startswith(("s3://", "s3a://")):
+            from clinjepa.object_store import FIRST_CONTACT_SECONDS, open_s3, patience
+
+            probe._fs, probe._root = open_s3(self.address, unanswered=min(FIRST_CONTACT_SECONDS, patience()))
+            bucket = probe.path().partition("/")[0]
+            if not probe._try("", lambda: probe.fs.exists(bucket)):
+                raise StorageError(f"{self.address}: there is no bucket {bucket}; create it or set storage=… to another")
+        probe.write_bytes(MARK, b"storage of clinjepa: artifacts/ and runs/\n")
 
     def exists(self, name: str = "") -> bool:
         return self._try(name, lambda: self.fs.exists(self.path(name)))
@@ -97,6 +108,16 @@ class Folder:
 
         return self._try(name, listing)
 
+    def files(self, name: str = "") -> dict[str, int]:
+        """{path below `name`: bytes} of every file there, sorted; empty when the folder is not there. One listing, not one call a file."""
+
+        def listing() -> dict[str, int]:
+            root = self.path(name).rstrip("/")
+            found = self.fs.find(root, detail=True)
+            return {path[len(root) :].lstrip("/"): int(info["size"]) for path, info in sorted(found.items()) if len(path) > len(root)}
+
+        return self._try(name, listing)
+
     def read_bytes(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         return self._try(name, lambda: self.fs.cat_file(self.path(name), start=start, end=end))
 
@@ -105,21 +126,11 @@ class Folder:
 
         def write() -> None:
             if self.is_local:
-                target = Path(self.path(name))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-                try:
-                    with open(temporary, "wb") as file:
-                        file.write(data)
-                        file.flush()
-                        os.fsync(file.fileno())
-                    os.replace(temporary, target)
-                finally:
-                    temporary.unlink(missing_ok=True)
+                write_whole(Path(self.path(name)), data)
             else:
                 self.fs.pipe_file(self.path(name), data)
 
-        self._try(name, write)
+        self._try(name, write, writes=True)
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
@@ -128,45 +139,50 @@ class Folder:
         An object store gets it from a temporary file on the local disk.
         """
         target = Path(self.path(name)) if self.is_local else Path(tempfile.gettempdir()) / "clinjepa-stream"
-        self._try(name, lambda: target.parent.mkdir(parents=True, exist_ok=True))
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        self._try(name, lambda: target.parent.mkdir(parents=True, exist_ok=True), writes=True)
+        temporary = temporary_beside(target)
         try:
-            with self._try(name, lambda: open(temporary, "wb")) as stream:
+            with self._try(name, lambda: open(temporary, "wb"), writes=True) as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             place = (lambda: os.replace(temporary, target)) if self.is_local else lambda: self.fs.put_file(str(temporary), self.path(name))
-            self._try(name, place)
+            self._try(name, place, writes=True)
         finally:
             temporary.unlink(missing_ok=True)
 
     def create_bytes(self, name: str, data: bytes) -> bool:
-        """Write only if `name` is not there yet, atomically; False when somebody else was first."""
+        """Write only if `name` is not there yet, atomically; False when somebody else was first.
+
+        `data` must be the caller's own (hold an owner's id): what lies there already and equals it is taken for an earlier
+        attempt of ours whose answer was lost.
+        """
 
         def create() -> bool:
-            if self.is_local:
-                target = Path(self.path(name))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-                try:
-                    temporary.write_bytes(data)
-                    os.link(temporary, target)
+            for _ in range(50):
+                if self._create(name, data):
                     return True
-                except FileExistsError:
-                    return False
-                finally:
-                    temporary.unlink(missing_ok=True)
-            try:
-                self.fs.pipe_file(self.path(name), data, mode="create")
-                return True
-            except FileExistsError:
-                return False
-            except OSError as error:  # s3fs: PreconditionFailed has no errno of its own
-                if _is_lost_race(error):
-                    return False
-                raise
+                try:
+                    return self.fs.cat_file(self.path(name)) == data
+                except FileNotFoundError:
+                    time.sleep(0.1)  # a creator that met us half-way gave up (409), or the file was removed since
+            raise OSError("neither there nor to be made")
 
-        return self._try(name, create)
+        return self._try(name, create, writes=True)
+
+    def _create(self, name: str, data: bytes) -> bool:
+        """One attempt at an atomic create; False when the file is there."""
+        if self.is_local:
+            return create_whole(Path(self.path(name)), data)
+        try:
+            self.fs.pipe_file(self.path(name), data, mode="create")
+            return True
+        except FileExistsError:
+            return False
+        except OSError as error:  # s3fs: PreconditionFailed has no errno of its own
+            if _is_lost_race(error):
+                return False
+            raise
 
     def read_json(self, name: str) -> Any:
         try:
@@ -175,7 +191,11 @@ class Folder:
             raise StoreError(f"{self.address}/{name} is not valid JSON: it was altered or cut; remove its folder and run again") from None
 
     def write_json(self, name: str, value: Any) -> None:
-        self.write_bytes(name, json.dumps(value, indent=1, allow_nan=False).encode())
+        self.write_bytes(name, _json(value))
+
+    def create_json(self, name: str, value: Any) -> bool:
+        """`create_bytes` of a JSON value."""
+        return self.create_bytes(name, _json(value))
 
     def parquet(self, name: str) -> pq.ParquetFile:
         """A Parquet file to read in pieces; read it with `use_threads=False`."""
@@ -220,7 +240,7 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm(self.path(name), recursive=True)
 
-        self._try(name, remove)
+        self._try(name, remove, writes=True)
 
     def digest(self, name: str) -> str:
         """SHA-256 of a file's content, read in pieces."""
@@ -259,47 +279,39 @@ class Folder:
                 relative = path.relative_to(base).as_posix()
                 self.write_bytes(f"{name}/{relative}" if name else relative, path.read_bytes())
 
-    def _try(self, name: str, action: Callable[[], Result]) -> Result:
-        """Run an action, retrying what passes (a busy or unreachable object store), translating what does not."""
+    def _try(self, name: str, action: Callable[[], Result], writes: bool = False) -> Result:
+        """Run an action, again when an answer broke off on its way; what stays wrong becomes one line."""
         where = f"{self.address}/{name}" if name else self.address
-        for attempt in range(_RETRIES):
+        began, wait = time.monotonic(), 0.2
+        while True:
             try:
                 return action()
+            except StorageError as error:
+                raise StorageError(str(error) if self.address in str(error) else f"{where}: {error}") from None
             except ClinJepaError:
                 raise
-            except FileNotFoundError:
-                raise StoreError(f"{where} is missing") from None
-            except PermissionError as error:
-                raise StorageError(
-                    f"{where}: access refused ({_first_line(error)}); check the credentials and the rights on this address"
-                ) from None
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise StorageError(
-                        f"{where}: the disk is full; free space or set storage=… to another place; finished stages are kept"
-                    ) from None
-                if self.is_local or attempt == _RETRIES - 1:
-                    raise StorageError(f"{where}: {_first_line(error)}") from None
             except Exception as error:
-                if not _is_remote_fault(error) or attempt == _RETRIES - 1:
-                    if _is_remote_fault(error):
-                        raise StorageError(
-                            f"{where} cannot be reached ({_first_line(error)}); check AWS_ENDPOINT_URL, the network and the credentials"
-                        ) from None
+                if not self.is_local and is_transient(error) and time.monotonic() - began < _patience():
+                    time.sleep(wait)
+                    wait = min(5.0, 2 * wait)
+                    continue
+                fault = translated(where, error, self.is_local, writes)
+                if fault is None:
                     raise
-            time.sleep(min(8.0, 0.5 * 2**attempt))
-        raise AssertionError("unreachable")
+                raise fault from None
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False).encode()
+
+
+def _patience() -> float:
+    from clinjepa.object_store import patience
+
+    return patience()
 
 
 def _is_lost_race(error: OSError) -> bool:
     """True when an `If-None-Match` write was refused because the object is there (412) or is being made right now (409)."""
     response = getattr(error.__cause__, "response", None) or {}
     return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict") or "pre-conditions" in str(error)
-
-
-def _is_remote_fault(error: Exception) -> bool:
-    return type(error).__module__.partition(".")[0] in {"botocore", "aiobotocore", "aiohttp", "s3fs", "asyncio", "fsspec"}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,15 +66,19 @@ class Artifact:
         return manifest
 
     def verify(self, contents: bool = False) -> dict[str, Any]:
-        """Check that every file is there with its size (and its digest, when `contents`); returns the manifest."""
+        """Check that every file is there with its size (and its digest, when `contents`); returns the manifest.
+
+        Sizes come from one listing, whatever the number of files; without `contents` nothing but the manifest is read.
+        """
         manifest = self.manifest()
+        sizes = self.folder.files()
         for entry in manifest["files"]:
             name = entry["path"]
-            if not self.folder.exists(name):
+            if name not in sizes:
                 raise StoreError(
                     f"{self.folder.address}/{name} is missing although its stage is finished; remove {self.folder.address} and run again"
                 )
-            if self.folder.size(name) != entry["bytes"] or (contents and self.folder.digest(name) != entry["sha256"]):
+            if sizes[name] != entry["bytes"] or (contents and self.folder.digest(name) != entry["sha256"]):
                 raise StoreError(
                     f"{self.folder.address}/{name} was altered after it was written; remove {self.folder.address} and run again"
                 )
@@ -89,11 +94,15 @@ class Artifact:
         num_workers: int,
         run_id: str,
         label: str,
+        may_publish: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
-        """Write the manifest, which makes the artifact exist."""
+        """Write the manifest, which makes the artifact exist; one that is there is never replaced.
+
+        may_publish: raises when the caller has lost its right; called after the digests, which take long, right before the manifest.
+        """
         files = [
-            {"path": name, "bytes": self.folder.size(name), "sha256": self.folder.digest(name)}
-            for name in self._file_names()
+            {"path": name, "bytes": size, "sha256": self.folder.digest(name)}
+            for name, size in self.folder.files().items()
             if not name.startswith(_NOT_CONTENT)
         ]
         manifest = {
@@ -111,10 +120,5 @@ class Artifact:
             "code_digest": code_digest(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        self.folder.write_json(MANIFEST, manifest)
-        return manifest
-
-    def _file_names(self) -> list[str]:
-        root = self.folder.path()
-        found = self.folder.fs.find(root)
-        return sorted(path[len(root) :].lstrip("/") for path in found)
+        may_publish()
+        return manifest if self.folder.create_json(MANIFEST, manifest) else self.manifest()

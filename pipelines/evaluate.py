@@ -5,7 +5,7 @@ from __future__ import annotations
 from clinjepa.config import Config
 from pipelines.executors import EXECUTORS
 from pipelines.planning import plan_experiment
-from pipelines.progress import console, watch
+from pipelines.progress import console, say_what_is_reused, watch
 from pipelines.runner import ensure
 from pipelines.session import check_storage, ray_session
 
@@ -14,6 +14,7 @@ def evaluate(config: Config, debug: bool = False) -> None:
     check_storage(config)
     experiment = plan_experiment(config)
     stages = [experiment.baselines, *(stage for trial in experiment.trials for stage in trial.evaluations.values())]
+    say_what_is_reused(config, [each for stage in stages for each in stage.closure()])
     with ray_session(config, debug) as context:
         with watch(context.coordinator, config.execution.progress):
             for stage in stages:

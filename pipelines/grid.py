@@ -20,7 +20,7 @@ from clinjepa.errors import ClinJepaError
 from pipelines.coordinator import coordinator
 from pipelines.executors import EXECUTORS
 from pipelines.planning import plan_experiment
-from pipelines.progress import watch
+from pipelines.progress import say_what_is_reused, watch
 from pipelines.runner import RunContext, ensure
 from pipelines.session import check_storage, ray_session
 from pipelines.stages import Experiment, build_experiment
@@ -84,6 +84,7 @@ def grid(config: Config, debug: bool = False) -> None:
     check_training(config)
     check_storage(config)
     experiment = plan_experiment(config)
+    say_what_is_reused(config, experiment.stages)
     with ray_session(config, debug) as context, watch(context.coordinator, config.execution.progress):
         raise_faults(run_grid(context, experiment, experiment.ingest.settings["source"]["digest"]))
 

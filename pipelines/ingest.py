@@ -6,7 +6,7 @@ from clinjepa.config import Config
 from pipelines.data_card import write_data_card
 from pipelines.executors import EXECUTORS
 from pipelines.planning import plan_experiment
-from pipelines.progress import console, watch
+from pipelines.progress import console, say_what_is_reused, watch
 from pipelines.runner import ensure
 from pipelines.session import check_storage, ray_session
 
@@ -14,6 +14,7 @@ from pipelines.session import check_storage, ray_session
 def ingest(config: Config, debug: bool = False) -> None:
     check_storage(config)
     experiment = plan_experiment(config)
+    say_what_is_reused(config, experiment.data_stages)
     with ray_session(config, debug) as context:
         with watch(context.coordinator, config.execution.progress):
             for stage in experiment.data_stages:

@@ -1,8 +1,9 @@
 """Who may work on a stage: a lease in storage, safe between processes, machines and clusters that share nothing else.
 
 A lease is a numbered file made by an atomic create; the highest number owns. Its owner renews it; who sees no renewal for
-`lease_seconds` (by their own clock), or finds the owner's process gone on the same machine, creates the next number and owns.
-The earlier owner, should it come back, finds the higher number and stops before it publishes anything.
+`lease_seconds` (by their own clock, times when storage did not answer left out), or finds the owner's process gone on the same
+machine, creates the next number and owns. The earlier owner, should it come back, finds the higher number and stops before it
+publishes anything. A record holds its owner's id, so a create whose answer was lost is recognised as one's own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,25 @@ def _boot_id() -> str:
     return "unknown"
 
 
+def _pid_namespace() -> str:
+    """Process ids mean something only inside their namespace: containers of one machine share its name and boot id, not its processes."""
+    with contextlib.suppress(OSError):
+        return str(os.stat("/proc/self/ns/pid").st_ino)
+    return "unknown"
+
+
+def _is_gone(pid: int, started: str | None) -> bool:
+    """True when process `pid` of this machine has ended (or its number went to another one)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # somebody else's process, and there
+    now = _process_start(pid)
+    return now is not None and started is not None and now != started
+
+
 def _process_start(pid: int) -> str | None:
     """A value that tells a process from a later one with the same id; None when it is gone or cannot be known."""
     try:
@@ -43,7 +63,8 @@ class LeaseQueue:
         self.folder = folder / "lease"
         self.lease_seconds = lease_seconds
         self._seen: tuple[str, str] | None = None
-        self._seen_at = 0.0
+        self._silent_for = 0.0
+        self._looked_at = 0.0
 
     def try_acquire(self) -> Lease | None:
         numbers = [name for name in self.folder.names() if name.endswith(".json")]
@@ -66,14 +87,18 @@ class LeaseQueue:
     def _is_silent(self, name: str, raw: str) -> bool:
         now = time.monotonic()
         if self._seen != (name, raw):
-            self._seen, self._seen_at = (name, raw), now
-        return now - self._seen_at > self.lease_seconds
+            self._seen, self._silent_for = (name, raw), 0.0
+        else:  # between two looks an outage may have kept both of us from storage: it is not the owner's silence
+            self._silent_for += min(now - self._looked_at, self.lease_seconds / 4)
+        self._looked_at = now
+        return self._silent_for > self.lease_seconds
 
     @staticmethod
     def _owner_is_gone(record: dict[str, Any]) -> bool:
-        if record.get("host") != socket.gethostname() or record.get("boot_id") != _boot_id() or _boot_id() == "unknown":
-            return False
-        return _process_start(int(record["pid"])) != record.get("process_start")
+        here = {"host": socket.gethostname(), "boot_id": _boot_id(), "pid_namespace": _pid_namespace()}
+        if "unknown" in here.values() or any(record.get(name) != value for name, value in here.items()):
+            return False  # not ours to see: only its silence tells
+        return _is_gone(int(record["pid"]), record.get("process_start"))
 
 
 class Lease:
@@ -94,6 +119,7 @@ class Lease:
                 "owner": self.owner,
                 "host": socket.gethostname(),
                 "boot_id": _boot_id(),
+                "pid_namespace": _pid_namespace(),
                 "pid": pid,
                 "process_start": _process_start(pid),
                 "beat": self._beats,
@@ -111,8 +137,10 @@ class Lease:
         finally:
             self._stop.set()
             thread.join()
-            if self._lost is None and self.folder.exists(self.name):
-                self.folder.write_bytes(self.name, self.record(released=True))
+            if self._lost is None:
+                with contextlib.suppress(StorageError, StoreError):  # then others wait for its silence; what the block raised counts more
+                    if self.folder.exists(self.name):
+                        self.folder.write_bytes(self.name, self.record(released=True))
 
     def check(self) -> None:
         """Raises StorageError when somebody else has taken over: nothing may be published then."""
@@ -121,7 +149,7 @@ class Lease:
             raise StorageError(self._lost)
 
     def _look(self) -> None:
-        names = self.folder.names()
+        names = [name for name in self.folder.names() if name.endswith(".json")]
         if names and names[-1] > self.name:
             self._lost = (
                 f"{self.folder.address}: another process took this stage over because this one was silent for {self.lease_seconds:g} s"

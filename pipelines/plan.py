@@ -6,11 +6,12 @@ from rich.console import Console
 from rich.table import Table
 
 from clinjepa.config import Config
-from clinjepa.errors import ClinJepaError
+from clinjepa.errors import ClinJepaError, StoreError
 from clinjepa.storage import Folder
-from pipelines.artifacts import Artifact, code_digest
+from pipelines.artifacts import Artifact
 from pipelines.budgeting import gpu_budget
 from pipelines.planning import plan_experiment
+from pipelines.provenance import by_other_code, other_code_line
 from pipelines.stages import Experiment, Stage
 
 _console = Console(width=None if Console().is_terminal else 150)
@@ -34,14 +35,13 @@ def plan(config: Config) -> None:
         "used by",
         title=f"{config.name}: {len(experiment.stages)} stages in {storage.address}",
     )
-    by_other_code = 0
+    others: list[str] = []
+    damages: list[str] = []
     for stage in experiment.stages:
         artifact = Artifact.at(storage, stage.kind, stage.key)
         state = "to do"
         if artifact.is_complete():
-            manifest = artifact.manifest()
-            state = f"done ({manifest['seconds']:.0f} s)"
-            by_other_code += manifest["code_digest"] != code_digest()
+            state = _finished_state(stage, artifact, others, damages)
         elif artifact.folder.exists("checkpoints"):
             state = "begun"
         needs = ", ".join(dict.fromkeys(upstream.label.split(" · ")[0] for upstream in stage.inputs.values())) or "source"
@@ -49,15 +49,28 @@ def plan(config: Config) -> None:
             stage.label, stage.kind, stage.key[:8], state, str(stage.settings.get("num_steps", "")), needs, _users(experiment, stage)
         )
     _console.print(table)
-    if by_other_code:
-        _console.print(
-            f"note: {by_other_code} finished stages were made by another version of the code (same formats); "
-            "remove their folders to make them again"
-        )
+    _console.print("done: the manifest is there and every file it names has its size; contents (SHA-256) were not read", highlight=False)
+    for line in damages:
+        _console.print(f"damaged: {line}", highlight=False)
+    if others:
+        _console.print(f"note: {other_code_line(others, len(experiment.stages), storage.address)}", highlight=False)
     if config.execution.use_gpu:
         _print_budget(config, experiment)
     for line in warnings(config, experiment):
         _console.print(f"warning: {line}")
+
+
+def _finished_state(stage: Stage, artifact: Artifact, others: list[str], damages: list[str]) -> str:
+    """What the table says of a stage with a manifest; notes it where other code made it or it is not whole."""
+    try:
+        manifest = artifact.verify()
+    except StoreError as error:
+        damages.append(str(error))
+        return "damaged"
+    if not by_other_code(manifest):
+        return f"done ({manifest['seconds']:.0f} s)"
+    others.append(stage.label)
+    return f"done ({manifest['seconds']:.0f} s), other code"
 
 
 def _print_budget(config: Config, experiment: Experiment | None) -> None:

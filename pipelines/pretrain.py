@@ -5,7 +5,7 @@ from __future__ import annotations
 from clinjepa.config import Config
 from pipelines.executors import EXECUTORS
 from pipelines.planning import plan_experiment
-from pipelines.progress import console, watch
+from pipelines.progress import console, say_what_is_reused, watch
 from pipelines.runner import ensure
 from pipelines.session import check_storage, ray_session
 from pipelines.training import check_training
@@ -16,6 +16,7 @@ def pretrain(config: Config, debug: bool = False) -> None:
     check_storage(config)
     experiment = plan_experiment(config)
     trial = experiment.trials[0]
+    say_what_is_reused(config, trial.phases[-1].closure())
     with ray_session(config, debug) as context:
         with watch(context.coordinator, config.execution.progress):
             for stage in trial.phases:

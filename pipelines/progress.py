@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from clinjepa.config import Config
+from pipelines.provenance import reuse_warning
+from pipelines.stages import Stage
 
 console = Console(stderr=True, soft_wrap=True)
 _LOG_SECONDS = 15.0
@@ -31,6 +35,13 @@ def watch(coordinator: Any, enabled: bool = True) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(timeout=5)
+
+
+def say_what_is_reused(config: Config, stages: Iterable[Stage]) -> None:
+    """One warning, before anything starts, when finished stages that this run reuses were made by other code."""
+    line = reuse_warning(config, stages)
+    if line:
+        console.print(f"warning: {line}", highlight=False)
 
 
 def _read(coordinator: Any) -> dict[str, dict[str, Any]] | None:

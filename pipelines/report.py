@@ -19,6 +19,7 @@ from pipelines.artifacts import Artifact, code_digest, content_key
 from pipelines.data_card import PAGE, write_data_card
 from pipelines.evaluation_stages import RESULT
 from pipelines.planning import plan_experiment
+from pipelines.provenance import by_other_code
 from pipelines.stages import Experiment, Stage, Trial
 
 RUN_SCHEMA_VERSION = 1
@@ -56,6 +57,7 @@ class _Assembly:
             "run": self.config.name,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "config_digest": content_key(result_fields(self.config)),
+            "code_digest": code_digest(),
             "dataset": self._dataset(),
             "stages": [self._stage(stage) for stage in self.experiment.stages if stage.key in self.manifests],
             "phases": self._per_recipe_and_seed(self._phases),
@@ -100,6 +102,7 @@ class _Assembly:
             "seconds": manifest["seconds"],
             "reused": manifest["run_id"] != self.run_id,
             "num_workers": manifest["num_workers"],
+            "code_digest": manifest["code_digest"],
         }
         return entry if stage.key in data else entry | {"recipes": list(dict.fromkeys(users))}
 
@@ -174,6 +177,9 @@ class _Assembly:
             "name": self.config.name,
             "config_digest": content_key(result_fields(self.config)),
             "code_digest": code_digest(),
+            "other_code": {
+                f"{manifest['kind']}/{key}": manifest["code_digest"] for key, manifest in self.manifests.items() if by_other_code(manifest)
+            },
             "trials": [
                 {
                     "recipe": trial.recipe,

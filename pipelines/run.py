@@ -10,7 +10,7 @@ from clinjepa.storage import Folder
 from pipelines.grid import raise_faults, run_grid
 from pipelines.plan import warnings
 from pipelines.planning import plan_experiment
-from pipelines.progress import console, watch
+from pipelines.progress import console, say_what_is_reused, watch
 from pipelines.report import RUN_SCHEMA_VERSION, write_report
 from pipelines.session import check_storage, ray_session
 from pipelines.training import check_training
@@ -25,6 +25,7 @@ def run(config: Config, debug: bool = False) -> None:
     experiment = plan_experiment(config)
     for line in warnings(config, experiment):
         console.print(f"warning: {line}", highlight=False)
+    say_what_is_reused(config, experiment.stages)
     with ray_session(config, debug) as context:
         with watch(context.coordinator, config.execution.progress):
             faults = run_grid(context, experiment, experiment.ingest.settings["source"]["digest"])

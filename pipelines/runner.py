@@ -87,7 +87,6 @@ def ensure(context: RunContext, stage: Stage, executors: dict[str, Executor], ch
                     metrics = executor.run(context, stage, artifact)
                 finally:
                     context.coordinator.finish.remote(stage.key)
-                lease.check()
                 artifact.publish(
                     inputs={name: upstream.key for name, upstream in stage.inputs.items()},
                     settings=stage.settings,
@@ -96,6 +95,7 @@ def ensure(context: RunContext, stage: Stage, executors: dict[str, Executor], ch
                     num_workers=executor.num_workers(config),
                     run_id=context.run_id,
                     label=stage.label,
+                    may_publish=lease.check,
                 )
     return artifact.manifest()
 

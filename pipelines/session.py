@@ -23,6 +23,7 @@ import ray.data  # noqa: E402
 import clinjepa  # noqa: E402
 from clinjepa.config import Config  # noqa: E402
 from clinjepa.errors import StorageError  # noqa: E402
+from clinjepa.object_store import PATIENCE_VARIABLE  # noqa: E402
 from clinjepa.storage import Folder  # noqa: E402
 from pipelines.coordinator import coordinator  # noqa: E402
 from pipelines.locations import inside_job  # noqa: E402
@@ -33,7 +34,7 @@ from pipelines.trackers import check_trackers  # noqa: E402
 def check_storage(config: Config) -> None:
     """Refuse a storage that cannot be written and trackers that are not there, before any work is done."""
     check_trackers(config)
-    Folder(config.storage).write_bytes(".clinjepa", b"storage of clinjepa: artifacts/ and runs/\n")
+    Folder(config.storage).check_writable()
 
 
 def _quieten_raylet() -> None:
@@ -63,7 +64,8 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
     if joined:
         if not inside_job():
             root = Path(clinjepa.__file__).parent
-            options["runtime_env"] = {"py_modules": [str(root), str(root.parent / "pipelines")]}
+            kept = {name: os.environ[name] for name in (PATIENCE_VARIABLE,) if name in os.environ}
+            options["runtime_env"] = {"py_modules": [str(root), str(root.parent / "pipelines")], "env_vars": kept}
     else:
         execution = config.execution
         # Nobody takes this machine away with a notice, and the watcher would be one more process for every training.

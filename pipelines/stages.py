@@ -34,7 +34,7 @@ FORMAT_VERSIONS = {
     "sync": 1,
     "roundtrip": 1,
     "drift": 1,
-    "geometry": 1,
+    "geometry": 2,
     "downstream": 1,
     "baselines": 1,
 }

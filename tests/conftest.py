@@ -115,10 +115,13 @@ def s3_address(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """`s3://bucket` on the real server, fresh for this test, with the environment set as a user would."""
     import s3fs
 
+    from clinjepa.object_store import PatientS3
+
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     bucket = f"test-{uuid.uuid4().hex[:10]}"
     s3fs.S3FileSystem.clear_instance_cache()
+    PatientS3.clear_instance_cache()
     fs = s3fs.S3FileSystem()
     for attempt in range(20):
         try:

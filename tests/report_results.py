@@ -13,6 +13,7 @@ PHASES = {
     "sft": ("predictor",),
     "untrained": ("predictor",),
 }
+CODE, OTHER_CODE = "0123456789abcdef", "fedcba9876543210"
 TOO_FEW = "3 positive patients in the held-out part, 10 are needed"
 
 
@@ -47,6 +48,7 @@ def results() -> dict[str, Any]:
         "run": "demo_cinc2012",
         "created": "2026-01-02T03:04:05+00:00",
         "config_digest": "9f" * 32,
+        "code_digest": CODE,
         "dataset": dataset,
         "stages": _stages(),
         "phases": {
@@ -111,6 +113,7 @@ def _stages() -> list[dict[str, Any]]:
     found = []
     for index, (name, seconds, reused, recipes) in enumerate(rows):
         stage = {"name": name, "key": f"{index:02d}" * 16, "seconds": seconds, "reused": reused, "num_workers": 2}
+        stage["code_digest"] = OTHER_CODE if reused else CODE
         found.append({**stage, "recipes": recipes} if recipes else stage)
     return found
 

@@ -63,7 +63,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         where = f" line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}:{where} is not valid YAML") from None
     if raw is None:
-        raw = {}
+        raise ConfigError(f"{path} is empty; name at least what it `extends`, or start from a file of configs/")
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of sections at the top, found a {type(raw).__name__}")
     parent = raw.pop("extends", None)

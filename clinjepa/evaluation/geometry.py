@@ -1,7 +1,8 @@
 """Latent geometry: do deteriorating patients move further through the encoder's space than stable ones, and a picture of it.
 
 Measured in the encoder's native space, without any probe or projection. Definitions: ratio of centroid displacements as
-in Clin-JEPA (arXiv 2605.10840), its cohorts not being public: `cohorts.py` names the ones used here.
+in Clin-JEPA (arXiv 2605.10840), freed of noise as `centroid_ratio.py` says; its cohorts not being public, `cohorts.py` names
+the ones used here.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from clinjepa.config.schema import GeometryConfig
+from clinjepa.evaluation.centroid_ratio import centroid_ratio, group_sums, linked_groups
 from clinjepa.evaluation.cohorts import Cohort, Pair, death_cohort, match, onset_cohort
-from clinjepa.evaluation.metrics import figure, patient_draws, unknown
+from clinjepa.evaluation.metrics import figure, patient_draws, ratio_draws, unknown
 from clinjepa.evaluation.space import Latents, describe_space, gather_hours, sample_hours, stays_of
 
 MIN_PAIRS = 5
@@ -50,7 +52,7 @@ def evaluate_geometry(
             by_k[str(k)] = {**displacement_ratios(latents, pairs, k, subjects, settings.num_bootstrap, seed), "num_pairs": len(pairs)}
         first = by_k[str(settings.headline_k)]
         return {
-            **{name: first[name] for name in ("ratio", "reason") if name in first},
+            **{name: first[name] for name in ("ratio", "reason", "plain_ratio", "interval_reason") if name in first},
             "cohort": cohort.name,
             "definition": cohort.definition,
             "k_hours": settings.headline_k,
@@ -71,26 +73,39 @@ def evaluate_geometry(
 def displacement_ratios(
     latents: Latents, pairs: list[Pair], k_hours: int, subjects: Mapping[int, int], num_bootstrap: int, seed: int
 ) -> dict[str, Any]:
-    """Displacement from t0 to t0 + k of the deteriorating over that of the stable, with an interval over resampled pairs.
+    """Displacement from t0 to t0 + k of the deteriorating over that of the stable; intervals are over patients.
 
-    ratio: L2 norms of the mean displacement vectors; mean_displacement_ratio: means of the stays' own L1 displacements.
-    Both cohorts are equally many, so the noise that a centroid of few stays carries is alike on both sides.
+    ratio: lengths of the mean displacement vectors, without what noise adds (`centroid_ratio`, with its interval); plain_ratio: the same
+    as they are, to compare with other work, without an interval; mean_displacement_ratio: means of the stays' own L1 displacements, with
+    a bootstrap. A patient may stand in several pairs, so what is resampled or left out are groups of pairs that share no patient
+    with another group. interval_reason: why `ratio` has no interval.
     """
     if len(pairs) < MIN_PAIRS:
         return unknown(_RATIOS, f"{len(pairs)} matched pairs last {k_hours} h beyond t0; at least {MIN_PAIRS} are needed")
+    patients = [(subjects[pair.deteriorating], subjects[pair.stable]) for pair in pairs]
+    group_P = linked_groups(patients)
+    num_groups = int(group_P.max()) + 1
+    if num_groups < MIN_PAIRS:
+        return unknown(_RATIOS, f"{len(pairs)} matched pairs of {num_groups} groups without a common patient; {MIN_PAIRS} are needed")
     moved_PD = _displacements(latents, [(pair.deteriorating, pair.t0) for pair in pairs], k_hours)
     stable_PD = _displacements(latents, [(pair.stable, pair.t0) for pair in pairs], k_hours)
-    counts_RP = np.concatenate([np.ones((1, len(pairs))), patient_draws(len(pairs), num_bootstrap, seed)])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        centroid_R = np.linalg.norm(counts_RP @ moved_PD, axis=1) / np.linalg.norm(counts_RP @ stable_PD, axis=1)
-        mean_R = (counts_RP @ np.abs(moved_PD).sum(1)) / (counts_RP @ np.abs(stable_PD).sum(1))
-    if not (np.isfinite(centroid_R[0]) and np.isfinite(mean_R[0])):
+    if not stable_PD.any():
         return unknown(_RATIOS, "the stable cohort does not move at all: the latent space has collapsed")
-    num_patients = len({subjects[stay_id] for pair in pairs for stay_id in (pair.deteriorating, pair.stable)})
-    return {
-        "ratio": figure(centroid_R[0], centroid_R[1:], num_patients),
-        "mean_displacement_ratio": figure(mean_R[0], mean_R[1:], num_patients),
+    num_patients = len({patient for pair in patients for patient in pair})
+    moved_G1, stable_G1 = (group_sums(np.abs(rows_PD).sum(1, keepdims=True), group_P) for rows_PD in (moved_PD, stable_PD))
+    draws_R = ratio_draws(moved_G1[:, 0], stable_G1[:, 0], patient_draws(num_groups, num_bootstrap, seed))
+    found: dict[str, Any] = {
+        "ratio": None,
+        "plain_ratio": figure(np.linalg.norm(moved_PD.sum(0)) / np.linalg.norm(stable_PD.sum(0)), None, num_patients),
+        "mean_displacement_ratio": figure(moved_G1.sum() / stable_G1.sum(), draws_R, num_patients),
     }
+    value, interval = centroid_ratio(group_sums(moved_PD, group_P), group_sums(stable_PD, group_P))
+    if not np.isfinite(value):
+        return found | {"reason": "the stable stays' mean displacement cannot be told from noise, so nothing can be divided by it"}
+    found["ratio"] = {**figure(value, None, num_patients), "ci95": None if interval is None else list(interval)}
+    if interval is None:
+        found["interval_reason"] = "the stable stays' mean displacement is too near to noise: the ratio has no upper bound"
+    return found
 
 
 def umap_picture(latents: Latents, stays: pa.Table, cohort: Cohort, max_points: int, split: str, seed: int) -> dict[str, Any]:

@@ -88,7 +88,8 @@ class Footnotes:
         basis = f"{figure['num_patients']} patients, {figure['num_seeds']} seed(s)"
         shown = _percent(value) if percent else number(value)
         if interval is None:
-            return Markup('<span title="{}">{}</span>').format(basis, shown)
+            missing = self.dash(container["interval_reason"]) if container.get("interval_reason") else ""
+            return Markup('<span title="{}">{} {}</span>').format(basis, shown, missing)
         ends = [_percent(end) if percent else number(end) for end in interval]
         return Markup('<span title="{}">{} <span class="ci">{} to {}</span></span>').format(basis, shown, *ends)
 

@@ -37,9 +37,10 @@ def begin_export(out: Folder, identity: dict[str, Any]) -> None:
 
 def finish_export(out: Folder, record: dict[str, Any]) -> None:
     """Write `export.json`: `record` and path, bytes and SHA-256 of every file."""
-    root = out.path()
-    names = sorted(path[len(root) :].lstrip("/") for path in out.fs.find(root))
-    files = [{"path": name, "bytes": out.size(name), "sha256": out.digest(name)} for name in names if name not in (UNFINISHED, MANIFEST)]
+    found = out.files()
+    files = [
+        {"path": name, "bytes": size, "sha256": out.digest(name)} for name, size in found.items() if name not in (UNFINISHED, MANIFEST)
+    ]
     out.write_json(MANIFEST, {"schema_version": SCHEMA_VERSION, **record, "files": files})
     out.remove(UNFINISHED)
 

@@ -38,6 +38,11 @@ def test_a_configuration_file_that_is_not_there_is_named() -> None:
     refused(call("run", "configs/demmo.yaml"), "configs/demmo.yaml", "no such configuration file")
 
 
+def test_a_configuration_file_without_content_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    refused(call("plan", str(tmp_path / "empty.yaml")), "empty.yaml is empty", "extends")
+
+
 def test_data_that_are_not_there_are_named_before_anything_starts(tmp_path: Path) -> None:
     done = call("run", SMALL, f"storage={tmp_path}", "source.kind=meds", f"source.path={tmp_path / 'nowhere'}")
     refused(done, "nowhere")
@@ -59,10 +64,14 @@ def test_a_zip_that_was_cut_short_is_named(tmp_path: Path) -> None:
     refused(done, "set-a.zip")
 
 
-@pytest.mark.timeout(200)
-def test_an_s3_address_that_does_not_answer_is_named(tmp_path: Path) -> None:
+def test_an_s3_address_that_does_not_answer_is_named_within_seconds(tmp_path: Path) -> None:
     env = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
-    refused(call("run", SMALL, "storage=s3://bucket-of-nobody/x", **env), "s3://bucket-of-nobody/x")
+    refused(call("run", SMALL, "storage=s3://bucket-of-nobody/x", **env), "s3://bucket-of-nobody/x", "127.0.0.1:9", "AWS_ENDPOINT_URL")
+
+
+def test_a_storage_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("")
+    refused(call("run", SMALL, f"storage={tmp_path / 'store'}"), "store", "is a file, not a folder")
 
 
 def test_a_run_folder_of_another_schema_version_is_refused_and_left_alone(tmp_path: Path) -> None:

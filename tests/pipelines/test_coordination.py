@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from clinjepa.config import Config
-from clinjepa.errors import SourceError, StoreError
+from clinjepa.errors import SourceError, StorageError, StoreError
 from pipelines.coordinator import coordinator
 from pipelines.runner import Executor, RunContext, ensure
 from pipelines.stages import Stage
@@ -133,6 +133,18 @@ def test_a_finished_stage_whose_file_was_altered_is_refused(context: RunContext,
     context.artifact(stage).folder.write_bytes("out.bin", b"cut")
     with pytest.raises(StoreError, match="out.bin was altered"):
         ensure(context, stage, executors)
+
+
+def test_an_owner_that_lost_its_lease_while_it_worked_publishes_nothing(context: RunContext, tmp_path) -> None:
+    def overtaken(context: RunContext, stage: Stage, artifact) -> dict:
+        artifact.folder.write_bytes("out.bin", b"1")
+        artifact.folder.write_bytes("lease/00000009.json", b"{}")
+        return {}
+
+    stage = Stage("phase", "overtaken", {"i": 7})
+    with pytest.raises(StorageError, match="took this stage over"):
+        ensure(context, stage, {"phase": Executor(overtaken, lambda config: 1.0)})
+    assert not context.artifact(stage).is_complete()
 
 
 def test_an_artifact_of_another_schema_version_is_refused(context: RunContext, tmp_path) -> None:

@@ -76,7 +76,7 @@ def test_full_size_configuration_has_the_dimensions_of_the_method() -> None:
 
 
 def test_empty_configuration_is_the_defaults(tmp_path: Path) -> None:
-    assert load_config(write(tmp_path, "")) == Config()
+    assert load_config(write(tmp_path, "{}")) == Config()
 
 
 def test_every_field_has_a_default() -> None:
@@ -100,7 +100,7 @@ def test_unknown_key_without_a_near_one_is_answered_with_the_allowed_ones(tmp_pa
 
 def test_unknown_key_in_an_override_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'execution\.num_worker'"):
-        load_config(write(tmp_path, ""), ["execution.num_worker=3"])
+        load_config(write(tmp_path, "{}"), ["execution.num_worker=3"])
 
 
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_override_wins_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("override", ["num_steps", "=5", ""])
 def test_override_that_is_no_pair_is_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match="is not key=value"):
-        load_config(write(tmp_path, ""), [override])
+        load_config(write(tmp_path, "{}"), [override])
 
 
 def test_override_below_a_single_value_is_refused(tmp_path: Path) -> None:
@@ -142,7 +142,12 @@ def test_files_that_extend_each_other_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("a: [1", "line .* is not valid YAML"), ("- 1\n- 2", "expected a mapping"), ("source: {kind: meds}", "source.path is needed")],
+    [
+        ("a: [1", "line .* is not valid YAML"),
+        ("- 1\n- 2", "expected a mapping"),
+        ("# later", "is empty"),
+        ("source: {kind: meds}", "source.path is needed"),
+    ],
 )
 def test_file_that_cannot_be_a_configuration_is_told_apart(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
@@ -180,13 +185,13 @@ RESULT = [
 
 @pytest.mark.parametrize("override", EXECUTION)
 def test_where_and_how_it_runs_enters_no_key(tmp_path: Path, override: str) -> None:
-    path = write(tmp_path, "")
+    path = write(tmp_path, "{}")
     assert result_fields(load_config(path, [override])) == result_fields(load_config(path))
 
 
 @pytest.mark.parametrize("override", RESULT)
 def test_what_changes_results_enters_the_key(tmp_path: Path, override: str) -> None:
-    path = write(tmp_path, "")
+    path = write(tmp_path, "{}")
     assert result_fields(load_config(path, [override])) != result_fields(load_config(path))
 
 

@@ -61,7 +61,7 @@ def test_ratio_is_that_of_the_known_speeds() -> None:
 
 
 def test_cohorts_that_move_alike_have_an_interval_around_one_about_as_often_as_it_says() -> None:
-    latents, covered, num_pairs, num_worlds = DriftingLatents(dict.fromkeys(range(2000), 0.1), noise=1.0), 0, 20, 50
+    latents, covered, num_pairs, num_worlds = DriftingLatents(dict.fromkeys(range(2000), 0.3), noise=1.0), 0, 20, 50
     for world in range(num_worlds):
         ids = np.arange(2 * num_pairs) + 2 * num_pairs * world
         pairs = [Pair(int(one), int(other), 10) for one, other in zip(ids[:num_pairs], ids[num_pairs:], strict=True)]
@@ -114,6 +114,26 @@ def test_fewer_than_a_handful_of_pairs_give_null_with_a_reason() -> None:
     result = displacement_ratios(DriftingLatents({}), [], 12, {}, num_bootstrap=10, seed=0)
     assert result["ratio"] is None
     assert str(MIN_PAIRS) in result["reason"]
+
+
+def test_pairs_of_few_patients_are_not_taken_for_many() -> None:
+    latents = DriftingLatents(dict.fromkeys(range(40), 1.0), noise=0.5)
+    pairs = [Pair(i, 20 + i, 10) for i in range(20)]
+    subjects = {i: i % 4 for i in range(40)}
+    result = displacement_ratios(latents, pairs, 12, subjects, num_bootstrap=100, seed=0)
+    assert result["ratio"] is None and "20 matched pairs of 4 groups without a common patient" in result["reason"]
+
+
+def test_intervals_do_not_change_when_every_patient_stands_there_three_times() -> None:
+    """Three equal pairs of a patient say what one says: both intervals stay as wide."""
+    latents = DriftingLatents({i: 1.0 + 0.05 * (i % 7) for i in range(60)}, noise=0.5)
+    once = [Pair(i, 30 + i, 10) for i in range(30)]
+    subjects = {i: i for i in range(60)}
+    single, triple = (displacement_ratios(latents, pairs, 12, subjects, num_bootstrap=300, seed=0) for pairs in (once, once * 3))
+    for name in ("ratio", "mean_displacement_ratio"):
+        assert triple[name]["ci95"] == pytest.approx(single[name]["ci95"], rel=1e-9)
+        assert triple[name]["value"] == pytest.approx(single[name]["value"], rel=1e-9)
+        assert triple[name]["num_patients"] == 60
 
 
 def test_picture_names_groups_but_no_patients() -> None:

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from report_results import extras, figure, results
+from report_results import OTHER_CODE, extras, figure, results
 
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.report import NOT_FINITE, build_report, render_html
@@ -28,8 +28,21 @@ def test_report_is_plain_json_that_reads_back_equal() -> None:
 
 def test_report_that_was_built_builds_again() -> None:
     report = build_report(results())
-    again = {name: value for name, value in report.items() if name not in ("schema_version", "stage_sharing")}
+    again = {name: value for name, value in report.items() if name not in ("schema_version", "stage_sharing", "other_code")}
     assert build_report(again) == report
+
+
+def test_stages_that_other_code_made_are_listed_and_told_on_the_page() -> None:
+    report = build_report(results())
+    assert [(stage["name"], stage["code_digest"]) for stage in report["other_code"]] == [
+        ("ingest", OTHER_CODE),
+        ("trajectories", OTHER_CODE),
+    ]
+    told = re.sub(r"<[^>]+>|\s+", " ", page())
+    assert re.search(r"2 of them were made by other code than this report's, .* Trajectories \( fedcba98 \)", told, re.IGNORECASE)
+    for stage in (alike := results())["stages"]:
+        stage["code_digest"] = alike["code_digest"]
+    assert "made by other code" not in page(alike)
 
 
 def test_missing_figure_without_a_reason_is_refused() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from clinjepa.errors import StorageError, StoreError
 from clinjepa.storage import Folder
+from tests.cli import ROOT, environment
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -54,6 +58,14 @@ def test_only_one_of_two_creators_wins(folder: Folder) -> None:
     assert folder.read_bytes("lease/1.json") == b"first"
 
 
+def test_files_below_a_folder_are_listed_with_their_sizes(folder: Folder) -> None:
+    assert folder.files() == {}
+    folder.write_bytes("a/b/c.bin", b"123")
+    folder.write_bytes("a/d.bin", b"")
+    assert folder.files() == {"a/b/c.bin": 3, "a/d.bin": 0}
+    assert folder.files("a/b") == {"c.bin": 3}
+
+
 def test_a_missing_file_is_named(folder: Folder) -> None:
     with pytest.raises(StoreError, match="nowhere.json is missing"):
         folder.read_json("nowhere.json")
@@ -85,29 +97,42 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_no_torn_file(tmp_path, monke
     def full(fd: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("clinjepa.storage.os.fsync", full)
+    monkeypatch.setattr("clinjepa.local_files.os.fsync", full)
     with pytest.raises(StorageError, match="the disk is full"):
         folder.write_bytes("x.bin", b"1")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreachable_s3_address_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    import s3fs
+@pytest.mark.parametrize("fault", ["a file in its way", "read-only", "inside a file system of the kernel"])
+def test_a_folder_that_cannot_be_written_says_why(fault: str, tmp_path) -> None:
+    place, words = tmp_path / "store", "is a file, not a folder"
+    if fault == "a file in its way":
+        place.write_text("")
+    elif fault == "read-only":
+        place.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(place)], capture_output=True)
+        if mounted.returncode != 0:
+            pytest.skip("a read-only disk can only be made by root with the right to mount")
+        words = "mounted read-only"
+    else:
+        place, words = Path("/proc/clinjepa"), "no folder can be made there"
+    folder = Folder(place)
+    try:
+        for write in (folder.check_writable, lambda: folder.create_bytes("a/x", b"1"), lambda: folder.write_json("a/x", {})):
+            with pytest.raises(StorageError, match=words) as caught:
+                write()
+            assert folder.address in str(caught.value) and "storage=" in str(caught.value) and "is missing" not in str(caught.value)
+    finally:
+        if fault == "read-only":
+            subprocess.run(["umount", "-l", str(place)], check=True)
 
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-    monkeypatch.setattr("clinjepa.storage._RETRIES", 1)
-    s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(StorageError, match="s3://bucket-x/.*cannot be reached|s3://bucket-x/"):
-        Folder("s3://bucket-x/p").write_bytes("x", b"1")
 
-
-def test_a_refused_credential_is_told_in_one_line(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import s3fs
-
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    s3fs.S3FileSystem.clear_instance_cache()
-    monkeypatch.setattr("clinjepa.storage._RETRIES", 1)
-    with pytest.raises(StorageError, match="access refused"):
-        Folder(s3_address + "/p").write_bytes("x", b"1")
+def test_a_folder_without_permission_says_so_to_a_user_who_is_not_root(tmp_path) -> None:
+    tmp_path.chmod(0o755)
+    code = "import os, sys\nfrom clinjepa.errors import StorageError\nfrom clinjepa.storage import Folder\n"
+    code += f"folder = Folder({str(tmp_path / 'store')!r})\nassert folder.is_local\n"  # what it imports, it imports as root
+    code += "if os.getuid() == 0: os.setuid(65534)\n"
+    code += "try: folder.check_writable()\nexcept StorageError as error: print(error)"
+    (tmp_path / "store").mkdir(mode=0o555)
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(PYTHONPATH=str(ROOT)))
+    assert "has no permission to write here" in told.stdout, told.stderr[-1000:]
