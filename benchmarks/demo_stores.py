@@ -31,7 +31,7 @@ _REAL = {"mimic_iv_demo": ("demo.yaml", "mimic-iv-demo-meds"), "cinc2012": ("dem
 
 
 def demo_config(dataset: str, data: str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """The demo's configuration of `mimic_iv_demo` or `cinc2012` where the data are at hand, else, or for `simulator`, of simulated patients.
+    """The demo's configuration of `mimic_iv_demo` or `cinc2012` where the data are at hand, else (or for simulator) of simulated ones.
 
     data: the folder that holds the data sets' folders; None looks at CLINJEPA_DATA. overrides: settings by dotted name; those of
     `source` only count for the data set they were meant for.
@@ -112,7 +112,7 @@ class DemoStores:
         return self.embed(self.root / "latents")
 
     def job(self, phase: str, out: Path, num_steps: int, **changes: Any) -> PhaseJob:
-        """A job of one phase of `clin_jepa` with the configuration's settings; `changes` are fields of the job or of its curriculum settings."""
+        """A job of one phase of `clin_jepa` with the configuration's settings; `changes`: fields of the job or of its curriculum settings."""
         curriculum = result_fields(self.config.curriculum)
         settings = {name: changes.pop(name, value) for name, value in curriculum.items() if name not in ("num_steps", "shares")}
         execution = self.config.curriculum

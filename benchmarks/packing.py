@@ -2,8 +2,8 @@
 
 The texts are those of training micro-batches of a demo's plan (equal texts of a micro-batch once, as the training has them). Opponents, as
 with Hugging Face's collator and an attention mask: batches in the texts' order, and batches of texts sorted by length (`group_by_length`
-without its randomness); each gets the batch size of several that suits it best. Rates count tokens of texts only, per CPU second. A frozen base with LoRA;
-latents and adapter gradients of all sides are compared before anything is timed.
+without its randomness); each gets the batch size of several that suits it best. Rates count tokens of texts only, per CPU second. A frozen
+base with LoRA; latents and adapter gradients of all sides are compared before anything is timed.
 """
 
 from __future__ import annotations
