@@ -112,7 +112,7 @@ class DemoStores:
         return self.embed(self.root / "latents")
 
     def job(self, phase: str, out: Path, num_steps: int, **changes: Any) -> PhaseJob:
-        """A job of one phase of `clin_jepa` with the configuration's settings; `changes`: fields of the job or of its curriculum settings."""
+        """A job of one phase of `clin_jepa` with the configuration's settings; `changes`: fields of the job or its curriculum settings."""
         curriculum = result_fields(self.config.curriculum)
         settings = {name: changes.pop(name, value) for name, value in curriculum.items() if name not in ("num_steps", "shares")}
         execution = self.config.curriculum
