@@ -167,7 +167,7 @@ def blocked_in_training(stores: DemoStores, root: Path, num_steps: int, every: i
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", rounds=3, saves=4, steps_between=15, folder=None, threads=1)
+    options = arguments(__doc__ or "", rounds=3, saves=4, steps_between=8, folder=None, threads=1)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     spec, lora = PredictorSpec(), adapters(**QWEN3_8B)
