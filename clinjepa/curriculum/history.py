@@ -18,6 +18,9 @@ _NO_TIME: dict[str, Any] = {
     "steps": 0,
     "seconds": 0.0,
     "waiting_seconds": 0.0,
+    "num_starts": 0,
+    "start_seconds": 0.0,
+    "reporting_seconds": 0.0,
     "num_saves": 0,
     "blocked_seconds": 0.0,
     "steps_by_workers": {},
@@ -68,11 +71,18 @@ class TrainingHistory:
         self.steps.append(row)
         self.tokens_encoded += num_tokens
 
-    def add_time(self, seconds: float, waiting_seconds: float, num_workers: int) -> None:
-        """Wall time of a step that this many workers took, and the part of it spent waiting for data."""
-        self.timing["steps"] += 1
-        self.timing["seconds"] += seconds
-        self.timing["waiting_seconds"] += waiting_seconds
+    def add_time(self, seconds: float, waiting_seconds: float, num_workers: int, starts: bool = False) -> None:
+        """Wall time of a step that this many workers took, and the part of it spent waiting for data.
+
+        starts: the first step of an attempt, in which readers are started; its time is kept apart from that of all other steps.
+        """
+        if starts:
+            self.timing["num_starts"] += 1
+            self.timing["start_seconds"] += seconds
+        else:
+            self.timing["steps"] += 1
+            self.timing["seconds"] += seconds
+            self.timing["waiting_seconds"] += waiting_seconds
         by_workers = self.timing["steps_by_workers"]
         by_workers[str(num_workers)] = by_workers.get(str(num_workers), 0) + 1
 
@@ -80,6 +90,10 @@ class TrainingHistory:
         """Checkpoints, and the wall time that the training stood still for them."""
         self.timing["num_saves"] += num_saves
         self.timing["blocked_seconds"] += blocked_seconds
+
+    def add_report(self, seconds: float) -> None:
+        """Wall time of a report to the launcher."""
+        self.timing["reporting_seconds"] += seconds
 
     def alarm(self, kind: str, step: int, message: str, **values: Any) -> None:
         """Record an alarm once per kind."""
@@ -93,8 +107,10 @@ class TrainingHistory:
 
     @property
     def seconds_per_step(self) -> float:
-        """Mean wall time of a step, checkpoints apart."""
-        return self.timing["seconds"] / max(1, self.timing["steps"])
+        """Mean wall time of a step; checkpoints, reports and, as soon as there are others, first steps apart."""
+        if not self.timing["steps"]:
+            return self.timing["start_seconds"] / max(1, self.timing["num_starts"])
+        return self.timing["seconds"] / self.timing["steps"]
 
     def summary(self) -> dict[str, Any]:
         """Figures of the whole phase, for a manifest."""
@@ -110,13 +126,16 @@ class TrainingHistory:
         }
 
     def time_summary(self) -> dict[str, Any]:
-        """Over all attempts: mean seconds per step (checkpoints apart), the share of them spent waiting for data, mean seconds that
-        training stood still for a checkpoint, and how many steps were taken by how many workers."""
+        """Over all attempts, as worker 0 saw them: mean seconds per step (checkpoints, reports and each attempt's first step apart), the
+        share of them spent waiting for data, how many they are, seconds of first steps and of reports, mean seconds that training
+        stood still for a checkpoint, and how many steps were taken by how many workers."""
         timing = self.timing
         return {
             "seconds_per_step": self.seconds_per_step,
             "waiting_share": timing["waiting_seconds"] / max(1e-9, timing["seconds"]),
             "timed_steps": timing["steps"],
+            "start_seconds": timing["start_seconds"],
+            "reporting_seconds": timing["reporting_seconds"],
             "blocked_seconds_per_save": timing["blocked_seconds"] / max(1, timing["num_saves"]),
             "steps_by_workers": timing["steps_by_workers"],
         }

@@ -100,7 +100,7 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice
         done = step + 1
         if is_diagnostic_step(done - job.first_step, job.num_steps):
             diagnostics.measure(done, history)
-        history.add_time(time.perf_counter() - began, waited, dist.world_size)
+        history.add_time(time.perf_counter() - began, waited, dist.world_size, starts=step == start)
         saver.after_step(done, [whole, asks], lambda: modules.tensors(job))
     saver.close()
     _write_outputs(job, modules, history, dist)

@@ -74,7 +74,9 @@ class Saver:
             # A node that is going away leaves no time to write beside the training.
             address = self._save(done, capture, leaving or done == self._last_step) or address
         if address is not None or (done - self._first_step) % self._job.log_every_steps == 0:
+            began = time.perf_counter()
             self._on_report(done, self._history.latest() | {"num_steps": self._last_step}, address)
+            self._history.add_report(time.perf_counter() - began)
 
     def close(self) -> None:
         """Wait for what is being written."""

@@ -1,0 +1,214 @@
+"""The five phases as built (frozen encoders read latents that were stored once), beside the same phases with the encoder run at every step.
+
+Both sides in one process, packed and with equal texts of a micro-batch encoded once, in alternating rounds; their losses must agree.
+Encoder tokens count every pass of a token: without a graph, with one, and those that filled the latent stores.
+
+What can be saved follows from the phases' shares of the steps w, j, a, f (warmup, joint, alignment, finalization; 1 together), from s, the
+tokens of a step's targets over those of its inputs, and from the stores: each text of all stays once, for two encoders. In units of the
+inputs of all steps, encoding at every step costs w + a + f + s a + (2 + s) j (joint refinement encodes its inputs again with a graph), and
+as built (2 + s) j + s a + 2 / (e o t): e epochs, o windows that hold an hour, t the training stays' share of all tokens.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.demo_stores import DemoStores, demo_config
+from benchmarks.harness import Report, arguments, publish
+from clinjepa.curriculum.batches import MicroBatchFetcher, plain_feed
+from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.phase import hard_sync, run_phase
+from clinjepa.storage import Folder
+
+SIDES = {"stored": False, "every_step": True}
+TOLERANCE = 1e-4
+"""Largest difference of a step's loss between the sides, over the loss, at the end of all phases."""
+PAPER_EPOCHS = 1.9
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the possible saving depends on. shares: of the steps, by phase; targets: s; epochs: e; overlap: o; training: t."""
+
+    shares: Mapping[str, float]
+    targets: float
+    epochs: float
+    overlap: float
+    training: float
+
+
+def cost_every_step(shape: Shape, gradient: bool = True) -> float:
+    """Encoder tokens over input tokens of all steps when frozen phases encode too; without `gradient`, joint's second pass is left out."""
+    share = shape.shares
+    joint = (2 if gradient else 1) + shape.targets
+    return share["warmup"] + share["finalization"] + (1 + shape.targets) * share["alignment"] + joint * share["joint"]
+
+
+def cost_stored(shape: Shape, gradient: bool = True) -> float:
+    """The same as built, two latent stores included."""
+    joint = (2 if gradient else 1) + shape.targets
+    stores = 2 / (shape.epochs * shape.overlap * shape.training)
+    return shape.targets * shape.shares["alignment"] + joint * shape.shares["joint"] + stores
+
+
+def possible_saving(shape: Shape) -> float:
+    """Share of the encoder tokens that need not be computed; negative when there are too few epochs for stores to pay."""
+    return 1 - cost_stored(shape) / cost_every_step(shape)
+
+
+@dataclass
+class Outcome:
+    """One side of one round: losses of all steps, encoder tokens and wall seconds by phase (and `stores`)."""
+
+    losses: list[float]
+    tokens: dict[str, int]
+    seconds: dict[str, float]
+
+
+def run_curriculum(stores: DemoStores, root: Path, num_steps: int, reencode: bool) -> Outcome:
+    """All five phases, one after the other, with or without latent stores."""
+    steps, outcome = stores.steps(num_steps), Outcome([], {}, {"stores": 0.0})
+    first, before = 0, None
+
+    def embed(name: str, encoder: str | None) -> str | None:
+        if reencode:
+            return None
+        began = time.perf_counter()
+        address = stores.embed(root / name, encoder)
+        outcome.seconds["stores"] += time.perf_counter() - began
+        outcome.tokens["stores"] = outcome.tokens.get("stores", 0) + stores.embedded[address].num_tokens
+        return address
+
+    def train(phase: str, **inputs: Any) -> str:
+        nonlocal first
+        more = {"reencode": reencode} if phase != "joint" else {}
+        every = {"checkpoint_every_steps": num_steps, "total_steps": num_steps, "first_step": first}
+        job = stores.job(phase, root / phase, steps[phase], predictor=before, **every, **inputs, **more)
+        began = time.perf_counter()
+        summary = run_phase(job, Dist.current(), plain_feed(job), lambda *_: None)
+        outcome.seconds[phase] = time.perf_counter() - began
+        outcome.tokens[phase] = summary["tokens_encoded"]
+        outcome.losses += [row["loss"] for row in Folder(job.out).read_json("metrics.json")["steps"]]
+        first += steps[phase]
+        return job.out
+
+    before = train("warmup", latents=embed("latents-before", None))
+    joint = before = train("joint")
+    latents = embed("latents-after", joint)
+    before = train("alignment", latents=latents, encoder=joint, target=joint)
+    hard_sync(stores.job("hard_sync", root / "hard_sync", 0, encoder=joint, target=before, first_step=0))
+    train("finalization", latents=latents, encoder=joint)
+    return outcome
+
+
+def shape_of(stores: DemoStores, num_steps: int, tokens: Mapping[str, int]) -> Shape:
+    """tokens: by phase, with the encoder run at every step; they give the tokens of a step's inputs and targets."""
+    steps = stores.steps(num_steps)
+    inputs = (tokens["warmup"] + tokens["finalization"]) / (steps["warmup"] + steps["finalization"])
+    targets = tokens["alignment"] / steps["alignment"] - inputs
+    job = stores.job("joint", stores.root / "unused", 1)
+    plan = MicroBatchFetcher(job).plan
+    windows = stores.reader.windows
+    split = np.asarray(windows["split"].to_pylist())
+    stays, first, hours = (windows[name].to_numpy()[split == "train"] for name in ("stay_id", "start_hour", "num_hours"))
+    held = {(stay, hour) for stay, start, count in zip(stays, first, hours, strict=True) for hour in range(start, start + count)}
+    return Shape(
+        shares={name: count / num_steps for name, count in steps.items()},
+        targets=targets / inputs,
+        epochs=num_steps * int(job.curriculum_settings["global_batch"]) / len(plan.training_ids),
+        overlap=float(hours.sum()) / len(held),
+        training=training_share(stores),
+    )
+
+
+def training_share(stores: DemoStores) -> float:
+    """Tokens of the training stays over those of all stays."""
+    totals = {"train": 0, "other": 0}
+    for stay_id, split in zip(stores.reader.stays["stay_id"].to_pylist(), stores.reader.stays["split"].to_pylist(), strict=True):
+        stay = stores.reader.stay(stay_id)
+        totals["train" if split == "train" else "other"] += sum(len(text) for text in (stay.static, *stay.states, *stay.actions))
+    return totals["train"] / sum(totals.values())
+
+
+def largest_difference(one: list[float], other: list[float]) -> float:
+    """Of two loss curves, over the loss."""
+    return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
+
+
+def judged(shape: Shape, outcomes: Mapping[str, list[Outcome]]) -> dict[str, float]:
+    """Achieved over possible savings, in encoder tokens and in wall time.
+
+    The wall time that could be saved is that of the tokens that could be saved, at the rate at which the stores were filled.
+    """
+    tokens = {name: sum(found[0].tokens.values()) for name, found in outcomes.items()}
+    seconds = {name: statistics.median(sum(each.seconds.values()) for each in found) for name, found in outcomes.items()}
+    achieved, possible = 1 - tokens["stored"] / tokens["every_step"], possible_saving(shape)
+    rate = statistics.median(each.tokens["stores"] / each.seconds["stores"] for each in outcomes["stored"])
+    return {
+        "tokens_achieved_over_possible": achieved / possible,
+        "wall_achieved_over_possible": (seconds["every_step"] - seconds["stored"]) / (possible * tokens["every_step"] / rate),
+        "tokens_saved_share": achieved,
+        "tokens_possible_share": possible,
+        "wall_saved_share": 1 - seconds["stored"] / seconds["every_step"],
+        "wall_seconds_stored": seconds["stored"],
+        "wall_seconds_every_step": seconds["every_step"],
+    }
+
+
+def remaining(shape: Shape) -> dict[str, float]:
+    """Share of the encoder's forward tokens (joint's second pass apart) that remain, by epochs, for this corpus."""
+    found = {}
+    for epochs in (PAPER_EPOCHS, 5.0, 20.0, float("inf")):
+        at = Shape(shape.shares, shape.targets, epochs, shape.overlap, shape.training)
+        found[f"{epochs:g} epochs"] = cost_stored(at, gradient=False) / cost_every_step(at, gradient=False)
+    return found
+
+
+def main() -> None:
+    options = arguments(__doc__ or "", data=None, dataset="mimic_iv_demo", steps=200, rounds=3, threads=1)
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore", UserWarning)
+    num_steps, rounds = (24, 1) if options.quick else (options.steps, options.rounds)
+    overrides = {"source.simulator.num_patients": 12, "windows.max_hours": 24, "curriculum.global_batch": 8} if options.quick else {}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in SIDES}
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        stores = DemoStores(root / "stores", demo_config("simulator" if options.quick else options.dataset, options.data, overrides))
+        for number in range(rounds):
+            for name in SIDES if number % 2 == 0 else reversed(SIDES):
+                folder = root / f"{name}-{number}"
+                outcomes[name].append(run_curriculum(stores, folder, num_steps, SIDES[name]))
+                Folder(folder).remove()
+        shape = shape_of(stores, num_steps, outcomes["every_step"][0].tokens)
+        details = stores.describe() | {"num_steps": num_steps, "threads": options.threads}
+    difference = largest_difference(outcomes["stored"][0].losses, outcomes["every_step"][0].losses)
+    if difference > TOLERANCE:
+        raise SystemExit(f"losses differ by up to {difference:.3g} of the loss")
+    print(f"every step: w + a + f + s a + (2 + s) j = {cost_every_step(shape):.3f} of the inputs of all steps")
+    print(f"as built: (2 + s) j + s a + 2 / (e o t) = {cost_stored(shape):.3f}; {possible_saving(shape):.1%} can be saved")
+    print(f"with s = {shape.targets:.2f}, e = {shape.epochs:.2f}, o = {shape.overlap:.2f}, t = {shape.training:.2f}, {dict(shape.shares)}")
+    measured = judged(shape, outcomes) | {"largest_loss_difference": difference}
+    goal = {"tokens_achieved_over_possible": ">= 0.95", "wall_achieved_over_possible": ">= 0.95", "largest_loss_difference": "<= 1e-4"}
+    unit = {name: "s" if name.startswith("wall_seconds") else "ratio" for name in measured}
+    details |= {
+        "formula": "1 - ((2 + s) j + s a + 2 / (e o t)) / (w + a + f + s a + (2 + s) j)",
+        "shape": asdict(shape),
+        "remaining_forward_tokens": remaining(shape),
+        "tokens": {name: found[0].tokens for name, found in outcomes.items()},
+        "seconds": {name: [each.seconds for each in found] for name, found in outcomes.items()},
+    }
+    publish(Report("curriculum_cost", measured, goal, unit, details), options.quick)
+
+
+if __name__ == "__main__":
+    main()
