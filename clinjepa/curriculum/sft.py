@@ -153,6 +153,7 @@ def _assemble(job: SftJob, dist: Dist, checkpoint: Checkpoint | None) -> tuple[E
         whole_model_trainable=_trains_whole_model(job),
         device=dist.device,
         mesh=dist.mesh(),
+        with_head=True,
     )
     if checkpoint is not None:
         encoder.load_online(checkpoint.tensors("online"))

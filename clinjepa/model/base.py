@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import safetensors
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.model.io import write_tensors
@@ -116,6 +116,23 @@ def load_base(source: BaseSource, dtype: torch.dtype) -> PreTrainedModel:
         # transformers would go on with random values in their place.
         raise ValueError(f"{len(found['missing_keys'])} tensors are missing, {len(found['mismatched_keys'])} have another shape")
     return model
+
+
+class NoHead(nn.Module):
+    """Stands where an output layer was not read."""
+
+
+def drop_head(model: PreTrainedModel, adapted: Collection[str]) -> None:
+    """Leave out an output layer that shares no weights with the embeddings and gets no adapter: only next-token losses read it.
+
+    adapted: names of the layers that get adapters, as peft matches them.
+    """
+    head = model.get_output_embeddings()
+    if head is None or head.weight is model.get_input_embeddings().weight:
+        return
+    name = next(name for name, module in model.named_modules() if module is head)
+    if not any(name == wanted or name.endswith("." + wanted) for wanted in adapted):
+        model.set_submodule(name, NoHead())
 
 
 @contextlib.contextmanager
