@@ -20,6 +20,7 @@ from clinjepa.errors import ClinJepaError
 from pipelines.coordinator import coordinator
 from pipelines.executors import EXECUTORS
 from pipelines.planning import plan_experiment
+from pipelines.preflight import check_gpus, check_model
 from pipelines.progress import watch
 from pipelines.runner import RunContext, ensure
 from pipelines.session import check_storage, ray_session
@@ -82,7 +83,9 @@ def grid(config: Config, debug: bool = False) -> None:
     """`clinjepa grid`: train and judge every recipe x seed; no report."""
     check_storage(config)
     experiment = plan_experiment(config)
+    check_model(config, experiment)
     with ray_session(config, debug) as context, watch(context.coordinator, config.execution.progress):
+        check_gpus(context, experiment.stages)
         raise_faults(run_grid(context, experiment, experiment.ingest.settings["source"]["digest"]))
 
 

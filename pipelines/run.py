@@ -10,6 +10,7 @@ from clinjepa.storage import Folder
 from pipelines.grid import raise_faults, run_grid
 from pipelines.plan import warnings
 from pipelines.planning import plan_experiment
+from pipelines.preflight import check_gpus, check_model
 from pipelines.progress import console, watch
 from pipelines.report import RUN_SCHEMA_VERSION, write_report
 from pipelines.session import check_storage, ray_session
@@ -21,9 +22,11 @@ def run(config: Config, debug: bool = False) -> None:
     check_storage(config)
     check_run_folder(config)
     experiment = plan_experiment(config)
+    check_model(config, experiment)
     for line in warnings(config, experiment):
         console.print(f"warning: {line}", highlight=False)
     with ray_session(config, debug) as context:
+        check_gpus(context, experiment.stages)
         with watch(context.coordinator, config.execution.progress):
             faults = run_grid(context, experiment, experiment.ingest.settings["source"]["digest"])
         run_id = context.run_id

@@ -25,6 +25,7 @@ from clinjepa.curriculum.gathering import keep_gathered, set_gradient_sync
 from clinjepa.curriculum.history import TrainingHistory
 from clinjepa.curriculum.jobs import SftJob, check_workers, job_digest, num_micro_batches
 from clinjepa.curriculum.optimizer import GroupedAdamW
+from clinjepa.curriculum.out_of_memory import names_settings
 from clinjepa.curriculum.phase import Feed, OnReport
 from clinjepa.curriculum.plan import Assignment, assignments, mix_seed, torch_seed
 from clinjepa.curriculum.schedule import Schedule
@@ -41,6 +42,7 @@ NUM_TUNING_TEXTS = 256
 """Texts of tuning stays whose loss is measured while training."""
 
 
+@names_settings
 def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport) -> dict[str, Any]:
     """Train from the newest checkpoint, or the start, to the end and write the base or the adapters to `job.out`; returns a summary.
 

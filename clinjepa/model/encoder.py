@@ -21,12 +21,12 @@ from torch.utils.checkpoint import checkpoint
 
 from clinjepa.errors import ConfigError
 from clinjepa.model.adapters import adapter_of, add_adapters, switch_adapter
-from clinjepa.model.base import BaseSource, NoHead, base_config, drop_head, load_base, open_base, random_model
+from clinjepa.model.base import BaseSource, NoHead, base_config, check_content, drop_head, load_base, open_base, random_model
 from clinjepa.model.io import check_same_tensors
 from clinjepa.model.recompute import recompute_in_backward
 from clinjepa.model.sharding import fill, local, shard_encoder, to_shards, whole
 from clinjepa.model.specs import EncoderSpec
-from clinjepa.model.weights import fill_from_files, fits, hollow_model, hollow_on_cpu, weight_files
+from clinjepa.model.weights import content_digest, fill_from_files, fits, hollow_model, hollow_on_cpu, weight_files
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -265,6 +265,8 @@ def _read_encoder(
 ) -> Encoder:
     """Straight into place where the files hold the model's own tensors; else whole, by transformers, and not sharded yet."""
     files = weight_files(source.source, **source.options)
+    if source.content is not None:
+        check_content(source.source, source.content, content_digest(files))
     try:
         model = hollow_model(source.source, dtype, **source.options)
     except ValueError:
