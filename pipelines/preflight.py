@@ -73,8 +73,9 @@ def check_gpus(context: RunContext, stages: list[Stage]) -> None:
     needed = 1 if to_do == {"embed"} else execution.num_workers
     there = int(ray.cluster_resources().get("GPU", 0))
     if there < needed:
+        asks = "one encoder worker" if to_do == {"embed"} else "execution.num_workers"
         raise ResourceError(
-            f"execution.use_gpu=true: {needed} GPUs are needed ({'execution.num_workers' if to_do != {'embed'} else 'one encoder worker'}), "
+            f"execution.use_gpu=true: {needed} GPUs are needed ({asks}), "
             f"{'the cluster' if _on_a_cluster() else 'this machine'} has {there}; add GPU nodes, lower execution.num_workers, "
             "or set execution.use_gpu=false; if the cluster will grow, set execution.concurrent_cpus to what it may have"
         )

@@ -36,7 +36,7 @@ def shrink_model(
         config = AutoConfig.from_pretrained(source, revision=revision, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, local_files_only=True, use_fast=True)
     except (OSError, ValueError):
-        raise ConfigError(f"{source}: no config.json and tokenizer.json there; give a model folder, or fetch these two files first") from None
+        raise ConfigError(f"{source}: no config.json and tokenizer.json there; give a model folder, or fetch these two first") from None
     values = config.to_dict()
     sizes = _shrunk(values, num_layers, head_dim)
     # Which layer is of which kind is settled again for the layers that are left.
