@@ -59,7 +59,7 @@ UNITS = {
     "error": "share",
     "windows": "1/s",
 }
-"""By a part of a figure's name.""" 
+"""By a part of a figure's name."""
 
 
 LEVELS = ("none", "selective", "full")

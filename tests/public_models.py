@@ -25,9 +25,7 @@ TEXTS = [
     f"t={hour}h | Heart Rate: {60 + hour} bpm. MAP: {50 + 3 * hour} mmHg. Lactate: {hour / 7:.2f} mmol/L. No active interventions."
     for hour in range(40)
 ] + ["Age: 63 years. Gender: male. Race: unknown. Norepinephrine: 0.1 mcg/kg/min. No observations."]
-_PRETOKENS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_PRETOKENS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def write_public_folder(folder: Path) -> Path:
