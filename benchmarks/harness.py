@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("results")
-_PACKAGES = ("clinjepa", "ray", "polars", "pyarrow", "numpy", "torch", "tokenizers")
+_PACKAGES = ("clinjepa", "ray", "polars", "pyarrow", "numpy", "torch", "tokenizers", "transformers", "peft", "accelerate")
 _MARK = "CLINJEPA_BENCHMARK_PROCESS"
 
 
@@ -53,11 +53,18 @@ class Report:
 
 
 def arguments(description: str, **more: Any) -> argparse.Namespace:
-    """The command line of a benchmark: `--quick` (under a minute) and one `--name VALUE` for each entry of `more` (its default)."""
+    """The command line of a benchmark: `--quick` (under a minute) and one `--name VALUE` for each entry of `more` (its default).
+
+    A default of False makes a switch of it.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small input, under a minute, writes no result file")
     for name, default in more.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", default=default, type=str if default is None else type(default))
+        option = f"--{name.replace('_', '-')}"
+        if default is False:
+            parser.add_argument(option, action="store_true")
+        else:
+            parser.add_argument(option, default=default, type=str if default is None else type(default))
     return parser.parse_args()
 
 

@@ -32,6 +32,10 @@ class TrainingError(ClinJepaError):
     """Training that must not go on: NaN, an exploding norm, a collapse beyond its threshold."""
 
 
+class ResourceError(ClinJepaError):
+    """A machine or cluster that lacks what the configuration asks for: a GPU, or memory on it."""
+
+
 class LeakError(ClinJepaError):
     """Data that tell what they must not: an audit found an excluded field, a later event or a shared patient."""
 

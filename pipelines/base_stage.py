@@ -18,13 +18,24 @@ def run_base_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dic
     return run_remotely(context, _write_base, tokenizer, artifact.folder, stage.settings["encoder"], stage.settings["seed"], context.config)
 
 
+def public_content(model: str, revision: str | None) -> str | None:
+    """Content digest of a public model's files; None where they are not on this machine."""
+    from clinjepa.model.weights import content_digest, weight_files
+
+    try:
+        return content_digest(weight_files(model, revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+
+
 def _write_base(tokenizer: Folder, out: Folder, architecture: dict[str, Any], seed: int, config: Config) -> dict[str, Any]:
     from clinjepa.model.base import make_base
     from clinjepa.model.specs import EncoderSpec
     from clinjepa.trajectory.tokenizer import load_tokenizer
 
     if architecture["init"] == "pretrained":
-        out.write_json("model.json", {"model": architecture["model"], "revision": architecture["revision"]})
+        named = {name: architecture[name] for name in ("model", "revision")}
+        out.write_json("model.json", named | {"content": public_content(**named)})
         return {"made_here": False}
     loaded = load_tokenizer(tokenizer)
     spec = EncoderSpec.from_settings(config.encoder.model_dump(mode="json"), loaded.vocab_size, loaded.eos_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from clinjepa.config import Config
 from pipelines.executors import EXECUTORS
 from pipelines.planning import plan_experiment
+from pipelines.preflight import check_gpus, check_model
 from pipelines.progress import console, say_what_is_reused, watch
 from pipelines.runner import ensure
 from pipelines.session import check_storage, ray_session
@@ -13,9 +14,11 @@ from pipelines.session import check_storage, ray_session
 def evaluate(config: Config, debug: bool = False) -> None:
     check_storage(config)
     experiment = plan_experiment(config)
+    check_model(config, experiment)
     stages = [experiment.baselines, *(stage for trial in experiment.trials for stage in trial.evaluations.values())]
     say_what_is_reused(config, [each for stage in stages for each in stage.closure()])
     with ray_session(config, debug) as context:
+        check_gpus(context, [needed for stage in stages for needed in stage.closure()])
         with watch(context.coordinator, config.execution.progress):
             for stage in stages:
                 ensure(context, stage, EXECUTORS)

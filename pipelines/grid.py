@@ -20,11 +20,11 @@ from clinjepa.errors import ClinJepaError
 from pipelines.coordinator import coordinator
 from pipelines.executors import EXECUTORS
 from pipelines.planning import plan_experiment
+from pipelines.preflight import check_gpus, check_model, check_workers
 from pipelines.progress import say_what_is_reused, watch
 from pipelines.runner import RunContext, ensure
 from pipelines.session import check_storage, ray_session
 from pipelines.stages import Experiment, build_experiment
-from pipelines.training import check_training
 
 _NO_CPU = ray.tune.PlacementGroupFactory([{"memory": 1}])
 """One byte: Tune wants a bundle that is not empty, and any CPU it took would be missing from a stage that needs them all."""
@@ -81,11 +81,13 @@ def _faults(results: Any) -> list[str]:
 
 def grid(config: Config, debug: bool = False) -> None:
     """`clinjepa grid`: train and judge every recipe x seed; no report."""
-    check_training(config)
+    check_workers(config)
     check_storage(config)
     experiment = plan_experiment(config)
+    check_model(config, experiment)
     say_what_is_reused(config, experiment.stages)
     with ray_session(config, debug) as context, watch(context.coordinator, config.execution.progress):
+        check_gpus(context, experiment.stages)
         raise_faults(run_grid(context, experiment, experiment.ingest.settings["source"]["digest"]))
 
 

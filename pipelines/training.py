@@ -117,20 +117,6 @@ def least_training_needs(config: Config) -> Needs:
     return {name: amount * config.execution.min_workers for name, amount in _worker_needs(config).items()}
 
 
-def check_training(config: Config) -> None:
-    """Raise ConfigError, before any work, when there may be more workers than micro-batches for them to share."""
-    num_micro_batches = {
-        "curriculum.micro_batch": -(-config.curriculum.global_batch // config.curriculum.micro_batch),
-        "sft.micro_tokens": -(-config.sft.tokens_per_step // config.sft.micro_tokens),
-    }
-    for cut, available in num_micro_batches.items():
-        if config.execution.max_workers > available:
-            raise errors.ConfigError(
-                f"execution.num_workers: {config.execution.max_workers} workers would share {available} micro-batches of a step; "
-                f"use at most {available} workers or lower {cut}"
-            )
-
-
 def _worker_needs(config: Config) -> Needs:
     # A worker's reader is inside its own share: the elastic scheduler gives all CPUs to workers, and a reader that asked for one would
     # wait for ever.

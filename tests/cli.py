@@ -39,12 +39,11 @@ def call(command: str, *arguments: str, timeout: float = 600, **env: str) -> sub
     return subprocess.CompletedProcess(process.args, process.returncode, output, None)
 
 
-def python_without(absent: Sequence[str], code: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def python_without(absent: Sequence[str], code: str, cwd: Path = ROOT, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process in which the `absent` packages cannot be imported, as if they were not installed."""
     blocked = f"import sys\nsys.modules.update(dict.fromkeys({list(absent)!r}))\n"
-    return subprocess.run(
-        [sys.executable, "-c", blocked + code], cwd=cwd, env=environment(PYTHONPATH=str(ROOT)), text=True, capture_output=True, timeout=120
-    )
+    command, env = [sys.executable, "-c", blocked + code], environment(PYTHONPATH=str(ROOT))
+    return subprocess.run(command, cwd=cwd, env=env, text=True, capture_output=True, timeout=timeout)
 
 
 def numbers(report: dict[str, Any]) -> dict[str, Any]:

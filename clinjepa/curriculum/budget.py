@@ -127,8 +127,8 @@ def run_memory(run: RunSizes, recipe: Recipe) -> list[PhaseMemory]:
 
 
 def embed_memory(run: RunSizes) -> PhaseMemory:
-    """An encoder worker of the latent store: the whole base, not sharded, and a chunk without a graph."""
-    encoder = run.model.parameters * run.compute_bytes if run.lora else run.model.parameters * 4
+    """An encoder worker of the latent store: the base without an output layer, not sharded, and a chunk without a graph."""
+    encoder = (run.model.parameters - run.model.head_parameters) * run.compute_bytes if run.lora else run.model.parameters * 4
     adapters = run.lora_parameters * 4 if run.lora else 0
     return PhaseMemory("embed", encoder, adapters, 0, 0, _chunk(run, run.token_budget, "nothing"), 0, 0)
 
@@ -136,7 +136,7 @@ def embed_memory(run: RunSizes) -> PhaseMemory:
 def sft_memory(run: RunSizes) -> PhaseMemory:
     """Next-token training of the adapters, or of all weights in fp32 where the base was made here or `adaptation` is full."""
     whole = run.made_here or not run.lora
-    encoder, trained, updating = _encoder(run, whole, with_target=False, trains=True)
+    encoder, trained, updating = _encoder(run, whole, with_target=False, trains=True, with_head=True)
     logits = _LOGIT_BYTES * min(run.micro_tokens * run.model.vocab, LOGITS_AT_ONCE)
     encoding = _chunk(run, run.micro_tokens, run.activation_checkpointing, whole) + logits
     return PhaseMemory("sft", encoder, trained, 0, 0, encoding, 0, updating)
@@ -214,15 +214,16 @@ def _changes(run: RunSizes) -> list[tuple[str, str, RunSizes]]:
     return changes
 
 
-def _encoder(run: RunSizes, whole: bool, with_target: bool, trains: bool) -> tuple[int, int, int]:
+def _encoder(run: RunSizes, whole: bool, with_target: bool, trains: bool, with_head: bool = False) -> tuple[int, int, int]:
     """(base, what is trained or follows, temporary values of the update); `whole`: all weights, fp32, instead of adapters."""
     workers, model = run.num_workers, run.model
     weight_bytes = 4 if whole else run.compute_bytes
     sets = 2 if whole and with_target else 1
-    size = sets * model.parameters * weight_bytes
+    left_out = 0 if whole or with_head else model.head_parameters
+    size = sets * (model.parameters - left_out) * weight_bytes
     encoder = size // workers
     if workers > 1:
-        layered = sets * model.root_parameters * weight_bytes + _GATHERED_LAYERS * model.layer_parameters * weight_bytes
+        layered = sets * (model.root_parameters - left_out) * weight_bytes + _GATHERED_LAYERS * model.layer_parameters * weight_bytes
         encoder += size if size <= KEPT_GATHERED_BYTES else layered
     if whole and run.compute_bytes == 2:
         encoder += model.parameters * 2  # autocast keeps a bf16 copy of fp32 weights for the backward pass

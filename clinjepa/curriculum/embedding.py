@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from clinjepa.curriculum.assembly import encoder_spec
+from clinjepa.curriculum.out_of_memory import embedding_remedies, out_of_memory
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.io import read_tensors
 from clinjepa.model.packing import encode_texts
@@ -73,8 +74,11 @@ class Embedder:
         for stay_id in chosen:
             tokens = self.reader.stay(stay_id)
             texts += [tokens.static, *tokens.states, *tokens.actions]
-        device = next(self.encoder.parameters()).device
-        z_ND = encode_texts(self.encoder, texts, self.token_budget, device=device).float().cpu().numpy()
+        try:
+            device = next(self.encoder.parameters()).device
+            z_ND = encode_texts(self.encoder, texts, self.token_budget, device=device).float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, "latent store", embedding_remedies(self._job.encoder_settings)) from None
 
         def stays() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
             row = 0

@@ -24,6 +24,7 @@ from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.history import TrainingHistory
 from clinjepa.curriculum.jobs import PhaseJob, check_workers, job_digest, num_micro_batches
 from clinjepa.curriculum.objective import PhaseObjective
+from clinjepa.curriculum.out_of_memory import names_settings
 from clinjepa.curriculum.plan import Assignment, assignments
 from clinjepa.curriculum.saving import Notice, OnReport, Saver
 from clinjepa.curriculum.schedule import Schedule
@@ -37,6 +38,7 @@ SYNC_GAP = 1e-5
 """Largest difference that the hard sync may leave between online and target (Clin-JEPA, arXiv 2605.10840)."""
 
 
+@names_settings
 def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice: Notice | None = None) -> dict[str, Any]:
     """Train a phase from its newest checkpoint, or its start, to its end and write its files to `job.out`; returns a summary.
 

@@ -11,12 +11,15 @@ import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from clinjepa.curriculum.jobs import Job, PhaseJob, num_micro_batches
 from clinjepa.errors import StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ORDER_TAG, _ROLLOUT_TAG, _TORCH_TAG = 1, 2, 3
 

@@ -25,6 +25,7 @@ from clinjepa.curriculum.gathering import keep_gathered, set_gradient_sync
 from clinjepa.curriculum.history import TrainingHistory
 from clinjepa.curriculum.jobs import SftJob, check_workers, job_digest, num_micro_batches
 from clinjepa.curriculum.optimizer import GroupedAdamW
+from clinjepa.curriculum.out_of_memory import names_settings
 from clinjepa.curriculum.phase import Feed
 from clinjepa.curriculum.plan import Assignment, assignments, mix_seed, torch_seed
 from clinjepa.curriculum.saving import Notice, OnReport, Saver
@@ -42,6 +43,7 @@ NUM_TUNING_TEXTS = 256
 """Texts of tuning stays whose loss is measured while training."""
 
 
+@names_settings
 def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport, notice: Notice | None = None) -> dict[str, Any]:
     """Train from the newest checkpoint, or the start, to the end and write the base or the adapters to `job.out`; returns a summary.
 
@@ -153,6 +155,7 @@ def _assemble(job: SftJob, dist: Dist, checkpoint: Checkpoint | None) -> tuple[E
         whole_model_trainable=_trains_whole_model(job),
         device=dist.device,
         mesh=dist.mesh(),
+        with_head=True,
     )
     if checkpoint is not None:
         encoder.load_online(checkpoint.tensors("online"))

@@ -74,6 +74,11 @@ class Architecture:
         return self.vocab * self.hidden * (1 if self.tied else 2) + self.hidden
 
     @property
+    def head_parameters(self) -> int:
+        """Weights of an output layer of its own, which only next-token training loads; 0 where it is the embeddings."""
+        return 0 if self.tied else self.vocab * self.hidden
+
+    @property
     def parameters(self) -> int:
         return self.layers * self.layer_parameters + self.root_parameters
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,12 +31,7 @@ def add_adapters(model: PreTrainedModel, spec: EncoderSpec, seed: int, with_targ
     """
     from peft import PeftModel
 
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    unmatched = [wanted for wanted in spec.lora_targets if not any(name == wanted or name.endswith("." + wanted) for name in names)]
-    if unmatched:
-        layers = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
-        raise ConfigError(f"encoder.lora.targets: {', '.join(unmatched)} match no linear layer of this model; it has {layers}")
-
+    check_targets(model, spec.lora_targets)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft still asks transformers for an attribute under its former name.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
@@ -46,6 +42,15 @@ def add_adapters(model: PreTrainedModel, spec: EncoderSpec, seed: int, with_targ
     for name, parameter in adapted.named_parameters():
         parameter.requires_grad_(adapter_of(name)[1] == "online")
     return adapted
+
+
+def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
+    """Raise ConfigError for a LoRA target that matches no linear layer; a model without weights (on `meta`) is enough."""
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    unmatched = [wanted for wanted in targets if not any(name == wanted or name.endswith("." + wanted) for name in names)]
+    if unmatched:
+        layers = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
+        raise ConfigError(f"encoder.lora.targets: {', '.join(unmatched)} match no linear layer of this model; it has {layers}")
 
 
 def lora_config(spec: EncoderSpec, dropout: float) -> LoraConfig:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import safetensors
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from clinjepa.errors import ConfigError, StoreError
+from clinjepa.errors import CheckpointError, ConfigError, StoreError
 from clinjepa.model.io import write_tensors
 from clinjepa.model.specs import EncoderSpec
 
@@ -80,6 +80,9 @@ class BaseSource:
     options: dict[str, Any]
     """`revision` and `local_files_only`, as Hugging Face's loaders take them."""
 
+    content: str | None = None
+    """Content digest of the public model that the run began with, where it is known (`clinjepa.model.weights`)."""
+
 
 @contextlib.contextmanager
 def open_base(spec: EncoderSpec, base: Folder | None, allow_download: bool = False) -> Iterator[BaseSource]:
@@ -97,12 +100,22 @@ def open_base(spec: EncoderSpec, base: Folder | None, allow_download: bool = Fal
         return
     if spec.model is None:
         raise ConfigError("no base folder was given and encoder.model is not set; set encoder.model, or encoder.init=config")
+    content = base.read_json(NAMED_BASE).get("content") if base is not None else None
     try:
-        yield BaseSource(spec.model, {"revision": spec.revision, "local_files_only": not allow_download})
+        yield BaseSource(spec.model, {"revision": spec.revision, "local_files_only": not allow_download}, content)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         remedy = "check the id and the network" if allow_download else "fetch it first, or set encoder.allow_download=true"
         what = f"encoder.model={spec.model} (revision {spec.revision})"
         raise ConfigError(f"{what} cannot be loaded ({_first_line(error)}); {remedy}") from None
+
+
+def check_content(model: str | None, begun_with: str | None, found: str) -> None:
+    """Raise CheckpointError when the model in a place is not the one that a run began with: adapters belong to one base."""
+    if begun_with not in (None, found):
+        raise CheckpointError(
+            f"encoder.model={model} is not the model that this run began with (its files were replaced); put that one back, "
+            "or give the new one another folder or revision, which starts a new run"
+        )
 
 
 def load_base(source: BaseSource, dtype: torch.dtype) -> PreTrainedModel:
@@ -110,7 +123,7 @@ def load_base(source: BaseSource, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True, "trust_remote_code": False}
-    with _quiet():
+    with quiet():
         model, found = AutoModelForCausalLM.from_pretrained(source.source, output_loading_info=True, **options, **source.options)
     if found["missing_keys"] or found["mismatched_keys"]:
         # transformers would go on with random values in their place.
@@ -118,8 +131,25 @@ def load_base(source: BaseSource, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
+class NoHead(nn.Module):
+    """Stands where an output layer was not read."""
+
+
+def drop_head(model: PreTrainedModel, adapted: Collection[str]) -> None:
+    """Leave out an output layer that shares no weights with the embeddings and gets no adapter: only next-token losses read it.
+
+    adapted: names of the layers that get adapters, as peft matches them.
+    """
+    head = model.get_output_embeddings()
+    if head is None or head.weight is model.get_input_embeddings().weight:
+        return
+    name = next(name for name, module in model.named_modules() if module is head)
+    if not any(name == wanted or name.endswith("." + wanted) for wanted in adapted):
+        model.set_submodule(name, NoHead())
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar per worker while weights are read."""
     from transformers.utils import logging
 

@@ -21,12 +21,12 @@ from torch.utils.checkpoint import checkpoint
 
 from clinjepa.errors import ConfigError
 from clinjepa.model.adapters import adapter_of, add_adapters, switch_adapter
-from clinjepa.model.base import BaseSource, base_config, load_base, open_base, random_model
+from clinjepa.model.base import BaseSource, NoHead, base_config, check_content, drop_head, load_base, open_base, random_model
 from clinjepa.model.io import check_same_tensors
 from clinjepa.model.recompute import recompute_in_backward
 from clinjepa.model.sharding import fill, local, shard_encoder, to_shards, whole
 from clinjepa.model.specs import EncoderSpec
-from clinjepa.model.weights import fill_from_files, fits, hollow_model, hollow_on_cpu, weight_files
+from clinjepa.model.weights import content_digest, fill_from_files, fits, hollow_model, hollow_on_cpu, weight_files
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -76,7 +76,10 @@ class Encoder(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and which == "online"), self._autocast(input_ids_L.device.type):
             hidden_LD = self._hidden(_causal(model), torch.atleast_2d(input_ids_L), torch.atleast_2d(position_ids_L)).flatten(0, 1)
             if labels_L is not None:
-                return _next_token_loss(_causal(model).get_output_embeddings(), hidden_LD, labels_L.flatten())
+                head = _causal(model).get_output_embeddings()
+                if isinstance(head, NoHead):
+                    raise ValueError("this encoder was read without its output layer; build it with with_head=True")
+                return _next_token_loss(head, hidden_LD, labels_L.flatten())
             if last_index_N is None:
                 raise ValueError("give last_index_N for latents or labels_L for a next-token loss")
             return hidden_LD[last_index_N].to(self.spec.torch_dtype)
@@ -220,13 +223,16 @@ def build_encoder(
     allow_download: bool = False,
     device: torch.device | str = "cpu",
     mesh: DeviceMesh | None = None,
+    with_head: bool = False,
 ) -> Encoder:
     """An encoder on `device`, or sharded over `mesh`, whose online weights are trainable.
 
     base: folder of the base; None takes `spec.model`, or a fresh random one where `spec.init` is `config`. seed: of fresh
     adapters (B = 0: it starts as the base) and of a fresh base. whole_model_trainable: no adapters, all weights in fp32 (SFT
     of a small base; `adaptation=full`). with_target: a second set of online weights, equal at the start. mesh: every worker
-    reads its shards only. Raises StoreError or ConfigError for a base that cannot be read or does not fit the tokenizer.
+    reads its shards only. with_head: next-token losses will be asked for; without it the output layer of a base that is read is
+    left on the disk where nothing else needs it (a layer of its own, no trained weight).
+    Raises StoreError or ConfigError for a base that cannot be read or does not fit the tokenizer.
     """
     lora = spec.adaptation == "lora" and not whole_model_trainable
     dtype = spec.torch_dtype if lora else torch.float32
@@ -235,6 +241,8 @@ def build_encoder(
         known = model.get_input_embeddings().num_embeddings
         if known < spec.vocab_size:
             raise ConfigError(f"the tokenizer has {spec.vocab_size} tokens, the base model only {known}; they do not belong together")
+        if lora and not with_head:
+            drop_head(model, spec.lora_targets)
         return Encoder(spec, add_adapters(model, spec, seed, with_target) if lora else model, lora, with_target)
 
     if base is None and spec.init == "config":
@@ -257,6 +265,8 @@ def _read_encoder(
 ) -> Encoder:
     """Straight into place where the files hold the model's own tensors; else whole, by transformers, and not sharded yet."""
     files = weight_files(source.source, **source.options)
+    if source.content is not None:
+        check_content(source.source, source.content, content_digest(files))
     try:
         model = hollow_model(source.source, dtype, **source.options)
     except ValueError:

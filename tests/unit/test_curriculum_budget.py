@@ -112,8 +112,8 @@ def test_the_predictors_graph_takes_what_was_measured() -> None:
 
 def test_joint_refinement_of_qwen3_8b_on_8_gpus_by_hand() -> None:
     memory = phase_memory(run_sizes(num_workers=8), phase("joint"))
-    # A shard of 2 B a weight; gathered: embeddings, output layer, last norm, and three layers.
-    assert memory.encoder == 8_190_735_360 * 2 // 8 + (2 * 151_936 * 4096 + 4096) * 2 + 3 * 192_946_432 * 2
+    # A shard of 2 B a weight, the output layer left out; gathered: embeddings, last norm, and three layers.
+    assert memory.encoder == 7_568_405_504 * 2 // 8 + (151_936 * 4096 + 4096) * 2 + 3 * 192_946_432 * 2
     # fp32: whole gradients while they accumulate; shards of online, target, gradients and two moments.
     assert memory.trained == 15_335_424 * 4 + 5 * 15_335_424 * 4 // 8
     # fp32: gathered whole, whole gradients, and shards of weights, gradients and two moments.
@@ -134,8 +134,13 @@ def test_a_phase_on_stored_latents_has_no_encoder() -> None:
 
 def test_one_gpu_gathers_nothing_and_keeps_one_set_of_gradients() -> None:
     memory = phase_memory(run_sizes(num_workers=1), phase("joint"))
-    assert memory.encoder == 8_190_735_360 * 2
+    assert memory.encoder == 7_568_405_504 * 2
     assert memory.predictor == 4 * 92_514_304 * 4
+
+
+def test_only_next_token_training_holds_an_output_layer() -> None:
+    with_head, without = sft_memory(run_sizes(num_workers=1)), budget.embed_memory(run_sizes(num_workers=1))
+    assert with_head.encoder - without.encoder == 151_936 * 4096 * 2
 
 
 def test_sft_logits_are_bounded_whatever_the_tokens() -> None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from clinjepa.model.base import NoHead
 from clinjepa.model.encoder import build_encoder
-from clinjepa.model.packing import encode_texts
+from clinjepa.model.packing import encode_texts, pack_texts
 from clinjepa.model.weights import weight_files
 from clinjepa.storage import Folder
 from tests.direct_load_worker import TEXTS, plainly_built, write_model
-from tests.model_encoders import encoder_spec
+from tests.model_encoders import SETTINGS, encoder_spec
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -35,6 +36,28 @@ def test_tied_weights_stay_one_tensor(tmp_path: Path) -> None:
     write_model(tmp_path, tied=True)
     causal = build_encoder(encoder_spec(), Folder(tmp_path), 4).model.get_base_model()
     assert causal.lm_head.weight is causal.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("files", ["the model's own tensors", "left to transformers"])
+def test_an_output_layer_of_its_own_is_left_on_the_disk_unless_it_is_needed(tmp_path: Path, files: str, monkeypatch) -> None:
+    write_model(tmp_path, tied=False)
+    if files == "left to transformers":
+        monkeypatch.setattr("clinjepa.model.encoder.fits", lambda *_: False)
+    latent, whole = (build_encoder(encoder_spec(), Folder(tmp_path), 4, with_head=with_head) for with_head in (False, True))
+    left_out = {name for name, _ in whole.named_parameters()} - {name for name, _ in latent.named_parameters()}
+    assert {name.rpartition("lm_head")[2] for name in left_out} == {".weight"}
+    assert torch.equal(encode_texts(latent, TEXTS, 512), encode_texts(whole, TEXTS, 512))
+    (pack,) = pack_texts(TEXTS, 512)
+    assert whole(pack.input_ids_L, pack.position_ids_L, labels_L=pack.labels_L).isfinite()
+    with pytest.raises(ValueError, match="with_head=True"):
+        latent(pack.input_ids_L, pack.position_ids_L, labels_L=pack.labels_L)
+
+
+@pytest.mark.parametrize("changes", [{"adaptation": "full"}, {"lora": SETTINGS["lora"] | {"targets": ["q_proj", "lm_head"]}}])
+def test_an_output_layer_that_is_trained_is_always_there(tmp_path: Path, changes: dict) -> None:
+    write_model(tmp_path, tied=False)
+    encoder = build_encoder(encoder_spec(**changes), Folder(tmp_path), 4)
+    assert not any(isinstance(module, NoHead) for module in encoder.modules())
 
 
 def test_a_base_folder_that_names_a_model_leads_to_it(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""A public model shrunk to fit a laptop, to rehearse a large run with: same class and structure, few and narrow layers, random weights.
+
+What decides how a model is read and trained stays as it is: grouped queries, normed queries and keys, an output layer of its
+own or not, the vocabulary and its tokenizer, bf16 weights in several files. `python -m clinjepa.model.shrink MODEL FOLDER`
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clinjepa.errors import ClinJepaError, ConfigError
+from clinjepa.model.base import quiet
+
+
+def shrink_model(
+    source: str, out: str | os.PathLike[str], revision: str | None = None, num_layers: int = 4, head_dim: int = 16, num_files: int = 3
+) -> dict[str, Any]:
+    """Write the shrunk model and its tokenizer to `out` as transformers does; returns its sizes.
+
+    source: a model folder or an id in the local cache; its configuration and tokenizer are read, its weights need not be there.
+    The ratio of query to key/value heads and of feed-forward to hidden size is kept. num_files: safetensors files, about.
+    Raises ConfigError for a source that is not on the machine, and for `out` that holds something already.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(out)
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty; give a new folder")
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, local_files_only=True, use_fast=True)
+    except (OSError, ValueError):
+        raise ConfigError(f"{source}: no config.json and tokenizer.json there; give a model folder, or fetch these two first") from None
+    values = config.to_dict()
+    sizes = _shrunk(values, num_layers, head_dim)
+    # Which layer is of which kind is settled again for the layers that are left.
+    smaller = type(config)(**{name: value for name, value in values.items() if name != "layer_types"} | sizes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(smaller, dtype=torch.bfloat16)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    with quiet():
+        model.save_pretrained(folder, max_shard_size=size // num_files + size // 50)
+    tokenizer.save_pretrained(folder)
+    return sizes
+
+
+def _shrunk(values: dict[str, Any], num_layers: int, head_dim: int) -> dict[str, Any]:
+    heads = int(values["num_attention_heads"])
+    kv_heads = int(values.get("num_key_value_heads") or heads)
+    hidden = int(values["hidden_size"])
+    few_kv = min(2, kv_heads)
+    few = few_kv * heads // kv_heads
+    width = round(hidden / (heads * int(values.get("head_dim") or hidden // heads)) * few * head_dim)
+    return {
+        "num_hidden_layers": min(num_layers, int(values["num_hidden_layers"])),
+        "num_attention_heads": few,
+        "num_key_value_heads": few_kv,
+        "head_dim": head_dim,
+        "hidden_size": width,
+        "intermediate_size": round(int(values["intermediate_size"]) / hidden * width),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write a public model shrunk, with random weights, to rehearse a run with.")
+    parser.add_argument("model", help="a model folder, or an id in the local Hugging Face cache")
+    parser.add_argument("folder", help="where to write the shrunk one")
+    parser.add_argument("--revision")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--head-dim", type=int, default=16)
+    given = parser.parse_args()
+    try:
+        sizes = shrink_model(given.model, given.folder, given.revision, given.layers, given.head_dim)
+    except ClinJepaError as fault:
+        print(f"{type(fault).__name__}: {fault}", file=sys.stderr)
+        return 1
+    print(f"{given.folder}: " + ", ".join(f"{name} {value}" for name, value in sizes.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
