@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,26 +13,15 @@ from typing import Any
 import pytest
 
 from clinjepa.curriculum.jobs import PhaseJob
-from tests.cli import ROOT, environment
-from tests.curriculum_jobs import ENCODER, PREDICTOR, phase_job
 from tests.curriculum_processes import run_job
-from tests.curriculum_store import make_base_and_latents, make_trajectories
+from tests.plain_training import assert_same, start, warmup_job
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
-STEPS = 8
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> PhaseJob:
-    """A phase that saves after every step, and whose predictor is large enough (60 MB a checkpoint) for a save to be met."""
-    root = tmp_path_factory.mktemp("inputs")
-    trajectories = make_trajectories(root)
-    _, latents = make_base_and_latents(root, trajectories, ENCODER)
-    return replace(
-        phase_job("warmup", trajectories=trajectories, latents=latents, num_steps=STEPS, total_steps=STEPS, checkpoint_every_steps=1),
-        predictor_settings={**PREDICTOR, "hidden_size": 384, "num_layers": 3, "ffn_size": 1536},
-        log_every_steps=1,
-    )
+    return warmup_job(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +29,6 @@ def undisturbed(job, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
     run_job(replace(job, out=str(out)))
     return out
-
-
-def start(job: PhaseJob, **options: Any) -> subprocess.Popen[bytes]:
-    path = Path(job.out).with_suffix(".json")
-    path.write_text(json.dumps(job.to_json()))
-    command = [sys.executable, "-m", "clinjepa.curriculum.worker", str(path)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, **options
-    )
 
 
 def states(folder: Path) -> dict[int, bool]:
@@ -112,10 +90,3 @@ def test_a_disk_that_fills_up_is_named_and_the_phase_goes_on_when_there_is_room(
         assert_same(Path(job.out), undisturbed)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def assert_same(out: Path, undisturbed: Path) -> None:
-    """The same bytes as the run that nobody killed; clock times apart."""
-    names = {path.name for path in undisturbed.iterdir() if path.is_file()} - {"timing.json"}
-    assert "predictor.safetensors" in names
-    assert [name for name in sorted(names) if (out / name).read_bytes() != (undisturbed / name).read_bytes()] == []
