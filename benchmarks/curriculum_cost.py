@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.demo_stores import DemoStores, demo_config
-from benchmarks.harness import Report, arguments, publish
+from benchmarks.harness import Cost, Report, arguments, publish, timed
 from clinjepa.curriculum.batches import MicroBatchFetcher, plain_feed
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.phase import hard_sync, run_phase
@@ -68,37 +67,41 @@ def possible_saving(shape: Shape) -> float:
 
 @dataclass
 class Outcome:
-    """One side of one round: losses of all steps, encoder tokens and wall seconds by phase (and `stores`)."""
+    """One side of one round: losses of all steps; encoder tokens and time by phase (and `stores`)."""
 
-    losses: list[float]
-    tokens: dict[str, int]
-    seconds: dict[str, float]
+    losses: list[float] = field(default_factory=list)
+    tokens: dict[str, int] = field(default_factory=dict)
+    costs: dict[str, Cost] = field(default_factory=dict)
+
+    def seconds(self, of: str, without: str = "") -> float:
+        """`cpu_seconds` or `wall_seconds` of all phases but one."""
+        return sum(getattr(cost, of) for name, cost in self.costs.items() if name != without)
 
 
 def run_curriculum(stores: DemoStores, root: Path, num_steps: int, reencode: bool) -> Outcome:
     """All five phases, one after the other, with or without latent stores."""
-    steps, outcome = stores.steps(num_steps), Outcome([], {}, {"stores": 0.0})
+    steps, outcome = stores.steps(num_steps), Outcome()
     first, before = 0, None
 
     def embed(name: str, encoder: str | None) -> str | None:
         if reencode:
             return None
-        began = time.perf_counter()
-        address = stores.embed(root / name, encoder)
-        outcome.seconds["stores"] += time.perf_counter() - began
-        outcome.tokens["stores"] = outcome.tokens.get("stores", 0) + stores.embedded[address].num_tokens
-        return address
+        addresses: list[str] = []
+        cost = timed(lambda: addresses.append(stores.embed(root / name, encoder)))
+        before = outcome.costs.get("stores", Cost(0.0, 0.0))
+        outcome.costs["stores"] = Cost(before.wall_seconds + cost.wall_seconds, before.cpu_seconds + cost.cpu_seconds)
+        outcome.tokens["stores"] = outcome.tokens.get("stores", 0) + stores.embedded[addresses[0]].num_tokens
+        return addresses[0]
 
     def train(phase: str, **inputs: Any) -> str:
         nonlocal first
         more = {"reencode": reencode} if phase != "joint" else {}
         every = {"checkpoint_every_steps": num_steps, "total_steps": num_steps, "first_step": first}
         job = stores.job(phase, root / phase, steps[phase], predictor=before, **every, **inputs, **more)
-        began = time.perf_counter()
-        summary = run_phase(job, Dist.current(), plain_feed(job), lambda *_: None)
-        outcome.seconds[phase] = time.perf_counter() - began
-        outcome.tokens[phase] = summary["tokens_encoded"]
-        outcome.losses += [row["loss"] for row in Folder(job.out).read_json("metrics.json")["steps"]]
+        outcome.costs[phase] = timed(lambda: run_phase(job, Dist.current(), plain_feed(job), lambda *_: None))
+        metrics = Folder(job.out).read_json("metrics.json")
+        outcome.tokens[phase] = metrics["summary"]["tokens_encoded"]
+        outcome.losses += [row["loss"] for row in metrics["steps"]]
         first += steps[phase]
         return job.out
 
@@ -146,22 +149,27 @@ def largest_difference(one: list[float], other: list[float]) -> float:
 
 
 def judged(shape: Shape, outcomes: Mapping[str, list[Outcome]]) -> dict[str, float]:
-    """Achieved over possible savings, in encoder tokens and in wall time.
+    """Achieved over possible savings, in encoder tokens and in CPU time, and what they come to in wall time.
 
-    The wall time that could be saved is that of the tokens that could be saved, at the rate at which the stores were filled.
+    The time that could be saved is that of the tokens that could be saved, at the rate at which the stores were filled. Joint
+    refinement, which is the same job on both sides, is left out of the times that are subtracted.
     """
+
+    def middle(name: str, of: str, without: str = "") -> float:
+        return statistics.median(each.seconds(of, without) for each in outcomes[name])
+
     tokens = {name: sum(found[0].tokens.values()) for name, found in outcomes.items()}
-    seconds = {name: statistics.median(sum(each.seconds.values()) for each in found) for name, found in outcomes.items()}
     achieved, possible = 1 - tokens["stored"] / tokens["every_step"], possible_saving(shape)
-    rate = statistics.median(each.tokens["stores"] / each.seconds["stores"] for each in outcomes["stored"])
+    rate = statistics.median(each.tokens["stores"] / each.costs["stores"].cpu_seconds for each in outcomes["stored"])
+    saved = {of: middle("every_step", of, "joint") - middle("stored", of, "joint") for of in ("cpu_seconds", "wall_seconds")}
     return {
         "tokens_achieved_over_possible": achieved / possible,
-        "wall_achieved_over_possible": (seconds["every_step"] - seconds["stored"]) / (possible * tokens["every_step"] / rate),
+        "time_achieved_over_possible": saved["cpu_seconds"] / (possible * tokens["every_step"] / rate),
         "tokens_saved_share": achieved,
         "tokens_possible_share": possible,
-        "wall_saved_share": 1 - seconds["stored"] / seconds["every_step"],
-        "wall_seconds_stored": seconds["stored"],
-        "wall_seconds_every_step": seconds["every_step"],
+        "wall_saved_share": saved["wall_seconds"] / middle("every_step", "wall_seconds"),
+        "wall_seconds_stored": middle("stored", "wall_seconds"),
+        "wall_seconds_every_step": middle("every_step", "wall_seconds"),
     }
 
 
@@ -198,14 +206,16 @@ def main() -> None:
     print(f"as built: (2 + s) j + s a + 2 / (e o t) = {cost_stored(shape):.3f}; {possible_saving(shape):.1%} can be saved")
     print(f"with s = {shape.targets:.2f}, e = {shape.epochs:.2f}, o = {shape.overlap:.2f}, t = {shape.training:.2f}, {dict(shape.shares)}")
     measured = judged(shape, outcomes) | {"largest_loss_difference": difference}
-    goal = {"tokens_achieved_over_possible": ">= 0.95", "wall_achieved_over_possible": ">= 0.95", "largest_loss_difference": "<= 1e-4"}
+    goal = {"tokens_achieved_over_possible": ">= 0.95", "time_achieved_over_possible": ">= 0.95", "largest_loss_difference": "<= 1e-4"}
     unit = {name: "s" if name.startswith("wall_seconds") else "ratio" for name in measured}
     details |= {
         "formula": "1 - ((2 + s) j + s a + 2 / (e o t)) / (w + a + f + s a + (2 + s) j)",
         "shape": asdict(shape),
         "remaining_forward_tokens": remaining(shape),
         "tokens": {name: found[0].tokens for name, found in outcomes.items()},
-        "seconds": {name: [each.seconds for each in found] for name, found in outcomes.items()},
+        "costs": {
+            name: [{phase: asdict(cost) for phase, cost in each.costs.items()} for each in found] for name, found in outcomes.items()
+        },
     }
     publish(Report("curriculum_cost", measured, goal, unit, details), options.quick)
 

@@ -2,7 +2,7 @@
 
 Arrays of a phase's micro-batch of B windows, padded to its longest T:
 - always: `valid` bool [B, T], `window_ids` int64 [B], `rollout_starts` int64 [B] (-1: too short to roll out);
-- with latents: `z_static` [B, D], `z_state` [B, T, D], `z_action` [B, T, D], float32, 0 in the padding;
+- with latents: `z_static` [B, D], `z_state` [B, T, D], `z_action` [B, T, D], 0 in the padding, float32 or bfloat16 as they are stored;
 - with texts: `tokens` int32, the unique texts end to end (those of states first), `text_lengths` int32 [U], and which text
   stands where: `state_texts` int32 [B, T] (-1 in the padding); `static_texts` [B] and `action_texts` [B, T] unless only
   targets, which are states, are encoded.
@@ -11,13 +11,14 @@ Arrays of an SFT micro-batch: `tokens` int32 (texts end to end, without EOS), `t
 
 from __future__ import annotations
 
+import json
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from clinjepa.curriculum.jobs import Job, SftJob
 from clinjepa.curriculum.plan import Assignment, PhasePlan
@@ -28,6 +29,8 @@ from clinjepa.trajectory.store import TrajectoryReader
 
 _READ_AHEAD = 2
 _CACHED_ROW_GROUPS = 64
+_DTYPES = {"bool": "BOOL", "int32": "I32", "int64": "I64", "float32": "F32", "uint16": "BF16"}
+"""numpy's to safetensors' names; numpy has no bfloat16, so its bits travel as uint16."""
 
 
 class MicroBatchFetcher:
@@ -48,9 +51,9 @@ class MicroBatchFetcher:
     def __call__(self, step: int, micro: int) -> bytes:
         """The collated micro-batch `micro` of step `step`; raises StoreError for a torn or missing store."""
         if isinstance(self.job, SftJob):
-            return save(self._sft_arrays(step, micro))
+            return payload(self._sft_arrays(step, micro))
         plan = self.plan
-        return save(self.window_arrays(plan.step(step)[micro], plan.rollout_starts(step, micro)))
+        return payload(self.window_arrays(plan.step(step)[micro], plan.rollout_starts(step, micro)))
 
     @property
     def trajectories(self) -> TrajectoryReader:
@@ -90,12 +93,12 @@ class MicroBatchFetcher:
     def _latent_arrays(self, windows: list[tuple[int, int, int]]) -> dict[str, np.ndarray]:
         if self._latents is None:
             self._latents = LatentReader(Folder(str(self.job.latents)))  # type: ignore[union-attr]
-        longest, dim = max(hours for _, _, hours in windows), self._latents.dim
-        z_static = np.zeros((len(windows), dim), dtype=np.float32)
-        z_state = np.zeros((len(windows), longest, dim), dtype=np.float32)
-        z_action = np.zeros((len(windows), longest, dim), dtype=np.float32)
+        longest, dim, dtype = max(hours for _, _, hours in windows), self._latents.dim, self._latents.stored_dtype
+        z_static = np.zeros((len(windows), dim), dtype=dtype)
+        z_state = np.zeros((len(windows), longest, dim), dtype=dtype)
+        z_action = np.zeros((len(windows), longest, dim), dtype=dtype)
         for i, (stay_id, start, hours) in enumerate(windows):
-            z_static[i], z_state[i, :hours], z_action[i, :hours] = self._latents.stay(stay_id, start, hours)
+            z_static[i], z_state[i, :hours], z_action[i, :hours] = self._latents.stored(stay_id, start, hours)
         return {"z_static": z_static, "z_state": z_state, "z_action": z_action}
 
     def _text_arrays(self, windows: list[tuple[int, int, int]], states_only: bool) -> dict[str, np.ndarray]:
@@ -143,6 +146,18 @@ def plain_feed(job: Job) -> Callable[[Sequence[Assignment]], Iterator[bytes]]:
                     future.cancel()
 
     return feed
+
+
+def payload(arrays: dict[str, np.ndarray]) -> bytes:
+    """safetensors bytes of collated arrays, copied once; uint16 arrays are the bits of bfloat16."""
+    parts = [np.ascontiguousarray(array) for array in arrays.values()]
+    header, offset = {}, 0
+    for name, part in zip(arrays, parts, strict=True):
+        header[name] = {"dtype": _DTYPES[part.dtype.name], "shape": part.shape, "data_offsets": [offset, offset + part.nbytes]}
+        offset += part.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([struct.pack("<Q", len(text)), text, *(part.reshape(-1).view(np.uint8) for part in parts)])
 
 
 class _UniqueTexts:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from safetensors.numpy import save
 from safetensors.torch import load
 
 from clinjepa.curriculum.assembly import PhaseModules
-from clinjepa.curriculum.batches import MicroBatchFetcher
+from clinjepa.curriculum.batches import MicroBatchFetcher, payload
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.history import TrainingHistory
 from clinjepa.curriculum.jobs import PhaseJob
@@ -63,7 +62,7 @@ class PhaseDiagnostics:
         pool = plan.tuning_ids if len(plan.tuning_ids) else plan.training_ids
         seed = mix_seed(_WINDOWS_TAG, self._job.seed)
         chosen = np.sort(np.random.default_rng(seed).permutation(pool)[:NUM_WINDOWS])
-        arrays = load(save(self._fetcher.window_arrays(chosen, np.full(len(chosen), -1))))
+        arrays = load(payload(self._fetcher.window_arrays(chosen, np.full(len(chosen), -1))))
         arrays = {name: value.to(self._dist.device) for name, value in arrays.items()}
         modules = [module for module in (self._modules.predictor, self._modules.encoder) if module is not None]
         was_training = [module.training for module in modules]

@@ -52,13 +52,13 @@ class PhaseObjective:
 
     def latents(self, arrays: dict[str, Tensor], seed: int, with_gradient: bool) -> Latents:
         """Inputs and targets of a collated micro-batch. All workers call it alike when the phase runs the encoder."""
+        if self._job.reads_latents:
+            z_static, z_state, z_action = (arrays[name].float() for name in ("z_static", "z_state", "z_action"))
         if self._encoder is None:
-            return Latents(arrays["z_static"], arrays["z_state"], arrays["z_action"], arrays["z_state"], None, None, 0)
+            return Latents(z_static, z_state, z_action, z_state, None, None, 0)
         device, num_tokens = self._dist.device, 0
         unique_UD = chunks = None
-        if self._job.reads_latents:
-            z_static, z_state, z_action = arrays["z_static"], arrays["z_state"], arrays["z_action"]
-        else:
+        if not self._job.reads_latents:
             chunks = cut_chunks(self._encoder, arrays, self._token_budget, seed, self._dist)
             unique_UD = encode_chunks(self._encoder, chunks, "online", device).requires_grad_(with_gradient)
             num_tokens += chunks.num_tokens

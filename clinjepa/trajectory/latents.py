@@ -142,11 +142,21 @@ class LatentReader:
         """Hours T of a stay."""
         return self._place(stay_id)[2]
 
+    @cached_property
+    def stored_dtype(self) -> np.dtype:
+        """Of `stored`: float32, or uint16 for the bits of bfloat16."""
+        return self._header(next(iter(self._index.values()))[0]).numpy_dtype
+
     def stay(self, stay_id: int, start_hour: int = 0, num_hours: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(z_static_D, z_state_TD, z_action_TD) as float32 for hours start_hour ... start_hour + num_hours - 1 (default: to the end).
 
         Raises StoreError when the store lacks the stay or the hours.
         """
+        z_static, z_state, z_action = (_to_float32(part) for part in self.stored(stay_id, start_hour, num_hours))
+        return z_static, z_state, z_action
+
+    def stored(self, stay_id: int, start_hour: int = 0, num_hours: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `stay`, but as they are on disk, in `stored_dtype`, not to be written to."""
         file, first, total = self._place(stay_id)
         count = total - start_hour if num_hours is None else num_hours
         if start_hour < 0 or count < 0 or start_hour + count > total:
@@ -161,8 +171,7 @@ class LatentReader:
             parts = (block[:1], block[states : states + count], block[actions : actions + count])
         else:
             parts = (self._rows(file, first, 1), self._rows(file, first + states, count), self._rows(file, first + actions, count))
-        z_static, z_state, z_action = (_to_float32(part) for part in parts)
-        return z_static[0], z_state, z_action
+        return parts[0][0], parts[1], parts[2]
 
     def _place(self, stay_id: int) -> tuple[str, int, int]:
         if stay_id not in self._index:

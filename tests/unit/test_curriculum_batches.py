@@ -1,0 +1,82 @@
+"""What a micro-batch carries from the stores to the training step is what the stores hold, bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from safetensors.torch import load
+
+from clinjepa.curriculum.batches import MicroBatchFetcher, payload
+from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.objective import PhaseObjective
+from clinjepa.model.predictor import build_predictor
+from clinjepa.model.specs import PredictorSpec
+from clinjepa.storage import Folder
+from clinjepa.trajectory.latents import LatentReader, LatentWriter, finish_latents
+from clinjepa.trajectory.store import TrajectoryReader
+from tests.curriculum_jobs import PREDICTOR, phase_job
+from tests.curriculum_store import make_trajectories
+
+DIM = 64
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    root = tmp_path_factory.mktemp("batches")
+    trajectories = make_trajectories(root)
+    stays = TrajectoryReader(Folder(trajectories)).stays
+    generator = np.random.default_rng(0)
+    rows = []
+    for stay_id, hours in zip(stays["stay_id"].to_pylist(), stays["num_hours"].to_pylist(), strict=True):
+        static, state, action = (generator.normal(size=shape).astype(np.float32) for shape in ((DIM,), (hours, DIM), (hours, DIM)))
+        rows.append((stay_id, static, state, action))
+    for dtype in ("float32", "bfloat16"):
+        LatentWriter(dtype).write_part(Folder(root / dtype), "p0", rows)
+        finish_latents(Folder(root / dtype))
+    return phase_job("warmup", trajectories=trajectories, latents=str(root))
+
+
+def stored_in(job, dtype: str):
+    return replace(job, latents=f"{job.latents}/{dtype}")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_training_step_reads_the_latents_that_are_stored(job, dtype):
+    job = stored_in(job, dtype)
+    fetcher, reader = MicroBatchFetcher(job), LatentReader(Folder(job.latents))
+    arrays = load(fetcher(0, 1))
+    assert arrays["z_state"].dtype is getattr(torch, dtype)
+    objective = PhaseObjective(job, build_predictor(PredictorSpec.from_settings(PREDICTOR, DIM), 0), None, Dist.current())
+    latents = objective.latents(arrays, seed=0, with_gradient=False)
+    assert latents.z_state_BTD.dtype is torch.float32
+    plan = fetcher.plan
+    for i, window in enumerate(arrays["window_ids"].tolist()):
+        hours = int(plan.num_hours[window])
+        static, state, action = reader.stay(int(plan.stay_ids[window]), int(plan.start_hours[window]), hours)
+        assert torch.equal(latents.z_static_BD[i], torch.from_numpy(static))
+        assert torch.equal(latents.z_state_BTD[i, :hours], torch.from_numpy(state))
+        assert torch.equal(latents.z_action_BTD[i, :hours], torch.from_numpy(action))
+        assert not latents.z_state_BTD[i, hours:].any() and not latents.z_action_BTD[i, hours:].any()
+
+
+def test_latents_stored_in_bfloat16_travel_in_half_the_bytes(job):
+    whole, half = (len(MicroBatchFetcher(stored_in(job, dtype))(0, 1)) for dtype in ("float32", "bfloat16"))
+    assert whole - half > 0.4 * whole
+
+
+def test_payloads_are_safetensors():
+    arrays = {
+        "flags": np.array([[True, False, True]]),
+        "numbers": np.arange(5, dtype=np.int64)[::2],
+        "none": np.zeros((0, 3), dtype=np.int32),
+        "values": np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3).T,
+    }
+    read = safetensors.numpy.load(payload(arrays))
+    assert read.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
