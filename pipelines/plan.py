@@ -90,9 +90,10 @@ def warnings(config: Config, experiment: Experiment) -> list[str]:
             phase = stage.settings.get("phase", {})
             if phase.get("trains") == "predictor" and phase.get("target") == "ema" and stage.settings["num_steps"] * (1 - momentum) < 4:
                 steps = stage.settings["num_steps"]
+                remedy = f"set curriculum.ema_momentum <= {1 - 4 / steps:.4g} or give the phase more steps"
                 lines.append(
                     f"{stage.label}: steps x (1 - ema_momentum) = {steps} x {1 - momentum:.4g} = {steps * (1 - momentum):.2f} is under 4, "
-                    f"the target will not arrive; set curriculum.ema_momentum <= {1 - 4 / steps:.4g} or give the phase more steps"
+                    f"the target will not arrive; {remedy if steps > 4 else 'give the phase more steps (curriculum.num_steps)'}"
                 )
     curriculum, num_workers = config.curriculum, config.execution.max_workers
     num_micro = -(-curriculum.global_batch // curriculum.micro_batch)
