@@ -21,7 +21,7 @@ from clinjepa.trajectory.store import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokenizer import build_tokenizer
 from pipelines.artifacts import Artifact
 from pipelines.progress import console
-from pipelines.runner import RunContext
+from pipelines.runner import Executor, RunContext
 from pipelines.stages import Stage
 
 
@@ -125,3 +125,13 @@ def run_remotely(context: RunContext, function: Any, *arguments: Any) -> dict[st
         if isinstance(error.cause, ClinJepaError):
             raise error.cause from None
         raise
+
+
+DATA_EXECUTORS: dict[str, Executor] = {
+    "extract": Executor(run_extract_stage, lambda config: 1),
+    "ingest": Executor(run_ingest_stage, lambda config: 1),
+    "tokenizer": Executor(run_tokenizer_stage, lambda config: config.execution.evaluation_cpus),
+    "trajectories": Executor(run_trajectories_stage, lambda config: 1),
+    "labels": Executor(run_labels_stage, lambda config: config.execution.evaluation_cpus),
+}
+"""By stage kind; apart from the others, so that an ingest does not load torch and what evaluations need."""
