@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -27,15 +28,31 @@ from typing import Any
 RESULTS = Path(__file__).with_name("results")
 _PACKAGES = ("clinjepa", "ray", "polars", "pyarrow", "numpy", "torch", "tokenizers", "transformers", "peft", "accelerate")
 _MARK = "CLINJEPA_BENCHMARK_PROCESS"
+_TASK = re.compile(rb"ray::(?!\w*(Actor|Coordinator)\b)")
+"""Titles of Ray's processes of tasks (an idle one may have grown in a task), but not of its actors and ours."""
+
+
+@dataclass
+class StepCost:
+    """What one step of a run took: CPU seconds; the peak of all processes together, of the largest Ray task, and of all but tasks."""
+
+    cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+    largest_task_bytes: int = 0
+    other_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run took. wall_seconds; cpu_seconds (user + system, of all its processes and threads); peak_bytes (0: not measured)."""
+    """What one run took. wall_seconds; cpu_seconds (user + system, of all its processes and threads); peak_bytes (0: not measured).
+
+    steps: the same by step, where `run_command` was told how to know the step.
+    """
 
     wall_seconds: float
     cpu_seconds: float
     peak_bytes: int = 0
+    steps: dict[str, StepCost] = field(default_factory=dict)
 
 
 @dataclass
@@ -90,14 +107,20 @@ def timed(action: Callable[[], Any]) -> Cost:
     return Cost(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def run_command(argv: Sequence[str], env: Mapping[str, str] | None = None, cwd: str | None = None, interval: float = 0.1) -> Cost:
+def run_command(
+    argv: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    interval: float = 0.1,
+    step: Callable[[], str] | None = None,
+) -> Cost:
     """The cost of a command with everything that it starts, daemons included (Linux: they are known by an inherited variable).
 
-    Memory is the highest sum of proportional set sizes over its processes (shared pages count once). Raises RuntimeError with the end
-    of its output when it fails.
+    Memory is the highest sum of proportional set sizes over its processes (shared pages count once). step: names the step that the
+    command is at, asked at every sample. Raises RuntimeError with the end of its output when it fails.
     """
     mark = f"{_MARK}={uuid.uuid4().hex}"
-    watched = _Watch(mark.encode(), interval)
+    watched = _Watch(mark.encode(), interval, step)
     start, waited_for = time.perf_counter(), _children_seconds()
     with watched:
         done = subprocess.run(
@@ -107,7 +130,8 @@ def run_command(argv: Sequence[str], env: Mapping[str, str] | None = None, cwd: 
     if done.returncode:
         raise RuntimeError(f"{argv[0]} ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
     # Samples miss what is short-lived, the parent's account misses daemons that nobody waits for.
-    return Cost(wall, max(sum(watched.cpu_seconds.values()), _children_seconds() - waited_for), watched.peak_bytes)
+    cpu = max(sum(watched.cpu_seconds.values()), _children_seconds() - waited_for)
+    return Cost(wall, cpu, watched.peak_bytes, watched.steps if step else {})
 
 
 def median(costs: Sequence[Cost], of: str = "cpu_seconds") -> float:
@@ -145,10 +169,11 @@ def publish(report: Report, quick: bool) -> None:
 class _Watch:
     """Samples the processes whose environment holds a mark: CPU seconds per process as last seen, peak of their summed memory."""
 
-    def __init__(self, mark: bytes, interval: float) -> None:
-        self.mark, self.interval = mark, interval
+    def __init__(self, mark: bytes, interval: float, step: Callable[[], str] | None = None) -> None:
+        self.mark, self.interval, self._step = mark, interval, step
         self.cpu_seconds: dict[tuple[int, int], float] = {}
         self.peak_bytes = 0
+        self.steps: dict[str, StepCost] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._strangers = _processes()
@@ -166,14 +191,22 @@ class _Watch:
             self.sample()
 
     def sample(self) -> None:
-        total = 0
+        total = tasks = 0
+        before = sum(self.cpu_seconds.values())
+        step = self.steps.setdefault(self._step() if self._step else "", StepCost())
         for process in _processes() - self._strangers:
             with contextlib.suppress(OSError, IndexError):
                 if self.mark not in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"):
                     continue
                 fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
                 self.cpu_seconds[process, int(fields[19])] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-                total += _proportional_bytes(process)
+                size = _proportional_bytes(process)
+                total += size
+                if _TASK.match(Path(f"/proc/{process}/cmdline").read_bytes()):
+                    tasks += size
+                    step.largest_task_bytes = max(step.largest_task_bytes, size)
+        step.cpu_seconds += sum(self.cpu_seconds.values()) - before
+        step.peak_bytes, step.other_bytes = max(step.peak_bytes, total), max(step.other_bytes, total - tasks)
         self.peak_bytes = max(self.peak_bytes, total)
 
 

@@ -5,7 +5,7 @@
 
 The limit is what polars takes to parse the four big tables. The peer (`mimic-iv-meds`, in the environment of that interpreter) stops at
 MEDS events. `--more`: a folder with emar, emar_detail and poe, which the demo v2.2 lacks. `--quick`: simulated
-tables of one size, so no peer, no scaling, and mostly the cost of starting.
+tables of one size, so no peer, no scaling, no Ray alone, and mostly the cost of starting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.harness import Cost, Report, arguments, publish, run_command
 from benchmarks.mimic_copies import copy_demo
-from clinjepa.config.schema import SimulatorConfig
+from clinjepa.config.schema import ExecutionConfig, SimulatorConfig
 from clinjepa.sources.simulated_mimic import MIMIC_DENSITY, write_simulated_mimic
 from clinjepa.storage import Folder
 
@@ -49,7 +49,10 @@ with ray_session(load_config(sys.argv[1], sys.argv[2:])):
 
 @dataclass
 class Size:
-    """What was measured at one size. rows: of every table; steps: wall seconds by step, from the stages' manifests."""
+    """What was measured at one size. rows: of every table; steps: wall seconds by step, from the stages' manifests.
+
+    project.steps has the CPU time and memory of the same steps, of `start` (until the first stage) and of `end`.
+    """
 
     factor: int
     rows: dict[str, int]
@@ -75,13 +78,14 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="clinjepa-ingest-") as scratch:
         work = Path(options.work or scratch)
-        idle = _idle(work)
+        idle = None
         if options.quick:
             folder = work / "simulated"
-            settings = SimulatorConfig(num_patients=24, seed=0, mean_stay_hours=40, measurement_density=MIMIC_DENSITY)
+            settings = SimulatorConfig(num_patients=16, seed=0, mean_stay_hours=40, measurement_density=MIMIC_DENSITY)
             record = write_simulated_mimic(Folder(folder), settings)
-            sizes = [_measure(folder, 1, record["rows"], work, None, None)]
+            sizes = [_measure(folder, 1, record["rows"], work, None, None, "source.num_partitions=2")]
         else:
+            idle = _idle(work)
             if options.demo is None:
                 raise SystemExit("--demo FOLDER is missing: the folder of the MIMIC-IV demo (`clinjepa data get mimic-iv-demo`)")
             more = sorted(Path(options.more).glob("*.csv.gz")) if options.more else []
@@ -93,7 +97,7 @@ def main() -> None:
         publish(_report(sizes, idle, options.peer), options.quick)
 
 
-def _measure(folder: Path, factor: int, rows: dict[str, int], work: Path, peer: str | None, maps: str | None) -> Size:
+def _measure(folder: Path, factor: int, rows: dict[str, int], work: Path, peer: str | None, maps: str | None, *more: str) -> Size:
     big = [str(folder / f"{table}.csv.gz") for table in BIG_TABLES]
     importing = run_command([sys.executable, "-c", "import polars"])
     parsed = run_command([sys.executable, "-c", _LIMIT, *big])
@@ -101,9 +105,8 @@ def _measure(folder: Path, factor: int, rows: dict[str, int], work: Path, peer: 
     unzip = run_command([sys.executable, "-c", "import gzip, sys\nf = gzip.open(sys.argv[1])\nwhile f.read(1 << 22): pass", big[0]])
     storage = work / f"storage-x{factor}"
     shutil.rmtree(storage, ignore_errors=True)
-    project = run_command(
-        [sys.executable, "-m", "pipelines.ingest", *_settings(storage), "source.kind=mimic_iv", f"source.path={folder}"], _env(), str(_ROOT)
-    )
+    command = [sys.executable, "-m", "pipelines.ingest", *_settings(storage), "source.kind=mimic_iv", f"source.path={folder}", *more]
+    project = run_command(command, _env(), str(_ROOT), step=lambda: _step(storage))
     steps, results = _stages(storage)
     return Size(factor, rows, project, limit, steps, results, unzip, _peer(folder, factor, work, peer, maps))
 
@@ -123,6 +126,14 @@ def _peer(folder: Path, factor: int, work: Path, python: str | None, maps: str |
     settings = ["spec=MIMIC-IV", "do_download=false", "dataset_key=demo", f"input_dir={inside}", f"output_dir={out}"]
     env = dict(os.environ) | {"PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
     return run_command([str(command), *settings], env)
+
+
+def _step(storage: Path) -> str:
+    """The step a run is at: the one after the last that has its manifest."""
+    artifacts = storage / "artifacts"
+    if not (artifacts / _STEPS[0]).exists():
+        return "start"
+    return next((kind for kind in _STEPS if not any((artifacts / kind).glob("*/manifest.json"))), "end")
 
 
 def _idle(work: Path) -> Cost:
@@ -158,16 +169,16 @@ def scaling_exponent(small: tuple[float, float], large: tuple[float, float], sta
     return math.log((large[1] - startup) / (small[1] - startup)) / math.log(large[0] / small[0])
 
 
-def extrapolated(small: Size, large: Size, idle: Cost, cpus: int) -> dict[str, Any]:
+def extrapolated(small: Size, large: Size, cpus: int, extract_bytes: int) -> dict[str, Any]:
     """Minutes, memory and arithmetic of MIMIC-IV 3.1 on FULL_CORES cores, from what the larger of two sizes costs more.
 
-    What starting costs is the same for both, so it does not count. The further CPU seconds are shared among the steps as their further wall
-    time is; reading tables grows with rows, the rest with stays. One csv.gz is decompressed by one core, so the largest file is a floor.
-    Memory beyond Ray's own grows with the tasks at a time, of which there are as many as CPUs. cpus: of the machine measured on.
+    What starting costs is the same for both, so it does not count. CPU seconds of reading tables grow with rows, of the rest with stays;
+    one csv.gz is decompressed by one core, so the largest file is a floor. Memory: the largest task that any step had, on every core at
+    once, and all that is no task; in the extraction what its budget allows (extract_bytes) instead. The partition of a task does not
+    grow with the data. cpus: of the machine measured on.
     """
     more_cpu = large.project.cpu_seconds - small.project.cpu_seconds
-    walls = {step: max(0.0, seconds - small.steps.get(step, 0.0)) for step, seconds in large.steps.items()}
-    reading = more_cpu * walls.get("extract", 0.0) / (sum(walls.values()) or 1.0)
+    reading = max(0.0, large.project.steps["extract"].cpu_seconds - small.project.steps["extract"].cpu_seconds)
     rows, stays = (large.rows[name] - small.rows[name] for name in ("icu/chartevents", "icu/icustays"))
     by_rows, by_stays = FULL_SIZE["chartevents"] / rows, FULL_SIZE["stays"] / stays
     total = reading * by_rows + (more_cpu - reading) * by_stays
@@ -176,22 +187,26 @@ def extrapolated(small: Size, large: Size, idle: Cost, cpus: int) -> dict[str, A
         0.0, small.project.wall_seconds - small.rows["icu/chartevents"] / rows * (large.project.wall_seconds - small.project.wall_seconds)
     )
     seconds = fixed + max(floor, total / FULL_CORES)
-    peak = (idle.peak_bytes + (large.project.peak_bytes - idle.peak_bytes) * FULL_CORES / cpus) / 1e9
+    tasks = {name: FULL_CORES * step.largest_task_bytes for name, step in large.project.steps.items()} | {"extract": extract_bytes}
+    memory = {name: (step.other_bytes + tasks[name]) / 1e9 for name, step in large.project.steps.items()}
+    worst = max(memory, key=lambda name: memory[name])
     return {
         "minutes": seconds / 60,
-        "peak_gb": peak,
+        "peak_gb": memory[worst],
+        "peak_gb_by_step": memory,
         "cpu_seconds": total,
         "decompression_floor_seconds": floor,
         "arithmetic": (
-            f"x{small.factor} to x{large.factor}: reading {reading:.1f} CPU s x {by_rows:.1f} (rows) + rest {more_cpu - reading:.1f} CPU s "
-            f"x {by_stays:.1f} (stays) = {total:.0f} CPU s; / {FULL_CORES} cores = {total / FULL_CORES:.0f} s (at least {floor:.0f} s, one "
-            f"stream's decompression) + start {fixed:.1f} s. Memory: Ray {idle.peak_bytes / 1e9:.1f} GB + "
-            f"{(large.project.peak_bytes - idle.peak_bytes) / 1e9:.1f} GB x {FULL_CORES} / {cpus} cores"
+            f"x{small.factor} to x{large.factor} on {cpus} cores: reading {reading:.1f} CPU s x {by_rows:.1f} (rows) + rest "
+            f"{more_cpu - reading:.1f} CPU s x {by_stays:.1f} (stays) = {total:.0f} CPU s; / {FULL_CORES} cores = "
+            f"{total / FULL_CORES:.0f} s (at least {floor:.0f} s, one stream's decompression) + start {fixed:.1f} s. Memory, highest in "
+            f"{worst}: {large.project.steps[worst].other_bytes / 1e9:.2f} GB beside the tasks + {tasks[worst] / 1e9:.2f} GB "
+            f"({'execution.memory_mb' if worst == 'extract' else f'the largest task x {FULL_CORES}'})"
         ),
     }
 
 
-def _report(sizes: list[Size], idle: Cost, peer: str | None) -> Report:
+def _report(sizes: list[Size], idle: Cost | None, peer: str | None) -> Report:
     last = sizes[-1]
     judged = next((size for size in sizes if size.factor == 20), last)
     measured: dict[str, float] = {
@@ -201,8 +216,6 @@ def _report(sizes: list[Size], idle: Cost, peer: str | None) -> Report:
         "peak_gb": judged.project.peak_bytes / 1e9,
         "chart_rows_per_second": judged.rows["icu/chartevents"] / judged.project.wall_seconds,
         "limit_cpu_seconds": judged.limit.cpu_seconds,
-        "ray_startup_seconds": idle.wall_seconds,
-        "ray_idle_gb": idle.peak_bytes / 1e9,
     }
     goal = {"cpu_over_limit": "<= 10"}
     unit = {
@@ -212,20 +225,27 @@ def _report(sizes: list[Size], idle: Cost, peer: str | None) -> Report:
         "peak_gb": "GB",
         "chart_rows_per_second": "rows/s",
         "limit_cpu_seconds": "s",
-        "ray_startup_seconds": "s",
-        "ray_idle_gb": "GB",
     }
+    if idle is not None:
+        measured |= {"ray_startup_seconds": idle.wall_seconds, "ray_idle_gb": idle.peak_bytes / 1e9}
+        measured |= {"wall_seconds_beside_ray": judged.project.wall_seconds - idle.wall_seconds}
+        measured |= {"peak_gb_beside_ray": (judged.project.peak_bytes - idle.peak_bytes) / 1e9}
+        unit |= {"ray_startup_seconds": "s", "ray_idle_gb": "GB", "wall_seconds_beside_ray": "s", "peak_gb_beside_ray": "GB"}
     if judged.peer is not None:
         measured |= {
+            "peer_wall_seconds": judged.peer.wall_seconds,
+            "peer_cpu_seconds": judged.peer.cpu_seconds,
+            "peer_peak_gb": judged.peer.peak_bytes / 1e9,
             "wall_over_peer": judged.project.wall_seconds / judged.peer.wall_seconds,
             "memory_over_peer": judged.project.peak_bytes / judged.peer.peak_bytes,
         }
         goal |= {"wall_over_peer": "<= 0.5", "memory_over_peer": "<= 0.5"}
+        unit |= {"peer_wall_seconds": "s", "peer_cpu_seconds": "s", "peer_peak_gb": "GB"}
         unit |= {"wall_over_peer": "ratio", "memory_over_peer": "ratio"}
     exponents: dict[str, float] = {}
     full: dict[str, Any] | None = None
     for one, other in [*zip(sizes, sizes[1:], strict=False), (sizes[0], last)]:
-        if other.factor > one.factor:
+        if other.factor > one.factor and idle is not None:
             points = [(float(size.factor), size.project.wall_seconds) for size in (one, other)]
             exponents[f"x{one.factor} to x{other.factor}"] = scaling_exponent(points[0], points[1], idle.wall_seconds)
     if exponents:
@@ -234,14 +254,15 @@ def _report(sizes: list[Size], idle: Cost, peer: str | None) -> Report:
         goal |= {"scaling_exponent": "<= 1.05", "memory_growth": "<= 1.2"}
         unit |= {"scaling_exponent": "exponent", "memory_growth": "ratio"}
     if len(sizes) > 1 and last.project.cpu_seconds > sizes[-2].project.cpu_seconds:  # else both sizes are too small to tell
-        full = extrapolated(sizes[-2], last, idle, len(os.sched_getaffinity(0)))
+        budget = int(ExecutionConfig().memory_mb * 2**20)
+        full = extrapolated(sizes[-2], last, len(os.sched_getaffinity(0)), budget)
         measured |= {"full_mimic_iv_minutes": full["minutes"], "full_mimic_iv_peak_gb": full["peak_gb"]}
         goal |= {"full_mimic_iv_minutes": "<= 10", "full_mimic_iv_peak_gb": "<= 16"}
         unit |= {"full_mimic_iv_minutes": "min", "full_mimic_iv_peak_gb": "GB"}
     details = {
         "sizes": [asdict(size) for size in sizes],
         "rows_per_second": {f"x{size.factor}": _rows_per_second(size) for size in sizes},
-        "ray_alone": asdict(idle),
+        "ray_alone": None if idle is None else asdict(idle),
         "scaling_exponents": exponents,
         "extrapolation": full,
         "peer": "mimic-iv-meds" if peer else "not run: no --peer",

@@ -21,7 +21,7 @@ from clinjepa.trajectory.store import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokenizer import build_tokenizer
 from pipelines.artifacts import Artifact
 from pipelines.progress import console
-from pipelines.runner import RunContext
+from pipelines.runner import Executor, RunContext, one_cpu, one_task
 from pipelines.stages import Stage
 
 
@@ -125,3 +125,13 @@ def run_remotely(context: RunContext, function: Any, *arguments: Any) -> dict[st
         if isinstance(error.cause, ClinJepaError):
             raise error.cause from None
         raise
+
+
+DATA_EXECUTORS: dict[str, Executor] = {
+    "extract": Executor(run_extract_stage, one_cpu),
+    "ingest": Executor(run_ingest_stage, one_cpu),
+    "tokenizer": Executor(run_tokenizer_stage, one_task),
+    "trajectories": Executor(run_trajectories_stage, one_cpu),
+    "labels": Executor(run_labels_stage, one_task),
+}
+"""By stage kind; apart from the others, so that an ingest does not load torch and what evaluations need."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clinjepa.config import Config
 from pipelines.data_card import write_data_card
-from pipelines.executors import EXECUTORS
+from pipelines.data_stages import DATA_EXECUTORS
 from pipelines.planning import plan_experiment
 from pipelines.progress import console, say_what_is_reused, watch
 from pipelines.runner import ensure
@@ -18,7 +18,7 @@ def ingest(config: Config, debug: bool = False) -> None:
     with ray_session(config, debug) as context:
         with watch(context.coordinator, config.execution.progress):
             for stage in experiment.data_stages:
-                ensure(context, stage, EXECUTORS)
+                ensure(context, stage, DATA_EXECUTORS)
         for stage in experiment.data_stages:
             console.print(f"{stage.label}: {context.artifact(stage).folder.address}", highlight=False)
     console.print(f"data card: {write_data_card(config, experiment)}", highlight=False)

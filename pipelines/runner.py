@@ -57,6 +57,16 @@ class Executor:
     """What it does not start without, where it can do with less than `needs`."""
 
 
+def one_cpu(config: Config) -> Needs:
+    """Of a stage whose tasks Ray Data places itself."""
+    return {"CPU": 1.0}
+
+
+def one_task(config: Config) -> Needs:
+    """Of a stage that is one task of evaluation or preparation."""
+    return {"CPU": config.execution.evaluation_cpus}
+
+
 def ensure(context: RunContext, stage: Stage, executors: dict[str, Executor], chain_length: int | None = None) -> dict[str, Any]:
     """The manifest of `stage`, after running it and whatever it needs if nobody has.
 

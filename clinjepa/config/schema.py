@@ -73,8 +73,9 @@ class SourceConfig(Section):
     max_stays: int | None = Field(None, ge=1)
     """Read at most this many stays (the first by id); None is all."""
 
-    num_partitions: int = Field(8, ge=1)
-    """Patient-disjoint partitions the source is read in; one partition is the unit of parallel work and of resuming."""
+    num_partitions: int | None = Field(None, ge=1)
+    """Patient-disjoint partitions the source is read in; one partition is the unit of parallel work, of memory and of resuming. None: one
+    for every 200 stays, but at least 8, so that memory does not grow with the data."""
 
     simulator: SimulatorConfig = SimulatorConfig()
 

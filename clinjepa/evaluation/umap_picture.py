@@ -6,9 +6,6 @@ import base64
 import io
 from collections.abc import Sequence
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 GROUP_COLOURS = {"stable": "#2f8f9d", "deteriorating": "#d9563f"}
 OTHER_COLOURS = ("#8a8f98", "#a07cc5", "#b08b3e")
 
@@ -22,6 +19,9 @@ def group_colours(groups: Sequence[str]) -> dict[str, str]:
 
 def scatter_data_url(points: Sequence[Sequence[float]], groups: Sequence[str]) -> str:
     """Points [N, 2] coloured by their group, transparent background, as a `data:image/png` address. Groups are drawn small ones last."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: an ingest writes a page too, without a picture
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(3.6, 3.2), dpi=144)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))

@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from clinjepa.errors import SourceError
+from clinjepa.sources.schema import partition_count
 from clinjepa.storage import Folder
 
 
@@ -132,9 +133,9 @@ def files_digest(folder: Folder, names: Sequence[str]) -> str:
     return sha.hexdigest()
 
 
-def record_ranges(total: int, num_partitions: int) -> list[dict[str, Any]]:
+def record_ranges(total: int, num_partitions: int | None) -> list[dict[str, Any]]:
     """Partitions of `total` records in order: first_record, num_records."""
-    number = min(num_partitions, total)
+    number = min(partition_count(num_partitions, total), total)
     edges = [total * index // number for index in range(number + 1)]
     return [{"first_record": first, "num_records": end - first} for first, end in zip(edges, edges[1:], strict=False)]
 

@@ -20,7 +20,7 @@ from clinjepa.sources.cleaning import finish
 from clinjepa.sources.meds_events import read_events
 from clinjepa.sources.meds_stays import read_stays
 from clinjepa.sources.mimic_events import SIGNIFICANT_DIGITS
-from clinjepa.sources.schema import SourceTables
+from clinjepa.sources.schema import SourceTables, partition_count
 from clinjepa.storage import Folder
 
 if TYPE_CHECKING:
@@ -92,11 +92,12 @@ class MedsSource:
             )
         limit = self._config.max_stays
         last = sorted(set(stay_ids))[limit - 1] if limit is not None and limit < len(set(stay_ids)) else None
-        target = max(1.0, sum(rows for _, _, rows in runs) / self._config.num_partitions)
+        number = partition_count(self._config.num_partitions, len(set(stay_ids)))
+        target = max(1.0, sum(rows for _, _, rows in runs) / number)
         pieces: list[list[dict[str, Any]]] = []
         done = 0
         for name, first, rows in runs:
-            index = min(int(done / target), self._config.num_partitions - 1)
+            index = min(int(done / target), number - 1)
             if not pieces or index > pieces[-1][0]["index"]:
                 pieces.append([{"index": index, "file": name, "first_row": first, "num_rows": 0}])
             elif pieces[-1][-1]["file"] != name:

@@ -20,7 +20,7 @@ from clinjepa.sources.mimic_iv_events import read_events
 from clinjepa.sources.mimic_iv_extract import Patients, bucket_of, extract_table, read_bucket
 from clinjepa.sources.mimic_iv_stays import read_stays, usable_stays
 from clinjepa.sources.mimic_iv_tables import check_items, find_tables, load_tables, read_header
-from clinjepa.sources.schema import SourceTables
+from clinjepa.sources.schema import SourceTables, partition_count
 from clinjepa.storage import Folder
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _SMALL_MB = 512
 
 
 class MimicIvSource:
-    """Raw MIMIC-IV. `config.path` is the folder that holds `hosp/` and `icu/`; `config.num_partitions` buckets of patients."""
+    """Raw MIMIC-IV. `config.path` is the folder that holds `hosp/` and `icu/`; `partition_count` buckets of patients."""
 
     name = "mimic_iv"
 
@@ -63,13 +63,13 @@ class MimicIvSource:
         """Stream one table into buckets of patients below `out`; returns what was left out, by rule. See `mimic_iv_extract.py`."""
         if piece["table"] == _CHECK:
             return self._check_dictionaries(out)
-        patients = Patients.of(self._chosen_stays(), self._config.num_partitions)
+        patients = Patients.of(self._chosen_stays(), self._num_buckets())
         return extract_table(self._csv(piece["table"]), load_tables()[piece["table"]], patients, out, memory_mb)
 
     def partitions(self) -> list[dict[str, Any]]:
         """Buckets that hold a stay; `max_stay_id` is the last stay id read with `max_stays`. Reads icustays only."""
         chosen = self._chosen_stays()
-        buckets = chosen.select(bucket_of(pl.col("subject_id"), self._config.num_partitions).unique().sort()).to_series().to_list()
+        buckets = chosen.select(bucket_of(pl.col("subject_id"), self._num_buckets()).unique().sort()).to_series().to_list()
         last = int(chosen["stay_id"].max()) if self._config.max_stays is not None else None  # type: ignore[arg-type]
         return [{"bucket": bucket, "max_stay_id": last} for bucket in buckets]
 
@@ -109,6 +109,9 @@ class MimicIvSource:
                 raise SourceError(f"{self._folder.address}/{self._files['icustays']}: no stay has an end after its beginning; get it again")
             self._stays = stays.sort("stay_id").head(self._config.max_stays or stays.height)
         return self._stays
+
+    def _num_buckets(self) -> int:
+        return partition_count(self._config.num_partitions, self._chosen_stays().height)
 
     def _check_dictionaries(self, out: Folder) -> dict[str, int]:
         record = finished_part(out, _CHECK, _RECORD_VERSION)

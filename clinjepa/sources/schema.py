@@ -85,6 +85,15 @@ EVENTS_SCHEMA = pa.schema(
 )
 
 
+STAYS_PER_PARTITION = 200
+LEAST_PARTITIONS = 8
+
+
+def partition_count(wanted: int | None, num_stays: int) -> int:
+    """Partitions to read a source of about `num_stays` stays in: those `wanted`, else so many that none holds more than a task can."""
+    return wanted if wanted is not None else max(LEAST_PARTITIONS, -(-num_stays // STAYS_PER_PARTITION))
+
+
 @dataclass(frozen=True)
 class SourceTables:
     """What one partition holds. `counts`: rows dropped or altered, by rule; never by patient."""
@@ -112,7 +121,7 @@ class Source(Protocol):
         ...
 
     def partitions(self) -> list[dict[str, Any]]:
-        """JSON-able, patient-disjoint, deterministic pieces; about `config.num_partitions` of them."""
+        """JSON-able, patient-disjoint, deterministic pieces; about `partition_count` of them."""
         ...
 
     def read(self, partition: dict[str, Any]) -> SourceTables:

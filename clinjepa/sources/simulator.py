@@ -25,7 +25,7 @@ from clinjepa.config.schema import result_fields
 from clinjepa.sources.charting import chart
 from clinjepa.sources.cleaning import finish, raw_events
 from clinjepa.sources.physiology import Course, Patient, draw_patient, simulate_course
-from clinjepa.sources.schema import LABEL_COLUMNS, STAYS_SCHEMA, SourceTables
+from clinjepa.sources.schema import LABEL_COLUMNS, STAYS_SCHEMA, SourceTables, partition_count
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
@@ -94,7 +94,7 @@ class SimulatorSource:
                 if len(ids) >= self._config.max_stays:
                     total, last = index + 1, ids[self._config.max_stays - 1]
                     break
-        number = min(self._config.num_partitions, total)
+        number = min(partition_count(self._config.num_partitions, total), total)
         edges = [total * index // number for index in range(number + 1)]
         return [
             {"first_patient": first, "num_patients": end - first, "max_stay_id": last} for first, end in zip(edges, edges[1:], strict=False)

@@ -28,6 +28,19 @@ def test_a_command_s_cost_counts_processes_that_nobody_waits_for():
     assert cost.peak_bytes > 60_000_000
 
 
+def test_a_command_s_cost_is_shared_among_its_steps(tmp_path):
+    """30 MB in the first step, 90 MB and 0.6 s of work in the second, which begins when the file is there."""
+    code = (
+        "import pathlib, sys, time\ndata = bytearray(30_000_000)\ntime.sleep(0.5)\npathlib.Path(sys.argv[1]).touch()\ntime.sleep(0.3)\n"
+        "data = bytearray(90_000_000)\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass\ntime.sleep(0.3)"
+    )
+    second = tmp_path / "second"
+    cost = run_command([sys.executable, "-c", code, str(second)], step=lambda: "second" if second.exists() else "first")
+    assert cost.steps.keys() == {"first", "second"}
+    assert cost.steps["first"].peak_bytes < 80_000_000 < 90_000_000 < cost.steps["second"].other_bytes == cost.peak_bytes
+    assert cost.steps["second"].cpu_seconds >= 0.55
+
+
 def test_a_command_that_fails_is_no_measurement():
     with pytest.raises(RuntimeError, match="ended with 3: .*why"):
         run_command([sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(3)"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
-from benchmarks.harness import Cost
+from benchmarks.harness import Cost, StepCost
 from benchmarks.ingest import FULL_SIZE, Size, extrapolated, scaling_exponent
 from benchmarks.mimic_copies import copy_demo, moved
 
@@ -49,26 +50,35 @@ def test_time_that_doubles_with_size_beyond_the_start_up_has_exponent_one():
     assert scaling_exponent((20.0, 4.0 + 10.0), (40.0, 4.0 + 20.0), 4.0) == pytest.approx(1.0)
 
 
-def size(factor: int, chart_rows: int, stays: int, project: Cost, extract: float, ingest: float, unzip: float) -> Size:
+def size(factor: int, chart_rows: int, stays: int, wall: float, reading: StepCost, rest: StepCost, unzip: float) -> Size:
+    steps = {"extract": reading, "ingest": rest}
     return Size(
         factor=factor,
         rows={"icu/chartevents": chart_rows, "icu/icustays": stays},
-        project=project,
+        project=Cost(wall, reading.cpu_seconds + rest.cpu_seconds, rest.peak_bytes, steps),
         limit=Cost(1.0, 1.0, 1),
-        steps={"extract": extract, "ingest": ingest},
+        steps={},
         results={},
         unzip=Cost(unzip, unzip, 1),
     )
 
 
-def test_the_extrapolation_takes_reading_by_rows_and_the_rest_by_stays():
-    """100 further CPU s, a quarter of the further wall time is reading: 25 s x 10 (rows) + 75 s x 100 (stays) = 7,750 s, on 16 cores
-    484.4 s; of 30 and 50 s of wall time 10 s are the start, since the larger size is twice the smaller."""
+def of_twice_the_size(extract_bytes: int) -> dict[str, Any]:
+    """25 further CPU s of reading, 75 of the rest, 20 s of wall time from a tenth (rows) and a hundredth (stays) to twice that."""
     rows, stays = FULL_SIZE["chartevents"] // 10, FULL_SIZE["stays"] // 100
-    small = size(1, rows, stays, Cost(30.0, 60.0, 3 * 10**9), 5.0, 15.0, 2.0)
-    large = size(2, 2 * rows, 2 * stays, Cost(50.0, 160.0, 3 * 10**9), 10.0, 30.0, 4.0)
-    found = extrapolated(small, large, Cost(4.0, 10.0, 10**9), cpus=2)
+    small = size(1, rows, stays, 30.0, StepCost(20.0), StepCost(40.0), 2.0)
+    large_steps = StepCost(45.0, 9 * 10**9, 8 * 10**9, 10**9), StepCost(115.0, 3 * 10**9, 4 * 10**8, 10**9)
+    return extrapolated(small, size(2, 2 * rows, 2 * stays, 50.0, *large_steps, 4.0), 2, extract_bytes)
+
+
+def test_the_extrapolation_takes_reading_by_rows_and_the_rest_by_stays():
+    """25 s x 10 (rows) + 75 s x 100 (stays) = 7,750 s, on 16 cores 484.4 s; of 30 and 50 s of wall time 10 s are the start."""
+    found = of_twice_the_size(10**9)
     assert found["cpu_seconds"] == pytest.approx(7750, rel=1e-3)
     assert found["minutes"] == pytest.approx((10 + 7750 / 16) / 60, rel=1e-3)
     assert found["decompression_floor_seconds"] == pytest.approx(20.0)
-    assert found["peak_gb"] == pytest.approx(1 + 2 * 8)
+
+
+@pytest.mark.parametrize(("budget_gb", "peak_gb"), [(4, 1 + 16 * 0.4), (10, 1 + 10)])
+def test_the_extrapolated_memory_is_a_largest_task_on_every_core_or_the_budget_of_the_extraction(budget_gb, peak_gb):
+    assert of_twice_the_size(budget_gb * 10**9)["peak_gb"] == pytest.approx(peak_gb)

@@ -11,7 +11,7 @@ from clinjepa.sources import open_source
 from clinjepa.sources.simulator import SimulatorSource
 
 
-def source(num_patients: int = 40, num_partitions: int = 1, **more) -> SimulatorSource:
+def source(num_patients: int = 40, num_partitions: int | None = 1, **more) -> SimulatorSource:
     simulator = {"num_patients": num_patients, "mean_stay_hours": 40} | more.pop("simulator", {})
     return SimulatorSource(SourceConfig(num_partitions=num_partitions, simulator=simulator, **more))
 
@@ -48,6 +48,12 @@ def test_partitions_do_not_change_the_stays():
     (all_of_it,) = whole.partitions()
     ids = [stay for partition in parts.partitions() for stay in parts.read(partition).stays["stay_id"].to_pylist()]
     assert ids == whole.read(all_of_it).stays["stay_id"].to_pylist()
+
+
+@pytest.mark.parametrize(("num_patients", "number"), [(5, 5), (100, 8), (2000, 10)])
+def test_partitions_become_more_with_the_stays_not_larger(num_patients, number):
+    sizes = [partition["num_patients"] for partition in source(num_patients, num_partitions=None).partitions()]
+    assert (len(sizes), sum(sizes)) == (number, num_patients) and max(sizes) <= 200
 
 
 def test_max_stays_keeps_the_first_by_id():
