@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -23,7 +24,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def free_port_block(num_ports: int) -> int:
     """First of `num_ports` neighbouring free ports whose +10000 twins (SeaweedFS's gRPC) are free too."""
-    for start in range(21000, 29000, 50):
+    starts = list(range(21000, 29000, 50))
+    random.shuffle(starts)  # or two test runs on one machine take the same ports at the same moment
+    for start in starts:
         try:
             for port in range(start, start + num_ports):
                 for candidate in (port, port + 10000):

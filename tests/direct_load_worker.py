@@ -112,7 +112,7 @@ def cost(folder: Path, mesh: DeviceMesh) -> dict[str, int]:
     encoder_module.fill_from_files = counted
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = _status("VmRSS")
-    encoder = build_encoder(encoder_spec(), Folder(folder), 4, mesh=mesh)
+    encoder = build_encoder(encoder_spec(), Folder(folder), 4, mesh=mesh, with_head=True)
     grown = _status("VmHWM") - before
     encoder_module.fill_from_files = fill
     assert encoder.is_sharded

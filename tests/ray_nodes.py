@@ -68,14 +68,14 @@ class RayNodes:
     def __enter__(self) -> RayNodes:
         head = ["--head", f"--port={self.port}", "--include-dashboard=false", f"--ray-client-server-port={self.port + 2}"]
         self.head = self._start(head, self._head_cpus)
-        for _ in range(60):
+        deadline = time.monotonic() + 180
+        while self.head.process.poll() is None and time.monotonic() < deadline:
             if self._status().returncode == 0:
                 return self
-            if self.head.process.poll() is not None:
-                break
             time.sleep(0.5)
+        said = (self._scratch / "0.log").read_text(errors="replace")[-2000:]
         self.__exit__()
-        raise RuntimeError("the head did not start: " + (self._scratch / "0.log").read_text(errors="replace")[-2000:])
+        raise RuntimeError(f"the head did not start: {said}")
 
     def __exit__(self, *_: object) -> None:
         for node in reversed(self._nodes):

@@ -12,7 +12,7 @@ import ray
 from clinjepa.config import Config
 from clinjepa.errors import SourceError, StorageError, StoreError
 from pipelines.coordinator import coordinator
-from pipelines.runner import Executor, RunContext, ensure
+from pipelines.runner import Executor, RunContext, ensure, one_cpu
 from pipelines.stages import Stage
 
 pytestmark = pytest.mark.ray
@@ -143,7 +143,7 @@ def test_an_owner_that_lost_its_lease_while_it_worked_publishes_nothing(context:
 
     stage = Stage("phase", "overtaken", {"i": 7})
     with pytest.raises(StorageError, match="took this stage over"):
-        ensure(context, stage, {"phase": Executor(overtaken, lambda config: 1.0)})
+        ensure(context, stage, {"phase": Executor(overtaken, one_cpu)})
     assert not context.artifact(stage).is_complete()
 
 
