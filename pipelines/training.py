@@ -26,7 +26,7 @@ from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob, load_job
 from clinjepa.curriculum.phase import hard_sync
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
-from pipelines.coordinator import coordinator
+from pipelines.coordinator import Needs, coordinator
 from pipelines.data_stages import run_remotely
 from pipelines.feed import ray_data_feed
 from pipelines.runner import RunContext
@@ -107,14 +107,14 @@ def run_sync_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dic
     return run_remotely(context, hard_sync, job)
 
 
-def training_cpus(config: Config) -> float:
-    """Logical CPUs of as many workers as a training stage may have, their readers included."""
-    return config.execution.max_workers * _cpus_of_worker(config)
+def training_needs(config: Config) -> Needs:
+    """What as many workers as a training stage may have use, their readers included."""
+    return {name: amount * config.execution.max_workers for name, amount in _worker_needs(config).items()}
 
 
-def least_training_cpus(config: Config) -> float:
-    """Logical CPUs without which a training stage does not start."""
-    return config.execution.min_workers * _cpus_of_worker(config)
+def least_training_needs(config: Config) -> Needs:
+    """What a training stage does not start without."""
+    return {name: amount * config.execution.min_workers for name, amount in _worker_needs(config).items()}
 
 
 def check_training(config: Config) -> None:
@@ -131,8 +131,11 @@ def check_training(config: Config) -> None:
             )
 
 
-def _cpus_of_worker(config: Config) -> float:
-    return config.execution.cpus_per_worker + config.execution.data_cpus
+def _worker_needs(config: Config) -> Needs:
+    # A worker's reader is inside its own share: the elastic scheduler gives all CPUs to workers, and a reader that asked for one would
+    # wait for ever.
+    execution = config.execution
+    return {"CPU": execution.cpus_per_worker + execution.data_cpus} | ({"GPU": 1.0} if execution.use_gpu else {})
 
 
 def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dict[str, Any]:
@@ -142,9 +145,6 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
     """
     execution = context.config.execution
     artifact.folder.remove(_FAILURE)
-    # A worker's reader is inside its own share: the elastic scheduler gives all CPUs to workers, and a reader that waits for one would wait
-    # for ever.
-    resources = {"CPU": _cpus_of_worker(context.config)} | ({"GPU": 1.0} if execution.use_gpu else {})
     os.environ[_START_TIMEOUT] = str(execution.start_timeout_seconds)
     state = context.storage / "ray_train"
     context.report(stage, 0, job.num_steps if isinstance(job, PhaseJob) else context.config.sft.max_steps or 1, "starting workers")
@@ -162,7 +162,7 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
             num_workers=execution.num_workers if execution.min_workers < execution.max_workers else execution.max_workers,
             elastic_resize_monitor_interval_s=execution.resize_interval_seconds,
             use_gpu=execution.use_gpu,
-            resources_per_worker=resources,
+            resources_per_worker=_worker_needs(context.config),
         ),
         run_config=RunConfig(
             name=f"{stage.key}-{context.run_id}",

@@ -15,7 +15,7 @@ from pipelines.artifacts import Artifact
 from pipelines.runner import Executor, RunContext, ensure
 from pipelines.session import ray_session
 from pipelines.stages import Stage
-from pipelines.training import least_training_cpus, run_training, training_cpus
+from pipelines.training import least_training_needs, run_training, training_needs
 
 
 def stage_of(job: Job) -> Stage:
@@ -36,7 +36,7 @@ def main(path: str) -> int:
     def run(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
         return run_training(context, stage, artifact, replace(job, out=artifact.folder.address))
 
-    executor = Executor(run, training_cpus, lambda config: config.execution.max_workers, least_training_cpus)
+    executor = Executor(run, training_needs, lambda config: config.execution.max_workers, least_training_needs)
     try:
         with ray_session(config, debug=bool(spec.get("debug"))) as context:
             ensure(context, stage_of(job), {"phase": executor})

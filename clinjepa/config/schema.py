@@ -392,6 +392,9 @@ class ExecutionConfig(Section):
     concurrent_cpus: float | None = Execution(None, gt=0)
     """Logical CPUs that stages may use together; None is what the cluster has. Set it above that to let a cluster grow."""
 
+    concurrent_gpus: float | None = Execution(None, gt=0)
+    """GPUs, likewise."""
+
     object_store_mb: int | None = Execution(None, ge=80)
     lease_seconds: float = Execution(20.0, gt=1)
     """A stage owner that stops renewing its lease for this long is taken for dead."""
@@ -417,6 +420,12 @@ class ExecutionConfig(Section):
     def max_workers(self) -> int:
         """Training workers at the most."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """What stages may use together, by Ray's names of resources, where it is not what the cluster has."""
+        amounts = {"CPU": self.concurrent_cpus, "GPU": self.concurrent_gpus}
+        return {name: amount for name, amount in amounts.items() if amount is not None}
 
     @property
     def workers_in_words(self) -> str:

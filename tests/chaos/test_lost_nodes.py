@@ -16,7 +16,7 @@ from tests.trainings import EVERY, Inputs, Training, steps_of
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.chaos,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore:.*the target does not arrive"),
 ]
 
@@ -48,8 +48,21 @@ def assert_same_course(found: list[dict[str, Any]], expected: list[dict[str, Any
     assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], rel=1e-3)
 
 
-def test_it_shrinks_with_a_lost_node_grows_with_a_new_one_and_finds_the_same_losses(inputs, started, tmp_path):
-    job = inputs.job("joint", 240, tmp_path / "unused")
+def test_a_lost_node_leaves_the_training_to_the_others_and_the_losses_as_they_were(inputs, started, tmp_path):
+    job = inputs.job("joint", 40, tmp_path / "unused")
+    with RayNodes() as nodes:
+        second = nodes.add()
+        training = started(nodes, job, tmp_path, num_workers=[1, 2])
+        training.wait_for(lambda: training.saved() >= 2 * EVERY)
+        second.lose()
+        training.finish()
+    assert_same_course(steps_of(training.folder), inputs.undisturbed(job))
+    assert set(training.steps_by_workers()) == {"1", "2"}
+
+
+@pytest.mark.long
+def test_it_shrinks_with_a_lost_node_and_grows_with_a_new_one(inputs, started, tmp_path):
+    job = inputs.job("joint", 400, tmp_path / "unused")
     with RayNodes() as nodes:
         second = nodes.add()
         training = started(nodes, job, tmp_path, num_workers=[1, 2])
@@ -58,7 +71,7 @@ def test_it_shrinks_with_a_lost_node_grows_with_a_new_one_and_finds_the_same_los
         lost_at = training.saved()
         training.wait_for(lambda: training.saved() > lost_at + 2 * EVERY)
         nodes.add()
-        training.finish()
+        training.finish(600)
     assert_same_course(steps_of(training.folder), inputs.undisturbed(job))
     by_workers = training.steps_by_workers()
     assert set(by_workers) == {"1", "2"} and by_workers["2"] > lost_at + EVERY, by_workers
