@@ -29,6 +29,7 @@ from clinjepa.trajectory.store import TrajectoryReader
 
 _READ_AHEAD = 2
 _CACHED_ROW_GROUPS = 64
+_REQUESTS_AT_A_TIME = 8
 _DTYPES = {"bool": "BOOL", "int32": "I32", "int64": "I64", "float32": "F32", "uint16": "BF16"}
 """numpy's to safetensors' names; numpy has no bfloat16, so its bits travel as uint16."""
 
@@ -41,6 +42,7 @@ class MicroBatchFetcher:
         self._trajectories: TrajectoryReader | None = None
         self._latents: LatentReader | None = None
         self._plan: PhasePlan | TextPlan | None = None
+        self._pool: ThreadPoolExecutor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"job": self.job}
@@ -97,9 +99,18 @@ class MicroBatchFetcher:
         z_static = np.zeros((len(windows), dim), dtype=dtype)
         z_state = np.zeros((len(windows), longest, dim), dtype=dtype)
         z_action = np.zeros((len(windows), longest, dim), dtype=dtype)
-        for i, (stay_id, start, hours) in enumerate(windows):
-            z_static[i], z_state[i, :hours], z_action[i, :hours] = self._latents.stored(stay_id, start, hours)
+        for i, parts in enumerate(self._stored(self._latents, windows)):
+            hours = windows[i][2]
+            z_static[i], z_state[i, :hours], z_action[i, :hours] = parts
         return {"z_static": z_static, "z_state": z_state, "z_action": z_action}
+
+    def _stored(self, latents: LatentReader, windows: list[tuple[int, int, int]]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The windows' latents in order; of a store behind a network all at a time, for each costs a request that is mostly waiting."""
+        if latents.folder.is_local:
+            return (latents.stored(*window) for window in windows)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_REQUESTS_AT_A_TIME, thread_name_prefix="clinjepa-latents")
+        return self._pool.map(lambda window: latents.stored(*window), windows)
 
     def _text_arrays(self, windows: list[tuple[int, int, int]], states_only: bool) -> dict[str, np.ndarray]:
         unique = _UniqueTexts()

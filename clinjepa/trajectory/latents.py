@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from functools import cached_property
@@ -110,6 +111,7 @@ class LatentReader:
         self._headers: dict[str, _Header] = {}
         self._cache: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self._cached_bytes = 0
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "cache_bytes": self._cache_bytes}
@@ -184,21 +186,24 @@ class LatentReader:
         return self._headers[file]
 
     def _rows(self, file: str, first: int, count: int) -> np.ndarray:
-        """Rows as they are on disk, [count, D]."""
+        """Rows as they are on disk, [count, D]; several threads may ask at a time."""
         key = (file, first, count)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
         header = self._header(file)
         start = header.data_start + first * header.row_bytes
         data = self.folder.read_bytes(file, start, start + count * header.row_bytes) if count else b""
         if len(data) != count * header.row_bytes:
             raise StoreError(f"{self.folder.address}/{file} is shorter than its header says: it was cut; remove its folder and run again")
         rows = np.frombuffer(data, dtype=header.numpy_dtype).reshape(count, header.dim)
-        self._cache[key] = rows
-        self._cached_bytes += rows.nbytes
-        while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = rows
+                self._cached_bytes += rows.nbytes
+            while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return rows
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +69,36 @@ def test_the_training_step_reads_the_latents_that_are_stored(job, dtype):
 def test_latents_stored_in_bfloat16_travel_in_half_the_bytes(job):
     whole, half = (len(MicroBatchFetcher(stored_in(job, dtype))(0, 1)) for dtype in ("float32", "bfloat16"))
     assert whole - half > 0.4 * whole
+
+
+def test_windows_of_a_store_behind_a_network_are_asked_for_at_the_same_time(job, monkeypatch):
+    fetcher = MicroBatchFetcher(stored_in(job, "float32"))
+    plan = fetcher.plan
+    opened = int(plan.training_ids[0])
+    _, first = np.unique(plan.stay_ids, return_index=True)
+    two = [window for window in first.tolist() if plan.stay_ids[window] != plan.stay_ids[opened]][:2]
+    none = np.full(2, -1)
+    expected = MicroBatchFetcher(fetcher.job).window_arrays(np.array(two), none)
+    fetcher.window_arrays(np.array([opened]), none[:1])
+    both, read = threading.Barrier(2), Folder.read_bytes
+
+    def waits_for_another(folder: Folder, *request: Any) -> bytes:
+        both.wait(timeout=60)
+        return read(folder, *request)
+
+    monkeypatch.setattr(Folder, "is_local", False)
+    monkeypatch.setattr(Folder, "read_bytes", waits_for_another)
+    found = fetcher.window_arrays(np.array(two), none)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_threads_that_share_a_reader_get_what_one_gets(job):
+    reader = LatentReader(Folder(f"{job.latents}/bfloat16"), cache_bytes=4000)  # a few stays: they push each other out
+    alone = {stay_id: LatentReader(reader.folder).stay(stay_id)[1] for stay_id in reader.stay_ids}
+    wanted = reader.stay_ids * 20
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda stay_id: reader.stay(stay_id)[1], wanted))
+    assert all(np.array_equal(state, alone[stay_id]) for stay_id, state in zip(wanted, found, strict=True))
 
 
 def test_payloads_are_safetensors():
