@@ -37,7 +37,7 @@ def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Tabl
     phases = run_memory(run, recipe)
     texts = _texts(config, experiment)
     times = {each.name: each for each in run_times(run, recipe, texts, sections, peak, gpu["fp32_tflops"])}
-    title = f"{execution.num_workers} x {execution.gpu_kind} ({memory:g} GiB): GiB per GPU and time, recipe {recipe.name} (estimates)"
+    title = f"{execution.workers_in_words} x {execution.gpu_kind} ({memory:g} GiB): GiB per GPU and time, recipe {recipe.name} (estimates)"
     columns = ("phase", "encoder", "adapters", "predictor", "latents", "activations", "runtime", "total", "", "steps", "tokens", "time")
     table = Table(*columns, title=title)
     for phase in phases:

@@ -1,7 +1,8 @@
-"""One actor per cluster that budgets logical CPUs between stages and gathers their progress; it needs no CPU itself.
+"""One actor per cluster that budgets logical CPUs and GPUs between stages and gathers their progress; it needs none itself.
 
 A stage asks for all it will use at once (workers, readers, tasks), and gets it or waits without holding anything, the longest
-chain first; so two stages can never hold half of what each needs. A holder that stops renewing is forgotten.
+chain first; so two stages can never hold half of what each needs. An elastic one gets what is free between its least and its most,
+and more when the cluster grows. A holder that stops renewing is forgotten.
 """
 
 from __future__ import annotations
@@ -19,33 +20,48 @@ NAME = "clinjepa-coordinator"
 NAMESPACE = "clinjepa"
 _SILENCE_SECONDS = 15.0
 
+Needs = dict[str, float]
+"""Amounts by Ray's names of resources: `CPU`, `GPU`."""
+
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Coordinator:
     """Grants slots and keeps the latest progress of every running stage."""
 
     def __init__(self) -> None:
-        self._granted: dict[str, tuple[float, float]] = {}  # holder -> (cpus, last seen)
-        self._waiting: dict[str, tuple[float, int, float]] = {}  # holder -> (cpus, priority, last seen)
+        self._granted: dict[str, tuple[Needs, float]] = {}  # holder -> (what it has, last seen)
+        self._waiting: dict[str, tuple[int, float]] = {}  # holder -> (priority, last seen)
         self._progress: dict[str, dict[str, Any]] = {}
 
-    def request(self, holder: str, cpus: float, priority: int, budget: float | None) -> bool:
-        """True when `holder` may start; otherwise ask again. Renews the holder either way."""
+    def request(self, holder: str, most: Needs, priority: int, budget: Needs, least: Needs | None = None) -> bool:
+        """True when `holder` may start; otherwise ask again. Renews the holder either way.
+
+        most: what it will use at once; least: what it can start with, where that is less; budget: what all may use together, the
+        cluster's where it says nothing.
+        """
         now = time.monotonic()
         self._forget_silent(now)
+        free = self._free(most, budget, apart_from=holder)
         if holder in self._granted:
-            self._granted[holder] = (cpus, now)
+            has = self._granted[holder][0]
+            grown = has if self._waiting else {name: max(has[name], min(most[name], free[name])) for name in most}
+            self._granted[holder] = (grown, now)
             return True
-        self._waiting[holder] = (cpus, priority, now)
+        self._waiting[holder] = (priority, now)
         # The earliest of the longest chains: a dict keeps its order.
-        first = max(self._waiting, key=lambda name: self._waiting[name][1])
-        in_use = sum(used for used, _ in self._granted.values())
-        total = ray.cluster_resources().get("CPU", 0.0) if budget is None else budget
-        if holder == first and (not self._granted or in_use + cpus <= total + 1e-6):
+        first = max(self._waiting, key=lambda name: self._waiting[name][0])
+        enough = least or most
+        if holder == first and (not self._granted or all(enough[name] <= free[name] for name in enough)):
             del self._waiting[holder]
-            self._granted[holder] = (cpus, now)
+            granted = {name: min(most[name], free[name]) for name in most} if self._granted and least else most
+            self._granted[holder] = (granted, now)
             return True
         return False
+
+    def _free(self, needs: Needs, budget: Needs, apart_from: str) -> Needs:
+        total = ray.cluster_resources() | budget
+        used = [held for name, (held, _) in self._granted.items() if name != apart_from]
+        return {name: total.get(name, 0.0) + 1e-6 - sum(held.get(name, 0.0) for held in used) for name in needs}
 
     def release(self, holder: str) -> None:
         self._granted.pop(holder, None)
@@ -62,7 +78,7 @@ class Coordinator:
 
     def _forget_silent(self, now: float) -> None:
         self._granted = {name: held for name, held in self._granted.items() if now - held[1] < _SILENCE_SECONDS}
-        self._waiting = {name: asked for name, asked in self._waiting.items() if now - asked[2] < _SILENCE_SECONDS}
+        self._waiting = {name: asked for name, asked in self._waiting.items() if now - asked[1] < _SILENCE_SECONDS}
 
 
 def coordinator() -> Any:
@@ -72,16 +88,16 @@ def coordinator() -> Any:
 
 
 @contextlib.contextmanager
-def slot(actor: Any, cpus: float, priority: int, budget: float | None = None) -> Iterator[None]:
-    """Hold `cpus` logical CPUs while the block runs; waits, holding nothing, until they are granted."""
+def slot(actor: Any, most: Needs, priority: int, budget: Needs | None = None, least: Needs | None = None) -> Iterator[None]:
+    """Hold up to `most` while the block runs; waits, holding nothing, until that (or `least`) is granted."""
     holder = uuid.uuid4().hex
-    while not ray.get(actor.request.remote(holder, cpus, priority, budget)):
+    while not ray.get(actor.request.remote(holder, most, priority, budget or {}, least)):
         time.sleep(0.25)
     stop = threading.Event()
 
     def renew() -> None:
         while not stop.wait(_SILENCE_SECONDS / 5):
-            actor.request.remote(holder, cpus, priority, budget)
+            actor.request.remote(holder, most, priority, budget or {}, least)
 
     thread = threading.Thread(target=renew, name="slot", daemon=True)
     thread.start()

@@ -14,6 +14,7 @@ from clinjepa.errors import ClinJepaError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.latents import finish_latents
 from pipelines.artifacts import Artifact
+from pipelines.coordinator import Needs
 from pipelines.data_stages import raise_fault
 from pipelines.runner import RunContext
 from pipelines.stages import Stage
@@ -21,8 +22,14 @@ from pipelines.stages import Stage
 _WORKER_CPUS = 0.5
 
 
-def embed_cpus(config: Config) -> float:
-    return config.execution.embed_workers * _WORKER_CPUS
+def embed_needs(config: Config) -> Needs:
+    """What the pool uses when it is full."""
+    return {name: amount * config.execution.embed_workers for name, amount in least_embed_needs(config).items()}
+
+
+def least_embed_needs(config: Config) -> Needs:
+    """What one encoder worker uses; the pool starts with one and grows as the cluster has room."""
+    return {"CPU": _WORKER_CPUS} | ({"GPU": 1.0} if config.execution.use_gpu else {})
 
 
 def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from clinjepa.curriculum.batches import MicroBatchFetcher
 from clinjepa.curriculum.jobs import Job, load_job
 
 
-def ray_data_feed(job: Job, data_cpus: float) -> Any:
-    """A feed that lets Ray Data execute this rank's part of the plan, in its order, ahead of the training step."""
+def ray_data_feed(job: Job) -> Any:
+    """A feed that lets Ray Data execute this rank's part of the plan, in its order, ahead of the training step.
+
+    Its reader asks for no CPU: the training worker has reserved it.
+    """
 
     def feed(assignments: Sequence[Any]) -> Iterator[bytes]:
         context = ray.data.DataContext.get_current()
@@ -29,7 +32,7 @@ def ray_data_feed(job: Job, data_cpus: float) -> Any:
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=1),
-            num_cpus=data_cpus,
+            num_cpus=0,
         )
         for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):
             yield batch["payload"][0].as_py()

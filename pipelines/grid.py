@@ -25,6 +25,7 @@ from pipelines.progress import watch
 from pipelines.runner import RunContext, ensure
 from pipelines.session import check_storage, ray_session
 from pipelines.stages import Experiment, build_experiment
+from pipelines.training import check_training
 
 _NO_CPU = ray.tune.PlacementGroupFactory([{"memory": 1}])
 """One byte: Tune wants a bundle that is not empty, and any CPU it took would be missing from a stage that needs them all."""
@@ -81,6 +82,7 @@ def _faults(results: Any) -> list[str]:
 
 def grid(config: Config, debug: bool = False) -> None:
     """`clinjepa grid`: train and judge every recipe x seed; no report."""
+    check_training(config)
     check_storage(config)
     experiment = plan_experiment(config)
     check_model(config, experiment)

@@ -82,7 +82,7 @@ def warnings(config: Config, experiment: Experiment) -> list[str]:
                     f"{stage.label}: steps x (1 - ema_momentum) = {steps} x {1 - momentum:.4g} = {steps * (1 - momentum):.2f} is under 4, "
                     f"the target will not arrive; {remedy if steps > 4 else 'give the phase more steps (curriculum.num_steps)'}"
                 )
-    curriculum, num_workers = config.curriculum, config.execution.num_workers
+    curriculum, num_workers = config.curriculum, config.execution.max_workers
     num_micro = -(-curriculum.global_batch // curriculum.micro_batch)
     if num_micro % num_workers:
         lines.append(

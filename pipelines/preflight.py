@@ -70,7 +70,7 @@ def check_gpus(context: RunContext, stages: list[Stage]) -> None:
     to_do = {stage.kind for stage in stages if stage.kind in _WITH_GPU and not context.artifact(stage).is_complete()}
     if not execution.use_gpu or not to_do or (_on_a_cluster() and execution.concurrent_cpus is not None):
         return
-    needed = 1 if to_do == {"embed"} else execution.num_workers
+    needed = 1 if to_do == {"embed"} else execution.min_workers
     there = int(ray.cluster_resources().get("GPU", 0))
     if there < needed:
         asks = "one encoder worker" if to_do == {"embed"} else "execution.num_workers"

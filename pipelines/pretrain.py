@@ -9,9 +9,11 @@ from pipelines.preflight import check_gpus, check_model
 from pipelines.progress import console, watch
 from pipelines.runner import ensure
 from pipelines.session import check_storage, ray_session
+from pipelines.training import check_training
 
 
 def pretrain(config: Config, debug: bool = False) -> None:
+    check_training(config)
     check_storage(config)
     experiment = plan_experiment(config)
     check_model(config, experiment)

@@ -14,11 +14,13 @@ from pipelines.preflight import check_gpus, check_model
 from pipelines.progress import console, watch
 from pipelines.report import RUN_SCHEMA_VERSION, write_report
 from pipelines.session import check_storage, ray_session
+from pipelines.training import check_training
 
 
 def run(config: Config, debug: bool = False) -> None:
     """Everything the configuration asks for; what is already done is reused. The report is written even if a trial failed."""
     started = time.monotonic()
+    check_training(config)
     check_storage(config)
     check_run_folder(config)
     experiment = plan_experiment(config)

@@ -1,4 +1,4 @@
-"""Running a stage exactly once: inputs first, then lease, then CPUs, then the work, then the manifest."""
+"""Running a stage exactly once: inputs first, then lease, then CPUs and GPUs, then the work, then the manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clinjepa.config import Config
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
-from pipelines.coordinator import slot
+from pipelines.coordinator import Needs, slot
 from pipelines.lease import LeaseQueue
 from pipelines.stages import Stage
 
@@ -49,10 +49,12 @@ class Executor:
     run: Callable[[RunContext, Stage, Artifact], dict[str, Any]]
     """Does the work into the artifact's folder and returns the metrics for its manifest; resumes what an earlier attempt left."""
 
-    cpus: Callable[[Config], float]
-    """Logical CPUs it uses at once, everything included."""
+    needs: Callable[[Config], Needs]
+    """Logical CPUs and GPUs it uses at once, everything included."""
 
     num_workers: Callable[[Config], int] = lambda config: 1
+    least: Callable[[Config], Needs] | None = None
+    """What it does not start without, where it can do with less than `needs`."""
 
 
 def ensure(context: RunContext, stage: Stage, executors: dict[str, Executor], chain_length: int | None = None) -> dict[str, Any]:
@@ -76,7 +78,9 @@ def ensure(context: RunContext, stage: Stage, executors: dict[str, Executor], ch
             if artifact.is_complete():
                 break
             executor = executors[stage.kind]
-            with slot(context.coordinator, executor.cpus(context.config), length - stage.depth, context.config.execution.concurrent_cpus):
+            config = context.config
+            least = executor.least(config) if executor.least else None
+            with slot(context.coordinator, executor.needs(config), length - stage.depth, config.execution.budget, least):
                 started = time.monotonic()
                 try:
                     context.report(stage, 0, 1, "starting")
@@ -89,7 +93,7 @@ def ensure(context: RunContext, stage: Stage, executors: dict[str, Executor], ch
                     settings=stage.settings,
                     metrics=metrics,
                     seconds=time.monotonic() - started,
-                    num_workers=executor.num_workers(context.config),
+                    num_workers=executor.num_workers(config),
                     run_id=context.run_id,
                     label=stage.label,
                 )

@@ -66,6 +66,8 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
             options["runtime_env"] = {"py_modules": [str(root), str(root.parent / "pipelines")]}
     else:
         execution = config.execution
+        # Nobody takes this machine away with a notice, and the watcher would be one more process for every training.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         options |= {"address": "local", "num_cpus": execution.local_num_cpus, "include_dashboard": debug}
         if execution.object_store_mb:
             options["object_store_memory"] = execution.object_store_mb * 1024 * 1024

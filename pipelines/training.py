@@ -8,6 +8,7 @@ pointer to each, which is what its metrics ride on.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob, load_job
 from clinjepa.curriculum.phase import hard_sync
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
-from pipelines.coordinator import coordinator
+from pipelines.coordinator import Needs, coordinator
 from pipelines.data_stages import run_remotely
 from pipelines.feed import ray_data_feed
 from pipelines.runner import RunContext
@@ -33,6 +34,7 @@ from pipelines.stages import Stage
 from pipelines.trackers import open_trackers, tracker_settings
 
 _FAILURE = "failure.json"
+_START_TIMEOUT, _WATCHER = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 
 def run_phase_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
@@ -58,10 +60,11 @@ def run_phase_stage(context: RunContext, stage: Stage, artifact: Artifact) -> di
         curriculum_settings=settings["curriculum"],
         checkpoint_every_steps=execution.checkpoint_every_steps,
         keep_checkpoints=execution.keep_checkpoints,
+        asynchronous_checkpoints=execution.asynchronous_checkpoints,
         log_every_steps=execution.log_every_steps,
         activation_checkpointing=context.config.encoder.activation_checkpointing,
     )
-    return _fit(context, stage, artifact, job)
+    return run_training(context, stage, artifact, job)
 
 
 def run_sft_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
@@ -76,10 +79,11 @@ def run_sft_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict
         sft_settings=stage.settings["sft"],
         checkpoint_every_steps=execution.checkpoint_every_steps,
         keep_checkpoints=execution.keep_checkpoints,
+        asynchronous_checkpoints=execution.asynchronous_checkpoints,
         log_every_steps=execution.log_every_steps,
         activation_checkpointing=context.config.encoder.activation_checkpointing,
     )
-    return _fit(context, stage, artifact, job)
+    return run_training(context, stage, artifact, job)
 
 
 def run_sync_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
@@ -103,15 +107,45 @@ def run_sync_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dic
     return run_remotely(context, hard_sync, job)
 
 
-def training_cpus(config: Config) -> float:
+def training_needs(config: Config) -> Needs:
+    """What as many workers as a training stage may have use, their readers included."""
+    return {name: amount * config.execution.max_workers for name, amount in _worker_needs(config).items()}
+
+
+def least_training_needs(config: Config) -> Needs:
+    """What a training stage does not start without."""
+    return {name: amount * config.execution.min_workers for name, amount in _worker_needs(config).items()}
+
+
+def check_training(config: Config) -> None:
+    """Raise ConfigError, before any work, when there may be more workers than micro-batches for them to share."""
+    num_micro_batches = {
+        "curriculum.micro_batch": -(-config.curriculum.global_batch // config.curriculum.micro_batch),
+        "sft.micro_tokens": -(-config.sft.tokens_per_step // config.sft.micro_tokens),
+    }
+    for cut, available in num_micro_batches.items():
+        if config.execution.max_workers > available:
+            raise errors.ConfigError(
+                f"execution.num_workers: {config.execution.max_workers} workers would share {available} micro-batches of a step; "
+                f"use at most {available} workers or lower {cut}"
+            )
+
+
+def _worker_needs(config: Config) -> Needs:
+    # A worker's reader is inside its own share: the elastic scheduler gives all CPUs to workers, and a reader that asked for one would
+    # wait for ever.
     execution = config.execution
-    return execution.num_workers * (execution.cpus_per_worker + execution.data_cpus)
+    return {"CPU": execution.cpus_per_worker + execution.data_cpus} | ({"GPU": 1.0} if execution.use_gpu else {})
 
 
-def _fit(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dict[str, Any]:
+def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dict[str, Any]:
+    """Train a job with Ray Train into `artifact` (`job.out`), from its newest checkpoint; returns its summary.
+
+    Lost workers and nodes cost a restart from the last checkpoint; what a restart cannot mend is raised as the worker raised it.
+    """
     execution = context.config.execution
     artifact.folder.remove(_FAILURE)
-    resources = {"CPU": execution.cpus_per_worker} | ({"GPU": 1.0} if execution.use_gpu else {})
+    os.environ[_START_TIMEOUT] = str(execution.start_timeout_seconds)
     state = context.storage / "ray_train"
     context.report(stage, 0, job.num_steps if isinstance(job, PhaseJob) else context.config.sft.max_steps or 1, "starting workers")
     trainer = TorchTrainer(
@@ -120,16 +154,21 @@ def _fit(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dic
             "job": job.to_json(),
             "stage_key": stage.key,
             "label": stage.label,
-            "data_cpus": execution.data_cpus,
             "threads": execution.threads_per_worker,
+            "nodes_may_leave": os.environ.get(_WATCHER, "1") != "0",
             "trackers": tracker_settings(context.config, stage.label, stage.key),
         },
-        scaling_config=ScalingConfig(num_workers=execution.num_workers, use_gpu=execution.use_gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=execution.num_workers if execution.min_workers < execution.max_workers else execution.max_workers,
+            elastic_resize_monitor_interval_s=execution.resize_interval_seconds,
+            use_gpu=execution.use_gpu,
+            resources_per_worker=_worker_needs(context.config),
+        ),
         run_config=RunConfig(
             name=f"{stage.key}-{context.run_id}",
             storage_path=state.path(),
             storage_filesystem=None if state.is_local else PyFileSystem(FSSpecHandler(state.fs)),
-            failure_config=FailureConfig(max_failures=execution.max_worker_failures),
+            failure_config=FailureConfig(max_failures=execution.max_worker_failures, max_preemption_failures=-1),
         ),
     )
     try:
@@ -141,7 +180,7 @@ def _fit(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dic
     summary = artifact.folder.read_json("metrics.json")
     (state / f"{stage.key}-{context.run_id}").remove()
     artifact.folder.remove("checkpoints")
-    return summary.get("summary", {})
+    return summary.get("summary", {}) | {"steps_by_workers": artifact.folder.read_json("timing.json")["steps_by_workers"]}
 
 
 def _train_loop(work: dict[str, Any]) -> None:
@@ -179,12 +218,18 @@ def _train_loop(work: dict[str, Any]) -> None:
         from clinjepa.curriculum.sft import run_sft
 
         run = run_phase if isinstance(job, PhaseJob) else run_sft
-        run(job, Dist.current(), ray_data_feed(job, work["data_cpus"]), on_report)  # type: ignore[arg-type]
+        notice = _node_is_leaving if work["nodes_may_leave"] else None
+        run(job, Dist.current(), ray_data_feed(job), on_report, notice)  # type: ignore[arg-type]
         for tracker in trackers:
             tracker.close()
     except errors.ClinJepaError as error:
         out.write_json(_FAILURE, {"type": type(error).__name__, "message": str(error)})
         raise
+
+
+def _node_is_leaving() -> bool:
+    """All workers ask alike and get the same answer."""
+    return ray.train.get_preemption_info() is not None
 
 
 def _raise_cause(artifact: Artifact, error: TrainingFailedError) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -262,6 +262,8 @@ class CurriculumConfig(Section):
     checkpoint_every_steps: int = Execution(50, ge=1)
     log_every_steps: int = Execution(10, ge=1)
     keep_checkpoints: int = Execution(2, ge=1)
+    asynchronous_checkpoints: bool = Execution(True)
+    """Write checkpoints beside the training; otherwise it stands still until each is whole."""
 
 
 class DriftConfig(Section):
@@ -344,8 +346,16 @@ class GridConfig(Section):
 class ExecutionConfig(Section):
     """Where and with how much it runs. Nothing here changes a result."""
 
-    num_workers: int = Execution(2, ge=1)
-    """FSDP workers per training stage."""
+    num_workers: int | tuple[int, int] = Execution(2)
+    """FSDP workers per training stage: a number, or `[min, max]` to grow and shrink with the cluster's nodes. The global batch, the
+    plan and, up to rounding, the losses stay the same."""
+
+    resize_interval_seconds: float = Execution(60.0, gt=0)
+    """With `[min, max]`: how often to look whether the cluster has room for more workers. A resize restarts them from the last
+    checkpoint."""
+
+    start_timeout_seconds: float = Execution(60.0, gt=0)
+    """Workers that could not all be started for this long (a node has just gone) are asked for again, in the number there is room for."""
 
     cpus_per_worker: float = Execution(0.5, gt=0)
     """Logical CPUs each training worker reserves."""
@@ -374,7 +384,7 @@ class ExecutionConfig(Section):
 
     evaluation_cpus: float = Execution(1.0, gt=0)
     max_worker_failures: int = Execution(3, ge=-1)
-    """Worker failures that a training stage survives."""
+    """Worker failures that a training stage survives; -1: any number. Nodes that are taken away after a notice do not count."""
 
     local_num_cpus: int | None = Execution(None, ge=1)
     """Logical CPUs of a local cluster started by this run; None is the machine's."""
@@ -382,11 +392,46 @@ class ExecutionConfig(Section):
     concurrent_cpus: float | None = Execution(None, gt=0)
     """Logical CPUs that stages may use together; None is what the cluster has. Set it above that to let a cluster grow."""
 
+    concurrent_gpus: float | None = Execution(None, gt=0)
+    """GPUs, likewise."""
+
     object_store_mb: int | None = Execution(None, ge=80)
     lease_seconds: float = Execution(20.0, gt=1)
     """A stage owner that stops renewing its lease for this long is taken for dead."""
 
     progress: bool = Execution(True)
+
+    @field_validator("num_workers")
+    @classmethod
+    def _workers_in_order(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        least, most = (value, value) if isinstance(value, int) else value
+        if least < 1:
+            raise ValueError(f"execution.num_workers={value} starts below 1 worker; give a number or [min, max] with 1 <= min <= max")
+        if least > most:
+            raise ValueError(f"execution.num_workers=[{least}, {most}] has its minimum above its maximum; give [min, max] with min <= max")
+        return value
+
+    @property
+    def min_workers(self) -> int:
+        """Training workers at the least."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """Training workers at the most."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """What stages may use together, by Ray's names of resources, where it is not what the cluster has."""
+        amounts = {"CPU": self.concurrent_cpus, "GPU": self.concurrent_gpus}
+        return {name: amount for name, amount in amounts.items() if amount is not None}
+
+    @property
+    def workers_in_words(self) -> str:
+        """`8`, or `2 to 8`."""
+        return str(self.max_workers) if self.min_workers == self.max_workers else f"{self.min_workers} to {self.max_workers}"
+
     trackers: list[Literal["tensorboard", "mlflow"]] = Execution([])
     """Where training stages also send their numbers while they run (extra `trackers`). Nothing by default."""
 

@@ -6,7 +6,7 @@ the optimizer's step. Formulas and their derivation: docs/scaling.md. No torch, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,7 +65,7 @@ class RunSizes:
             rollout_steps=curriculum["rollout_steps"],
             max_hours=sections["windows"]["max_hours"],
             micro_tokens=sections["sft"]["micro_tokens"],
-            num_workers=sections["execution"]["num_workers"],
+            num_workers=_fewest(sections["execution"]["num_workers"]),  # the fewest: the fewer, the more each holds
             gpu_memory_gib=gpu_memory_gib,
         )
 
@@ -250,3 +250,7 @@ def _latents(run: RunSizes, joint: bool) -> int:
     texts = run.micro_batch * (2 * run.max_hours + 1)
     targets = run.micro_batch * run.max_hours
     return 4 * run.model.hidden * (texts + targets + (3 * texts if joint else 0))
+
+
+def _fewest(num_workers: int | Sequence[int]) -> int:
+    return num_workers if isinstance(num_workers, int) else min(num_workers)

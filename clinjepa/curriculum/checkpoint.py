@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,24 +64,72 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Folder, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], digest: str, keep: int
+    folder: Folder, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any] | str, digest: str, keep: int
 ) -> str:
     """Write a checkpoint after `step` steps and drop the older ones beyond `keep`; returns its address.
 
-    folder: `out/checkpoints`; tensors: by file name without suffix, whole tensors; state: JSON values; digest: of the job.
+    folder: `out/checkpoints`; tensors: by file name without suffix, whole tensors; state: JSON values or JSON; digest: of the job.
     One worker calls this. Raises StorageError (a full disk, an unreachable bucket); earlier checkpoints are left whole.
     """
     target = checkpoint_folder(folder, step)
     target.remove()
-    contents = {f"{name}.safetensors": tensor_bytes(group) for name, group in tensors.items()}
-    contents["state.json"] = json.dumps(state, allow_nan=False).encode()
     files = {}
-    for name, data in contents.items():
+
+    def write(name: str, data: bytes) -> None:
         target.write_bytes(name, data)
         files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    for name, group in tensors.items():
+        write(f"{name}.safetensors", tensor_bytes(group))
+    write("state.json", (state if isinstance(state, str) else json.dumps(state, allow_nan=False)).encode())
     target.write_json("manifest.json", {"schema_version": SCHEMA_VERSION, "step": step, "job": digest, "files": files})
     _retain(folder, step, keep)
     return target.address
+
+
+class CheckpointWriter:
+    """Writes a job's checkpoints from one worker, beside the training unless told otherwise; at most one is being written.
+
+    What is given to `save` must not change afterwards (whole copies on the CPU). `blocked_seconds` and `num_saves` say what it cost
+    the training.
+    """
+
+    def __init__(self, folder: Folder, digest: str, keep: int, asynchronous: bool) -> None:
+        self._folder, self._digest, self._keep = folder, digest, keep
+        self._asynchronous = asynchronous
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clinjepa-checkpoint")
+        self._writing: Future[str] | None = None
+        self.blocked_seconds, self.num_saves = 0.0, 0
+
+    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """Start writing the checkpoint after `step` steps, when the one before is whole. Raises what that one raised."""
+        began = time.perf_counter()
+        self.wait()
+        text = json.dumps(state, allow_nan=False)  # now: the training goes on adding to it
+        self._writing = self._pool.submit(save_checkpoint, self._folder, step, tensors, text, self._digest, self._keep)
+        if not self._asynchronous:
+            self.wait()
+        self.blocked_seconds += time.perf_counter() - began
+        self.num_saves += 1
+
+    def is_whole(self) -> bool:
+        """Whether nothing is being written any more. Raises StorageError when writing failed; earlier checkpoints are left whole."""
+        if self._writing is None:
+            return True
+        if not self._writing.done():
+            return False
+        self.wait()
+        return True
+
+    def wait(self) -> None:
+        """Until the last checkpoint is whole; raises StorageError when writing it failed."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Let the thread end; what is being written is finished first."""
+        self._pool.shutdown(wait=True)
 
 
 def find_checkpoint(folder: Folder, digest: str) -> Checkpoint | None:

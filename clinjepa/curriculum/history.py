@@ -14,6 +14,14 @@ from clinjepa.errors import TrainingError
 EXPLODING_FACTOR = 1000.0
 """A gradient norm this many times the median of the last steps stops the phase."""
 _NORM_HISTORY, _MIN_NORM_HISTORY = 50, 20
+_NO_TIME: dict[str, Any] = {
+    "steps": 0,
+    "seconds": 0.0,
+    "waiting_seconds": 0.0,
+    "num_saves": 0,
+    "blocked_seconds": 0.0,
+    "steps_by_workers": {},
+}
 
 
 class TrainingHistory:
@@ -26,7 +34,8 @@ class TrainingHistory:
         self.diagnostics: list[dict[str, Any]] = saved.get("diagnostics", [])
         self.alarms: list[dict[str, Any]] = saved.get("alarms", [])
         self.tokens_encoded: int = saved.get("tokens_encoded", 0)
-        self.timing: dict[str, float] = saved.get("timing", {"steps": 0, "seconds": 0.0, "waiting_seconds": 0.0})
+        self.timing: dict[str, Any] = {**_NO_TIME, **saved.get("timing", {})}
+        self.timing["steps_by_workers"] = dict(self.timing["steps_by_workers"])
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a checkpoint."""
@@ -59,11 +68,18 @@ class TrainingHistory:
         self.steps.append(row)
         self.tokens_encoded += num_tokens
 
-    def add_time(self, seconds: float, waiting_seconds: float) -> None:
-        """Wall time of a step and the part of it spent waiting for data."""
+    def add_time(self, seconds: float, waiting_seconds: float, num_workers: int) -> None:
+        """Wall time of a step that this many workers took, and the part of it spent waiting for data."""
         self.timing["steps"] += 1
         self.timing["seconds"] += seconds
         self.timing["waiting_seconds"] += waiting_seconds
+        by_workers = self.timing["steps_by_workers"]
+        by_workers[str(num_workers)] = by_workers.get(str(num_workers), 0) + 1
+
+    def add_saves(self, num_saves: int, blocked_seconds: float) -> None:
+        """Checkpoints, and the wall time that the training stood still for them."""
+        self.timing["num_saves"] += num_saves
+        self.timing["blocked_seconds"] += blocked_seconds
 
     def alarm(self, kind: str, step: int, message: str, **values: Any) -> None:
         """Record an alarm once per kind."""
@@ -93,7 +109,14 @@ class TrainingHistory:
             "tokens_encoded": self.tokens_encoded,
         }
 
-    def time_summary(self) -> dict[str, float]:
-        """Mean seconds per step (checkpoints apart) and the share of them spent waiting for data, over all attempts."""
-        waiting = self.timing["waiting_seconds"] / max(1e-9, self.timing["seconds"])
-        return {"seconds_per_step": self.seconds_per_step, "waiting_share": waiting, "timed_steps": self.timing["steps"]}
+    def time_summary(self) -> dict[str, Any]:
+        """Over all attempts: mean seconds per step (checkpoints apart), the share of them spent waiting for data, mean seconds that
+        training stood still for a checkpoint, and how many steps were taken by how many workers."""
+        timing = self.timing
+        return {
+            "seconds_per_step": self.seconds_per_step,
+            "waiting_share": timing["waiting_seconds"] / max(1e-9, timing["seconds"]),
+            "timed_steps": timing["steps"],
+            "blocked_seconds_per_save": timing["blocked_seconds"] / max(1, timing["num_saves"]),
+            "steps_by_workers": timing["steps_by_workers"],
+        }

@@ -17,7 +17,14 @@ from clinjepa.curriculum.recipes import Phase
 from clinjepa.errors import ConfigError
 
 _ADDRESSES = ("out", "trajectories", "latents", "base", "encoder", "target", "predictor")
-_EXECUTION = ("checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "reencode", "activation_checkpointing")
+_EXECUTION = (
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "asynchronous_checkpoints",
+    "log_every_steps",
+    "reencode",
+    "activation_checkpointing",
+)
 ALIGNMENT_RULE = 4.0
 """Steps of alignment times (1 − EMA momentum) must reach this, or the target never arrives (method: EMA when runs are short)."""
 
@@ -49,6 +56,8 @@ class PhaseJob:
     """Folder with `predictor.*` and `optimizer.*` of the phase before; None initialises a new predictor from `seed`."""
     checkpoint_every_steps: int = 50
     keep_checkpoints: int = 2
+    asynchronous_checkpoints: bool = True
+    """Write checkpoints beside the training; otherwise it stands still until each is whole."""
     log_every_steps: int = 10
     reencode: bool = False
     """Run the encoder at every step of a frozen phase instead of reading the latent store; the losses are the same."""
@@ -131,6 +140,8 @@ class SftJob:
     """Folder of a base made here; None when `encoder_settings` names a public model."""
     checkpoint_every_steps: int = 50
     keep_checkpoints: int = 2
+    asynchronous_checkpoints: bool = True
+    """Write checkpoints beside the training; otherwise it stands still until each is whole."""
     log_every_steps: int = 10
     activation_checkpointing: str = "none"
     """As in `PhaseJob`."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clinjepa.curriculum.assembly import PhaseModules, assemble
 from clinjepa.curriculum.batches import MicroBatchFetcher
-from clinjepa.curriculum.checkpoint import checkpoint_folder, newest_for_all, save_checkpoint
+from clinjepa.curriculum.checkpoint import newest_for_all
 from clinjepa.curriculum.diagnostics import PhaseDiagnostics, is_diagnostic_step
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.history import TrainingHistory
@@ -26,25 +26,26 @@ from clinjepa.curriculum.jobs import PhaseJob, check_workers, job_digest, num_mi
 from clinjepa.curriculum.objective import PhaseObjective
 from clinjepa.curriculum.out_of_memory import names_settings
 from clinjepa.curriculum.plan import Assignment, assignments
+from clinjepa.curriculum.saving import Notice, OnReport, Saver
 from clinjepa.curriculum.schedule import Schedule
 from clinjepa.errors import CheckpointError, ConfigError
 from clinjepa.model.io import check_same_tensors, read_tensors, save_predictor, write_tensors
 from clinjepa.storage import Folder
 
 Feed = Callable[[Sequence[Assignment]], Iterator[bytes]]
-OnReport = Callable[[int, dict[str, Any], str | None], None]
 
 SYNC_GAP = 1e-5
 """Largest difference that the hard sync may leave between online and target (Clin-JEPA, arXiv 2605.10840)."""
 
 
 @names_settings
-def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport) -> dict[str, Any]:
+def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice: Notice | None = None) -> dict[str, Any]:
     """Train a phase from its newest checkpoint, or its start, to its end and write its files to `job.out`; returns a summary.
 
     All workers call it alike. feed: yields this worker's micro-batches in the order of the assignments it is given;
-    on_report(steps done over all phases, latest metrics, checkpoint address or None): called by all workers at log and
-    checkpoint steps, where the metrics' `num_steps` is the number of steps done when the phase is complete. Raises ConfigError
+    on_report(steps done over all phases, latest metrics, address of a checkpoint that is now whole or None): called by all workers
+    at log steps and when a checkpoint is whole; the metrics' `num_steps` is the number of steps done when the phase is complete.
+    notice(): asked by all workers alike every few seconds: is a node going away, so that a checkpoint is due now? Raises ConfigError
     before any work, CheckpointError for what cannot be gone on from, and TrainingError when training must not go on; the last
     good checkpoint is then still there.
     """
@@ -69,7 +70,7 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport) -> dic
     arrivals = feed(assigned)
     if start == job.first_step and not history.diagnostics:
         diagnostics.measure(start, history)
-    address = None
+    saver = Saver(job, checkpoints, digest, history, dist, (job.first_step, job.last_step), on_report, notice)
     for step in range(start, job.last_step):
         began = time.perf_counter()
         waited = 0.0
@@ -85,8 +86,9 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport) -> dic
             losses, tokens = objective.forward_backward(arrays, current, counts, sync=turn == rounds - 1)
             sums[:2] += losses
             sums[2] += tokens
-        # One collective per step: loss sums, tokens, and the squared norms of the already reduced gradient shards.
-        totals = dist.sum_(torch.cat([sums, modules.optimizer.squared_norms(dist.device)])).tolist()
+        # One collective per step: loss sums, tokens, squared norms of the already reduced gradient shards, and what worker 0 has to say.
+        sums = torch.cat([sums, modules.optimizer.squared_norms(dist.device), saver.signals()])
+        *totals, whole, asks = dist.sum_(sums).tolist()
         norms = {name: math.sqrt(value) for name, value in zip(modules.optimizer.groups, totals[3:], strict=True)}
         row = _row(step, totals, counts, norms, float(settings["rollout_weight"]))
         factors = {"predictor": schedule.predictor_factor(step), "encoder": schedule.encoder_factor(step)}
@@ -100,12 +102,9 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport) -> dic
         done = step + 1
         if is_diagnostic_step(done - job.first_step, job.num_steps):
             diagnostics.measure(done, history)
-        history.add_time(time.perf_counter() - began, waited)
-        address = None
-        if (done - job.first_step) % job.checkpoint_every_steps == 0 or done == job.last_step:
-            address = _save(job, modules, history, checkpoints, done, digest, dist)
-        if address is not None or (done - job.first_step) % job.log_every_steps == 0:
-            on_report(done, history.latest() | {"num_steps": job.last_step}, address)
+        history.add_time(time.perf_counter() - began, waited, dist.world_size)
+        saver.after_step(done, [whole, asks], lambda: modules.tensors(job))
+    saver.close()
     _write_outputs(job, modules, history, dist)
     return history.summary() | history.time_summary()
 
@@ -143,15 +142,6 @@ def _row(step: int, totals: list[float], counts: tuple[int, int], norms: dict[st
     teacher_forcing, rollout = totals[0] / max(1, counts[0]), totals[1] / max(1, counts[1])
     row = {"step": step, "loss": teacher_forcing + rollout_weight * rollout, "teacher_forcing": teacher_forcing, "rollout": rollout}
     return row | {f"grad_norm_{name}": norm for name, norm in norms.items()}
-
-
-def _save(job: PhaseJob, modules: PhaseModules, history: TrainingHistory, checkpoints: Folder, done: int, digest: str, dist: Dist) -> str:
-    tensors, optimizer = modules.tensors(job)
-    if dist.is_main:
-        state = {"optimizer": optimizer, "history": history.to_json()}
-        save_checkpoint(checkpoints, done, tensors, state, digest, job.keep_checkpoints)
-    dist.barrier()  # a reported address is whole for every worker
-    return checkpoint_folder(checkpoints, done).address
 
 
 def _write_outputs(job: PhaseJob, modules: PhaseModules, history: TrainingHistory, dist: Dist) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.curriculum.batches import MicroBatchFetcher
-from clinjepa.curriculum.checkpoint import Checkpoint, checkpoint_folder, newest_for_all, save_checkpoint
+from clinjepa.curriculum.checkpoint import Checkpoint, newest_for_all
 from clinjepa.curriculum.diagnostics import is_diagnostic_step
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.gathering import keep_gathered, set_gradient_sync
@@ -26,8 +26,9 @@ from clinjepa.curriculum.history import TrainingHistory
 from clinjepa.curriculum.jobs import SftJob, check_workers, job_digest, num_micro_batches
 from clinjepa.curriculum.optimizer import GroupedAdamW
 from clinjepa.curriculum.out_of_memory import names_settings
-from clinjepa.curriculum.phase import Feed, OnReport
+from clinjepa.curriculum.phase import Feed
 from clinjepa.curriculum.plan import Assignment, assignments, mix_seed, torch_seed
+from clinjepa.curriculum.saving import Notice, OnReport, Saver
 from clinjepa.curriculum.schedule import Schedule
 from clinjepa.curriculum.text_plan import TextPlan
 from clinjepa.model.base import write_base
@@ -43,10 +44,10 @@ NUM_TUNING_TEXTS = 256
 
 
 @names_settings
-def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport) -> dict[str, Any]:
+def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport, notice: Notice | None = None) -> dict[str, Any]:
     """Train from the newest checkpoint, or the start, to the end and write the base or the adapters to `job.out`; returns a summary.
 
-    All workers call it alike; `feed` and `on_report` as in `run_phase`. Loss is in nats per predicted token. Raises as `run_phase` does.
+    All workers call it alike; `feed`, `on_report`, `notice` and what is raised are as in `run_phase`. Loss is in nats per predicted token.
     """
     job.validate()
     check_workers(job, dist.world_size)
@@ -65,6 +66,7 @@ def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport) -> dict[st
     arrivals = feed(assigned)
     if start == 0 and not history.diagnostics:
         tuning.measure(0, history)
+    saver = Saver(job, checkpoints, digest, history, dist, (0, plan.num_steps), on_report, notice)
     for step in range(start, plan.num_steps):
         began, waited = time.perf_counter(), 0.0
         optimizer.zero_grad()
@@ -77,7 +79,8 @@ def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport) -> dict[st
             current = assigned[(step - start) * rounds + turn]
             loss, tokens = _forward_backward(job, encoder, arrays, current, labels, turn == rounds - 1, dist)
             sums += torch.tensor([loss, tokens], dtype=torch.float64, device=dist.device)
-        totals = dist.sum_(torch.cat([sums, optimizer.squared_norms(dist.device)])).tolist()
+        sums = torch.cat([sums, optimizer.squared_norms(dist.device), saver.signals()])
+        *totals, whole, asks = dist.sum_(sums).tolist()
         rate = schedule.predictor_factor(step) * float(settings["learning_rate"])
         norm = math.sqrt(totals[2])
         row = {"step": step, "loss": totals[0] / labels, "grad_norm_encoder": norm, "lr_encoder": rate}
@@ -87,12 +90,9 @@ def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport) -> dict[st
         done = step + 1
         if is_diagnostic_step(done, plan.num_steps):
             tuning.measure(done, history)
-        history.add_time(time.perf_counter() - began, waited)
-        address = None
-        if done % job.checkpoint_every_steps == 0 or done == plan.num_steps:
-            address = _save(job, encoder, optimizer, history, checkpoints, done, digest, dist)
-        if address is not None or done % job.log_every_steps == 0:
-            on_report(done, history.latest() | {"num_steps": plan.num_steps}, address)
+        history.add_time(time.perf_counter() - began, waited, dist.world_size)
+        saver.after_step(done, [whole, asks], lambda: _captured(encoder, optimizer))
+    saver.close()
     _write_outputs(job, encoder, history, dist)
     return history.summary() | history.time_summary()
 
@@ -172,23 +172,9 @@ def _trains_whole_model(job: SftJob) -> bool:
     return job.encoder_settings["init"] == "config" or job.encoder_settings["adaptation"] == "full"
 
 
-def _save(
-    job: SftJob,
-    encoder: Encoder,
-    optimizer: GroupedAdamW,
-    history: TrainingHistory,
-    checkpoints: Folder,
-    done: int,
-    digest: str,
-    dist: Dist,
-) -> str:
+def _captured(encoder: Encoder, optimizer: GroupedAdamW) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     moments, optimizer_state = optimizer.state()
-    tensors = {"online": encoder.online_state(), "optimizer": moments}
-    if dist.is_main:
-        state = {"optimizer": optimizer_state, "history": history.to_json()}
-        save_checkpoint(checkpoints, done, tensors, state, digest, job.keep_checkpoints)
-    dist.barrier()  # a reported address is whole for every worker
-    return checkpoint_folder(checkpoints, done).address
+    return {"online": encoder.online_state(), "optimizer": moments}, optimizer_state
 
 
 def _write_outputs(job: SftJob, encoder: Encoder, history: TrainingHistory, dist: Dist) -> None:

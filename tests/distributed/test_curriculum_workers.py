@@ -122,7 +122,8 @@ def test_weights_are_those_of_one_worker(results, stage, name, world_size):
 @pytest.fixture(scope="module")
 def killed(stores, results) -> PhaseJob:
     """Joint refinement of two workers that vanished after its first step."""
-    job = stores.job("joint", stores.root / "killed", results[2], checkpoint_every_steps=1, log_every_steps=1)
+    often = {"checkpoint_every_steps": 1, "log_every_steps": 1, "asynchronous_checkpoints": False}
+    job = stores.job("joint", stores.root / "killed", results[2], **often)
     run_on_workers([job], 2, die_after=STEPS + 1, layer_by_layer=True)
     return job
 

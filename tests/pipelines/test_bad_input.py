@@ -34,6 +34,12 @@ def test_a_value_that_cannot_be_is_refused_with_the_limit(tmp_path: Path) -> Non
     refused(call("run", SMALL, f"storage={tmp_path}", "curriculum.ema_momentum=2"), "curriculum.ema_momentum", "less than 1")
 
 
+def test_more_workers_than_micro_batches_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    done = call("run", SMALL, f"storage={tmp_path}", "execution.num_workers=[1, 50]")
+    refused(done, "50 workers", "curriculum.micro_batch")
+    assert not (tmp_path / "artifacts").exists()
+
+
 def test_a_configuration_file_that_is_not_there_is_named() -> None:
     refused(call("run", "configs/demmo.yaml"), "configs/demmo.yaml", "no such configuration file")
 

@@ -45,7 +45,7 @@ def counting(folder: Path, cpus: float = 1.0, seconds: float = 0.3) -> dict[str,
             alive[0] -= 1
         return {}
 
-    return dict.fromkeys(("ingest", "tokenizer", "phase"), Executor(run, lambda config: cpus))
+    return dict.fromkeys(("ingest", "tokenizer", "phase"), Executor(run, lambda config: {"CPU": cpus}))
 
 
 def together(*actions) -> list[BaseException]:
@@ -87,6 +87,26 @@ def test_a_stage_larger_than_the_cluster_still_gets_its_turn_alone(context: RunC
     assert (tmp_path / "log").read_text() == "huge 1\n"
 
 
+def test_an_elastic_stage_starts_with_what_is_left_and_a_fixed_one_waits_for_all_it_needs(context: RunContext) -> None:
+    def asks(holder: str, cpus: float, budget: float, least: float | None = None, **more: float) -> bool:
+        needs = {"CPU": cpus} | more
+        few = None if least is None else {"CPU": least}
+        return ray.get(context.coordinator.request.remote(holder, needs, 0, {"CPU": budget, "GPU": 1.0}, few))
+
+    assert asks("small", 1.5, budget=2.0, GPU=1.0)
+    assert not asks("fixed", 1.0, budget=2.0)
+    ray.get(context.coordinator.release.remote("fixed"))
+    assert not asks("second on the one GPU", 0.1, budget=2.0, GPU=0.5)
+    ray.get(context.coordinator.release.remote("second on the one GPU"))
+    assert asks("elastic", 4.0, budget=2.0, least=0.5)  # it is granted the half CPU that is left
+    assert not asks("fixed", 0.25, budget=2.0)
+    ray.get(context.coordinator.release.remote("fixed"))
+    assert asks("elastic", 4.0, budget=3.0, least=0.5)  # the cluster has grown by one, and nobody waits: it takes it
+    assert not asks("fixed", 0.25, budget=3.0)
+    for holder in ("small", "elastic", "fixed"):
+        ray.get(context.coordinator.release.remote(holder))
+
+
 def test_a_finished_stage_is_not_run_again_by_another_run(context: RunContext, tmp_path) -> None:
     stage, executors = Stage("phase", "once", {}), counting(tmp_path)
     first = ensure(context, stage, executors)
@@ -101,7 +121,7 @@ def test_a_failed_stage_leaves_no_manifest_frees_its_cpus_and_can_be_run_again(c
 
     stage = Stage("phase", "fragile", {"i": 4})
     with pytest.raises(SourceError, match="column 'time'"):
-        ensure(context, stage, {"phase": Executor(fail, lambda config: 2.0)})
+        ensure(context, stage, {"phase": Executor(fail, lambda config: {"CPU": 2.0})})
     assert not context.artifact(stage).is_complete()
     ensure(context, stage, counting(tmp_path, cpus=2.0))
     assert context.artifact(stage).is_complete()

@@ -203,3 +203,15 @@ def test_relative_addresses_are_made_absolute_once(tmp_path: Path, monkeypatch: 
 def test_what_would_run_nothing_or_write_elsewhere_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=override.split("=")[0]):
         load_config(ROOT / "configs/demo_simulator.yaml", [override])
+
+
+@pytest.mark.parametrize(("given", "least", "most", "words"), [("8", 8, 8, "8"), ("[2, 8]", 2, 8, "2 to 8")])
+def test_workers_are_a_number_or_a_range(given: str, least: int, most: int, words: str) -> None:
+    execution = load_config(ROOT / "configs/mimic_iv_qwen3_8b.yaml", [f"execution.num_workers={given}"]).execution
+    assert (execution.min_workers, execution.max_workers, execution.workers_in_words) == (least, most, words)
+
+
+@pytest.mark.parametrize(("given", "says"), [("[8, 2]", "minimum above its"), ("[0, 2]", "below 1 worker"), ("0", "below 1 worker")])
+def test_workers_that_cannot_be_are_refused(given: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"execution.num_workers.*{says}"):
+        load_config(ROOT / "configs/demo_simulator.yaml", [f"execution.num_workers={given}"])

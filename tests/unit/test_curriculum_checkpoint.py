@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 import torch
 
-from clinjepa.curriculum.checkpoint import checkpoint_folder, find_checkpoint, save_checkpoint
-from clinjepa.errors import CheckpointError
+from clinjepa.curriculum.checkpoint import CheckpointWriter, checkpoint_folder, find_checkpoint, save_checkpoint
+from clinjepa.errors import CheckpointError, StorageError
 from clinjepa.storage import Folder
 
 JOB = "digest-of-the-job"
@@ -85,3 +87,31 @@ def test_what_was_refused_is_removed_when_the_job_passes_its_step_again(folder):
     cut_manifest(checkpoint_folder(folder, 8))
     save_checkpoint(folder, 6, {}, {}, JOB, keep=2)
     assert folder.names() == ["step-00000004", "step-00000006"]
+
+
+def test_what_is_saved_beside_the_training_is_what_it_was_when_it_was_given(tmp_path):
+    writer, state = CheckpointWriter(Folder(tmp_path), JOB, keep=2, asynchronous=True), {"steps": [1]}
+    writer.save(4, {"predictor": {"w": torch.ones(1 << 20)}}, state)
+    state["steps"].append(2)  # the training goes on
+    writer.save(8, {"predictor": {"w": torch.zeros(3)}}, state)  # waits for the one before
+    assert find_checkpoint(Folder(tmp_path), JOB) is not None
+    writer.wait()
+    assert writer.is_whole() and writer.num_saves == 2
+    found = find_checkpoint(Folder(tmp_path), JOB)
+    older = checkpoint_folder(Folder(tmp_path), 4)
+    assert (found.step, found.state(), older.read_json("state.json")) == (8, {"steps": [1, 2]}, {"steps": [1]})
+
+
+def test_a_write_that_failed_beside_the_training_is_raised_and_the_one_before_is_kept(tmp_path):
+    writer = CheckpointWriter(Folder(tmp_path), JOB, keep=2, asynchronous=True)
+    writer.save(4, {}, {})
+    writer.wait()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))  # from now on no file may grow beyond 4 kB
+    try:
+        writer.save(8, {"predictor": {"w": torch.ones(1 << 16)}}, {})
+        with pytest.raises(StorageError):
+            writer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert find_checkpoint(Folder(tmp_path), JOB).step == 4

@@ -1,0 +1,121 @@
+"""A worker that dies in the middle of a save or right after it, or whose disk is full, leaves no torn checkpoint that is taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clinjepa.curriculum.jobs import PhaseJob
+from tests.cli import ROOT, environment
+from tests.curriculum_jobs import ENCODER, PREDICTOR, phase_job
+from tests.curriculum_processes import run_job
+from tests.curriculum_store import make_base_and_latents, make_trajectories
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> PhaseJob:
+    """A phase that saves after every step, and whose predictor is large enough (60 MB a checkpoint) for a save to be met."""
+    root = tmp_path_factory.mktemp("inputs")
+    trajectories = make_trajectories(root)
+    _, latents = make_base_and_latents(root, trajectories, ENCODER)
+    return replace(
+        phase_job("warmup", trajectories=trajectories, latents=latents, num_steps=STEPS, total_steps=STEPS, checkpoint_every_steps=1),
+        predictor_settings={**PREDICTOR, "hidden_size": 384, "num_layers": 3, "ffn_size": 1536},
+        log_every_steps=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    run_job(replace(job, out=str(out)))
+    return out
+
+
+def start(job: PhaseJob, **options: Any) -> subprocess.Popen[bytes]:
+    path = Path(job.out).with_suffix(".json")
+    path.write_text(json.dumps(job.to_json()))
+    command = [sys.executable, "-m", "clinjepa.curriculum.worker", str(path)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, **options
+    )
+
+
+def states(folder: Path) -> dict[int, bool]:
+    """By step: whether its checkpoint has a manifest."""
+    found = (folder / "checkpoints").glob("step-*")
+    return {int(step.name.removeprefix("step-")): (step / "manifest.json").exists() for step in found}
+
+
+def kill_when(process: subprocess.Popen[bytes], reached: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None and time.monotonic() < deadline, "it ended before that moment came"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_in_the_middle_of_a_save_it_goes_on_from_the_one_before(job, undisturbed, tmp_path):
+    job = replace(job, out=str(tmp_path / "out"))
+    out = Path(job.out)
+
+    def in_the_middle() -> bool:
+        found = states(out)
+        return len(found) >= 2 and not found[max(found)]
+
+    kill_when(start(job), in_the_middle)
+    torn = [step for step, whole in states(out).items() if not whole]
+    assert len(torn) == 1
+    with pytest.warns(UserWarning, match="no readable manifest"):
+        run_job(job)
+    assert_same(out, undisturbed)
+
+
+def test_killed_after_a_save_that_nobody_was_told_of_it_goes_on_from_it(job, undisturbed, tmp_path):
+    job = replace(job, out=str(tmp_path / "out"))
+    out = Path(job.out)
+    kill_when(start(job), lambda: any(states(out).values()))
+    run_job(job)
+    assert_same(out, undisturbed)
+
+
+def test_a_disk_that_fills_up_is_named_and_the_phase_goes_on_when_there_is_room(job, undisturbed, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("a small disk can only be made by root with the right to mount")
+    try:
+        job = replace(job, out=str(disk / "out"))
+        process = start(job, stderr=subprocess.PIPE)
+        while not any(states(Path(job.out)).values()):
+            assert process.poll() is None
+        with pytest.raises(OSError, match="No space left"), open(disk / "filler", "wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(1 << 20))
+        said = process.communicate(timeout=120)[1].decode()
+        assert process.returncode == 1 and "the disk is full" in said and "Traceback" not in said, said
+        (disk / "filler").unlink()
+        run_job(job)
+        assert_same(Path(job.out), undisturbed)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def assert_same(out: Path, undisturbed: Path) -> None:
+    """The same bytes as the run that nobody killed; clock times apart."""
+    names = {path.name for path in undisturbed.iterdir() if path.is_file()} - {"timing.json"}
+    assert "predictor.safetensors" in names
+    assert [name for name in sorted(names) if (out / name).read_bytes() != (undisturbed / name).read_bytes()] == []

@@ -1,0 +1,104 @@
+"""A training on a real Ray cluster of several nodes goes on when workers die and nodes leave, are announced to leave, or join."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.ray_nodes import RayNodes
+from tests.trainings import EVERY, Inputs, Training, steps_of
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.chaos,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore:.*the target does not arrive"),
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return Inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., Training]]:
+    running: list[Training] = []
+
+    def start(*arguments: Any, **execution: Any) -> Training:
+        running.append(Training(*arguments, **execution))
+        return running[-1]
+
+    yield start
+    for training in running:
+        if training.process.poll() is None:
+            training.process.kill()
+        training.process.wait()
+
+
+def assert_same_course(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Every step once, and its loss that of the undisturbed run: rounding differs with the number of workers, and grows with the steps."""
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    assert [row["loss"] for row in found[:EVERY]] == pytest.approx([row["loss"] for row in expected[:EVERY]], rel=1e-5)
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], rel=1e-3)
+
+
+def test_a_lost_node_leaves_the_training_to_the_others_and_the_losses_as_they_were(inputs, started, tmp_path):
+    job = inputs.job("joint", 40, tmp_path / "unused")
+    with RayNodes() as nodes:
+        second = nodes.add()
+        training = started(nodes, job, tmp_path, num_workers=[1, 2])
+        training.wait_for(lambda: training.saved() >= 2 * EVERY)
+        second.lose()
+        training.finish()
+    assert_same_course(steps_of(training.folder), inputs.undisturbed(job))
+    assert set(training.steps_by_workers()) == {"1", "2"}
+
+
+@pytest.mark.long
+def test_it_shrinks_with_a_lost_node_and_grows_with_a_new_one(inputs, started, tmp_path):
+    job = inputs.job("joint", 400, tmp_path / "unused")
+    with RayNodes() as nodes:
+        second = nodes.add()
+        training = started(nodes, job, tmp_path, num_workers=[1, 2])
+        training.wait_for(lambda: training.saved() >= 2 * EVERY)
+        second.lose()
+        lost_at = training.saved()
+        training.wait_for(lambda: training.saved() > lost_at + 2 * EVERY)
+        nodes.add()
+        training.finish(600)
+    assert_same_course(steps_of(training.folder), inputs.undisturbed(job))
+    by_workers = training.steps_by_workers()
+    assert set(by_workers) == {"1", "2"} and by_workers["2"] > lost_at + EVERY, by_workers
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("phase", ["warmup", "joint", "alignment"])
+def test_a_killed_worker_costs_a_restart_from_the_last_checkpoint(inputs, started, tmp_path, phase):
+    job = inputs.job(phase, 60, tmp_path / "unused")
+    with RayNodes(head_cpus=2) as nodes:
+        training = started(nodes, job, tmp_path)
+        training.wait_for(lambda: training.saved() >= 2 * EVERY)
+        os.kill(nodes.head.processes("ray::RayTrainWorker")[-1], signal.SIGKILL)
+        training.finish()
+    assert_same_course(steps_of(training.folder), inputs.undisturbed(job))
+
+
+@pytest.mark.long
+def test_a_node_that_is_taken_away_with_notice_is_left_with_a_checkpoint_made_for_it(inputs, started, tmp_path):
+    job = replace(inputs.job("joint", 240, tmp_path / "unused"), checkpoint_every_steps=1000)
+    with RayNodes() as nodes:
+        second = nodes.add()
+        training = started(nodes, job, tmp_path, num_workers=[1, 2])
+        training.wait_for(lambda: bool(second.processes("RayTrainWorker")))
+        nodes.drain(seconds=15)
+        training.wait_for(lambda: training.saved() > 0)
+        second.lose()
+        training.finish()
+    assert_same_course(steps_of(training.folder), inputs.undisturbed(job))
+    assert set(training.steps_by_workers()) == {"1", "2"}

@@ -1,0 +1,115 @@
+"""Real Ray nodes on this machine, each with its own raylet and folder, which tests start, drain and take away."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.cli import environment
+from tests.conftest import free_port_block
+
+_RAY = str(Path(sys.executable).with_name("ray"))
+_QUICK_DETECTION = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_initial_delay_ms": "1000",
+}
+
+
+class Node:
+    """One raylet with its workers: a process group of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: str) -> None:
+        self.process, self.folder = process, folder
+
+    def lose(self) -> None:
+        """SIGKILL the raylet and all its workers at once, as when a machine loses power."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def processes(self, title: str) -> list[int]:
+        """Ids of the node's processes whose command line contains `title`."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                if os.getpgid(int(entry.name)) == self.process.pid and title in (entry / "cmdline").read_bytes().decode(errors="replace"):
+                    found.append(int(entry.name))
+            except (OSError, ProcessLookupError):
+                continue
+        return found
+
+
+class RayNodes:
+    """A cluster of such nodes; use as a context."""
+
+    def __init__(self, head_cpus: int = 1) -> None:
+        self._scratch = Path(tempfile.mkdtemp(prefix="clj-"))  # short: Ray puts sockets below it
+        token = self._scratch / "token"
+        token.write_text(secrets.token_hex(32))
+        token.chmod(0o600)
+        self.port = free_port_block(6)
+        self.env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **_QUICK_DETECTION)
+        self._nodes: list[Node] = []
+        self._head_cpus = head_cpus
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> RayNodes:
+        head = ["--head", f"--port={self.port}", "--include-dashboard=false", f"--ray-client-server-port={self.port + 2}"]
+        self.head = self._start(head, self._head_cpus)
+        for _ in range(60):
+            if self._status().returncode == 0:
+                return self
+            if self.head.process.poll() is not None:
+                break
+            time.sleep(0.5)
+        self.__exit__()
+        raise RuntimeError("the head did not start: " + (self._scratch / "0.log").read_text(errors="replace")[-2000:])
+
+    def __exit__(self, *_: object) -> None:
+        for node in reversed(self._nodes):
+            if node.process.poll() is None:
+                node.lose()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def add(self, num_cpus: int = 1) -> Node:
+        """Another node; the cluster takes some seconds to see it."""
+        return self._start([f"--address={self.address}"], num_cpus)
+
+    def drain(self, seconds: int) -> None:
+        """Give notice that the last node added will be taken away in so many seconds, as a cloud does."""
+        code = (
+            "import sys, time, ray\nfrom ray._raylet import GcsClient\nray.init(address=sys.argv[1], logging_level='error')\n"
+            "last = [node for node in ray.nodes() if node['Alive'] and node['Resources'].get('last')][0]\n"
+            "client = GcsClient(address=ray.get_runtime_context().gcs_address)\n"
+            "print(client.drain_node(last['NodeID'], 2, 'taken away', int((time.time() + float(sys.argv[2])) * 1000)))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, self.address, str(seconds)], env=self.env, text=True, capture_output=True, timeout=60
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+
+    def _start(self, arguments: list[str], num_cpus: int) -> Node:
+        folder = str(self._scratch / str(len(self._nodes)))
+        command = [_RAY, "start", *arguments, f"--num-cpus={num_cpus}", f"--temp-dir={folder}", "--block", "--disable-usage-stats"]
+        if self._nodes:
+            command.append('--resources={"last": 1}')
+        log = open(f"{folder}.log", "wb")
+        process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
+        self._nodes.append(Node(process, folder))
+        return self._nodes[-1]
+
+    def _status(self) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([_RAY, "status", f"--address={self.address}"], env=self.env, capture_output=True, text=True, timeout=60)
