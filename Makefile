@@ -1,5 +1,5 @@
 # make demo   from nothing to a report (DATASET=mimic_iv_demo|cinc2012|cinc2019|simulator, DATA=folder or zip, ARGS="key=value …")
-# make test   the test suite        make lint   ruff        make chaos   the long forms of the fault tests        make clean
+# make test   the test suite        make lint   ruff        make chaos   the fault tests in full, and the 8B path shrunk        make clean
 #
 # PYTHON=python3.12       another interpreter (3.11 or newer)
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -49,7 +49,7 @@ lint: setup-dev
 	$(BIN)/ruff check .
 
 chaos: setup-dev
-	$(BIN)/python -m pytest tests/chaos -m 'long or not long' $(ARGS)
+	$(BIN)/python -m pytest tests/chaos tests/e2e/test_rehearsal.py -m 'long or not long' $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -109,7 +109,7 @@ class Architecture:
         if what == "selective":
             return c * (h + (q + 2 * k + h) + q + (2 * f + h)) + 4 * self.heads
         norms = 4 * (2 * h + q + k)
-        inputs = c * (h + q if c == 4 else 3 * h + q)
+        inputs = c * (h + q)
         attention = c * 4 * q + 4 * self.heads
         feed_forward = c * 3 * f
         whole = c * (h + f + 2 * h + q + k) if trained_whole else 0

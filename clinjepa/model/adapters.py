@@ -39,6 +39,10 @@ def add_adapters(model: PreTrainedModel, spec: EncoderSpec, seed: int, with_targ
         adapted = PeftModel(model, lora_config(spec, spec.lora_dropout), adapter_name="online", autocast_adapter_dtype=True)
         if with_target:
             adapted.add_adapter("target", lora_config(spec, 0.0), autocast_adapter_dtype=True)
+    for module in adapted.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            # Autocast rounds what peft would cast up to fp32 back to bf16: the same values, and a copy kept for each adapter.
+            module.cast_input_dtype_enabled = spec.dtype == "float32"
     for name, parameter in adapted.named_parameters():
         parameter.requires_grad_(adapter_of(name)[1] == "online")
     return adapted

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.cli import SMALL, call
 
@@ -22,6 +23,11 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
     refused(call("plan", SMALL, "curriculum.num_step=10"), "curriculum.num_step", "num_steps")
+
+
+def test_adapters_that_would_go_nowhere_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    refused(call("run", SMALL, f"storage={tmp_path}", "encoder.lora.targets=[c_attn]"), "c_attn match no linear layer", "q_proj")
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_value_that_cannot_be_is_refused_with_the_limit(tmp_path: Path) -> None:
@@ -84,6 +90,14 @@ def test_a_run_folder_of_another_schema_version_is_refused_and_left_alone(tmp_pa
 
 def test_a_report_before_anything_is_finished_says_what_to_run(tmp_path: Path) -> None:
     refused(call("report", SMALL, f"storage={tmp_path}"), "clinjepa run")
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpus_that_nobody_has_are_named_and_not_waited_for(tmp_path: Path) -> None:
+    done = call("run", SMALL, f"storage={tmp_path}", "execution.use_gpu=true", timeout=280)
+    refused(done, "execution.use_gpu=true: 2 GPUs are needed", "this machine has 0", "execution.use_gpu=false")
+    assert not (tmp_path / "artifacts").exists()
 
 
 @pytest.mark.ray

@@ -118,13 +118,13 @@ def test_joint_refinement_of_qwen3_8b_on_8_gpus_by_hand() -> None:
     assert memory.trained == 15_335_424 * 4 + 5 * 15_335_424 * 4 // 8
     # fp32: gathered whole, whole gradients, and shards of weights, gradients and two moments.
     assert memory.predictor == 2 * 92_514_304 * 4 + 4 * 92_514_304 * 4 // 8
-    # 8,192 tokens, 36 layers of 192,640 B; 65,536 B come and go at most, and both ends of the stack.
-    assert memory.encoding == 8192 * (36 * 192_640 + 2 * (2 * 12_288) + 8 * 4096 + 8 * 4096)
+    # 8,192 tokens, 36 layers of 176,256 B; 65,536 B come and go at most, and both ends of the stack.
+    assert memory.encoding == 8192 * (36 * 176_256 + 2 * (2 * 12_288) + 8 * 4096 + 8 * 4096)
 
 
 def test_full_checkpointing_keeps_a_layers_input_and_one_layer() -> None:
     memory = phase_memory(run_sizes(activation_checkpointing="full"), phase("joint"))
-    assert memory.encoding == 8192 * (36 * 8192 + 192_640 + 49_152 + 2 * 32_768)
+    assert memory.encoding == 8192 * (36 * 8192 + 176_256 + 49_152 + 2 * 32_768)
 
 
 def test_a_phase_on_stored_latents_has_no_encoder() -> None:

@@ -221,6 +221,22 @@ def test_a_bf16_base_has_fp32_adapters_and_bf16_latents() -> None:
     assert {parameter.grad.dtype for _, parameter in encoder.online_parameters()} == {torch.float32}
 
 
+def test_adapters_of_a_bf16_base_need_no_fp32_copy_of_their_inputs() -> None:
+    found = []
+    for cast in (False, True):
+        encoder = built(dtype="bfloat16")
+        move_online(encoder)
+        layers = [module for module in encoder.modules() if hasattr(module, "cast_input_dtype_enabled")]
+        assert layers and not any(module.cast_input_dtype_enabled for module in layers)
+        for module in layers:
+            module.cast_input_dtype_enabled = cast
+        loss_of(encoder).backward()
+        found.append((encode_texts(encoder, TEXTS, 512), [parameter.grad for _, parameter in encoder.online_parameters()]))
+    assert torch.equal(found[0][0], found[1][0])
+    for without, with_copy in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(without, with_copy, rtol=0.02, atol=0.02 * float(with_copy.abs().max()))
+
+
 def test_a_small_base_depends_on_its_seed_alone(tmp_path) -> None:
     torch.manual_seed(8)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
