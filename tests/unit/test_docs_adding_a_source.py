@@ -87,8 +87,7 @@ def test_the_example_of_the_docs_gives_texts_and_counts_what_it_drops(ward, tmp_
     assert row["state_texts"][2] == "t=2h | Heart Rate: 82 bpm. MAP: 70 mmHg."
     running, none = "Norepinephrine: 0.1 mcg/kg/min.", "No active interventions."
     assert row["action_texts"][1:5] == [f"t=1h | {none}", f"t=2h | {running}", f"t=3h | {running}", f"t=4h | {none}"]
-    tasks = load_tasks(["map_8h"])
-    assert compute_labels(out, tasks, 24).num_rows == 0  # no task names this source
+    assert compute_labels(out, load_tasks(["map_8h"]), 24).num_rows == 4 * 8  # every hour but a stay's last
 
 
 def test_the_codes_of_the_docs_are_variables():
