@@ -23,7 +23,7 @@ from pipelines.artifacts import content_key
 
 FORMAT_VERSIONS = {
     "extract": 1,
-    "ingest": 3,
+    "ingest": 4,
     "tokenizer": 1,
     "trajectories": 2,
     "labels": 2,

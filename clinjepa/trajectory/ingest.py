@@ -146,13 +146,13 @@ def grid_schema() -> pa.Schema:
     )
 
 
-def _describe(stays: pl.DataFrame) -> dict[str, int]:
+def _describe(stays: pl.DataFrame) -> dict[str, int | None]:
+    """Counts of a split; None where the source says of no stay whether it was so."""
     return {
         "num_stays": stays.height,
         "num_patients": stays["subject_id"].n_unique(),
         "num_hours": int(stays["num_hours"].sum()),
-        "num_died_in_hospital": int(stays["died_in_hospital"].sum()),
-        "num_sepsis": int(stays["sepsis"].sum()),
+        **{f"num_{name}": int(stays[name].sum()) if stays[name].count() else None for name in ("died_in_hospital", "sepsis")},
     }
 
 

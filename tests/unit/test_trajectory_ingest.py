@@ -83,6 +83,12 @@ def test_the_card_counts_stays_patients_hours_attrition_coverage_and_what_was_dr
     assert Folder(tmp_path).read_json("attrition.json") == card["attrition"]
 
 
+def test_what_a_source_does_not_know_is_not_counted_as_none(parts, tmp_path):
+    splits = build_all(parts, Folder(tmp_path), Config())["splits"].values()
+    assert [split["num_sepsis"] for split in splits] == [None] * 3
+    assert sum(split["num_died_in_hospital"] for split in splits) == 1
+
+
 def test_the_tables_follow_their_schemas(parts, tmp_path):
     out = Folder(tmp_path)
     build_all(parts, out, Config())
