@@ -1,8 +1,8 @@
 """Whether training waits for its data: from a local disk and from S3, in steps that read texts and in steps that read latents.
 
 `*_waiting`: the share of step time that worker 0 of a training on Ray (two workers, the demo's sizes and step times) spends waiting for
-Ray Data. `*_per_second`: what one reader hands over when nobody computes, for latents as wide as Qwen3-8B's (D = 4096, bfloat16), beside what one of eight H100 would eat in a predictor-only step. S3 is a SeaweedFS server on this machine, so
-it shares the machine's cores.
+Ray Data. `*_per_second`: what one reader hands over when nobody computes, for latents as wide as Qwen3-8B's (D = 4096, bfloat16), beside
+what one of eight H100 would eat in a predictor-only step. S3 is a SeaweedFS server on this machine, so it shares the machine's cores.
 """
 
 from __future__ import annotations
