@@ -48,8 +48,9 @@ def eaten_per_second(fp32_tflops: float) -> tuple[float, float, str]:
     flops = texts * 6 * PREDICTOR_PARAMETERS
     words = (
         f"{GLOBAL_BATCH} windows x {2 * MAX_HOURS + 1} texts x {WIDE} x 2 B = {step_bytes / 1e6:.1f} MB a step (76 MB as float32); "
-        f"{texts} tokens x 6 x {PREDICTOR_PARAMETERS:,} = {flops / 1e12:.2f} TFLOP / ({GPUS} x {fp32_tflops:g} TFLOP/s fp32 x {UTILISATION:g}) = "
-        f"{seconds * 1e3:.1f} ms; {step_bytes / seconds / 1e9:.2f} GB/s, {step_bytes / seconds / GPUS / 1e9:.2f} GB/s a GPU"
+        f"{texts} tokens x 6 x {PREDICTOR_PARAMETERS:,} = {flops / 1e12:.2f} TFLOP / ({GPUS} x {fp32_tflops:g} TFLOP/s fp32 x "
+        f"{UTILISATION:g}) = {seconds * 1e3:.1f} ms; {step_bytes / seconds / 1e9:.2f} GB/s, "
+        f"{step_bytes / seconds / GPUS / 1e9:.2f} GB/s a GPU"
     )
     return step_bytes / seconds / GPUS, seconds, words
 
