@@ -1,9 +1,8 @@
 """Whether training waits for its data: from a local disk and from S3, in steps that read texts and in steps that read latents.
 
 `*_waiting`: the share of step time that worker 0 of a training on Ray (two workers, the demo's sizes and step times) spends waiting for
-Ray Data. `*_per_second`: what one reader hands over when nobody computes, for latents as wide as Qwen3-8B's (D = 4096, bfloat16 on disk,
-float32 when handed over), beside what one of eight H100 would eat in a predictor-only step. S3 is a SeaweedFS server on this machine, so
-it shares the machine's cores.
+Ray Data. `*_per_second`: what one reader hands over when nobody computes, for latents as wide as Qwen3-8B's (D = 4096, bfloat16), beside
+what one of eight H100 would eat in a predictor-only step. S3 is a SeaweedFS server on this machine, so it shares the machine's cores.
 """
 
 from __future__ import annotations
@@ -44,13 +43,14 @@ PREDICTOR_PARAMETERS = 92_514_304
 def eaten_per_second(fp32_tflops: float) -> tuple[float, float, str]:
     """(bytes/s of one GPU of eight, seconds of a predictor-only step, the arithmetic) at full windows and the plan's utilisation."""
     texts = GLOBAL_BATCH * (2 * MAX_HOURS + 1)
-    step_bytes = texts * WIDE * 4
+    step_bytes = texts * WIDE * 2
     seconds = texts * 6 * PREDICTOR_PARAMETERS / (fp32_tflops * 1e12 * UTILISATION * GPUS)
     flops = texts * 6 * PREDICTOR_PARAMETERS
     words = (
-        f"{GLOBAL_BATCH} windows x {2 * MAX_HOURS + 1} texts x {WIDE} x 4 B = {step_bytes / 1e6:.1f} MB a step; {texts} tokens x 6 x "
-        f"{PREDICTOR_PARAMETERS:,} = {flops / 1e12:.2f} TFLOP / ({GPUS} x {fp32_tflops:g} TFLOP/s fp32 x {UTILISATION:g}) = "
-        f"{seconds * 1e3:.1f} ms; {step_bytes / seconds / 1e9:.2f} GB/s, {step_bytes / seconds / GPUS / 1e9:.2f} GB/s a GPU"
+        f"{GLOBAL_BATCH} windows x {2 * MAX_HOURS + 1} texts x {WIDE} x 2 B = {step_bytes / 1e6:.1f} MB a step (76 MB as float32); "
+        f"{texts} tokens x 6 x {PREDICTOR_PARAMETERS:,} = {flops / 1e12:.2f} TFLOP / ({GPUS} x {fp32_tflops:g} TFLOP/s fp32 x "
+        f"{UTILISATION:g}) = {seconds * 1e3:.1f} ms; {step_bytes / seconds / 1e9:.2f} GB/s, "
+        f"{step_bytes / seconds / GPUS / 1e9:.2f} GB/s a GPU"
     )
     return step_bytes / seconds / GPUS, seconds, words
 
@@ -75,9 +75,7 @@ def wide_latents(stores: DemoStores, out: Folder) -> str:
 
 def copied(folder: str, target: Folder) -> str:
     """The files of a local folder, in `target`; returns its address."""
-    for path in Path(folder).rglob("*"):
-        if path.is_file():
-            target.write_bytes(str(path.relative_to(folder)), path.read_bytes())
+    target.upload(folder)
     return target.address
 
 

@@ -158,10 +158,10 @@ def test_achieved_savings_are_judged_by_possible_ones():
     assert found["wall_seconds_every_step"] == 22
 
 
-def test_eight_gpus_eat_76_mb_a_step():
+def test_eight_gpus_eat_38_mb_of_bfloat16_a_step():
     per_gpu, seconds, words = feed.eaten_per_second(67.0)
-    assert per_gpu * 8 * seconds == pytest.approx(76.0e6, rel=1e-3)
-    assert "76.0 MB a step" in words
+    assert per_gpu * 8 * seconds == pytest.approx(38.0e6, rel=1e-3)
+    assert "38.0 MB a step" in words
 
 
 @pytest.fixture(scope="module")
