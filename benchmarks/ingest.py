@@ -124,10 +124,11 @@ def _peer(folder: Path, factor: int, work: Path, python: str | None, maps: str |
         (inside / path.name).symlink_to(path.resolve())
     out = work / f"peer-out-x{factor}"
     shutil.rmtree(out, ignore_errors=True)
-    command = Path(python).parent / "meds-extract-run"
-    settings = ["spec=MIMIC-IV", "do_download=false", "dataset_key=demo", f"input_dir={inside}", f"output_dir={out}"]
-    env = dict(os.environ) | {"PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
-    return run_command([str(command), *settings], env)
+    commands = Path(python).absolute().parent
+    places = [f"input_dir={inside.absolute()}", f"output_dir={out.absolute()}"]
+    settings = ["spec=MIMIC-IV", "do_download=false", "dataset_key=demo", *places]
+    env = dict(os.environ) | {"PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
+    return run_command([str(commands / "meds-extract-run"), *settings], env)
 
 
 def _step(storage: Path) -> str:
