@@ -19,12 +19,12 @@ from clinjepa.sources.mimic_events import (
     dropped_medications,
     in_windows,
     infusions,
-    item_table,
     measurements,
     medications,
     mimic_map,
     procedures,
     take_statics,
+    with_procedure_items,
 )
 
 _STRUCTURE = ("ICU_ADMISSION", "HOSPITAL_ADMISSION", "GENDER", "MEDS_BIRTH", "RACE", "SUBJECT_WEIGHT_AT_INFUSION")
@@ -126,8 +126,7 @@ def _infusions(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 def _procedures(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """Starts and ends of the procedures in the dictionary joined to intervals."""
     mapped = rows.filter(pl.col("part").is_in(["PROCEDURE_START", "PROCEDURE_END"]) & pl.col("icustay_id").is_not_null())
-    items = item_table().filter(pl.col("part") == "PROCEDURE").drop("part")
-    known = mapped.join(items, on="item", how="inner", maintain_order="left")
+    known = with_procedure_items(mapped)
     counts["unmapped_code"] += mapped.height - known.height
     ends = known.filter(pl.col("part") == "PROCEDURE_END").select(
         "icustay_id", "item", "row", "time", amount=pl.lit(None, pl.Float64), amount_unit=pl.lit(None, pl.String)

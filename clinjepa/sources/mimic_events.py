@@ -125,11 +125,16 @@ def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     )
 
 
+def with_procedure_items(rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` whose `item` is a procedure of the dictionary, with its variable and label; order kept."""
+    return rows.join(item_table().filter(pl.col("part") == "PROCEDURE").drop("part"), on="item", how="inner", maintain_order="left")
+
+
 def procedures(paired: pl.DataFrame) -> pl.DataFrame:
     """Interval events of the procedures in the dictionary (ventilation, dialysis, cultures …).
 
-    paired: icustay_id, item, row, time, end, and store_time where the source has it, joined with the rows of `item_table`. The end is
-    that of the interval: the column `value` of procedureevents is a duration in days or minutes and is not read.
+    paired: icustay_id, item, row, time, end, and store_time where the source has it, and what `with_procedure_items` adds.
+    The end is that of the interval: the column `value` of procedureevents is a duration in days or minutes and is not read.
     """
     return raw_events(
         paired.select(

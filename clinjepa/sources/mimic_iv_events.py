@@ -20,12 +20,12 @@ from clinjepa.sources.mimic_events import (
     dropped_medications,
     in_windows,
     infusions,
-    item_table,
     measurements,
     medications,
     mimic_map,
     procedures,
     take_statics,
+    with_procedure_items,
 )
 
 
@@ -96,7 +96,6 @@ def _infused(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> p
 
 
 def _performed(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    items = item_table().filter(pl.col("part") == "PROCEDURE").drop("part")
     paired = rows.filter(pl.col("stay_id").is_in(stays["stay_id"].implode())).select(
         pl.col("stay_id").alias("icustay_id"),
         pl.col("itemid").alias("item"),
@@ -106,7 +105,7 @@ def _performed(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) ->
         pl.col("storetime").alias("store_time"),
     )
     _count(counts, "start_without_end", paired["end"].null_count())
-    return paired.join(items, on="item", how="inner", maintain_order="left")
+    return with_procedure_items(paired)
 
 
 def _drugs(tables: dict[str, pl.DataFrame], counts: Counter[str]) -> pl.DataFrame:

@@ -50,6 +50,8 @@ def test_a_stream_appears_whole_or_not_at_all(folder: Folder) -> None:
 def test_a_folder_that_travelled_to_another_process_is_the_same(folder: Folder) -> None:
     folder.write_bytes("x", b"1")
     assert pickle.loads(pickle.dumps(folder)).read_bytes("x") == b"1"
+    same = pickle.loads(pickle.dumps(folder.fs))  # as Ray Train sends it
+    assert type(same) is type(folder.fs) and same.cat_file(folder.path("x")) == b"1"
 
 
 def test_only_one_of_two_creators_wins(folder: Folder) -> None:
