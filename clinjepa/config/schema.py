@@ -401,6 +401,11 @@ class ExecutionConfig(Section):
     """A stage owner that stops renewing its lease for this long is taken for dead."""
 
     progress: bool = Execution(True)
+    trackers: list[Literal["tensorboard", "mlflow"]] = Execution([])
+    """Where training stages also send their numbers while they run (extra `trackers`). Nothing by default."""
+
+    tracker_uri: str | None = Execution(None)
+    """Address of your own MLflow server (`http://…`) or folder (`file:///…`)."""
 
     @field_validator("num_workers")
     @classmethod
@@ -432,12 +437,6 @@ class ExecutionConfig(Section):
     def workers_in_words(self) -> str:
         """`8`, or `2 to 8`."""
         return str(self.max_workers) if self.min_workers == self.max_workers else f"{self.min_workers} to {self.max_workers}"
-
-    trackers: list[Literal["tensorboard", "mlflow"]] = Execution([])
-    """Where training stages also send their numbers while they run (extra `trackers`). Nothing by default."""
-
-    tracker_uri: str | None = Execution(None)
-    """Address of your own MLflow server (`http://…`) or folder (`file:///…`)."""
 
 
 class Config(Section):
