@@ -70,7 +70,8 @@ def main() -> int:
             "device": name,
             "model": "Qwen3-8B, random weights" if not tiny else "Qwen3 shrunk: a proof of the script, no measurement",
             "mfu": "tokens/s * FLOPs a token / peak; with a graph 4 N + 6 N_lora, without 2 (N + N_lora); N = "
-            f"{bench.layers:,} weights of the layers' products, with the output layer ({bench.head:,}) in SFT; N_lora = {bench.lora:,}; "
+            f"{bench.latent_layers:,} weights of the layers' products for latents (of the last layer key and value), {bench.layers:,} "
+            f"and the output layer ({bench.head:,}) in SFT; N_lora = {bench.lora:,}; "
             f"peak {bench.peak_tflops} TFLOP/s bf16; what is computed twice is not counted",
             "memory": bench.memory,
             "profile": bench.profiled,

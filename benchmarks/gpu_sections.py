@@ -44,6 +44,7 @@ class Bench:
         self.faults: dict[str, str] = {}
         self.peers: dict[str, list[dict[str, Any]]] = {}
         self.layers = run_sizes(size, "none").model.product_parameters
+        self.latent_layers = run_sizes(size, "none").model.latent_product_parameters
         self.lora = run_sizes(size, "none").lora_parameters
         self.head = size.model.vocab * size.model.hidden
 
@@ -105,7 +106,7 @@ class Bench:
 
             rate, _ = self.timed(step)
             self.measured[f"{name}_tokens_per_second"] = rate
-            self.note_mfu(name, rate, 4 * self.layers + 6 * self.lora)
+            self.note_mfu(name, rate, 4 * self.latent_layers + 6 * self.lora)
         if name not in self.faults and not compiled:
             planned = phase_memory(run_sizes(self.size, recompute), phase_job(self.size, "joint").parsed_phase)
             # Of the joint phase only the chunk, the base and the online adapters with their gradients are there.
@@ -146,7 +147,7 @@ class Bench:
 
             rate, _ = self.timed(step)
             self.measured["embed_tokens_per_second"] = rate
-            self.note_mfu("embed", rate, 2 * (self.layers + self.lora))
+            self.note_mfu("embed", rate, 2 * (self.latent_layers + self.lora))
         if "embed" not in self.faults:
             self.note_memory("embed", memory, embed_memory(run_sizes(self.size, "none")))
 

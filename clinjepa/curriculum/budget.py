@@ -138,7 +138,7 @@ def sft_memory(run: RunSizes) -> PhaseMemory:
     whole = run.made_here or not run.lora
     encoder, trained, updating = _encoder(run, whole, with_target=False, trains=True, with_head=True)
     logits = _LOGIT_BYTES * min(run.micro_tokens * run.model.vocab, LOGITS_AT_ONCE)
-    encoding = _chunk(run, run.micro_tokens, run.activation_checkpointing, whole) + logits
+    encoding = _chunk(run, run.micro_tokens, run.activation_checkpointing, whole, everywhere=True) + logits
     return PhaseMemory("sft", encoder, trained, 0, 0, encoding, 0, updating)
 
 
@@ -235,14 +235,19 @@ def _encoder(run: RunSizes, whole: bool, with_target: bool, trains: bool, with_h
     return encoder, held, shard if trains else 0
 
 
-def _chunk(run: RunSizes, tokens: int, what: str, trained_whole: bool = False) -> int:
-    """Bytes of one chunk: what all layers keep, one layer computed again, what comes and goes; `nothing`: without a graph."""
+def _chunk(run: RunSizes, tokens: int, what: str, trained_whole: bool = False, everywhere: bool = False) -> int:
+    """Bytes of one chunk: what all layers keep, one layer computed again, what comes and goes; `nothing`: without a graph.
+
+    everywhere: of next-token training. Else the last layer is computed where latents are read, and what it keeps is gone when the
+    backward pass is at its highest, in the layer before.
+    """
     model, c = run.model, run.compute_bytes
     if what == "nothing":
         return tokens * model.working_bytes(c, graph=False)
     kept = model.kept_bytes(c, what, trained_whole)
     again = 0 if what == "none" else model.kept_bytes(c, "none", trained_whole) - (kept if what == "selective" else 0)
-    return tokens * (model.layers * kept + again + model.working_bytes(c, graph=True) + 8 * model.hidden)
+    layers = model.layers if everywhere else max(1, model.layers - 1)
+    return tokens * (layers * kept + again + model.working_bytes(c, graph=True) + 8 * model.hidden)
 
 
 def _latents(run: RunSizes, joint: bool) -> int:

@@ -69,6 +69,11 @@ class Architecture:
         return self.layers * (2 * self.hidden * (self.query + self.key) + 3 * self.hidden * self.ffn)
 
     @property
+    def latent_product_parameters(self) -> int:
+        """As `product_parameters` where latents alone are read: of the last layer a token costs its key and value."""
+        return self.product_parameters - (2 * self.hidden * self.query + 3 * self.hidden * self.ffn)
+
+    @property
     def root_parameters(self) -> int:
         """Weights outside the layers: embeddings, an output layer of its own, the last norm."""
         return self.vocab * self.hidden * (1 if self.tied else 2) + self.hidden

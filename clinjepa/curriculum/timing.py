@@ -118,13 +118,17 @@ def run_times(
 def forward_flops(run: RunSizes) -> float:
     """Per token without a graph: two for every weight of a matrix product (attention between a text's tokens is left out)."""
     adapters = run.lora_parameters if run.lora else 0
-    return 2.0 * (run.model.product_parameters + adapters)
+    return 2.0 * (run.model.latent_product_parameters + adapters)
 
 
-def trained_flops(run: RunSizes, whole: bool | None = None) -> float:
-    """Per token with a graph: forward and gradient of the input 2 N each, of trained weights 2 N more, `full` checkpointing 2 N more."""
-    whole = not run.lora if whole is None else whole
-    base, adapters = run.model.product_parameters, 0 if whole else run.lora_parameters
+def trained_flops(run: RunSizes) -> float:
+    """Per token of a latent with a graph: forward and gradient of the input 2 N each, of trained weights 2 N more, `full` checkpointing
+    2 N more."""
+    return _flops_with_a_graph(run, run.model.latent_product_parameters, not run.lora)
+
+
+def _flops_with_a_graph(run: RunSizes, base: int, whole: bool) -> float:
+    adapters = 0 if whole else run.lora_parameters
     again = 2 * (base + adapters) if run.activation_checkpointing == "full" else 0
     return float((6 if whole else 4) * base + 6 * adapters + again)
 
@@ -133,4 +137,4 @@ def sft_flops(run: RunSizes) -> float:
     """Per token of next-token training: as above plus the output layer, whose logits are computed twice."""
     whole = run.made_here or not run.lora
     head = run.model.vocab * run.model.hidden
-    return trained_flops(run, whole) + (8 if whole else 6) * head
+    return _flops_with_a_graph(run, run.model.product_parameters, whole) + (8 if whole else 6) * head

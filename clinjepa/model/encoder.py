@@ -6,6 +6,7 @@ exponential moving average in fp32. The latent is taken without a projection hea
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from clinjepa.errors import ConfigError
 from clinjepa.model.adapters import adapter_of, add_adapters, switch_adapter
 from clinjepa.model.base import BaseSource, NoHead, base_config, check_content, drop_head, load_base, open_base, random_model
 from clinjepa.model.io import check_same_tensors
+from clinjepa.model.last_layer import Places, can_read_at, read_at
 from clinjepa.model.recompute import recompute_in_backward
 from clinjepa.model.sharding import fill, local, shard_encoder, to_shards, whole
 from clinjepa.model.specs import EncoderSpec
@@ -48,6 +50,9 @@ class Encoder(nn.Module):
         self.target_model = copy.deepcopy(model).requires_grad_(False) if with_target and not lora else None
         self._active = "online"
         self.dim = int(_causal(model).config.hidden_size)
+        for layer in self._last_layers():
+            if can_read_at(layer):
+                read_at(layer)
 
     def forward(
         self,
@@ -74,15 +79,17 @@ class Encoder(nn.Module):
         elif self.lora:
             self._activate(which)
         with torch.set_grad_enabled(torch.is_grad_enabled() and which == "online"), self._autocast(input_ids_L.device.type):
-            hidden_LD = self._hidden(_causal(model), torch.atleast_2d(input_ids_L), torch.atleast_2d(position_ids_L)).flatten(0, 1)
+            causal = _causal(model)
+            input_ids_RS, position_ids_RS = torch.atleast_2d(input_ids_L), torch.atleast_2d(position_ids_L)
             if labels_L is not None:
-                head = _causal(model).get_output_embeddings()
+                hidden_LD = self._hidden(causal, input_ids_RS, position_ids_RS)
+                head = causal.get_output_embeddings()
                 if isinstance(head, NoHead):
                     raise ValueError("this encoder was read without its output layer; build it with with_head=True")
                 return _next_token_loss(head, hidden_LD, labels_L.flatten())
             if last_index_N is None:
                 raise ValueError("give last_index_N for latents or labels_L for a next-token loss")
-            return hidden_LD[last_index_N].to(self.spec.torch_dtype)
+            return self._hidden(causal, input_ids_RS, position_ids_RS, last_index_N).to(self.spec.torch_dtype)
 
     def _activate(self, which: str) -> None:
         if self.lora and which != self._active:
@@ -92,18 +99,25 @@ class Encoder(nn.Module):
     def _autocast(self, device_type: str) -> torch.autocast:
         return torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.spec.dtype == "bfloat16")
 
-    def _hidden(self, causal: PreTrainedModel, input_ids_RS: Tensor, position_ids_RS: Tensor) -> Tensor:
+    def _hidden(self, causal: PreTrainedModel, input_ids_RS: Tensor, position_ids_RS: Tensor, index_N: Tensor | None = None) -> Tensor:
+        """States [N, D] at places of the flattened rows, or [L, D] of all of them."""
         inner = causal.base_model
+        last_layer = _layers(inner)[-1]
         captured: list[Tensor] = []
-        hook = None
-        if self.spec.latent_from == "pre_norm":
-            hook = _final_norm(inner).register_forward_pre_hook(lambda _, args: captured.append(args[0]))
-        try:
+        with contextlib.ExitStack() as hooks:
+            if self.spec.latent_from == "pre_norm":
+                hook = _final_norm(inner).register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+                hooks.callback(hook.remove)
+            if index_N is not None and can_read_at(last_layer):
+                # Looked at before the layers: on a GPU the number of slots has to be waited for.
+                places = {"places": Places.of(index_N, *input_ids_RS.shape)}
+                hook = last_layer.register_forward_pre_hook(lambda _, args, kwargs: (args, kwargs | places), with_kwargs=True)
+                hooks.callback(hook.remove)
             output = inner(input_ids=input_ids_RS, position_ids=position_ids_RS, attention_mask=None, use_cache=False)
-        finally:
-            if hook is not None:
-                hook.remove()
-        return captured[0] if captured else output.last_hidden_state
+        hidden = captured[0] if captured else output.last_hidden_state
+        if hidden.ndim == 2:
+            return hidden
+        return hidden.flatten(0, 1) if index_N is None else hidden.flatten(0, 1)[index_N]
 
     def recompute(self, what: str) -> None:
         """Set activation checkpointing (`none`, `selective`, `full`) of the online layers; once, before sharding. Results stay the same."""
@@ -117,8 +131,14 @@ class Encoder(nn.Module):
 
     def layers(self) -> list[nn.Module]:
         """The transformer layers, which are sharded one by one."""
+        return [layer for layers in self._lists_of_layers() for layer in layers]
+
+    def _last_layers(self) -> list[nn.Module]:
+        return [layers[-1] for layers in self._lists_of_layers()]
+
+    def _lists_of_layers(self) -> list[nn.ModuleList]:
         models = [self.model] if self.target_model is None else [self.model, self.target_model]
-        return [layer for model in models for layer in _layers(_causal(model).base_model)]
+        return [_layers(_causal(model).base_model) for model in models]
 
     def online_parameters(self) -> list[tuple[str, Parameter]]:
         """(tensor name, parameter) of the online weights, whether frozen or not; shards where the encoder is sharded."""
