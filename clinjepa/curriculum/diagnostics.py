@@ -6,6 +6,8 @@ cosine (Clin-JEPA, arXiv 2605.10840, monitors std only; the rest is this project
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
 from safetensors.torch import load
@@ -44,7 +46,9 @@ class PhaseDiagnostics:
         Raises TrainingError when the effective rank is below `collapse_rankme` and `stop_on_collapse` is set.
         """
         settings = self._job.curriculum_settings
+        began = time.perf_counter()
         figures = self._figures()
+        history.add_diagnosis(time.perf_counter() - began)
         history.diagnostics.append({"step": done, **figures})
         if not len(self._fetcher.plan.tuning_ids):
             history.alarm("no_tuning_windows", done, "there are no tuning windows: diagnostics are taken on training windows")

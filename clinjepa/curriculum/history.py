@@ -21,6 +21,7 @@ _NO_TIME: dict[str, Any] = {
     "num_starts": 0,
     "start_seconds": 0.0,
     "reporting_seconds": 0.0,
+    "diagnosing_seconds": 0.0,
     "num_saves": 0,
     "blocked_seconds": 0.0,
     "steps_by_workers": {},
@@ -91,6 +92,10 @@ class TrainingHistory:
         self.timing["num_saves"] += num_saves
         self.timing["blocked_seconds"] += blocked_seconds
 
+    def add_diagnosis(self, seconds: float) -> None:
+        """Wall time of the diagnostics on tuning windows."""
+        self.timing["diagnosing_seconds"] += seconds
+
     def add_report(self, seconds: float) -> None:
         """Wall time of a report to the launcher."""
         self.timing["reporting_seconds"] += seconds
@@ -107,7 +112,7 @@ class TrainingHistory:
 
     @property
     def seconds_per_step(self) -> float:
-        """Mean wall time of a step; checkpoints, reports and, as soon as there are others, first steps apart."""
+        """Mean wall time of a step; checkpoints, reports, diagnostics and, as soon as there are others, first steps apart."""
         if not self.timing["steps"]:
             return self.timing["start_seconds"] / max(1, self.timing["num_starts"])
         return self.timing["seconds"] / self.timing["steps"]
@@ -126,9 +131,9 @@ class TrainingHistory:
         }
 
     def time_summary(self) -> dict[str, Any]:
-        """Over all attempts, as worker 0 saw them: mean seconds per step (checkpoints, reports and each attempt's first step apart), the
-        share of them spent waiting for data, how many they are, seconds of first steps and of reports, mean seconds that training
-        stood still for a checkpoint, and how many steps were taken by how many workers."""
+        """Over all attempts, as worker 0 saw them: mean seconds per step (checkpoints, reports, diagnostics and each attempt's first step
+        apart), the share of them spent waiting for data, how many they are, seconds of first steps, of reports and of diagnostics, mean
+        seconds that training stood still for a checkpoint, and how many steps were taken by how many workers."""
         timing = self.timing
         return {
             "seconds_per_step": self.seconds_per_step,
@@ -136,6 +141,7 @@ class TrainingHistory:
             "timed_steps": timing["steps"],
             "start_seconds": timing["start_seconds"],
             "reporting_seconds": timing["reporting_seconds"],
+            "diagnosing_seconds": timing["diagnosing_seconds"],
             "blocked_seconds_per_save": timing["blocked_seconds"] / max(1, timing["num_saves"]),
             "steps_by_workers": timing["steps_by_workers"],
         }

@@ -99,10 +99,10 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice
         if phase.ema_moves and modules.encoder is not None:
             modules.encoder.ema_update(float(settings["ema_momentum"]))
         history.add(row, int(totals[2]))
+        history.add_time(time.perf_counter() - began, waited, dist.world_size, starts=step == start)
         done = step + 1
         if is_diagnostic_step(done - job.first_step, job.num_steps):
             diagnostics.measure(done, history)
-        history.add_time(time.perf_counter() - began, waited, dist.world_size, starts=step == start)
         saver.after_step(done, [whole, asks], lambda: modules.tensors(job))
     saver.close()
     _write_outputs(job, modules, history, dist)
