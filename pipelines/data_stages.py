@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import time
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow
 import ray
 import ray.data
 
@@ -106,7 +109,16 @@ def _guarded(build: Callable[[int], None], index: int) -> dict[str, Any]:
         build(index)
     except ClinJepaError as error:
         return {"fault": type(error).__name__, "message": str(error)}
+    finally:
+        _give_memory_back()
     return {"fault": "", "message": ""}
+
+
+def _give_memory_back() -> None:
+    """Ray keeps a task's process for the next one, and allocators keep what was freed: a third of the peak, measured."""
+    pyarrow.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def raise_fault(outcome: dict[str, Any]) -> None:

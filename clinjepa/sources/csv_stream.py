@@ -52,12 +52,12 @@ class ScanPlan:
                 f"{memory_mb} MB are too little to read a table (a process holds {_PROCESS_MB} MB before it begins); "
                 "raise execution.memory_mb, or extract fewer tables at a time with execution.local_num_cpus"
             )
-        return cls(block, in_flight, min(512 * _MB, int(free * 0.6) // 4))
+        return cls(block, in_flight, min(192 * _MB, int(free * 0.6) // 2))
 
     @property
     def peak_mb(self) -> int:
-        """Estimate of the peak: a block counts four times (text, strings, frame, what is kept), a buffer too (joined, sorted, packed)."""
-        return _PROCESS_MB + (4 * self.block_bytes * (self.in_flight + 2) + 4 * self.buffer_bytes) // _MB
+        """Estimate of the peak: a block counts four times (text, strings, frame, what is kept), a buffer twice (kept, packed)."""
+        return _PROCESS_MB + (4 * self.block_bytes * (self.in_flight + 2) + 2 * self.buffer_bytes) // _MB
 
 
 def process_mb() -> int:

@@ -30,6 +30,9 @@ SCHEMA_VERSION = 1
 _MARGIN_HOURS = 24
 """Kept around the stays' windows beyond the longest look-back: dates without a time stand at 00:00. Reading cuts exactly."""
 
+_TURNS = 8
+"""In which the rows of a chunk are sorted and written."""
+
 _DROPPED_AFTER_USE = ("warning", "statusdescription", "bucket")
 
 
@@ -144,7 +147,7 @@ class _ChunkWriter:
 
     def add(self, frame: pl.DataFrame) -> None:
         self._frames.append(frame)
-        self._held += frame.estimated_size()
+        self._held += _held_bytes(frame)
         self.num_rows += frame.height
         if self._held >= self._limit:
             self._write()
@@ -155,20 +158,32 @@ class _ChunkWriter:
         return self._files
 
     def _write(self) -> None:
-        rows = pl.concat(self._frames).sort("bucket", maintain_order=True)
+        rows = pl.concat(self._frames, rechunk=False)
         self._frames, self._held = [], 0
-        sizes = dict(rows.group_by("bucket").len().iter_rows())
-        table = rows.drop("bucket").to_arrow(compat_level=pl.CompatLevel.oldest())
-        sink, first = io.BytesIO(), 0
-        with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
-            for bucket in range(self._num_buckets):
+        num_rows, sink, writer = rows.height, io.BytesIO(), None
+        # A few buckets at a time: sorting and converting all rows at once would take three times their memory more.
+        for first in range(0, self._num_buckets, -(-self._num_buckets // _TURNS)):
+            buckets = range(first, min(first + -(-self._num_buckets // _TURNS), self._num_buckets))
+            chosen = rows.filter(pl.col("bucket").is_between(buckets[0], buckets[-1])).sort("bucket", maintain_order=True)
+            sizes = dict(chosen.group_by("bucket").len().iter_rows())
+            table = chosen.drop("bucket").to_arrow(compat_level=pl.CompatLevel.oldest())
+            writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
+            start = 0
+            for bucket in buckets:
                 size = sizes.get(bucket, 0)
-                writer.write_table(table.slice(first, size), row_group_size=max(1, size))
-                first += size
+                writer.write_table(table.slice(start, size), row_group_size=max(1, size))
+                start += size
+        if writer is not None:
+            writer.close()
         data = sink.getvalue()
         name = f"{self._table}/chunk-{len(self._files):05d}.parquet"
         self._out.write_bytes(name, data)
-        self._files.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "num_rows": table.num_rows})
+        self._files.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "num_rows": num_rows})
+
+
+def _held_bytes(frame: pl.DataFrame) -> int:
+    """polars' own estimate leaves out the 16 bytes with which a string's place is kept."""
+    return frame.estimated_size() + 16 * frame.height * sum(kind == pl.String for kind in frame.schema.values())
 
 
 def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[str]) -> pl.DataFrame:
