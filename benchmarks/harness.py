@@ -28,6 +28,8 @@ from typing import Any
 RESULTS = Path(__file__).with_name("results")
 _PACKAGES = ("clinjepa", "ray", "polars", "pyarrow", "numpy", "torch", "tokenizers", "transformers", "peft", "accelerate")
 _MARK = "CLINJEPA_BENCHMARK_PROCESS"
+_PAUSE = 15
+"""Of the watcher after a sample, in durations of that sample: it takes a sixteenth of one core at most."""
 _TASK = re.compile(rb"ray::(?!\w*(Actor|Coordinator)\b)")
 """Titles of Ray's processes of tasks (an idle one may have grown in a task), but not of its actors and ours."""
 
@@ -187,8 +189,12 @@ class _Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self.interval):
+        pause = self.interval
+        while not self._stop.wait(pause):
+            began = time.perf_counter()
             self.sample()
+            # Asking for the memory of large processes takes long; the watcher is to take a small share of what it watches.
+            pause = max(self.interval, _PAUSE * (time.perf_counter() - began))
 
     def sample(self) -> None:
         total = tasks = 0
