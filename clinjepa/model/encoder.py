@@ -50,9 +50,10 @@ class Encoder(nn.Module):
         self.target_model = copy.deepcopy(model).requires_grad_(False) if with_target and not lora else None
         self._active = "online"
         self.dim = int(_causal(model).config.hidden_size)
-        for layer in self._last_layers():
-            if can_read_at(layer):
-                read_at(layer)
+        last = [layers[-1] for layers in self._lists_of_layers()]
+        self._reads_at = all(map(can_read_at, last))  # settled now: sharding gives layers other classes
+        for layer in last if self._reads_at else []:
+            read_at(layer)
 
     def forward(
         self,
@@ -102,16 +103,15 @@ class Encoder(nn.Module):
     def _hidden(self, causal: PreTrainedModel, input_ids_RS: Tensor, position_ids_RS: Tensor, index_N: Tensor | None = None) -> Tensor:
         """States [N, D] at places of the flattened rows, or [L, D] of all of them."""
         inner = causal.base_model
-        last_layer = _layers(inner)[-1]
         captured: list[Tensor] = []
         with contextlib.ExitStack() as hooks:
             if self.spec.latent_from == "pre_norm":
                 hook = _final_norm(inner).register_forward_pre_hook(lambda _, args: captured.append(args[0]))
                 hooks.callback(hook.remove)
-            if index_N is not None and can_read_at(last_layer):
+            if index_N is not None and self._reads_at:
                 # Looked at before the layers: on a GPU the number of slots has to be waited for.
                 places = {"places": Places.of(index_N, *input_ids_RS.shape)}
-                hook = last_layer.register_forward_pre_hook(lambda _, args, kwargs: (args, kwargs | places), with_kwargs=True)
+                hook = _layers(inner)[-1].register_forward_pre_hook(lambda _, args, kwargs: (args, kwargs | places), with_kwargs=True)
                 hooks.callback(hook.remove)
             output = inner(input_ids=input_ids_RS, position_ids=position_ids_RS, attention_mask=None, use_cache=False)
         hidden = captured[0] if captured else output.last_hidden_state
@@ -132,9 +132,6 @@ class Encoder(nn.Module):
     def layers(self) -> list[nn.Module]:
         """The transformer layers, which are sharded one by one."""
         return [layer for layers in self._lists_of_layers() for layer in layers]
-
-    def _last_layers(self) -> list[nn.Module]:
-        return [layers[-1] for layers in self._lists_of_layers()]
 
     def _lists_of_layers(self) -> list[nn.ModuleList]:
         models = [self.model] if self.target_model is None else [self.model, self.target_model]
