@@ -71,6 +71,7 @@ def read_trained(out: Folder, job: PhaseJob) -> Trained:
         steps=timing["timed_steps"],
         seconds=timing["seconds_per_step"] * timing["timed_steps"]
         + timing["reporting_seconds"]
+        + timing["diagnosing_seconds"]
         + timing["blocked_seconds_per_save"] * saves,
         start_seconds=timing["start_seconds"],
         waiting_share=timing["waiting_share"],
