@@ -77,6 +77,10 @@ class SourceConfig(Section):
     """Patient-disjoint partitions the source is read in; one partition is the unit of parallel work, of memory and of resuming. None: one
     for every 200 stays, but at least 8, so that memory does not grow with the data."""
 
+    event_time: Literal["measured", "stored"] = "measured"
+    """When an event without a duration counts, in texts, grid and so labels: when it was measured (the paper's way), or when its value was
+    stored, where the source says so and that was later: what was known at the bedside by then."""
+
     simulator: SimulatorConfig = SimulatorConfig()
 
 

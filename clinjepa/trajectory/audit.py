@@ -79,7 +79,7 @@ def audit(
         *text_checks(ingest, list(card["parts"])),
         table_check(),
         *truncation_checks(ingest, config, charts),
-        store_time_check(charts),
+        store_time_check(charts, config.source.event_time),
         *patient_checks(stays, trajectories),
         token_check(ingest, trajectories, charts, config),
         *label_checks(ingest, stays, labels, tasks or [], relabel, config, charts),
@@ -167,9 +167,9 @@ def truncation_checks(ingest: Folder, config: Config, charts: list[Chart]) -> li
     ]
 
 
-def store_time_check(charts: list[Chart]) -> Check:
-    """How many rows were stored only after the hour in which they stand: what a rule by storage time would move to a later hour."""
-    name = "rows stored after the end of their hour (texts go by chart time)"
+def store_time_check(charts: list[Chart], event_time: str = "measured") -> Check:
+    """How many rows were stored only after the hour in which they were measured: what `source.event_time: stored` moves to a later hour."""
+    name = "rows stored after the hour in which they were measured"
     known = late = 0
     for chart in charts:
         events = pl.DataFrame(chart.tables.events).join(pl.from_arrow(chart.tables.stays).select("stay_id", "intime"), on="stay_id")
@@ -180,7 +180,8 @@ def store_time_check(charts: list[Chart]) -> Check:
         late += events.filter(pl.col("store_time") >= ends).height
     if not known:
         return _skipped(name, "the source gives no storage times")
-    return Check(name, "note", known, "rows", late, f"{100 * late / known:.1f} % of the sample's rows with a storage time")
+    done = "count from when they were stored" if event_time == "stored" else "count from when they were measured (source.event_time)"
+    return Check(name, "note", known, "rows", late, f"{100 * late / known:.1f} % of the sample's rows with a storage time; they {done}")
 
 
 def patient_checks(stays: pl.DataFrame, trajectories: Folder | None) -> list[Check]:

@@ -21,6 +21,15 @@ HOUR_US = 3_600_000_000
 GRID_ROLES = ("state", "action", "label_only")
 
 
+def at_store_time(events: pa.Table) -> pa.Table:
+    """EVENTS_SCHEMA with events without a duration moved to when their value was stored, where that is known and later."""
+    frame = pl.DataFrame(pl.from_arrow(events.select(["time", "end_time", "store_time"])))
+    later = pl.col("end_time").is_null() & (pl.col("store_time") > pl.col("time")).fill_null(False)
+    time = frame.select(pl.when(later).then("store_time").otherwise("time").alias("time")).to_arrow()["time"]
+    place = events.schema.get_field_index("time")
+    return events.set_column(place, events.schema.field(place), time.cast(events.schema.field(place).type))
+
+
 def place_events(events: pa.Table, stays: pl.DataFrame, variables: Mapping[str, Variable]) -> tuple[pl.DataFrame, dict[str, int]]:
     """One row per event and hour that it touches, clipped to the stay's hours and to ICU out.
 

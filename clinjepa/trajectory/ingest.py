@@ -21,7 +21,7 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.aggregates import aggregate_hours
 from clinjepa.trajectory.cohort import apply_measurement_rules, apply_stay_rules, cohort_rules, sum_attrition
 from clinjepa.trajectory.data_card import add_hourly, grouped_drops, hourly_coverage
-from clinjepa.trajectory.grid import coverage, grid_columns, place_events
+from clinjepa.trajectory.grid import at_store_time, coverage, grid_columns, place_events
 from clinjepa.trajectory.history import HISTORY_SCHEMA, history_hours
 from clinjepa.trajectory.split import SPLITS, draw_split
 from clinjepa.trajectory.text import hour_texts, static_texts
@@ -46,10 +46,11 @@ def build_partition(
     if record is not None:
         return record
     tables = validate(source.read(partition) if extracted is None else source.read(partition, extracted))
+    events = tables.events if config.source.event_time == "measured" else at_store_time(tables.events)
     variables, rules = load_variables(), cohort_rules(config.cohort)
     stays = pl.from_arrow(tables.stays)
     attrition = apply_stay_rules(stays, rules)
-    placed, counts = place_events(tables.events, attrition.stays, variables)
+    placed, counts = place_events(events, attrition.stays, variables)
     apply_measurement_rules(attrition, placed, variables, rules)
     kept = attrition.stays.sort("stay_id")
     placed = placed.filter(pl.col("stay_id").is_in(kept["stay_id"].to_list()))
@@ -57,7 +58,7 @@ def build_partition(
     texts = hour_texts(placed, kept, variables, config.text.max_decimals, config.text.include_medications)
     texts = static_texts(kept).join(texts, on="stay_id", how="inner").sort("stay_id")
     grid = aggregate_hours(placed, kept, variables)
-    history = history_hours(tables.events, kept, variables)
+    history = history_hours(events, kept, variables)
     dropped = dict(tables.counts)
     add_counts(dropped, counts)
     record = {

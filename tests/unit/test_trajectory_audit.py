@@ -280,6 +280,21 @@ def test_rows_stored_after_their_hour_are_counted():
     assert (check.outcome, check.num_checked, check.num_found) == ("note", 96, 24)
 
 
+def test_by_store_time_nothing_leaks_either(tmp_path):
+    config = lenient_config(tokenizer={"vocab_size": 300}, source={"event_time": "stored"})
+    ingest = Folder(tmp_path)
+    for name, partition in PARTS.items():
+        build_partition(SOURCE, partition, config, ingest, name)
+    finish_ingest(ingest, config)
+    by_stored = audit(ingest, config, PARTS, SOURCE.read)
+    assert by_stored["num_leaks"] == 0
+    grid = pl.concat(pl.DataFrame(ingest.read_table(f"grid/{name}.parquet")) for name in PARTS).filter(pl.col("stay_id") == 1)
+    # Every fourth value, measured at half past the hour, was stored in the hour after it.
+    assert grid.sort("hour")["map"].to_list()[:5] == [None, 60.5, 62.0, 63.0, None]
+    by_measured = audit(ingest, CONFIG, PARTS, SOURCE.read)
+    assert by_measured["num_leaks"] > 0, "texts of another rule must be told apart"
+
+
 def test_a_chart_cut_at_an_hour_knows_nothing_later():
     tables = HandmadeSource((stays_table({"stay_id": 1, "died_in_hospital": True, "death_time": at(9)}), part_of_stays(0)[1])).read(
         {"part": 0}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clinjepa.clinical import load_variables
 from clinjepa.trajectory.aggregates import aggregate_hours
-from clinjepa.trajectory.grid import coverage, grid_columns, place_events
+from clinjepa.trajectory.grid import at_store_time, coverage, grid_columns, place_events
 
 VARIABLES = load_variables()
 
@@ -31,6 +31,21 @@ def test_every_hour_has_a_row_and_every_variable_of_the_dictionary_a_column():
     assert grid["hour"].to_list() == list(range(10))
     assert grid.columns == ["stay_id", "hour", *grid_columns(VARIABLES)]
     assert {"heart_rate", "norepinephrine", "map_invasive"} <= set(grid.columns) and not {"age", "sex"} & set(grid.columns)
+
+
+def test_by_store_time_a_value_stands_in_the_hour_in_which_it_was_stored():
+    events = events_table(
+        event(1, 2.5, "lactate", 4.0, store_time=at(3.5)),
+        event(1, 4.5, "lactate", 2.0),
+        event(1, 6.5, "lactate", 1.0, store_time=at(6.0)),
+        event(1, 1.5, "norepinephrine", 0.1, until=3.5, store_time=at(8.0)),
+    )
+    stays = pl.DataFrame(stays_table({"stay_id": 1, "outtime": at(10)})).with_columns(pl.lit(10, pl.Int32).alias("num_hours"))
+    moved = at_store_time(events)
+    assert moved.schema == events.schema
+    grid = aggregate_hours(place_events(moved, stays, VARIABLES)[0], stays, VARIABLES)
+    assert grid["lactate"].to_list() == [None, None, None, 4.0, 2.0, None, 1.0, None, None, None]
+    assert grid["norepinephrine"].is_not_null().to_list() == [False, True, True, True, *[False] * 6]
 
 
 def test_a_median_variable_takes_the_median_of_its_hour():
