@@ -133,7 +133,8 @@ def build_experiment(config: Config, source_digest: str) -> Experiment:
     if config.source.kind != "simulator":
         del source["simulator"]
     source = source | {"digest": source_digest}
-    extract = Stage("extract", "extract", {"source": source, "definitions": _definitions_digest("variables.yaml", "maps")})
+    extracted = {name: value for name, value in source.items() if name != "event_time"}  # both times are in what is extracted
+    extract = Stage("extract", "extract", {"source": extracted, "definitions": _definitions_digest("variables.yaml", "maps")})
     ingest = Stage(
         "ingest",
         "ingest",

@@ -29,7 +29,8 @@ def test_a_source_that_is_read_by_patient_has_no_extraction():
 
 
 @pytest.mark.parametrize(
-    "override", ["execution.memory_mb=8192", "cohort.min_age_years=21", "source.path=elsewhere", "text.max_decimals=1"]
+    "override",
+    ["execution.memory_mb=8192", "cohort.min_age_years=21", "source.path=elsewhere", "source.event_time=stored", "text.max_decimals=1"],
 )
 def test_budget_cohort_place_and_wording_leave_an_extraction_as_it_is(override):
     assert extract_stage(override).key == extract_stage().key
