@@ -35,6 +35,16 @@ PREDICTOR = {
     "mode": "absolute",
 }
 ENCODER = SETTINGS | {"num_heads": 2, "num_kv_heads": 1}
+SFT = {
+    "num_epochs": 1.0,
+    "max_steps": 2,
+    "tokens_per_step": 700,
+    "micro_tokens": 150,
+    "learning_rate": 1e-2,
+    "warmup_fraction": 0.1,
+    "weight_decay": 0.0,
+    "clip_norm": 1.0,
+}
 PHASES = {phase.name: phase.to_dict() for phase in load_recipe("clin_jepa").phases}
 
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob
-from tests.curriculum_jobs import ENCODER, phase_job
+from tests.curriculum_jobs import ENCODER, SFT, phase_job
 from tests.curriculum_processes import run_job, run_on_workers
 from tests.curriculum_store import make_base_and_latents, make_trajectories
 
@@ -23,16 +23,6 @@ LAYER_BY_LAYER = 2
 
 PHASES = ("warmup", "joint", "alignment")
 WITH_DROPOUT = {**ENCODER, "lora": {**ENCODER["lora"], "dropout": 0.1}}
-SFT = {
-    "num_epochs": 1.0,
-    "max_steps": STEPS,
-    "tokens_per_step": 700,
-    "micro_tokens": 150,
-    "learning_rate": 1e-2,
-    "warmup_fraction": 0.1,
-    "weight_decay": 0.0,
-    "clip_norm": 1.0,
-}
 pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")
 
 

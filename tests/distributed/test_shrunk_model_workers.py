@@ -11,23 +11,13 @@ from safetensors.torch import load_file
 
 from clinjepa.curriculum.jobs import Job, SftJob
 from clinjepa.storage import Folder
-from tests.curriculum_jobs import phase_job
+from tests.curriculum_jobs import SFT, phase_job
 from tests.curriculum_processes import run_job, run_on_workers
 from tests.curriculum_store import make_trajectories
 from tests.model_encoders import SETTINGS
 from tests.public_models import write_shrunk_model
 
 STEPS = 2
-SFT = {
-    "num_epochs": 1.0,
-    "max_steps": STEPS,
-    "tokens_per_step": 700,
-    "micro_tokens": 150,
-    "learning_rate": 1e-2,
-    "warmup_fraction": 0.1,
-    "weight_decay": 0.0,
-    "clip_norm": 1.0,
-}
 
 
 class Results:

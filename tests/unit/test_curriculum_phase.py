@@ -22,7 +22,7 @@ from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import pack_texts
 from clinjepa.storage import Folder
 from clinjepa.trajectory.latents import LatentReader, LatentWriter, finish_latents
-from tests.curriculum_jobs import CURRICULUM, ENCODER, phase_job
+from tests.curriculum_jobs import CURRICULUM, ENCODER, SFT, phase_job
 from tests.curriculum_processes import run_job
 from tests.curriculum_store import make_base_and_latents, make_latents, make_trajectories
 
@@ -267,16 +267,7 @@ def test_a_micro_batch_holds_equal_texts_once(curriculum):
     assert len(set(texts)) == len(texts) < int(arrays["valid"].sum()) * 2
 
 
-SFT_SETTINGS = {
-    "num_epochs": 1.0,
-    "max_steps": 4,
-    "tokens_per_step": 1024,
-    "micro_tokens": 300,
-    "learning_rate": 1e-2,
-    "warmup_fraction": 0.1,
-    "weight_decay": 0.0,
-    "clip_norm": 1.0,
-}
+SFT_SETTINGS = SFT | {"max_steps": 4, "tokens_per_step": 1024, "micro_tokens": 300}
 
 
 def test_sft_of_a_small_base_makes_a_base_that_predicts_its_texts_better(curriculum, tmp_path):

@@ -25,23 +25,13 @@ from clinjepa.model.packing import encode_texts
 from clinjepa.storage import Folder
 from clinjepa.trajectory.latents import LatentReader, finish_latents
 from clinjepa.trajectory.store import TrajectoryReader
-from tests.curriculum_jobs import phase_job
+from tests.curriculum_jobs import SFT, phase_job
 from tests.curriculum_processes import run_job
 from tests.curriculum_store import make_trajectories
 from tests.model_encoders import SETTINGS
 from tests.public_models import write_shrunk_model
 
 FP32, BF16 = torch.float32, torch.bfloat16
-SFT = {
-    "num_epochs": 1.0,
-    "max_steps": 1,
-    "tokens_per_step": 512,
-    "micro_tokens": 256,
-    "learning_rate": 1e-3,
-    "warmup_fraction": 0.1,
-    "weight_decay": 0.0,
-    "clip_norm": 1.0,
-}
 pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")
 
 
@@ -100,7 +90,13 @@ def moments(modules: PhaseModules) -> set[torch.dtype]:
 
 
 def test_next_token_training_has_a_bf16_base_and_fp32_adapters(run: Run) -> None:
-    job = SftJob(str(run.root / "sft"), run.trajectories, 0, run.settings, SFT)
+    job = SftJob(
+        str(run.root / "sft"),
+        run.trajectories,
+        0,
+        run.settings,
+        SFT | {"max_steps": 1, "tokens_per_step": 512, "micro_tokens": 256, "learning_rate": 1e-3},
+    )
     encoder, optimizer = assemble_sft(job, Dist.current(), None)
     sft_micro_batch(job, encoder, load(MicroBatchFetcher(job)(0, 0)), Assignment(0, 0, 1), 100, True, Dist.current())
     assert dtypes(encoder) == {None: {BF16}, "online": {FP32}}
