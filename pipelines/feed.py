@@ -12,6 +12,11 @@ from clinjepa.curriculum.batches import MicroBatchFetcher
 from clinjepa.curriculum.jobs import Job, load_job
 
 
+_ROWS_PER_BLOCK = 8
+_MOST_BLOCKS, _BLOCK_BYTES = 1024, 64 << 20
+"""What Ray Data does for a block costs as much as for a row, so rows travel in blocks of several micro-batches, but of no more than this."""
+
+
 def ray_data_feed(job: Job) -> Any:
     """A feed that lets Ray Data execute this rank's part of the plan, in its order, ahead of the training step.
 
@@ -22,20 +27,22 @@ def ray_data_feed(job: Job) -> Any:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True  # before the dataset is made: it copies the context
+        context.target_max_block_size = _BLOCK_BYTES
         if not assignments:
             return
         # from_items: its blocks are made here, whereas from_arrow starts a task that wants a whole CPU, which a busy cluster may not have.
         rows = [{"step": each.step, "micro": each.micro} for each in assignments]
-        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 64)).map_batches(
+        dataset = ray.data.from_items(rows, override_num_blocks=min(-(-len(rows) // _ROWS_PER_BLOCK), _MOST_BLOCKS)).map_batches(
             _Fetch,
             fn_constructor_args=(job.to_json(),),
-            batch_size=1,
+            batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=1),
             num_cpus=0,
         )
-        for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=4):
-            yield batch["payload"][0].as_py()
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            for payload in block["payload"]:
+                yield payload.as_py()
 
     return feed
 
@@ -46,6 +53,6 @@ class _Fetch:
     def __init__(self, job: dict[str, Any]) -> None:
         self.fetch = MicroBatchFetcher(load_job(job))
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        payload = [self.fetch(step, micro) for step, micro in zip(rows["step"].to_pylist(), rows["micro"].to_pylist(), strict=True)]
-        return pa.table({"payload": pa.array(payload, pa.large_binary())})
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        for step, micro in zip(rows["step"].to_pylist(), rows["micro"].to_pylist(), strict=True):
+            yield pa.table({"payload": pa.array([self.fetch(step, micro)], pa.large_binary())})
