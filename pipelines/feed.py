@@ -11,10 +11,9 @@ import ray.data
 from clinjepa.curriculum.batches import MicroBatchFetcher
 from clinjepa.curriculum.jobs import Job, load_job
 
-
 _ROWS_PER_BLOCK = 8
 _MOST_BLOCKS, _BLOCK_BYTES = 1024, 64 << 20
-"""What Ray Data does for a block costs as much as for a row, so rows travel in blocks of several micro-batches, but of no more than this."""
+"""What Ray Data does for a block costs as much as for a row, so micro-batches travel several to a block, but not above this size."""
 
 
 def ray_data_feed(job: Job) -> Any:
