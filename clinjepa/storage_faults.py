@@ -8,6 +8,7 @@ import os
 from clinjepa.errors import ClinJepaError, StorageError, StoreError
 
 _ELSEWHERE = "give another folder or change its rights (storage=… of a run)"
+_READABLE = "change its rights, or give another place (source.path of a data set, storage of a run)"
 _REMOTE_MODULES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "asyncio", "fsspec", "http"}
 
 
@@ -37,7 +38,7 @@ def _local(where: str, error: OSError, writes: bool) -> ClinJepaError:
         return StorageError(f"{where}: the disk is mounted read-only; {_ELSEWHERE}")
     if isinstance(error, PermissionError):
         what = "write" if writes else "read"
-        return StorageError(f"{where}: user {_user()} has no permission to {what} here; {_ELSEWHERE}")
+        return StorageError(f"{where}: user {_user()} has no permission to {what} here; {_ELSEWHERE if writes else _READABLE}")
     if isinstance(error, NotADirectoryError | FileExistsError) and writes:
         return StorageError(f"{where}: a part of this path is a file, not a folder; {_ELSEWHERE}")
     if isinstance(error, IsADirectoryError):

@@ -72,3 +72,9 @@ def _finished(storage: Folder, stage: Stage) -> Folder | None:
         return None
     artifact.verify()
     return artifact.folder
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("data", "audit")

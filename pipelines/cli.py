@@ -195,10 +195,9 @@ def data_show(
     guarded(lambda: show(store, window, html, credentialed), debug)
 
 
-def main(command: str | None = None) -> None:
+def main(*command: str) -> None:
     """Entry of `python -m pipelines.<command>`."""
-    if command is not None:
-        sys.argv[1:1] = [command]
+    sys.argv[1:1] = command
     app()
 
 

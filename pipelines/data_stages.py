@@ -16,7 +16,7 @@ from clinjepa import errors
 from clinjepa.clinical import load_tasks
 from clinjepa.errors import ClinJepaError
 from clinjepa.sources import open_source
-from clinjepa.sources.extraction import ExtractionPlan, extraction_counts
+from clinjepa.sources.extraction import ExtractionPlan, extraction_counts, item_report
 from clinjepa.storage import Folder
 from clinjepa.trajectory.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels import build_labels, finish_labels
@@ -31,7 +31,9 @@ from pipelines.stages import Stage
 def run_extract_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
     """Tables of a source that cannot be read by patient -> the same rows laid down by patient, one table per task."""
     config, out = context.config, artifact.folder
-    pieces = open_source(config.source).extractions()
+    source = open_source(config.source)
+    pieces = source.extractions()
+    console.print(f"{stage.label}: {item_report(source.check_items())}", highlight=False)
     plan = ExtractionPlan.of(pieces, config.execution.memory_mb, ray.cluster_resources().get("CPU", 1))
     console.print(f"{stage.label}: {plan}", highlight=False)
 

@@ -76,3 +76,9 @@ def _print(view: WindowView, name: str) -> None:
             section = row.section
             _console.print(Text(f"{section.replace('_', ' '):>{width}}", style="bold"))
         _console.print(Text.assemble(f"{row.name:>{width}}  ", (row.bars(), "green"), f"  {row.span()}"))
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("data", "show")

@@ -22,11 +22,11 @@ from clinjepa.sources.extraction import has_extractions
 from pipelines.artifacts import content_key
 
 FORMAT_VERSIONS = {
-    "extract": 1,
-    "ingest": 4,
+    "extract": 2,
+    "ingest": 5,
     "tokenizer": 1,
     "trajectories": 2,
-    "labels": 2,
+    "labels": 3,
     "base": 1,
     "sft": 1,
     "embed": 1,
@@ -36,7 +36,7 @@ FORMAT_VERSIONS = {
     "drift": 1,
     "geometry": 2,
     "downstream": 1,
-    "baselines": 1,
+    "baselines": 2,
 }
 """Raised when the content of a kind of artifact changes for the same settings."""
 

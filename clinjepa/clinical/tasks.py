@@ -67,7 +67,8 @@ class StayOutcome:
 class Target:
     """A number to predict: `statistic` of the known values of `column` in hours h+first_hour … h+last_hour, or the time left until `time`.
 
-    transform `log`: ln(x + offset). once: predicted only at the stay's prediction hour. unit_hours: of the time left.
+    transform `log`: ln(x + offset). once: predicted only at the stay's prediction hour. whole_window: only where the stay lasts until the
+    last of these hours has passed. unit_hours: of the time left.
     """
 
     column: str | None = None
@@ -77,6 +78,7 @@ class Target:
     transform: Literal["none", "log"] = "none"
     offset: float = 0.0
     once: bool = False
+    whole_window: bool = False
     time: StayTime | None = None
     unit_hours: float = 24.0
 
@@ -238,7 +240,7 @@ def _target(raw: Any, where: str, derived: Any) -> Target:
         entry = check_keys(raw, {"time"}, {"unit_hours"}, where)
         unit = _number(entry.get("unit_hours", 24), f"{where}.unit_hours")
         return Target(time=_choice(entry["time"], get_args(StayTime), f"{where}.time"), unit_hours=unit)
-    entry = check_keys(raw, {"column", "hours"}, {"statistic", "transform", "offset", "once"}, where)
+    entry = check_keys(raw, {"column", "hours"}, {"statistic", "transform", "offset", "once", "whole_window"}, where)
     check_columns([entry["column"]], f"{where}.column", derived)
     hours = entry["hours"] if isinstance(entry["hours"], list) else [entry["hours"], entry["hours"]]
     if len(hours) != 2:
@@ -254,6 +256,7 @@ def _target(raw: Any, where: str, derived: Any) -> Target:
         transform=_choice(entry.get("transform", "none"), ("none", "log"), f"{where}.transform"),
         offset=_number(entry.get("offset", 0), f"{where}.offset"),
         once=bool(entry.get("once", False)),
+        whole_window=bool(entry.get("whole_window", False)),
     )
 
 

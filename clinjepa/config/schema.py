@@ -78,8 +78,9 @@ class SourceConfig(Section):
     for every 200 stays, but at least 8, so that memory does not grow with the data."""
 
     event_time: Literal["measured", "stored"] = "measured"
-    """When an event without a duration counts, in texts, grid and so labels: when it was measured (the paper's way), or when its value was
-    stored, where the source says so and that was later: what was known at the bedside by then."""
+    """When an event without a duration counts in texts and features: when it was measured (the paper's way), or when its value was
+    stored, where the source says so and that was later: what was known at the bedside by then. Labels go by the time of measuring
+    either way, and infusions and procedures by their own times."""
 
     simulator: SimulatorConfig = SimulatorConfig()
 

@@ -16,6 +16,7 @@ from clinjepa.evaluation.report_words import plain, title
 from clinjepa.evaluation.svg_charts import Point, Row, bar_chart
 from clinjepa.evaluation.svg_grids import HeatRow, heat_map, histogram
 from clinjepa.evaluation.svg_parts import number
+from clinjepa.trajectory.data_card import NOTES
 
 ACCESS = {
     "open": "open data: anyone may look at single patients",
@@ -60,7 +61,7 @@ class DataCardView:
 
     def cards(self) -> list[tuple[str, str, str]]:
         card = self.card
-        dropped = sum(card["dropped"].values())
+        dropped = sum(count for rule, count in card["dropped"].items() if rule.partition(":")[0] not in NOTES)
         shown = [
             ("Patients", number(card["num_patients"]), f"{number(card['num_stays'])} ICU stays"),
             ("Hours", number(card["num_hours"]), f"{card['num_hours'] / card['num_stays']:.0f} per stay"),

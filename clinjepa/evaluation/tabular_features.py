@@ -1,7 +1,8 @@
 """Hand-made features of the hourly grid at prediction points, for the gradient-boosting baseline.
 
 Per variable: last value carried forward, missing-now, hours since it was measured, and over the trailing 8 h and 24 h mean, minimum,
-maximum, standard deviation, slope per hour and count; plus statics and the hour. Set after eth-mds/icu-features (8 h and
+maximum, standard deviation, slope per hour and count; plus statics (height and weight
+once they are charted) and the hour. Set after eth-mds/icu-features (8 h and
 24 h windows). Hours after the prediction hour are never touched; what treatments lack is 0, what observations lack is NaN.
 """
 
@@ -14,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from clinjepa.evaluation.hour_grid import GridPart, grid_variables, parts_of, read_grid
+from clinjepa.sources.schema import TIMES_OF_STATICS
 from clinjepa.storage import Folder
+from clinjepa.trajectory.grid import HOUR_US
 
 WINDOWS_HOURS = (8, 24)
 _STATICS = ("age_years", "height_cm", "weight_kg")
@@ -54,7 +57,7 @@ def tabular_features(ingest: Folder, stays: pa.Table, stay_N: np.ndarray, hour_N
             x_NF, names = _numeric_features(grid, present, treatments, at_N)
             codes_NF = _category_features(grid, levels, at_N)
             blocks.append((chunk_N, np.concatenate([x_NF, codes_NF], axis=1)))
-    static_NF, static_names = _static_features(stays, stay_N, in_train)
+    static_NF, static_names = _static_features(stays, stay_N, hour_N, in_train)
     grid_NF = np.full((len(stay_N), len(names) + len(levels)), np.nan, dtype=np.float32)
     for chunk_N, block in blocks:
         grid_NF[chunk_N] = block
@@ -151,16 +154,25 @@ def _category_features(grid: GridPart, levels: dict[str, dict[str, int]], at_N: 
     return x_NF
 
 
-def _static_features(stays: pa.Table, stay_N: np.ndarray, in_train: dict[int, bool]) -> tuple[np.ndarray, list[str]]:
+def _static_features(stays: pa.Table, stay_N: np.ndarray, hour_N: np.ndarray, in_train: dict[int, bool]) -> tuple[np.ndarray, list[str]]:
     row = {stay_id: index for index, stay_id in enumerate(stays["stay_id"].to_pylist())}
     at_N = np.array([row[int(stay_id)] for stay_id in stay_N], dtype=np.int64)
     columns = []
     for name in _STATICS:
-        columns.append(np.array([np.nan if value is None else value for value in stays[name].to_pylist()], dtype=np.float32))
+        value_N = np.array([np.nan if value is None else value for value in stays[name].to_pylist()], dtype=np.float32)[at_N]
+        if name in TIMES_OF_STATICS:
+            value_N = np.where(_known_from(stays, TIMES_OF_STATICS[name])[at_N] < hour_N + 1, value_N, np.nan)
+        columns.append(value_N)
     trained = list(in_train.values())
     for name in _STATIC_CATEGORIES:
         values = stays[name].to_pylist()
         seen = sorted({value for value, is_train in zip(values, trained, strict=True) if is_train and value is not None})
         codes = {level: code for code, level in enumerate(seen)}
-        columns.append(np.array([codes.get(value, np.nan) for value in values], dtype=np.float32))
-    return np.stack(columns, axis=1)[at_N], [*_STATICS, *_STATIC_CATEGORIES]
+        columns.append(np.array([codes.get(value, np.nan) for value in values], dtype=np.float32)[at_N])
+    return np.stack(columns, axis=1), [*_STATICS, *_STATIC_CATEGORIES]
+
+
+def _known_from(stays: pa.Table, column: str) -> np.ndarray:
+    """Hours after ICU admission from which a static is known, per stay; -inf where it was at admission."""
+    charted, admitted = (stays[name].cast(pa.int64()).to_pandas() for name in (column, "intime"))
+    return ((charted - admitted) / HOUR_US).fillna(-np.inf).to_numpy()

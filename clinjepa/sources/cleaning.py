@@ -11,7 +11,16 @@ from collections import Counter
 import polars as pl
 
 from clinjepa.clinical import Conversion, Variable, canonical_unit, load_variables
-from clinjepa.sources.schema import EVENTS_SCHEMA, LABEL_COLUMNS, LOOKBACK_HOURS, MEDICATION, STAYS_SCHEMA, SourceTables, validate
+from clinjepa.sources.schema import (
+    EVENTS_SCHEMA,
+    LABEL_COLUMNS,
+    LOOKBACK_HOURS,
+    MEDICATION,
+    STAYS_SCHEMA,
+    TIMES_OF_STATICS,
+    SourceTables,
+    validate,
+)
 
 _EVENT_COLUMNS = {
     "stay_id": pl.Int64,
@@ -36,9 +45,9 @@ def raw_events(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def complete_stays(stays: pl.DataFrame) -> pl.DataFrame:
-    """`stays` in the order of STAYS_SCHEMA; columns of LABEL_COLUMNS that the source does not know are null."""
+    """`stays` in the order of STAYS_SCHEMA; columns of LABEL_COLUMNS and TIMES_OF_STATICS that the source does not know are null."""
     schema = pl.from_arrow(STAYS_SCHEMA.empty_table()).schema
-    absent = [name for name in LABEL_COLUMNS if name not in stays.columns]
+    absent = [name for name in (*LABEL_COLUMNS, *TIMES_OF_STATICS.values()) if name not in stays.columns]
     return stays.with_columns(pl.lit(None, schema[name]).alias(name) for name in absent).select(STAYS_SCHEMA.names)
 
 
@@ -128,14 +137,20 @@ def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[st
 
 
 def _each_once(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Events that differ in more than their place and the time of storing; the first of equal ones stays (`duplicate_row`)."""
+    """Events that differ in more than their place and the time of storing; of equal ones (`duplicate_row`) the first stays, known from
+    when any of them was stored."""
     distinct = [name for name in (*_EVENT_COLUMNS, "item") if name in events.columns and name not in ("row", "store_time")]
     alike = events.select("stay_id", "time", "variable", "value").hash_rows().is_duplicated()  # few, and found faster than over all columns
     repeated = events.with_row_index("place").filter(alike)
-    again = repeated.filter(~repeated.select(pl.struct(distinct).is_first_distinct()).to_series())["place"]
+    is_first = repeated.select(pl.struct(distinct).is_first_distinct()).to_series()
+    again = repeated.filter(~is_first)["place"]
     if not again.len():
         return events
     counts["duplicate_row"] += again.len()
+    if repeated["store_time"].null_count() < repeated.height:
+        earliest = repeated.select(pl.col("store_time").min().over(distinct)).to_series()
+        stored = events["store_time"].scatter(repeated.filter(is_first)["place"], earliest.filter(is_first))
+        events = events.with_columns(stored)
     return events.filter(pl.repeat(True, events.height, eager=True).scatter(again, False))
 
 

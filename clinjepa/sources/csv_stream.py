@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from isal import igzip, isal_zlib
 
 from clinjepa.errors import SourceError, StorageError
 from clinjepa.storage import Folder
+from clinjepa.storage_faults import translated
 
 _POLARS_TYPES = {"integer": pl.Int64, "number": pl.Float64, "text": pl.String, "time": pl.String}
 _TIME_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M")
@@ -30,6 +32,12 @@ _MB = 1024 * 1024
 _PROCESS_MB = 300
 """What a Python process with polars and Arrow holds before it reads anything."""
 
+LONGEST_HEADER = 2**20
+"""Bytes in which a header must end."""
+
+csv.field_size_limit(2**31 - 1)  # diagnosis of a broken file must not break on it
+
+_QUOTED = re.compile(rb'"[^"]*"')
 _BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, isal_zlib.error)
 
 
@@ -139,7 +147,7 @@ def parse_times(frame: pl.DataFrame, file: CsvFile) -> pl.DataFrame:
 @contextmanager
 def open_stream(folder: Folder, name: str) -> Iterator[IO[bytes]]:
     """The unpacked bytes of a csv or csv.gz."""
-    with folder.fs.open(folder.path(name), "rb") as raw:
+    with _opened(folder, name) as raw:
         if not name.endswith(".gz"):
             yield raw
             return
@@ -148,6 +156,26 @@ def open_stream(folder: Folder, name: str) -> Iterator[IO[bytes]]:
                 yield unpacked
         except _BROKEN as error:
             raise _broken(f"{folder.address}/{name}", error, None) from None
+
+
+def read_line(stream: IO[bytes], where: str) -> bytes:
+    """The first line, LONGEST_HEADER bytes at most. StorageError or SourceError where it cannot be read."""
+    try:
+        return stream.readline(LONGEST_HEADER)
+    except _BROKEN as error:
+        raise _broken(where, error, None) from None
+    except OSError as error:
+        raise StorageError(f"{where}: cannot be read ({type(error).__name__}); check the disk or the network") from None
+
+
+def _opened(folder: Folder, name: str) -> IO[bytes]:
+    try:
+        return folder.fs.open(folder.path(name), "rb")
+    except Exception as error:
+        fault = translated(f"{folder.address}/{name}", error, folder.is_local, writes=False)
+        if fault is None:
+            raise
+        raise fault from None
 
 
 class _BadRow(Exception):
@@ -160,7 +188,7 @@ class _BadRow(Exception):
 
 def _blocks(file: CsvFile, stream: IO[bytes], block_bytes: int) -> Iterator[bytes]:
     """Pieces of about `block_bytes` that end where a row ends."""
-    stream.readline()  # the header
+    stream.readline(LONGEST_HEADER)  # the header
     rest = b""
     while chunk := stream.read(block_bytes):
         block = rest + chunk
@@ -188,9 +216,15 @@ def _last_row_end(block: bytes) -> int:
 
 
 def _whole_last_row(file: CsvFile, rest: bytes) -> bytes:
-    fields = list(csv.reader(io.StringIO(rest.decode("utf-8", errors="replace"))))
-    if rest.count(b'"') % 2 or len(fields[-1]) < len(file.header):
-        raise SourceError(f"{file.where}: the last row ends in the middle; the file was cut short, get it again")
+    fault = SourceError(f"{file.where}: the last row ends in the middle; the file was cut short, get it again")
+    if rest.count(b'"') % 2:
+        raise SourceError(f"{file.where}: a quotation mark is never closed, or the file was cut short; get it again")
+    try:
+        fields = list(csv.reader(io.StringIO(rest.decode("utf-8", errors="replace"), newline="")))
+    except csv.Error:
+        raise fault from None
+    if len(fields[-1]) < len(file.header):
+        raise fault
     return rest
 
 
@@ -200,8 +234,17 @@ def _parse(file: CsvFile, block: bytes, keep: Keep) -> tuple[pl.DataFrame, int, 
         frame = _read(file, block, "utf8")
     except pl.exceptions.PolarsError as error:
         frame = _read_again(file, block, error, counts)
+    if _lacks_fields(block, frame.height, len(file.header)) and (fault := _bad_row(file, block)):  # polars fills short rows up with nulls
+        raise fault
     frame = frame.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     return keep(frame, counts), frame.height, counts
+
+
+def _lacks_fields(block: bytes, num_rows: int, num_fields: int) -> bool:
+    """Whether the block has fewer commas outside of quotes than its rows need."""
+    if num_rows * (num_fields - 1) <= block.count(b",") and b'"' not in block:
+        return False
+    return _QUOTED.sub(b"", block).count(b",") < num_rows * (num_fields - 1)
 
 
 def _read(file: CsvFile, block: bytes, encoding: Any) -> pl.DataFrame:
@@ -223,23 +266,24 @@ def _read_again(file: CsvFile, block: bytes, error: Exception, counts: Counter[s
             return _read(file, block, "utf8-lossy")
         except pl.exceptions.PolarsError as second:
             error = second
-    raise _diagnosis(file, block, error)
+    raise _bad_row(file, block) or _BadRow(0, f"cannot be parsed from here on ({type(error).__name__}); get the file again")
 
 
-def _diagnosis(file: CsvFile, block: bytes, error: Exception) -> _BadRow:
-    """The first row of a block that cannot be read, and what is wrong with it."""
+def _bad_row(file: CsvFile, block: bytes) -> _BadRow | None:
+    """The first row of a block that cannot be read, and what is wrong with it. A blank line is no row that lacks its fields."""
     numbers = {"integer": int, "number": float}
-    for place, fields in enumerate(csv.reader(io.StringIO(block.decode("utf-8", errors="replace"), newline=""))):
-        if len(fields) != len(file.header):
+    rows = csv.reader(io.StringIO(block.decode("utf-8", errors="replace"), newline=""))
+    for place, fields in enumerate(rows):
+        if fields and len(fields) != len(file.header):
             return _BadRow(place, f"{len(fields)} fields, the header has {len(file.header)}; get the file again")
-        for name, field in zip(file.header, fields, strict=True):
+        for name, field in zip(file.header, fields, strict=False):
             convert = numbers.get(file.columns.get(name, ""))
             try:
                 if convert is not None and field:
                     convert(field)
             except ValueError:
                 return _BadRow(place, f"column {name!r} holds no {file.columns[name]}; export the table as PhysioNet has it")
-    return _BadRow(0, f"cannot be parsed from here on ({type(error).__name__}); get the file again")
+    return None
 
 
 def _is_utf8(line: bytes) -> bool:

@@ -63,6 +63,16 @@ def extract_all(source: Any, out: Folder, memory_mb: int) -> dict[str, int]:
     return counts
 
 
+def item_report(found: dict[str, int]) -> str:
+    """One line on a source's `check_items`: which variables' items the data's own dictionaries lack or mean differently."""
+    said = []
+    for rule, words in (("item_absent", "not in the data's dictionaries"), ("item_changed", "of another meaning there")):
+        names = {key.partition(":")[2]: number for key, number in sorted(found.items()) if key.startswith(f"{rule}:")}
+        if names:
+            said.append(f"{sum(names.values())} items in use are {words} ({', '.join(names)})")
+    return "; ".join(said) or "every item in use is in the data's dictionaries, with its known meaning"
+
+
 def extraction_counts(extracted: Folder) -> dict[str, int]:
     """What was left out of all extracted tables together, by rule."""
     totals: Counter[str] = Counter()

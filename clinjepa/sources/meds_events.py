@@ -16,6 +16,7 @@ from clinjepa.clinical import canonical_unit, excluded_by
 from clinjepa.sources.cleaning import convert_values
 from clinjepa.sources.meds_intervals import pair_intervals
 from clinjepa.sources.mimic_events import (
+    drop_other_specimens,
     dropped_medications,
     in_windows,
     infusions,
@@ -31,7 +32,10 @@ _STRUCTURE = ("ICU_ADMISSION", "HOSPITAL_ADMISSION", "GENDER", "MEDS_BIRTH", "RA
 
 
 def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(stays with height and weight, events) of a partition's MEDS rows; drops are counted by rule."""
+    """(stays with height and weight, events) of a partition's MEDS rows; drops are counted by rule.
+
+    MEDS keeps no id of a blood gas: its specimen is that of the same time.
+    """
     rows = rows.filter(pl.col("subject_id").is_in(stays["subject_id"].implode())).filter(pl.col("time").is_not_null())
     rows = rows.join(_code_table(rows["code"].unique().to_list()), on="code", how="left", maintain_order="left")
     _count_left_out(rows, counts)
@@ -42,7 +46,7 @@ def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
         .alias("part")
     )
     charted = rows.filter(pl.col("part").is_in(["CHART", "OUTPUT"])).with_columns(pl.col("icustay_id").alias("stay_id"))
-    labs = in_windows(rows.filter(pl.col("part") == "LAB"), stays, counts)
+    labs = drop_other_specimens(in_windows(rows.filter(pl.col("part") == "LAB"), stays, counts), "time", counts)
     unit = pl.coalesce("unit", "code_unit").alias("unit")
     measured = pl.concat([measurements(part.with_columns(unit), counts) for part in (charted, labs)])
     raw = pl.concat([measured, _infusions(rows, counts), _procedures(rows, counts), medications(rows, stays, counts)])

@@ -68,6 +68,25 @@ def in_windows(labs: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) ->
     return joined.drop("earliest", "outtime")
 
 
+def drop_other_specimens(labs: pl.DataFrame, specimen: str, counts: Counter[str]) -> pl.DataFrame:
+    """Lab rows without those of arterial quantities whose blood gas is known to come from elsewhere, and without the specimens' names.
+
+    labs: stay_id, row, item, text_value and `specimen`, the column that the rows of one blood gas share: its id or, where the source
+    keeps none, its time. Counted: `not_arterial:<variable>`. Which items and words: `specimens` of `clinical/maps/mimic_iv.yaml`.
+    """
+    rules = mimic_map()["specimens"]
+    is_name = pl.col("item") == rules["item"]
+    from_elsewhere = ~pl.col("text_value").str.strip_chars().str.to_uppercase().is_in(rules["arterial"])
+    key = ["stay_id", specimen]
+    elsewhere = labs.filter(is_name & from_elsewhere).select(key).unique()
+    labs = labs.filter(~is_name)
+    arterial = item_table().filter((pl.col("part") == "LAB") & pl.col("variable").is_in(rules["only_arterial"])).select("item", "variable")
+    dropped = labs.join(arterial, on="item").join(elsewhere, on=key, how="semi")
+    for variable, number in dropped.group_by("variable").len().iter_rows():
+        counts[f"not_arterial:{variable}"] += number
+    return labs.join(dropped.select("stay_id", "row"), on=["stay_id", "row"], how="anti", maintain_order="left")
+
+
 def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """Interval events of infusions. A drug of kind `rate` that was pushed without a rate becomes a `medication` with its dose.
 
@@ -151,17 +170,18 @@ def procedures(paired: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def medications(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+def medications(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str], event_time: str = "measured") -> pl.DataFrame:
     """Free-named drugs: what the administration record (emar) says was given; before its first entry in a stay, the starts of orders.
 
-    So what an hour says does not depend on whether a record begins later.
-    rows: subject_id, time, row, part (GIVEN or ORDER), name, and store_time where the source has it. Counted:
+    So what an hour says does not depend on whether a record begins later; with event_time `stored`, a record begins when its first
+    entry was stored. rows: subject_id, time, row, part (GIVEN or ORDER), name, and store_time where the source has it. Counted:
     `order_superseded_by_administration`.
     """
     window = stays.select("stay_id", "subject_id", "intime", "outtime")
     found = rows.filter(pl.col("part").is_in(["GIVEN", "ORDER"])).join(window, on="subject_id", how="inner", maintain_order="left")
     found = found.filter(pl.col("time").is_between(pl.col("intime"), pl.col("outtime")))
-    first = found.filter(pl.col("part") == "GIVEN").group_by("stay_id").agg(pl.col("time").min().alias("first_given"))
+    entered = pl.max_horizontal("time", *(_store_time(rows) if event_time == "stored" else []))
+    first = found.filter(pl.col("part") == "GIVEN").group_by("stay_id").agg(entered.min().alias("first_given"))
     found = found.join(first, on="stay_id", how="left", maintain_order="left")
     superseded = (pl.col("part") == "ORDER") & (pl.col("time") >= pl.col("first_given")).fill_null(False)
     kept = found.filter(~superseded)
@@ -173,8 +193,10 @@ def medications(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
     return raw_events(found.select(columns))
 
 
-def take_statics(events: pl.DataFrame, stays: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Height and weight leave the events and become columns of the stays: the first item of the dictionary's list that was charted."""
+def take_statics(events: pl.DataFrame, stays: pl.DataFrame, event_time: str = "measured") -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Height and weight leave the events and become columns of the stays, with the time from which they are known: the first value of
+    the first item of the dictionary's list that was charted."""
+    known = pl.max_horizontal("time", *(["store_time"] if event_time == "stored" else []))
     for variable, column in (("height", "height_cm"), ("weight", "weight_kg")):
         priority = {
             item: place for place, item in enumerate(item for source in load_variables()[variable].sources for item in source.itemids)
@@ -185,9 +207,9 @@ def take_statics(events: pl.DataFrame, stays: pl.DataFrame) -> tuple[pl.DataFram
         first = (
             rows.sort("place", "time", "row")
             .group_by("stay_id", maintain_order=True)
-            .agg(pl.col("value").first().cast(pl.Float32).alias(column))
+            .agg(pl.col("value").first().cast(pl.Float32).alias(column), known.first().alias(f"{variable}_time"))
         )
-        stays = stays.drop(column).join(first, on="stay_id", how="left", maintain_order="left")
+        stays = stays.drop(column, f"{variable}_time").join(first, on="stay_id", how="left", maintain_order="left")
     return stays, events.filter(~pl.col("variable").is_in(["height", "weight"]))
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _DICTIONARIES = ("d_items", "d_labitems")
 _CHECK = "dictionaries"
-_RECORD_VERSION = 1
+_RECORD_VERSION = 2
 _SMALL_MB = 512
 
 
@@ -54,6 +54,10 @@ class MimicIvSource:
             sha.update(f"{name}:{self._folder.digest(name)};".encode())
         return sha.hexdigest()
 
+    def check_items(self) -> dict[str, int]:
+        """Items in use that the data's own dictionaries lack or mean differently; see `mimic_iv_tables.check_items`."""
+        return check_items(self._whole("d_items"), self._whole("d_labitems"))
+
     def extractions(self) -> list[dict[str, Any]]:
         """One piece per table file, the largest first, after the check of item ids; `bytes` is the file's size."""
         pieces = [{"table": name, "bytes": self._folder.size(file)} for name, file in self._files.items() if name not in _DICTIONARIES]
@@ -64,7 +68,8 @@ class MimicIvSource:
         if piece["table"] == _CHECK:
             return self._check_dictionaries(out)
         patients = Patients.of(self._chosen_stays(), self._num_buckets())
-        return extract_table(self._csv(piece["table"]), load_tables()[piece["table"]], patients, out, memory_mb)
+        reasons = self._unusable_stays_of(patients) if piece["table"] == "icustays" else {}
+        return extract_table(self._csv(piece["table"]), load_tables()[piece["table"]], patients, out, memory_mb, reasons)
 
     def partitions(self) -> list[dict[str, Any]]:
         """Buckets that hold a stay; `max_stay_id` is the last stay id read with `max_stays`. Reads icustays only."""
@@ -83,7 +88,8 @@ class MimicIvSource:
         stays = read_stays(tables, where, counts)
         if partition["max_stay_id"] is not None:
             stays = stays.filter(pl.col("stay_id") <= partition["max_stay_id"])
-        stays, events = read_events(tables, stays, counts)
+        known = tables["icustays"]["stay_id"]
+        stays, events = read_events(tables, stays, known, counts, self._config.event_time)
         return finish(stays, events, counts)
 
     def _csv(self, name: str) -> CsvFile:
@@ -110,13 +116,21 @@ class MimicIvSource:
             self._stays = stays.sort("stay_id").head(self._config.max_stays or stays.height)
         return self._stays
 
+    def _unusable_stays_of(self, patients: Patients) -> dict[str, int]:
+        """Rule -> stays that are left out, of patients who have no usable one; those of other patients are counted where they are read."""
+        counts: Counter[str] = Counter()
+        whole = self._whole("icustays")
+        others = whole.filter(~pl.col("subject_id").is_in(patients.table["subject_id"].implode()).fill_null(False))
+        usable_stays(others, f"{self._folder.address}/{self._files['icustays']}", counts)
+        return counts
+
     def _num_buckets(self) -> int:
         return partition_count(self._config.num_partitions, self._chosen_stays().height)
 
     def _check_dictionaries(self, out: Folder) -> dict[str, int]:
         record = finished_part(out, _CHECK, _RECORD_VERSION)
         if record is None:
-            counts = check_items(self._whole("d_items"), self._whole("d_labitems"))
+            counts = self.check_items()
             absent = [name for name in load_tables() if name not in self._files]
             record = {"schema_version": _RECORD_VERSION, "files": [], "counts": counts | {f"table_missing:{name}": 1 for name in absent}}
             write_record(out, _CHECK, record)

@@ -17,6 +17,7 @@ from clinjepa.clinical.definitions import read_definitions
 from clinjepa.sources.cleaning import convert_values, raw_events
 from clinjepa.sources.mimic_events import (
     SIGNIFICANT_DIGITS,
+    drop_other_specimens,
     dropped_medications,
     in_windows,
     infusions,
@@ -29,21 +30,31 @@ from clinjepa.sources.mimic_events import (
 )
 
 
-def read_events(tables: dict[str, pl.DataFrame], stays: pl.DataFrame, counts: Counter[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(stays with height and weight, events) of a bucket's tables; drops are counted by rule. Absent tables give no events."""
+def read_events(
+    tables: dict[str, pl.DataFrame], stays: pl.DataFrame, known_stays: pl.Series, counts: Counter[str], event_time: str = "measured"
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(stays with height and weight, events) of a bucket's tables; drops are counted by rule. Absent tables give no events.
+
+    known_stays: ids of all stays of these patients, left-out ones too; rows of any other are counted (`without_stay`).
+    """
+    for name in ("chartevents", "outputevents", "inputevents", "procedureevents"):
+        rows = tables[name]
+        strays = rows.height - rows["stay_id"].is_in(known_stays.implode()).sum()
+        _count(counts, "without_stay", strays)
+    labs = drop_other_specimens(in_windows(_labs(tables["labevents"]), stays, counts), "specimen_id", counts)
     raw = pl.concat(
         [
             measurements(_charted(tables["chartevents"], "CHART", stays), counts),
             measurements(_charted(tables["outputevents"], "OUTPUT", stays), counts),
-            measurements(in_windows(_labs(tables["labevents"]), stays, counts), counts),
+            measurements(labs.drop("specimen_id"), counts),
             infusions(_infused(tables["inputevents"], stays, counts), counts),
             procedures(_performed(tables["procedureevents"], stays, counts)),
-            medications(_drugs(tables, counts), stays, counts),
+            medications(_drugs(tables, counts), stays, counts, event_time),
             _antibiotics(tables.get("prescriptions"), stays, counts),
             _cultures(tables.get("microbiologyevents"), stays, counts),
         ]
     )
-    return take_statics(convert_values(raw, counts), stays)
+    return take_statics(convert_values(raw, counts), stays, event_time)
 
 
 def _charted(rows: pl.DataFrame, part: str, stays: pl.DataFrame) -> pl.DataFrame:
@@ -70,9 +81,10 @@ def _labs(rows: pl.DataFrame) -> pl.DataFrame:
         pl.lit("LAB").alias("part"),
         pl.col("itemid").alias("item"),
         _rounded("valuenum").alias("numeric_value"),
-        pl.lit(None, pl.String).alias("text_value"),
+        pl.col("value").alias("text_value"),
         pl.col("valueuom").alias("unit"),
         pl.col("storetime").alias("store_time"),
+        "specimen_id",
     )
 
 
@@ -172,10 +184,11 @@ def _antibiotics(orders: pl.DataFrame | None, stays: pl.DataFrame, counts: Count
 
 
 def _cultures(samples: pl.DataFrame | None, stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Microbiology samples, one event each (a sample has a row per test and organism). A date without a time counts from 00:00."""
+    """Microbiology samples, one event each (a sample has a row per test and organism). A date without a time is that whole day."""
     if samples is None:
         return raw_events(pl.DataFrame())
-    first = samples.with_columns(pl.coalesce("charttime", "chartdate").alias("time")).filter(
+    day_ends = pl.when(pl.col("charttime").is_null()).then(pl.col("chartdate").dt.truncate("1d") + pl.duration(days=1))
+    first = samples.with_columns(pl.coalesce("charttime", "chartdate").alias("time"), day_ends.alias("end_time")).filter(
         pl.col("micro_specimen_id").is_null() | pl.col("micro_specimen_id").is_first_distinct()
     )
     found = in_windows(first.drop("chartdate", "charttime"), stays, Counter())
@@ -183,6 +196,7 @@ def _cultures(samples: pl.DataFrame | None, stays: pl.DataFrame, counts: Counter
         found.select(
             "stay_id",
             "time",
+            "end_time",
             pl.lit("culture").alias("variable"),
             pl.lit(1.0).alias("value"),
             pl.col("spec_type_desc").str.strip_chars().alias("text"),

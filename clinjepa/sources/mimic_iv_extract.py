@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,7 +27,7 @@ from clinjepa.sources.mimic_iv_tables import Table
 from clinjepa.sources.schema import longest_lookback_hours
 from clinjepa.storage import Folder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MARGIN_HOURS = 24
 """Kept around the stays' windows beyond the longest look-back: dates without a time stand at 00:00. Reading cuts exactly."""
 
@@ -56,12 +57,15 @@ class Patients:
 
 def bucket_of(subject_id: pl.Expr, num_buckets: int) -> pl.Expr:
     """0 … num_buckets − 1 by Knuth's multiplicative hash: neighbouring and evenly spaced ids spread evenly, on any machine."""
-    return ((subject_id.cast(pl.UInt64) % 2**31 * 2654435761 % 2**32) // 2**8 % num_buckets).cast(pl.Int32)
+    return ((subject_id.abs().cast(pl.UInt64) % 2**31 * 2654435761 % 2**32) // 2**8 % num_buckets).cast(pl.Int32)
 
 
-def extract_table(file: CsvFile, table: Table, patients: Patients, out: Folder, memory_mb: int) -> dict[str, int]:
+def extract_table(
+    file: CsvFile, table: Table, patients: Patients, out: Folder, memory_mb: int, reasons: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Stream one table into `out/<table>/`; returns what was left out, by rule. A finished table is not read again.
 
+    reasons: better known ones for rows that would count as `no_icu_stay`.
     Counted: `unmapped_code` (items that mean nothing here), `no_icu_stay`, `without_stay`, `without_time`, `outside_stay`,
     `flagged_by_warning`, `rewritten`, `empty_table:<table>`.
     """
@@ -80,12 +84,14 @@ def extract_table(file: CsvFile, table: Table, patients: Patients, out: Folder, 
             raise SourceError(f"{file.where}: there is a header but no row; get the file again")
         counts[f"empty_table:{table.name}"] += 1
         writer.add(_row_filter(file, table, patients)(_empty(file), Counter()))
+    counts.update(reasons or {})
+    counts["no_icu_stay"] -= sum((reasons or {}).values())
     record = {
         "schema_version": SCHEMA_VERSION,
         "files": writer.close(),
         "num_rows": num_rows,
         "num_kept": writer.num_rows,
-        "counts": dict(sorted(counts.items())),
+        "counts": {rule: number for rule, number in sorted(counts.items()) if number},
     }
     write_record(out, table.name, record)
     return record["counts"]
@@ -103,7 +109,7 @@ def read_bucket(extracted: Folder, table: str, bucket: int) -> pl.DataFrame:
 def _row_filter(file: CsvFile, table: Table, patients: Patients) -> Keep:
     """What is kept of a block, cheapest and most selective rule first."""
     items = pl.Series(_items_in_use(table.name)) if table.items else None
-    texts = pl.Series(_items_read_as_text())
+    texts = _items_read_as_text(table.name)
     has_stays = "stay_id" in table.columns
     absent = [name for name in table.optional if name not in file.columns]
     types = {"integer": pl.Int64, "number": pl.Float64, "text": pl.String, "time": pl.Datetime("us")}
@@ -127,8 +133,8 @@ def _row_filter(file: CsvFile, table: Table, patients: Patients) -> Keep:
         if table.time is not None:
             frame = _keep(frame, pl.col(table.time).is_not_null(), "without_time", counts)
             frame = _keep(frame, pl.col(table.time).is_between(pl.col("earliest"), pl.col("latest")), "outside_stay", counts)
-        if table.name == "chartevents":
-            frame = frame.with_columns(pl.when(pl.col("itemid").is_in(texts.implode())).then(pl.col("value")).alias("value"))
+        if texts and "value" in frame.columns:
+            frame = frame.with_columns(pl.when(pl.col("itemid").is_in(texts)).then(pl.col("value")).alias("value"))
         frame = frame.with_columns(pl.lit(None, types[table.optional[name]]).alias(name) for name in absent)
         return frame.select("row", *table.columns, *(name for name in table.optional if name not in _DROPPED_AFTER_USE), "bucket")
 
@@ -204,21 +210,25 @@ def _items_in_use(table: str) -> list[int]:
     items = {
         item for variable in load_variables().values() for source in variable.sources if source.table == table for item in source.itemids
     }
+    if table == "labevents":
+        items.add(mimic_map()["specimens"]["item"])
     if table == "inputevents":
         items |= {item for group in mimic_map()["medication_items"].values() for item in group} | set(mimic_map()["dropped_items"])
     return sorted(items)
 
 
-@lru_cache(maxsize=1)
-def _items_read_as_text() -> list[int]:
-    """chartevents items whose text is read: categories, and those with a conversion that looks at the text."""
+@lru_cache(maxsize=8)
+def _items_read_as_text(table: str) -> list[int]:
+    """Items whose text is read: charted categories and those with a conversion that looks at the text; the specimen of a blood gas."""
+    if table == "labevents":
+        return [mimic_map()["specimens"]["item"]]
     return sorted(
         {
             item
             for variable in load_variables().values()
             if variable.kind == "category" or any(rule.text is not None for rule in variable.conversions)
             for source in variable.sources
-            if source.table == "chartevents"
+            if source.table == table == "chartevents"
             for item in source.itemids
         }
     )

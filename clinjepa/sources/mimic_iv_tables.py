@@ -17,7 +17,9 @@ import polars as pl
 from clinjepa.clinical import load_variables
 from clinjepa.clinical.definitions import check_keys, read_definitions
 from clinjepa.errors import ConfigError, SourceError
-from clinjepa.sources.csv_stream import open_stream
+from clinjepa.sources.csv_stream import LONGEST_HEADER, open_stream, read_line
+from clinjepa.sources.mimic_events import mimic_map
+from clinjepa.sources.schema import MEDICATION
 from clinjepa.storage import Folder
 
 _WHERE = "clinjepa/clinical/maps/mimic_iv_tables.yaml"
@@ -79,10 +81,14 @@ def read_header(folder: Folder, table: Table, file: str) -> list[str]:
     """Column names of a table's file in lower case. SourceError when it is empty, not separated by commas, of MIMIC-III, or lacks one."""
     where = f"{folder.address}/{file}"
     with open_stream(folder, file) as stream:
-        line = stream.readline()
+        line = read_line(stream, where)
     if not line.strip():
         raise SourceError(f"{where}: the file is empty, not even a header stands there; get it again")
     text = line.decode("utf-8-sig", errors="replace").strip()
+    if "\r" in text or len(line) >= LONGEST_HEADER:
+        raise SourceError(f"{where}, row 1: no line ends there as in a csv (LF or CRLF); export the table as PhysioNet has it")
+    if text.count('"') % 2:
+        raise SourceError(f"{where}, row 1: a quotation mark is never closed; export the table as PhysioNet has it")
     header = [name.strip().casefold() for name in next(csv.reader([text]))]
     for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if len(header) == 1 and separator in text:
@@ -92,7 +98,7 @@ def read_header(folder: Folder, table: Table, file: str) -> list[str]:
     missing = [name for name in table.columns if name not in header]
     if missing:
         raise SourceError(
-            f"{where}, row 1: column {missing[0]!r} is missing (found: {', '.join(header)}); MIMIC-IV "
+            f"{where}, row 1: column {missing[0]!r} is missing ({_found(header, table)}); MIMIC-IV "
             f"{read_definitions('maps/mimic_iv_tables.yaml')['versions']} have it; is this another release or data set?"
         )
     repeated = [name for name, times in Counter(header).items() if times > 1]
@@ -102,8 +108,9 @@ def read_header(folder: Folder, table: Table, file: str) -> list[str]:
 
 
 def check_items(d_items: pl.DataFrame, d_labitems: pl.DataFrame) -> dict[str, int]:
-    """Item ids of the variable dictionary held against the data's own dictionaries; number of items by rule and variable.
+    """Item ids of the variable dictionary and of `maps/mimic_iv.yaml` (as `medication`, `specimen`) against the data's own dictionaries.
 
+    Returns the number of items by rule and variable.
     `item_absent:<variable>`: no such item. `item_changed:<variable>`: another label, another table, or (labs) another fluid than blood.
     d_items: itemid, label, linksto; d_labitems: itemid, label, fluid.
     """
@@ -124,7 +131,24 @@ def check_items(d_items: pl.DataFrame, d_labitems: pl.DataFrame) -> dict[str, in
                     counts[f"item_absent:{variable.name}"] += 1
                 elif entry[0] != _plain(source.labels.get(item, entry[0])) or entry[1] != place:
                     counts[f"item_changed:{variable.name}"] += 1
+    for item, label in mimic_map()["item_labels"].items():
+        entry = known["d_items"].get(item)
+        if entry is None:
+            counts[f"item_absent:{MEDICATION}"] += 1
+        elif entry != (_plain(label), "inputevents"):
+            counts[f"item_changed:{MEDICATION}"] += 1
+    if mimic_map()["specimens"]["item"] not in known["d_labitems"]:
+        counts["item_absent:specimen"] += 1
     return dict(counts)
+
+
+def _found(header: list[str], table: Table) -> str:
+    """The columns that were found. Words that are no column's name may be a patient's data: they are counted, not repeated."""
+    known = [name for name in header if name in table.columns or name in table.optional]
+    others = len(header) - len(known)
+    if not known:
+        return f"none of its {len(header)} names is a column of this table; is the header missing?"
+    return f"found: {', '.join(known)}" + (f" and {others} others" if others else "")
 
 
 def _plain(text: str | None) -> str:

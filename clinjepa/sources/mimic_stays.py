@@ -16,13 +16,17 @@ from clinjepa.sources.cleaning import complete_stays
 from clinjepa.sources.schema import STAYS_SCHEMA
 
 _OLDEST_YEARS = 120
+_LONGEST_STAY_DAYS = 366
+"""The longest ICU stay of MIMIC-IV 3.1 lasts about 226 days."""
 
 
 def drop_unusable(stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Stays that have an end after their beginning; the others are counted (`stay_without_end`, `stay_end_before_start`)."""
+    """Stays that have an end after their beginning and no more than a year later; the others are counted (`stay_without_end`,
+    `stay_end_before_start`, `implausible_stay_length`)."""
     for rule, usable in (
         ("stay_without_end", pl.col("outtime").is_not_null()),
         ("stay_end_before_start", pl.col("outtime") > pl.col("intime")),
+        ("implausible_stay_length", pl.col("outtime") - pl.col("intime") <= pl.duration(days=_LONGEST_STAY_DAYS)),
     ):
         kept = stays.filter(usable)
         if kept.height < stays.height:

@@ -19,7 +19,7 @@ from clinjepa.errors import SourceError
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MEDICATION = "medication"
 LOOKBACK_HOURS = 24
 """Events may precede ICU admission by this much (labs, drugs given on the way in), if their variable names no other time."""
@@ -50,6 +50,8 @@ STAYS_SCHEMA = pa.schema(
         pa.field("next_hospital_admission_time", _TIME),
         pa.field("chronic_dialysis", pa.bool_()),
         pa.field("sepsis", pa.bool_()),
+        pa.field("height_time", _TIME),
+        pa.field("weight_time", _TIME),
         pa.field("source_split", pa.string()),
     ]
 )
@@ -69,6 +71,9 @@ LABEL_COLUMNS = (
 )
 """Columns of `stays` that only some sources know: the hospitalisation around the stay, the patient's next ICU stay of the same
 hospitalisation and next hospitalisation, dialysis before it. They serve labels; no text and no grid sees them."""
+
+TIMES_OF_STATICS = {"height_cm": "height_time", "weight_kg": "weight_time"}
+"""Column of `stays` -> when it was charted; null where it was known at ICU admission. No feature shows it earlier."""
 
 EVENTS_SCHEMA = pa.schema(
     [
@@ -109,7 +114,8 @@ class Source(Protocol):
     A source whose files cannot be read by patient also has
     `extractions() -> list[dict]`, JSON-able pieces of work, one per table file, with its `bytes`, and
     `extract(piece, out: Folder, memory_mb: int) -> dict[str, int]`, which streams one in bounded memory into `out`, writes its record
-    last, passes over what is finished and returns what was left out, by rule. Its `read` takes that folder as `extracted`.
+    last, passes over what is finished and returns what was left out, by rule. Its `read` takes that folder as `extracted`, and its
+    `check_items() -> dict[str, int]` says which item ids the data's own dictionaries lack or mean differently.
     """
 
     name: str

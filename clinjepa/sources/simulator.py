@@ -25,7 +25,7 @@ from clinjepa.config.schema import result_fields
 from clinjepa.sources.charting import chart
 from clinjepa.sources.cleaning import finish, raw_events
 from clinjepa.sources.physiology import Course, Patient, draw_patient, simulate_course
-from clinjepa.sources.schema import LABEL_COLUMNS, STAYS_SCHEMA, SourceTables, partition_count
+from clinjepa.sources.schema import LABEL_COLUMNS, STAYS_SCHEMA, TIMES_OF_STATICS, SourceTables, partition_count
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
@@ -200,7 +200,7 @@ def _stay_row(stay: SimulatedStay) -> tuple[Any, ...]:
         "sepsis": septic,
         "source_split": None,
     }
-    row |= dict.fromkeys(LABEL_COLUMNS)
+    row |= dict.fromkeys((*LABEL_COLUMNS, *TIMES_OF_STATICS.values()))
     return tuple(row[name] for name in STAYS_SCHEMA.names)
 
 

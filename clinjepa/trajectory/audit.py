@@ -79,7 +79,7 @@ def audit(
         *text_checks(ingest, list(card["parts"])),
         table_check(),
         *truncation_checks(ingest, config, charts),
-        store_time_check(charts, config.source.event_time),
+        *store_time_checks(charts, config.source.event_time),
         *patient_checks(stays, trajectories),
         token_check(ingest, trajectories, charts, config),
         *label_checks(ingest, stays, labels, tasks or [], relabel, config, charts),
@@ -153,7 +153,7 @@ def truncation_checks(ingest: Folder, config: Config, charts: list[Chart]) -> li
         for chart in charts:
             build([cut_chart(chart)], config, cut)
             later += compare(ingest, cut, chart.part, chart.cuts, decimals)
-            moved = on_the_boundary(chart)
+            moved = on_the_boundary(chart, config.source.event_time)
             build([moved], config, whole_moved)
             build([cut_chart(moved)], config, cut_moved)
             boundary += compare(whole_moved, cut_moved, moved.part, moved.cuts, decimals)
@@ -167,20 +167,28 @@ def truncation_checks(ingest: Folder, config: Config, charts: list[Chart]) -> li
     ]
 
 
-def store_time_check(charts: list[Chart], event_time: str = "measured") -> Check:
-    """How many rows were stored only after the hour in which they were measured: what `source.event_time: stored` moves to a later hour."""
-    name = "rows stored after the hour in which they were measured"
+def store_time_checks(charts: list[Chart], event_time: str = "measured") -> list[Check]:
+    """How many rows were stored only after the hour in which they were measured, which `source.event_time: stored` moves to a later
+    hour, and how many infusions and procedures only after the hour in which they began, which it does not move."""
+    moved = "count from when they were stored" if event_time == "stored" else "count from when they were measured (source.event_time)"
+    return [
+        _store_time_check("rows stored after the hour in which they were measured", charts, False, moved),
+        _store_time_check("infusions and procedures stored after the hour in which they began", charts, True, "count from their beginning"),
+    ]
+
+
+def _store_time_check(name: str, charts: list[Chart], intervals: bool, done: str) -> Check:
     known = late = 0
     for chart in charts:
         events = pl.DataFrame(chart.tables.events).join(pl.from_arrow(chart.tables.stays).select("stay_id", "intime"), on="stay_id")
-        events = events.filter(pl.col("store_time").is_not_null() & pl.col("end_time").is_null() & (pl.col("time") >= pl.col("intime")))
+        is_kind = pl.col("end_time").is_not_null() if intervals else pl.col("end_time").is_null()
+        events = events.filter(pl.col("store_time").is_not_null() & is_kind & (pl.col("time") >= pl.col("intime")))
         hour = (pl.col("time") - pl.col("intime")).dt.total_microseconds() // HOUR_US
         ends = pl.col("intime") + pl.duration(microseconds=(hour + 1) * HOUR_US)
         known += events.height
         late += events.filter(pl.col("store_time") >= ends).height
     if not known:
         return _skipped(name, "the source gives no storage times")
-    done = "count from when they were stored" if event_time == "stored" else "count from when they were measured (source.event_time)"
     return Check(name, "note", known, "rows", late, f"{100 * late / known:.1f} % of the sample's rows with a storage time; they {done}")
 
 

@@ -20,15 +20,16 @@ from clinjepa.clinical import load_variables
 from clinjepa.config.schema import CohortConfig, Config, SplitConfig
 from clinjepa.sources.schema import EVENTS_SCHEMA, SourceTables
 from clinjepa.storage import Folder
-from clinjepa.trajectory.grid import HOUR_US
+from clinjepa.trajectory.grid import HOUR_US, at_store_time
 from clinjepa.trajectory.ingest import build_partition, finish_ingest
 
 Read = Callable[[dict[str, Any]], SourceTables]
 KNOWN_AT_ADMISSION = frozenset(
     """stay_id subject_id hadm_id intime outtime age_years sex race height_cm weight_kg admission_type care_unit
-    stay_number_in_admission hospital_admission_time chronic_dialysis""".split()
+    stay_number_in_admission hospital_admission_time chronic_dialysis height_time weight_time""".split()
 )
-"""Columns of `stays` that a chart which ends early keeps; every other one is emptied."""
+"""Columns of `stays` that a chart which ends early keeps; every other one is emptied. Height and weight may be charted after the cut:
+labels use them all the same (urine per kg), features from when they were charted on."""
 
 _TOLERANCE = 1e-5
 _NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)")
@@ -128,12 +129,15 @@ def cut_chart(chart: Chart) -> Chart:
     return Chart(chart.part, SourceTables(_as(stays, chart.tables.stays.schema), _as(events, EVENTS_SCHEMA)), chart.cuts)
 
 
-def on_the_boundary(chart: Chart) -> Chart:
-    """The same stays, admitted up to an hour later, so that one event of each falls exactly on the end of `cut_hour`.
+def on_the_boundary(chart: Chart, event_time: str = "measured") -> Chart:
+    """The same stays, admitted up to an hour later, so that one event of each falls exactly on the end of `cut_hour`, at the time that
+    counts by `event_time` (`source.event_time`).
 
     Stays without an event after their first hour are left out. Only for comparing two builds of these charts with each other.
     """
     stays = pl.from_arrow(chart.tables.stays)
+    if event_time == "stored":
+        chart = Chart(chart.part, SourceTables(chart.tables.stays, at_store_time(chart.tables.events)), chart.cuts)
     after = (pl.col("time") - pl.col("intime")).dt.total_microseconds()
     inside = (
         _plain(chart.tables.events)

@@ -31,6 +31,7 @@ DROP_GROUPS = {
         "stay_without_end",
         "stay_end_before_start",
         "stay_without_beginning",
+        "implausible_stay_length",
         "bad_time",
         "without_time",
         "no_icu_stay",
@@ -39,10 +40,16 @@ DROP_GROUPS = {
     "code": ("unmapped_code",),
     "identity": ("stay_without_id", "stay_without_patient", "stay_without_admission"),
     "repeat": ("duplicate_row", "repeated_static"),
-    "purpose": ("excluded", "carrier_or_flush", "medication_not_given", "order_superseded_by_administration", "rewritten"),
+    "purpose": ("excluded", "carrier_or_flush", "medication_not_given", "order_superseded_by_administration", "rewritten", "not_arterial"),
     "files": ("empty_table", "table_missing", "item_absent", "item_changed", "invalid_utf8"),
 }
 """Kind of reason -> rules; a rule that is in none is `other`."""
+
+NOTES = frozenset(
+    """start_without_end stay_without_patient stay_without_admission implausible_age empty_table table_missing item_absent
+    item_changed invalid_utf8""".split()
+)
+"""Rules that note something about what is kept; the others count rows that were dropped."""
 
 _MAX_BINS = 32
 

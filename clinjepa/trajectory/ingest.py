@@ -26,7 +26,7 @@ from clinjepa.trajectory.history import HISTORY_SCHEMA, history_hours
 from clinjepa.trajectory.split import SPLITS, draw_split
 from clinjepa.trajectory.text import hour_texts, static_texts
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 HOURS_SCHEMA = pa.schema(
     [("stay_id", pa.int64()), ("static_text", pa.string()), ("state_texts", pa.list_(pa.string())), ("action_texts", pa.list_(pa.string()))]
 )
@@ -58,7 +58,13 @@ def build_partition(
     texts = hour_texts(placed, kept, variables, config.text.max_decimals, config.text.include_medications)
     texts = static_texts(kept).join(texts, on="stay_id", how="inner").sort("stay_id")
     grid = aggregate_hours(placed, kept, variables)
-    history = history_hours(events, kept, variables)
+    history = history_hours(tables.events, kept, variables)
+    outcomes = []
+    if events is not tables.events:  # outcomes happened when they were measured, whenever they were stored
+        measured, _ = place_events(tables.events, kept, variables)
+        outcomes.append(
+            write_part_table(out, f"measured/{name}.parquet", _as_schema(aggregate_hours(measured, kept, variables), grid_schema()))
+        )
     dropped = dict(tables.counts)
     add_counts(dropped, counts)
     record = {
@@ -68,6 +74,7 @@ def build_partition(
             write_part_table(out, f"grid/{name}.parquet", _as_schema(grid, grid_schema())),
             write_part_table(out, f"history/{name}.parquet", _as_schema(history, HISTORY_SCHEMA)),
             write_part_table(out, f"stays/{name}.parquet", _as_schema(kept, PART_STAYS_SCHEMA)),
+            *outcomes,
         ],
         "num_stays": kept.height,
         "num_hours": int(kept["num_hours"].sum()),
@@ -117,6 +124,7 @@ def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None =
         "num_stays": stays.height,
         "num_patients": stays["subject_id"].n_unique(),
         "num_hours": num_hours,
+        "event_time": config.source.event_time,
         "num_events": sum(record["num_events"] for record in records.values()),
         "attrition": attrition,
         "splits": {split: _describe(stays.filter(pl.col("split") == split)) for split in SPLITS},

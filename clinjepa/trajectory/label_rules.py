@@ -138,6 +138,8 @@ def _target_values(target: Target, state: DerivedState, here_R: np.ndarray | Non
     ahead = np.stack([rows.shifted(values, -hours)[wanted] for hours in range(target.first_hour, target.last_hour + 1)])
     chosen = np.full(len(rows), np.nan)
     chosen[wanted] = _statistic(ahead, target.statistic)
+    if target.whole_window:
+        chosen = np.where(_time_of("outtime", rows) >= rows.hour_R + 1 + target.last_hour, chosen, np.nan)
     if target.transform == "log":
         positive = chosen + target.offset > 0
         chosen = np.log(np.where(positive, chosen + target.offset, np.nan))

@@ -27,7 +27,7 @@ from clinjepa.trajectory.hour_rows import HourRows, hour_rows
 from clinjepa.trajectory.label_rules import FLAG_COLUMNS, TIME_COLUMNS, hourly_labels, stay_labels
 from clinjepa.trajectory.split import SPLITS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LABELS_SCHEMA = pa.schema([("stay_id", pa.int64()), ("task", pa.string()), ("hour", pa.int32()), ("label", pa.float32())])
 _TASK_COLUMN = LABELS_SCHEMA.get_field_index("task")
 _MEDS_KEYS = [("subject_id", pa.int64()), ("prediction_time", pa.timestamp("us"))]
@@ -97,7 +97,7 @@ def why_none(task: Task, card: dict[str, Any]) -> str | None:
 def part_labels(ingest: Folder, part: str, stays: pl.DataFrame, tasks: list[Task], stay_prediction_hour: int) -> pa.Table:
     """LABELS_SCHEMA of one part of an ingest artifact, ordered by task (as given), stay_id, hour. stays: the rows of that part."""
     columns = grid_inputs(name for task in tasks for name in task.variables)
-    grid = pl.from_arrow(ingest.read_table(f"grid/{part}.parquet", columns=["stay_id", "hour", *_on_grid(columns)]))
+    grid = pl.from_arrow(ingest.read_table(_grid_of_outcomes(ingest, part), columns=["stay_id", "hour", *_on_grid(columns)]))
     history = pl.from_arrow(ingest.read_table(f"history/{part}.parquet"))
     state = DerivedState(label_rows(grid, history, stays, columns))
     rows, tables = state.rows, [LABELS_SCHEMA.empty_table()]
@@ -121,6 +121,12 @@ def label_rows(grid: pl.DataFrame, history: pl.DataFrame, stays: pl.DataFrame, c
         *(((pl.col(name).cast(pl.Datetime("us")) - intime).dt.total_microseconds() / HOUR_US).alias(name) for name in TIME_COLUMNS),
     )
     return hour_rows(grid, history, facts, columns, ["weight_kg", *FLAG_COLUMNS, *TIME_COLUMNS])
+
+
+def _grid_of_outcomes(ingest: Folder, part: str) -> str:
+    """The grid by time of measuring: another than that of the texts where these go by time of storing (`source.event_time`)."""
+    measured = f"measured/{part}.parquet"
+    return measured if ingest.exists(measured) else f"grid/{part}.parquet"
 
 
 def _card(ingest: Folder) -> dict[str, Any]:

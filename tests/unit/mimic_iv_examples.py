@@ -13,6 +13,7 @@ from clinjepa.clinical import load_variables
 from clinjepa.config.schema import SourceConfig
 from clinjepa.sources import SourceTables
 from clinjepa.sources.extraction import extract_all
+from clinjepa.sources.mimic_events import mimic_map
 from clinjepa.sources.mimic_iv import MimicIvSource
 from clinjepa.sources.mimic_iv_tables import load_tables
 from clinjepa.storage import Folder
@@ -58,6 +59,10 @@ def dictionaries() -> Rows:
             for item in source.itemids:
                 entry = {"itemid": item, "label": source.labels.get(item), "abbreviation": "x", "linksto": source.table, "fluid": "Blood"}
                 items["d_labitems" if source.table == "labevents" else "d_items"][item] = entry
+    for item, label in mimic_map()["item_labels"].items():
+        items["d_items"][item] = {"itemid": item, "label": label, "abbreviation": "x", "linksto": "inputevents"}
+    specimen = mimic_map()["specimens"]["item"]
+    items["d_labitems"][specimen] = {"itemid": specimen, "label": "Specimen Type", "fluid": "Blood"}
     return {name: list(rows.values()) for name, rows in items.items()}
 
 
@@ -68,8 +73,8 @@ def chart(
     return INSIDE | {"charttime": at(hours), "itemid": item, "value": told, "valuenum": value, "valueuom": unit} | more
 
 
-def lab(item: int, hours: float, value: float | None, unit: str | None = None, **more: Any) -> dict[str, Any]:
-    return {"subject_id": 1, "charttime": at(hours), "itemid": item, "valuenum": value, "valueuom": unit} | more
+def lab(item: int, hours: float, value: float | None, unit: str | None = None, text: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"subject_id": 1, "charttime": at(hours), "itemid": item, "valuenum": value, "valueuom": unit, "value": text} | more
 
 
 def infusion(item: int, start: float, end: float, rate: float | None, rate_unit: str | None, amount: float, **more: Any) -> dict[str, Any]:

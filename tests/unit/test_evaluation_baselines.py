@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from clinjepa.evaluation.tabular_features import tabular_features
 from clinjepa.storage import Folder
 
 NUM_HOURS = 30
+ADMITTED = datetime.datetime(2150, 3, 1, 10, 0)
 TASK = load_task("hypotension_8h")
 SPLITS = ["train", "train", "train", "tuning", "held_out", "held_out"]
 
@@ -42,6 +44,9 @@ class Ingest:
                 "age_years": pa.array([60.0] * num_stays, pa.float32()),
                 "height_cm": pa.array([None] * num_stays, pa.float32()),
                 "weight_kg": pa.array([80.0] * num_stays, pa.float32()),
+                "intime": pa.array([ADMITTED] * num_stays, pa.timestamp("us")),
+                "height_time": pa.array([None] * num_stays, pa.timestamp("us")),
+                "weight_time": pa.array([ADMITTED + datetime.timedelta(hours=5)] + [None] * (num_stays - 1), pa.timestamp("us")),
                 "sex": ["male"] * num_stays,
                 "admission_type": pa.array([None] * num_stays, pa.string()),
                 "care_unit": ["A" if i % 2 else "B" for i in range(num_stays)],
@@ -163,3 +168,10 @@ def test_round_trip_of_too_few_hours_is_null_with_a_reason(tmp_path: Path) -> No
     result = evaluate_roundtrip(WrittenLatents(small.values["heart_rate"], noise=0.0), small.write(), small.stays, 4000)
     assert result["r2"] is None
     assert result["reason"]
+
+
+def test_a_weight_is_no_feature_before_it_was_charted(tmp_path):
+    ingest = Ingest(tmp_path, 6)  # the first stay's weight was charted five hours after admission, the others' known at admission
+    seen = [ingest.features(0, hour)["weight_kg"] for hour in (0, 4, 5, 9)]
+    assert np.isnan(seen[:2]).all() and seen[2:] == [80.0, 80.0]
+    assert ingest.features(1, 0)["weight_kg"] == 80.0

@@ -253,3 +253,11 @@ def test_the_digest_follows_the_content_not_the_place(tmp_path):
         return MedsSource(SourceConfig(kind="meds", path=str(folder))).content_digest()
 
     assert digest(tmp_path / "a", 80.0) == digest(tmp_path / "b", 80.0) != digest(tmp_path / "c", 81.0)
+
+
+def test_the_specimen_of_a_blood_gas_is_that_of_its_time(tmp_path):
+    rows = [row("LAB//50821//mm Hg", hour, 40.0) for hour in (2, 3, 4)]
+    rows += [row("LAB//52033//UNK", hour, text_value=words) for hour, words in ((2, "ART."), (3, "VEN."))]
+    tables = read(tmp_path, rows)
+    assert [event["time"] for event in events_of(tables, "pao2")] == [2.0, 4.0]
+    assert tables.counts["not_arterial:pao2"] == 1

@@ -148,11 +148,53 @@ def test_trap_16_a_procedure_lasts_from_its_start_to_its_end(tmp_path):
     assert (event["time"], event["end_time"], event["value"]) == (1.0, 21.0, 1.0)
 
 
-def test_trap_17_a_sample_with_a_date_only_counts_from_midnight_and_once(tmp_path):
+def test_trap_17_a_sample_with_a_date_only_is_that_whole_day_and_counts_once(tmp_path):
     day = {"subject_id": 1, "chartdate": "2150-03-02 00:00:00", "charttime": None, "micro_specimen_id": 7, "spec_type_desc": "URINE"}
     timed = day | {"charttime": at(5), "micro_specimen_id": 8, "spec_type_desc": "BLOOD CULTURE"}
     found = events_of(read(tmp_path, microbiologyevents=[day, timed, timed]), "culture")
-    assert [(event["time"], event["text"]) for event in found] == [(5.0, "BLOOD CULTURE"), (14.0, "URINE")]
+    assert [(event["time"], event["end_time"], event["text"]) for event in found] == [(5.0, None, "BLOOD CULTURE"), (14.0, 38.0, "URINE")]
+
+
+def test_a_blood_gas_that_is_known_to_be_venous_is_no_arterial_one(tmp_path):
+    gases = []
+    for hour, specimen in ((2, "ART."), (3, "VEN."), (4, "CENTRAL VENOUS."), (5, None)):
+        slip = {"specimen_id": hour}
+        gases += [lab(item, hour, value, unit, **slip) for item, value, unit in ((50821, 40.0, "mm Hg"), (50818, 50.0, "mm Hg"))]
+        gases += [lab(50820, hour, 7.3, "units", **slip), lab(50813, hour, 2.0, "mmol/L", **slip)]
+        gases += [lab(52033, hour, None, text=specimen, **slip)] if specimen else []
+    gases += [lab(50821, 6, 90.0, "mm Hg"), lab(52033, 6, None, text="VEN.")]  # rows without a slip's id say nothing of each other
+    tables = read(tmp_path, labevents=gases)
+    assert [event["time"] for event in events_of(tables, "pao2")] == [2, 5, 6]
+    assert [event["time"] for event in events_of(tables, "paco2")] == [2, 5]
+    assert [len(events_of(tables, name)) for name in ("ph", "lactate")] == [4, 4]
+    assert (tables.counts["not_arterial:pao2"], tables.counts["not_arterial:paco2"]) == (2, 2)
+    assert tables.counts.get("unmapped_code", 0) == 0
+
+
+def test_by_store_time_an_order_stands_until_the_first_administration_is_entered(tmp_path):
+    given = [{"subject_id": 1, "charttime": at(2), "storetime": at(6), "medication": "Aspirin", "event_txt": "Administered"}]
+    orders = [
+        {"subject_id": 1, "starttime": at(hour), "drug": name, "drug_type": "MAIN"} for hour, name in ((4, "Warfarin"), (7, "Heparin"))
+    ]
+    folder = write_mimic(tmp_path, {"emar": given, "prescriptions": orders})
+    names = {}
+    for event_time in ("measured", "stored"):
+        names[event_time] = [event["text"] for event in events_of(read_all(folder, event_time=event_time), "medication")]
+    assert names == {"measured": ["Aspirin"], "stored": ["Aspirin", "Warfarin"]}
+
+
+def test_of_a_value_stored_twice_the_first_time_of_storing_counts(tmp_path):
+    rows = [lab(50813, 2, 2.5, "mmol/L", storetime=at(hour)) for hour in (9, 3)]
+    (event,) = events_of(read(tmp_path, labevents=rows), "lactate")
+    assert event["store_time"] == 3.0
+
+
+def test_height_and_weight_carry_the_time_of_their_charting(tmp_path):
+    charted = [chart(226512, 7, 70.0, "kg", storetime=at(9))]
+    (stay,) = read(tmp_path, chartevents=charted).stays.to_pylist()
+    assert ((stay["weight_time"] - ADMITTED).total_seconds(), stay["height_time"]) == (7 * 3600, None)
+    (stay,) = read_all(tmp_path, event_time="stored").stays.to_pylist()
+    assert (stay["weight_time"] - ADMITTED).total_seconds() == 9 * 3600
 
 
 def test_trap_18_the_words_of_a_delirium_assessment_are_kept_as_they_stand(tmp_path):

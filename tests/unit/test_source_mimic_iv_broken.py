@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from mimic_iv_examples import as_csv, at, chart, events_of, hospital, infusion, lab, read_all, write_mimic, write_table
+from mimic_iv_examples import INSIDE, as_csv, at, chart, events_of, hospital, infusion, lab, read_all, write_mimic, write_table
 
 from clinjepa.config.schema import SourceConfig
-from clinjepa.errors import SourceError
+from clinjepa.errors import ClinJepaError, SourceError
+from clinjepa.sources.extraction import item_report
 from clinjepa.sources.mimic_iv import MimicIvSource
 from clinjepa.storage import Folder
 
@@ -296,3 +297,94 @@ def test_what_was_extracted_is_not_read_again_and_what_was_cut_is(tmp_path):
     chunk.write_bytes(whole[:-10])
     source.extract(piece, out, 1024)
     assert chunk.read_bytes() == whole
+
+
+def test_a_file_without_its_header_is_refused_without_repeating_its_first_row(tmp_path):
+    content = as_csv("chartevents", [RATES[0] | {"value": "a patient's own words"}]).partition(b"\n")[2]
+    write_table(write_mimic(tmp_path), "chartevents", content)
+    with pytest.raises(SourceError, match="'subject_id' is missing .none of its .* names is a column .* is the header missing") as fault:
+        read_all(tmp_path)
+    assert "own words" not in str(fault.value) and str(RATES[0]["stay_id"]) not in str(fault.value).partition("row 1")[2]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (as_csv("chartevents", RATES[:3]).replace(b"\n", b"\r"), "no line ends there as in a csv"),
+        (b'"' + as_csv("chartevents", RATES[:3]), "row 1: a quotation mark is never closed"),
+        (as_csv("chartevents", RATES[:3]) + b'"' + b"x" * 200_000, "a quotation mark is never closed"),
+        (as_csv("chartevents", RATES[:3]).replace(b"\n", b"\n" + b"x" * 200_000, 1), "holds no integer"),
+        (
+            as_csv("chartevents", RATES[:3]) + b"1,11\n" + as_csv("chartevents", RATES[:3]).partition(b"\n")[2],
+            "row 5: 2 fields, the header",
+        ),
+        (
+            as_csv("chartevents", RATES[:3]) + b'1,"a,b,c,d,e,f,g,h"\n' + as_csv("chartevents", RATES[:1]).partition(b"\n")[2],
+            "row 5: 2 fields",
+        ),
+    ],
+)
+def test_text_that_is_no_csv_is_refused_in_words(tmp_path, content, what):
+    write_table(write_mimic(tmp_path), "chartevents", content)
+    with pytest.raises(SourceError, match=f"icu/chartevents.csv.gz.*{what}"):
+        read_all(tmp_path)
+
+
+def test_blank_lines_are_passed_over(tmp_path):
+    write_table(write_mimic(tmp_path), "chartevents", as_csv("chartevents", RATES[:3]) + b"\n\n")
+    assert read_all(tmp_path).events.num_rows == 3
+
+
+def test_a_folder_in_a_table_s_place_is_named(tmp_path):
+    write_mimic(tmp_path)
+    (tmp_path / "icu/chartevents.csv.gz").unlink()
+    (tmp_path / "icu/chartevents.csv.gz").mkdir()
+    with pytest.raises(ClinJepaError, match="icu/chartevents.csv.gz is a folder, a file is needed there"):
+        read_all(tmp_path)
+
+
+def test_rows_of_a_stay_that_nobody_knows_are_counted(tmp_path):
+    strange = {"stay_id": 99}
+    tables = read_all(
+        write_mimic(
+            tmp_path,
+            {
+                "chartevents": [RATES[0], RATES[1] | strange],
+                "inputevents": [infusion(221906, 2, 5, 0.2, "mcg/kg/min", 1.0) | strange],
+                "procedureevents": [INSIDE | strange | {"starttime": at(1), "endtime": at(2), "itemid": 225802}],
+            },
+        )
+    )
+    assert (tables.events.num_rows, tables.counts["without_stay"]) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [({"outtime": at(-2)}, "stay_end_before_start"), ({"outtime": "2999-01-01 00:00:00"}, "implausible_stay_length")],
+)
+def test_a_patient_s_only_stay_that_is_of_no_use_counts_under_its_rule(tmp_path, change, rule):
+    base, other = hospital(), hospital(subject=2, stay=12)
+    for name in ("patients", "admissions"):
+        base[name] += other[name]
+    base["icustays"] += [other["icustays"][0] | change]
+    tables = read_all(write_mimic(tmp_path, base=base))
+    assert tables.stays["stay_id"].to_pylist() == [11]
+    # The rows of the patient and of the admission have no stay; the stay itself says why.
+    assert (tables.counts[rule], tables.counts["no_icu_stay"]) == (1, 2)
+
+
+def test_patients_with_negative_ids_are_read(tmp_path):
+    tables = read_all(write_mimic(tmp_path, base=hospital(subject=-3)))
+    assert tables.stays["subject_id"].to_pylist() == [-3]
+
+
+def test_treatments_are_held_against_the_data_s_dictionary_too(tmp_path):
+    base = hospital()
+    base["d_items"] = [
+        row | {"label": "Something else"} if row["itemid"] == 221261 else row for row in base["d_items"] if row["itemid"] != 225943
+    ]
+    source = MimicIvSource(SourceConfig(kind="mimic_iv", path=str(write_mimic(tmp_path, base=base))))
+    assert source.check_items() == {"item_absent:medication": 1, "item_changed:medication": 1}
+    assert item_report(source.check_items()) == (
+        "1 items in use are not in the data's dictionaries (medication); 1 items in use are of another meaning there (medication)"
+    )

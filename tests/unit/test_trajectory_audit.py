@@ -26,7 +26,7 @@ from clinjepa.trajectory.audit import (
     patient_checks,
     relabeller,
     sample_charts,
-    store_time_check,
+    store_time_checks,
     table_check,
     text_checks,
     token_check,
@@ -155,8 +155,10 @@ def test_clean_data_pass_every_check(data):
         relabel=relabel,
     )
     assert found["num_leaks"] == 0 and found["sample"] == {"num_partitions": 2, "num_stays": 6}
-    assert {check["outcome"] for check in found["checks"]} == {"ok", "note"}
-    assert all(check["num_checked"] > 0 for check in found["checks"])
+    outcomes = {check["name"]: check["outcome"] for check in found["checks"]}
+    assert outcomes.pop("infusions and procedures stored after the hour in which they began") == "skipped"
+    assert set(outcomes.values()) == {"ok", "note"}
+    assert all(check["num_checked"] > 0 for check in found["checks"] if check["outcome"] != "skipped")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,9 @@ def test_labels_that_look_beyond_their_horizon_are_found(data):
 
 
 def test_rows_stored_after_their_hour_are_counted():
-    check = store_time_check([Chart(part, SOURCE.read(partition), pl.DataFrame()) for part, partition in PARTS.items()])
+    charts = [Chart(part, SOURCE.read(partition), pl.DataFrame()) for part, partition in PARTS.items()]
+    check, intervals = store_time_checks(charts)
+    assert intervals.outcome == "skipped"  # this source's infusions have no storage time
     assert (check.outcome, check.num_checked, check.num_found) == ("note", 96, 24)
 
 
@@ -291,6 +295,9 @@ def test_by_store_time_nothing_leaks_either(tmp_path):
     grid = pl.concat(pl.DataFrame(ingest.read_table(f"grid/{name}.parquet")) for name in PARTS).filter(pl.col("stay_id") == 1)
     # Every fourth value, measured at half past the hour, was stored in the hour after it.
     assert grid.sort("hour")["map"].to_list()[:5] == [None, 60.5, 62.0, 63.0, None]
+    # Outcomes go by when they were measured.
+    measured = pl.concat(pl.DataFrame(ingest.read_table(f"measured/{name}.parquet")) for name in PARTS).filter(pl.col("stay_id") == 1)
+    assert measured.sort("hour")["map"].to_list()[:5] == [60.0, 61.0, 62.0, 63.0, 64.0]
     by_measured = audit(ingest, CONFIG, PARTS, SOURCE.read)
     assert by_measured["num_leaks"] > 0, "texts of another rule must be told apart"
 

@@ -126,6 +126,12 @@ def test_a_number_predicted_once_has_one_label():
     assert np.flatnonzero(~np.isnan(labels)).tolist() == [23] and labels[23] == 2
 
 
+def test_a_stay_that_ends_in_the_window_has_no_label_for_the_whole_of_it():
+    for outtime, labelled in ((47.5, 0), (48.0, 1)):
+        state = stay(48, {"outtime": outtime}, creatinine={20: 9, 30: 2})
+        assert (~np.isnan(stay_labels(load_task("creatinine_day_2"), state, 24))).sum() == labelled
+
+
 @pytest.mark.parametrize(
     ("name", "facts", "label"),
     [
