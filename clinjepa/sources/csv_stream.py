@@ -60,7 +60,7 @@ class ScanPlan:
                 f"{memory_mb} MB are too little to read a table (a process holds {_PROCESS_MB} MB before it begins); "
                 "raise execution.memory_mb, or extract fewer tables at a time with execution.local_num_cpus"
             )
-        return cls(block, in_flight, min(192 * _MB, int(free * 0.6) // 2))
+        return cls(block, in_flight, min(128 * _MB, int(free * 0.6) // 2))
 
     @property
     def peak_mb(self) -> int:
