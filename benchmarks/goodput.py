@@ -47,6 +47,8 @@ def main() -> None:
         inputs = Inputs(Path(scratch))
         alone, _, expected = course(inputs, num_steps, Path(scratch, "alone"), None)
         disturbed, kills, losses = course(inputs, num_steps, Path(scratch, "disturbed"), between)
+    if not kills:
+        raise RuntimeError("no worker was killed; this says nothing about goodput")
     if losses != expected:
         raise RuntimeError("the disturbed training found other losses than the one left alone")
     publish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -24,28 +25,30 @@ _QUICK_DETECTION = {
 
 
 class Node:
-    """One raylet with its workers: a process group of its own."""
+    """One raylet with its workers: a session of its own (Ray gives each worker a process group)."""
 
     def __init__(self, process: subprocess.Popen[bytes], folder: str) -> None:
         self.process, self.folder = process, folder
 
     def lose(self) -> None:
         """SIGKILL the raylet and all its workers at once, as when a machine loses power."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        for process in self.processes(""):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         self.process.wait()
 
     def processes(self, title: str) -> list[int]:
-        """Ids of the node's processes whose command line contains `title`."""
+        """Ids of the node's processes whose command line contains `title`, its own first."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             try:
-                if os.getpgid(int(entry.name)) == self.process.pid and title in (entry / "cmdline").read_bytes().decode(errors="replace"):
+                if os.getsid(int(entry.name)) == self.process.pid and title in (entry / "cmdline").read_bytes().decode(errors="replace"):
                     found.append(int(entry.name))
             except (OSError, ProcessLookupError):
                 continue
-        return found
+        return sorted(found)
 
 
 class RayNodes:
