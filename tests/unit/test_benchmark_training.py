@@ -158,6 +158,17 @@ def test_achieved_savings_are_judged_by_possible_ones():
     assert found["wall_seconds_every_step"] == 22
 
 
+def test_losses_may_differ_as_far_as_rounding_takes_them():
+    every = Outcome([100.0] * 9)
+    drifted = Outcome([100.0] * 4 + [100.0 + step for step in range(5)])
+    found = curriculum_cost.compared({"stored": [drifted], "every_step": [every]}, Outcome([100.0] * 4 + [99.0] * 5))
+    assert found["largest_loss_difference_of_first_steps"] == 0.0 and found["median_loss_difference_by_rounding"] == 0.01
+    with pytest.raises(SystemExit, match="more than rounding explains"):  # a difference from the first step on is no rounding
+        curriculum_cost.compared({"stored": [Outcome([100.1] + [100.0] * 8)], "every_step": [every]}, every)
+    with pytest.raises(SystemExit, match="more than rounding explains"):
+        curriculum_cost.compared({"stored": [Outcome([100.0] * 4 + [101.0] * 5)], "every_step": [every]}, every)
+
+
 def test_eight_gpus_eat_38_mb_of_bfloat16_a_step():
     per_gpu, seconds, words = feed.eaten_per_second(67.0)
     assert per_gpu * 8 * seconds == pytest.approx(38.0e6, rel=1e-3)
