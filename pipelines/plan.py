@@ -23,6 +23,7 @@ def plan(config: Config) -> None:
     except ClinJepaError:
         if config.execution.use_gpu:
             _print_budget(config, None)  # what the GPUs must have can be known before the data is there
+            _print_warnings(idle_warnings(config))
         raise
     storage = Folder(config.storage)
     table = Table(
@@ -56,7 +57,11 @@ def plan(config: Config) -> None:
         _console.print(f"note: {other_code_line(others, len(experiment.stages), storage.address)}", highlight=False)
     if config.execution.use_gpu:
         _print_budget(config, experiment)
-    for line in warnings(config, experiment):
+    _print_warnings(warnings(config, experiment))
+
+
+def _print_warnings(lines: list[str]) -> None:
+    for line in lines:
         _console.print(f"warning: {line}")
 
 
@@ -95,14 +100,19 @@ def warnings(config: Config, experiment: Experiment) -> list[str]:
                     f"{stage.label}: steps x (1 - ema_momentum) = {steps} x {1 - momentum:.4g} = {steps * (1 - momentum):.2f} is under 4, "
                     f"the target will not arrive; {remedy if steps > 4 else 'give the phase more steps (curriculum.num_steps)'}"
                 )
+    return [*dict.fromkeys(lines), *idle_warnings(config)]
+
+
+def idle_warnings(config: Config) -> list[str]:
+    """Where the micro-batches of a step leave workers without one."""
     curriculum, num_workers = config.curriculum, config.execution.max_workers
     num_micro = -(-curriculum.global_batch // curriculum.micro_batch)
-    if num_micro % num_workers:
-        lines.append(
-            f"curriculum.global_batch={curriculum.global_batch} is {num_micro} micro-batches for {num_workers} workers; "
-            "some will idle: change curriculum.micro_batch"
-        )
-    return list(dict.fromkeys(lines))
+    if num_micro % num_workers == 0:
+        return []
+    return [
+        f"curriculum.global_batch={curriculum.global_batch} is {num_micro} micro-batches for {num_workers} workers; "
+        "some will idle: change curriculum.micro_batch"
+    ]
 
 
 def _users(experiment: Experiment, stage: Stage) -> str:

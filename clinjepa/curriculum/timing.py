@@ -100,7 +100,7 @@ def run_times(
         flops = tokens * sft_flops(run)
         times.append(PhaseTime("sft", steps, tokens, flops, flops / encoder_rate / workers))
     flops = texts.tokens * forward_flops(run)
-    pool = int(sections["execution"]["embed_workers"])
+    pool = min(int(sections["execution"]["embed_workers"]), workers)  # of the same GPUs
     times.append(PhaseTime("embed", 0, texts.tokens, flops, flops / encoder_rate / pool))
     for phase, steps in zip(recipe.phases, phase_steps(recipe, sections["curriculum"]), strict=True):
         if phase.trains == "nothing":
