@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load
+import pyarrow as pa
+import torch
 
 from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Report, arguments, publish
@@ -28,6 +29,7 @@ from clinjepa.curriculum.batches import plain_feed
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.plan import assignments
 from clinjepa.curriculum.sizes import known_gpus
+from clinjepa.curriculum.unpacking import unpacked
 from clinjepa.storage import Folder
 from clinjepa.trajectory.latents import LatentWriter, finish_latents
 from pipelines.feed import ray_data_feed
@@ -79,14 +81,14 @@ def copied(folder: str, target: Folder) -> str:
     return target.address
 
 
-def delivery(feed: Callable[[Sequence[Any]], Iterator[bytes]], job: PhaseJob, num_steps: int) -> tuple[float, float]:
+def delivery(feed: Callable[[Sequence[Any]], Iterator[pa.Buffer]], job: PhaseJob, num_steps: int) -> tuple[float, float]:
     """(bytes/s, micro-batches/s) of the first of eight workers, from its fourth micro-batch on, unpacked as the loop does."""
     arrivals = feed(list(assignments(job, 0, GPUS, 0, num_steps)))
     for _ in range(3):
-        load(next(arrivals))
+        unpacked(next(arrivals), torch.device("cpu"))
     began, size, count = time.perf_counter(), 0, 0
     for payload in arrivals:
-        load(payload)
+        unpacked(payload, torch.device("cpu"))
         size, count = size + len(payload), count + 1
     seconds = time.perf_counter() - began
     return size / seconds, count / seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ def ray_data_feed(job: Job) -> Any:
     Its reader asks for no CPU: the training worker has reserved it.
     """
 
-    def feed(assignments: Sequence[Any]) -> Iterator[bytes]:
+    def feed(assignments: Sequence[Any]) -> Iterator[pa.Buffer]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True  # before the dataset is made: it copies the context
@@ -41,7 +42,7 @@ def ray_data_feed(job: Job) -> Any:
         )
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             for payload in block["payload"]:
-                yield payload.as_py()
+                yield payload.as_buffer()
 
     return feed
 
@@ -54,4 +55,9 @@ class _Fetch:
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         for step, micro in zip(rows["step"].to_pylist(), rows["micro"].to_pylist(), strict=True):
-            yield pa.table({"payload": pa.array([self.fetch(step, micro)], pa.large_binary())})
+            yield pa.table({"payload": _one_row(self.fetch(step, micro))})
+
+
+def _one_row(payload: pa.Buffer) -> pa.Array:
+    """A column of one value that is these bytes themselves, not a copy."""
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(struct.pack("<qq", 0, payload.size)), payload])

@@ -10,7 +10,6 @@ import time
 
 import numpy as np
 import torch
-from safetensors.torch import load
 
 from clinjepa.curriculum.assembly import PhaseModules
 from clinjepa.curriculum.batches import MicroBatchFetcher, payload
@@ -19,6 +18,7 @@ from clinjepa.curriculum.history import TrainingHistory
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.objective import PhaseObjective
 from clinjepa.curriculum.plan import mix_seed
+from clinjepa.curriculum.unpacking import unpacked
 from clinjepa.errors import TrainingError
 from clinjepa.model.diagnostics import latent_diagnostics, prediction_diagnostics
 
@@ -66,8 +66,7 @@ class PhaseDiagnostics:
         pool = plan.tuning_ids if len(plan.tuning_ids) else plan.training_ids
         seed = mix_seed(_WINDOWS_TAG, self._job.seed)
         chosen = np.sort(np.random.default_rng(seed).permutation(pool)[:NUM_WINDOWS])
-        arrays = load(payload(self._fetcher.window_arrays(chosen, np.full(len(chosen), -1))))
-        arrays = {name: value.to(self._dist.device) for name, value in arrays.items()}
+        arrays = unpacked(payload(self._fetcher.window_arrays(chosen, np.full(len(chosen), -1))), self._dist.device)
         modules = [module for module in (self._modules.predictor, self._modules.encoder) if module is not None]
         was_training = [module.training for module in modules]
         for module in modules:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
 import torch
-from safetensors.torch import load
 from torch import Tensor
 
 from clinjepa.curriculum.assembly import PhaseModules, assemble
@@ -28,11 +28,12 @@ from clinjepa.curriculum.out_of_memory import names_settings
 from clinjepa.curriculum.plan import Assignment, assignments
 from clinjepa.curriculum.saving import Notice, OnReport, Saver
 from clinjepa.curriculum.schedule import Schedule
+from clinjepa.curriculum.unpacking import unpacked
 from clinjepa.errors import CheckpointError, ConfigError
 from clinjepa.model.io import check_same_tensors, read_tensors, save_predictor, write_tensors
 from clinjepa.storage import Folder
 
-Feed = Callable[[Sequence[Assignment]], Iterator[bytes]]
+Feed = Callable[[Sequence[Assignment]], Iterator[pa.Buffer]]
 
 SYNC_GAP = 1e-5
 """Largest difference that the hard sync may leave between online and target (Clin-JEPA, arXiv 2605.10840)."""
@@ -80,7 +81,7 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice
         sums = torch.zeros(3, dtype=torch.float64, device=dist.device)
         for turn in range(rounds):
             before = time.perf_counter()
-            arrays = {name: value.to(dist.device) for name, value in load(next(arrivals)).items()}
+            arrays = unpacked(next(arrivals), dist.device)
             waited += time.perf_counter() - before
             current = assigned[(step - start) * rounds + turn]
             losses, tokens = objective.forward_backward(arrays, current, counts, sync=turn == rounds - 1)

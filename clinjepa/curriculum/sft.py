@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load
 from torch import Tensor
 
 from clinjepa.curriculum.assembly import encoder_spec
@@ -31,6 +30,7 @@ from clinjepa.curriculum.plan import Assignment, assignments, mix_seed, torch_se
 from clinjepa.curriculum.saving import Notice, OnReport, Saver
 from clinjepa.curriculum.schedule import Schedule
 from clinjepa.curriculum.text_plan import TextPlan
+from clinjepa.curriculum.unpacking import unpacked
 from clinjepa.model.base import write_base
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.io import write_tensors
@@ -74,7 +74,7 @@ def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport, notice: No
         sums = torch.zeros(2, dtype=torch.float64, device=dist.device)
         for turn in range(rounds):
             before = time.perf_counter()
-            arrays = load(next(arrivals))
+            arrays = unpacked(next(arrivals), torch.device("cpu"))
             waited += time.perf_counter() - before
             current = assigned[(step - start) * rounds + turn]
             loss, tokens = _forward_backward(job, encoder, arrays, current, labels, turn == rounds - 1, dist)

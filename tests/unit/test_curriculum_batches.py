@@ -8,14 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 from safetensors.torch import load
 
 from clinjepa.curriculum.batches import MicroBatchFetcher, payload
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.objective import PhaseObjective
+from clinjepa.curriculum.unpacking import unpacked
 from clinjepa.model.predictor import build_predictor
 from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder
@@ -51,7 +54,7 @@ def stored_in(job, dtype: str):
 def test_the_training_step_reads_the_latents_that_are_stored(job, dtype):
     job = stored_in(job, dtype)
     fetcher, reader = MicroBatchFetcher(job), LatentReader(Folder(job.latents))
-    arrays = load(fetcher(0, 1))
+    arrays = load(fetcher(0, 1).to_pybytes())
     assert arrays["z_state"].dtype is getattr(torch, dtype)
     objective = PhaseObjective(job, build_predictor(PredictorSpec.from_settings(PREDICTOR, DIM), 0), None, Dist.current())
     latents = objective.latents(arrays, seed=0, with_gradient=False)
@@ -108,8 +111,29 @@ def test_payloads_are_safetensors():
         "none": np.zeros((0, 3), dtype=np.int32),
         "values": np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3).T,
     }
-    read = safetensors.numpy.load(payload(arrays))
+    read = safetensors.numpy.load(payload(arrays).to_pybytes())
     assert read.keys() == arrays.keys()
     for name, array in arrays.items():
         assert read[name].dtype == array.dtype
         np.testing.assert_array_equal(read[name], array)
+
+
+def test_payloads_are_unpacked_into_memory_of_their_own():
+    arrays = {
+        "flags": np.array([True, False, True]),  # three bytes, so that what follows is not aligned
+        "bits": np.array([[0x3F80, 0xC000]], dtype=np.uint16),
+        "none": np.zeros((0, 3), dtype=np.int32),
+        "numbers": np.arange(4, dtype=np.int64),
+        "values": np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3),
+    }
+    packed = payload(arrays)
+    before = packed.to_pybytes()
+    tensors = unpacked(pa.py_buffer(before), torch.device("cpu"))
+    expected = {name: value for name, value in safetensors.torch.load(before).items()}
+    assert tensors.keys() == expected.keys()
+    for name, tensor in tensors.items():
+        assert tensor.dtype == expected[name].dtype
+        assert torch.equal(tensor, expected[name])
+    assert tensors["bits"].tolist() == [[1.0, -2.0]]
+    tensors["numbers"].add_(1)
+    assert packed.to_pybytes() == before

@@ -98,7 +98,7 @@ def test_next_token_training_has_a_bf16_base_and_fp32_adapters(run: Run) -> None
         SFT | {"max_steps": 1, "tokens_per_step": 512, "micro_tokens": 256, "learning_rate": 1e-3},
     )
     encoder, optimizer = assemble_sft(job, Dist.current(), None)
-    sft_micro_batch(job, encoder, load(MicroBatchFetcher(job)(0, 0)), Assignment(0, 0, 1), 100, True, Dist.current())
+    sft_micro_batch(job, encoder, load(MicroBatchFetcher(job)(0, 0).to_pybytes()), Assignment(0, 0, 1), 100, True, Dist.current())
     assert dtypes(encoder) == {None: {BF16}, "online": {FP32}}
     assert {parameter.grad.dtype for _, parameter in encoder.online_parameters()} == {FP32}
     optimizer.step({"encoder": 1e-3}, {"encoder": 1.0}, 1.0)
