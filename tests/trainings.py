@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 from clinjepa.curriculum.jobs import PhaseJob
 from tests.cli import ROOT
 from tests.curriculum_jobs import ENCODER, phase_job
-from tests.curriculum_processes import run_job
+from tests.curriculum_processes import run_job, run_on_workers
 from tests.curriculum_store import make_base_and_latents, make_trajectories
 from tests.ray_nodes import RayNodes
 from tests.training_driver import folder_of
@@ -62,6 +63,17 @@ class Inputs:
             run_job(replace(job, out=str(out)))
         return steps_of(out)
 
+    def replayed(self, job: PhaseJob, starts: list[dict[str, int]]) -> list[dict[str, Any]]:
+        """The steps of the same job by the same numbers of workers from the same steps on, in processes without Ray or any fault.
+
+        starts: of `timing.json`.
+        """
+        out = Path(tempfile.mkdtemp(dir=self.root))
+        job = replace(job, out=str(out), checkpoint_every_steps=1, asynchronous_checkpoints=False)
+        for start, following in zip(starts, [*starts[1:], {"step": None}], strict=True):
+            run_on_workers([job], start["num_workers"], die_after=following["step"])
+        return steps_of(out)
+
 
 class Training:
     """A job under way on a cluster, in a driver process of its own."""
@@ -71,6 +83,7 @@ class Training:
         settings = {
             "num_workers": 2,
             "cpus_per_worker": 0.75,
+            "threads_per_worker": 1,
             "data_cpus": 0.25,
             "resize_interval_seconds": 3,
             "start_timeout_seconds": 10,
@@ -108,8 +121,12 @@ class Training:
         if self.process.returncode != 0:
             raise RuntimeError(f"it failed: {self.log.read_text(errors='replace')[-3000:]}")
 
-    def steps_by_workers(self) -> dict[str, int]:
-        return json.loads((self.folder / "timing.json").read_text())["steps_by_workers"]
+    def starts(self) -> list[dict[str, int]]:
+        """From which step on by how many workers, in order."""
+        return json.loads((self.folder / "timing.json").read_text())["starts"]
+
+    def numbers_of_workers(self) -> list[int]:
+        return [start["num_workers"] for start in self.starts()]
 
 
 def steps_of(folder: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ _NO_TIME: dict[str, Any] = {
     "steps": 0,
     "seconds": 0.0,
     "waiting_seconds": 0.0,
-    "num_starts": 0,
+    "starts": [],
     "start_seconds": 0.0,
     "reporting_seconds": 0.0,
     "diagnosing_seconds": 0.0,
@@ -40,6 +40,7 @@ class TrainingHistory:
         self.tokens_encoded: int = saved.get("tokens_encoded", 0)
         self.timing: dict[str, Any] = {**_NO_TIME, **saved.get("timing", {})}
         self.timing["steps_by_workers"] = dict(self.timing["steps_by_workers"])
+        self.timing["starts"] = list(self.timing["starts"])
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for a checkpoint."""
@@ -72,13 +73,14 @@ class TrainingHistory:
         self.steps.append(row)
         self.tokens_encoded += num_tokens
 
-    def add_time(self, seconds: float, waiting_seconds: float, num_workers: int, starts: bool = False) -> None:
+    def add_time(self, seconds: float, waiting_seconds: float, num_workers: int, starts_at: int | None = None) -> None:
         """Wall time of a step that this many workers took, and the part of it spent waiting for data.
 
-        starts: the first step of an attempt, in which readers are started; its time is kept apart from that of all other steps.
+        starts_at: number of the step if it is the first of an attempt, in which readers are started; its time is kept apart from that of
+        all other steps.
         """
-        if starts:
-            self.timing["num_starts"] += 1
+        if starts_at is not None:
+            self.timing["starts"].append({"step": starts_at, "num_workers": num_workers})
             self.timing["start_seconds"] += seconds
         else:
             self.timing["steps"] += 1
@@ -114,7 +116,7 @@ class TrainingHistory:
     def seconds_per_step(self) -> float:
         """Mean wall time of a step; checkpoints, reports, diagnostics and, as soon as there are others, first steps apart."""
         if not self.timing["steps"]:
-            return self.timing["start_seconds"] / max(1, self.timing["num_starts"])
+            return self.timing["start_seconds"] / max(1, len(self.timing["starts"]))
         return self.timing["seconds"] / self.timing["steps"]
 
     def summary(self) -> dict[str, Any]:
@@ -133,7 +135,8 @@ class TrainingHistory:
     def time_summary(self) -> dict[str, Any]:
         """Over all attempts, as worker 0 saw them: mean seconds per step (checkpoints, reports, diagnostics and each attempt's first step
         apart), the share of them spent waiting for data, how many they are, seconds of first steps, of reports and of diagnostics, mean
-        seconds that training stood still for a checkpoint, and how many steps were taken by how many workers."""
+        seconds that training stood still for a checkpoint, how many steps were taken by how many workers, and from which step on by how
+        many: the attempts in order, of which each goes on from a checkpoint of the one before."""
         timing = self.timing
         return {
             "seconds_per_step": self.seconds_per_step,
@@ -144,4 +147,5 @@ class TrainingHistory:
             "diagnosing_seconds": timing["diagnosing_seconds"],
             "blocked_seconds_per_save": timing["blocked_seconds"] / max(1, timing["num_saves"]),
             "steps_by_workers": timing["steps_by_workers"],
+            "starts": timing["starts"],
         }

@@ -100,7 +100,7 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice
         if phase.ema_moves and modules.encoder is not None:
             modules.encoder.ema_update(float(settings["ema_momentum"]))
         history.add(row, int(totals[2]))
-        history.add_time(time.perf_counter() - began, waited, dist.world_size, starts=step == start)
+        history.add_time(time.perf_counter() - began, waited, dist.world_size, starts_at=step if step == start else None)
         done = step + 1
         if is_diagnostic_step(done - job.first_step, job.num_steps):
             diagnostics.measure(done, history)

@@ -90,7 +90,7 @@ def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport, notice: No
         done = step + 1
         if is_diagnostic_step(done, plan.num_steps):
             tuning.measure(done, history)
-        history.add_time(time.perf_counter() - began, waited, dist.world_size, starts=step == start)
+        history.add_time(time.perf_counter() - began, waited, dist.world_size, starts_at=step if step == start else None)
         saver.after_step(done, [whole, asks], lambda: _captured(encoder, optimizer))
     saver.close()
     _write_outputs(job, encoder, history, dist)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clinjepa.curriculum.jobs import PhaseJob
 from tests.ray_nodes import RayNodes
 from tests.trainings import EVERY, Inputs, Training, steps_of
 
@@ -41,11 +42,13 @@ def started() -> Iterator[Callable[..., Training]]:
         training.process.wait()
 
 
-def assert_same_course(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """Every step once, and its loss that of the undisturbed run: rounding differs with the number of workers, and grows with the steps."""
-    assert [row["step"] for row in found] == [row["step"] for row in expected]
-    assert [row["loss"] for row in found[:EVERY]] == pytest.approx([row["loss"] for row in expected[:EVERY]], rel=1e-5)
-    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], rel=1e-3)
+def assert_same_course(training: Training, inputs: Inputs, job: PhaseJob) -> None:
+    """Every step once: bit for bit what as many workers find from the same steps on when nobody disturbs them, so none was left out and
+    none applied twice; and from the start what one process finds, but for rounding, which differs with the number of workers and grows."""
+    found, undisturbed, replayed = steps_of(training.folder), inputs.undisturbed(job), inputs.replayed(job, training.starts())
+    assert [row["step"] for row in found] == [row["step"] for row in undisturbed]
+    assert [row["loss"] for row in found] == [row["loss"] for row in replayed]
+    assert [row["loss"] for row in found[:EVERY]] == pytest.approx([row["loss"] for row in undisturbed[:EVERY]], rel=1e-5)
 
 
 def test_a_lost_node_leaves_the_training_to_the_others_and_the_losses_as_they_were(inputs, started, tmp_path):
@@ -56,8 +59,8 @@ def test_a_lost_node_leaves_the_training_to_the_others_and_the_losses_as_they_we
         training.wait_for(lambda: training.saved() >= 2 * EVERY)
         second.lose()
         training.finish()
-    assert_same_course(steps_of(training.folder), inputs.undisturbed(job))
-    assert set(training.steps_by_workers()) == {"1", "2"}
+    assert_same_course(training, inputs, job)
+    assert training.numbers_of_workers()[-2:] == [2, 1]
 
 
 @pytest.mark.long
@@ -72,9 +75,8 @@ def test_it_shrinks_with_a_lost_node_and_grows_with_a_new_one(inputs, started, t
         training.wait_for(lambda: training.saved() > lost_at + 2 * EVERY)
         nodes.add()
         training.finish(600)
-    assert_same_course(steps_of(training.folder), inputs.undisturbed(job))
-    by_workers = training.steps_by_workers()
-    assert set(by_workers) == {"1", "2"} and by_workers["2"] > lost_at + EVERY, by_workers
+    assert_same_course(training, inputs, job)
+    assert training.numbers_of_workers()[-3:] == [2, 1, 2]
 
 
 @pytest.mark.long
@@ -86,19 +88,21 @@ def test_a_killed_worker_costs_a_restart_from_the_last_checkpoint(inputs, starte
         training.wait_for(lambda: training.saved() >= 2 * EVERY)
         os.kill(nodes.head.processes("ray::RayTrainWorker")[-1], signal.SIGKILL)
         training.finish()
-    assert_same_course(steps_of(training.folder), inputs.undisturbed(job))
+    assert_same_course(training, inputs, job)
 
 
 @pytest.mark.long
 def test_a_node_that_is_taken_away_with_notice_is_left_with_a_checkpoint_made_for_it(inputs, started, tmp_path):
-    job = replace(inputs.job("joint", 240, tmp_path / "unused"), checkpoint_every_steps=1000)
+    regular = 50
+    job = replace(inputs.job("joint", 240, tmp_path / "unused"), checkpoint_every_steps=regular)
     with RayNodes() as nodes:
         second = nodes.add()
         training = started(nodes, job, tmp_path, num_workers=[1, 2])
-        training.wait_for(lambda: bool(second.processes("RayTrainWorker")))
+        training.wait_for(lambda: training.saved() >= regular)
         nodes.drain(seconds=15)
-        training.wait_for(lambda: training.saved() > 0)
+        training.wait_for(lambda: training.saved() % regular > 0)
         second.lose()
         training.finish()
-    assert_same_course(steps_of(training.folder), inputs.undisturbed(job))
-    assert set(training.steps_by_workers()) == {"1", "2"}
+    assert_same_course(training, inputs, job)
+    assert training.numbers_of_workers()[-2:] == [2, 1]
+    assert training.starts()[-1]["step"] % regular > 0

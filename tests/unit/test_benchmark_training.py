@@ -99,7 +99,7 @@ def test_a_course_of_saves_leaves_whole_checkpoints_of_what_was_captured(name, t
 def test_steps_per_second_count_reports_and_saves_but_not_the_first_step(tmp_path):
     """4 further steps of 2 s, reports of 1 s, and (after 2, 4 and 5 steps) 3 saves of 0.5 s: 4 steps in 10.5 s."""
     history = TrainingHistory()
-    history.add_time(60.0, 50.0, 2, starts=True)
+    history.add_time(60.0, 50.0, 2, starts_at=0)
     for _ in range(4):
         history.add_time(2.0, 0.5, 2)
     history.add_report(1.0)
@@ -115,7 +115,7 @@ def test_steps_per_second_count_reports_and_saves_but_not_the_first_step(tmp_pat
 
 def test_a_phase_of_one_step_has_a_step_time():
     history = TrainingHistory()
-    history.add_time(3.0, 1.0, 1, starts=True)
+    history.add_time(3.0, 1.0, 1, starts_at=0)
     assert history.time_summary()["seconds_per_step"] == 3.0
 
 
