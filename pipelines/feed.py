@@ -54,8 +54,9 @@ class _Fetch:
         self.fetch = MicroBatchFetcher(load_job(job))
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        for step, micro in zip(rows["step"].to_pylist(), rows["micro"].to_pylist(), strict=True):
-            yield pa.table({"payload": _one_row(self.fetch(step, micro))})
+        places = zip(rows["step"].to_pylist(), rows["micro"].to_pylist(), strict=True)
+        for payload in self.fetch.micro_batches(places):
+            yield pa.table({"payload": _one_row(payload)})
 
 
 def _one_row(payload: pa.Buffer) -> pa.Array:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,7 +30,10 @@ from clinjepa.trajectory.store import TrajectoryReader
 
 _READ_AHEAD = 2
 _CACHED_ROW_GROUPS = 64
-_REQUESTS_AT_A_TIME = 8
+_REQUESTS_AT_A_TIME = 16
+_Window = tuple[int, int, int]
+"""Stay id, first hour, hours."""
+_Stored = tuple[np.ndarray, np.ndarray, np.ndarray]
 _DTYPES = {"bool": "BOOL", "int32": "I32", "int64": "I64", "float32": "F32", "uint16": "BF16"}
 """numpy's to safetensors' names; numpy has no bfloat16, so its bits travel as uint16."""
 
@@ -53,10 +56,22 @@ class MicroBatchFetcher:
 
     def __call__(self, step: int, micro: int) -> pa.Buffer:
         """The collated micro-batch `micro` of step `step`; raises StoreError for a torn or missing store."""
+        return next(self.micro_batches([(step, micro)]))
+
+    def micro_batches(self, places: Iterable[tuple[int, int]]) -> Iterator[pa.Buffer]:
+        """As `__call__` for each (step, micro), in order. Latents behind a network are asked for some micro-batches ahead."""
         if isinstance(self.job, SftJob):
-            return payload(self._sft_arrays(step, micro))
-        plan = self.plan
-        return payload(self.window_arrays(plan.step(step)[micro], plan.rollout_starts(step, micro)))
+            yield from (payload(self._sft_arrays(step, micro)) for step, micro in places)
+            return
+        plan: PhasePlan = self.plan
+        ahead: deque[tuple[np.ndarray, np.ndarray, Iterator[_Stored]]] = deque()
+        for step, micro in places:
+            window_ids = plan.step(step)[micro]
+            ahead.append((window_ids, plan.rollout_starts(step, micro), self._stored(window_ids)))
+            if sum(len(window_ids) for window_ids, *_ in ahead) >= _REQUESTS_AT_A_TIME:
+                yield payload(self._collated(*ahead.popleft()))
+        while ahead:
+            yield payload(self._collated(*ahead.popleft()))
 
     @property
     def trajectories(self) -> TrajectoryReader:
@@ -76,44 +91,60 @@ class MicroBatchFetcher:
 
     def window_arrays(self, window_ids: np.ndarray, rollout_starts: np.ndarray) -> dict[str, np.ndarray]:
         """Collate any windows of the store, as the job's phase needs them (see the module's first lines)."""
-        job = self.job
-        if isinstance(job, SftJob):
+        if isinstance(self.job, SftJob):
             raise TypeError("an SFT job has texts, not windows")
-        plan: PhasePlan = self.plan
-        hours = plan.num_hours[window_ids]
-        windows = list(zip(plan.stay_ids[window_ids].tolist(), plan.start_hours[window_ids].tolist(), hours.tolist(), strict=True))
+        return self._collated(window_ids, rollout_starts, self._stored(window_ids))
+
+    def _collated(self, window_ids: np.ndarray, rollout_starts: np.ndarray, stored: Iterator[_Stored]) -> dict[str, np.ndarray]:
+        job, windows = self.job, self._windows(window_ids)
+        hours = np.array([hours for _, _, hours in windows])
         arrays: dict[str, np.ndarray] = {
             "valid": np.arange(hours.max())[None, :] < hours[:, None],
             "window_ids": np.asarray(window_ids, dtype=np.int64),
             "rollout_starts": np.asarray(rollout_starts, dtype=np.int64),
         }
         if job.reads_latents:
-            arrays |= self._latent_arrays(windows)
+            arrays |= self._latent_arrays(windows, stored)
         if job.needs_encoder:
             arrays |= self._text_arrays(windows, states_only=job.reads_latents)
         return arrays
 
-    def _latent_arrays(self, windows: list[tuple[int, int, int]]) -> dict[str, np.ndarray]:
+    def _windows(self, window_ids: np.ndarray) -> list[_Window]:
+        columns = (self.plan.stay_ids, self.plan.start_hours, self.plan.num_hours)
+        return list(zip(*(column[window_ids].tolist() for column in columns), strict=True))
+
+    @property
+    def latents(self) -> LatentReader:
+        """Of the job's latent store; only where the phase reads latents."""
         if self._latents is None:
             self._latents = LatentReader(Folder(str(self.job.latents)))  # type: ignore[union-attr]
-        longest, dim, dtype = max(hours for _, _, hours in windows), self._latents.dim, self._latents.stored_dtype
+        return self._latents
+
+    def _latent_arrays(self, windows: list[_Window], stored: Iterator[_Stored]) -> dict[str, np.ndarray]:
+        longest, dim, dtype = max(hours for _, _, hours in windows), self.latents.dim, self.latents.stored_dtype
         z_static = np.zeros((len(windows), dim), dtype=dtype)
         z_state = np.zeros((len(windows), longest, dim), dtype=dtype)
         z_action = np.zeros((len(windows), longest, dim), dtype=dtype)
-        for i, parts in enumerate(self._stored(self._latents, windows)):
+        for i, parts in enumerate(stored):
             hours = windows[i][2]
             z_static[i], z_state[i, :hours], z_action[i, :hours] = parts
         return {"z_static": z_static, "z_state": z_state, "z_action": z_action}
 
-    def _stored(self, latents: LatentReader, windows: list[tuple[int, int, int]]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The windows' latents in order; of a store behind a network all at a time, for each costs a request that is mostly waiting."""
+    def _stored(self, window_ids: np.ndarray) -> Iterator[_Stored]:
+        """The windows' latents in order, none where the phase reads none.
+
+        Those of a store behind a network are asked for now and all at a time, for each costs a request that is mostly waiting.
+        """
+        if not self.job.reads_latents:  # type: ignore[union-attr]
+            return iter(())
+        latents, windows = self.latents, self._windows(window_ids)
         if latents.folder.is_local:
             return (latents.stored(*window) for window in windows)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_REQUESTS_AT_A_TIME, thread_name_prefix="clinjepa-latents")
         return self._pool.map(lambda window: latents.stored(*window), windows)
 
-    def _text_arrays(self, windows: list[tuple[int, int, int]], states_only: bool) -> dict[str, np.ndarray]:
+    def _text_arrays(self, windows: list[_Window], states_only: bool) -> dict[str, np.ndarray]:
         unique = _UniqueTexts()
         longest = max(hours for _, _, hours in windows)
         static = np.zeros(len(windows), dtype=np.int32)
@@ -143,15 +174,16 @@ def plain_feed(job: Job) -> Callable[[Sequence[Assignment]], Iterator[pa.Buffer]
     fetcher = MicroBatchFetcher(job)
 
     def feed(assigned: Sequence[Assignment]) -> Iterator[pa.Buffer]:
+        arrivals = fetcher.micro_batches((each.step, each.micro) for each in assigned)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="clinjepa-feed") as pool:
-            ahead = deque(pool.submit(fetcher, each.step, each.micro) for each in assigned[:_READ_AHEAD])
+            ahead = deque(pool.submit(next, arrivals) for _ in assigned[:_READ_AHEAD])
             try:
                 for following in range(_READ_AHEAD, len(assigned) + _READ_AHEAD):
                     if not ahead:
                         return
                     ready = ahead.popleft()
                     if following < len(assigned):
-                        ahead.append(pool.submit(fetcher, assigned[following].step, assigned[following].micro))
+                        ahead.append(pool.submit(next, arrivals))
                     yield ready.result()
             finally:
                 for future in ahead:

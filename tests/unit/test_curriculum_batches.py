@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ import safetensors.torch
 import torch
 from safetensors.torch import load
 
+from clinjepa.curriculum import batches
 from clinjepa.curriculum.batches import MicroBatchFetcher, payload
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.objective import PhaseObjective
@@ -137,3 +139,34 @@ def test_payloads_are_unpacked_into_memory_of_their_own():
     assert tensors["bits"].tolist() == [[1.0, -2.0]]
     tensors["numbers"].add_(1)
     assert packed.to_pybytes() == before
+
+
+def test_micro_batches_in_a_row_are_those_asked_for_one_by_one(job):
+    tokens = phase_job("joint", trajectories=job.trajectories, latents=None)
+    for each in (stored_in(job, "float32"), stored_in(job, "bfloat16"), tokens):
+        places = [(step, micro) for step in (3, 0, 1) for micro in range(2)]
+        one_by_one = MicroBatchFetcher(each)
+        in_a_row = list(MicroBatchFetcher(each).micro_batches(places))
+        assert [payload.to_pybytes() for payload in in_a_row] == [one_by_one(*place).to_pybytes() for place in places]
+
+
+def test_latents_behind_a_network_are_asked_for_some_micro_batches_ahead(job, monkeypatch):
+    fetcher = MicroBatchFetcher(stored_in(job, "float32"))
+    places = [(step, micro) for step in range(8) for micro in range(2)]
+    windows_of_one = len(fetcher.plan.step(0)[0])
+    monkeypatch.setattr(Folder, "is_local", False)
+    asked: list[int] = []
+    stored = LatentReader.stored
+
+    def noted(self, *window):
+        asked.append(window[0])
+        return stored(self, *window)
+
+    monkeypatch.setattr(LatentReader, "stored", noted)
+    arrivals = fetcher.micro_batches(places)
+    next(arrivals)
+    deadline = time.monotonic() + 60
+    while len(asked) == windows_of_one and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert windows_of_one < len(asked) <= batches._REQUESTS_AT_A_TIME + windows_of_one
+    assert len(list(arrivals)) == len(places) - 1
