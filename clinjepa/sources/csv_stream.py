@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
+import numpy as np
 import polars as pl
 from isal import igzip, isal_zlib
 
@@ -34,10 +35,15 @@ _PROCESS_MB = 300
 
 LONGEST_HEADER = 2**20
 """Bytes in which a header must end."""
+MOST_LINES = 100
+"""Lines that a field in quotes may go over; beyond that two stray quotation marks have swallowed rows."""
+_CHECKED_BYTES = 2**20
+"""Text whose commas are counted at a time, so that their places take little memory."""
 
 csv.field_size_limit(2**31 - 1)  # diagnosis of a broken file must not break on it
 
 _QUOTED = re.compile(rb'"[^"]*"')
+_WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,18}\s*")
 _BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, isal_zlib.error)
 
 
@@ -135,7 +141,7 @@ def parse_times(frame: pl.DataFrame, file: CsvFile) -> pl.DataFrame:
         if parsed.null_count() > frame[name].null_count():
             others = [text.str.to_datetime(spelling, time_unit="us", strict=False) for spelling in _TIME_FORMATS]
             parsed = frame.select(pl.coalesce(others))[name]
-            bad = frame.filter(parsed.is_null() & frame[name].is_not_null())
+            bad = frame.filter(parsed.is_null() & frame[name].is_not_null() & (frame[name] != ""))  # "" is how some write no time
             if bad.height:
                 raise _BadRow(
                     bad["row"][0], f"column {name!r} holds no time of the form YYYY-MM-DD HH:MM:SS; export the table as PhysioNet has it"
@@ -230,26 +236,57 @@ def _whole_last_row(file: CsvFile, rest: bytes) -> bytes:
 
 def _parse(file: CsvFile, block: bytes, keep: Keep) -> tuple[pl.DataFrame, int, Counter[str]]:
     counts: Counter[str] = Counter()
+    block = block.lstrip(b"\r\n")
     try:
         frame = _read(file, block, "utf8")
     except pl.exceptions.PolarsError as error:
         frame = _read_again(file, block, error, counts)
-    if _lacks_fields(block, frame.height, len(file.header)) and (fault := _bad_row(file, block)):  # polars fills short rows up with nulls
+    # polars fills short rows up with nulls, and of long ones, where not all columns are read, it drops what is too much.
+    if _is_ragged(block, len(file.header)) and (fault := _bad_row(file, block)):
         raise fault
     frame = frame.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     return keep(frame, counts), frame.height, counts
 
 
-def _lacks_fields(block: bytes, num_rows: int, num_fields: int) -> bool:
-    """Whether the block has fewer commas outside of quotes than its rows need."""
-    if num_rows * (num_fields - 1) <= block.count(b",") and b'"' not in block:
-        return False
-    return _QUOTED.sub(b"", block).count(b",") < num_rows * (num_fields - 1)
+def _is_ragged(block: bytes, num_fields: int) -> bool:
+    """Whether a line has another number of commas outside of quotes than the header (a blank line has). Raises _BadRow for a field in
+    quotes that goes over more than MOST_LINES lines."""
+    text = block
+    if b'"' in block:
+        text = _QUOTED.sub(b"", block)
+        if block.count(b"\n") - text.count(b"\n") > MOST_LINES:
+            for quoted in _QUOTED.finditer(block):
+                lines = quoted.group().count(b"\n")
+                if lines > MOST_LINES:
+                    what = f"a field in quotation marks goes over {lines} lines; one of the marks is a stray one, export the table again"
+                    raise _BadRow(block.count(b"\n", 0, quoted.start()), what)
+    start = 0
+    while start < len(text):
+        end = text.rfind(b"\n", start, start + _CHECKED_BYTES) + 1 or text.find(b"\n", start) + 1 or len(text)
+        if _differ(np.frombuffer(text, np.uint8, end - start, start), num_fields - 1):
+            return True
+        start = end
+    return False
+
+
+def _differ(characters: np.ndarray, num_commas: int) -> bool:
+    """Whether the lines of a text do not all have so many commas."""
+    commas, ends = (np.flatnonzero(characters == ord(each)) for each in (",", "\n"))
+    if len(characters) and characters[-1] != ord("\n"):
+        ends = np.append(ends, len(characters))
+    if len(commas) != num_commas * len(ends):
+        return True
+    places = commas.reshape(len(ends), num_commas)
+    return num_commas > 0 and bool((places[:, -1] > ends).any() or (places[1:, 0] < ends[:-1]).any())
 
 
 def _read(file: CsvFile, block: bytes, encoding: Any) -> pl.DataFrame:
-    types = {name: _POLARS_TYPES[file.columns.get(name, "text")] for name in file.header}
+    # Columns that are passed over may have any names, the same one twice too.
+    names = [name if name in file.columns else f"{place} passed over" for place, name in enumerate(file.header)]
+    types = {name: _POLARS_TYPES[file.columns.get(name, "text")] for name in names}
     wanted = [place for place, name in enumerate(file.header) if name in file.columns]
+    if not block:
+        return pl.DataFrame(schema={names[place]: types[names[place]] for place in wanted})
     return pl.read_csv(block, has_header=False, schema=types, columns=wanted, encoding=encoding)
 
 
@@ -266,12 +303,24 @@ def _read_again(file: CsvFile, block: bytes, error: Exception, counts: Counter[s
             return _read(file, block, "utf8-lossy")
         except pl.exceptions.PolarsError as second:
             error = second
-    raise _bad_row(file, block) or _BadRow(0, f"cannot be parsed from here on ({type(error).__name__}); get the file again")
+    raise (
+        _bad_row(file, block)
+        or _stray_mark(block)
+        or _BadRow(0, f"cannot be parsed from here on ({type(error).__name__}); get the file again")
+    )
+
+
+def _stray_mark(block: bytes) -> _BadRow | None:
+    """The first line with an odd number of quotation marks."""
+    for place, line in enumerate(block.split(b"\n")):
+        if line.count(b'"') % 2:
+            return _BadRow(place, "a quotation mark stands alone in this line or inside a field; export the table as PhysioNet has it")
+    return None
 
 
 def _bad_row(file: CsvFile, block: bytes) -> _BadRow | None:
     """The first row of a block that cannot be read, and what is wrong with it. A blank line is no row that lacks its fields."""
-    numbers = {"integer": int, "number": float}
+    numbers = {"integer": _whole_number, "number": _number}
     rows = csv.reader(io.StringIO(block.decode("utf-8", errors="replace"), newline=""))
     for place, fields in enumerate(rows):
         if fields and len(fields) != len(file.header):
@@ -284,6 +333,18 @@ def _bad_row(file: CsvFile, block: bytes) -> _BadRow | None:
             except ValueError:
                 return _BadRow(place, f"column {name!r} holds no {file.columns[name]}; export the table as PhysioNet has it")
     return None
+
+
+def _whole_number(field: str) -> None:
+    """Raises ValueError for what polars does not take for one, as `1_000` or twenty digits."""
+    if not _WHOLE_NUMBER.fullmatch(field):
+        raise ValueError
+
+
+def _number(field: str) -> None:
+    if "_" in field:
+        raise ValueError
+    float(field)
 
 
 def _is_utf8(line: bytes) -> bool:

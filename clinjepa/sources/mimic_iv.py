@@ -56,7 +56,8 @@ class MimicIvSource:
 
     def check_items(self) -> dict[str, int]:
         """Items in use that the data's own dictionaries lack or mean differently; see `mimic_iv_tables.check_items`."""
-        return check_items(self._whole("d_items"), self._whole("d_labitems"))
+        counts: Counter[str] = Counter()
+        return check_items(self._whole("d_items", counts), self._whole("d_labitems", counts)) | counts
 
     def extractions(self) -> list[dict[str, Any]]:
         """One piece per table file, the largest first, after the check of item ids; `bytes` is the file's size."""
@@ -98,11 +99,12 @@ class MimicIvSource:
         optional = {column: kind for column, kind in table.optional.items() if column in header}
         return CsvFile(self._folder, file, header, table.columns | optional)
 
-    def _whole(self, name: str) -> pl.DataFrame:
-        """A small table as it stands."""
+    def _whole(self, name: str, counts: Counter[str] | None = None) -> pl.DataFrame:
+        """A small table as it stands; `counts` takes rows that are not UTF-8."""
+        counts = Counter() if counts is None else counts
         file = self._csv(name)
         plan = ScanPlan.within(_SMALL_MB, threads=1)
-        frames = [frame for frame, _ in scan(file, plan, lambda frame, counts: parse_times(frame, file), Counter())]
+        frames = [frame for frame, _ in scan(file, plan, lambda frame, _: parse_times(frame, file), counts)]
         if not frames:
             raise SourceError(f"{file.where}: there is a header but no row; get the file again")
         return pl.concat(frames)

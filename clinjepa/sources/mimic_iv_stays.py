@@ -82,6 +82,6 @@ def _distinct(rows: pl.DataFrame, key: str, where: str, counts: Counter[str]) ->
     if clashing.height:
         raise SourceError(
             f"{where}, row {clashing['row'][1] + 2}: column {key!r} repeats an id with different content "
-            f"({clashing[key].n_unique()} such ids); every one needs an id of its own, renumber the copies"
+            f"({clashing[key].n_unique()} such ids); keep the right one of them"
         )
     return distinct

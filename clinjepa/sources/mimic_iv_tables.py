@@ -26,6 +26,7 @@ _WHERE = "clinjepa/clinical/maps/mimic_iv_tables.yaml"
 _TYPES = ("integer", "number", "text", "time")
 _DICTIONARIES = {"d_items": ("chartevents", "inputevents", "outputevents", "procedureevents"), "d_labitems": ("labevents",)}
 _LAYOUT = "source.path must be the folder that holds hosp/ and icu/ of MIMIC-IV"
+_WIDE = "UTF-16; export the table as UTF-8"
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,18 @@ def read_header(folder: Folder, table: Table, file: str) -> list[str]:
     where = f"{folder.address}/{file}"
     with open_stream(folder, file) as stream:
         line = read_line(stream, where)
+    for start, what in ((b"\x1f\x8b", "packed with gzip; name it .csv.gz"), (b"\xff\xfe", _WIDE), (b"\xfe\xff", _WIDE)):
+        if line.startswith(start):
+            raise SourceError(f"{where}: the file is {what}")
     if not line.strip():
-        raise SourceError(f"{where}: the file is empty, not even a header stands there; get it again")
+        raise SourceError(f"{where}: the file is empty, not even a header stands in its first line; get it again")
     text = line.decode("utf-8-sig", errors="replace").strip()
     if "\r" in text or len(line) >= LONGEST_HEADER:
         raise SourceError(f"{where}, row 1: no line ends there as in a csv (LF or CRLF); export the table as PhysioNet has it")
     if text.count('"') % 2:
         raise SourceError(f"{where}, row 1: a quotation mark is never closed; export the table as PhysioNet has it")
     header = [name.strip().casefold() for name in next(csv.reader([text]))]
-    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"), ("^", "carets")):
         if len(header) == 1 and separator in text:
             raise SourceError(f"{where}, row 1: columns are separated by {name}, commas are needed; export the table as PhysioNet has it")
     if "row_id" in header or (table.name == "d_items" and "abbreviation" not in header and {"dbsource", "conceptid"} & set(header)):
@@ -101,7 +105,7 @@ def read_header(folder: Folder, table: Table, file: str) -> list[str]:
             f"{where}, row 1: column {missing[0]!r} is missing ({_found(header, table)}); MIMIC-IV "
             f"{read_definitions('maps/mimic_iv_tables.yaml')['versions']} have it; is this another release or data set?"
         )
-    repeated = [name for name, times in Counter(header).items() if times > 1]
+    repeated = [name for name, times in Counter(header).items() if times > 1 and name in table.columns | table.optional]
     if repeated:
         raise SourceError(f"{where}, row 1: column {repeated[0]!r} stands there twice; remove one")
     return header

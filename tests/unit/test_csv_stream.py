@@ -98,3 +98,66 @@ def test_as_many_tables_at_a_time_as_cpus_and_memory_allow(memory_mb, cpus, at_a
     plan = ExtractionPlan.of(pieces, memory_mb, cpus)
     assert plan.at_a_time == at_a_time
     assert plan.estimate_mb <= memory_mb
+
+
+WIDE = ["id", "other", "note", "last"]
+
+
+def wide_file(folder, lines: list[str], header: list[str] = WIDE) -> CsvFile:
+    """Of four columns, of which two are read."""
+    (folder / "wide.csv").write_text("\n".join([",".join(header), *lines]) + "\n")
+    return CsvFile(Folder(folder), "wide.csv", header, COLUMNS)
+
+
+@pytest.mark.parametrize("place", [0, 1, 5, 127, 128, 300, 999])
+@pytest.mark.parametrize(("line", "fields"), [("7,x,6,2,y", 5), ("7,x,y", 3)])
+def test_a_row_of_too_many_or_too_few_fields_is_refused_wherever_it_stands(tmp_path, place, line, fields):
+    lines = [f"{number},x,y,z" for number in range(1000)]
+    lines[place] = line
+    file = wide_file(tmp_path, lines)
+    with pytest.raises(SourceError, match=f"wide.csv, row {place + 2}: {fields} fields, the header has 4"):
+        everything(file, 3000)
+
+
+@pytest.mark.parametrize("quoted", ["", '"a, b"'])
+def test_a_long_row_is_not_made_up_for_by_a_short_one(tmp_path, quoted):
+    file = wide_file(tmp_path, [f"1,x,y,{quoted}", "2,x,y,z,w", "3,x,y", "4,x,y,z"])
+    with pytest.raises(SourceError, match="wide.csv, row 3: 5 fields"):
+        everything(file, 3000)
+
+
+def test_rows_of_one_column_and_blank_lines_are_no_rows_with_other_fields(tmp_path):
+    (tmp_path / "one.csv").write_text("id\n\n\n1\n2\n")
+    file = CsvFile(Folder(tmp_path), "one.csv", ["id"], {"id": "integer"})
+    assert everything(file, 100)["id"].to_list() == [1, 2]
+    assert everything(wide_file(tmp_path, ["", "1,x,y,z", "2,x,y,z", ""]), 3000)["id"].drop_nulls().to_list() == [1, 2]
+
+
+def test_a_field_that_goes_over_many_lines_is_taken_for_two_stray_marks(tmp_path):
+    lines = [f"{number},x,y,z" for number in range(500)]
+    lines[50], lines[50 + csv_stream.MOST_LINES] = '50,x,"y,z', '150,x,y",z'
+    assert everything(wide_file(tmp_path, lines), 10**6).height == 500 - csv_stream.MOST_LINES
+    lines[50 + csv_stream.MOST_LINES], lines[300] = "150,x,y,z", '300,x,y",z'
+    with pytest.raises(SourceError, match="wide.csv, row 52: a field in quotation marks goes over 250 lines"):
+        everything(wide_file(tmp_path, lines), 10**6)
+
+
+@pytest.mark.parametrize("number", ["1_000", "12345678901234567890"])
+def test_what_python_takes_for_an_integer_is_named_where_polars_does_not(tmp_path, number):
+    lines = [f"{place},x" for place in range(9)]
+    lines[4] = f"{number},x"
+    with pytest.raises(SourceError, match="notes.csv.gz, row 6: column 'id' holds no integer"):
+        everything(csv_file(tmp_path, ("id,note\n" + "\n".join(lines) + "\n").encode()), 1000)
+
+
+def test_columns_that_are_passed_over_may_have_one_name_or_none(tmp_path):
+    file = wide_file(tmp_path, ["1,,y,"], ["id", "", "note", ""])
+    assert everything(file, 100).select("id", "note").rows() == [(1, "y")]
+
+
+def test_an_empty_time_in_quotes_is_none(tmp_path):
+    (tmp_path / "times.csv").write_text('id,at\n1,""\n2,"2150-01-01 10:00:00"\n3,2150-01-01\n')
+    file = CsvFile(Folder(tmp_path), "times.csv", ["id", "at"], {"id": "integer", "at": "time"})
+    plan = ScanPlan(1000, in_flight=1, buffer_bytes=1)
+    ((frame, _),) = scan(file, plan, lambda frame, counts: csv_stream.parse_times(frame, file), Counter())
+    assert [at and at.hour for at in frame["at"].to_list()] == [None, 10, 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 from mimic_iv_examples import INSIDE, as_csv, at, chart, events_of, hospital, infusion, lab, read_all, write_mimic, write_table
 
@@ -102,6 +104,38 @@ def test_a_column_that_stands_there_twice_is_refused(tmp_path):
     header = ["subject_id", "stay_id", "charttime", "itemid", "value", "valuenum", "valueuom", "valuenum"]
     write_table(write_mimic(tmp_path), "chartevents", as_csv("chartevents", RATES[:3], header))
     with pytest.raises(SourceError, match="icu/chartevents.csv.gz, row 1: column 'valuenum' stands there twice"):
+        read_all(tmp_path)
+
+
+def test_columns_without_use_may_have_any_names(tmp_path):
+    """As a table program writes them: commas at the end of every line, the header's too."""
+    content = b"".join(line + b",,\n" for line in as_csv("chartevents", RATES[:3]).splitlines())
+    write_table(write_mimic(tmp_path), "chartevents", content)
+    assert read_all(tmp_path).events.num_rows == 3
+
+
+def test_a_decimal_comma_does_not_move_values_into_other_columns(tmp_path):
+    header, *rows = as_csv("labevents", [lab(50971, hour, 4, "mEq/L") for hour in range(300)]).decode().splitlines()
+    valuenum = header.split(",").index("valuenum")
+    fields = rows[200].split(",")
+    rows[200] = ",".join([*fields[:valuenum], "6,2", *fields[valuenum + 1 :]])
+    write_table(write_mimic(tmp_path), "labevents", "\n".join([header, *rows, ""]).encode())
+    with pytest.raises(SourceError, match=r"labevents.csv.gz, row 202: \d+ fields, the header has \d+"):
+        read_all(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(as_csv("labevents", [])), "the file is packed with gzip; name it .csv.gz"),
+        (as_csv("labevents", []).decode().encode("utf-16"), "the file is UTF-16; export the table as UTF-8"),
+        (as_csv("labevents", []).replace(b",", b"^"), "row 1: columns are separated by carets"),
+    ],
+)
+def test_another_encoding_packing_or_delimiter_is_named(tmp_path, content, words):
+    write_mimic(tmp_path, absent=("labevents",))
+    (tmp_path / "hosp/labevents.csv").write_bytes(content)
+    with pytest.raises(SourceError, match=f"labevents.csv.*{words}"):
         read_all(tmp_path)
 
 
