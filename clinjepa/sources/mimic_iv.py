@@ -89,7 +89,7 @@ class MimicIvSource:
         stays = read_stays(tables, where, counts)
         if partition["max_stay_id"] is not None:
             stays = stays.filter(pl.col("stay_id") <= partition["max_stay_id"])
-        known = tables["icustays"]["stay_id"]
+        known = tables["icustays"].select("stay_id", "subject_id").unique()
         stays, events = read_events(tables, stays, known, counts, self._config.event_time)
         return finish(stays, events, counts)
 

@@ -31,16 +31,17 @@ from clinjepa.sources.mimic_events import (
 
 
 def read_events(
-    tables: dict[str, pl.DataFrame], stays: pl.DataFrame, known_stays: pl.Series, counts: Counter[str], event_time: str = "measured"
+    tables: dict[str, pl.DataFrame], stays: pl.DataFrame, known_stays: pl.DataFrame, counts: Counter[str], event_time: str = "measured"
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(stays with height and weight, events) of a bucket's tables; drops are counted by rule. Absent tables give no events.
 
-    known_stays: ids of all stays of these patients, left-out ones too; rows of any other are counted (`without_stay`).
+    known_stays: stay_id and subject_id of all stays of these patients, left-out ones too; rows of any other stay, or of such a stay but
+    another patient, are dropped and counted (`without_stay`).
     """
     for name in ("chartevents", "outputevents", "inputevents", "procedureevents"):
-        rows = tables[name]
-        strays = rows.height - rows["stay_id"].is_in(known_stays.implode()).sum()
-        _count(counts, "without_stay", strays)
+        rows = tables[name].join(known_stays, on=["stay_id", "subject_id"], how="semi", maintain_order="left")
+        _count(counts, "without_stay", tables[name].height - rows.height)
+        tables = tables | {name: rows}
     labs = drop_other_specimens(in_windows(_labs(tables["labevents"]), stays, counts), "specimen_id", counts)
     raw = pl.concat(
         [

@@ -283,6 +283,14 @@ def test_events_years_away_are_dropped_and_counted(tmp_path):
     assert (tables.events.num_rows, tables.counts["outside_stay"]) == (1, 2)
 
 
+def test_rows_of_one_patient_in_the_stay_of_another_are_counted(tmp_path):
+    first, second = hospital(), hospital(subject=2, stay=12)
+    contents = {name: rows + [row for row in second[name] if row not in rows] for name, rows in first.items()}
+    contents["chartevents"] = [RATES[0], RATES[1] | {"subject_id": 2}, RATES[2] | {"subject_id": 2, "stay_id": 12}]
+    tables = read_all(write_mimic(tmp_path, contents))
+    assert (tables.events.num_rows, tables.counts["without_stay"]) == (2, 1)
+
+
 def test_units_never_seen_are_dropped_and_counted(tmp_path):
     tables = read_all(write_mimic(tmp_path, {"labevents": [lab(50813, 2, 2.0, "furlong")]}))
     assert (tables.events.num_rows, tables.counts["unknown_unit:lactate"]) == (0, 1)
