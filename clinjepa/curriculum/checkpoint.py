@@ -24,7 +24,7 @@ from clinjepa.curriculum.dist import Dist
 from clinjepa.errors import CheckpointError, StoreError
 from clinjepa.storage import Folder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _STEP_NAME = re.compile(r"step-(\d{8,})$")
 
 
@@ -82,8 +82,9 @@ def save_checkpoint(
     for name, group in tensors.items():
         write(f"{name}.safetensors", tensor_bytes(group))
     write("state.json", (state if isinstance(state, str) else json.dumps(state, allow_nan=False)).encode())
-    target.write_json("manifest.json", {"schema_version": SCHEMA_VERSION, "step": step, "job": digest, "files": files})
-    _retain(folder, step, keep)
+    manifest = {"schema_version": SCHEMA_VERSION, "step": step, "job": digest, "files": files}
+    target.write_json("manifest.json", manifest | {"sha256": _manifest_digest(manifest)})
+    _retain(folder, step, keep, digest)
     return target.address
 
 
@@ -159,7 +160,7 @@ def newest_for_all(folder: Folder, digest: str, dist: Dist) -> Checkpoint | None
 
 def checkpoint_folder(folder: Folder, step: int) -> Folder:
     """Where the checkpoint after `step` steps lies in `out/checkpoints`."""
-    return folder / f"step-{step:08d}"
+    return folder / _step_name(step)
 
 
 def open_checkpoint(place: Folder, digest: str) -> Checkpoint:
@@ -175,6 +176,8 @@ def open_checkpoint(place: Folder, digest: str) -> Checkpoint:
             f"{place.address} has checkpoint schema {manifest['schema_version']}, this version reads {SCHEMA_VERSION}; "
             "remove it to start again"
         )
+    if manifest.pop("sha256", None) != _manifest_digest(manifest) or not place.address.endswith(_step_name(manifest["step"])):
+        raise _Torn(f"{place.address}/manifest.json is not what was written: it was altered, or another checkpoint's")
     if manifest["job"] != digest:
         raise CheckpointError(f"{place.address} was made by a job with other settings; remove its folder or choose another out")
     return Checkpoint(place, int(manifest["step"]), manifest["files"])
@@ -185,6 +188,15 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return save({name: tensors[name].detach().to("cpu", copy=False).contiguous() for name in sorted(tensors)})
 
 
+def _step_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Of all else that it says: a file struck off the list or another step would be as wrong as other tensors."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
 class _Torn(CheckpointError):
     """Not whole; the one before may be."""
 
@@ -193,8 +205,18 @@ def _steps(folder: Folder) -> list[int]:
     return [int(found.group(1)) for name in folder.names() if (found := _STEP_NAME.match(name))]
 
 
-def _retain(folder: Folder, step: int, keep: int) -> None:
-    # What is newer than the checkpoint just written was refused when the job went on from before it.
-    done = [other for other in _steps(folder) if other <= step]
-    for other in set(_steps(folder)) - set(sorted(done)[-keep:]):
+def _retain(folder: Folder, step: int, keep: int, digest: str) -> None:
+    # What is newer than the checkpoint just written was refused when the job went on from before it; what was cut short would keep
+    # the place of a whole one.
+    steps = _steps(folder)
+    whole = sorted(other for other in steps if other <= step and _opens(checkpoint_folder(folder, other), digest))
+    for other in set(steps) - set(whole[-keep:]):
         checkpoint_folder(folder, other).remove()
+
+
+def _opens(place: Folder, digest: str) -> bool:
+    try:
+        open_checkpoint(place, digest)
+    except CheckpointError:
+        return False
+    return True

@@ -58,7 +58,36 @@ def mix_with_the_older(place: Folder) -> None:
     place.write_bytes("predictor.safetensors", older.read_bytes("predictor.safetensors"))
 
 
-@pytest.mark.parametrize("damage", [cut_manifest, cut_tensors, alter_tensors, remove_state, scramble_manifest, mix_with_the_older])
+def alter_the_step(place: Folder) -> None:
+    place.write_json("manifest.json", {**place.read_json("manifest.json"), "step": 10})
+
+
+def strike_a_file_off(place: Folder) -> None:
+    manifest = place.read_json("manifest.json")
+    del manifest["files"]["predictor.safetensors"]
+    place.write_json("manifest.json", manifest)
+
+
+def take_the_manifest_of_the_older(place: Folder) -> None:
+    older = checkpoint_folder(Folder(place.address.rsplit("/", 1)[0]), 4)
+    for name in older.names():
+        place.write_bytes(name, older.read_bytes(name))
+
+
+DAMAGES = [
+    cut_manifest,
+    cut_tensors,
+    alter_tensors,
+    remove_state,
+    scramble_manifest,
+    mix_with_the_older,
+    alter_the_step,
+    strike_a_file_off,
+    take_the_manifest_of_the_older,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_refused_with_a_warning_and_the_one_before_is_taken(folder, damage):
     damage(checkpoint_folder(folder, 8))
     with pytest.warns(UserWarning, match="step-00000008.*the checkpoint before it is taken"):
@@ -81,6 +110,12 @@ def test_a_checkpoint_of_another_schema_is_an_error(folder):
 def test_only_the_newest_are_kept(folder):
     save_checkpoint(folder, 12, {}, {}, JOB, keep=2)
     assert folder.names() == ["step-00000008", "step-00000012"]
+
+
+def test_what_was_cut_short_does_not_keep_the_place_of_a_whole_one(folder):
+    cut_manifest(checkpoint_folder(folder, 8))
+    save_checkpoint(folder, 12, {}, {}, JOB, keep=2)
+    assert folder.names() == ["step-00000004", "step-00000012"]
 
 
 def test_what_was_refused_is_removed_when_the_job_passes_its_step_again(folder):
