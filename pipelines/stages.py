@@ -28,7 +28,7 @@ FORMAT_VERSIONS = {
     "trajectories": 2,
     "labels": 3,
     "base": 1,
-    "sft": 1,
+    "sft": 2,
     "embed": 1,
     "phase": 2,
     "sync": 1,

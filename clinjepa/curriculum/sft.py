@@ -20,7 +20,7 @@ from clinjepa.curriculum.batches import MicroBatchFetcher
 from clinjepa.curriculum.checkpoint import Checkpoint, newest_for_all
 from clinjepa.curriculum.diagnostics import is_diagnostic_step
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.gathering import keep_gathered, set_gradient_sync
+from clinjepa.curriculum.gathering import communicates_in_every_forward, keep_gathered, set_gradient_sync
 from clinjepa.curriculum.history import TrainingHistory
 from clinjepa.curriculum.jobs import SftJob, check_workers, job_digest, num_micro_batches
 from clinjepa.curriculum.optimizer import GroupedAdamW
@@ -38,7 +38,6 @@ from clinjepa.model.packing import Pack, pack_texts
 from clinjepa.storage import Folder
 
 _INIT_TAG = 8
-_ONE_PACK = 1 << 40
 NUM_TUNING_TEXTS = 256
 """Texts of tuning stays whose loss is measured while training."""
 
@@ -130,15 +129,23 @@ class _TuningLoss:
 def _forward_backward(
     job: SftJob, encoder: Encoder, arrays: dict[str, Tensor], assigned: Assignment, labels: int, sync: bool, dist: Dist
 ) -> tuple[float, int]:
+    """(summed loss, tokens) of one micro-batch, in packs of at most `micro_tokens` places: texts overhang where the plan cuts, and rows
+    have gaps, so one pack could be half as large again as what memory was planned for."""
     lengths = arrays["text_lengths"].tolist()
     texts = [text.numpy() for text in torch.split(arrays["tokens"], lengths)] if lengths else []
     # A micro-batch without texts still takes part in the collectives, with one end-of-text that predicts nothing.
-    (pack,) = pack_texts(texts or [np.zeros(0, dtype=np.int64)], _ONE_PACK, encoder.spec.eos_id)
+    packs = pack_texts(texts or [np.zeros(0, dtype=np.int64)], int(job.sft_settings["micro_tokens"]), encoder.spec.eos_id)
+    rounds = dist.max_int(len(packs)) if communicates_in_every_forward(encoder) else len(packs)
     torch.manual_seed(torch_seed(job.seed, assigned.step, assigned.micro))
-    set_gradient_sync(encoder, sync)
-    loss = _next_token_sum(encoder, pack, dist)
-    (loss * (assigned.weight / labels)).backward()
-    return float(loss.detach()) * assigned.weight, pack.num_tokens * assigned.weight
+    total, tokens = 0.0, 0
+    for i in range(rounds):
+        spare = i >= len(packs)
+        pack, weight = packs[0 if spare else i], 0 if spare else assigned.weight
+        set_gradient_sync(encoder, sync and i == rounds - 1)
+        loss = _next_token_sum(encoder, pack, dist)
+        (loss * (weight / labels)).backward()
+        total, tokens = total + float(loss.detach()) * weight, tokens + pack.num_tokens * weight
+    return total, tokens
 
 
 def _next_token_sum(encoder: Encoder, pack: Pack, dist: Dist) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from clinjepa.curriculum import sft
 from clinjepa.curriculum.assembly import assemble, encoder_spec
 from clinjepa.curriculum.batches import MicroBatchFetcher, plain_feed
 from clinjepa.curriculum.dist import Dist
@@ -276,3 +277,32 @@ def test_sft_of_a_small_base_makes_a_base_that_predicts_its_texts_better(curricu
     build_encoder(encoder_spec(ENCODER, Folder(curriculum.trajectories)), Folder(tmp_path), 0)
     measured = [row["tuning_loss"] for row in json.loads((tmp_path / "metrics.json").read_text())["diagnostics"]]
     assert measured[-1] < measured[0] - 0.3
+
+
+def test_sft_computes_no_more_places_at_a_time_than_micro_tokens_and_the_same_loss(curriculum, tmp_path, monkeypatch):
+    places: list[int] = []
+    forward = sft._next_token_sum
+
+    def counted(encoder, pack, dist):
+        if encoder.training:
+            places.append(pack.input_ids_L.numel())
+        return forward(encoder, pack, dist)
+
+    monkeypatch.setattr(sft, "_next_token_sum", counted)
+    losses = []
+    for micro_tokens in (300, 1024):
+        places.clear()
+        out, settings = tmp_path / str(micro_tokens), SFT_SETTINGS | {"micro_tokens": micro_tokens, "max_steps": 1}
+        run_job(
+            SftJob(
+                str(out),
+                curriculum.trajectories,
+                0,
+                base=str(curriculum.root / "base"),
+                encoder_settings=ENCODER,
+                sft_settings=settings,
+            )
+        )
+        losses.append(json.loads((out / "metrics.json").read_text())["steps"][0]["loss"])
+        assert 0 < max(places) <= micro_tokens
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
