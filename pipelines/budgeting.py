@@ -6,22 +6,24 @@ The arithmetic is in `clinjepa/curriculum/budget.py` and `timing.py`; here the c
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
 
 from clinjepa.config import Config
 from clinjepa.curriculum.budget import ALLOWANCE, GIB, RunSizes, advice, run_memory
-from clinjepa.curriculum.recipes import load_recipe
+from clinjepa.curriculum.recipes import Recipe, load_recipe
 from clinjepa.curriculum.sizes import Architecture, known_gpus, known_model
 from clinjepa.curriculum.timing import ASSUMED, TextFigures, run_times, text_figures
 from clinjepa.errors import ClinJepaError, ConfigError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.store import TrajectoryReader
 from pipelines.artifacts import Artifact
+from pipelines.preflight import check_workers
 from pipelines.stages import Experiment
 
-_TIGHT = 0.9
+_TIGHT = 1 / 1.15
 """Above this share of the memory an estimate that is true to 15 % may be wrong about fitting."""
 
 
@@ -62,8 +64,20 @@ def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Tabl
         f"time: {peak:g} TFLOP/s bf16, {gpu['fp32_tflops']:g} fp32, at {execution.gpu_utilisation:.0%} of it (execution.gpu_utilisation); "
         "without start-up, reading and communication. Formulas: docs/scaling.md",
     ]
-    changes = advice(run, recipe)
-    return [table], lines + [f"change: {line}" for line in changes]
+    if (pool := execution.embed_workers) < execution.max_workers:
+        lines.append(f"latent stores are filled by {pool} of {execution.max_workers} GPUs (execution.embed_workers)")
+    return [table], lines + _changes(config, run, recipe)
+
+
+def _changes(config: Config, run: RunSizes, recipe: Recipe) -> list[str]:
+    lines = []
+    try:
+        check_workers(config)
+    except ConfigError as refusal:
+        lines.append(f"change: {refusal}")
+    needed = advice(run, recipe)
+    careful = [] if needed else advice(replace(run, gpu_memory_gib=run.gpu_memory_gib * _TIGHT), recipe)
+    return [*lines, *(f"change: {line}" for line in needed), *(f"with room for an estimate 15 % too low: {line}" for line in careful)]
 
 
 def _verdict(needed: float, there: float) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from clinjepa.config import Config
+from clinjepa.config import Config, result_fields
+from clinjepa.curriculum.recipes import load_recipe, phase_steps
 from clinjepa.errors import ClinJepaError, StoreError
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
@@ -23,7 +24,7 @@ def plan(config: Config) -> None:
     except ClinJepaError:
         if config.execution.use_gpu:
             _print_budget(config, None)  # what the GPUs must have can be known before the data is there
-            _print_warnings(idle_warnings(config))
+        _print_warnings(warnings(config))
         raise
     storage = Folder(config.storage)
     table = Table(
@@ -57,7 +58,7 @@ def plan(config: Config) -> None:
         _console.print(f"note: {other_code_line(others, len(experiment.stages), storage.address)}", highlight=False)
     if config.execution.use_gpu:
         _print_budget(config, experiment)
-    _print_warnings(warnings(config, experiment))
+    _print_warnings(warnings(config))
 
 
 def _print_warnings(lines: list[str]) -> None:
@@ -86,21 +87,21 @@ def _print_budget(config: Config, experiment: Experiment | None) -> None:
         _console.print(line)
 
 
-def warnings(config: Config, experiment: Experiment) -> list[str]:
-    """What will probably not work as hoped, each with its remedy."""
+def warnings(config: Config) -> list[str]:
+    """What will probably not work as hoped, each with its remedy; known before the data are."""
     lines = []
     momentum = config.curriculum.ema_momentum
-    for trial in experiment.trials:
-        for stage in trial.phases:
-            phase = stage.settings.get("phase", {})
-            if phase.get("trains") == "predictor" and phase.get("target") == "ema" and stage.settings["num_steps"] * (1 - momentum) < 4:
-                steps = stage.settings["num_steps"]
-                remedy = f"set curriculum.ema_momentum <= {1 - 4 / steps:.4g} or give the phase more steps"
+    for recipe in map(load_recipe, config.grid.recipes):
+        for phase, steps in zip(recipe.phases, phase_steps(recipe, result_fields(config.curriculum)), strict=True):
+            if phase.trains == "predictor" and phase.target == "ema" and steps * (1 - momentum) < 4:
+                arrived = steps * (1 - momentum)
+                remedy = f"set curriculum.ema_momentum <= {1 - 4 / max(1, steps):.4g} or give the phase more steps"
                 lines.append(
-                    f"{stage.label}: steps x (1 - ema_momentum) = {steps} x {1 - momentum:.4g} = {steps * (1 - momentum):.2f} is under 4, "
-                    f"the target will not arrive; {remedy if steps > 4 else 'give the phase more steps (curriculum.num_steps)'}"
+                    f"{recipe.name}, {phase.name}: steps x (1 - ema_momentum) = {steps} x {1 - momentum:.4g} = {arrived:.2f} "
+                    "is under 4, the target will not arrive; "
+                    f"{remedy if steps > 4 else 'give the phase more steps (curriculum.num_steps)'}"
                 )
-    return [*dict.fromkeys(lines), *idle_warnings(config)]
+    return [*lines, *idle_warnings(config)]
 
 
 def idle_warnings(config: Config) -> list[str]:

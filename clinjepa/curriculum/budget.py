@@ -45,6 +45,8 @@ class RunSizes:
     micro_tokens: int
     num_workers: int
     gpu_memory_gib: float
+    max_tokens: int = 1
+    """Of the longest text: a chunk holds at least one text."""
 
     @classmethod
     def from_settings(cls, model: Architecture, sections: Mapping[str, Mapping[str, Any]], gpu_memory_gib: float) -> RunSizes:
@@ -67,6 +69,7 @@ class RunSizes:
             micro_tokens=sections["sft"]["micro_tokens"],
             num_workers=_fewest(sections["execution"]["num_workers"]),  # the fewest: the fewer, the more each holds
             gpu_memory_gib=gpu_memory_gib,
+            max_tokens=sections["tokenizer"]["max_tokens"],
         )
 
     @property
@@ -75,8 +78,18 @@ class RunSizes:
 
     @property
     def busy_workers(self) -> float:
-        """Workers that have something to do on average: micro-batches of a step over the rounds they take."""
-        return self.num_micro_batches / -(-self.num_micro_batches // self.num_workers)
+        """Workers that have something to do on average in a phase."""
+        return busy_workers(self.num_micro_batches, self.num_workers)
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Of the largest chunk for latents."""
+        return max(self.token_budget, self.max_tokens)
+
+    @property
+    def pack_tokens(self) -> int:
+        """Of the largest pack of SFT."""
+        return max(self.micro_tokens, self.max_tokens)
 
     @property
     def compute_bytes(self) -> int:
@@ -119,6 +132,11 @@ class PhaseMemory:
         return self.encoder + self.trained + self.predictor + self.latents + self.activations + ALLOWANCE
 
 
+def busy_workers(num_micro_batches: int, num_workers: int) -> float:
+    """Micro-batches of a step over the rounds that so many workers take."""
+    return num_micro_batches / -(-num_micro_batches // num_workers)
+
+
 def run_memory(run: RunSizes, recipe: Recipe) -> list[PhaseMemory]:
     """The latent store's encoder, SFT where the recipe has it, and every phase that trains; in the order of the run."""
     phases = [phase_memory(run, phase) for phase in recipe.phases if phase.trains != "nothing"]
@@ -130,15 +148,15 @@ def embed_memory(run: RunSizes) -> PhaseMemory:
     """An encoder worker of the latent store: the base without an output layer, not sharded, and a chunk without a graph."""
     encoder = (run.model.parameters - run.model.head_parameters) * run.compute_bytes if run.lora else run.model.parameters * 4
     adapters = run.lora_parameters * 4 if run.lora else 0
-    return PhaseMemory("embed", encoder, adapters, 0, 0, _chunk(run, run.token_budget, "nothing"), 0, 0)
+    return PhaseMemory("embed", encoder, adapters, 0, 0, _chunk(run, run.chunk_tokens, "nothing"), 0, 0)
 
 
 def sft_memory(run: RunSizes) -> PhaseMemory:
     """Next-token training of the adapters, or of all weights in fp32 where the base was made here or `adaptation` is full."""
     whole = run.made_here or not run.lora
     encoder, trained, updating = _encoder(run, whole, with_target=False, trains=True, with_head=True)
-    logits = _LOGIT_BYTES * min(run.micro_tokens * run.model.vocab, LOGITS_AT_ONCE)
-    encoding = _chunk(run, run.micro_tokens, run.activation_checkpointing, whole, everywhere=True) + logits
+    logits = _LOGIT_BYTES * min(run.pack_tokens * run.model.vocab, LOGITS_AT_ONCE)
+    encoding = _chunk(run, run.pack_tokens, run.activation_checkpointing, whole, everywhere=True) + logits
     return PhaseMemory("sft", encoder, trained, 0, 0, encoding, 0, updating)
 
 
@@ -148,7 +166,7 @@ def phase_memory(run: RunSizes, phase: Phase) -> PhaseMemory:
     encoder = trained = encoding = updating = 0
     if joint or phase.needs_target:
         encoder, trained, updating = _encoder(run, not run.lora, phase.needs_target, joint)
-        encoding = _chunk(run, run.token_budget, run.activation_checkpointing if joint else "nothing", joint and not run.lora)
+        encoding = _chunk(run, run.chunk_tokens, run.activation_checkpointing if joint else "nothing", joint and not run.lora)
     size = 4 * predictor_parameters(run.model.hidden, run.predictor)
     shard = size // run.num_workers
     gathered = size if run.num_workers > 1 and size <= KEPT_GATHERED_BYTES else 0
@@ -167,27 +185,35 @@ def phase_memory(run: RunSizes, phase: Phase) -> PhaseMemory:
 
 
 def advice(run: RunSizes, recipe: Recipe) -> list[str]:
-    """Settings that, changed alone, make the run fit; the first that all together do when none alone does. Empty when it fits."""
-    too_many = run.num_workers - run.num_micro_batches
-    lines = []
-    if too_many > 0:
-        lines.append(
-            f"{run.num_workers} workers share {run.num_micro_batches} micro-batches of a step: set curriculum.micro_batch <= "
-            f"{max(1, run.global_batch // run.num_workers)} or execution.num_workers <= {run.num_micro_batches}"
-        )
+    """Settings that, changed alone, make the run fit; the first that do together when none alone does. Empty when it fits."""
     if fits(run, recipe):
-        return lines
+        return []
     alone: dict[str, str] = {}
     for setting, value, changed in _changes(run):
         if setting not in alone and fits(changed, recipe):
             alone[setting] = value
     if alone:
-        return lines + [f"{setting}={value}" for setting, value in alone.items()]
-    both = replace(run, activation_checkpointing="full", token_budget=256, micro_tokens=64, micro_batch=1, num_workers=run.global_batch)
-    if fits(both, recipe):
-        steps = "set encoder.activation_checkpointing=full, then lower encoder.token_budget, sft.micro_tokens and curriculum.micro_batch"
-        return [*lines, f"no single setting makes it fit: {steps}, then raise execution.num_workers"]
-    return [*lines, "it fits under no setting: take a smaller encoder.model or GPUs with more memory (execution.gpu_memory_gb)"]
+        return [f"{setting}={value}" for setting, value in alone.items()]
+    together: list[str] = []
+    changed = run
+    for setting, field, value in (
+        ("encoder.activation_checkpointing", "activation_checkpointing", "full"),
+        ("execution.num_workers", "num_workers", max(run.num_workers, run.num_micro_batches)),
+        ("encoder.token_budget", "token_budget", min(run.token_budget, run.max_tokens)),
+        ("sft.micro_tokens", "micro_tokens", min(run.micro_tokens, run.max_tokens)),
+        ("curriculum.micro_batch", "micro_batch", 1),
+        ("execution.num_workers", "num_workers", max(run.num_workers, run.global_batch)),
+    ):
+        if value != getattr(changed, field):
+            changed = replace(changed, **{field: value})
+            together = [each for each in together if not each.startswith(f"{setting}=")] + [f"{setting}={value}"]
+        if fits(changed, recipe):
+            return [f"no single setting makes it fit, together these do: {' '.join(together)}"]
+    largest = max(run_memory(changed, recipe), key=lambda phase: phase.total)
+    return [
+        f"it fits under no setting ({largest.name} needs {largest.total / GIB:.1f} GiB even with {' '.join(together)}): take a smaller "
+        "encoder.model, GPUs with more memory (execution.gpu_memory_gb), or a lower tokenizer.max_tokens if few texts are that long"
+    ]
 
 
 def fits(run: RunSizes, recipe: Recipe) -> bool:
@@ -206,7 +232,8 @@ def _changes(run: RunSizes) -> list[tuple[str, str, RunSizes]]:
     while workers <= run.num_micro_batches:
         changes.append(("execution.num_workers", f"{workers} {same}", replace(run, num_workers=workers)))
         workers *= 2
-    for section, name, least in (("encoder", "token_budget", 256), ("sft", "micro_tokens", 64), ("curriculum", "micro_batch", 1)):
+    cuts = (("encoder", "token_budget", run.max_tokens), ("sft", "micro_tokens", run.max_tokens), ("curriculum", "micro_batch", 1))
+    for section, name, least in cuts:  # a chunk holds a whole text, however small its budget
         value = getattr(run, name) // 2
         while value >= least:
             changes.append((f"{section}.{name}", f"{value} {other}", replace(run, **{name: value})))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clinjepa.curriculum.budget import RunSizes
+from clinjepa.curriculum.budget import RunSizes, busy_workers
 from clinjepa.curriculum.recipes import Recipe, phase_steps
 from clinjepa.curriculum.sizes import predictor_parameters
 from clinjepa.trajectory.store import TrajectoryReader
@@ -98,7 +98,8 @@ def run_times(
             steps = int(sft["max_steps"])
             tokens = steps * int(sft["tokens_per_step"])
         flops = tokens * sft_flops(run)
-        times.append(PhaseTime("sft", steps, tokens, flops, flops / encoder_rate / workers))
+        num_micro = -(-int(sft["tokens_per_step"]) // int(sft["micro_tokens"]))
+        times.append(PhaseTime("sft", steps, tokens, flops, flops / encoder_rate / busy_workers(num_micro, workers)))
     flops = texts.tokens * forward_flops(run)
     pool = min(int(sections["execution"]["embed_workers"]), workers)  # of the same GPUs
     times.append(PhaseTime("embed", 0, texts.tokens, flops, flops / encoder_rate / pool))

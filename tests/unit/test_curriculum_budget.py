@@ -166,19 +166,41 @@ def test_advice_names_the_smallest_changes_that_suffice() -> None:
 
 
 def test_advice_says_when_no_single_setting_suffices() -> None:
-    run = run_sizes(memory=25, num_workers=1, global_batch=4)
+    run = run_sizes(memory=24, num_workers=1)
     (line,) = advice(run, RECIPE)
-    assert line.startswith("no single setting")
+    assert line.startswith("no single setting") and "execution.num_workers=8" in line
+    together = {"activation_checkpointing": "full", "num_workers": 8}
+    assert "encoder.activation_checkpointing=full" in line
+    assert fits(replace(run, **together), RECIPE)
+
+
+def test_a_budget_below_the_longest_text_saves_no_memory_and_is_not_advised() -> None:
+    smaller = [phase_memory(run_sizes(token_budget=tokens), phase("joint")).encoding for tokens in (8192, 4096, 1000)]
+    assert smaller[0] > smaller[1] == smaller[2]
+    assert all("token_budget=2048" not in line for line in advice(run_sizes(memory=40, num_workers=8), RECIPE))
 
 
 def test_advice_says_when_nothing_suffices() -> None:
     (line,) = advice(run_sizes(memory=12), RECIPE)
-    assert "smaller encoder.model" in line
+    assert "smaller encoder.model" in line and "(embed needs" in line
 
 
-def test_more_workers_than_micro_batches_are_named() -> None:
-    (line,) = advice(run_sizes(num_workers=32), RECIPE)
-    assert "32 workers share 8 micro-batches" in line and "curriculum.micro_batch <= 1" in line
+@pytest.mark.parametrize("workers", [32, (1, 32)])
+def test_a_run_that_would_be_refused_for_its_workers_is_planned_with_the_remedy(workers: int | tuple[int, int]) -> None:
+    _, lines = planned(workers)
+    assert any(line.startswith("change: ") and "32 workers would share 8 micro-batches" in line for line in lines)
+
+
+def test_what_fits_only_just_names_what_gives_room() -> None:
+    table, lines = planned(1)
+    assert "tight" in list(table.columns[8].cells)
+    assert any(line.startswith("with room") and "activation_checkpointing=selective (same result)" in line for line in lines)
+
+
+def planned(workers: int | tuple[int, int]):
+    config = CONFIG.model_copy(update={"execution": CONFIG.execution.model_copy(update={"num_workers": workers})})
+    (table,), lines = gpu_budget(config, None)
+    return table, lines
 
 
 def test_time_of_joint_refinement_by_hand() -> None:
@@ -214,8 +236,7 @@ def test_text_figures_are_those_of_the_store(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 4, 8])
 def test_the_full_size_is_planned_for_h100s(workers: int) -> None:
-    config = CONFIG.model_copy(update={"execution": CONFIG.execution.model_copy(update={"num_workers": workers})})
-    (table,), lines = gpu_budget(config, None)
+    table, lines = planned(workers)
     assert f"{workers} x H100" in str(table.title)
     assert any("assumed" in line for line in lines)
     assert table.row_count == 7
