@@ -39,6 +39,11 @@ def start(job: PhaseJob, env: dict[str, str] | None = None, **options: Any) -> s
     return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, **options)
 
 
+def last_start(out: str | Path) -> int:
+    """The step from which the last process that trained in a folder went on."""
+    return Folder(out).read_json("timing.json")["starts"][-1]["step"]
+
+
 def assert_same(out: str | Path, undisturbed: str | Path) -> None:
     """The same bytes as what the phase left when nobody disturbed it; clock times apart."""
     found, expected = Folder(out), Folder(undisturbed)

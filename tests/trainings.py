@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clinjepa.curriculum.jobs import PhaseJob
+from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob
 from tests.cli import ROOT
-from tests.curriculum_jobs import ENCODER, phase_job
+from tests.curriculum_jobs import ENCODER, SFT, phase_job
 from tests.curriculum_processes import run_job, run_on_workers
 from tests.curriculum_store import make_base_and_latents, make_trajectories
 from tests.ray_nodes import RayNodes
@@ -25,12 +25,17 @@ EVERY = 5
 
 
 class Inputs:
-    """Stores, and what the phases before left, for any phase."""
+    """Stores, and what the phases before left, for any phase and for SFT."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.trajectories = make_trajectories(root)
         _, self.latents = make_base_and_latents(root, self.trajectories, ENCODER)
+
+    def sft_job(self, num_steps: int, out: Path) -> SftJob:
+        settings = SFT | {"num_epochs": 1000.0, "max_steps": num_steps}
+        base = str(self.root / "base")
+        return SftJob(str(out), self.trajectories, 0, ENCODER, settings, base=base, checkpoint_every_steps=EVERY, log_every_steps=1)
 
     def job(self, phase: str, num_steps: int, out: Path) -> PhaseJob:
         inputs: dict[str, Any] = {"latents": None} if phase == "joint" else {"latents": self.latents}
@@ -56,14 +61,15 @@ class Inputs:
             run_job(self.job(phase, 2, out))
         return str(out)
 
-    def undisturbed(self, job: PhaseJob) -> list[dict[str, Any]]:
+    def undisturbed(self, job: Job) -> list[dict[str, Any]]:
         """The steps of the same job in one process that nobody disturbs."""
-        out = self.root / f"undisturbed-{job.parsed_phase.name}-{job.num_steps}"
+        name = f"{job.parsed_phase.name}-{job.num_steps}" if isinstance(job, PhaseJob) else f"sft-{job.sft_settings['max_steps']}"
+        out = self.root / f"undisturbed-{name}"
         if not (out / "metrics.json").exists():
             run_job(replace(job, out=str(out)))
         return steps_of(out)
 
-    def replayed(self, job: PhaseJob, starts: list[dict[str, int]]) -> list[dict[str, Any]]:
+    def replayed(self, job: Job, starts: list[dict[str, int]]) -> list[dict[str, Any]]:
         """The steps of the same job by the same numbers of workers from the same steps on, in processes without Ray or any fault.
 
         starts: of `timing.json`.
@@ -78,7 +84,7 @@ class Inputs:
 class Training:
     """A job under way on a cluster, in a driver process of its own."""
 
-    def __init__(self, nodes: RayNodes, job: PhaseJob, storage: Path, **execution: Any) -> None:
+    def __init__(self, nodes: RayNodes, job: Job, storage: Path, **execution: Any) -> None:
         self.folder = folder_of(job, storage)
         settings = {
             "num_workers": 2,

@@ -15,7 +15,7 @@ from clinjepa.storage import Folder
 from tests.conftest import S3Server
 from tests.curriculum_processes import run_job
 from tests.faulty_s3 import FaultyS3
-from tests.plain_training import assert_same, start, warmup_job
+from tests.plain_training import assert_same, last_start, start, warmup_job
 
 pytestmark = [pytest.mark.chaos, pytest.mark.s3, pytest.mark.timeout(400)]
 
@@ -84,4 +84,5 @@ def test_a_store_that_stays_away_ends_the_phase_with_one_line_and_it_goes_on_lat
     again = start(job, s3_server.environment, stderr=subprocess.PIPE)
     said = again.communicate(timeout=120)[1].decode()
     assert again.returncode == 0, said
+    assert last_start(job.out) > 0
     assert_same(job.out, undisturbed)

@@ -50,6 +50,8 @@ def test_killed_in_the_middle_of_a_phase_on_s3_it_goes_on_and_finds_what_the_uni
     unfinished = next(key for key in storage.names("artifacts/phase") if not storage.exists(f"artifacts/phase/{key}/manifest.json"))
     saved_steps = storage.names(f"artifacts/phase/{unfinished}/checkpoints")
     assert saved_steps, "there should be a checkpoint to go on from"
+    whole = [step for step in saved_steps if storage.exists(f"artifacts/phase/{unfinished}/checkpoints/{step}/manifest.json")]
+    goes_on_from = max(int(step.removeprefix("step-")) for step in whole)
     finished = {
         (kind, key)
         for kind in storage.names("artifacts")
@@ -65,6 +67,8 @@ def test_killed_in_the_middle_of_a_phase_on_s3_it_goes_on_and_finds_what_the_uni
     reused = {stage["key"] for stage in report["stages"] if stage["reused"]}
     assert {key for _, key in finished} <= reused
     assert unfinished not in reused
+    starts = storage.read_json(f"artifacts/phase/{unfinished}/timing.json")["starts"]
+    assert [start["step"] for start in starts][1:] == [goes_on_from], "it went on from its newest checkpoint, once"
     assert {each: storage.read_bytes(f"artifacts/{each[0]}/{each[1]}/manifest.json") for each in finished} == made_before
     local = {path.parent.name: json.loads(path.read_text()) for path in (small_run / "artifacts").rglob("manifest.json")}
     for kind in ("phase", "sft", "embed", "trajectories"):

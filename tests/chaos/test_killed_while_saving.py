@@ -14,7 +14,7 @@ import pytest
 
 from clinjepa.curriculum.jobs import PhaseJob
 from tests.curriculum_processes import run_job
-from tests.plain_training import assert_same, start, warmup_job
+from tests.plain_training import STEPS, assert_same, last_start, start, warmup_job
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -37,6 +37,11 @@ def states(folder: Path) -> dict[int, bool]:
     return {int(step.name.removeprefix("step-")): (step / "manifest.json").exists() for step in found}
 
 
+def newest_whole(folder: Path) -> int:
+    """Steps after which the newest whole checkpoint was made."""
+    return max((step for step, whole in states(folder).items() if whole), default=0)
+
+
 def kill_when(process: subprocess.Popen[bytes], reached: Any) -> None:
     deadline = time.monotonic() + 120
     while not reached():
@@ -56,8 +61,11 @@ def test_killed_in_the_middle_of_a_save_it_goes_on_from_the_one_before(job, undi
     kill_when(start(job), in_the_middle)
     torn = [step for step, whole in states(out).items() if not whole]
     assert len(torn) == 1
+    goes_on_from = newest_whole(out)
+    assert 0 < goes_on_from < torn[0]
     with pytest.warns(UserWarning, match="no readable manifest"):
         run_job(job)
+    assert last_start(out) == goes_on_from
     assert_same(out, undisturbed)
 
 
@@ -65,7 +73,10 @@ def test_killed_after_a_save_that_nobody_was_told_of_it_goes_on_from_it(job, und
     job = replace(job, out=str(tmp_path / "out"))
     out = Path(job.out)
     kill_when(start(job), lambda: any(states(out).values()))
+    goes_on_from = newest_whole(out)
+    assert 0 < goes_on_from < STEPS
     run_job(job)
+    assert last_start(out) == goes_on_from
     assert_same(out, undisturbed)
 
 
@@ -86,7 +97,10 @@ def test_a_disk_that_fills_up_is_named_and_the_phase_goes_on_when_there_is_room(
         said = process.communicate(timeout=120)[1].decode()
         assert process.returncode == 1 and "the disk is full" in said and "Traceback" not in said, said
         (disk / "filler").unlink()
+        goes_on_from = newest_whole(Path(job.out))
+        assert goes_on_from > 0
         run_job(job)
+        assert last_start(job.out) == goes_on_from
         assert_same(Path(job.out), undisturbed)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clinjepa.curriculum.jobs import PhaseJob
+from clinjepa.curriculum.jobs import Job
 from tests.ray_nodes import RayNodes
 from tests.trainings import EVERY, Inputs, Training, steps_of
 
@@ -42,9 +42,12 @@ def started() -> Iterator[Callable[..., Training]]:
         training.process.wait()
 
 
-def assert_same_course(training: Training, inputs: Inputs, job: PhaseJob) -> None:
+def assert_same_course(training: Training, inputs: Inputs, job: Job, saved: int) -> None:
     """Every step once: bit for bit what as many workers find from the same steps on when nobody disturbs them, so none was left out and
-    none applied twice; and from the start what one process finds, but for rounding, which differs with the number of workers and grows."""
+    none applied twice; and from the start what one process finds, but for rounding, which differs with the number of workers and grows.
+
+    saved: steps in the newest checkpoint before the last disturbance, none of which was done again."""
+    assert training.starts()[-1]["step"] >= saved > 0
     found, undisturbed, replayed = steps_of(training.folder), inputs.undisturbed(job), inputs.replayed(job, training.starts())
     assert [row["step"] for row in found] == [row["step"] for row in undisturbed]
     assert [row["loss"] for row in found] == [row["loss"] for row in replayed]
@@ -57,9 +60,10 @@ def test_a_lost_node_leaves_the_training_to_the_others_and_the_losses_as_they_we
         second = nodes.add()
         training = started(nodes, job, tmp_path, num_workers=[1, 2])
         training.wait_for(lambda: training.saved() >= 2 * EVERY)
+        saved = training.saved()
         second.lose()
         training.finish()
-    assert_same_course(training, inputs, job)
+    assert_same_course(training, inputs, job, saved)
     assert training.numbers_of_workers()[-2:] == [2, 1]
 
 
@@ -75,20 +79,22 @@ def test_it_shrinks_with_a_lost_node_and_grows_with_a_new_one(inputs, started, t
         training.wait_for(lambda: training.saved() > lost_at + 2 * EVERY)
         nodes.add()
         training.finish(600)
-    assert_same_course(training, inputs, job)
+    assert_same_course(training, inputs, job, lost_at)
     assert training.numbers_of_workers()[-3:] == [2, 1, 2]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("phase", ["warmup", "joint", "alignment"])
+@pytest.mark.parametrize(
+    "phase", ["warmup", *(pytest.param(name, marks=pytest.mark.long) for name in ("sft", "joint", "alignment", "finalization"))]
+)
 def test_a_killed_worker_costs_a_restart_from_the_last_checkpoint(inputs, started, tmp_path, phase):
-    job = inputs.job(phase, 60, tmp_path / "unused")
+    job = inputs.sft_job(60, tmp_path / "unused") if phase == "sft" else inputs.job(phase, 60, tmp_path / "unused")
     with RayNodes(head_cpus=2) as nodes:
         training = started(nodes, job, tmp_path)
         training.wait_for(lambda: training.saved() >= 2 * EVERY)
+        saved = training.saved()
         os.kill(nodes.head.processes("ray::RayTrainWorker")[-1], signal.SIGKILL)
         training.finish()
-    assert_same_course(training, inputs, job)
+    assert_same_course(training, inputs, job, saved)
 
 
 @pytest.mark.long
@@ -101,8 +107,9 @@ def test_a_node_that_is_taken_away_with_notice_is_left_with_a_checkpoint_made_fo
         training.wait_for(lambda: training.saved() >= regular)
         nodes.drain(seconds=15)
         training.wait_for(lambda: training.saved() % regular > 0)
+        saved = training.saved()
         second.lose()
         training.finish()
-    assert_same_course(training, inputs, job)
+    assert_same_course(training, inputs, job, saved)
     assert training.numbers_of_workers()[-2:] == [2, 1]
     assert training.starts()[-1]["step"] % regular > 0
