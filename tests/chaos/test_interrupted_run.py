@@ -68,7 +68,7 @@ def test_killed_in_the_middle_of_a_phase_on_s3_it_goes_on_and_finds_what_the_uni
     assert {key for _, key in finished} <= reused
     assert unfinished not in reused
     starts = storage.read_json(f"artifacts/phase/{unfinished}/timing.json")["starts"]
-    assert [start["step"] for start in starts][1:] == [goes_on_from], "it went on from its newest checkpoint, once"
+    assert len(starts) == 2 and starts[-1]["step"] >= goes_on_from, "it went on from its newest checkpoint"
     assert {each: storage.read_bytes(f"artifacts/{each[0]}/{each[1]}/manifest.json") for each in finished} == made_before
     local = {path.parent.name: json.loads(path.read_text()) for path in (small_run / "artifacts").rglob("manifest.json")}
     for kind in ("phase", "sft", "embed", "trajectories"):
