@@ -24,7 +24,7 @@ def run(config: Config, debug: bool = False) -> None:
     check_run_folder(config)
     experiment = plan_experiment(config)
     check_model(config, experiment)
-    for line in warnings(config, experiment):
+    for line in warnings(config):
         console.print(f"warning: {line}", highlight=False)
     say_what_is_reused(config, experiment.stages)
     with ray_session(config, debug) as context:
