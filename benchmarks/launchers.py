@@ -49,7 +49,7 @@ def on_ray(job: PhaseJob, storage: Path, execution: Mapping[str, Any] | None = N
     config = {"storage": str(storage), "execution": EXECUTION | dict(execution or {})}
     spec.write_text(json.dumps({"job": job.to_json(), "config": config}))
     _run([sys.executable, "-m", "tests.training_driver", str(spec)])
-    return read_trained(Folder(folder_of(job, storage)), job)
+    return read_trained(folder_of(job, storage), job)
 
 
 def on_torchrun(job: PhaseJob, storage: Path, num_workers: int = NUM_WORKERS, threads: int = 1) -> Trained:

@@ -23,7 +23,7 @@ from clinjepa.trajectory.tokenizer import train_tokenizer
 LATENT_DIM = 32
 
 
-def make_trajectories(folder: Path, num_stays: int = 24, max_hours: int = 20, seed: int = 0) -> str:
+def make_trajectories(folder: Path, num_stays: int = 24, max_hours: int = 20, seed: int = 0, num_parts: int = 1) -> str:
     """A store of stays of 3 … max_hours hours, two thirds training, the rest tuning; returns its address."""
     generator = np.random.default_rng(seed)
     hours = generator.integers(3, max_hours + 1, size=num_stays)
@@ -38,23 +38,27 @@ def make_trajectories(folder: Path, num_stays: int = 24, max_hours: int = 20, se
         rows["action_texts"].append([f"t={t}h | No active interventions." for t in range(num_hours)])
     splits = ["tuning" if stay % 3 == 2 else "train" for stay in range(num_stays)]
     source, tokenizer, out = Folder(folder / "ingest"), Folder(folder / "tokenizer"), Folder(folder / "trajectories")
-    source.write_table("hours/p0.parquet", pa.table(rows))
+    parts = [f"p{stay % num_parts}" for stay in range(num_stays)]
+    names = sorted(set(parts))
+    for part in names:
+        source.write_table(f"hours/{part}.parquet", pa.table(rows).filter(pa.array([each == part for each in parts])))
     stays = pa.table(
         {
             "stay_id": pa.array(range(num_stays), pa.int64()),
             "subject_id": pa.array(range(num_stays), pa.int64()),
             "split": splits,
             "num_hours": pa.array(hours, pa.int32()),
-            "part": ["p0"] * num_stays,
+            "part": parts,
         }
     )
     source.write_table("stays.parquet", stays)
     counts = {split: {"num_stays": splits.count(split)} for split in ("train", "tuning")}
-    source.write_json("data_card.json", {"schema_version": ingest.SCHEMA_VERSION, "parts": {"p0": []}, "splits": counts})
+    source.write_json("data_card.json", {"schema_version": ingest.SCHEMA_VERSION, "parts": dict.fromkeys(names, []), "splits": counts})
     texts = [text for name in ("state_texts", "action_texts") for stay in rows[name] for text in stay]
     train_tokenizer(texts + rows["static_text"], 300).save(tokenizer)
     config = Config(windows={"min_hours": 4, "max_hours": 12, "stride_hours": 4})
-    build_trajectories(source, "p0", tokenizer, config, out)
+    for part in names:
+        build_trajectories(source, part, tokenizer, config, out)
     finish_trajectories(source, out, config)
     return out.address
 

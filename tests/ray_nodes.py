@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.cli import environment
@@ -54,13 +55,14 @@ class Node:
 class RayNodes:
     """A cluster of such nodes; use as a context."""
 
-    def __init__(self, head_cpus: int = 1) -> None:
+    def __init__(self, head_cpus: int = 1, env: Mapping[str, str] | None = None) -> None:
+        """env: more variables of the environment of every node and of the drivers."""
         self._scratch = Path(tempfile.mkdtemp(prefix="clj-"))  # short: Ray puts sockets below it
         token = self._scratch / "token"
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
         self.port = free_port_block(6)
-        self.env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **_QUICK_DETECTION)
+        self.env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **_QUICK_DETECTION, **(env or {}))
         self._nodes: list[Node] = []
         self._head_cpus = head_cpus
 

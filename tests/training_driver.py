@@ -11,6 +11,7 @@ from typing import Any
 from clinjepa.config import Config
 from clinjepa.curriculum.jobs import Job, load_job
 from clinjepa.errors import ClinJepaError
+from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
 from pipelines.runner import Executor, RunContext, ensure
 from pipelines.session import ray_session
@@ -23,9 +24,9 @@ def stage_of(job: Job) -> Stage:
     return Stage("phase", "job", {"job": replace(job, out="").to_json()})
 
 
-def folder_of(job: Job, storage: Path) -> Path:
+def folder_of(job: Job, storage: str | Path) -> Folder:
     """Where the driver leaves what the job makes."""
-    return storage / "artifacts/phase" / stage_of(job).key
+    return Folder(storage) / "artifacts/phase" / stage_of(job).key
 
 
 def main(path: str) -> int:

@@ -12,12 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob
+from clinjepa.storage import Folder
+from pipelines.artifacts import content_key
 from tests.cli import ROOT
 from tests.curriculum_jobs import ENCODER, SFT, phase_job
 from tests.curriculum_processes import run_job, run_on_workers
 from tests.curriculum_store import make_base_and_latents, make_trajectories
 from tests.ray_nodes import RayNodes
+from tests.saved import checkpoints_in, newest_whole
 from tests.training_driver import folder_of
 
 EVERY = 5
@@ -63,8 +68,7 @@ class Inputs:
 
     def undisturbed(self, job: Job) -> list[dict[str, Any]]:
         """The steps of the same job in one process that nobody disturbs."""
-        name = f"{job.parsed_phase.name}-{job.num_steps}" if isinstance(job, PhaseJob) else f"sft-{job.sft_settings['max_steps']}"
-        out = self.root / f"undisturbed-{name}"
+        out = self.root / f"undisturbed-{content_key(replace(job, out='').to_json())}"
         if not (out / "metrics.json").exists():
             run_job(replace(job, out=str(out)))
         return steps_of(out)
@@ -84,8 +88,11 @@ class Inputs:
 class Training:
     """A job under way on a cluster, in a driver process of its own."""
 
-    def __init__(self, nodes: RayNodes, job: Job, storage: Path, **execution: Any) -> None:
-        self.folder = folder_of(job, storage)
+    def __init__(self, nodes: RayNodes, job: Job, scratch: Path, storage: str | None = None, **execution: Any) -> None:
+        """scratch: an empty folder for the driver's settings and its log. storage: an address; `scratch` unless given."""
+        self.job = job
+        self.storage = Folder(storage or scratch)
+        self.folder = folder_of(job, self.storage.address)
         settings = {
             "num_workers": 2,
             "cpus_per_worker": 0.75,
@@ -95,10 +102,10 @@ class Training:
             "start_timeout_seconds": 10,
             "progress": False,
         }
-        spec = {"job": job.to_json(), "config": {"storage": str(storage), "execution": settings | execution}}
-        path = storage / "spec.json"
+        spec = {"job": job.to_json(), "config": {"storage": self.storage.address, "execution": settings | execution}}
+        path = scratch / "spec.json"
         path.write_text(json.dumps(spec))
-        self.log = storage / "driver.log"
+        self.log = scratch / "driver.log"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.training_driver", str(path)],
             cwd=ROOT,
@@ -107,10 +114,18 @@ class Training:
             stderr=subprocess.STDOUT,
         )
 
+    def checkpoints(self) -> dict[int, bool]:
+        """By the step after which it was begun: whether a checkpoint is whole."""
+        return checkpoints_in(self.folder)
+
     def saved(self) -> int:
         """Steps after which the newest whole checkpoint was made."""
-        whole = self.folder.glob("checkpoints/step-*/manifest.json")
-        return max((int(path.parent.name.removeprefix("step-")) for path in whole), default=0)
+        return newest_whole(self.checkpoints())
+
+    def reported(self) -> int:
+        """Steps after which the newest checkpoint was made that Ray Train was told of."""
+        pointers = [name for name in (self.storage / "ray_train").files() if name.endswith("/pointer.json")]
+        return max(((self.storage / "ray_train").read_json(name)["step"] for name in pointers), default=0)
 
     def wait_for(self, reached: Callable[[], bool], seconds: float = 150) -> None:
         deadline = time.monotonic() + seconds
@@ -129,11 +144,29 @@ class Training:
 
     def starts(self) -> list[dict[str, int]]:
         """From which step on by how many workers, in order."""
-        return json.loads((self.folder / "timing.json").read_text())["starts"]
+        return self.folder.read_json("timing.json")["starts"]
 
     def numbers_of_workers(self) -> list[int]:
         return [start["num_workers"] for start in self.starts()]
 
+    def assert_same_course(self, inputs: Inputs, saved: int) -> None:
+        """Every step once: bit for bit what as many workers find from the same steps on when nobody disturbs them, so none was left out
+        and none applied twice; and from the start what one process finds, but for rounding, which differs with the number of workers and
+        grows.
 
-def steps_of(folder: Path) -> list[dict[str, Any]]:
-    return json.loads((folder / "metrics.json").read_text())["steps"]
+        saved: steps in the newest checkpoint before the last disturbance, none of which was done again."""
+        assert self.starts()[-1]["step"] >= saved > 0
+        self.assert_same_losses(inputs)
+
+    def assert_same_losses(self, inputs: Inputs) -> None:
+        """As `assert_same_course`, of a training that may not have been begun again at all."""
+        found, undisturbed, replayed = steps_of(self.folder), inputs.undisturbed(self.job), inputs.replayed(self.job, self.starts())
+        assert [row["step"] for row in found] == [row["step"] for row in undisturbed]
+        assert [row["loss"] for row in found] == [row["loss"] for row in replayed]
+        early = [[row["loss"] for row in rows[:EVERY]] for rows in (found, undisturbed)]
+        assert early[0] == pytest.approx(early[1], rel=1e-5)
+
+
+def steps_of(folder: Folder | Path) -> list[dict[str, Any]]:
+    folder = folder if isinstance(folder, Folder) else Folder(folder)
+    return folder.read_json("metrics.json")["steps"]

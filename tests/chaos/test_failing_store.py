@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,10 +11,9 @@ import pytest
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.object_store import PATIENCE_VARIABLE
 from clinjepa.storage import Folder
-from tests.conftest import S3Server
 from tests.curriculum_processes import run_job
-from tests.faulty_s3 import FaultyS3
 from tests.plain_training import assert_same, last_start, start, warmup_job
+from tests.saved import checkpoints_in, newest_whole
 
 pytestmark = [pytest.mark.chaos, pytest.mark.s3, pytest.mark.timeout(400)]
 
@@ -42,20 +40,9 @@ def job(local_job, s3_address) -> PhaseJob:
     return replace(local_job, out=f"{s3_address}/out", **places)
 
 
-@pytest.fixture
-def proxy(s3_server: S3Server) -> Iterator[FaultyS3]:
-    with FaultyS3(s3_server.environment["AWS_ENDPOINT_URL"]).start() as proxy:
-        yield proxy
-
-
-def has_saved(job: PhaseJob) -> bool:
-    checkpoints = Folder(job.out) / "checkpoints"
-    return any(checkpoints.exists(f"{step}/manifest.json") for step in checkpoints.names())
-
-
 def wait_until_saved(job: PhaseJob, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 120
-    while not has_saved(job):
+    while not newest_whole(checkpoints_in(job.out)):
         assert process.poll() is None and time.monotonic() < deadline, "it ended before it saved anything"
         time.sleep(0.05)
 

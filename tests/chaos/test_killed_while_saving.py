@@ -15,6 +15,7 @@ import pytest
 from clinjepa.curriculum.jobs import PhaseJob
 from tests.curriculum_processes import run_job
 from tests.plain_training import STEPS, assert_same, last_start, start, warmup_job
+from tests.saved import checkpoints_in, newest_whole
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -31,17 +32,6 @@ def undisturbed(job, tmp_path_factory) -> Path:
     return out
 
 
-def states(folder: Path) -> dict[int, bool]:
-    """By step: whether its checkpoint has a manifest."""
-    found = (folder / "checkpoints").glob("step-*")
-    return {int(step.name.removeprefix("step-")): (step / "manifest.json").exists() for step in found}
-
-
-def newest_whole(folder: Path) -> int:
-    """Steps after which the newest whole checkpoint was made."""
-    return max((step for step, whole in states(folder).items() if whole), default=0)
-
-
 def kill_when(process: subprocess.Popen[bytes], reached: Any) -> None:
     deadline = time.monotonic() + 120
     while not reached():
@@ -55,13 +45,13 @@ def test_killed_in_the_middle_of_a_save_it_goes_on_from_the_one_before(job, undi
     out = Path(job.out)
 
     def in_the_middle() -> bool:
-        found = states(out)
+        found = checkpoints_in(out)
         return len(found) >= 2 and not found[max(found)]
 
     kill_when(start(job), in_the_middle)
-    torn = [step for step, whole in states(out).items() if not whole]
+    torn = [step for step, whole in checkpoints_in(out).items() if not whole]
     assert len(torn) == 1
-    goes_on_from = newest_whole(out)
+    goes_on_from = newest_whole(checkpoints_in(out))
     assert 0 < goes_on_from < torn[0]
     with pytest.warns(UserWarning, match="no readable manifest"):
         run_job(job)
@@ -72,8 +62,8 @@ def test_killed_in_the_middle_of_a_save_it_goes_on_from_the_one_before(job, undi
 def test_killed_after_a_save_that_nobody_was_told_of_it_goes_on_from_it(job, undisturbed, tmp_path):
     job = replace(job, out=str(tmp_path / "out"))
     out = Path(job.out)
-    kill_when(start(job), lambda: any(states(out).values()))
-    goes_on_from = newest_whole(out)
+    kill_when(start(job), lambda: any(checkpoints_in(out).values()))
+    goes_on_from = newest_whole(checkpoints_in(out))
     assert 0 < goes_on_from < STEPS
     run_job(job)
     assert last_start(out) == goes_on_from
@@ -89,7 +79,7 @@ def test_a_disk_that_fills_up_is_named_and_the_phase_goes_on_when_there_is_room(
     try:
         job = replace(job, out=str(disk / "out"))
         process = start(job, stderr=subprocess.PIPE)
-        while not any(states(Path(job.out)).values()):
+        while not any(checkpoints_in(job.out).values()):
             assert process.poll() is None
         with pytest.raises(OSError, match="No space left"), open(disk / "filler", "wb", buffering=0) as filler:
             while True:
@@ -97,7 +87,7 @@ def test_a_disk_that_fills_up_is_named_and_the_phase_goes_on_when_there_is_room(
         said = process.communicate(timeout=120)[1].decode()
         assert process.returncode == 1 and "the disk is full" in said and "Traceback" not in said, said
         (disk / "filler").unlink()
-        goes_on_from = newest_whole(Path(job.out))
+        goes_on_from = newest_whole(checkpoints_in(job.out))
         assert goes_on_from > 0
         run_job(job)
         assert last_start(job.out) == goes_on_from

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from clinjepa.curriculum.jobs import Job
 from tests.ray_nodes import RayNodes
-from tests.trainings import EVERY, Inputs, Training, steps_of
+from tests.trainings import EVERY
 
 pytestmark = [
     pytest.mark.ray,
@@ -20,38 +17,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore:.*the target does not arrive"),
 ]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return Inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture
-def started() -> Iterator[Callable[..., Training]]:
-    running: list[Training] = []
-
-    def start(*arguments: Any, **execution: Any) -> Training:
-        running.append(Training(*arguments, **execution))
-        return running[-1]
-
-    yield start
-    for training in running:
-        if training.process.poll() is None:
-            training.process.kill()
-        training.process.wait()
-
-
-def assert_same_course(training: Training, inputs: Inputs, job: Job, saved: int) -> None:
-    """Every step once: bit for bit what as many workers find from the same steps on when nobody disturbs them, so none was left out and
-    none applied twice; and from the start what one process finds, but for rounding, which differs with the number of workers and grows.
-
-    saved: steps in the newest checkpoint before the last disturbance, none of which was done again."""
-    assert training.starts()[-1]["step"] >= saved > 0
-    found, undisturbed, replayed = steps_of(training.folder), inputs.undisturbed(job), inputs.replayed(job, training.starts())
-    assert [row["step"] for row in found] == [row["step"] for row in undisturbed]
-    assert [row["loss"] for row in found] == [row["loss"] for row in replayed]
-    assert [row["loss"] for row in found[:EVERY]] == pytest.approx([row["loss"] for row in undisturbed[:EVERY]], rel=1e-5)
 
 
 def test_a_lost_node_leaves_the_training_to_the_others_and_the_losses_as_they_were(inputs, started, tmp_path):
@@ -63,7 +28,7 @@ def test_a_lost_node_leaves_the_training_to_the_others_and_the_losses_as_they_we
         saved = training.saved()
         second.lose()
         training.finish()
-    assert_same_course(training, inputs, job, saved)
+    training.assert_same_course(inputs, saved)
     assert training.numbers_of_workers()[-2:] == [2, 1]
 
 
@@ -79,7 +44,7 @@ def test_it_shrinks_with_a_lost_node_and_grows_with_a_new_one(inputs, started, t
         training.wait_for(lambda: training.saved() > lost_at + 2 * EVERY)
         nodes.add()
         training.finish(600)
-    assert_same_course(training, inputs, job, lost_at)
+    training.assert_same_course(inputs, lost_at)
     assert training.numbers_of_workers()[-3:] == [2, 1, 2]
 
 
@@ -94,7 +59,7 @@ def test_a_killed_worker_costs_a_restart_from_the_last_checkpoint(inputs, starte
         saved = training.saved()
         os.kill(nodes.head.processes("ray::RayTrainWorker")[-1], signal.SIGKILL)
         training.finish()
-    assert_same_course(training, inputs, job, saved)
+    training.assert_same_course(inputs, saved)
 
 
 @pytest.mark.long
@@ -110,6 +75,6 @@ def test_a_node_that_is_taken_away_with_notice_is_left_with_a_checkpoint_made_fo
         saved = training.saved()
         second.lose()
         training.finish()
-    assert_same_course(training, inputs, job, saved)
+    training.assert_same_course(inputs, saved)
     assert training.numbers_of_workers()[-2:] == [2, 1]
     assert training.starts()[-1]["step"] % regular > 0

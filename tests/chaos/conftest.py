@@ -1,0 +1,40 @@
+"""What the tests of trainings on real Ray nodes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import S3Server
+from tests.faulty_s3 import FaultyS3
+from tests.trainings import Inputs, Training
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return Inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., Training]]:
+    """Starts trainings whose drivers end with the test."""
+    running: list[Training] = []
+
+    def start(*arguments: Any, **execution: Any) -> Training:
+        running.append(Training(*arguments, **execution))
+        return running[-1]
+
+    yield start
+    for training in running:
+        if training.process.poll() is None:
+            training.process.kill()
+        training.process.wait()
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server) -> Iterator[FaultyS3]:
+    """Stands between clients and the S3 server, and fails when told to."""
+    with FaultyS3(s3_server.environment["AWS_ENDPOINT_URL"]).start() as proxy:
+        yield proxy
