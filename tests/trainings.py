@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -79,7 +80,8 @@ class Inputs:
         starts: of `timing.json`.
         """
         out = Path(tempfile.mkdtemp(dir=self.root))
-        job = replace(job, out=str(out), checkpoint_every_steps=1, asynchronous_checkpoints=False)
+        every = math.gcd(*(start["step"] for start in starts[1:])) or job.checkpoint_every_steps
+        job = replace(job, out=str(out), checkpoint_every_steps=every, asynchronous_checkpoints=False)
         for start, following in zip(starts, [*starts[1:], {"step": None}], strict=True):
             run_on_workers([job], start["num_workers"], die_after=following["step"])
         return steps_of(out)
