@@ -1,4 +1,4 @@
-"""One actor per cluster that budgets logical CPUs and GPUs between stages and gathers their progress; it needs none itself.
+"""One actor per cluster that budgets logical CPUs and GPUs between stages and gathers their progress and faults; it needs none itself.
 
 A stage asks for all it will use at once (workers, readers, tasks), and gets it or waits without holding anything, the longest
 chain first; so two stages can never hold half of what each needs. An elastic one gets what is free between its least and its most,
@@ -36,6 +36,7 @@ class Coordinator:
         self._granted: dict[str, tuple[Needs, float]] = {}  # holder -> (what it has, last seen)
         self._waiting: dict[str, tuple[int, float]] = {}  # holder -> (priority, last seen)
         self._progress: dict[str, dict[str, Any]] = {}
+        self._faults: dict[str, tuple[str, str]] = {}
 
     def request(self, holder: str, most: Needs, priority: int, budget: Needs, least: Needs | None = None) -> bool:
         """True when `holder` may start; otherwise ask again. Renews the holder either way.
@@ -76,6 +77,16 @@ class Coordinator:
 
     def finish(self, key: str) -> None:
         self._progress.pop(key, None)
+
+    def note_fault(self, name: str, kind: str, message: str) -> None:
+        """A fault of the training `name` that no restart mends: the name of its class and its message. The first one stays."""
+        self._faults.setdefault(name, (kind, message))
+
+    def fault(self, name: str) -> tuple[str, str] | None:
+        return self._faults.get(name)
+
+    def forget_fault(self, name: str) -> None:
+        self._faults.pop(name, None)
 
     def progress(self) -> dict[str, dict[str, Any]]:
         return dict(self._progress)

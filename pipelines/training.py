@@ -17,14 +17,14 @@ import ray
 import ray.data
 import ray.train
 from pyarrow.fs import FSSpecHandler, PyFileSystem
-from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from clinjepa import errors
 from clinjepa.config import Config, result_fields
+from clinjepa.curriculum.checkpoint import TornCheckpointError
 from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob, load_job
 from clinjepa.curriculum.phase import hard_sync
-from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
 from pipelines.coordinator import Needs, coordinator
 from pipelines.data_stages import run_remotely
@@ -33,7 +33,6 @@ from pipelines.runner import RunContext
 from pipelines.stages import Stage
 from pipelines.trackers import open_trackers, tracker_settings
 
-_FAILURE = "failure.json"
 _START_TIMEOUT, _WATCHER = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 
@@ -130,7 +129,8 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
     Lost workers and nodes cost a restart from the last checkpoint; what a restart cannot mend is raised as the worker raised it.
     """
     execution = context.config.execution
-    artifact.folder.remove(_FAILURE)
+    name = f"{stage.key}-{context.run_id}"
+    ray.get(context.coordinator.forget_fault.remote(name))
     os.environ[_START_TIMEOUT] = str(execution.start_timeout_seconds)
     state = context.storage / "ray_train"
     context.report(stage, 0, job.num_steps if isinstance(job, PhaseJob) else context.config.sft.max_steps or 1, "starting workers")
@@ -138,6 +138,7 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
         _train_loop,
         train_loop_config={
             "job": job.to_json(),
+            "name": name,
             "stage_key": stage.key,
             "label": stage.label,
             "threads": execution.threads_per_worker,
@@ -151,20 +152,26 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
             resources_per_worker=_worker_needs(context.config),
         ),
         run_config=RunConfig(
-            name=f"{stage.key}-{context.run_id}",
+            name=name,
             storage_path=state.path(),
             storage_filesystem=None if state.is_local else PyFileSystem(FSSpecHandler(state.fs)),
             failure_config=FailureConfig(max_failures=execution.max_worker_failures, max_preemption_failures=-1),
+            checkpoint_config=CheckpointConfig(num_to_keep=job.keep_checkpoints),
         ),
     )
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        _raise_cause(artifact, error)
-    if artifact.folder.exists(_FAILURE):
-        _raise_recorded(artifact)
+        _raise_fault(context, name)
+        failures = getattr(error, "worker_failures", {})
+        first = next(iter(failures.values()), error)
+        reason = (str(getattr(first, "cause", first)).strip().splitlines() or [type(first).__name__])[-1][:300]
+        raise errors.TrainingError(
+            f"{artifact.kind} {artifact.key}: the training workers failed for good ({reason}); run again to go on from the last checkpoint"
+        ) from error
+    _raise_fault(context, name)
     summary = artifact.folder.read_json("metrics.json")
-    (state / f"{stage.key}-{context.run_id}").remove()
+    (state / name).remove()
     artifact.folder.remove("checkpoints")
     return summary.get("summary", {}) | {"steps_by_workers": artifact.folder.read_json("timing.json")["steps_by_workers"]}
 
@@ -176,11 +183,10 @@ def _train_loop(work: dict[str, Any]) -> None:
     from clinjepa.curriculum.dist import Dist
 
     torch.set_num_threads(work["threads"])
-    job = load_job(work["job"])
-    out = Folder(job.out)
-    if out.exists(_FAILURE):
-        return  # an earlier attempt met a fault that a restart cannot mend; the driver reads it
     watcher = coordinator()
+    if ray.get(watcher.fault.remote(work["name"])) is not None:
+        return  # of an earlier attempt, which another would meet again; the driver asks for it
+    job = load_job(work["job"])
     rank = ray.train.get_context().get_world_rank()
     first_step = job.first_step if isinstance(job, PhaseJob) else 0
     trackers = open_trackers(work["trackers"]) if rank == 0 else []
@@ -208,8 +214,11 @@ def _train_loop(work: dict[str, Any]) -> None:
         run(job, Dist.current(), ray_data_feed(job), on_report, notice)  # type: ignore[arg-type]
         for tracker in trackers:
             tracker.close()
+    except TornCheckpointError:
+        raise  # the next attempt takes the one before
     except errors.ClinJepaError as error:
-        out.write_json(_FAILURE, {"type": type(error).__name__, "message": str(error)})
+        # Not by way of the storage, which may be what is full or away.
+        ray.get(watcher.note_fault.remote(work["name"], type(error).__name__, str(error)))
         raise
 
 
@@ -218,17 +227,9 @@ def _node_is_leaving() -> bool:
     return ray.train.get_preemption_info() is not None
 
 
-def _raise_cause(artifact: Artifact, error: TrainingFailedError) -> None:
-    if artifact.folder.exists(_FAILURE):
-        _raise_recorded(artifact)
-    failures = getattr(error, "worker_failures", {})
-    first = next(iter(failures.values()), error)
-    reason = (str(getattr(first, "cause", first)).strip().splitlines() or [type(first).__name__])[-1][:300]
-    raise errors.TrainingError(
-        f"{artifact.kind} {artifact.key}: the training workers failed for good ({reason}); run again to go on from the last checkpoint"
-    ) from error
-
-
-def _raise_recorded(artifact: Artifact) -> None:
-    record = artifact.folder.read_json(_FAILURE)
-    raise getattr(errors, record["type"], errors.TrainingError)(record["message"])
+def _raise_fault(context: RunContext, name: str) -> None:
+    """Raise what a worker met that a restart cannot mend, if any did."""
+    fault = ray.get(context.coordinator.fault.remote(name))
+    if fault is not None:
+        kind, message = fault
+        raise getattr(errors, kind, errors.TrainingError)(message)

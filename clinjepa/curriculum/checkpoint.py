@@ -28,6 +28,10 @@ SCHEMA_VERSION = 2
 _STEP_NAME = re.compile(r"step-(\d{8,})$")
 
 
+class TornCheckpointError(CheckpointError):
+    """Not whole; the one before may be."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A whole checkpoint: its folder, the steps done over all phases, the expected digests of its files."""
@@ -57,9 +61,9 @@ class Checkpoint:
         try:
             data = self.folder.read_bytes(name)
         except StoreError:
-            raise _Torn(f"{self.folder.address}/{name} is missing") from None
+            raise TornCheckpointError(f"{self.folder.address}/{name} is missing") from None
         if len(data) != self.files[name]["bytes"] or hashlib.sha256(data).hexdigest() != self.files[name]["sha256"]:
-            raise _Torn(f"{self.folder.address}/{name} is not what the manifest says: it was altered or cut")
+            raise TornCheckpointError(f"{self.folder.address}/{name} is not what the manifest says: it was altered or cut")
         return data
 
 
@@ -144,7 +148,7 @@ def find_checkpoint(folder: Folder, digest: str) -> Checkpoint | None:
         try:
             checkpoint = open_checkpoint(place, digest)
             checkpoint.verify()
-        except _Torn as fault:
+        except TornCheckpointError as fault:
             warnings.warn(f"{fault}; the checkpoint before it is taken", stacklevel=2)
         else:
             return checkpoint
@@ -168,16 +172,16 @@ def open_checkpoint(place: Folder, digest: str) -> Checkpoint:
     try:
         manifest = place.read_json("manifest.json")
     except StoreError:
-        raise _Torn(f"{place.address} has no readable manifest.json: it was cut short") from None
+        raise TornCheckpointError(f"{place.address} has no readable manifest.json: it was cut short") from None
     if not isinstance(manifest, dict) or not {"schema_version", "step", "job", "files"} <= set(manifest):
-        raise _Torn(f"{place.address}/manifest.json is not a checkpoint's manifest: it was altered")
+        raise TornCheckpointError(f"{place.address}/manifest.json is not a checkpoint's manifest: it was altered")
     if manifest["schema_version"] != SCHEMA_VERSION:
         raise CheckpointError(
             f"{place.address} has checkpoint schema {manifest['schema_version']}, this version reads {SCHEMA_VERSION}; "
             "remove it to start again"
         )
     if manifest.pop("sha256", None) != _manifest_digest(manifest) or not place.address.endswith(_step_name(manifest["step"])):
-        raise _Torn(f"{place.address}/manifest.json is not what was written: it was altered, or another checkpoint's")
+        raise TornCheckpointError(f"{place.address}/manifest.json is not what was written: it was altered, or another checkpoint's")
     if manifest["job"] != digest:
         raise CheckpointError(f"{place.address} was made by a job with other settings; remove its folder or choose another out")
     return Checkpoint(place, int(manifest["step"]), manifest["files"])
@@ -195,10 +199,6 @@ def _step_name(step: int) -> str:
 def _manifest_digest(manifest: Mapping[str, Any]) -> str:
     """Of all else that it says: a file struck off the list or another step would be as wrong as other tensors."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-class _Torn(CheckpointError):
-    """Not whole; the one before may be."""
 
 
 def _steps(folder: Folder) -> list[int]:

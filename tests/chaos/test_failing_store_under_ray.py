@@ -1,4 +1,4 @@
-"""A training on Ray whose storage, stores and checkpoints lie in an object store that fails for a while, or for good."""
+"""A training on Ray whose storage fails for a while or for good: an object store that does not answer, a disk that is full."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.object_store import PATIENCE_VARIABLE
 from clinjepa.storage import Folder
 from tests.ray_nodes import RayNodes
+from tests.small_disk import fill, small_disk
 from tests.trainings import EVERY, Inputs
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -26,6 +27,7 @@ def job(inputs: Inputs, s3_address: str) -> PhaseJob:
     return replace(job, **places)
 
 
+@pytest.mark.s3
 @pytest.mark.parametrize("mode", ["503", "hang"])
 def test_it_is_waited_for_and_no_worker_group_starts_anew(job, inputs, started, s3_server, s3_address, proxy, tmp_path, mode):
     env = s3_server.environment | {"AWS_ENDPOINT_URL": proxy.address}
@@ -41,6 +43,7 @@ def test_it_is_waited_for_and_no_worker_group_starts_anew(job, inputs, started, 
     training.assert_same_losses(inputs)
 
 
+@pytest.mark.s3
 def test_when_it_stays_away_the_training_ends_with_one_line_and_goes_on_later(job, inputs, started, s3_server, s3_address, proxy, tmp_path):
     env = s3_server.environment | {"AWS_ENDPOINT_URL": proxy.address, PATIENCE_VARIABLE: "2"}
     with RayNodes(head_cpus=2, env=env) as nodes:
@@ -55,3 +58,20 @@ def test_when_it_stays_away_the_training_ends_with_one_line_and_goes_on_later(jo
         again = started(nodes, job, tmp_path, f"{s3_address}/store")
         again.finish(300)
     again.assert_same_course(inputs, saved)
+
+
+def test_a_full_disk_is_named_in_one_line_after_one_attempt_and_the_training_goes_on_when_there_is_room(inputs, started, tmp_path):
+    job = inputs.job("warmup", 16 * EVERY, tmp_path / "unused")
+    with small_disk(tmp_path / "disk", "50m") as disk, RayNodes(head_cpus=2) as nodes:
+        training = started(nodes, job, tmp_path, str(disk / "store"))
+        training.wait_for(lambda: training.saved() >= 2 * EVERY)
+        filler = fill(disk)
+        assert training.process.wait(240) == 1
+        said = training.log.read_text()
+        assert said.strip().splitlines()[-1].startswith("StorageError: ") and "the disk is full" in said and "Traceback" not in said, said
+        filler.unlink()
+        saved = training.saved()
+        again = started(nodes, job, tmp_path, str(disk / "store"))
+        again.finish(300)
+        again.assert_same_course(inputs, saved)
+        assert len(again.starts()) == 2

@@ -56,7 +56,7 @@ def test_a_killed_encoder_worker_costs_no_finished_part_and_changes_no_latent(tm
     trajectories = make_trajectories(tmp_path, num_stays=240, num_parts=NUM_PARTS)
     make_base_and_latents(tmp_path, trajectories, ENCODER)
     storage = Folder(tmp_path / "storage")
-    config = Config(storage=storage.address, encoder=ENCODER, execution={"embed_workers": 1, "threads_per_worker": 1, "progress": False})
+    config = Config(storage=storage.address, encoder=ENCODER, execution={"embed_workers": 2, "threads_per_worker": 1, "progress": False})
     inputs = {name: Stage(name, name, {}) for name in ("trajectories", "base")}
     stage = Stage("embed", "embed", {}, inputs)
     executor = Executor(run_embed_stage, embed_needs, least=least_embed_needs)
