@@ -1,8 +1,8 @@
 """A rollout that keeps keys and values, beside one that reads the whole window again for every hour.
 
 24 recorded hours, then 48 predicted ones, fp32, without a graph; the full-size predictor (92.5 M parameters) and the demo's. Both sides
-give the predictions and the hidden states of all predicted hours, which are compared, in float64 too: there only rounding is gone. In fp32 each side is also held against float64, which shows what rounding
-alone does to either.
+give the predictions and the hidden states of all predicted hours, which are compared, in float64 too: there only rounding is gone.
+In fp32 each side is also held against float64, which shows what rounding alone does to either.
 """
 
 from __future__ import annotations
