@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import ray.train
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
+from ray.train.torch.config import TorchConfig, _TorchBackend
 
 from clinjepa import errors
 from clinjepa.config import Config, result_fields
@@ -144,6 +146,7 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
             "nodes_may_leave": os.environ.get(_WATCHER, "1") != "0",
             "trackers": tracker_settings(context.config, stage.label, stage.key),
         },
+        torch_config=_CheckedTorchConfig(out=artifact.folder.address, use_gpu=execution.use_gpu),
         scaling_config=ScalingConfig(
             num_workers=execution.num_workers if execution.min_workers < execution.max_workers else execution.max_workers,
             elastic_resize_monitor_interval_s=execution.resize_interval_seconds,
@@ -167,6 +170,40 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
     (state / f"{stage.key}-{context.run_id}").remove()
     artifact.folder.remove("checkpoints")
     return summary.get("summary", {}) | {"steps_by_workers": artifact.folder.read_json("timing.json")["steps_by_workers"]}
+
+
+@dataclass
+class _CheckedTorchConfig(TorchConfig):
+    """Ray's own, after every worker has looked whether torch can use the GPU it was given.
+
+    Without a look NCCL refuses in its own words, before the training loop could say anything.
+    """
+
+    out: str = ""
+    """Address of the artifact, where the fault is recorded."""
+    use_gpu: bool = False
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        return _CheckedTorchBackend
+
+
+class _CheckedTorchBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: _CheckedTorchConfig) -> None:
+        if backend_config.use_gpu:
+            worker_group.execute(_check_gpu, backend_config.out)
+        super().on_start(worker_group, backend_config)
+
+
+def _check_gpu(out: str) -> None:
+    """Runs in every Ray Train worker that was given a GPU. Raises ResourceError, and records it, when torch cannot use it."""
+    from clinjepa.curriculum.dist import require_gpu
+
+    try:
+        require_gpu()
+    except errors.ResourceError as error:
+        _record(Folder(out), error)
+        raise
 
 
 def _train_loop(work: dict[str, Any]) -> None:
@@ -209,13 +246,18 @@ def _train_loop(work: dict[str, Any]) -> None:
         for tracker in trackers:
             tracker.close()
     except errors.ClinJepaError as error:
-        out.write_json(_FAILURE, {"type": type(error).__name__, "message": str(error)})
+        _record(out, error)
         raise
 
 
 def _node_is_leaving() -> bool:
     """All workers ask alike and get the same answer."""
     return ray.train.get_preemption_info() is not None
+
+
+def _record(out: Folder, error: errors.ClinJepaError) -> None:
+    """Leave word for the driver of a fault that a restart cannot mend."""
+    out.write_json(_FAILURE, {"type": type(error).__name__, "message": str(error)})
 
 
 def _raise_cause(artifact: Artifact, error: TrainingFailedError) -> None:
