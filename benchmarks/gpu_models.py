@@ -157,11 +157,15 @@ def hour_texts(size: Size, num_texts: int, seed: int) -> list[np.ndarray]:
     return [generator.integers(0, size.model.vocab - 1, min(int(length), size.longest)) for length in lengths]
 
 
-def micro_packs(texts: list[np.ndarray], tokens: int) -> list[Pack]:
-    """Texts in their order cut into micro-batches of at most `tokens` tokens, each laid out as SFT does (clinjepa/curriculum/sft.py)."""
+def micro_packs(texts: list[np.ndarray], tokens: int) -> list[list[Pack]]:
+    """Texts in their order cut into micro-batches of about `tokens` tokens, each in packs of at most as many places.
+
+    As SFT does (clinjepa/curriculum/sft.py), except for the end-of-text that it appends. A text that the cut goes through overhangs
+    and rows have gaps, so a micro-batch may need a second, small pack; the memory is that of the first, which is what is planned.
+    """
     ends = np.cumsum([len(text) for text in texts])
     owner = (ends - 1) // tokens
-    return [pack_texts([texts[i] for i in np.flatnonzero(owner == number)], 1 << 40)[0] for number in np.unique(owner)]
+    return [pack_texts([texts[i] for i in np.flatnonzero(owner == number)], tokens) for number in np.unique(owner)]
 
 
 def micro_batch(size: Size, seed: int) -> dict[str, torch.Tensor]:

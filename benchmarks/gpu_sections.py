@@ -117,7 +117,7 @@ class Bench:
         """Where the time of a chunk goes: the operations with the largest share, and which attention kernels were taken."""
         with self.section("profile"):
             encoder = build(self.size, self.device, recompute)
-            (pack, *_) = micro_packs(hour_texts(self.size, self.size.num_texts, 1), self.size.token_budget)
+            ((pack, *_), *_) = micro_packs(hour_texts(self.size, self.size.num_texts, 1), self.size.token_budget)
             latents(encoder, pack, self.device).float().sum().backward()
             with torch.profiler.profile() as profiler:
                 latents(encoder, pack, self.device).float().sum().backward()
@@ -246,16 +246,18 @@ class Bench:
         encoder = build(self.size, self.device, recompute, with_head=True)
         memory.begin()
         optimizer = GroupedAdamW({"encoder": encoder.online_parameters()}, 0.0)
-        packs = micro_packs(texts, self.size.token_budget)
+        micro_batches = micro_packs(texts, run_sizes(self.size, recompute).micro_tokens)
 
         def step(i: int) -> float:
             optimizer.zero_grad()
-            pack = packs[i % len(packs)]
-            ids, positions, labels = (each.to(self.device) for each in (pack.input_ids_L, pack.position_ids_L, pack.labels_L))
-            (encoder(ids, positions, labels_L=labels) / pack.num_tokens).backward()
+            packs = micro_batches[i % len(micro_batches)]
+            num_tokens = sum(pack.num_tokens for pack in packs)
+            for pack in packs:
+                ids, positions, labels = (each.to(self.device) for each in (pack.input_ids_L, pack.position_ids_L, pack.labels_L))
+                (encoder(ids, positions, labels_L=labels) / num_tokens).backward()
             norms = {"encoder": float(optimizer.squared_norms(self.device).sqrt())}
             optimizer.step({"encoder": 1e-4}, norms, 1.0)
-            return pack.num_tokens
+            return num_tokens
 
         return self.timed(step)[0]
 

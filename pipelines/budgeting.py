@@ -1,4 +1,4 @@
-"""What `clinjepa plan` says of a run's GPUs: memory and time per phase, and what to change when it does not fit.
+"""What `clinjepa plan` says of a run's GPUs and storage: memory and time per phase, what to change when it does not fit, latents' bytes.
 
 The arithmetic is in `clinjepa/curriculum/budget.py` and `timing.py`; here the configuration goes in and tables come out.
 """
@@ -21,7 +21,7 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.store import TrajectoryReader
 from pipelines.artifacts import Artifact
 from pipelines.preflight import check_workers
-from pipelines.stages import Experiment
+from pipelines.stages import Experiment, Stage, build_experiment
 
 _TIGHT = 1 / 1.15
 """Above this share of the memory an estimate that is true to 15 % may be wrong about fitting."""
@@ -67,6 +67,58 @@ def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Tabl
     if (pool := execution.embed_workers) < execution.max_workers:
         lines.append(f"latent stores are filled by {pool} of {execution.max_workers} GPUs (execution.embed_workers)")
     return [table], lines + _changes(config, run, recipe)
+
+
+def latent_store_lines(config: Config, experiment: Experiment | None) -> list[str]:
+    """Bytes of every latent store that the grid's recipes and seeds need, each once. experiment: None when its data cannot be read.
+
+    Of the vectors alone until a store is there (a header of some kB a file comes on top), then of its files, from its manifest.
+    """
+    # What the data are changes keys, not how many stores there are.
+    graph = experiment or build_experiment(config, "")
+    stores = [stage for stage in graph.stages if stage.kind == "embed"]
+    try:
+        width = _architecture(config).hidden
+    except ConfigError as unknown:
+        return [f"latent stores: {len(stores)}, of unknown size: {unknown}"]
+    value_bytes = 2 if config.encoder.dtype == "bfloat16" else 4
+    num_latents, measured = _num_latents(config, experiment)
+    expected = num_latents * width * value_bytes
+    source = "the trajectory store's" if measured else "assumed, for there is no trajectory store yet"
+    lines = [f"latent stores: {num_latents:,} vectors ({source}) x {width:,} x {value_bytes} B = {_gigabytes(expected)} each"]
+    total = 0
+    for stage in stores:
+        written = _written_bytes(config, stage) if experiment else None
+        total += expected if written is None else written
+        encoder = stage.inputs.get("encoder", stage.inputs["base"]).label.split(" · ")[0]
+        name = f"{stage.label} {stage.key[:8]}" if experiment else stage.label
+        lines.append(f"  {name}, encoder of {encoder}: {_gigabytes(expected) + ' to write' if written is None else _gigabytes(written)}")
+    return [*lines, f"  together: {_gigabytes(total)}"]
+
+
+def _num_latents(config: Config, experiment: Experiment | None) -> tuple[int, bool]:
+    """(vectors of a latent store, whether they were counted)."""
+    artifact = _trajectories(config, experiment)
+    if artifact is None:
+        return ASSUMED.num_latents, False
+    try:
+        hours = TrajectoryReader(artifact.folder).stays["num_hours"].to_pylist()
+    except ClinJepaError:
+        return ASSUMED.num_latents, False
+    return sum(2 * each + 1 for each in hours), True
+
+
+def _written_bytes(config: Config, stage: Stage) -> int | None:
+    """Bytes of a finished latent store's files; None when it is not finished."""
+    artifact = Artifact.at(Folder(config.storage), stage.kind, stage.key)
+    try:
+        return int(artifact.manifest()["metrics"]["bytes"]) if artifact.is_complete() else None
+    except (ClinJepaError, KeyError):
+        return None  # damaged: the table of stages says so
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count:,} B ({count / 1e9:.3g} GB)"
 
 
 def _changes(config: Config, run: RunSizes, recipe: Recipe) -> list[str]:
@@ -119,13 +171,19 @@ def _config_file(name: str, revision: str | None) -> Path | None:
 
 
 def _texts(config: Config, experiment: Experiment | None) -> TextFigures:
-    if experiment is None:
-        return ASSUMED
-    artifact = Artifact.at(Folder(config.storage), experiment.trajectories.kind, experiment.trajectories.key)
+    artifact = _trajectories(config, experiment)
     try:
-        return text_figures(TrajectoryReader(artifact.folder)) if artifact.is_complete() else ASSUMED
+        return ASSUMED if artifact is None else text_figures(TrajectoryReader(artifact.folder))
     except ClinJepaError:
         return ASSUMED
+
+
+def _trajectories(config: Config, experiment: Experiment | None) -> Artifact | None:
+    """The finished trajectory store, if there is one."""
+    if experiment is None:
+        return None
+    artifact = Artifact.at(Folder(config.storage), experiment.trajectories.kind, experiment.trajectories.key)
+    return artifact if artifact.is_complete() else None
 
 
 def _duration(seconds: float) -> str:

@@ -42,6 +42,7 @@ def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> di
         base=address["base"],
         encoder=address.get("encoder"),
         encoder_settings=config.encoder.model_dump(mode="json"),
+        use_gpu=config.execution.use_gpu,
     )
     shards = [name.removesuffix(".parquet") for name in Folder(job.trajectories).names("shards")]
     started, done = time.monotonic(), 0

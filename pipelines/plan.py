@@ -10,7 +10,7 @@ from clinjepa.curriculum.recipes import load_recipe, phase_steps
 from clinjepa.errors import ClinJepaError, StoreError
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
-from pipelines.budgeting import gpu_budget
+from pipelines.budgeting import gpu_budget, latent_store_lines
 from pipelines.planning import plan_experiment
 from pipelines.provenance import by_other_code, other_code_line
 from pipelines.stages import Experiment, Stage
@@ -22,8 +22,7 @@ def plan(config: Config) -> None:
     try:
         experiment = plan_experiment(config, remember=False)
     except ClinJepaError:
-        if config.execution.use_gpu:
-            _print_budget(config, None)  # what the GPUs must have can be known before the data is there
+        _print_sizes(config, None)  # what GPUs and storage must have can be known before the data is there
         _print_warnings(warnings(config))
         raise
     storage = Folder(config.storage)
@@ -56,8 +55,7 @@ def plan(config: Config) -> None:
         _console.print(f"damaged: {line}", highlight=False)
     if others:
         _console.print(f"note: {other_code_line(others, len(experiment.stages), storage.address)}", highlight=False)
-    if config.execution.use_gpu:
-        _print_budget(config, experiment)
+    _print_sizes(config, experiment)
     _print_warnings(warnings(config))
 
 
@@ -79,11 +77,11 @@ def _finished_state(stage: Stage, artifact: Artifact, others: list[str], damages
     return f"done ({manifest['seconds']:.0f} s), other code"
 
 
-def _print_budget(config: Config, experiment: Experiment | None) -> None:
-    tables, lines = gpu_budget(config, experiment)
+def _print_sizes(config: Config, experiment: Experiment | None) -> None:
+    tables, lines = gpu_budget(config, experiment) if config.execution.use_gpu else ([], [])
     for table in tables:
         _console.print(table)
-    for line in lines:
+    for line in [*lines, *latent_store_lines(config, experiment)]:
         _console.print(line)
 
 

@@ -77,7 +77,8 @@ def check_model(config: Config, experiment: Experiment) -> None:
 
 
 def check_gpus(context: RunContext, stages: list[Stage]) -> None:
-    """Refuse to wait for GPUs that nobody has: raises ResourceError when what is to do asks for more than the cluster's.
+    """Refuse to wait for GPUs that nobody has: raises ResourceError when what is to do asks for more than the cluster's, or when torch
+    can use none of this machine's. On a cluster every worker looks for itself (`pipelines/training.py`, `embed.py`).
 
     A cluster that grows is waited for: `execution.concurrent_gpus` says that it does.
     """
@@ -94,6 +95,10 @@ def check_gpus(context: RunContext, stages: list[Stage]) -> None:
             f"{'the cluster' if _on_a_cluster() else 'this machine'} has {there}; add GPU nodes, lower execution.num_workers, "
             "or set execution.use_gpu=false; if the cluster will grow, set execution.concurrent_gpus to what it may have"
         )
+    if not _on_a_cluster():
+        from clinjepa.curriculum.dist import require_gpu
+
+        require_gpu()
 
 
 def _on_a_cluster() -> bool:

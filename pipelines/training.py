@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import ray.train
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
+from ray.train.torch.config import TorchConfig, _TorchBackend
 
 from clinjepa import errors
 from clinjepa.config import Config, result_fields
@@ -145,6 +147,7 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
             "nodes_may_leave": os.environ.get(_WATCHER, "1") != "0",
             "trackers": tracker_settings(context.config, stage.label, stage.key),
         },
+        torch_config=_CheckedTorchConfig(name=name, use_gpu=execution.use_gpu),
         scaling_config=ScalingConfig(
             num_workers=execution.num_workers if execution.min_workers < execution.max_workers else execution.max_workers,
             elastic_resize_monitor_interval_s=execution.resize_interval_seconds,
@@ -174,6 +177,39 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
     (state / name).remove()
     artifact.folder.remove("checkpoints")
     return summary.get("summary", {}) | {"steps_by_workers": artifact.folder.read_json("timing.json")["steps_by_workers"]}
+
+
+@dataclass
+class _CheckedTorchConfig(TorchConfig):
+    """Ray's own, after every worker has looked whether torch can use the GPU it was given: NCCL would refuse in its own words."""
+
+    name: str = ""
+    """Of the training, under which a fault is noted."""
+    use_gpu: bool = False
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        return _CheckedTorchBackend
+
+
+class _CheckedTorchBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: _CheckedTorchConfig) -> None:
+        # A fault raised here would be tried again without end; noted, it ends the training loop before it begins.
+        if backend_config.use_gpu and not all(worker_group.execute(_can_use_gpu, backend_config.name)):
+            backend_config = replace(backend_config, backend="gloo")
+        super().on_start(worker_group, backend_config)
+
+
+def _can_use_gpu(name: str) -> bool:
+    """Runs in every Ray Train worker that was given a GPU; notes the fault when torch cannot use it."""
+    from clinjepa.curriculum.dist import require_gpu
+
+    try:
+        require_gpu()
+    except errors.ResourceError as error:
+        _note(name, error)
+        return False
+    return True
 
 
 def _train_loop(work: dict[str, Any]) -> None:
@@ -217,14 +253,18 @@ def _train_loop(work: dict[str, Any]) -> None:
     except TornCheckpointError:
         raise  # the next attempt takes the one before
     except errors.ClinJepaError as error:
-        # Not by way of the storage, which may be what is full or away.
-        ray.get(watcher.note_fault.remote(work["name"], type(error).__name__, str(error)))
+        _note(work["name"], error)
         raise
 
 
 def _node_is_leaving() -> bool:
     """All workers ask alike and get the same answer."""
     return ray.train.get_preemption_info() is not None
+
+
+def _note(name: str, error: errors.ClinJepaError) -> None:
+    """Leave word for the driver of a fault that a restart cannot mend; not by way of the storage, which may be what is full or away."""
+    ray.get(coordinator().note_fault.remote(name, type(error).__name__, str(error)))
 
 
 def _raise_fault(context: RunContext, name: str) -> None:

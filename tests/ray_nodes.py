@@ -88,9 +88,9 @@ class RayNodes:
                 node.lose()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def add(self, num_cpus: int = 1) -> Node:
-        """Another node; the cluster takes some seconds to see it."""
-        return self._start([f"--address={self.address}"], num_cpus)
+    def add(self, num_cpus: int = 1, num_gpus: int = 0) -> Node:
+        """Another node; the cluster takes some seconds to see it. num_gpus: what Ray is told, whatever is there."""
+        return self._start([f"--address={self.address}", f"--num-gpus={num_gpus}"], num_cpus)
 
     def drain(self, seconds: int) -> None:
         """Give notice that the last node added will be taken away in so many seconds, as a cloud does."""

@@ -368,6 +368,8 @@ class ExecutionConfig(Section):
 
     threads_per_worker: int = Execution(1, ge=1)
     use_gpu: bool = Execution(False)
+    """A GPU for every training and encoder worker. Without it they compute on the CPU, whatever GPUs the machine has."""
+
     memory_mb: int = Execution(4096, ge=512)
     """RAM in MB that the extraction of raw tables may use, all tables worked on at a time together; other stages do not read it."""
     gpu_kind: Literal["H100", "H200", "A100", "A100-40GB"] = Execution("H100")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from clinjepa.curriculum.recipes import Phase, Recipe
+from clinjepa.curriculum.recipes import Phase, Recipe, run_order
 from clinjepa.curriculum.sizes import Architecture, predictor_kept_bytes, predictor_parameters
 
 GIB = 1 << 30
@@ -138,17 +138,16 @@ def busy_workers(num_micro_batches: int, num_workers: int) -> float:
 
 
 def run_memory(run: RunSizes, recipe: Recipe) -> list[PhaseMemory]:
-    """The latent store's encoder, SFT where the recipe has it, and every phase that trains; in the order of the run."""
-    phases = [phase_memory(run, phase) for phase in recipe.phases if phase.trains != "nothing"]
+    """SFT where the recipe has it, every latent store's encoder, and every phase that trains; in the order of the run."""
     sft = [sft_memory(run)] if recipe.encoder_start == "sft" else []
-    return [*sft, embed_memory(run), *phases]
+    return [*sft, *(embed_memory(run, each) if isinstance(each, str) else phase_memory(run, each) for each in run_order(recipe))]
 
 
-def embed_memory(run: RunSizes) -> PhaseMemory:
+def embed_memory(run: RunSizes, name: str = "embed") -> PhaseMemory:
     """An encoder worker of the latent store: the base without an output layer, not sharded, and a chunk without a graph."""
     encoder = (run.model.parameters - run.model.head_parameters) * run.compute_bytes if run.lora else run.model.parameters * 4
     adapters = run.lora_parameters * 4 if run.lora else 0
-    return PhaseMemory("embed", encoder, adapters, 0, 0, _chunk(run, run.chunk_tokens, "nothing"), 0, 0)
+    return PhaseMemory(name, encoder, adapters, 0, 0, _chunk(run, run.chunk_tokens, "nothing"), 0, 0)
 
 
 def sft_memory(run: RunSizes) -> PhaseMemory:

@@ -5,12 +5,42 @@ Without `torch.distributed` (a plain process) there is one worker and every coll
 
 from __future__ import annotations
 
+import os
+import platform
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from clinjepa.errors import ResourceError
+
+
+def chosen_device(use_gpu: bool | None) -> torch.device:
+    """Where this process computes: as it is told; when nobody tells it (None), on a GPU if torch sees one.
+
+    That a GPU is seen does not mean that it was given: Ray hides none from a worker that asked for none.
+    Raises ResourceError when a GPU is asked for and torch can use none.
+    """
+    if use_gpu:
+        require_gpu()
+    if use_gpu is False or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def require_gpu() -> None:
+    """Raise ResourceError when torch can use no GPU in this process; takes none, so that a driver may ask too."""
+    if torch.cuda.is_available():
+        return
+    where = f"execution.use_gpu=true, but on {platform.node()} torch {torch.__version__}"
+    if torch.version.cuda is None and torch.version.hip is None:
+        raise ResourceError(f"{where} has no CUDA build; install torch with CUDA on every node with GPUs, or set execution.use_gpu=false")
+    raise ResourceError(
+        f"{where} sees no GPU (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); see whether nvidia-smi works "
+        "there and its driver is new enough for this torch, or set execution.use_gpu=false"
+    )
 
 
 @dataclass
@@ -24,11 +54,14 @@ class Dist:
 
     @classmethod
     def current(cls) -> Dist:
-        """From `torch.distributed` when it is initialised (by Ray Train, `torchrun`), else a single worker."""
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        """From `torch.distributed` when it is initialised (by Ray Train, `torchrun`), else a single worker.
+
+        Who made the process group chose the device with its backend: gloo is the CPU, whatever GPUs are seen.
+        """
         if torch_dist.is_available() and torch_dist.is_initialized():
+            device = chosen_device(False if torch_dist.get_backend() == "gloo" else None)
             return cls(torch_dist.get_rank(), torch_dist.get_world_size(), device)
-        return cls(0, 1, device)
+        return cls(0, 1, chosen_device(None))
 
     @property
     def is_main(self) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from clinjepa.curriculum.assembly import encoder_spec
+from clinjepa.curriculum.dist import chosen_device
 from clinjepa.curriculum.out_of_memory import embedding_remedies, out_of_memory
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.io import read_tensors
@@ -32,6 +33,8 @@ class EmbedJob:
     """Folder with `online.safetensors`; None when the base itself encodes."""
 
     encoder_settings: dict[str, Any]
+    use_gpu: bool | None = None
+    """Whether to compute on a GPU; None: where torch sees one."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -55,7 +58,7 @@ class Embedder:
     @cached_property
     def encoder(self) -> Encoder:
         """The frozen encoder, built when the first shard needs it."""
-        encoder = build_encoder(self._spec, Folder(self._job.base), 0, device="cuda" if torch.cuda.is_available() else "cpu")
+        encoder = build_encoder(self._spec, Folder(self._job.base), 0, device=chosen_device(self._job.use_gpu))
         if self._job.encoder is not None:
             encoder.load_online(read_tensors(Folder(self._job.encoder), "online.safetensors"))
         encoder.freeze()

@@ -135,6 +135,30 @@ def phase_steps(recipe: Recipe, settings: Mapping[str, Any]) -> list[int]:
     return steps
 
 
+def run_order(recipe: Recipe) -> list[Phase | str]:
+    """What a run does on GPUs after SFT: the phases that train and, as names `embed (…)`, the latent stores that are filled between them.
+
+    A store is filled for every encoder whose latents somebody reads: a phase that trains the predictor alone, or the evaluation at the
+    end. The name says what made the encoder: `encoder_start`, or the phase that trained it.
+    """
+    order: list[Phase | str] = []
+
+    def fill() -> None:
+        if (store := f"embed ({encoder})") not in order:
+            order.append(store)
+
+    encoder = recipe.encoder_start
+    for phase in recipe.phases:
+        if phase.trains == "predictor":
+            fill()
+        elif phase.trains == "both":
+            encoder = phase.name
+        if phase.trains != "nothing":
+            order.append(phase)
+    fill()
+    return order
+
+
 @cache
 def _load_file() -> dict[str, Recipe]:
     return parse_recipes(_RECIPES_FILE.read_text(encoding="utf-8"))

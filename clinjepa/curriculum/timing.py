@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from clinjepa.curriculum.budget import RunSizes, busy_workers
-from clinjepa.curriculum.recipes import Recipe, phase_steps
+from clinjepa.curriculum.recipes import Recipe, phase_steps, run_order
 from clinjepa.curriculum.sizes import predictor_parameters
 from clinjepa.trajectory.store import TrajectoryReader
 
@@ -30,6 +30,7 @@ class TextFigures:
     tokens_per_action: float
     num_hours: int
     """Hours of all stays."""
+    num_stays: int
     training_share: float
     measured: bool
 
@@ -46,9 +47,14 @@ class TextFigures:
         """Of all texts, the static ones apart."""
         return self.num_hours * self.tokens_per_hour
 
+    @property
+    def num_latents(self) -> int:
+        """Vectors of a latent store: a state and an action an hour, a static text a stay."""
+        return 2 * self.num_hours + self.num_stays
 
-ASSUMED = TextFigures(48, 40, 90, 30, 7_500_000, 0.7, measured=False)
-"""Where there is no trajectory store: MIMIC-IV's order of magnitude (about 15 M texts), windows of up to 72 h."""
+
+ASSUMED = TextFigures(48, 40, 90, 30, 7_500_000, 94_000, 0.7, measured=False)
+"""Where there is no trajectory store: MIMIC-IV's order of magnitude (94,000 stays, about 15 M texts), windows of up to 72 h."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ def text_figures(reader: TrajectoryReader) -> TextFigures:
         tokens_per_state=float(np.mean(states)),
         tokens_per_action=float(np.mean(actions)),
         num_hours=int(hours.sum()),
+        num_stays=len(hours),
         training_share=float(hours[split == "train"].sum() / hours.sum()),
         measured=True,
     )
@@ -85,7 +92,7 @@ def text_figures(reader: TrajectoryReader) -> TextFigures:
 def run_times(
     run: RunSizes, recipe: Recipe, texts: TextFigures, sections: Mapping[str, Mapping[str, Any]], peak_tflops: float, fp32_tflops: float
 ) -> list[PhaseTime]:
-    """SFT, one latent store, and every phase that trains. sections: the configuration as plain values."""
+    """SFT, every latent store (`run_order`), and every phase that trains. sections: the configuration as plain values."""
     utilisation, workers = float(sections["execution"]["gpu_utilisation"]), run.num_workers
     encoder_rate = (peak_tflops if run.compute_bytes == 2 else fp32_tflops) * 1e12 * utilisation
     predictor_rate = fp32_tflops * 1e12 * utilisation
@@ -100,12 +107,14 @@ def run_times(
         flops = tokens * sft_flops(run)
         num_micro = -(-int(sft["tokens_per_step"]) // int(sft["micro_tokens"]))
         times.append(PhaseTime("sft", steps, tokens, flops, flops / encoder_rate / busy_workers(num_micro, workers)))
-    flops = texts.tokens * forward_flops(run)
     pool = min(int(sections["execution"]["embed_workers"]), workers)  # of the same GPUs
-    times.append(PhaseTime("embed", 0, texts.tokens, flops, flops / encoder_rate / pool))
-    for phase, steps in zip(recipe.phases, phase_steps(recipe, sections["curriculum"]), strict=True):
-        if phase.trains == "nothing":
+    steps_of = dict(zip((phase.name for phase in recipe.phases), phase_steps(recipe, sections["curriculum"]), strict=True))
+    for phase in run_order(recipe):
+        if isinstance(phase, str):
+            flops = texts.tokens * forward_flops(run)
+            times.append(PhaseTime(phase, 0, texts.tokens, flops, flops / encoder_rate / pool))
             continue
+        steps = steps_of[phase.name]
         windows = steps * run.global_batch
         states = windows * texts.hours_per_window * texts.tokens_per_state if phase.target == "ema" else 0.0
         online = windows * texts.tokens_per_window if phase.trains == "both" else 0.0

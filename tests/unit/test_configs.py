@@ -75,6 +75,11 @@ def test_full_size_configuration_has_the_dimensions_of_the_method() -> None:
     assert (config.encoder.lora.rank, config.encoder.lora.alpha) == (16, 32) and config.curriculum.num_steps == 11776
 
 
+def test_a_run_of_days_survives_lost_workers_but_neither_a_collapse_nor_endless_restarts() -> None:
+    config = load_config(ROOT / "configs" / "mimic_iv_qwen3_8b.yaml")
+    assert config.curriculum.stop_on_collapse and 10 <= config.execution.max_worker_failures <= 50
+
+
 def test_empty_configuration_is_the_defaults(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "{}")) == Config()
 

@@ -13,11 +13,11 @@ import torch
 import clinjepa.curriculum.budget as budget
 import clinjepa.curriculum.gathering as gathering
 import clinjepa.model.encoder as encoder_module
-from clinjepa.config import load_config
+from clinjepa.config import Config, load_config
 from clinjepa.curriculum.budget import RunSizes, advice, fits, phase_memory, run_memory, sft_memory
 from clinjepa.curriculum.recipes import load_recipe
-from clinjepa.curriculum.sizes import Architecture, known_model, predictor_kept_bytes, predictor_parameters
-from clinjepa.curriculum.timing import TextFigures, run_times, text_figures
+from clinjepa.curriculum.sizes import Architecture, known_gpus, known_model, predictor_kept_bytes, predictor_parameters
+from clinjepa.curriculum.timing import ASSUMED, TextFigures, forward_flops, run_times, text_figures
 from clinjepa.model.base import random_model
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.losses import rollout_loss, teacher_forcing_loss
@@ -26,12 +26,17 @@ from clinjepa.model.predictor import build_predictor
 from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder
 from clinjepa.trajectory.store import TrajectoryReader
-from pipelines.budgeting import gpu_budget
-from tests.curriculum_store import make_trajectories
+from pipelines.artifacts import Artifact
+from pipelines.budgeting import gpu_budget, latent_store_lines
+from pipelines.planning import plan_experiment
+from pipelines.stages import Stage
+from tests.curriculum_store import make_encoder, make_latents, make_trajectories
+from tests.finished_training import small_config
 from tests.live_bytes import LiveBytes
-from tests.model_encoders import encoder_spec
+from tests.model_encoders import SETTINGS, encoder_spec
 
-CONFIG = load_config(Path(__file__).parents[2] / "configs" / "mimic_iv_qwen3_8b.yaml")
+FULL_SIZE = Path(__file__).parents[2] / "configs" / "mimic_iv_qwen3_8b.yaml"
+CONFIG = load_config(FULL_SIZE)
 SECTIONS = CONFIG.model_dump(mode="json")
 QWEN = known_model("Qwen/Qwen3-8B")
 RECIPE = load_recipe("clin_jepa")
@@ -150,7 +155,9 @@ def test_sft_logits_are_bounded_whatever_the_tokens() -> None:
 
 
 def test_the_order_is_that_of_the_run() -> None:
-    assert [each.name for each in run_memory(run_sizes(), RECIPE)] == ["sft", "embed", "warmup", "joint", "alignment", "finalization"]
+    names = ["sft", "embed (sft)", "warmup", "joint", "embed (joint)", "alignment", "finalization"]
+    assert [each.name for each in run_memory(run_sizes(), RECIPE)] == names
+    assert [each.name for each in run_times(run_sizes(), RECIPE, ASSUMED, SECTIONS, 1000.0, 50.0)] == names
 
 
 def test_what_fits_needs_no_advice() -> None:
@@ -182,7 +189,7 @@ def test_a_budget_below_the_longest_text_saves_no_memory_and_is_not_advised() ->
 
 def test_advice_says_when_nothing_suffices() -> None:
     (line,) = advice(run_sizes(memory=12), RECIPE)
-    assert "smaller encoder.model" in line and "(embed needs" in line
+    assert "smaller encoder.model" in line and "(embed (sft) needs" in line
 
 
 @pytest.mark.parametrize("workers", [32, (1, 32)])
@@ -204,7 +211,7 @@ def planned(workers: int | tuple[int, int]):
 
 
 def test_time_of_joint_refinement_by_hand() -> None:
-    texts = TextFigures(10, 20, 60, 30, 1000, 0.5, measured=True)
+    texts = TextFigures(10, 20, 60, 30, 1000, 20, 0.5, measured=True)
     run = run_sizes(num_workers=4)
     joint = next(each for each in run_times(run, RECIPE, texts, SECTIONS, 1000.0, 50.0) if each.name == "joint")
     steps = joint.steps
@@ -221,7 +228,7 @@ def test_time_of_joint_refinement_by_hand() -> None:
 
 
 def test_idle_workers_make_nothing_faster() -> None:
-    texts = TextFigures(10, 20, 60, 30, 1000, 0.5, measured=True)
+    texts = TextFigures(10, 20, 60, 30, 1000, 20, 0.5, measured=True)
     eight, more = (run_times(run_sizes(num_workers=n), RECIPE, texts, SECTIONS, 1000.0, 50.0)[-1].seconds for n in (8, 32))
     assert eight == more
 
@@ -232,6 +239,7 @@ def test_text_figures_are_those_of_the_store(tmp_path: Path) -> None:
     figures = text_figures(reader)
     assert figures.tokens_per_state == np.mean([len(text) for stay in stays for text in stay.states])
     assert figures.num_hours == sum(reader.stays["num_hours"].to_pylist())
+    assert figures.num_latents == sum(2 * hours + 1 for hours in reader.stays["num_hours"].to_pylist())
 
 
 @pytest.mark.parametrize("workers", [1, 4, 8])
@@ -239,4 +247,59 @@ def test_the_full_size_is_planned_for_h100s(workers: int) -> None:
     table, lines = planned(workers)
     assert f"{workers} x H100" in str(table.title)
     assert any("assumed" in line for line in lines)
-    assert table.row_count == 7
+    assert table.row_count == 8
+
+
+@pytest.mark.parametrize(("recipe", "passes"), [("clin_jepa", 2), ("no_alignment", 2), ("sft", 1), ("untrained", 1)])
+def test_every_encoder_whose_latents_are_read_costs_a_pass_over_all_texts(recipe: str, passes: int) -> None:
+    times = run_times(run_sizes(num_workers=8), load_recipe(recipe), ASSUMED, SECTIONS, 1000.0, 50.0)
+    seconds = sum(each.seconds for each in times if each.name.startswith("embed"))
+    assert seconds == pytest.approx(passes * ASSUMED.tokens * forward_flops(run_sizes()) / 4e14 / 8)
+
+
+def test_the_figures_of_the_documentation_are_those_of_the_plan() -> None:
+    def hours(*overrides: str) -> float:
+        sections = load_config(FULL_SIZE, list(overrides)).model_dump(mode="json")
+        gpu = known_gpus()["H100"]
+        run = RunSizes.from_settings(QWEN, sections, gpu["memory_gib"])
+        return sum(each.seconds for each in run_times(run, RECIPE, ASSUMED, sections, gpu["bf16_tflops"], gpu["fp32_tflops"])) / 3600
+
+    one, four, eight = (hours(f"execution.num_workers={workers}") for workers in (1, 4, 8))
+    many = hours("execution.num_workers=32", "execution.embed_workers=32", "curriculum.micro_batch=1")
+    page = " ".join((FULL_SIZE.parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8").split())
+    assert f"({many * 60:.0f} minutes; {one:.1f} h with one GPU, {four:.1f} h with four, {eight:.1f} h with eight, as it is)" in page
+    assert f"{eight:.1f} h (one GPU {one:.1f} h, four {four:.1f} h; docs/scaling.md)" in FULL_SIZE.read_text(encoding="utf-8")
+
+
+def test_latent_stores_are_sized_before_the_data_are_there() -> None:
+    first, *stores, together = latent_store_lines(CONFIG, None)
+    assert "15,094,000 vectors (assumed" in first and first.endswith("x 4,096 x 2 B = 123,650,048,000 B (124 GB) each")
+    assert [line.split("encoder of ")[1].split(":")[0] for line in stores] == ["base model", "SFT", "joint"]
+    assert together == "  together: 370,950,144,000 B (371 GB)"
+
+
+def test_latent_stores_are_sized_by_the_trajectory_store_and_then_by_their_own_files(tmp_path: Path) -> None:
+    config = small_config(tmp_path / "storage", "grid.recipes=[clin_jepa]")
+    experiment = plan_experiment(config)
+    made = Folder(make_trajectories(tmp_path / "made"))
+    publish(config, experiment.trajectories, made, {})
+    vectors = sum(2 * hours + 1 for hours in TrajectoryReader(made).stays["num_hours"].to_pylist())
+    expected = vectors * config.encoder.hidden_size * 4
+    first, *stores, together = latent_store_lines(config, experiment)
+    assert first.startswith(f"latent stores: {vectors:,} vectors (the trajectory store's)")
+    assert len(stores) == 2 and all(f": {expected:,} B" in line and line.endswith("to write") for line in stores)
+    assert f"{2 * expected:,} B" in together
+
+    encoder = make_encoder(made.address, SETTINGS)
+    written = Folder(make_latents(tmp_path / "latents", made.address, encoder))
+    size = sum(file.stat().st_size for file in (tmp_path / "latents" / "latents").iterdir())
+    publish(config, experiment.trials[0].embed, written, {"bytes": size})
+    _, *stores, together = latent_store_lines(config, experiment)
+    assert sorted(line.endswith("to write") for line in stores) == [False, True]
+    assert any(f": {size:,} B" in line for line in stores) and f"{expected + size:,} B" in together
+
+
+def publish(config: Config, stage: Stage, content: Folder, metrics: dict[str, int]) -> None:
+    artifact = Artifact.at(Folder(config.storage), stage.kind, stage.key)
+    artifact.folder.upload(content.address)
+    artifact.publish(inputs={}, settings={}, metrics=metrics, seconds=0.0, num_workers=1, run_id="test", label=stage.label)

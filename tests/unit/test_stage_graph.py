@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from clinjepa.config import Config, load_config, result_fields
+from clinjepa.curriculum.recipes import load_recipe, recipe_names, run_order
 from clinjepa.errors import ConfigError
 from pipelines.stages import Experiment, build_experiment
 
@@ -119,6 +120,13 @@ def test_recipes_share_what_they_have_in_common() -> None:
     ]
     assert trials["clin_jepa"].embed.key == trials["no_alignment"].embed.key
     assert trials["sft"].embed.key != trials["untrained"].embed.key
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_the_plan_counts_the_latent_stores_of_the_graph(recipe: str) -> None:
+    (trial,) = build_experiment(load_config(DEMO, [f"grid.recipes=[{recipe}]", "grid.seeds=[0]"]), "content").trials
+    stores = [each for each in run_order(load_recipe(recipe)) if isinstance(each, str)]
+    assert len(stores) == sum(stage.kind == "embed" for stage in trial.stages)
 
 
 @pytest.mark.parametrize("key", ["evaluation.downstream.tasks", "labels.tasks"])
