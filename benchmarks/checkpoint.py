@@ -23,7 +23,7 @@ from benchmarks.harness import Report, arguments, publish
 from clinjepa.curriculum.batches import plain_feed
 from clinjepa.curriculum.checkpoint import CheckpointWriter, find_checkpoint
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.jobs import job_digest
+from clinjepa.curriculum.inputs import agreed_digests
 from clinjepa.curriculum.optimizer import GroupedAdamW
 from clinjepa.curriculum.phase import run_phase
 from clinjepa.model.io import predictor_state
@@ -87,7 +87,7 @@ def course(
     training: Training, folder: Path, num_saves: int, steps_between: int, save: Callable[[CheckpointWriter, int], None], mode: bool
 ) -> Course:
     """Steps and saves in turn, `steps_between` steps before each save and after the last."""
-    writer = CheckpointWriter(Folder(folder), "benchmark", keep=2, asynchronous=mode)
+    writer = CheckpointWriter(Folder(folder), {"settings": "benchmark"}, keep=2, asynchronous=mode)
     blocked, stepping = [], 0.0
     for number in range(num_saves + 1):
         began = time.perf_counter()
@@ -153,7 +153,7 @@ def blocked_in_training(stores: DemoStores, root: Path, num_steps: int, every: i
     """Seconds per save and per step of joint refinement. The last save, which always waits, is apart: its own state knows those before."""
     job = stores.job("joint", root, num_steps, checkpoint_every_steps=every, asynchronous_checkpoints=asynchronous)
     run_phase(job, Dist.current(), plain_feed(job), lambda *_: None)
-    checkpoint = find_checkpoint(Folder(job.out) / "checkpoints", job_digest(job))
+    checkpoint = find_checkpoint(Folder(job.out) / "checkpoints", agreed_digests(job, Dist.current()))
     if checkpoint is None:
         raise RuntimeError("the training left no checkpoint")
     timing = checkpoint.state()["history"]["timing"]

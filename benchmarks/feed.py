@@ -60,7 +60,7 @@ def eaten_per_second(fp32_tflops: float) -> tuple[float, float, str]:
 def wide_latents(stores: DemoStores, out: Folder) -> str:
     """A latent store of the trajectory store's stays with random vectors as wide as Qwen3-8B's; returns its address."""
     generator = np.random.default_rng(0)
-    writer, stays = LatentWriter("bfloat16"), stores.reader.stays
+    writer, stays = LatentWriter("random", "bfloat16"), stores.reader.stays
     shards = np.asarray(stays["shard"].to_pylist())
 
     def of_shard(shard: str) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:

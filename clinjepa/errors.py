@@ -28,6 +28,10 @@ class CheckpointError(ClinJepaError):
     """A checkpoint that is torn, altered, of another schema or of another base model."""
 
 
+class TornCheckpointError(CheckpointError):
+    """A checkpoint that is not whole, or not what was written; the one before it may be."""
+
+
 class TrainingError(ClinJepaError):
     """Training that must not go on: NaN, an exploding norm, a collapse beyond its threshold."""
 

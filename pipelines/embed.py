@@ -33,7 +33,7 @@ def least_embed_needs(config: Config) -> Needs:
 
 
 def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    """Shard by shard; a shard that is done is recognised by its index file, so a restart costs at most the shards in work."""
+    """Shard by shard; a shard that this encoder has done is recognised by its header, so a restart costs at most the shards in work."""
     config, out = context.config, artifact.folder
     address = {name: context.artifact(upstream).folder.address for name, upstream in stage.inputs.items()}
     job = EmbedJob(

@@ -12,6 +12,7 @@ from clinjepa.evaluation.downstream import evaluate_downstream
 from clinjepa.evaluation.drift import evaluate_drift
 from clinjepa.evaluation.geometry import evaluate_geometry
 from clinjepa.evaluation.roundtrip import evaluate_roundtrip
+from clinjepa.model.identity import encoder_digest
 from clinjepa.model.io import load_predictor
 from clinjepa.storage import Folder
 from clinjepa.trajectory.labels import read_labels
@@ -49,13 +50,25 @@ def _evaluate(
     context: RunContext, stage: Stage, artifact: Artifact, function: Callable[[Config, _Inputs], dict[str, Any]]
 ) -> dict[str, Any]:
     inputs = {name: context.artifact(upstream).folder for name, upstream in stage.inputs.items()}
-    return run_remotely(context, _write_result, function, context.config, inputs, artifact.folder)
+    return run_remotely(context, _write_result, function, context.config, inputs, _encoder_of(context, stage), artifact.folder)
 
 
-def _write_result(function: Callable[[Config, _Inputs], dict[str, Any]], config: Config, inputs: _Inputs, out: Folder) -> dict[str, Any]:
+def _encoder_of(context: RunContext, stage: Stage) -> _Inputs:
+    """Folders of the encoder that the stage's latents are to be of; none where its latents or their encoder are not stored any more."""
+    embed = stage.inputs.get("latents")
+    upstream = {name: context.artifact(embed.inputs[name]) for name in ("base", "encoder") if name in embed.inputs} if embed else {}
+    return {name: each.folder for name, each in upstream.items()} if all(each.is_complete() for each in upstream.values()) else {}
+
+
+def _write_result(
+    function: Callable[[Config, _Inputs], dict[str, Any]], config: Config, inputs: _Inputs, encoder: _Inputs, out: Folder
+) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(max(1, int(config.execution.evaluation_cpus)))
+    if encoder:
+        named = " and ".join(folder.address for folder in encoder.values())
+        LatentReader(inputs["latents"]).check_encoder(encoder_digest(encoder["base"], encoder.get("encoder")), named)
     out.write_json(RESULT, function(config, inputs))
     return {}
 

@@ -29,7 +29,7 @@ FORMAT_VERSIONS = {
     "labels": 3,
     "base": 1,
     "sft": 2,
-    "embed": 1,
+    "embed": 2,
     "phase": 2,
     "sync": 1,
     "roundtrip": 1,

@@ -24,7 +24,6 @@ from ray.train.torch.config import TorchConfig, _TorchBackend
 
 from clinjepa import errors
 from clinjepa.config import Config, result_fields
-from clinjepa.curriculum.checkpoint import TornCheckpointError
 from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob, load_job
 from clinjepa.curriculum.phase import hard_sync
 from pipelines.artifacts import Artifact
@@ -250,7 +249,7 @@ def _train_loop(work: dict[str, Any]) -> None:
         run(job, Dist.current(), ray_data_feed(job), on_report, notice)  # type: ignore[arg-type]
         for tracker in trackers:
             tracker.close()
-    except TornCheckpointError:
+    except errors.TornCheckpointError:
         raise  # the next attempt takes the one before
     except errors.ClinJepaError as error:
         _note(work["name"], error)

@@ -11,13 +11,13 @@ import torch
 
 from clinjepa.config.schema import Config
 from clinjepa.curriculum.assembly import encoder_spec
+from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.model.base import make_base
 from clinjepa.model.encoder import Encoder, build_encoder
-from clinjepa.model.packing import encode_texts
 from clinjepa.storage import Folder
 from clinjepa.trajectory import ingest
-from clinjepa.trajectory.latents import LatentWriter, finish_latents
-from clinjepa.trajectory.store import TrajectoryReader, build_trajectories, finish_trajectories
+from clinjepa.trajectory.latents import finish_latents
+from clinjepa.trajectory.store import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokenizer import train_tokenizer
 
 LATENT_DIM = 32
@@ -68,23 +68,18 @@ def make_encoder(trajectories: str, settings: dict) -> Encoder:
     return build_encoder(encoder_spec(settings, Folder(trajectories)), None, seed=0)
 
 
-def make_latents(folder: Path, trajectories: str, encoder: Encoder, token_budget: int = 512) -> str:
-    """The latents of every stay under `encoder`; returns the store's address."""
-    reader, out = TrajectoryReader(Folder(trajectories)), Folder(folder)
-    stays = []
-    for stay_id in reader.stays["stay_id"].to_pylist():
-        stay = reader.stay(stay_id)
-        z = encode_texts(encoder, [stay.static, *stay.states, *stay.actions], token_budget).float().numpy()
-        stays.append((stay_id, z[0], z[1 : 1 + len(stay.states)], z[1 + len(stay.states) :]))
-    LatentWriter().write_part(out, "p0", stays)
-    finish_latents(out)
-    return out.address
+def make_latents(out: Path, trajectories: str, base: Path, encoder: Path | None, encoder_settings: dict[str, Any]) -> str:
+    """The latents of every stay under a base, or the online adapters in the folder `encoder` on it; returns the store's address."""
+    job = EmbedJob(Folder(out).address, trajectories, str(base), str(encoder) if encoder else None, encoder_settings)
+    embedder = Embedder(job)
+    for shard in Folder(trajectories).names("shards"):
+        embedder.embed_shard(shard.removesuffix(".parquet"))
+    finish_latents(embedder.out)
+    return job.out
 
 
-def make_base_and_latents(root: Path, trajectories: str, encoder_settings: dict[str, Any]) -> tuple[Encoder, str]:
-    """A random base in `root/base`, the encoder on it (one thread), and its latent store `root/base_latents`."""
+def make_base_and_latents(root: Path, trajectories: str, encoder_settings: dict[str, Any]) -> str:
+    """A random base in `root/base`, and its latent store `root/base_latents` (encoded with one thread), whose address is returned."""
     torch.set_num_threads(1)
-    spec = encoder_spec(encoder_settings, Folder(trajectories))
-    make_base(spec, 0, Folder(root / "base"))
-    encoder = build_encoder(spec, Folder(root / "base"), 0)
-    return encoder, make_latents(root / "base_latents", trajectories, encoder)
+    make_base(encoder_spec(encoder_settings, Folder(trajectories)), 0, Folder(root / "base"))
+    return make_latents(root / "base_latents", trajectories, root / "base", None, encoder_settings)

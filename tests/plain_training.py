@@ -22,9 +22,10 @@ STEPS = 8
 def warmup_job(root: Path) -> PhaseJob:
     """A phase that saves after every step, with stores under `root` and a predictor large enough (60 MB a checkpoint) to be met saving."""
     trajectories = make_trajectories(root)
-    _, latents = make_base_and_latents(root, trajectories, ENCODER)
+    latents = make_base_and_latents(root, trajectories, ENCODER)
     return replace(
         phase_job("warmup", trajectories=trajectories, latents=latents, num_steps=STEPS, total_steps=STEPS, checkpoint_every_steps=1),
+        base=str(root / "base"),
         predictor_settings={**PREDICTOR, "hidden_size": 384, "num_layers": 3, "ffn_size": 1536},
         log_every_steps=1,
     )

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipelines.artifacts import content_key
 from tests.cli import ROOT
 from tests.curriculum_jobs import ENCODER, SFT, phase_job
 from tests.curriculum_processes import run_job, run_on_workers
-from tests.curriculum_store import make_base_and_latents, make_trajectories
+from tests.curriculum_store import make_base_and_latents, make_latents, make_trajectories
 from tests.ray_nodes import RayNodes
 from tests.saved import checkpoints_in, newest_whole
 from tests.training_driver import folder_of
@@ -36,7 +37,7 @@ class Inputs:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.trajectories = make_trajectories(root)
-        _, self.latents = make_base_and_latents(root, self.trajectories, ENCODER)
+        self.latents = make_base_and_latents(root, self.trajectories, ENCODER)
 
     def sft_job(self, num_steps: int, out: Path) -> SftJob:
         settings = SFT | {"num_epochs": 1000.0, "max_steps": num_steps}
@@ -46,7 +47,7 @@ class Inputs:
     def job(self, phase: str, num_steps: int, out: Path) -> PhaseJob:
         inputs: dict[str, Any] = {"latents": None} if phase == "joint" else {"latents": self.latents}
         if phase == "alignment":
-            inputs |= {"encoder": self.after("joint"), "target": self.after("joint")}
+            inputs = {"encoder": self.after("joint"), "target": self.after("joint"), "latents": self.joint_latents}
         return phase_job(
             phase,
             out=str(out),
@@ -59,6 +60,11 @@ class Inputs:
             global_batch=10,
             **inputs,
         )
+
+    @cached_property
+    def joint_latents(self) -> str:
+        """The latent store of what joint refinement left."""
+        return make_latents(self.root / "joint_latents", self.trajectories, self.root / "base", Path(self.after("joint")), ENCODER)
 
     def after(self, phase: str) -> str:
         """A folder that a short phase left."""

@@ -21,15 +21,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from clinjepa.curriculum.dist import Dist
-from clinjepa.errors import CheckpointError, StoreError
+from clinjepa.errors import CheckpointError, StoreError, TornCheckpointError
 from clinjepa.storage import Folder
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+Digests = Mapping[str, str]
+"""Of what a job's result follows from: of its settings and of each input's content (`inputs.agreed_digests`)."""
 _STEP_NAME = re.compile(r"step-(\d{8,})$")
-
-
-class TornCheckpointError(CheckpointError):
-    """Not whole; the one before may be."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +66,11 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Folder, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any] | str, digest: str, keep: int
+    folder: Folder, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any] | str, digests: Digests, keep: int
 ) -> str:
     """Write a checkpoint after `step` steps and drop the older ones beyond `keep`; returns its address.
 
-    folder: `out/checkpoints`; tensors: by file name without suffix, whole tensors; state: JSON values or JSON; digest: of the job.
+    folder: `out/checkpoints`; tensors: by file name without suffix, whole tensors; state: JSON values or JSON; digests: of the job.
     One worker calls this. Raises StorageError (a full disk, an unreachable bucket); earlier checkpoints are left whole.
     """
     target = checkpoint_folder(folder, step)
@@ -86,9 +84,9 @@ def save_checkpoint(
     for name, group in tensors.items():
         write(f"{name}.safetensors", tensor_bytes(group))
     write("state.json", (state if isinstance(state, str) else json.dumps(state, allow_nan=False)).encode())
-    manifest = {"schema_version": SCHEMA_VERSION, "step": step, "job": digest, "files": files}
+    manifest = {"schema_version": SCHEMA_VERSION, "step": step, "job": dict(digests), "files": files}
     target.write_json("manifest.json", manifest | {"sha256": _manifest_digest(manifest)})
-    _retain(folder, step, keep, digest)
+    _retain(folder, step, keep, digests)
     return target.address
 
 
@@ -99,8 +97,8 @@ class CheckpointWriter:
     the training.
     """
 
-    def __init__(self, folder: Folder, digest: str, keep: int, asynchronous: bool) -> None:
-        self._folder, self._digest, self._keep = folder, digest, keep
+    def __init__(self, folder: Folder, digests: Digests, keep: int, asynchronous: bool) -> None:
+        self._folder, self._digests, self._keep = folder, digests, keep
         self._asynchronous = asynchronous
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clinjepa-checkpoint")
         self._writing: Future[str] | None = None
@@ -111,7 +109,7 @@ class CheckpointWriter:
         began = time.perf_counter()
         self.wait()
         text = json.dumps(state, allow_nan=False)  # now: the training goes on adding to it
-        self._writing = self._pool.submit(save_checkpoint, self._folder, step, tensors, text, self._digest, self._keep)
+        self._writing = self._pool.submit(save_checkpoint, self._folder, step, tensors, text, self._digests, self._keep)
         if not self._asynchronous:
             self.wait()
         self.blocked_seconds += time.perf_counter() - began
@@ -137,16 +135,16 @@ class CheckpointWriter:
         self._pool.shutdown(wait=True)
 
 
-def find_checkpoint(folder: Folder, digest: str) -> Checkpoint | None:
+def find_checkpoint(folder: Folder, digests: Digests) -> Checkpoint | None:
     """The newest whole checkpoint of the job, verified; None when there is none.
 
     A torn or altered one is passed over with a warning. Raises CheckpointError when one is whole but of another schema
-    version or of a job with other settings.
+    version or of a job with other settings or inputs.
     """
     for step in sorted(_steps(folder), reverse=True):
         place = checkpoint_folder(folder, step)
         try:
-            checkpoint = open_checkpoint(place, digest)
+            checkpoint = open_checkpoint(place, digests)
             checkpoint.verify()
         except TornCheckpointError as fault:
             warnings.warn(f"{fault}; the checkpoint before it is taken", stacklevel=2)
@@ -155,11 +153,15 @@ def find_checkpoint(folder: Folder, digest: str) -> Checkpoint | None:
     return None
 
 
-def newest_for_all(folder: Folder, digest: str, dist: Dist) -> Checkpoint | None:
-    """The newest whole checkpoint, chosen and verified by worker 0, opened by every worker; all workers call it."""
-    found = find_checkpoint(folder, digest) if dist.is_main else None
-    step = dist.broadcast_int(found.step if found else -1)
-    return found or (open_checkpoint(checkpoint_folder(folder, step), digest) if step >= 0 else None)
+def newest_for_all(folder: Folder, digests: Digests, dist: Dist) -> Checkpoint | None:
+    """The newest whole checkpoint, chosen and verified by worker 0, opened by every worker; all workers call it, and it raises alike."""
+
+    def newest() -> int | None:
+        found = find_checkpoint(folder, digests)
+        return found.step if found else None
+
+    step = dist.from_main(newest)
+    return None if step is None else open_checkpoint(checkpoint_folder(folder, step), digests)
 
 
 def checkpoint_folder(folder: Folder, step: int) -> Folder:
@@ -167,7 +169,7 @@ def checkpoint_folder(folder: Folder, step: int) -> Folder:
     return folder / _step_name(step)
 
 
-def open_checkpoint(place: Folder, digest: str) -> Checkpoint:
+def open_checkpoint(place: Folder, digests: Digests) -> Checkpoint:
     """The checkpoint in one folder; its manifest is checked here, its files when they are read."""
     try:
         manifest = place.read_json("manifest.json")
@@ -182,8 +184,15 @@ def open_checkpoint(place: Folder, digest: str) -> Checkpoint:
         )
     if manifest.pop("sha256", None) != _manifest_digest(manifest) or not place.address.endswith(_step_name(manifest["step"])):
         raise TornCheckpointError(f"{place.address}/manifest.json is not what was written: it was altered, or another checkpoint's")
-    if manifest["job"] != digest:
+    made_of: Digests = manifest["job"]
+    others = sorted(name for name in made_of.keys() | digests.keys() if made_of.get(name) != digests.get(name))
+    if "settings" in others:
         raise CheckpointError(f"{place.address} was made by a job with other settings; remove its folder or choose another out")
+    if others:
+        raise CheckpointError(
+            f"{place.address} was made from other inputs than the job has now ({', '.join(others)}); "
+            f"put those back, or remove {place.address.rpartition('/')[0]} to train from the new ones"
+        )
     return Checkpoint(place, int(manifest["step"]), manifest["files"])
 
 
@@ -205,18 +214,18 @@ def _steps(folder: Folder) -> list[int]:
     return [int(found.group(1)) for name in folder.names() if (found := _STEP_NAME.match(name))]
 
 
-def _retain(folder: Folder, step: int, keep: int, digest: str) -> None:
+def _retain(folder: Folder, step: int, keep: int, digests: Digests) -> None:
     # What is newer than the checkpoint just written was refused when the job went on from before it; what was cut short would keep
     # the place of a whole one.
     steps = _steps(folder)
-    whole = sorted(other for other in steps if other <= step and _opens(checkpoint_folder(folder, other), digest))
+    whole = sorted(other for other in steps if other <= step and _opens(checkpoint_folder(folder, other), digests))
     for other in set(steps) - set(whole[-keep:]):
         checkpoint_folder(folder, other).remove()
 
 
-def _opens(place: Folder, digest: str) -> bool:
+def _opens(place: Folder, digests: Digests) -> bool:
     try:
-        open_checkpoint(place, digest)
+        open_checkpoint(place, digests)
     except CheckpointError:
         return False
     return True

@@ -5,15 +5,19 @@ Without `torch.distributed` (a plain process) there is one worker and every coll
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from clinjepa import errors
 from clinjepa.errors import ResourceError
 
 
@@ -90,13 +94,26 @@ class Dist:
         torch_dist.all_reduce(tensor, op=torch_dist.ReduceOp.MAX)
         return int(tensor.item())
 
-    def broadcast_int(self, value: int) -> int:
-        """Worker 0's value."""
+    def from_main(self, find: Callable[[], Any]) -> Any:
+        """What `find` returns on worker 0, as JSON values, on all; a ClinJepaError that it raises there is raised by all: none waits on."""
         if self.world_size == 1:
-            return value
-        tensor = torch.tensor([value], dtype=torch.int64, device=self.device)
-        torch_dist.broadcast(tensor, src=0)
-        return int(tensor.item())
+            return find()
+        said = b""
+        if self.is_main:
+            try:
+                said = json.dumps({"found": find()}).encode()
+            except errors.ClinJepaError as fault:
+                said = json.dumps({"fault": type(fault).__name__, "message": str(fault)}).encode()
+        length = torch.tensor([len(said)], dtype=torch.int64, device=self.device)
+        torch_dist.broadcast(length, src=0)
+        letters = torch.zeros(int(length.item()), dtype=torch.uint8, device=self.device)
+        if self.is_main:
+            letters.copy_(torch.frombuffer(bytearray(said), dtype=torch.uint8))
+        torch_dist.broadcast(letters, src=0)
+        answer = json.loads(bytes(letters.tolist()))
+        if "fault" in answer:
+            raise getattr(errors, answer["fault"], errors.ClinJepaError)(answer["message"])
+        return answer["found"]
 
     def barrier(self) -> None:
         """Wait for all workers."""

@@ -15,7 +15,8 @@ from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.curriculum.dist import chosen_device
 from clinjepa.curriculum.out_of_memory import embedding_remedies, out_of_memory
 from clinjepa.model.encoder import Encoder, build_encoder
-from clinjepa.model.io import read_tensors
+from clinjepa.model.identity import encoder_digest
+from clinjepa.model.io import ONLINE_TENSORS, read_tensors
 from clinjepa.model.packing import encode_texts
 from clinjepa.storage import Folder
 from clinjepa.trajectory.latents import LatentWriter, part_index
@@ -51,25 +52,31 @@ class Embedder:
         self.out = Folder(job.out)
         self.reader = TrajectoryReader(Folder(job.trajectories))
         spec = encoder_spec(job.encoder_settings, self.reader.folder)
-        self.writer = LatentWriter(spec.dtype)  # type: ignore[arg-type]
+        self._base, self._online = Folder(job.base), Folder(job.encoder) if job.encoder is not None else None
         self.token_budget = int(job.encoder_settings["token_budget"])
-        self._job, self._spec = job, spec
+        self._settings, self._spec = job.encoder_settings, spec
+
+    @cached_property
+    def writer(self) -> LatentWriter:
+        """Marks what it writes as this encoder's."""
+        return LatentWriter(encoder_digest(self._base, self._online), self._spec.dtype)  # type: ignore[arg-type]
 
     @cached_property
     def encoder(self) -> Encoder:
         """The frozen encoder, built when the first shard needs it."""
-        encoder = build_encoder(self._spec, Folder(self._job.base), 0, device=chosen_device(self._job.use_gpu))
-        if self._job.encoder is not None:
-            encoder.load_online(read_tensors(Folder(self._job.encoder), "online.safetensors"))
+        encoder = build_encoder(self._spec, self._base, 0, device=chosen_device(self._job.use_gpu))
+        if self._online is not None:
+            encoder.load_online(read_tensors(self._online, ONLINE_TENSORS))
         encoder.freeze()
         return encoder.eval()
 
     def embed_shard(self, shard: str) -> dict[str, int]:
-        """Write `latents/<shard>.safetensors`; equal texts of the shard are encoded once. A finished shard is not done again.
+        """Write `latents/<shard>.safetensors`; equal texts of the shard are encoded once.
 
+        A shard that this encoder has finished is not done again; what another one left there is replaced.
         Returns {"num_texts": texts encoded, "num_tokens": their tokens}.
         """
-        if part_index(self.out, shard) is not None:
+        if part_index(self.out, shard, self.writer.encoder_digest) is not None:
             return {"num_texts": 0, "num_tokens": 0}
         places = zip(self.reader.stays["stay_id"].to_pylist(), self.reader.stays["shard"].to_pylist(), strict=True)
         chosen = [stay_id for stay_id, where in places if where == f"shards/{shard}.parquet"]
@@ -81,7 +88,7 @@ class Embedder:
             device = next(self.encoder.parameters()).device
             z_ND = encode_texts(self.encoder, texts, self.token_budget, device=device).float().cpu().numpy()
         except torch.OutOfMemoryError as error:
-            raise out_of_memory(error, "latent store", embedding_remedies(self._job.encoder_settings)) from None
+            raise out_of_memory(error, "latent store", embedding_remedies(self._settings)) from None
 
         def stays() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
             row = 0

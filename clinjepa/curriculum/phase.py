@@ -22,7 +22,8 @@ from clinjepa.curriculum.checkpoint import newest_for_all
 from clinjepa.curriculum.diagnostics import PhaseDiagnostics, is_diagnostic_step
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.history import TrainingHistory
-from clinjepa.curriculum.jobs import PhaseJob, check_workers, job_digest, num_micro_batches
+from clinjepa.curriculum.inputs import agreed_digests
+from clinjepa.curriculum.jobs import PhaseJob, check_workers, num_micro_batches
 from clinjepa.curriculum.objective import PhaseObjective
 from clinjepa.curriculum.out_of_memory import names_settings
 from clinjepa.curriculum.plan import Assignment, assignments
@@ -46,17 +47,17 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice
     All workers call it alike. feed: yields this worker's micro-batches in the order of the assignments it is given;
     on_report(steps done over all phases, latest metrics, address of a checkpoint that is now whole or None): called by all workers
     at log steps and when a checkpoint is whole; the metrics' `num_steps` is the number of steps done when the phase is complete.
-    notice(): asked by all workers alike every few seconds: is a node going away, so that a checkpoint is due now? Raises ConfigError
-    before any work, CheckpointError for what cannot be gone on from, and TrainingError when training must not go on; the last
-    good checkpoint is then still there.
+    notice(): asked by all workers alike every few seconds: is a node going away, so that a checkpoint is due now? Raises ConfigError,
+    or StoreError for latents of another encoder, before any work, CheckpointError for what cannot be gone on from, and TrainingError
+    when training must not go on; the last good checkpoint is then still there.
     """
     job.validate()
     check_workers(job, dist.world_size)
     phase = job.parsed_phase
     if phase.trains == "nothing":
         raise ConfigError(f"phase {phase.name} takes no training steps; it is an operation on checkpoints (hard_sync)")
-    checkpoints, digest = Folder(job.out) / "checkpoints", job_digest(job)
-    checkpoint = newest_for_all(checkpoints, digest, dist)
+    checkpoints, digests = Folder(job.out) / "checkpoints", agreed_digests(job, dist)
+    checkpoint = newest_for_all(checkpoints, digests, dist)
     history = TrainingHistory(checkpoint.state()["history"] if checkpoint else None)
     start = checkpoint.step if checkpoint else job.first_step
     modules = assemble(job, dist, checkpoint)
@@ -71,7 +72,7 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice
     arrivals = feed(assigned)
     if start == job.first_step and not history.diagnostics:
         diagnostics.measure(start, history)
-    saver = Saver(job, checkpoints, digest, history, dist, (job.first_step, job.last_step), on_report, notice)
+    saver = Saver(job, checkpoints, digests, history, dist, (job.first_step, job.last_step), on_report, notice)
     for step in range(start, job.last_step):
         began = time.perf_counter()
         waited = 0.0

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clinjepa.curriculum.checkpoint import CheckpointWriter, checkpoint_folder
+from clinjepa.curriculum.checkpoint import CheckpointWriter, Digests, checkpoint_folder
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.history import TrainingHistory
 from clinjepa.curriculum.jobs import Job
@@ -35,7 +35,7 @@ class Saver:
         self,
         job: Job,
         checkpoints: Folder,
-        digest: str,
+        digests: Digests,
         history: TrainingHistory,
         dist: Dist,
         steps: tuple[int, int],
@@ -46,7 +46,7 @@ class Saver:
         self._job, self._checkpoints, self._history, self._dist = job, checkpoints, history, dist
         self._first_step, self._last_step = steps
         self._on_report, self._notice = on_report, notice
-        self._writer = CheckpointWriter(checkpoints, digest, job.keep_checkpoints, job.asynchronous_checkpoints)
+        self._writer = CheckpointWriter(checkpoints, digests, job.keep_checkpoints, job.asynchronous_checkpoints)
         self._pending: int | None = None
         self._asked_at = time.monotonic()
         self._noticed = False

@@ -22,7 +22,8 @@ from clinjepa.curriculum.diagnostics import is_diagnostic_step
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.gathering import communicates_in_every_forward, keep_gathered, set_gradient_sync
 from clinjepa.curriculum.history import TrainingHistory
-from clinjepa.curriculum.jobs import SftJob, check_workers, job_digest, num_micro_batches
+from clinjepa.curriculum.inputs import agreed_digests
+from clinjepa.curriculum.jobs import SftJob, check_workers, num_micro_batches
 from clinjepa.curriculum.optimizer import GroupedAdamW
 from clinjepa.curriculum.out_of_memory import names_settings
 from clinjepa.curriculum.phase import Feed
@@ -51,8 +52,8 @@ def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport, notice: No
     job.validate()
     check_workers(job, dist.world_size)
     settings = job.sft_settings
-    checkpoints, digest = Folder(job.out) / "checkpoints", job_digest(job)
-    checkpoint = newest_for_all(checkpoints, digest, dist)
+    checkpoints, digests = Folder(job.out) / "checkpoints", agreed_digests(job, dist)
+    checkpoint = newest_for_all(checkpoints, digests, dist)
     history = TrainingHistory(checkpoint.state()["history"] if checkpoint else None)
     start = checkpoint.step if checkpoint else 0
     encoder, optimizer = _assemble(job, dist, checkpoint)
@@ -65,7 +66,7 @@ def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport, notice: No
     arrivals = feed(assigned)
     if start == 0 and not history.diagnostics:
         tuning.measure(0, history)
-    saver = Saver(job, checkpoints, digest, history, dist, (0, plan.num_steps), on_report, notice)
+    saver = Saver(job, checkpoints, digests, history, dist, (0, plan.num_steps), on_report, notice)
     for step in range(start, plan.num_steps):
         began, waited = time.perf_counter(), 0.0
         optimizer.zero_grad()

@@ -4,6 +4,7 @@
 |---|---|
 | `specs` | sizes and choices of encoder and predictor |
 | `base`, `adapters`, `encoder` | a causal language model, its LoRA adapters, and both as text -> latent |
+| `identity` | which encoder it is, by content, without loading it |
 | `packing` | texts as few dense rows; encoding a list of texts |
 | `predictor`, `rollout`, `losses` | the world model, its autoregressive use, what it is trained on |
 | `diagnostics` | collapse and error figures that are logged next to the loss |

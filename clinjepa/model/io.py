@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from clinjepa.storage import Folder
 
 PREDICTOR_TENSORS, PREDICTOR_SPEC = "predictor.safetensors", "predictor.json"
+ONLINE_TENSORS, TARGET_TENSORS = "online.safetensors", "target.safetensors"
 
 
 def write_tensors(folder: Folder, name: str, state: Mapping[str, Tensor]) -> None:

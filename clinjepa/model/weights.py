@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +42,27 @@ def weight_files(source: str, revision: str | None, local_files_only: bool) -> l
 
 def content_digest(files: Sequence[Path]) -> str:
     """Tells models of the same shape apart without reading all of them: SHA-256 over config.json, and each file's header and samples."""
-    digest = hashlib.sha256((files[0].parent / "config.json").read_bytes())
-    for path in files:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (header,) = struct.unpack("<Q", file.read(8))
-            digest.update(struct.pack("<Q", size) + file.read(header))
-            for place in range(_SAMPLES):
-                file.seek(8 + header + (size - 8 - header) * place // _SAMPLES)
-                digest.update(file.read(_SAMPLE_BYTES))
+    config = (files[0].parent / "config.json").read_bytes()
+    return sampled_digest(config, ((path.stat().st_size, partial(_read_range, path)) for path in files))
+
+
+def sampled_digest(config: bytes, files: Iterable[tuple[int, Callable[[int, int], bytes]]]) -> str:
+    """`content_digest` of files wherever they lie. files: (size in bytes, read(start, end)) each; raises struct.error for one cut short."""
+    digest = hashlib.sha256(config)
+    for size, read in files:
+        (header,) = struct.unpack("<Q", read(0, 8))
+        digest.update(struct.pack("<Q", size) + read(8, 8 + header))
+        for place in range(_SAMPLES):
+            start = 8 + header + (size - 8 - header) * place // _SAMPLES
+            if start < size:
+                digest.update(read(start, min(start + _SAMPLE_BYTES, size)))
     return digest.hexdigest()
+
+
+def _read_range(path: Path, start: int, end: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(end - start)
 
 
 def hollow_model(source: str, dtype: torch.dtype, **options: Any) -> PreTrainedModel:

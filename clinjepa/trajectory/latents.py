@@ -1,7 +1,8 @@
 """The latent store: one vector per text, written by a pool of encoder workers and read by range.
 
 A stay's 2T+1 rows lie together (static, T states, T actions), so that any window is at most three ranges. Every file
-names its stays in its own header; `index.parquet` is made from the headers. Format: docs/contracts.md, section 5.
+names its stays, and its encoder by content, in its own header; `index.parquet` is made from the headers. Format:
+docs/contracts.md, section 5.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pyarrow as pa
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INDEX_SCHEMA = pa.schema([("stay_id", pa.int64()), ("file", pa.string()), ("first_row", pa.int64()), ("num_hours", pa.int32())])
 WHOLE_STAY_BYTES = 4 << 20
 """Stays up to this size are read in one range and kept whole; longer ones are read by window."""
@@ -30,10 +31,13 @@ StayLatents = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 
 
 class LatentWriter:
-    """Writes parts of a latent store. float32 in, `dtype` on disk (bfloat16 rounds to nearest even)."""
+    """Writes parts of a latent store. float32 in, `dtype` on disk (bfloat16 rounds to nearest even).
 
-    def __init__(self, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
-        self.dtype = dtype
+    encoder_digest: of the encoder that makes the latents (`clinjepa.model.identity`); every part and the index record it.
+    """
+
+    def __init__(self, encoder_digest: str, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
+        self.encoder_digest, self.dtype = encoder_digest, dtype
 
     def write_part(self, folder: Folder, name: str, stays: Iterable[StayLatents]) -> list[dict[str, Any]]:
         """Write `latents/<name>.safetensors`; returns its index rows {stay_id, file, first_row, num_hours}.
@@ -58,7 +62,12 @@ class LatentWriter:
         if num_bad:
             raise StoreError(f"part {name}: {num_bad} latents are not finite; the encoder diverged, or its precision does not suffice")
         data = _to_bfloat16(rows_RD) if self.dtype == "bfloat16" else rows_RD
-        metadata = {"schema_version": str(SCHEMA_VERSION), "stay_ids": json.dumps(ids), "num_hours": json.dumps(hours)}
+        metadata = {
+            "schema_version": str(SCHEMA_VERSION),
+            "encoder_digest": self.encoder_digest,
+            "stay_ids": json.dumps(ids),
+            "num_hours": json.dumps(hours),
+        }
         code = next(code for code, (dtype, _) in _DTYPES.items() if dtype == self.dtype)
         tensor = {"dtype": code, "shape": list(rows_RD.shape), "data_offsets": [0, data.nbytes]}
         header = json.dumps({"__metadata__": metadata, "latents": tensor}).encode()
@@ -68,21 +77,27 @@ class LatentWriter:
         return _index_rows(file, ids, hours)
 
 
-def part_index(folder: Folder, name: str) -> list[dict[str, Any]] | None:
-    """Index rows of a part that is already written (its file is written whole or not at all), else None."""
+def part_index(folder: Folder, name: str, encoder_digest: str) -> list[dict[str, Any]] | None:
+    """Index rows of a part that this encoder has already written (its file is written whole or not at all), else None."""
     file = f"latents/{name}.safetensors"
     if not folder.exists(file):
         return None
     header = _read_header(folder, file)
-    return _index_rows(file, header.stay_ids, header.num_hours)
+    return _index_rows(file, header.stay_ids, header.num_hours) if header.encoder_digest == encoder_digest else None
 
 
 def finish_latents(folder: Folder) -> dict[str, Any]:
-    """Write `index.parquet` from the headers of all parts; returns {num_stays, num_latents, dim, dtype, bytes}."""
+    """Write `index.parquet` from the headers of all parts; returns {num_stays, num_latents, dim, dtype, bytes}.
+
+    Raises StoreError when the parts do not make one store: of several encoders, widths or precisions, or a stay in two of them.
+    """
     files = [f"latents/{name}" for name in folder.names("latents") if name.endswith(".safetensors")]
     if not files:
         raise StoreError(f"{folder.address}/latents holds no part; write the parts first")
     headers = {file: _read_header(folder, file) for file in files}
+    encoders = {header.encoder_digest for header in headers.values()}
+    if len(encoders) > 1:
+        raise StoreError(f"{folder.address}: its parts were made by {len(encoders)} different encoders; remove the folder and run again")
     kinds = {(header.dim, header.dtype) for header in headers.values()}
     if len(kinds) > 1:
         raise StoreError(f"{folder.address}: its parts differ in width or precision ({sorted(kinds)}); remove the folder and run again")
@@ -91,7 +106,8 @@ def finish_latents(folder: Folder) -> dict[str, Any]:
     if len(set(index["stay_id"].to_pylist())) != index.num_rows:
         raise StoreError(f"{folder.address}: a stay is in more than one part; remove the folder and run again")
     dim, dtype = kinds.pop()
-    folder.write_table("index.parquet", index.replace_schema_metadata({"schema_version": str(SCHEMA_VERSION)}))
+    metadata = {"schema_version": str(SCHEMA_VERSION), "encoder_digest": encoders.pop()}
+    folder.write_table("index.parquet", index.replace_schema_metadata(metadata))
     num_latents = sum(header.num_rows for header in headers.values())
     return {
         "num_stays": index.num_rows,
@@ -120,15 +136,35 @@ class LatentReader:
         self.__init__(**state)  # type: ignore[misc]
 
     @cached_property
-    def _index(self) -> dict[int, tuple[str, int, int]]:
+    def _contents(self) -> tuple[dict[int, tuple[str, int, int]], str]:
+        """(place of each stay, digest of the encoder), from the index."""
         table = self.folder.read_table("index.parquet")
-        version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
+        metadata = table.schema.metadata or {}
+        version = metadata.get(b"schema_version", b"none").decode()
         if version != str(SCHEMA_VERSION):
             raise StoreError(
                 f"{self.folder.address} has schema version {version}, this code reads {SCHEMA_VERSION}; remove the folder and run again"
             )
         columns = (table[name].to_pylist() for name in INDEX_SCHEMA.names)
-        return {stay_id: (file, first_row, num_hours) for stay_id, file, first_row, num_hours in zip(*columns, strict=True)}
+        places = {stay_id: (file, first_row, num_hours) for stay_id, file, first_row, num_hours in zip(*columns, strict=True)}
+        return places, metadata[b"encoder_digest"].decode()
+
+    @property
+    def _index(self) -> dict[int, tuple[str, int, int]]:
+        return self._contents[0]
+
+    @property
+    def encoder_digest(self) -> str:
+        """Of the encoder that made the latents."""
+        return self._contents[1]
+
+    def check_encoder(self, encoder_digest: str, encoder: str) -> None:
+        """Raise StoreError unless that encoder made the latents. encoder: its folders, for the message."""
+        if self.encoder_digest != encoder_digest:
+            raise StoreError(
+                f"{self.folder.address} holds latents of another encoder than {encoder}, which was made again since; "
+                f"remove {self.folder.address} and run again"
+            )
 
     @property
     def stay_ids(self) -> list[int]:
@@ -216,6 +252,7 @@ class _Header:
         self.num_rows, self.dim = tensor["shape"]
         self.row_bytes = self.dim * self.numpy_dtype.itemsize
         self.data_start = data_start + tensor["data_offsets"][0]
+        self.encoder_digest: str = metadata["encoder_digest"]
         self.stay_ids: list[int] = json.loads(metadata["stay_ids"])
         self.num_hours: list[int] = json.loads(metadata["num_hours"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,9 +14,10 @@ import pytest
 from safetensors.torch import load_file
 
 from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob
+from tests.cli import ROOT, environment
 from tests.curriculum_jobs import ENCODER, SFT, phase_job
 from tests.curriculum_processes import run_job, run_on_workers
-from tests.curriculum_store import make_base_and_latents, make_trajectories
+from tests.curriculum_store import make_base_and_latents, make_latents, make_trajectories
 
 STEPS = 2
 LAYER_BY_LAYER = 2
@@ -27,23 +29,24 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")
 
 
 class Stores:
-    """A trajectory store, a base and its latents; and jobs on them."""
+    """A trajectory store, a base, joint refinement by one worker, the latents of both; and jobs on them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.trajectories = make_trajectories(root)
-        _, self.latents = make_base_and_latents(root, self.trajectories, ENCODER)
+        self.latents = make_base_and_latents(root, self.trajectories, ENCODER)
+        self.joint = root / "refined" / "joint"
+        run_job(self.job("joint", root / "refined", root, predictor=None))
+        self.joint_latents = make_latents(root / "joint_latents", self.trajectories, root / "base", self.joint, ENCODER)
 
     def job(self, phase: str, out: Path, before: Path, **changes) -> PhaseJob:
-        """A phase of two steps that starts from what phases under `before` left."""
+        """A phase of two steps: joint refinement from what warmup left under `before`, alignment from `self.joint`."""
         inputs = {
             "warmup": {"latents": self.latents},
             "joint": {"latents": None, "predictor": str(before / "warmup"), "first_step": STEPS, "encoder_settings": WITH_DROPOUT},
             "alignment": {
-                "latents": self.latents,
-                "predictor": str(before / "joint"),
-                "encoder": str(before / "joint"),
-                "target": str(before / "joint"),
+                "latents": getattr(self, "joint_latents", None),
+                **dict.fromkeys(("predictor", "encoder", "target"), str(self.joint)),
                 "first_step": 2 * STEPS,
             },
         }
@@ -134,6 +137,22 @@ def test_a_killed_phase_goes_on_and_leaves_the_same_bytes(results, killed, tmp_p
 def test_a_checkpoint_of_two_workers_goes_on_with_one(results, killed, tmp_path):
     run_job(goes_on(killed, tmp_path / "joint"))
     assert series(tmp_path / "joint", "loss") == pytest.approx(series(results[2] / "joint", "loss"), rel=1e-5)
+
+
+def test_workers_refuse_latents_of_another_encoder_alike_and_none_waits_for_another(stores, tmp_path):
+    job = stores.job("alignment", tmp_path, tmp_path, latents=stores.latents)
+    (tmp_path / "job.json").write_text(json.dumps(job.to_json()))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "clinjepa.curriculum.worker", str(tmp_path / "job.json")]
+    workers = [
+        subprocess.Popen(command, env=environment(**group, RANK=str(rank)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    endings = [(worker.communicate(timeout=100)[1].splitlines()[-1], worker.returncode) for worker in workers]
+    assert endings[0] == endings[1] and endings[0][1] == 1
+    assert endings[0][0].startswith("StoreError: ") and f"remove {stores.latents} and run again" in endings[0][0]
 
 
 def test_the_worker_command_runs_a_job_and_prints_its_summary(stores, tmp_path):

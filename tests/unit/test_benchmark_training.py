@@ -180,7 +180,7 @@ def test_eight_gpus_eat_38_mb_of_bfloat16_a_step():
 def latent_job(tmp_path_factory):
     root = tmp_path_factory.mktemp("feed")
     trajectories = make_trajectories(root)
-    _, latents = make_base_and_latents(root, trajectories, ENCODER)
+    latents = make_base_and_latents(root, trajectories, ENCODER)
     return phase_job("warmup", trajectories=trajectories, latents=latents, num_steps=8, global_batch=16, micro_batch=2)
 
 

@@ -43,7 +43,7 @@ def job(tmp_path_factory):
         static, state, action = (generator.normal(size=shape).astype(np.float32) for shape in ((DIM,), (hours, DIM), (hours, DIM)))
         rows.append((stay_id, static, state, action))
     for dtype in ("float32", "bfloat16"):
-        LatentWriter(dtype).write_part(Folder(root / dtype), "p0", rows)
+        LatentWriter("any encoder", dtype).write_part(Folder(root / dtype), "p0", rows)
         finish_latents(Folder(root / dtype))
     return phase_job("warmup", trajectories=trajectories, latents=str(root))
 

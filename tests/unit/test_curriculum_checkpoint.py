@@ -11,7 +11,7 @@ from clinjepa.curriculum.checkpoint import CheckpointWriter, checkpoint_folder, 
 from clinjepa.errors import CheckpointError, StorageError
 from clinjepa.storage import Folder
 
-JOB = "digest-of-the-job"
+JOB = {"settings": "digest-of-the-settings", "encoder": "digest-of-the-encoder", "predictor": "digest-of-the-predictor"}
 
 
 @pytest.fixture
@@ -97,7 +97,14 @@ def test_a_damaged_checkpoint_is_refused_with_a_warning_and_the_one_before_is_ta
 
 def test_a_checkpoint_of_another_job_is_an_error(folder):
     with pytest.raises(CheckpointError, match="job with other settings"):
-        find_checkpoint(folder, "another job")
+        find_checkpoint(folder, JOB | {"settings": "others"})
+
+
+@pytest.mark.parametrize("inputs", [{"encoder": "another"}, {"latents": "new"}, {"predictor": "another", "encoder": "another"}])
+def test_a_checkpoint_made_from_other_inputs_is_an_error_that_names_them_and_the_remedy(folder, inputs):
+    with pytest.raises(CheckpointError) as raised:
+        find_checkpoint(folder, JOB | inputs)
+    assert f"({', '.join(sorted(inputs))})" in str(raised.value) and f"or remove {folder.address} to train" in str(raised.value)
 
 
 def test_a_checkpoint_of_another_schema_is_an_error(folder):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clinjepa.curriculum import sft
+from clinjepa.curriculum import assembly, sft
 from clinjepa.curriculum.assembly import assemble, encoder_spec
 from clinjepa.curriculum.batches import MicroBatchFetcher, plain_feed
 from clinjepa.curriculum.dist import Dist
@@ -37,11 +37,10 @@ class Curriculum:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.trajectories = make_trajectories(root)
-        base, self.base_latents = make_base_and_latents(root, self.trajectories, ENCODER)
+        self.base_latents = make_base_and_latents(root, self.trajectories, ENCODER)
         run_job(self.job("warmup"))
         run_job(self.job("joint"))
-        base.load_online(load_file(root / "joint" / "online.safetensors"))
-        self.joint_latents = make_latents(root / "joint_latents", self.trajectories, base)
+        self.joint_latents = make_latents(root / "joint_latents", self.trajectories, root / "base", root / "joint", ENCODER)
         run_job(self.job("alignment"))
 
     def job(self, phase: str, **changes) -> PhaseJob:
@@ -142,8 +141,9 @@ def test_cached_latents_give_the_losses_of_encoding_at_every_step(curriculum, tm
     assert losses(tmp_path) == pytest.approx(losses(curriculum.root / phase), rel=1e-5)
 
 
-def test_a_phase_on_cached_latents_never_loads_the_encoder(curriculum, tmp_path):
-    run_job(curriculum.job("warmup", out=str(tmp_path), base=str(tmp_path / "there is no base")))
+def test_a_phase_on_cached_latents_never_loads_the_encoder(curriculum, tmp_path, monkeypatch):
+    monkeypatch.setattr(assembly, "build_encoder", lambda *args, **options: pytest.fail("an encoder is loaded"))
+    run_job(curriculum.job("warmup", out=str(tmp_path)))
     assert losses(tmp_path) == losses(curriculum.root / "warmup")
 
 
@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_stops_the_phase_and_keeps_the_last_good_check
 def constant_latents(curriculum: Curriculum, folder: Path) -> str:
     reader, out = LatentReader(Folder(curriculum.base_latents)), Folder(folder)
     stays = [(stay, *(0 * z + 1 for z in reader.stay(stay))) for stay in reader.stay_ids]
-    LatentWriter().write_part(out, "p0", stays)
+    LatentWriter(reader.encoder_digest).write_part(out, "p0", stays)
     finish_latents(out)
     return out.address
 

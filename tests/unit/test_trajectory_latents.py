@@ -23,8 +23,8 @@ def stay_latents(stay_id: int, num_hours: int, dim: int = DIM):
 @pytest.fixture
 def store(tmp_path):
     folder = Folder(tmp_path)
-    LatentWriter().write_part(folder, "b", [stay_latents(7, 5), stay_latents(3, 9)])
-    LatentWriter().write_part(folder, "a", [stay_latents(11, 4)])
+    LatentWriter("encoder").write_part(folder, "b", [stay_latents(7, 5), stay_latents(3, 9)])
+    LatentWriter("encoder").write_part(folder, "a", [stay_latents(11, 4)])
     finish_latents(folder)
     return folder
 
@@ -89,7 +89,7 @@ def test_bfloat16_on_disk_comes_back_as_torch_rounds_it(tmp_path):
     folder = Folder(tmp_path)
     _, z_static, z_state, z_action = stay_latents(7, 50)
     z_state[0] = 1 + np.arange(DIM) / 256  # every other one lies halfway between two bfloat16
-    LatentWriter("bfloat16").write_part(folder, "a", [(7, z_static, z_state, z_action)])
+    LatentWriter("encoder", "bfloat16").write_part(folder, "a", [(7, z_static, z_state, z_action)])
     assert finish_latents(folder)["dtype"] == "bfloat16"
     np.testing.assert_array_equal(LatentReader(folder).stay(7)[1], torch.from_numpy(z_state).bfloat16().float().numpy())
 
@@ -103,8 +103,27 @@ def test_a_part_is_an_ordinary_safetensors_file(store):
 
 
 def test_a_written_part_knows_its_index_rows(store):
-    assert part_index(store, "b") == LatentWriter().write_part(store, "b", [stay_latents(7, 5), stay_latents(3, 9)])
-    assert part_index(store, "c") is None
+    rows = LatentWriter("encoder").write_part(store, "b", [stay_latents(7, 5), stay_latents(3, 9)])
+    assert part_index(store, "b", "encoder") == rows
+    assert part_index(store, "c", "encoder") is None
+
+
+def test_a_part_of_another_encoder_is_not_the_part_asked_for(store):
+    assert part_index(store, "b", "another encoder") is None
+
+
+def test_parts_of_different_encoders_make_no_store(store):
+    LatentWriter("another encoder").write_part(store, "c", [stay_latents(5, 4)])
+    with pytest.raises(StoreError, match="made by 2 different encoders; remove the folder"):
+        finish_latents(store)
+
+
+def test_a_store_knows_its_encoder_and_refuses_to_pass_for_another_ones(store):
+    reader = pickle.loads(pickle.dumps(LatentReader(store)))
+    assert reader.encoder_digest == "encoder"
+    reader.check_encoder("encoder", "encoder-folder")
+    with pytest.raises(StoreError, match=f"than encoder-folder, .*; remove {store.address} and run again"):
+        reader.check_encoder("another encoder", "encoder-folder")
 
 
 def test_a_reader_travels_between_processes(store):
@@ -141,11 +160,11 @@ def test_a_latent_that_is_not_finite_is_not_written(tmp_path):
     bad = stay_latents(7, 5)
     bad[2][3, 1] = np.nan
     with pytest.raises(StoreError, match="1 latents are not finite"):
-        LatentWriter().write_part(Folder(tmp_path), "a", [bad])
+        LatentWriter("encoder").write_part(Folder(tmp_path), "a", [bad])
 
 
 def test_a_stay_in_two_parts_is_refused(tmp_path):
     for name in ("a", "b"):
-        LatentWriter().write_part(Folder(tmp_path), name, [stay_latents(7, 5)])
+        LatentWriter("encoder").write_part(Folder(tmp_path), name, [stay_latents(7, 5)])
     with pytest.raises(StoreError, match="more than one part"):
         finish_latents(Folder(tmp_path))
