@@ -22,6 +22,7 @@ from clinjepa.model.predictor import Predictor, build_predictor
 from clinjepa.model.rollout import rollout
 from clinjepa.model.sharding import local, shard_encoder, shard_predictor, whole
 from clinjepa.model.specs import PredictorSpec
+from tests.clipped_updates import gaps_to_torch
 from tests.model_encoders import encoder_spec, move_online, random_texts
 
 TEXTS = random_texts(13)
@@ -34,7 +35,7 @@ def run_worker(rank: int, world_size: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1")
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     mesh = init_device_mesh("cpu", (world_size,))
-    checks: list[Callable[[DeviceMesh], dict[str, Any]]] = [encoders, gathering, ema, next_token, freezing, predictors, rollouts]
+    checks: list[Callable[[DeviceMesh], dict[str, Any]]] = [encoders, gathering, ema, next_token, freezing, predictors, rollouts, updates]
     found: dict[str, Any] = {}
     for check in checks:
         found |= check(mesh)
@@ -143,6 +144,18 @@ def rollouts(mesh: DeviceMesh) -> dict[str, Any]:
     with torch.no_grad():
         gaps = [rollout(each, z_static, z_state, z_action, 4, 6)[0] for each in (plain, sharded)]
     return {"rollout": float((gaps[0] - gaps[1]).abs().max())}
+
+
+def updates(mesh: DeviceMesh) -> dict[str, Any]:
+    """Clipped updates of two groups of shards."""
+
+    def summed(tensor: Tensor) -> Tensor:
+        dist.all_reduce(tensor)
+        return tensor
+
+    encoder, predictor = pair(mesh, VARIANTS["lora"])[1], predictor_pair(mesh)[1]
+    gaps = gaps_to_torch({"predictor": list(predictor.named_parameters()), "encoder": encoder.online_parameters()}, summed)
+    return {f"updates_{name}": gap for name, gap in gaps.items()}
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

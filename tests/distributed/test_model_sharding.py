@@ -101,3 +101,7 @@ def test_predictor_tensors_load_into_shards_and_come_back(found: dict[str, Any])
 
 def test_a_sharded_predictor_rolls_out_alike(found: dict[str, Any]) -> None:
     assert found["rollout"] < 1e-5
+
+
+def test_each_group_of_shards_is_clipped_by_its_whole_norm_and_updated_as_torch_does(found: dict[str, Any]) -> None:
+    assert found["updates_weights"] < 1e-6 and found["updates_moments"] < 1e-5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from clinjepa.curriculum import assembly, sft
 from clinjepa.curriculum.assembly import assemble, encoder_spec
 from clinjepa.curriculum.batches import MicroBatchFetcher, plain_feed
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.jobs import PhaseJob, SftJob
+from clinjepa.curriculum.encoding import _CHUNK_TAG
+from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob
 from clinjepa.curriculum.objective import PhaseObjective, spread
 from clinjepa.curriculum.phase import hard_sync, run_phase
-from clinjepa.curriculum.plan import Assignment, torch_seed
+from clinjepa.curriculum.plan import Assignment, mix_seed, torch_seed
 from clinjepa.errors import CheckpointError, ConfigError, StoreError, TrainingError
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import pack_texts
@@ -26,8 +28,10 @@ from clinjepa.trajectory.latents import LatentReader, LatentWriter, finish_laten
 from tests.curriculum_jobs import CURRICULUM, ENCODER, SFT, phase_job
 from tests.curriculum_processes import run_job
 from tests.curriculum_store import make_base_and_latents, make_latents, make_trajectories
+from tests.saved import checkpoints_in, newest_whole
 
-RESULTS = ("predictor.safetensors", "predictor.json", "optimizer.safetensors", "optimizer.json", "metrics.json")
+PHASE_RESULTS = {"predictor.safetensors", "predictor.json", "optimizer.safetensors", "optimizer.json", "metrics.json"}
+SFT_RESULTS = {"model.safetensors", "config.json", "metrics.json"}
 pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")
 
 
@@ -56,9 +60,36 @@ class Curriculum:
                 "first_step": 8,
             },
             "hard_sync": {"encoder": str(folder / "joint"), "target": str(folder / "alignment"), "num_steps": 0, "first_step": 12},
+            "finalization": {
+                "predictor": str(folder / "alignment"),
+                "encoder": str(folder / "joint"),
+                "latents": getattr(self, "joint_latents", None),
+                "first_step": 12,
+                "total_steps": 16,
+            },
+            "joint_again": {
+                "predictor": str(folder / "alignment"),
+                "encoder": str(folder / "joint"),
+                "target": str(folder / "alignment"),
+                "latents": None,
+                "first_step": 12,
+                "total_steps": 16,
+            },
         }
         fields = {"out": str(folder / phase), "trajectories": self.trajectories, "base": str(folder / "base"), **inputs[phase]}
-        return phase_job(phase, **{**fields, **changes})
+        return phase_job(phase.removesuffix("_again"), **{**fields, **changes})
+
+    def stage(self, name: str) -> Job:
+        """A phase, or SFT of the base."""
+        if name != "sft":
+            return self.job(name)
+        return SftJob(str(self.root / "sft"), self.trajectories, 0, ENCODER, SFT_SETTINGS, base=str(self.root / "base"))
+
+    def undisturbed(self, stage: str) -> Path:
+        """The folder of what a stage leaves when nothing interrupts it."""
+        if not (self.root / stage / "metrics.json").exists():
+            run_job(self.stage(stage))
+        return self.root / stage
 
     def tensors(self, phase: str, name: str) -> dict[str, torch.Tensor]:
         return load_file(self.root / phase / f"{name}.safetensors")
@@ -70,6 +101,11 @@ class Curriculum:
 @pytest.fixture(scope="module")
 def curriculum(tmp_path_factory) -> Curriculum:
     return Curriculum(tmp_path_factory.mktemp("curriculum"))
+
+
+def starts(out: str | Path) -> list[int]:
+    """Steps from which the attempts at a stage went on."""
+    return [start["step"] for start in json.loads(Path(out, "timing.json").read_text())["starts"]]
 
 
 def losses(out: str | Path) -> list[float]:
@@ -147,15 +183,18 @@ def test_a_phase_on_cached_latents_never_loads_the_encoder(curriculum, tmp_path,
     assert losses(tmp_path) == losses(curriculum.root / "warmup")
 
 
-def test_the_chunked_gradient_is_that_of_the_plain_graph(curriculum):
+@pytest.mark.parametrize(("adapter_dropout", "plain_budget"), [(0.0, 1 << 20), (0.3, 96)], ids=["in_one_chunk", "with_adapter_dropout"])
+def test_the_chunked_gradient_is_that_of_the_plain_graph(curriculum, adapter_dropout, plain_budget):
+    """Without dropout the plain graph is of one chunk; with it, of the same chunks, because their masks are drawn chunk by chunk."""
     gradients = []
-    for token_budget in (96, 1 << 20):
-        job = curriculum.job("joint", encoder_settings={**ENCODER, "token_budget": token_budget}, micro_batch=6)
+    for plain in (False, True):
+        settings = {**ENCODER, "lora": {**ENCODER["lora"], "dropout": adapter_dropout}, "token_budget": plain_budget if plain else 96}
+        job = curriculum.job("joint", encoder_settings=settings, micro_batch=6)
         modules = assemble(job, Dist.current(), None)
         objective, arrays = PhaseObjective(job, modules.predictor, modules.encoder, Dist.current()), window_batch(job)
         modules.predictor.train()
-        if token_budget > 96:
-            plain_backward(objective, arrays)
+        if plain:
+            plain_backward(objective, arrays, plain_budget)
         else:
             objective.forward_backward(arrays, Assignment(5, 0, 1), (1, 1), sync=True)
         gradients.append({name: parameter.grad for name, parameter in modules.encoder.online_parameters()})
@@ -169,36 +208,49 @@ def window_batch(job: PhaseJob) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(value) for name, value in fetcher.window_arrays(ids, fetcher.plan.rollout_starts(5, 0)).items()}
 
 
-def plain_backward(objective: PhaseObjective, arrays: dict[str, torch.Tensor]) -> None:
+def plain_backward(objective: PhaseObjective, arrays: dict[str, torch.Tensor], token_budget: int) -> None:
     """The same micro-batch with the encoder's graph kept from input to loss."""
-    latents = objective.latents(arrays, 0, with_gradient=False)
+    seed = torch_seed(0, 5, 0)
+    latents = objective.latents(arrays, seed, with_gradient=False)
     texts = [text.numpy() for text in torch.split(arrays["tokens"], arrays["text_lengths"].tolist())]
-    (pack,) = pack_texts(texts, 1 << 20)
     z_UD = torch.empty(len(texts), latents.z_state_BTD.shape[-1])
-    z_UD = z_UD.index_copy(0, pack.order, objective._encoder(pack.input_ids_L, pack.position_ids_L, pack.last_index_N))
+    for chunk, pack in enumerate(pack_texts(texts, token_budget)):
+        torch.manual_seed(mix_seed(_CHUNK_TAG, seed, chunk))
+        z_UD = z_UD.index_copy(0, pack.order, objective._encoder(pack.input_ids_L, pack.position_ids_L, pack.last_index_N))
     latents.z_static_BD = z_UD[arrays["static_texts"].long()]
     latents.z_state_BTD, latents.z_action_BTD = spread(z_UD, arrays["state_texts"]), spread(z_UD, arrays["action_texts"])
-    torch.manual_seed(torch_seed(0, 5, 0))
+    torch.manual_seed(seed)
     sum(objective._losses(latents, arrays)).backward()
 
 
-@pytest.mark.parametrize("phase", ["warmup", "joint"])
-def test_an_interrupted_phase_leaves_the_same_bytes_as_an_uninterrupted_one(curriculum, tmp_path, phase):
+@pytest.mark.parametrize("stage", ["warmup", "joint", "joint_again", "alignment", "finalization", "sft"])
+def test_an_interrupted_stage_leaves_the_same_bytes_as_an_uninterrupted_one(curriculum, tmp_path, stage):
+    often = {"checkpoint_every_steps": 2, "log_every_steps": 1, "asynchronous_checkpoints": False}
+    job = replace(curriculum.stage(stage), out=str(tmp_path), **often)
+    first = job.first_step if isinstance(job, PhaseJob) else 0
+    run_until(job, first + 3)
+    run_job(job)
+    assert starts(tmp_path) == [first, first + 2]
+    undisturbed = curriculum.undisturbed(stage)
+    names = {path.name for path in undisturbed.iterdir() if path.is_file()} - {"timing.json"}
+    assert names >= (PHASE_RESULTS if isinstance(job, PhaseJob) else SFT_RESULTS)
+    differing = [name for name in sorted(names) if (tmp_path / name).read_bytes() != (undisturbed / name).read_bytes()]
+    assert differing == []
+
+
+def run_until(job: Job, last_step: int) -> None:
+    """Run a job that is interrupted when that many steps are done."""
+
     class Interrupted(Exception):
         pass
 
     def stop(step: int, metrics: dict, checkpoint: str | None) -> None:
-        if step == curriculum.job(phase).first_step + 3:
+        if step == last_step:
             raise Interrupted
 
-    job = curriculum.job(phase, out=str(tmp_path), checkpoint_every_steps=2, log_every_steps=1)
+    run = run_phase if isinstance(job, PhaseJob) else sft.run_sft
     with pytest.raises(Interrupted):
-        run_phase(job, Dist.current(), plain_feed(job), stop)
-    run_job(job)
-    names = [path.name for path in (curriculum.root / phase).iterdir() if path.is_file() and path.name != "timing.json"]
-    assert set(RESULTS) <= set(names)
-    differing = [name for name in names if (tmp_path / name).read_bytes() != (curriculum.root / phase / name).read_bytes()]
-    assert differing == []
+        run(job, Dist.current(), plain_feed(job), stop)
 
 
 def test_a_finished_phase_started_again_only_writes_its_files_anew(curriculum, tmp_path):
@@ -223,6 +275,27 @@ def test_a_loss_that_is_not_finite_stops_the_phase_and_keeps_the_last_good_check
     with pytest.raises(TrainingError, match="not finite.*last good checkpoint is kept"):
         run_job(job)
     assert (tmp_path / "checkpoints").is_dir() and not (tmp_path / "predictor.safetensors").exists()
+
+
+def test_a_gradient_that_explodes_stops_the_phase_and_keeps_a_checkpoint_to_go_on_from(curriculum, tmp_path, monkeypatch):
+    forward_backward = PhaseObjective.forward_backward
+
+    def exploding(objective, arrays, assigned, counts, sync):
+        weight = assigned.weight * (100_000 if assigned.step == 22 else 1)
+        return forward_backward(objective, arrays, replace(assigned, weight=weight), counts, sync)
+
+    job = curriculum.job("warmup", num_steps=24, total_steps=24, checkpoint_every_steps=10, asynchronous_checkpoints=False)
+    run_job(replace(job, out=str(tmp_path / "undisturbed")))
+    job = replace(job, out=str(tmp_path / "exploding"))
+    with monkeypatch.context() as fault, pytest.raises(TrainingError) as raised:
+        fault.setattr(PhaseObjective, "forward_backward", exploding)
+        run_job(job)
+    said = str(raised.value)
+    assert said.startswith("step 22: grad_norm_predictor is ") and "more than 1000 times the median of the last 22 steps" in said
+    assert f"the last good checkpoint is kept under {job.out}/checkpoints" in said
+    assert newest_whole(checkpoints_in(job.out)) == 20 and not Path(job.out, "predictor.safetensors").exists()
+    run_job(job)
+    assert starts(job.out) == [0, 20] and losses(job.out) == losses(tmp_path / "undisturbed")
 
 
 def constant_latents(curriculum: Curriculum, folder: Path) -> str:
