@@ -54,7 +54,7 @@ class Embedder:
         spec = encoder_spec(job.encoder_settings, self.reader.folder)
         self._base, self._online = Folder(job.base), Folder(job.encoder) if job.encoder is not None else None
         self.token_budget = int(job.encoder_settings["token_budget"])
-        self._settings, self._spec = job.encoder_settings, spec
+        self._settings, self._spec, self._use_gpu = job.encoder_settings, spec, job.use_gpu
 
     @cached_property
     def writer(self) -> LatentWriter:
@@ -64,7 +64,7 @@ class Embedder:
     @cached_property
     def encoder(self) -> Encoder:
         """The frozen encoder, built when the first shard needs it."""
-        encoder = build_encoder(self._spec, self._base, 0, device=chosen_device(self._job.use_gpu))
+        encoder = build_encoder(self._spec, self._base, 0, device=chosen_device(self._use_gpu))
         if self._online is not None:
             encoder.load_online(read_tensors(self._online, ONLINE_TENSORS))
         encoder.freeze()

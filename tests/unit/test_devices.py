@@ -14,9 +14,11 @@ import torch.distributed as torch_dist
 import clinjepa.curriculum.embedding as embedding
 import pipelines.embed as embed
 import pipelines.preflight as preflight
+from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.curriculum.dist import Dist, chosen_device, require_gpu
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.errors import ResourceError
+from clinjepa.model.base import make_base
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
 from pipelines.stages import Stage
@@ -126,6 +128,7 @@ def asked_device(root: Path, monkeypatch: pytest.MonkeyPatch, use_gpu: bool | No
     monkeypatch.setattr(embedding, "build_encoder", build)
     trajectories = make_trajectories(root, num_stays=3, max_hours=4)
     settings = SETTINGS | {"activation_checkpointing": "none"}
+    make_base(encoder_spec(settings, Folder(trajectories)), 0, Folder(root / "base"))
     job = EmbedJob(str(root / "out"), trajectories, str(root / "base"), None, settings, use_gpu)
     with pytest.raises(Asked):
         Embedder(EmbedJob.from_json(job.to_json())).embed_shard("p0")
