@@ -12,7 +12,7 @@ from clinjepa.evaluation.downstream import evaluate_downstream
 from clinjepa.evaluation.drift import evaluate_drift
 from clinjepa.evaluation.geometry import evaluate_geometry
 from clinjepa.evaluation.roundtrip import evaluate_roundtrip
-from clinjepa.model.identity import encoder_digest
+from clinjepa.model.identity import check_predictor, encoder_digest
 from clinjepa.model.io import load_predictor
 from clinjepa.storage import Folder
 from clinjepa.trajectory.labels import read_labels
@@ -69,6 +69,9 @@ def _write_result(
     if encoder:
         named = " and ".join(folder.address for folder in encoder.values())
         LatentReader(inputs["latents"]).check_encoder(encoder_digest(encoder["base"], encoder.get("encoder")), named)
+    if "predictor" in inputs and "latents" in inputs:
+        latents = inputs["latents"]
+        check_predictor(inputs["predictor"], LatentReader(latents).encoder_digest, f"that of the latents in {latents.address}")
     out.write_json(RESULT, function(config, inputs))
     return {}
 

@@ -22,8 +22,8 @@ def plan(config: Config) -> None:
     try:
         experiment = plan_experiment(config, remember=False)
     except ClinJepaError:
-        _print_sizes(config, None)  # what GPUs and storage must have can be known before the data is there
         _print_warnings(warnings(config))
+        _print_sizes(config, None)  # what GPUs and storage must have can be known before the data is there
         raise
     storage = Folder(config.storage)
     table = Table(

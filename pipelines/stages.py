@@ -30,7 +30,7 @@ FORMAT_VERSIONS = {
     "base": 1,
     "sft": 2,
     "embed": 2,
-    "phase": 2,
+    "phase": 3,
     "sync": 1,
     "roundtrip": 1,
     "drift": 1,

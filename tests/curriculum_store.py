@@ -13,7 +13,6 @@ from clinjepa.config.schema import Config
 from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.model.base import make_base
-from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.storage import Folder
 from clinjepa.trajectory import ingest
 from clinjepa.trajectory.latents import finish_latents
@@ -61,11 +60,6 @@ def make_trajectories(folder: Path, num_stays: int = 24, max_hours: int = 20, se
         build_trajectories(source, part, tokenizer, config, out)
     finish_trajectories(source, out, config)
     return out.address
-
-
-def make_encoder(trajectories: str, settings: dict) -> Encoder:
-    """The encoder that a job with these settings and no folders would build from seed 0."""
-    return build_encoder(encoder_spec(settings, Folder(trajectories)), None, seed=0)
 
 
 def make_latents(out: Path, trajectories: str, base: Path, encoder: Path | None, encoder_settings: dict[str, Any]) -> str:

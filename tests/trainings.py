@@ -31,7 +31,7 @@ from tests.training_driver import folder_of
 EVERY = 5
 """Steps between checkpoints."""
 
-LAST, END_DRIFT = 10, 0.02
+LAST, END_DRIFT = 10, 1e-3
 """Over this many last steps, the mean loss by any course of workers is within this share of one process's. What rounding makes of it
 grows with the steps: 2e-8 after 40 of joint refinement, by two workers or by two and then one."""
 

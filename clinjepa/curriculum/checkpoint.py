@@ -154,7 +154,10 @@ def find_checkpoint(folder: Folder, digests: Digests) -> Checkpoint | None:
 
 
 def newest_for_all(folder: Folder, digests: Digests, dist: Dist) -> Checkpoint | None:
-    """The newest whole checkpoint, chosen and verified by worker 0, opened by every worker; all workers call it, and it raises alike."""
+    """The newest whole checkpoint, chosen and verified by worker 0, opened by every worker; all workers call it.
+
+    What worker 0 raises, all raise.
+    """
 
     def newest() -> int | None:
         found = find_checkpoint(folder, digests)
@@ -180,7 +183,7 @@ def open_checkpoint(place: Folder, digests: Digests) -> Checkpoint:
     if manifest["schema_version"] != SCHEMA_VERSION:
         raise CheckpointError(
             f"{place.address} has checkpoint schema {manifest['schema_version']}, this version reads {SCHEMA_VERSION}; "
-            "remove it to start again"
+            f"remove {place.address.rpartition('/')[0]} to start again"
         )
     if manifest.pop("sha256", None) != _manifest_digest(manifest) or not place.address.endswith(_step_name(manifest["step"])):
         raise TornCheckpointError(f"{place.address}/manifest.json is not what was written: it was altered, or another checkpoint's")

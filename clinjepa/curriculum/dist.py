@@ -95,24 +95,29 @@ class Dist:
         return int(tensor.item())
 
     def from_main(self, find: Callable[[], Any]) -> Any:
-        """What `find` returns on worker 0, as JSON values, on all; a ClinJepaError that it raises there is raised by all: none waits on."""
+        """What `find` returns on worker 0, as JSON values, on all; when it raises there, all raise, so that none waits on."""
         if self.world_size == 1:
             return find()
-        said = b""
+        said, unforeseen = b"", None
         if self.is_main:
             try:
                 said = json.dumps({"found": find()}).encode()
             except errors.ClinJepaError as fault:
                 said = json.dumps({"fault": type(fault).__name__, "message": str(fault)}).encode()
+            except Exception as fault:
+                unforeseen = fault
+                said = json.dumps({"fault": "", "message": f"worker 0 met {type(fault).__name__}"}).encode()
         length = torch.tensor([len(said)], dtype=torch.int64, device=self.device)
         torch_dist.broadcast(length, src=0)
         letters = torch.zeros(int(length.item()), dtype=torch.uint8, device=self.device)
         if self.is_main:
             letters.copy_(torch.frombuffer(bytearray(said), dtype=torch.uint8))
         torch_dist.broadcast(letters, src=0)
+        if unforeseen is not None:
+            raise unforeseen
         answer = json.loads(bytes(letters.tolist()))
         if "fault" in answer:
-            raise getattr(errors, answer["fault"], errors.ClinJepaError)(answer["message"])
+            raise getattr(errors, answer["fault"], RuntimeError)(answer["message"])
         return answer["found"]
 
     def barrier(self) -> None:

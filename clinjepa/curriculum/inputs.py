@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.jobs import Job, PhaseJob, job_digest
-from clinjepa.model.identity import encoder_digest
+from clinjepa.model.identity import check_predictor, encoder_digest, tensors_digest
 from clinjepa.model.io import ONLINE_TENSORS, PREDICTOR_TENSORS, TARGET_TENSORS
 from clinjepa.storage import Folder
 from clinjepa.trajectory.latents import LatentReader
@@ -35,10 +35,16 @@ def input_digests(job: Job) -> dict[str, str]:
     if job.reads_latents:
         latents = LatentReader(Folder(str(job.latents)))
         if base is not None:
-            latents.check_encoder(found["encoder"], f"{job.encoder}/{ONLINE_TENSORS} on {job.base}" if job.encoder else str(job.base))
+            latents.check_encoder(found["encoder"], _in_words(job))
         found["latents"] = latents.encoder_digest
     if job.target and job.parsed_phase.needs_target:
-        found["target"] = Folder(job.target).digest(TARGET_TENSORS)
+        found["target"] = tensors_digest(Folder(job.target), TARGET_TENSORS)
     if job.predictor:
-        found["predictor"] = Folder(job.predictor).digest(PREDICTOR_TENSORS)
+        if base is not None:
+            check_predictor(Folder(job.predictor), found["encoder"], _in_words(job))
+        found["predictor"] = tensors_digest(Folder(job.predictor), PREDICTOR_TENSORS)
     return found
+
+
+def _in_words(job: PhaseJob) -> str:
+    return f"{job.encoder}/{ONLINE_TENSORS} on {job.base}" if job.encoder else str(job.base)

@@ -31,7 +31,8 @@ from clinjepa.curriculum.saving import Notice, OnReport, Saver
 from clinjepa.curriculum.schedule import Schedule
 from clinjepa.curriculum.unpacking import unpacked
 from clinjepa.errors import CheckpointError, ConfigError
-from clinjepa.model.io import check_same_tensors, read_tensors, save_predictor, write_tensors
+from clinjepa.model.identity import encoder_digest
+from clinjepa.model.io import PREDICTOR_ENCODER, check_same_tensors, read_tensors, save_predictor, write_tensors
 from clinjepa.storage import Folder
 
 Feed = Callable[[Sequence[Assignment]], Iterator[pa.Buffer]]
@@ -107,7 +108,7 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice
             diagnostics.measure(done, history)
         saver.after_step(done, [whole, asks], lambda: modules.tensors(job))
     saver.close()
-    _write_outputs(job, modules, history, dist)
+    _write_outputs(job, modules, history, dist, digests.get("encoder"))
     return history.summary() | history.time_summary()
 
 
@@ -146,13 +147,17 @@ def _row(step: int, totals: list[float], counts: tuple[int, int], norms: dict[st
     return row | {f"grad_norm_{name}": norm for name, norm in norms.items()}
 
 
-def _write_outputs(job: PhaseJob, modules: PhaseModules, history: TrainingHistory, dist: Dist) -> None:
+def _write_outputs(job: PhaseJob, modules: PhaseModules, history: TrainingHistory, dist: Dist, encoder: str | None) -> None:
+    """encoder: digest of the encoder that the phase began with; None when the job names none by content."""
     tensors, optimizer = modules.tensors(job)
     if dist.is_main:
         out = Folder(job.out)
         save_predictor(tensors.pop("predictor"), modules.predictor.spec, out)
         for name, group in tensors.items():
             write_tensors(out, f"{name}.safetensors", group)
+        if encoder is not None:
+            encoder = encoder_digest(Folder(str(job.base)), out) if job.trains_encoder else encoder
+            out.write_json(PREDICTOR_ENCODER, {"encoder_digest": encoder})
         out.write_json("optimizer.json", optimizer)
         out.write_json("metrics.json", history.metrics())
         out.write_json("timing.json", history.time_summary())

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING
 
 from clinjepa.errors import StoreError
 from clinjepa.model.base import BASE_CONFIG, BASE_TENSORS, NAMED_BASE
-from clinjepa.model.io import ONLINE_TENSORS
+from clinjepa.model.io import ONLINE_TENSORS, PREDICTOR_ENCODER
 from clinjepa.model.weights import sampled_digest
 
 if TYPE_CHECKING:
     from clinjepa.storage import Folder
 
-_READ_WHOLE_BYTES = 64 << 20
-"""Weights up to this size are read whole: few requests, and no difference is missed. Of larger ones samples are."""
+_READ_WHOLE_BYTES = 512 << 20
+"""Weights up to this size, adapters among them, are read whole, so that no difference is missed. Of larger ones samples are."""
 
 
 def encoder_digest(base: Folder, online: Folder | None = None) -> str:
     """SHA-256 in hex of an encoder's content, the same wherever its folders lie; cheap beside loading it.
 
     base: of a public model counts the content digest that was recorded when the run began, or, where its files were not at hand then,
-    its id and revision. online: folder with `online.safetensors` on top, which is read whole; None when the base itself encodes.
+    its id and revision. online: folder with `online.safetensors` on top; None when the base itself encodes.
     Raises StoreError when a file is missing or cut.
     """
-    digests = {"base": _base_digest(base)} | ({"online": online.digest(ONLINE_TENSORS)} if online is not None else {})
+    digests = {"base": _base_digest(base)} | ({"online": tensors_digest(online, ONLINE_TENSORS)} if online is not None else {})
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
@@ -35,10 +35,24 @@ def _base_digest(base: Folder) -> str:
     if base.exists(NAMED_BASE):
         named = base.read_json(NAMED_BASE)
         return named.get("content") or json.dumps({name: named.get(name) for name in ("model", "revision")})
-    config, size = base.read_bytes(BASE_CONFIG), base.size(BASE_TENSORS)
+    return hashlib.sha256(base.read_bytes(BASE_CONFIG) + tensors_digest(base, BASE_TENSORS).encode()).hexdigest()
+
+
+def check_predictor(predictor: Folder, encoder_digest: str, encoder: str) -> None:
+    """Raise StoreError when a predictor says that it was trained in another encoder's space. encoder: where that is, for the message."""
+    if predictor.exists(PREDICTOR_ENCODER) and predictor.read_json(PREDICTOR_ENCODER)["encoder_digest"] != encoder_digest:
+        raise StoreError(
+            f"{predictor.address} holds a predictor that was trained in the space of another encoder than {encoder}: that was made again "
+            f"since, or they never belonged together; remove {predictor.address} and run again, or name its own encoder"
+        )
+
+
+def tensors_digest(folder: Folder, name: str) -> str:
+    """SHA-256 in hex of a safetensors file, or of its header and samples where it is large. Raises StoreError when it is missing or cut."""
+    size = folder.size(name)
     if size <= _READ_WHOLE_BYTES:
-        return hashlib.sha256(config + base.digest(BASE_TENSORS).encode()).hexdigest()
+        return folder.digest(name)
     try:
-        return sampled_digest(config, [(size, partial(base.read_bytes, BASE_TENSORS))])
+        return sampled_digest(b"", [(size, partial(folder.read_bytes, name))])
     except struct.error:
-        raise StoreError(f"{base.address}/{BASE_TENSORS} was cut; remove its folder and run again") from None
+        raise StoreError(f"{folder.address}/{name} was cut; remove its folder and run again") from None

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from clinjepa.storage import Folder
 
 PREDICTOR_TENSORS, PREDICTOR_SPEC = "predictor.safetensors", "predictor.json"
+PREDICTOR_ENCODER = "encoder.json"
+"""Beside a predictor: {"encoder_digest": of the encoder in whose space it predicts (`model.identity`)}."""
 ONLINE_TENSORS, TARGET_TENSORS = "online.safetensors", "target.safetensors"
 
 

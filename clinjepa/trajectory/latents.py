@@ -162,8 +162,8 @@ class LatentReader:
         """Raise StoreError unless that encoder made the latents. encoder: its folders, for the message."""
         if self.encoder_digest != encoder_digest:
             raise StoreError(
-                f"{self.folder.address} holds latents of another encoder than {encoder}, which was made again since; "
-                f"remove {self.folder.address} and run again"
+                f"{self.folder.address} holds latents of another encoder than {encoder}: that was made again since, or they never belonged "
+                f"together; remove {self.folder.address} and run again, or name its own encoder"
             )
 
     @property
@@ -260,9 +260,15 @@ class _Header:
 def _read_header(folder: Folder, file: str) -> _Header:
     try:
         (length,) = struct.unpack("<Q", folder.read_bytes(file, 0, 8))
-        return _Header(json.loads(folder.read_bytes(file, 8, 8 + length)), 8 + length)
+        fields = json.loads(folder.read_bytes(file, 8, 8 + length))
+        version = fields["__metadata__"]["schema_version"]
+        if version == str(SCHEMA_VERSION):
+            return _Header(fields, 8 + length)
     except (struct.error, ValueError, KeyError, OverflowError):
         raise StoreError(f"{folder.address}/{file} is not a latent file: it was altered or cut; remove its folder and run again") from None
+    raise StoreError(
+        f"{folder.address}/{file} has schema version {version}, this code reads {SCHEMA_VERSION}; remove {folder.address} and run again"
+    )
 
 
 def _index_rows(file: str, stay_ids: list[int], num_hours: list[int]) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from pipelines.artifacts import Artifact
 from pipelines.budgeting import gpu_budget, latent_store_lines
 from pipelines.planning import plan_experiment
 from pipelines.stages import Stage
-from tests.curriculum_store import make_encoder, make_latents, make_trajectories
+from tests.curriculum_store import make_base_and_latents, make_trajectories
 from tests.finished_training import small_config
 from tests.live_bytes import LiveBytes
 from tests.model_encoders import SETTINGS, encoder_spec
@@ -290,9 +290,8 @@ def test_latent_stores_are_sized_by_the_trajectory_store_and_then_by_their_own_f
     assert len(stores) == 2 and all(f": {expected:,} B" in line and line.endswith("to write") for line in stores)
     assert f"{2 * expected:,} B" in together
 
-    encoder = make_encoder(made.address, SETTINGS)
-    written = Folder(make_latents(tmp_path / "latents", made.address, encoder))
-    size = sum(file.stat().st_size for file in (tmp_path / "latents" / "latents").iterdir())
+    written = Folder(make_base_and_latents(tmp_path, made.address, SETTINGS))
+    size = sum(file.stat().st_size for file in (tmp_path / "base_latents" / "latents").iterdir())
     publish(config, experiment.trials[0].embed, written, {"bytes": size})
     _, *stores, together = latent_store_lines(config, experiment)
     assert sorted(line.endswith("to write") for line in stores) == [False, True]

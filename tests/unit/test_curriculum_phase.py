@@ -30,7 +30,7 @@ from tests.curriculum_processes import run_job
 from tests.curriculum_store import make_base_and_latents, make_latents, make_trajectories
 from tests.saved import checkpoints_in, newest_whole
 
-PHASE_RESULTS = {"predictor.safetensors", "predictor.json", "optimizer.safetensors", "optimizer.json", "metrics.json"}
+PHASE_RESULTS = {"predictor.safetensors", "predictor.json", "optimizer.safetensors", "optimizer.json", "encoder.json", "metrics.json"}
 SFT_RESULTS = {"model.safetensors", "config.json", "metrics.json"}
 pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")
 

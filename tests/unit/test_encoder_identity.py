@@ -22,6 +22,7 @@ from clinjepa.curriculum.worker import main
 from clinjepa.errors import CheckpointError, StoreError
 from clinjepa.model import identity
 from clinjepa.model.identity import encoder_digest
+from clinjepa.model.io import PREDICTOR_ENCODER
 from clinjepa.storage import Folder
 from clinjepa.trajectory.latents import LatentReader, finish_latents
 from pipelines import evaluation_stages
@@ -46,6 +47,8 @@ class Stores:
         made_again = {name: tensor + 1e-7 for name, tensor in load_file(root / "joint/online.safetensors").items()}
         shutil.copytree(root / "joint", root / "joint_made_again")
         save_file(made_again, root / "joint_made_again/online.safetensors")
+        digest = encoder_digest(Folder(self.base), Folder(root / "joint_made_again"))
+        Folder(root / "joint_made_again").write_json(PREDICTOR_ENCODER, {"encoder_digest": digest})
         self.latents = make_latents(root / "latents", self.trajectories, self.base, root / "joint", ENCODER)
 
     def job(self, phase: str, joint: str = "joint", **changes) -> PhaseJob:
@@ -160,9 +163,32 @@ def test_an_evaluation_refuses_latents_of_adapters_that_were_made_again(stores, 
         evaluation_stages._write_result(lambda config, inputs: {"value": 1}, Config(), inputs, encoder, Folder(tmp_path / joint))
 
     evaluated("joint")
-    with pytest.raises(StoreError, match="joint_made_again, which was made again since"):
+    with pytest.raises(StoreError, match="joint_made_again: that was made again since"):
         evaluated("joint_made_again")
     assert (tmp_path / "joint").exists() and not (tmp_path / "joint_made_again").exists()
+
+
+def test_a_phase_refuses_a_predictor_that_was_trained_with_adapters_before_they_were_made_again(stores, tmp_path):
+    joint = stores.root / "joint_made_again"
+    latents = make_latents(tmp_path / "latents", stores.trajectories, stores.base, joint, ENCODER)
+    job = replace(
+        stores.job("alignment", "joint_made_again", out=str(tmp_path / "out"), latents=latents), predictor=str(stores.root / "joint")
+    )
+    with pytest.raises(StoreError, match=f"{stores.root}/joint holds a predictor that was trained in the space of another encoder"):
+        run_job(job)
+    run_job(replace(job, predictor=str(joint)))
+    said = Folder(tmp_path / "out").read_json(PREDICTOR_ENCODER)
+    assert said == {"encoder_digest": LatentReader(Folder(latents)).encoder_digest}
+
+
+def test_an_evaluation_refuses_a_predictor_of_another_encoder_than_its_latents(stores, tmp_path):
+    def evaluated(joint: str) -> None:
+        inputs = {"latents": Folder(stores.latents), "predictor": Folder(stores.root / joint)}
+        evaluation_stages._write_result(lambda config, inputs: {"value": 1}, Config(), inputs, {}, Folder(tmp_path / joint))
+
+    evaluated("joint")
+    with pytest.raises(StoreError, match="joint_made_again holds a predictor.*remove .*joint_made_again and run again"):
+        evaluated("joint_made_again")
 
 
 def test_an_evaluation_knows_the_encoder_of_its_latents_where_that_is_still_stored(tmp_path):
@@ -190,7 +216,7 @@ def test_a_phase_does_not_go_on_with_another_encoder_though_its_latents_were_mad
     joint = stores.root / "joint_made_again"
     latents = make_latents(tmp_path / "latents", stores.trajectories, stores.base, joint, ENCODER)
     with pytest.raises(CheckpointError, match=r"\(encoder, latents\)"):
-        run_job(replace(job, encoder=str(joint), latents=latents))
+        run_job(replace(job, encoder=str(joint), latents=latents, predictor=str(joint)))
 
 
 def test_joint_refinement_does_not_go_on_with_another_base(stores, tmp_path):

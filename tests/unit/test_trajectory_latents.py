@@ -122,8 +122,16 @@ def test_a_store_knows_its_encoder_and_refuses_to_pass_for_another_ones(store):
     reader = pickle.loads(pickle.dumps(LatentReader(store)))
     assert reader.encoder_digest == "encoder"
     reader.check_encoder("encoder", "encoder-folder")
-    with pytest.raises(StoreError, match=f"than encoder-folder, .*; remove {store.address} and run again"):
+    with pytest.raises(StoreError, match=f"than encoder-folder: .*; remove {store.address} and run again"):
         reader.check_encoder("another encoder", "encoder-folder")
+
+
+def test_a_part_of_another_schema_version_is_named_as_such(store, monkeypatch):
+    monkeypatch.setattr(latents, "SCHEMA_VERSION", 1)
+    LatentWriter("encoder").write_part(store, "old", [stay_latents(9, 4)])
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match="old.safetensors has schema version 1, this code reads 2"):
+        finish_latents(store)
 
 
 def test_a_reader_travels_between_processes(store):
