@@ -1,0 +1,65 @@
+"""Ray Data carries out a worker's part of the plan beside the training: the same bytes as the plain reader, and out of its way."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+import ray.data
+
+from clinjepa.config import Config
+from clinjepa.curriculum.batches import plain_feed
+from clinjepa.curriculum.plan import assignments
+from pipelines import feed
+from pipelines.session import ray_session
+from tests.curriculum_jobs import ENCODER, phase_job
+from tests.curriculum_store import make_base_and_latents, make_trajectories
+
+pytestmark = pytest.mark.ray
+
+FULL_BYTES = 200_000
+"""Of micro-batches that wait for the training; some 40 of the job's."""
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("stores")
+    trajectories = make_trajectories(root)
+    latents = make_base_and_latents(root, trajectories, ENCODER)
+    return phase_job("warmup", trajectories=trajectories, latents=latents, base=str(root / "base"), num_steps=400, total_steps=400)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory):
+    config = Config(storage=str(tmp_path_factory.mktemp("storage")), execution={"object_store_mb": 100, "progress": False})
+    with ray_session(config):
+        yield
+
+
+def test_it_hands_over_what_the_plain_reader_does_in_the_order_of_the_plan(job, session):
+    assigned = list(assignments(job, 0, 1, 0, 8))
+    arrived = [bytes(each) for each in feed.ray_data_feed(job)(assigned)]
+    assert len(arrived) == len(assigned) > 8
+    assert arrived == [bytes(each) for each in plain_feed(job)(assigned)]
+
+
+def test_the_scheduling_loop_rests_while_all_that_may_wait_is_waiting(job, session, monkeypatch):
+    """It runs in the training process: every round without need is taken from the steps."""
+    rounds: Counter[str] = Counter()
+    step = feed._Unhurried.on_execution_step
+
+    def counted(callback, executor):
+        rounds["all"] += 1
+        step(callback, executor)
+
+    monkeypatch.setattr(feed._Unhurried, "on_execution_step", counted)
+    options = ray.data.DataContext.get_current().execution_options
+    monkeypatch.setattr(options, "resource_limits", options.resource_limits.copy(object_store_memory=FULL_BYTES))
+    arrivals = feed.ray_data_feed(job)(list(assignments(job, 0, 1, 0, 400)))
+    next(arrivals)
+    time.sleep(3)
+    before = rounds["all"]
+    time.sleep(3)
+    assert 0 < rounds["all"] - before <= 3 / feed._PAUSE_SECONDS
+    arrivals.close()
