@@ -31,9 +31,11 @@ from tests.training_driver import folder_of
 EVERY = 5
 """Steps between checkpoints."""
 
-LAST, END_DRIFT = 10, 1e-3
-"""Over this many last steps, the mean loss by any course of workers is within this share of one process's. What rounding makes of it
-grows with the steps: 2e-8 after 40 of joint refinement, by two workers or by two and then one."""
+LAST = 10
+DRIFT = {100: 1e-5, 400: 0.25}
+"""By how much the mean loss of `LAST` steps may differ from one process's at the end of a training of so many steps, whatever the course of
+its workers: rounding differs with their number and grows. Measured with joint refinement by two, one, two workers: 5e-8 after 100 steps,
+3e-7 after 150; then this small model leaves its minimum, and 6e-2 after 400."""
 
 
 class Inputs:
@@ -165,7 +167,7 @@ class Training:
     def assert_same_course(self, inputs: Inputs, saved: int) -> None:
         """Every step once, none left out and none applied twice: bit for bit what as many workers find whom nobody interrupts, or, when
         their number changed, what as many find from the same steps on; and what one process finds but for rounding, which differs with
-        the number of workers and grows: 1e-5 over the first steps, `END_DRIFT` at the end.
+        the number of workers and grows: 1e-5 over the first steps, then as `DRIFT` says.
 
         saved: steps in the newest checkpoint before the last disturbance, none of which was done again."""
         assert self.starts()[-1]["step"] >= saved > 0
@@ -178,7 +180,10 @@ class Training:
         assert [row["step"] for row in found] == [row["step"] for row in alone]
         assert losses(found) == losses(same)
         assert losses(found)[:EVERY] == pytest.approx(losses(alone)[:EVERY], rel=1e-5)
-        assert fmean(losses(found)[-LAST:]) == pytest.approx(fmean(losses(alone)[-LAST:]), rel=END_DRIFT)
+        for end in (100, len(found)):
+            bound = DRIFT[next(steps for steps in DRIFT if min(end, len(found)) <= steps)]
+            means = [fmean(losses(rows)[:end][-LAST:]) for rows in (found, alone)]
+            assert means[0] == pytest.approx(means[1], rel=bound)
 
 
 def losses(steps: list[dict[str, Any]]) -> list[float]:
