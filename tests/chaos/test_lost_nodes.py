@@ -46,6 +46,7 @@ def test_it_shrinks_with_a_lost_node_and_grows_with_a_new_one(inputs, started, t
         training.finish(600)
     training.assert_same_course(inputs, lost_at)
     assert training.numbers_of_workers()[-3:] == [2, 1, 2]
+    assert training.drift(inputs, 100) < 1e-5
 
 
 @pytest.mark.parametrize(
