@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +20,9 @@ _MOST_BLOCKS, _BLOCK_BYTES = 1024, 64 << 20
 """What Ray Data does for a block costs as much as for a row, so micro-batches travel several to a block, but not above this size."""
 
 _PAUSE_SECONDS = 0.05
+
+_LAST_SECONDS = 10.0
+"""For threads of Ray Data to end after the training has left the feed; they take a tenth of a second on an idle machine."""
 
 
 def ray_data_feed(job: Job) -> Any:
@@ -46,11 +50,25 @@ def ray_data_feed(job: Job) -> Any:
             compute=ray.data.ActorPoolStrategy(size=1),
             num_cpus=0,
         )
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            for payload in block["payload"]:
-                yield payload.as_buffer()
+        others = set(threading.enumerate())
+        blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+        try:
+            for block in blocks:
+                for payload in block["payload"]:
+                    yield payload.as_buffer()
+        finally:
+            blocks.close()
+            _wait_for_threads(others)
 
     return feed
+
+
+def _wait_for_threads(others: set[threading.Thread]) -> None:
+    """Until Ray Data's threads of a feed that was left have ended: one that asks Ray for anything after its shutdown ends the process."""
+    deadline = time.monotonic() + _LAST_SECONDS
+    for thread in set(threading.enumerate()) - others:
+        if thread.name.startswith(("iter_threaded", "StreamingExecutor")):
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class _Unhurried(ExecutionCallback):

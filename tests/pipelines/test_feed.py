@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 
@@ -63,3 +64,5 @@ def test_the_scheduling_loop_rests_while_all_that_may_wait_is_waiting(job, sessi
     time.sleep(3)
     assert 0 < rounds["all"] - before <= 3 / feed._PAUSE_SECONDS
     arrivals.close()
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("iter_threaded", "StreamingExecutor"))]
+    assert not left, "a thread that asks Ray for something after its shutdown ends the process"
