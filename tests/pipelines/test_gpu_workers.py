@@ -19,7 +19,10 @@ def test_a_training_on_gpus_that_torch_cannot_use_ends_at_once_with_what_to_chan
     with RayNodes(head_cpus=1) as nodes:
         nodes.add(num_cpus=1, num_gpus=1)
         training = Training(nodes, job, tmp_path, num_workers=1, use_gpu=True, max_worker_failures=-1)
-        training.process.wait(240)
+        try:
+            training.process.wait(240)
+        finally:
+            training.process.kill()
         said = training.log.read_text(errors="replace").strip().splitlines()[-1]
     assert training.process.returncode == 1
     assert said.startswith("ResourceError: execution.use_gpu=true") and "execution.use_gpu=false" in said, said
