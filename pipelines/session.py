@@ -30,6 +30,9 @@ from pipelines.locations import inside_job  # noqa: E402
 from pipelines.runner import RunContext  # noqa: E402
 from pipelines.trackers import check_trackers  # noqa: E402
 
+WATCHER_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Whether Ray Train looks for notices that nodes leave, for this process and those it starts."""
+
 
 def check_storage(config: Config) -> None:
     """Refuse a storage that cannot be written and trackers that are not there, before any work is done."""
@@ -60,6 +63,7 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
     if not config.encoder.allow_download:
         os.environ["HF_HUB_OFFLINE"] = "1"
     joined = inside_job() or bool(os.environ.get("RAY_ADDRESS"))
+    watcher = os.environ.get(WATCHER_VARIABLE)
     options: dict[str, object] = {"logging_level": logging.INFO if debug else logging.ERROR, "log_to_driver": debug}
     if joined:
         if not inside_job():
@@ -69,7 +73,7 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
     else:
         execution = config.execution
         # Nobody takes this machine away with a notice, and the watcher would be one more process for every training.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault(WATCHER_VARIABLE, "0")
         options |= {"address": "local", "num_cpus": execution.local_num_cpus, "include_dashboard": debug}
         if execution.object_store_mb:
             options["object_store_memory"] = execution.object_store_mb * 1024 * 1024
@@ -89,3 +93,5 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
         yield RunContext(config, uuid.uuid4().hex[:12], coordinator(), debug)
     finally:
         ray.shutdown()
+        if watcher is None:  # a later session of this process, or a program it starts, may join a cluster whose nodes leave with a notice
+            os.environ.pop(WATCHER_VARIABLE, None)

@@ -31,10 +31,11 @@ from pipelines.coordinator import Needs, coordinator
 from pipelines.data_stages import run_remotely
 from pipelines.feed import ray_data_feed
 from pipelines.runner import RunContext
+from pipelines.session import WATCHER_VARIABLE
 from pipelines.stages import Stage
 from pipelines.trackers import open_trackers, tracker_settings
 
-_START_TIMEOUT, _WATCHER = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
 def run_phase_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
             "stage_key": stage.key,
             "label": stage.label,
             "threads": execution.threads_per_worker,
-            "nodes_may_leave": os.environ.get(_WATCHER, "1") != "0",
+            "nodes_may_leave": os.environ.get(WATCHER_VARIABLE, "1") != "0",
             "trackers": tracker_settings(context.config, stage.label, stage.key),
         },
         torch_config=_CheckedTorchConfig(name=name, use_gpu=execution.use_gpu),

@@ -103,8 +103,8 @@ class RayNodes:
         done = subprocess.run(
             [sys.executable, "-c", code, self.address, str(seconds)], env=self.env, text=True, capture_output=True, timeout=60
         )
-        if done.returncode:
-            raise RuntimeError(done.stderr[-2000:])
+        if done.returncode or not done.stdout.strip().startswith("(True"):
+            raise RuntimeError(f"{done.stdout}{done.stderr[-2000:]}")
 
     def _start(self, arguments: list[str], num_cpus: int) -> Node:
         folder = str(self._scratch / str(len(self._nodes)))

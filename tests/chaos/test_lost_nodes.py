@@ -72,7 +72,7 @@ def test_a_node_that_is_taken_away_with_notice_is_left_with_a_checkpoint_made_fo
         training = started(nodes, job, tmp_path, num_workers=[1, 2])
         training.wait_for(lambda: training.saved() >= regular)
         nodes.drain(seconds=15)
-        training.wait_for(lambda: training.saved() % regular > 0)
+        training.wait_for(lambda: 0 < training.saved() % regular and training.saved() < job.num_steps)
         saved = training.saved()
         second.lose()
         training.finish()

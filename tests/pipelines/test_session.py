@@ -1,0 +1,19 @@
+"""What a session leaves behind in the process that held it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from clinjepa.config import Config
+from pipelines.session import WATCHER_VARIABLE, ray_session
+
+
+@pytest.mark.ray
+def test_notices_of_leaving_nodes_are_ignored_on_this_machine_alone_and_only_while_the_session_lasts(tmp_path, monkeypatch):
+    monkeypatch.delenv(WATCHER_VARIABLE, raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with ray_session(Config(storage=str(tmp_path), execution={"object_store_mb": 100, "local_num_cpus": 1, "progress": False})):
+        assert os.environ[WATCHER_VARIABLE] == "0"
+    assert WATCHER_VARIABLE not in os.environ
