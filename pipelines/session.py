@@ -58,12 +58,26 @@ def _quieten_raylet() -> None:
 
 
 @contextlib.contextmanager
+def _notices_ignored() -> Iterator[None]:
+    """Nobody takes this machine away with a notice, and the watcher would be one more process for every training.
+
+    Put back afterwards: a later session of this process, or a program it starts, may join a cluster whose nodes do leave with a notice.
+    """
+    set_by_user = WATCHER_VARIABLE in os.environ
+    os.environ.setdefault(WATCHER_VARIABLE, "0")
+    try:
+        yield
+    finally:
+        if not set_by_user:
+            os.environ.pop(WATCHER_VARIABLE, None)
+
+
+@contextlib.contextmanager
 def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
     """A connected driver and its context. Joins the cluster of `RAY_ADDRESS` or the job; else starts one here."""
     if not config.encoder.allow_download:
         os.environ["HF_HUB_OFFLINE"] = "1"
     joined = inside_job() or bool(os.environ.get("RAY_ADDRESS"))
-    watcher = os.environ.get(WATCHER_VARIABLE)
     options: dict[str, object] = {"logging_level": logging.INFO if debug else logging.ERROR, "log_to_driver": debug}
     if joined:
         if not inside_job():
@@ -72,26 +86,24 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
             options["runtime_env"] = {"py_modules": [str(root), str(root.parent / "pipelines")], "env_vars": kept}
     else:
         execution = config.execution
-        # Nobody takes this machine away with a notice, and the watcher would be one more process for every training.
-        os.environ.setdefault(WATCHER_VARIABLE, "0")
         options |= {"address": "local", "num_cpus": execution.local_num_cpus, "include_dashboard": debug}
         if execution.object_store_mb:
             options["object_store_memory"] = execution.object_store_mb * 1024 * 1024
     if not debug:
         _quieten_raylet()
-    try:
-        ray.init(**options)  # type: ignore[arg-type]
-    except ConnectionError as error:
-        raise StorageError(
-            f"the Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} cannot be reached ({error}); unset it to run on this machine"
-        ) from None
-    if not debug:
-        for name in ("ray", "ray.data", "ray.train", "ray.tune"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    try:
-        yield RunContext(config, uuid.uuid4().hex[:12], coordinator(), debug)
-    finally:
-        ray.shutdown()
-        if watcher is None:  # a later session of this process, or a program it starts, may join a cluster whose nodes leave with a notice
-            os.environ.pop(WATCHER_VARIABLE, None)
+    with contextlib.nullcontext() if joined else _notices_ignored():
+        try:
+            ray.init(**options)  # type: ignore[arg-type]
+        except ConnectionError as error:
+            address = os.environ.get("RAY_ADDRESS")
+            raise StorageError(
+                f"the Ray cluster at RAY_ADDRESS={address} cannot be reached ({error}); unset it to run on this machine"
+            ) from None
+        if not debug:
+            for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+                logging.getLogger(name).setLevel(logging.ERROR)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        try:
+            yield RunContext(config, uuid.uuid4().hex[:12], coordinator(), debug)
+        finally:
+            ray.shutdown()
