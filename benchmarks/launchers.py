@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,6 +81,8 @@ def read_trained(out: Folder, job: PhaseJob) -> Trained:
 
 
 def _run(command: list[str], **env: str) -> None:
+    began = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT), **env), text=True, capture_output=True)
+    print(f"{Path(command[-1]).parent.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:4])} ended with {done.returncode}: {(done.stdout + done.stderr)[-3000:]}")
