@@ -89,22 +89,34 @@ class RayNodes:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def add(self, num_cpus: int = 1, num_gpus: int = 0) -> Node:
-        """Another node; the cluster takes some seconds to see it. num_gpus: what Ray is told, whatever is there."""
-        return self._start([f"--address={self.address}", f"--num-gpus={num_gpus}"], num_cpus)
+        """Another node, once the cluster sees it, which takes some seconds. num_gpus: what Ray is told, whatever is there."""
+        node = self._start([f"--address={self.address}", f"--num-gpus={num_gpus}"], num_cpus)
+        self._ask(
+            "while not any(node['Alive'] and node['RayletSocketName'].startswith(sys.argv[2] + '/') for node in ray.nodes()):\n"
+            "    time.sleep(0.2)\n",
+            node.folder,
+        )
+        return node
 
     def drain(self, seconds: int) -> None:
         """Give notice that the last node added will be taken away in so many seconds, as a cloud does."""
-        code = (
-            "import sys, time, ray\nfrom ray._raylet import GcsClient\nray.init(address=sys.argv[1], logging_level='error')\n"
+        said = self._ask(
             "last = [node for node in ray.nodes() if node['Alive'] and node['Resources'].get('last')][0]\n"
             "client = GcsClient(address=ray.get_runtime_context().gcs_address)\n"
-            "print(client.drain_node(last['NodeID'], 2, 'taken away', int((time.time() + float(sys.argv[2])) * 1000)))\n"
+            "print(client.drain_node(last['NodeID'], 2, 'taken away', int((time.time() + float(sys.argv[2])) * 1000)))\n",
+            str(seconds),
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code, self.address, str(seconds)], env=self.env, text=True, capture_output=True, timeout=60
-        )
-        if done.returncode or not done.stdout.strip().startswith("(True"):
-            raise RuntimeError(f"{done.stdout}{done.stderr[-2000:]}")
+        if not said.startswith("(True"):
+            raise RuntimeError(said)
+
+    def _ask(self, code: str, argument: str) -> str:
+        """What a driver prints that has joined the cluster and runs this code."""
+        code = "import sys, time, ray\nfrom ray._raylet import GcsClient\nray.init(address=sys.argv[1], logging_level='error')\n" + code
+        command = [sys.executable, "-c", code, self.address, argument]
+        done = subprocess.run(command, env=self.env, text=True, capture_output=True, timeout=90)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        return done.stdout.strip()
 
     def _start(self, arguments: list[str], num_cpus: int) -> Node:
         folder = str(self._scratch / str(len(self._nodes)))
