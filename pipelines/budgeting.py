@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.table import Table
 
 from clinjepa.config import Config
-from clinjepa.curriculum.budget import ALLOWANCE, GIB, RunSizes, advice, run_memory
+from clinjepa.curriculum.budget import ALLOWANCE, GIB, RunSizes, advice, peak_bytes, run_memory
 from clinjepa.curriculum.recipes import Recipe, load_recipe
 from clinjepa.curriculum.sizes import Architecture, known_gpus, known_model
-from clinjepa.curriculum.timing import ASSUMED, TextFigures, run_times, text_figures
+from clinjepa.curriculum.timing import ASSUMED, PhaseTime, TextFigures, run_times, text_figures
 from clinjepa.errors import ClinJepaError, ConfigError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.store import TrajectoryReader
@@ -28,17 +28,23 @@ _TIGHT = 1 / 1.15
 
 
 def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Table], list[str]]:
-    """Tables and lines to print, for the grid's first recipe. experiment: None when its data cannot be read."""
+    """Tables and lines to print: of the grid's recipe that needs most memory, and a line on the others. experiment: None when its data
+    cannot be read."""
     sections = config.model_dump(mode="json")
     execution = config.execution
     gpu = known_gpus()[execution.gpu_kind]
     memory = execution.gpu_memory_gb or gpu["memory_gib"]
     peak = execution.gpu_tflops or gpu["bf16_tflops"]
-    recipe = load_recipe(config.grid.recipes[0])
+    recipes = list(map(load_recipe, config.grid.recipes))
     run = RunSizes.from_settings(_architecture(config), sections, memory)
+    recipe = max(recipes, key=lambda each: peak_bytes(run, each))
     phases = run_memory(run, recipe)
     texts = _texts(config, experiment)
-    times = {each.name: each for each in run_times(run, recipe, texts, sections, peak, gpu["fp32_tflops"])}
+
+    def times_of(each: Recipe) -> list[PhaseTime]:
+        return run_times(run, each, texts, sections, peak, gpu["fp32_tflops"])
+
+    times = {each.name: each for each in times_of(recipe)}
     title = f"{execution.workers_in_words} x {execution.gpu_kind} ({memory:g} GiB): GiB per GPU and time, recipe {recipe.name} (estimates)"
     columns = ("phase", "encoder", "adapters", "predictor", "latents", "activations", "runtime", "total", "", "steps", "tokens", "time")
     table = Table(*columns, title=title)
@@ -64,9 +70,16 @@ def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Tabl
         f"time: {peak:g} TFLOP/s bf16, {gpu['fp32_tflops']:g} fp32, at {execution.gpu_utilisation:.0%} of it (execution.gpu_utilisation); "
         "without start-up, reading and communication. Formulas: docs/scaling.md",
     ]
+    others = [
+        f"{each.name} {peak_bytes(run, each) / GIB:.2f} GiB, {_duration(sum(time.seconds for time in times_of(each)))}"
+        for each in recipes
+        if each != recipe
+    ]
+    if others:
+        lines.append(f"other recipes, each alone: {'; '.join(others)}. What recipes share is trained once; each seed beyond the first adds")
     if (pool := execution.embed_workers) < execution.max_workers:
         lines.append(f"latent stores are filled by {pool} of {execution.max_workers} GPUs (execution.embed_workers)")
-    return [table], lines + _changes(config, run, recipe)
+    return [table], lines + _changes(config, run, recipes)
 
 
 def latent_store_lines(config: Config, experiment: Experiment | None) -> list[str]:
@@ -121,14 +134,14 @@ def _gigabytes(count: int) -> str:
     return f"{count:,} B ({count / 1e9:.3g} GB)"
 
 
-def _changes(config: Config, run: RunSizes, recipe: Recipe) -> list[str]:
+def _changes(config: Config, run: RunSizes, recipes: list[Recipe]) -> list[str]:
     lines = []
     try:
         check_workers(config)
     except ConfigError as refusal:
         lines.append(f"change: {refusal}")
-    needed = advice(run, recipe)
-    careful = [] if needed else advice(replace(run, gpu_memory_gib=run.gpu_memory_gib * _TIGHT), recipe)
+    needed = advice(run, recipes)
+    careful = [] if needed else advice(replace(run, gpu_memory_gib=run.gpu_memory_gib * _TIGHT), recipes)
     return [*lines, *(f"change: {line}" for line in needed), *(f"with room for an estimate 15 % too low: {line}" for line in careful)]
 
 

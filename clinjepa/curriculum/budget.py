@@ -183,13 +183,13 @@ def phase_memory(run: RunSizes, phase: Phase) -> PhaseMemory:
     )
 
 
-def advice(run: RunSizes, recipe: Recipe) -> list[str]:
-    """Settings that, changed alone, make the run fit; the first that do together when none alone does. Empty when it fits."""
-    if fits(run, recipe):
+def advice(run: RunSizes, recipes: Sequence[Recipe]) -> list[str]:
+    """Settings that, changed alone, make all recipes fit; the first that do together when none alone does. Empty when they fit."""
+    if fits(run, recipes):
         return []
     alone: dict[str, str] = {}
     for setting, value, changed in _changes(run):
-        if setting not in alone and fits(changed, recipe):
+        if setting not in alone and fits(changed, recipes):
             alone[setting] = value
     if alone:
         return [f"{setting}={value}" for setting, value in alone.items()]
@@ -206,17 +206,22 @@ def advice(run: RunSizes, recipe: Recipe) -> list[str]:
         if value != getattr(changed, field):
             changed = replace(changed, **{field: value})
             together = [each for each in together if not each.startswith(f"{setting}=")] + [f"{setting}={value}"]
-        if fits(changed, recipe):
+        if fits(changed, recipes):
             return [f"no single setting makes it fit, together these do: {' '.join(together)}"]
-    largest = max(run_memory(changed, recipe), key=lambda phase: phase.total)
+    largest = max((phase for recipe in recipes for phase in run_memory(changed, recipe)), key=lambda phase: phase.total)
     return [
         f"it fits under no setting ({largest.name} needs {largest.total / GIB:.1f} GiB even with {' '.join(together)}): take a smaller "
         "encoder.model, GPUs with more memory (execution.gpu_memory_gb), or a lower tokenizer.max_tokens if few texts are that long"
     ]
 
 
-def fits(run: RunSizes, recipe: Recipe) -> bool:
-    return max(phase.total for phase in run_memory(run, recipe)) <= run.gpu_memory_gib * GIB
+def peak_bytes(run: RunSizes, recipe: Recipe) -> int:
+    """Of the recipe's largest phase, per GPU."""
+    return max(phase.total for phase in run_memory(run, recipe))
+
+
+def fits(run: RunSizes, recipes: Sequence[Recipe]) -> bool:
+    return all(peak_bytes(run, recipe) <= run.gpu_memory_gib * GIB for recipe in recipes)
 
 
 def _changes(run: RunSizes) -> list[tuple[str, str, RunSizes]]:

@@ -161,34 +161,34 @@ def test_the_order_is_that_of_the_run() -> None:
 
 
 def test_what_fits_needs_no_advice() -> None:
-    assert fits(run_sizes(num_workers=8), RECIPE)
-    assert advice(run_sizes(num_workers=8), RECIPE) == []
+    assert fits(run_sizes(num_workers=8), [RECIPE])
+    assert advice(run_sizes(num_workers=8), [RECIPE]) == []
 
 
 def test_advice_names_the_smallest_changes_that_suffice() -> None:
     run = run_sizes(memory=50, num_workers=8)
-    assert advice(run, RECIPE) == ["encoder.activation_checkpointing=selective (same result)"]
-    assert fits(replace(run, activation_checkpointing="selective"), RECIPE)
-    assert not fits(run, RECIPE)
+    assert advice(run, [RECIPE]) == ["encoder.activation_checkpointing=selective (same result)"]
+    assert fits(replace(run, activation_checkpointing="selective"), [RECIPE])
+    assert not fits(run, [RECIPE])
 
 
 def test_advice_says_when_no_single_setting_suffices() -> None:
     run = run_sizes(memory=24, num_workers=1)
-    (line,) = advice(run, RECIPE)
+    (line,) = advice(run, [RECIPE])
     assert line.startswith("no single setting") and "execution.num_workers=8" in line
     together = {"activation_checkpointing": "full", "num_workers": 8}
     assert "encoder.activation_checkpointing=full" in line
-    assert fits(replace(run, **together), RECIPE)
+    assert fits(replace(run, **together), [RECIPE])
 
 
 def test_a_budget_below_the_longest_text_saves_no_memory_and_is_not_advised() -> None:
     smaller = [phase_memory(run_sizes(token_budget=tokens), phase("joint")).encoding for tokens in (8192, 4096, 1000)]
     assert smaller[0] > smaller[1] == smaller[2]
-    assert all("token_budget=2048" not in line for line in advice(run_sizes(memory=40, num_workers=8), RECIPE))
+    assert all("token_budget=2048" not in line for line in advice(run_sizes(memory=40, num_workers=8), [RECIPE]))
 
 
 def test_advice_says_when_nothing_suffices() -> None:
-    (line,) = advice(run_sizes(memory=12), RECIPE)
+    (line,) = advice(run_sizes(memory=12), [RECIPE])
     assert "smaller encoder.model" in line and "(embed (sft) needs" in line
 
 
@@ -202,6 +202,18 @@ def test_what_fits_only_just_names_what_gives_room() -> None:
     table, lines = planned(1)
     assert "tight" in list(table.columns[8].cells)
     assert any(line.startswith("with room") and "activation_checkpointing=selective (same result)" in line for line in lines)
+
+
+def test_a_recipe_that_does_not_fit_is_told_wherever_it_stands_in_the_grid() -> None:
+    small = CONFIG.execution.model_copy(update={"gpu_memory_gb": 24.0})
+    said = []
+    for recipes in (["clin_jepa", "untrained"], ["untrained", "clin_jepa"]):
+        grid = CONFIG.grid.model_copy(update={"recipes": recipes})
+        (table,), lines = gpu_budget(CONFIG.model_copy(update={"execution": small, "grid": grid}), None)
+        assert "TOO LARGE" in list(table.columns[8].cells) and "recipe clin_jepa" in str(table.title)
+        assert any(line.startswith("other recipes, each alone: untrained ") for line in lines)
+        said.append([line for line in lines if line.startswith("change: ")])
+    assert said[0] == said[1] != []
 
 
 def planned(workers: int | tuple[int, int]):
