@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -116,15 +117,9 @@ class PhaseJob:
             raise ConfigError(f"phase {phase.name}: the encoder is frozen, so latents (a latent store) is needed; or set reencode")
         if phase.needs_target and not self.trains_encoder and not self.target:
             raise ConfigError(f"phase {phase.name}: its target is the EMA encoder of an earlier phase, so target is needed")
-        momentum = float(self.curriculum_settings["ema_momentum"])
-        reached = self.num_steps * (1.0 - momentum)
-        if phase.ema_moves and not self.trains_encoder and reached < ALIGNMENT_RULE - 1e-9:
-            warnings.warn(
-                f"phase {phase.name}: num_steps * (1 - ema_momentum) = {self.num_steps} * (1 - {momentum:g}) = {reached:.2f} < "
-                f"{ALIGNMENT_RULE:g}, so the target does not arrive at the online encoder; "
-                f"set curriculum.ema_momentum={max(0.0, 1 - ALIGNMENT_RULE / self.num_steps):.4g} or give the phase more steps",
-                stacklevel=2,
-            )
+        shortfall = alignment_shortfall(phase, self.num_steps, float(self.curriculum_settings["ema_momentum"]))
+        if shortfall is not None:
+            warnings.warn(f"phase {shortfall}", stacklevel=2)
 
 
 @dataclass(frozen=True)
@@ -161,6 +156,20 @@ class SftJob:
 
 
 Job = PhaseJob | SftJob
+
+
+def alignment_shortfall(phase: Phase, num_steps: int, ema_momentum: float) -> str | None:
+    """What to say, with the remedy, of an alignment too short for its target to arrive (`ALIGNMENT_RULE`); None when it is long enough."""
+    reached = num_steps * (1.0 - ema_momentum)
+    if not phase.ema_moves or phase.trains == "both" or reached >= ALIGNMENT_RULE - 1e-9:
+        return None
+    # Rounded down: rounded up, what is advised would be warned of again.
+    momentum = math.floor((1 - ALIGNMENT_RULE / num_steps) * 1e4) / 1e4 if num_steps > ALIGNMENT_RULE else 0.0
+    remedy = f"set curriculum.ema_momentum <= {momentum:g} or give" if momentum > 0 else "give"
+    return (
+        f"{phase.name}: num_steps * (1 - ema_momentum) = {num_steps} * {1 - ema_momentum:.4g} = {reached:.4g} is under {ALIGNMENT_RULE:g}, "
+        f"the target does not arrive at the online encoder; {remedy} the phase more steps (curriculum.num_steps)"
+    )
 
 
 def load_job(value: Mapping[str, Any]) -> Job:

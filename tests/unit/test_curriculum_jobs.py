@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
-from clinjepa.curriculum.jobs import PhaseJob, SftJob, check_workers, job_digest, load_job, num_micro_batches
+from clinjepa.curriculum.jobs import PhaseJob, SftJob, alignment_shortfall, check_workers, job_digest, load_job, num_micro_batches
 from clinjepa.curriculum.worker import main
 from clinjepa.errors import ConfigError
 from tests.curriculum_jobs import phase_job
@@ -64,8 +65,17 @@ def test_sft_micro_batches_follow_from_its_tokens():
 
 def test_alignment_too_short_for_its_momentum_is_warned_of_with_the_formula():
     job = phase_job("alignment", target="t", num_steps=4, ema_momentum=0.9)
-    with pytest.warns(UserWarning, match=r"num_steps \* \(1 - ema_momentum\) = 4 \* \(1 - 0.9\) = 0.40 < 4"):
+    with pytest.warns(UserWarning, match=r"num_steps \* \(1 - ema_momentum\) = 4 \* 0.1 = 0.4 is under 4.*give the phase more steps"):
         job.validate()
+
+
+@pytest.mark.parametrize("num_steps", [5, 7, 17, 41, 2001])
+def test_the_momentum_that_is_advised_is_not_warned_of(num_steps):
+    phase = phase_job("alignment").parsed_phase
+    said = alignment_shortfall(phase, num_steps, 0.9999)
+    advised = float(re.search(r"ema_momentum <= ([\d.]+)", said)[1])
+    assert alignment_shortfall(phase, num_steps, advised) is None
+    assert alignment_shortfall(phase, num_steps, advised + 2e-4) is not None
 
 
 def test_alignment_long_enough_is_not_warned_of(recwarn):
