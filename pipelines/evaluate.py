@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from clinjepa.config import Config
 from pipelines.executors import EXECUTORS
-from pipelines.planning import plan_experiment
-from pipelines.preflight import check_gpus, check_model
+from pipelines.preflight import check_gpus
+from pipelines.preparing import prepared
 from pipelines.progress import console, say_what_is_reused, watch
 from pipelines.runner import ensure
-from pipelines.session import check_storage, ray_session
+from pipelines.session import ray_session
 
 
 def evaluate(config: Config, debug: bool = False) -> None:
-    check_storage(config)
-    experiment = plan_experiment(config)
-    check_model(config, experiment)
+    experiment = prepared(config)
     stages = [experiment.baselines, *(stage for trial in experiment.trials for stage in trial.evaluations.values())]
     say_what_is_reused(config, [each for stage in stages for each in stage.closure()])
     with ray_session(config, debug) as context:

@@ -16,14 +16,14 @@ import ray
 import ray.tune
 
 from clinjepa.config import Config
-from clinjepa.errors import ClinJepaError
+from clinjepa.errors import ClinJepaError, in_safe_words
 from pipelines.coordinator import coordinator
 from pipelines.executors import EXECUTORS
-from pipelines.planning import plan_experiment
-from pipelines.preflight import check_gpus, check_model, check_workers
+from pipelines.preflight import check_gpus
+from pipelines.preparing import prepared
 from pipelines.progress import say_what_is_reused, watch
 from pipelines.runner import RunContext, ensure
-from pipelines.session import check_storage, ray_session
+from pipelines.session import ray_session
 from pipelines.stages import Experiment, build_experiment
 
 _NO_CPU = ray.tune.PlacementGroupFactory([{"memory": 1}])
@@ -62,8 +62,8 @@ def _trial(params: dict[str, Any], payload: dict[str, Any]) -> None:
     except (ClinJepaError, ray.exceptions.RayError, ValueError, TypeError, KeyError) as error:
         if payload["debug"]:
             traceback.print_exc()
-        kind = "" if isinstance(error, ClinJepaError) else f"unexpected {type(error).__name__}: "
-        ray.tune.report({"fault": f"{params['recipe']}, seed {params['seed']}: {kind}{error}"})
+        said = str(error) if isinstance(error, ClinJepaError) else f"unexpected {in_safe_words(error)}"
+        ray.tune.report({"fault": f"{params['recipe']}, seed {params['seed']}: {said}"})
         return
     ray.tune.report({"fault": "", "num_stages": len(trial.stages)})
 
@@ -72,8 +72,7 @@ def _faults(results: Any) -> list[str]:
     faults = []
     for result in results:
         if result.error is not None:
-            last = (str(result.error).strip().splitlines() or [type(result.error).__name__])[-1]
-            faults.append(f"{result.config.get('recipe')}, seed {result.config.get('seed')}: {last}")
+            faults.append(f"{result.config.get('recipe')}, seed {result.config.get('seed')}: unexpected {in_safe_words(result.error)}")
         elif result.metrics and result.metrics.get("fault"):
             faults.append(result.metrics["fault"])
     return faults
@@ -81,10 +80,7 @@ def _faults(results: Any) -> list[str]:
 
 def grid(config: Config, debug: bool = False) -> None:
     """`clinjepa grid`: train and judge every recipe x seed; no report."""
-    check_workers(config)
-    check_storage(config)
-    experiment = plan_experiment(config)
-    check_model(config, experiment)
+    experiment = prepared(config)
     say_what_is_reused(config, experiment.stages)
     with ray_session(config, debug) as context, watch(context.coordinator, config.execution.progress):
         check_gpus(context, experiment.stages)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from clinjepa.config import Config, result_fields
-from clinjepa.curriculum.recipes import load_recipe, phase_steps
+from clinjepa.config import Config
 from clinjepa.errors import ClinJepaError, StoreError
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
 from pipelines.budgeting import gpu_budget, latent_store_lines
 from pipelines.planning import plan_experiment
+from pipelines.preflight import warnings
 from pipelines.provenance import by_other_code, other_code_line
 from pipelines.stages import Experiment, Stage
 
@@ -83,35 +83,6 @@ def _print_sizes(config: Config, experiment: Experiment | None) -> None:
         _console.print(table)
     for line in [*lines, *latent_store_lines(config, experiment)]:
         _console.print(line)
-
-
-def warnings(config: Config) -> list[str]:
-    """What will probably not work as hoped, each with its remedy; known before the data are."""
-    lines = []
-    momentum = config.curriculum.ema_momentum
-    for recipe in map(load_recipe, config.grid.recipes):
-        for phase, steps in zip(recipe.phases, phase_steps(recipe, result_fields(config.curriculum)), strict=True):
-            if phase.trains == "predictor" and phase.target == "ema" and steps * (1 - momentum) < 4:
-                arrived = steps * (1 - momentum)
-                remedy = f"set curriculum.ema_momentum <= {1 - 4 / max(1, steps):.4g} or give the phase more steps"
-                lines.append(
-                    f"{recipe.name}, {phase.name}: steps x (1 - ema_momentum) = {steps} x {1 - momentum:.4g} = {arrived:.2f} "
-                    "is under 4, the target will not arrive; "
-                    f"{remedy if steps > 4 else 'give the phase more steps (curriculum.num_steps)'}"
-                )
-    return [*lines, *idle_warnings(config)]
-
-
-def idle_warnings(config: Config) -> list[str]:
-    """Where the micro-batches of a step leave workers without one."""
-    curriculum, num_workers = config.curriculum, config.execution.max_workers
-    num_micro = -(-curriculum.global_batch // curriculum.micro_batch)
-    if num_micro % num_workers == 0:
-        return []
-    return [
-        f"curriculum.global_batch={curriculum.global_batch} is {num_micro} micro-batches for {num_workers} workers; "
-        "some will idle: change curriculum.micro_batch"
-    ]
 
 
 def _users(experiment: Experiment, stage: Stage) -> str:

@@ -10,7 +10,9 @@ import os
 
 import ray
 
-from clinjepa.config import Config
+from clinjepa.config import Config, result_fields
+from clinjepa.curriculum.jobs import alignment_shortfall
+from clinjepa.curriculum.recipes import load_recipe, phase_steps
 from clinjepa.errors import ConfigError, ResourceError
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
@@ -24,16 +26,36 @@ _WITH_GPU = ("sft", "phase", "embed")
 
 def check_workers(config: Config) -> None:
     """Raise ConfigError, before any work, when there may be more workers than micro-batches for them to share."""
-    num_micro_batches = {
-        "curriculum.micro_batch": -(-config.curriculum.global_batch // config.curriculum.micro_batch),
-        "sft.micro_tokens": -(-config.sft.tokens_per_step // config.sft.micro_tokens),
-    }
+    num_micro_batches = {"curriculum.micro_batch": _micro_batches(config)}
+    if any(load_recipe(recipe).encoder_start == "sft" for recipe in config.grid.recipes):
+        num_micro_batches["sft.micro_tokens"] = -(-config.sft.tokens_per_step // config.sft.micro_tokens)
     for cut, available in num_micro_batches.items():
         if config.execution.max_workers > available:
             raise ConfigError(
                 f"execution.num_workers: {config.execution.max_workers} workers would share {available} micro-batches of a step; "
                 f"use at most {available} workers or lower {cut}"
             )
+
+
+def warnings(config: Config) -> list[str]:
+    """What will probably not work as hoped, each with its remedy; known before the data are."""
+    lines = []
+    for recipe in map(load_recipe, config.grid.recipes):
+        for phase, steps in zip(recipe.phases, phase_steps(recipe, result_fields(config.curriculum)), strict=True):
+            shortfall = alignment_shortfall(phase, steps, config.curriculum.ema_momentum)
+            lines += [f"{recipe.name}, {shortfall}"] if shortfall else []
+    num_workers, available = config.execution.max_workers, _micro_batches(config)
+    if available % num_workers:
+        lines.append(
+            f"curriculum.global_batch={config.curriculum.global_batch} is {available} micro-batches for {num_workers} workers; "
+            "some will idle: change curriculum.micro_batch"
+        )
+    return lines
+
+
+def _micro_batches(config: Config) -> int:
+    """Of a step of the phases."""
+    return -(-config.curriculum.global_batch // config.curriculum.micro_batch)
 
 
 def check_model(config: Config, experiment: Experiment) -> None:

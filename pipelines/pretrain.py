@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from clinjepa.config import Config
 from pipelines.executors import EXECUTORS
-from pipelines.planning import plan_experiment
-from pipelines.preflight import check_gpus, check_model, check_workers
+from pipelines.preflight import check_gpus
+from pipelines.preparing import prepared
 from pipelines.progress import console, say_what_is_reused, watch
 from pipelines.runner import ensure
-from pipelines.session import check_storage, ray_session
+from pipelines.session import ray_session
 
 
 def pretrain(config: Config, debug: bool = False) -> None:
-    check_workers(config)
-    check_storage(config)
-    experiment = plan_experiment(config)
-    check_model(config, experiment)
+    experiment = prepared(config)
     trial = experiment.trials[0]
     say_what_is_reused(config, trial.phases[-1].closure())
     with ray_session(config, debug) as context:

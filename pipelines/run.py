@@ -8,24 +8,18 @@ from clinjepa.config import Config
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from pipelines.grid import raise_faults, run_grid
-from pipelines.plan import warnings
-from pipelines.planning import plan_experiment
-from pipelines.preflight import check_gpus, check_model, check_workers
+from pipelines.preflight import check_gpus
+from pipelines.preparing import prepared
 from pipelines.progress import console, say_what_is_reused, watch
 from pipelines.report import RUN_SCHEMA_VERSION, write_report
-from pipelines.session import check_storage, ray_session
+from pipelines.session import ray_session
 
 
 def run(config: Config, debug: bool = False) -> None:
     """Everything the configuration asks for; what is already done is reused. The report is written even if a trial failed."""
     started = time.monotonic()
-    check_workers(config)
-    check_storage(config)
     check_run_folder(config)
-    experiment = plan_experiment(config)
-    check_model(config, experiment)
-    for line in warnings(config):
-        console.print(f"warning: {line}", highlight=False)
+    experiment = prepared(config)
     say_what_is_reused(config, experiment.stages)
     with ray_session(config, debug) as context:
         check_gpus(context, experiment.stages)

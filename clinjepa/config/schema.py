@@ -151,7 +151,7 @@ class TokenizerConfig(Section):
 class LoraConfig(Section):
     rank: int = Field(16, ge=1)
     alpha: float = Field(32, gt=0)
-    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    targets: list[str] = Field(["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1)
     dropout: float = Field(0.0, ge=0, lt=1)
 
 

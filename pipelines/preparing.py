@@ -1,0 +1,24 @@
+"""What every command that trains does before it asks for a cluster."""
+
+from __future__ import annotations
+
+from clinjepa.config import Config
+from pipelines.planning import plan_experiment
+from pipelines.preflight import check_model, check_workers, warnings
+from pipelines.progress import console
+from pipelines.session import check_storage
+from pipelines.stages import Experiment
+
+
+def prepared(config: Config) -> Experiment:
+    """The experiment's stages, after refusing what could not work and saying what will probably not work as hoped.
+
+    Raises ConfigError, StorageError, SourceError, and CheckpointError as `check_model`.
+    """
+    check_workers(config)
+    check_storage(config)
+    experiment = plan_experiment(config)
+    check_model(config, experiment)
+    for line in warnings(config):
+        console.print(f"warning: {line}", highlight=False)
+    return experiment
