@@ -11,6 +11,7 @@ from clinjepa.model.identity import check_predictor, encoder_digest, tensors_dig
 from clinjepa.model.io import ONLINE_TENSORS, PREDICTOR_TENSORS, TARGET_TENSORS
 from clinjepa.storage import Folder
 from clinjepa.trajectory.latents import LatentReader
+from clinjepa.trajectory.store import store_digest
 
 
 def agreed_digests(job: Job, dist: Dist) -> dict[str, str]:
@@ -22,14 +23,14 @@ def agreed_digests(job: Job, dist: Dist) -> dict[str, str]:
 
 
 def input_digests(job: Job) -> dict[str, str]:
-    """Digests of what the job's result follows from beside its settings and trajectories; raises StoreError as `agreed_digests`.
+    """Digests of what the job's result follows from beside its settings; raises StoreError as `agreed_digests`.
 
     A job without a base names no encoder by content: its latents are then believed, and remembered.
     """
     base = Folder(job.base) if job.base else None
+    found = {"trajectories": store_digest(Folder(job.trajectories))}
     if not isinstance(job, PhaseJob):
-        return {"base": encoder_digest(base)} if base is not None else {}
-    found: dict[str, str] = {}
+        return found | ({"base": encoder_digest(base)} if base is not None else {})
     if base is not None:
         found["encoder"] = encoder_digest(base, Folder(job.encoder) if job.encoder else None)
     if job.reads_latents:

@@ -6,6 +6,7 @@ docs/contracts.md, section 4.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,6 +149,17 @@ def finish_trajectories(ingest: Folder, out: Folder, config: Config) -> dict[str
     }
     out.write_json("data_card.json", card)
     return card
+
+
+def store_digest(folder: Folder) -> str:
+    """SHA-256 in hex of what a finished store holds: of its stays, windows and special tokens, and of its shards as its card names them.
+
+    Cheap: shards are not read. Raises StoreError when the store is not finished.
+    """
+    card = read_card(folder, SCHEMA_VERSION, "remove the folder and run again")
+    shards = sorted(file["sha256"] for files in card["parts"].values() for file in files)
+    index = [folder.digest(name) for name in ("stays.parquet", "windows.parquet", "special_tokens.json")]
+    return hashlib.sha256("\n".join([*index, *shards]).encode()).hexdigest()
 
 
 class TrajectoryReader:

@@ -219,6 +219,18 @@ def test_a_phase_does_not_go_on_with_another_encoder_though_its_latents_were_mad
         run_job(replace(job, encoder=str(joint), latents=latents, predictor=str(joint)))
 
 
+@pytest.mark.parametrize("kind", ["phase", "sft"])
+def test_a_training_does_not_go_on_with_other_trajectories(stores, tmp_path, kind):
+    other = make_trajectories(tmp_path, num_stays=14, max_hours=8, num_parts=2)
+    if kind == "sft":
+        job = SftJob(str(tmp_path / "out"), stores.trajectories, 0, ENCODER, SFT, base=str(stores.base))
+        run_job(job)
+    else:
+        job = begun(stores.job("joint"), tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"\(trajectories\)"):
+        run_job(replace(job, trajectories=other))
+
+
 def test_joint_refinement_does_not_go_on_with_another_base(stores, tmp_path):
     job = begun(stores.job("joint"), tmp_path / "out")
     base = with_other_bytes(stores.base, tmp_path / "base", "model.safetensors")
