@@ -73,41 +73,40 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice
     arrivals = feed(assigned)
     if start == job.first_step and not history.diagnostics:
         diagnostics.measure(start, history)
-    saver = Saver(job, checkpoints, digests, history, dist, (job.first_step, job.last_step), on_report, notice)
-    for step in range(start, job.last_step):
-        began = time.perf_counter()
-        waited = 0.0
-        modules.predictor.train()
-        modules.optimizer.zero_grad()
-        counts = plan.teacher_forcing_count(step), plan.rollout_count(step)
-        sums = torch.zeros(3, dtype=torch.float64, device=dist.device)
-        for turn in range(rounds):
-            before = time.perf_counter()
-            arrays = unpacked(next(arrivals), dist.device)
-            waited += time.perf_counter() - before
-            current = assigned[(step - start) * rounds + turn]
-            losses, tokens = objective.forward_backward(arrays, current, counts, sync=turn == rounds - 1)
-            sums[:2] += losses
-            sums[2] += tokens
-        # One collective per step: loss sums, tokens, squared norms of the already reduced gradient shards, and what worker 0 has to say.
-        sums = torch.cat([sums, modules.optimizer.squared_norms(dist.device), saver.signals()])
-        *totals, whole, asks = dist.sum_(sums).tolist()
-        norms = {name: math.sqrt(value) for name, value in zip(modules.optimizer.groups, totals[3:], strict=True)}
-        row = _row(step, totals, counts, norms, float(settings["rollout_weight"]))
-        factors = {"predictor": schedule.predictor_factor(step), "encoder": schedule.encoder_factor(step)}
-        rates = {name: factors[name] * float(settings[f"{name}_lr"]) for name in modules.optimizer.groups}
-        row |= {f"lr_{name}": rates[name] for name in rates}
-        history.check(row, checkpoints.address)
-        modules.optimizer.step(rates, norms, float(settings["clip_norm"]))
-        if phase.ema_moves and modules.encoder is not None:
-            modules.encoder.ema_update(float(settings["ema_momentum"]))
-        history.add(row, int(totals[2]))
-        history.add_time(time.perf_counter() - began, waited, dist.world_size, starts_at=step if step == start else None)
-        done = step + 1
-        if is_diagnostic_step(done - job.first_step, job.num_steps):
-            diagnostics.measure(done, history)
-        saver.after_step(done, [whole, asks], lambda: modules.tensors(job))
-    saver.close()
+    with Saver(job, checkpoints, digests, history, dist, (job.first_step, job.last_step), on_report, notice) as saver:
+        for step in range(start, job.last_step):
+            began = time.perf_counter()
+            waited = 0.0
+            modules.predictor.train()
+            modules.optimizer.zero_grad()
+            counts = plan.teacher_forcing_count(step), plan.rollout_count(step)
+            sums = torch.zeros(3, dtype=torch.float64, device=dist.device)
+            for turn in range(rounds):
+                before = time.perf_counter()
+                arrays = unpacked(next(arrivals), dist.device)
+                waited += time.perf_counter() - before
+                current = assigned[(step - start) * rounds + turn]
+                losses, tokens = objective.forward_backward(arrays, current, counts, sync=turn == rounds - 1)
+                sums[:2] += losses
+                sums[2] += tokens
+            # One collective per step: loss sums, tokens, squared norms of the reduced gradient shards, and what worker 0 has to say.
+            sums = torch.cat([sums, modules.optimizer.squared_norms(dist.device), saver.signals()])
+            *totals, whole, asks = dist.sum_(sums).tolist()
+            norms = {name: math.sqrt(value) for name, value in zip(modules.optimizer.groups, totals[3:], strict=True)}
+            row = _row(step, totals, counts, norms, float(settings["rollout_weight"]))
+            factors = {"predictor": schedule.predictor_factor(step), "encoder": schedule.encoder_factor(step)}
+            rates = {name: factors[name] * float(settings[f"{name}_lr"]) for name in modules.optimizer.groups}
+            row |= {f"lr_{name}": rates[name] for name in rates}
+            history.check(row, checkpoints.address)
+            modules.optimizer.step(rates, norms, float(settings["clip_norm"]))
+            if phase.ema_moves and modules.encoder is not None:
+                modules.encoder.ema_update(float(settings["ema_momentum"]))
+            history.add(row, int(totals[2]))
+            history.add_time(time.perf_counter() - began, waited, dist.world_size, starts_at=step if step == start else None)
+            done = step + 1
+            if is_diagnostic_step(done - job.first_step, job.num_steps):
+                diagnostics.measure(done, history)
+            saver.after_step(done, [whole, asks], lambda: modules.tensors(job))
     _write_outputs(job, modules, history, dist, digests.get("encoder"))
     return history.summary() | history.time_summary()
 

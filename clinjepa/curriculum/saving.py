@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -78,8 +78,11 @@ class Saver:
             self._on_report(done, self._history.latest() | {"num_steps": self._last_step}, address)
             self._history.add_report(time.perf_counter() - began)
 
-    def close(self) -> None:
-        """Wait for what is being written."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        """Wait for what is being written, also when the training must stop: what was captured before the fault is a good checkpoint."""
         self._writer.close()
 
     def _save(self, done: int, capture: Capture, at_once: bool) -> str | None:

@@ -66,33 +66,32 @@ def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport, notice: No
     arrivals = feed(assigned)
     if start == 0 and not history.diagnostics:
         tuning.measure(0, history)
-    saver = Saver(job, checkpoints, digests, history, dist, (0, plan.num_steps), on_report, notice)
-    for step in range(start, plan.num_steps):
-        began, waited = time.perf_counter(), 0.0
-        optimizer.zero_grad()
-        labels = plan.label_count(step)
-        sums = torch.zeros(2, dtype=torch.float64, device=dist.device)
-        for turn in range(rounds):
-            before = time.perf_counter()
-            arrays = unpacked(next(arrivals), torch.device("cpu"))
-            waited += time.perf_counter() - before
-            current = assigned[(step - start) * rounds + turn]
-            loss, tokens = _forward_backward(job, encoder, arrays, current, labels, turn == rounds - 1, dist)
-            sums += torch.tensor([loss, tokens], dtype=torch.float64, device=dist.device)
-        sums = torch.cat([sums, optimizer.squared_norms(dist.device), saver.signals()])
-        *totals, whole, asks = dist.sum_(sums).tolist()
-        rate = schedule.predictor_factor(step) * float(settings["learning_rate"])
-        norm = math.sqrt(totals[2])
-        row = {"step": step, "loss": totals[0] / labels, "grad_norm_encoder": norm, "lr_encoder": rate}
-        history.check(row, checkpoints.address)
-        optimizer.step({"encoder": rate}, {"encoder": norm}, float(settings["clip_norm"]))
-        history.add(row, int(totals[1]))
-        done = step + 1
-        if is_diagnostic_step(done, plan.num_steps):
-            tuning.measure(done, history)
-        history.add_time(time.perf_counter() - began, waited, dist.world_size, starts_at=step if step == start else None)
-        saver.after_step(done, [whole, asks], lambda: _captured(encoder, optimizer))
-    saver.close()
+    with Saver(job, checkpoints, digests, history, dist, (0, plan.num_steps), on_report, notice) as saver:
+        for step in range(start, plan.num_steps):
+            began, waited = time.perf_counter(), 0.0
+            optimizer.zero_grad()
+            labels = plan.label_count(step)
+            sums = torch.zeros(2, dtype=torch.float64, device=dist.device)
+            for turn in range(rounds):
+                before = time.perf_counter()
+                arrays = unpacked(next(arrivals), torch.device("cpu"))
+                waited += time.perf_counter() - before
+                current = assigned[(step - start) * rounds + turn]
+                loss, tokens = _forward_backward(job, encoder, arrays, current, labels, turn == rounds - 1, dist)
+                sums += torch.tensor([loss, tokens], dtype=torch.float64, device=dist.device)
+            sums = torch.cat([sums, optimizer.squared_norms(dist.device), saver.signals()])
+            *totals, whole, asks = dist.sum_(sums).tolist()
+            rate = schedule.predictor_factor(step) * float(settings["learning_rate"])
+            norm = math.sqrt(totals[2])
+            row = {"step": step, "loss": totals[0] / labels, "grad_norm_encoder": norm, "lr_encoder": rate}
+            history.check(row, checkpoints.address)
+            optimizer.step({"encoder": rate}, {"encoder": norm}, float(settings["clip_norm"]))
+            history.add(row, int(totals[1]))
+            history.add_time(time.perf_counter() - began, waited, dist.world_size, starts_at=step if step == start else None)
+            done = step + 1
+            if is_diagnostic_step(done, plan.num_steps):
+                tuning.measure(done, history)
+            saver.after_step(done, [whole, asks], lambda: _captured(encoder, optimizer))
     _write_outputs(job, encoder, history, dist)
     return history.summary() | history.time_summary()
 
@@ -114,17 +113,23 @@ class _TuningLoss:
             self._texts += [stay.static, *stay.states, *stay.actions]
         self._texts = self._texts[:NUM_TUNING_TEXTS]
 
-    @torch.no_grad()
     def measure(self, done: int, history: TrainingHistory) -> None:
         if not self._texts:
             history.alarm("no_tuning_stays", done, "there are no tuning stays: the tuning loss is not measured")
             return
+        began = time.perf_counter()
+        loss = self._loss()
+        history.add_diagnosis(time.perf_counter() - began)
+        history.diagnostics.append({"step": done, "tuning_loss": loss})
+
+    @torch.no_grad()
+    def _loss(self) -> float:
         self._encoder.eval()
         total = 0.0
         for pack in pack_texts(self._texts, int(self._job.sft_settings["micro_tokens"]), self._encoder.spec.eos_id):
             total += float(_next_token_sum(self._encoder, pack, self._dist))
         self._encoder.train()
-        history.diagnostics.append({"step": done, "tuning_loss": total / sum(len(text) for text in self._texts)})
+        return total / sum(len(text) for text in self._texts)
 
 
 def _forward_backward(

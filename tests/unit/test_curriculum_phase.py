@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clinjepa.curriculum import assembly, sft
+from clinjepa.curriculum import assembly, checkpoint, sft
 from clinjepa.curriculum.assembly import assemble, encoder_spec
 from clinjepa.curriculum.batches import MicroBatchFetcher, plain_feed
+from clinjepa.curriculum.checkpoint import save_checkpoint
+from clinjepa.curriculum.diagnostics import PhaseDiagnostics
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.encoding import _CHUNK_TAG
 from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob
@@ -126,11 +129,23 @@ def test_each_phase_writes_exactly_the_states_it_changes(curriculum):
 
 
 def test_joint_refinement_changes_every_online_and_target_tensor(curriculum):
-    fresh = build_encoder(encoder_spec(ENCODER, Folder(curriculum.trajectories)), Folder(curriculum.root / "base"), 0)
-    names = {name for name, _ in fresh.online_parameters()}
-    online, target = curriculum.tensors("joint", "online"), curriculum.tensors("joint", "target")
-    moved = {name for name in names if "lora_B" in name and bool(online[name].any()) and bool(target[name].any())}
-    assert moved == {name for name in names if "lora_B" in name}
+    start = assemble(curriculum.job("joint"), Dist.current(), None).encoder.online_state()
+    assert {"A", "B"} == {name.partition(".lora_")[2][0] for name in start}
+    for name in ("online", "target"):
+        assert changed(start, curriculum.tensors("joint", name)) == set(start)
+
+
+def test_the_target_follows_the_online_encoder_by_the_emas_rule_at_every_step_of_joint_refinement(curriculum, tmp_path):
+    every = {"checkpoint_every_steps": 1, "keep_checkpoints": 9, "asynchronous_checkpoints": False}
+    job = curriculum.job("joint", out=str(tmp_path), ema_momentum=0.9, **every)
+    before = assemble(job, Dist.current(), None).encoder.online_state()
+    run_job(job)
+    for step in range(5, 9):
+        online, target = (load_file(tmp_path / f"checkpoints/step-{step:08d}/{name}.safetensors") for name in ("online", "target"))
+        for name, tensor in target.items():
+            torch.testing.assert_close(tensor, 0.9 * before[name] + 0.1 * online[name], rtol=1e-6, atol=1e-9)
+            assert not torch.equal(tensor, before[name])
+        before = target
 
 
 def test_every_predictor_tensor_trains_in_every_phase(curriculum):
@@ -253,6 +268,21 @@ def run_until(job: Job, last_step: int) -> None:
         run(job, Dist.current(), plain_feed(job), stop)
 
 
+@pytest.mark.parametrize("stage", ["warmup", "sft"])
+def test_the_time_of_diagnostics_is_told_apart_from_that_of_steps(curriculum, tmp_path, monkeypatch, stage):
+    measured = (PhaseDiagnostics, "_figures") if stage == "warmup" else (sft._TuningLoss, "_loss")
+    measure = getattr(*measured)
+
+    def slowly(*arguments):
+        time.sleep(2)
+        return measure(*arguments)
+
+    monkeypatch.setattr(*measured, slowly)
+    run_job(replace(curriculum.stage(stage), out=str(tmp_path)))
+    timing = json.loads((tmp_path / "timing.json").read_text())
+    assert timing["diagnosing_seconds"] >= 4 and timing["seconds_per_step"] < 2
+
+
 def test_a_finished_phase_started_again_only_writes_its_files_anew(curriculum, tmp_path):
     shutil.copytree(curriculum.root / "warmup", tmp_path / "out")
     (tmp_path / "out" / "predictor.safetensors").unlink()
@@ -275,6 +305,25 @@ def test_a_loss_that_is_not_finite_stops_the_phase_and_keeps_the_last_good_check
     with pytest.raises(TrainingError, match="not finite.*last good checkpoint is kept"):
         run_job(job)
     assert (tmp_path / "checkpoints").is_dir() and not (tmp_path / "predictor.safetensors").exists()
+
+
+def test_what_is_being_written_when_a_phase_must_stop_becomes_a_whole_checkpoint(curriculum, tmp_path, monkeypatch):
+    forward_backward = PhaseObjective.forward_backward
+
+    def not_finite(objective, arrays, assigned, counts, sync):
+        losses, tokens = forward_backward(objective, arrays, assigned, counts, sync)
+        return losses * (float("nan") if assigned.step == 2 else 1), tokens
+
+    def slowly(*arguments):
+        time.sleep(1)
+        return save_checkpoint(*arguments)
+
+    monkeypatch.setattr(PhaseObjective, "forward_backward", not_finite)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", slowly)
+    job = curriculum.job("warmup", out=str(tmp_path), checkpoint_every_steps=2)
+    with pytest.raises(TrainingError, match="not finite"):
+        run_job(job)
+    assert newest_whole(checkpoints_in(job.out)) == 2
 
 
 def test_a_gradient_that_explodes_stops_the_phase_and_keeps_a_checkpoint_to_go_on_from(curriculum, tmp_path, monkeypatch):
