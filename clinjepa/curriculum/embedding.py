@@ -9,11 +9,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.curriculum.dist import chosen_device
-from clinjepa.curriculum.out_of_memory import embedding_remedies, out_of_memory
+from clinjepa.curriculum.out_of_memory import embedding_remedies, is_out_of_memory, out_of_memory
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.identity import encoder_digest
 from clinjepa.model.io import ONLINE_TENSORS, read_tensors
@@ -86,8 +85,10 @@ class Embedder:
             texts += [tokens.static, *tokens.states, *tokens.actions]
         try:
             device = next(self.encoder.parameters()).device
-            z_ND = encode_texts(self.encoder, texts, self.token_budget, device=device).float().cpu().numpy()
-        except torch.OutOfMemoryError as error:
+            z_ND = encode_texts(self.encoder, texts, self.token_budget, device=device, keep_on="cpu").float().numpy()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise out_of_memory(error, "latent store", embedding_remedies(self._settings)) from None
 
         def stays() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:

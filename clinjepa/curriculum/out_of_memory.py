@@ -1,4 +1,4 @@
-"""A GPU whose memory ran out is an error that names the settings to change, those that leave the result as it is first.
+"""Memory that ran out is an error that names the settings to change, those that leave the result as it is first.
 
 The same order as `clinjepa plan` gives beforehand (`budget.py`), with what the run itself was set to.
 """
@@ -15,23 +15,37 @@ from clinjepa.curriculum.jobs import PhaseJob, SftJob
 from clinjepa.errors import ResourceError
 
 Result = TypeVar("Result")
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
 
 
 def names_settings(run: Callable[..., Result]) -> Callable[..., Result]:
-    """Wrap a function whose first argument is a job: `torch.OutOfMemoryError` becomes a ResourceError with the job's remedies."""
+    """Wrap a function whose first argument is a job: `torch.OutOfMemoryError` on a GPU, and torch's error of the
+    kind on a CPU, become a ResourceError with the job's remedies."""
 
     @wraps(run)
     def wrapped(job: PhaseJob | SftJob, *arguments: Any, **options: Any) -> Result:
         try:
             return run(job, *arguments, **options)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise out_of_memory(error, _name(job), remedies(job)) from None
 
     return wrapped
 
 
-def out_of_memory(error: torch.OutOfMemoryError, what: str, settings: list[str]) -> ResourceError:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not get the memory it asked for; on a CPU it has no class of error for that."""
+    return isinstance(error, torch.OutOfMemoryError) or _CPU_ALLOCATOR in str(error)
+
+
+def out_of_memory(error: RuntimeError, what: str, settings: list[str]) -> ResourceError:
     """The error to raise instead: what ran out where, and the settings to change in their order."""
+    if _CPU_ALLOCATOR in str(error):
+        said = str(error).rpartition(f"{_CPU_ALLOCATOR}: ")[2].partition(".")[0]
+        return ResourceError(
+            f"{what}: this machine's memory ran out ({said}); change, in this order: {'; '.join(settings)}; finished steps are kept"
+        )
     sentences = [part for part in str(error).split(". ") if not part.startswith("CUDA out of memory")]
     said = ". ".join(sentences[:2]).strip().rstrip(".")
     return ResourceError(

@@ -151,20 +151,23 @@ def encode_texts(
     token_budget: int,
     which: str = "online",
     device: torch.device | str = "cpu",
+    keep_on: torch.device | str | None = None,
 ) -> Tensor:
-    """Latents z_ND of texts (1-D token ids), without a graph and without dropout, in the texts' order and in `spec.dtype`, on `device`.
+    """Latents z_ND of texts (1-D token ids), without a graph and without dropout, in the texts' order and in `spec.dtype`.
 
     Equal texts are encoded once; chunks hold at most `token_budget` places. The end token is appended where the spec says so.
+    device: of the encoder. keep_on: of the latents, `device` when None; with `cpu` a GPU holds those of one chunk at a time.
     """
     distinct, index_of = unique_texts(texts)
-    z_UD = torch.empty(len(distinct), encoder.dim, dtype=encoder.spec.torch_dtype, device=device)
+    keep_on = device if keep_on is None else keep_on
+    z_UD = torch.empty(len(distinct), encoder.dim, dtype=encoder.spec.torch_dtype, device=keep_on)
     was_training = encoder.training
     encoder.eval()
     try:
         with torch.no_grad():
             for pack in pack_texts(distinct, token_budget, encoder.spec.end_id):
                 ids, positions, last = (each.to(device) for each in (pack.input_ids_L, pack.position_ids_L, pack.last_index_N))
-                z_UD[pack.order.to(device)] = encoder(ids, positions, last, which=which)
+                z_UD[pack.order.to(keep_on)] = encoder(ids, positions, last, which=which).to(keep_on)
     finally:
         encoder.train(was_training)
-    return z_UD[torch.from_numpy(index_of).to(device)]
+    return z_UD[torch.from_numpy(index_of).to(keep_on)]

@@ -93,6 +93,12 @@ def test_no_texts_give_no_latents() -> None:
     assert encode_texts(encoder, [], 256).shape == (0, encoder.dim)
 
 
+def test_latents_are_kept_where_they_are_asked_to_be_and_not_on_the_encoders_device() -> None:
+    encoder = build_encoder(encoder_spec(), None, seed=0)
+    kept = encode_texts(encoder, random_texts(40), 256, keep_on="meta")
+    assert kept.device.type == "meta" and kept.shape == (40, encoder.dim)
+
+
 def test_encoding_is_without_dropout_whatever_the_mode() -> None:
     lora = {"rank": 4, "alpha": 8, "targets": ["q_proj"], "dropout": 0.5}
     encoder = build_encoder(encoder_spec(lora=lora), None, seed=0).train()

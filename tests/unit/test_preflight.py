@@ -16,11 +16,11 @@ from clinjepa.curriculum.phase import run_phase
 from clinjepa.errors import CheckpointError, ConfigError, ResourceError
 from clinjepa.model.encoder import build_encoder
 from clinjepa.storage import Folder
+from pipelines import evaluate, grid, pretrain, run
 from pipelines.artifacts import Artifact
 from pipelines.base_stage import public_content
-from pipelines.plan import warnings
 from pipelines.planning import plan_experiment
-from pipelines.preflight import check_model
+from pipelines.preflight import check_model, check_workers, warnings
 from tests.curriculum_jobs import phase_job
 from tests.curriculum_store import make_trajectories
 from tests.finished_training import small_config
@@ -91,7 +91,7 @@ def test_results_of_a_model_that_was_replaced_in_its_folder_are_not_gone_on_from
 
 def test_an_alignment_too_short_is_warned_of_with_the_formula(tmp_path: Path) -> None:
     (line,) = [line for line in lines_about_alignment(tmp_path, "curriculum.num_steps=100", "curriculum.ema_momentum=0.9")]
-    assert "17 x 0.1 = 1.70 is under 4" in line and "ema_momentum <= 0.7647" in line
+    assert "17 * 0.1 = 1.7 is under 4" in line and "ema_momentum <= 0.7647" in line
 
 
 def test_an_alignment_that_no_momentum_could_save_is_to_be_longer(tmp_path: Path) -> None:
@@ -103,9 +103,44 @@ def test_an_alignment_that_is_long_enough_is_not_warned_of(tmp_path: Path) -> No
     assert lines_about_alignment(tmp_path, "curriculum.num_steps=100", "curriculum.ema_momentum=0.75") == []
 
 
+def test_an_alignment_that_is_just_long_enough_is_not_warned_of(tmp_path: Path) -> None:
+    steps = ["curriculum.num_steps=80", "curriculum.shares={warmup: 0.2, joint: 0.2, alignment: 0.5, finalization: 0.1}"]
+    assert lines_about_alignment(tmp_path, *steps, "curriculum.ema_momentum=0.9") == []
+    assert len(lines_about_alignment(tmp_path, *steps, "curriculum.ema_momentum=0.901")) == 1
+
+
+@pytest.mark.parametrize("module", [evaluate, grid, pretrain, run], ids=lambda module: module.__name__)
+def test_every_command_that_trains_refuses_and_warns_before_it_asks_for_a_cluster(tmp_path, monkeypatch, capsys, module) -> None:
+    command = getattr(module, module.__name__.rpartition(".")[2])
+    monkeypatch.setattr(module, "ray_session", lambda *_: pytest.fail("a cluster is asked for"))
+    with pytest.raises(ConfigError, match="64 workers would share"):
+        command(small_config(tmp_path, "execution.num_workers=64"))
+    with pytest.raises(pytest.fail.Exception):
+        command(small_config(tmp_path, "curriculum.num_steps=100", "curriculum.ema_momentum=0.9", "grid.recipes=[clin_jepa]"))
+    assert "the target does not arrive" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_micro_batches_of_a_training_that_is_not_done_limit_no_workers(tmp_path: Path) -> None:
+    many = [
+        "curriculum.global_batch=64",
+        "curriculum.micro_batch=1",
+        "sft.tokens_per_step=512",
+        "sft.micro_tokens=512",
+        "execution.num_workers=4",
+    ]
+    check_workers(small_config(tmp_path, *many, "grid.recipes=[untrained]"))
+    with pytest.raises(ConfigError, match="sft.micro_tokens"):
+        check_workers(small_config(tmp_path, *many, "grid.recipes=[untrained, sft]"))
+
+
+def test_adapters_on_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="encoder.lora.targets"):
+        small_config(tmp_path, "encoder.lora.targets=[]")
+
+
 def lines_about_alignment(storage: Path, *overrides: str) -> list[str]:
     config = small_config(storage, "grid.recipes=[clin_jepa]", *overrides)
-    return [line for line in warnings(config) if "target will not arrive" in line]
+    return [line for line in warnings(config) if "target does not arrive" in line]
 
 
 def test_a_gpu_that_is_full_in_a_phase_names_what_to_change(tmp_path: Path) -> None:
@@ -121,6 +156,17 @@ def test_a_gpu_that_is_full_in_a_phase_names_what_to_change(tmp_path: Path) -> N
     assert "phase joint" in said and "Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB" in said
     settings = ("encoder.activation_checkpointing", "execution.num_workers", "encoder.token_budget (is 512", "curriculum.micro_batch (is 2")
     assert [said.index(name) for name in settings] == sorted(said.index(name) for name in settings)
+
+
+def test_a_machine_that_is_full_in_a_phase_names_what_to_change(tmp_path: Path) -> None:
+    job = phase_job("joint", out=str(tmp_path / "joint"), trajectories=make_trajectories(tmp_path, num_stays=9), latents=None)
+
+    def feed(_: object):
+        torch.empty(1 << 50)  # a petabyte
+        yield b""
+
+    with pytest.raises(ResourceError, match=r"phase joint: this machine's memory ran out .*encoder.token_budget \(is 512"):
+        run_phase(job, Dist.current(), feed, lambda *_: None)
 
 
 def test_what_is_named_is_what_the_job_runs() -> None:
