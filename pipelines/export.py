@@ -13,6 +13,7 @@ from clinjepa.errors import ConfigError, StoreError
 from clinjepa.export.card import data_terms, model_card, package_versions, report_figures
 from clinjepa.export.folder import CARD, begin_export, finish_export
 from clinjepa.export.weights import TrainedParts, write_weights
+from clinjepa.model.identity import check_predictor, encoder_digest
 from clinjepa.sources.open_data import list_open_data
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact, code_digest, content_key
@@ -24,7 +25,7 @@ def export(config: Config, folder: str, recipe: str | None = None, seed: int | N
     """Write the trained parts of one recipe and seed (the grid's first ones by default) to `folder`; starts nothing.
 
     Returns the base, and whether the model may be shared. Raises ConfigError for an unknown recipe or seed, StoreError when the stages are
-    not finished or were altered, or when `folder` holds something else.
+    not finished, were altered or do not belong together, or when `folder` holds something else.
     """
     experiment = plan_experiment(config, remember=False)
     trial = _trial(config, experiment, recipe, seed)
@@ -40,11 +41,13 @@ def export(config: Config, folder: str, recipe: str | None = None, seed: int | N
     for part in ("base", "encoder", "predictor"):
         if part in artifacts:
             artifacts[part].verify(contents=True)
+    base, online = artifacts["base"].folder, artifacts["encoder"].folder if "encoder" in artifacts else None
+    check_predictor(artifacts["predictor"].folder, encoder_digest(base, online), f"that of {(online or base).address}")
     identity = {"run": config.name, "recipe": trial.recipe, "seed": trial.seed}
     begin_export(out, identity)
     parts = TrainedParts(
-        base=artifacts["base"].folder,
-        online=artifacts["encoder"].folder if "encoder" in artifacts else None,
+        base=base,
+        online=online,
         trajectories=artifacts["trajectories"].folder,
         predictor=artifacts["predictor"].folder,
     )

@@ -15,7 +15,8 @@ from clinjepa.errors import CheckpointError, ConfigError, StoreError
 from clinjepa.evaluation.report import build_report
 from clinjepa.export.folder import check_export
 from clinjepa.model import Predictor, TextEncoder, encode_texts, rollout
-from clinjepa.model.io import write_tensors
+from clinjepa.model.identity import encoder_digest
+from clinjepa.model.io import PREDICTOR_ENCODER, write_tensors
 from clinjepa.storage import Folder
 from pipelines.export import export
 from tests.cli import ROOT, python_without
@@ -92,6 +93,20 @@ def test_each_lora_element_is_in_its_place_after_saving_exporting_and_loading_wi
     assert found.keys() == coded.keys() and len(coded) == 8
     for name, value in coded.items():
         assert torch.equal(found[name].detach(), value), name
+
+
+def test_a_predictor_of_another_encoder_is_not_exported_with_it(tmp_path: Path) -> None:
+    finished = FinishedTraining(small_config(tmp_path / "storage"))
+    digest = encoder_digest(finished.base, finished.encoder_folder)
+    finished._artifact(finished.predictor_stage).write_json(PREDICTOR_ENCODER, {"encoder_digest": digest})
+    finished._publish(finished.predictor_stage)
+    export(finished.config, str(tmp_path / "model"))
+    made_again = {name: tensor + 1e-7 for name, tensor in finished.encoder.online_state().items()}
+    write_tensors(finished.encoder_folder, "online.safetensors", made_again)
+    finished._publish(finished.trial.embed.inputs["encoder"])
+    with pytest.raises(StoreError, match="trained in the space of another encoder"):
+        export(finished.config, str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_plain_peft_gives_the_same_latents(finished: FinishedTraining, exported: Path) -> None:
