@@ -3,6 +3,11 @@
 Each message names what was found, where, and what to do about it; none carries a patient's identifiers, text or times.
 """
 
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
 
 class ClinJepaError(Exception):
     """Base of every fault that is reported as one line, without a traceback."""
@@ -46,3 +51,20 @@ class LeakError(ClinJepaError):
 
 class AccessError(ClinJepaError):
     """Single patients of a source that not everybody may look at."""
+
+
+_QUOTED = (OSError, RuntimeError, MemoryError, ImportError, AttributeError)
+
+
+def in_safe_words(error: BaseException) -> str:
+    """One line on a fault that nobody foresaw: its kind, where in this project, and its first line where that can hold no patient's value.
+
+    A `KeyError` or `ValueError` of a library quotes what it met; `--debug` shows those.
+    """
+    error = getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error  # as Ray wraps it
+    kind, places = type(error), traceback.extract_tb(error.__traceback__)
+    ours = [place for place in places if {"clinjepa", "pipelines"} & set(Path(place.filename).parts[-3:-1])]
+    where = f" in {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    words = str(error).strip().splitlines()
+    quoted = isinstance(error, _QUOTED) or kind.__module__.partition(".")[0] == "ray"
+    return f"{kind.__name__}{where}" + (f": {words[0][:300]}" if quoted and words else "")

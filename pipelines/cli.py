@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from clinjepa.config import Config, load_config
-from clinjepa.errors import ClinJepaError
+from clinjepa.errors import ClinJepaError, in_safe_words
 from pipelines.locations import absolute
 
 app = typer.Typer(
@@ -46,11 +46,11 @@ def guarded(action: Callable[[], Any], debug: bool) -> None:
     except Exception as error:
         if debug:
             raise
-        _errors.print(f"[bold red]unexpected[/] {type(error).__name__}: {_plain(error)} (--debug shows where)", highlight=False)
+        _errors.print(f"[bold red]unexpected[/] {_plain(in_safe_words(error))} (--debug shows all)", highlight=False)
         raise typer.Exit(1) from None
 
 
-def _plain(error: BaseException) -> str:
+def _plain(error: BaseException | str) -> str:
     from rich.markup import escape
 
     return escape(str(error).strip())

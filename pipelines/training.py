@@ -168,9 +168,9 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
         _raise_fault(context, name)
         failures = getattr(error, "worker_failures", {})
         first = next(iter(failures.values()), error)
-        reason = (str(getattr(first, "cause", first)).strip().splitlines() or [type(first).__name__])[-1][:300]
         raise errors.TrainingError(
-            f"{artifact.kind} {artifact.key}: the training workers failed for good ({reason}); run again to go on from the last checkpoint"
+            f"{artifact.kind} {artifact.key}: the training workers failed for good ({errors.in_safe_words(first)}); "
+            "run again to go on from the last checkpoint"
         ) from error
     _raise_fault(context, name)
     summary = artifact.folder.read_json("metrics.json")

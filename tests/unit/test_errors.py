@@ -1,0 +1,47 @@
+"""What is said of faults that nobody foresaw: never a value that a library quotes, for it may be a patient's."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+import ray
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+from clinjepa.errors import in_safe_words
+from clinjepa.parts import add_counts
+
+VALUE = 10039708
+
+
+def caught(action) -> Exception:
+    with pytest.raises(Exception) as raised:
+        action()
+    return raised.value
+
+
+FAULTS = {
+    "KeyError": lambda: {}[VALUE],
+    "ValueError": lambda: float(f"subject {VALUE}"),
+    "ArrowInvalid": lambda: pa.array([VALUE], pa.int64()).cast(pa.int8()),
+    "TypeError": lambda: int([VALUE]),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_value_that_a_library_quotes_is_not_said(name: str) -> None:
+    error = caught(FAULTS[name])
+    assert str(VALUE) in str(error) or name == "TypeError"
+    wrapped = [
+        error,
+        UserExceptionWithTraceback(error, f"...\n{name}: {VALUE}"),
+        ray.exceptions.RayTaskError("f", f"{name}: {VALUE}", error),
+    ]
+    for each in wrapped:
+        assert in_safe_words(each) == name
+
+
+def test_the_systems_words_and_the_place_in_this_project_are_said() -> None:
+    assert in_safe_words(PermissionError(13, "Permission denied", "/data/icustays.csv")).endswith("Permission denied: '/data/icustays.csv'")
+    assert in_safe_words(RuntimeError("Connection closed by peer\nmore")) == "RuntimeError: Connection closed by peer"
+    assert "The actor died" in in_safe_words(ray.exceptions.ActorDiedError())
+    assert in_safe_words(caught(lambda: add_counts({}, VALUE))).startswith("AttributeError in parts.py:")
