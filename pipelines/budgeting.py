@@ -76,7 +76,7 @@ def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Tabl
         if each != recipe
     ]
     if others:
-        lines.append(f"other recipes, each alone: {'; '.join(others)}. What recipes share is trained once; each seed beyond the first adds")
+        lines.append(f"other recipes, each alone: {'; '.join(others)}. What they share is trained once; further seeds come on top")
     if (pool := execution.embed_workers) < execution.max_workers:
         lines.append(f"latent stores are filled by {pool} of {execution.max_workers} GPUs (execution.embed_workers)")
     return [table], lines + _changes(config, run, recipes)
