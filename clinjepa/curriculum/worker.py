@@ -59,8 +59,8 @@ def _progress(dist: Dist):
 
 def main(arguments: list[str]) -> int:
     """Exit status 0 on success; 1 with one line on stderr for a fault the user can act on; 2 for a wrong call."""
-    if len(arguments) != 1:
-        print("usage: python -m clinjepa.curriculum.worker JOB.json", file=sys.stderr)
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m clinjepa.curriculum.worker JOB.json   (docs/scaling.md, Without Ray)", file=sys.stderr)
         return 2
     try:
         result = run_job_file(arguments[0])
