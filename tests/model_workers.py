@@ -90,7 +90,8 @@ def ema(mesh: DeviceMesh) -> dict[str, Any]:
         encode_texts(sharded, TEXTS, 4096, "target")
         sharded.copy_online_to_target()
         found[f"synced_{name}"] = sharded.target_gap()
-        found[f"fingerprint_{name}"] = plain.fingerprint() == sharded.fingerprint()
+        states = plain.online_state(), sharded.online_state()
+        found[f"online_{name}"] = states[0].keys() == states[1].keys() and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     return found
 
 

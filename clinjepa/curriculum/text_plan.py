@@ -74,9 +74,6 @@ class TextPlan:
         return np.lexsort((generator.random(len(self._stay)), group_of_block[block_of_text]))
 
 
-_BLOCK_STAYS, _GROUP_BLOCKS = 32, 8
-
-
 def open_text_plan(job: SftJob, split: str = "train") -> TextPlan:
     """The plan over all hour texts of one split of the job's trajectory store; reads the stored lengths, no tokens of hours."""
     folder = Folder(job.trajectories)

@@ -12,8 +12,6 @@ from html import escape
 
 from clinjepa.evaluation.svg_parts import CHARACTER, Scale, empty_chart, even_ticks, line, marker, number, opening, spoken, text, tick_label
 
-NUM_SLOTS = 8
-
 
 @dataclass(frozen=True)
 class Series:

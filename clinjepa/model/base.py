@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from clinjepa.errors import CheckpointError, ConfigError, StoreError
 from clinjepa.model.io import write_tensors
 from clinjepa.model.specs import EncoderSpec
+from clinjepa.storage_faults import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,7 +97,7 @@ def open_base(spec: EncoderSpec, base: Folder | None, allow_download: bool = Fal
             try:
                 yield BaseSource(os.fspath(path), {"revision": None, "local_files_only": True})
             except (OSError, ValueError, safetensors.SafetensorError) as error:
-                raise StoreError(f"{base.address} holds no readable base model ({_first_line(error)}); remove it and run again") from None
+                raise StoreError(f"{base.address} holds no readable base model ({first_line(error)}); remove it and run again") from None
         return
     if spec.model is None:
         raise ConfigError("no base folder was given and encoder.model is not set; set encoder.model, or encoder.init=config")
@@ -106,7 +107,7 @@ def open_base(spec: EncoderSpec, base: Folder | None, allow_download: bool = Fal
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         remedy = "check the id and the network" if allow_download else "fetch it first, or set encoder.allow_download=true"
         what = f"encoder.model={spec.model} (revision {spec.revision})"
-        raise ConfigError(f"{what} cannot be loaded ({_first_line(error)}); {remedy}") from None
+        raise ConfigError(f"{what} cannot be loaded ({first_line(error)}); {remedy}") from None
 
 
 def check_content(model: str | None, begun_with: str | None, found: str) -> None:
@@ -160,7 +161,3 @@ def quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -78,11 +78,6 @@ def rollout_starts(lengths_B: Tensor, num_steps: int, shared: bool = False) -> T
     return torch.where(long_enough, drawn_B + 1, -1).to(lengths_B.device)
 
 
-def loss_counts(lengths_B: Tensor, num_steps: int) -> tuple[int, int]:
-    """(hours, windows) that the two losses of a batch with these window lengths are divided by; known before anything is computed."""
-    return int((lengths_B - 1).clamp(min=0).sum()), int((lengths_B >= num_steps + 2).sum())
-
-
 def _l1(pred: Tensor, target: Tensor) -> Tensor:
     return (pred - target.detach().to(pred.dtype)).abs().sum(-1)
 

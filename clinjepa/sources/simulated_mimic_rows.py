@@ -37,8 +37,6 @@ _FILLED = {
 }
 _ROW_IDS = ("labevent_id", "specimen_id", "microevent_id", "micro_specimen_id", "pharmacy_id", "orderid", "linkorderid")
 _IDS_PER_PATIENT = 100_000
-_SCORES = ("gcs_eye", "gcs_verbal", "gcs_motor")
-_TIMES = ("charttime", "starttime", "intime", "admittime", "seq_num", "itemid", "value")
 _STREAM = 1_000_003
 """Sets the fillers' generators apart from the simulator's own."""
 
