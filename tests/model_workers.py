@@ -91,7 +91,7 @@ def ema(mesh: DeviceMesh) -> dict[str, Any]:
         sharded.copy_online_to_target()
         found[f"synced_{name}"] = sharded.target_gap()
         states = plain.online_state(), sharded.online_state()
-        found[f"online_{name}"] = states[0].keys() == states[1].keys() and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+        found[f"online_{name}"] = all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     return found
 
 
