@@ -142,7 +142,7 @@ class Encoder(nn.Module):
         return list(self._named("online"))
 
     def target_parameters(self) -> list[tuple[str, Parameter]]:
-        """(tensor name, parameter) of the target weights, in the same order as `online_parameters`."""
+        """(tensor name, parameter) of the target weights, in the order of `online_parameters`. Raises ValueError where there are none."""
         if not self.with_target:
             raise ValueError("this encoder has no target weights; build it with with_target=True")
         to_shards(self)

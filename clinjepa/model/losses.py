@@ -40,7 +40,8 @@ def rollout_loss(
     `start`, step 2 onwards costs one more hour each. kind: `native` feeds the model its own last prediction, with gradient
     through the chain; `teacher_forced` feeds it the recorded latent, which by the block-causal mask is the window's own
     prediction at start + 1 …. start_B: last recorded hour of each window's rollout, -1 where it is too short (not counted).
-    Returns (scalar in latent units, number of windows counted): the steps' losses are summed, the mean is over windows.
+    Returns (scalar in latent units, number of windows counted): the steps' losses are summed, the mean is over windows. Raises ValueError
+    for another kind.
     """
     counted = start_B >= 0
     last = pred_BTD.shape[1] - 1
