@@ -379,8 +379,8 @@ class ExecutionConfig(Section):
     """Where and with how much it runs. Nothing here changes a result."""
 
     num_workers: int | tuple[int, int] = Execution(2)
-    """FSDP workers per training stage: a number, or `[min, max]` to grow and shrink with the cluster's nodes. The global batch, the
-    plan and, up to rounding, the losses stay the same."""
+    """FSDP workers per training stage: a number, or `[min, max]` to grow and shrink with the cluster's nodes. The global batch and
+    the plan stay the same; losses agree to 1e-5 at first and part as rounding grows (docs/scaling.md)."""
 
     resize_interval_seconds: float = Execution(60.0, gt=0)
     """With `[min, max]`: how often to look whether the cluster has room for more workers. A resize restarts them from the last
