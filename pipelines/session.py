@@ -74,7 +74,10 @@ def _notices_ignored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
-    """A connected driver and its context. Joins the cluster of `RAY_ADDRESS` or the job; else starts one here."""
+    """A connected driver and its context. Joins the cluster of `RAY_ADDRESS` or the job; else starts one here.
+
+    Raises StorageError when that cluster cannot be reached.
+    """
     if not config.encoder.allow_download:
         os.environ["HF_HUB_OFFLINE"] = "1"
     joined = inside_job() or bool(os.environ.get("RAY_ADDRESS"))

@@ -128,7 +128,10 @@ class Experiment:
 
 
 def build_experiment(config: Config, source_digest: str) -> Experiment:
-    """The graph for every recipe and seed of `config.grid`. `source_digest`: content digest of the source's files."""
+    """The graph for every recipe and seed of `config.grid`. `source_digest`: content digest of the source's files.
+
+    Raises ConfigError for a task or recipe that is not there, and for shares that do not fit a recipe.
+    """
     source = result_fields(config.source)
     if config.source.kind != "simulator":
         del source["simulator"]

@@ -129,6 +129,7 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
     """Train a job with Ray Train into `artifact` (`job.out`), from its newest checkpoint; returns its summary.
 
     Lost workers and nodes cost a restart from the last checkpoint; what a restart cannot mend is raised as the worker raised it.
+    Raises TrainingError when the workers failed more often than `execution.max_worker_failures`.
     """
     execution = context.config.execution
     name = f"{stage.key}-{context.run_id}"

@@ -90,7 +90,8 @@ def ema(mesh: DeviceMesh) -> dict[str, Any]:
         encode_texts(sharded, TEXTS, 4096, "target")
         sharded.copy_online_to_target()
         found[f"synced_{name}"] = sharded.target_gap()
-        found[f"fingerprint_{name}"] = plain.fingerprint() == sharded.fingerprint()
+        states = plain.online_state(), sharded.online_state()
+        found[f"online_{name}"] = all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     return found
 
 

@@ -149,10 +149,19 @@ class TokenizerConfig(Section):
 
 
 class LoraConfig(Section):
+    """The adapters of `encoder.adaptation: lora`: an fp32 update B·A beside each adapted layer of the frozen base (B starts as zero)."""
+
     rank: int = Field(16, ge=1)
+    """Rank of the update."""
+
     alpha: float = Field(32, gt=0)
+    """The update is scaled by alpha / rank."""
+
     targets: list[str] = Field(["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1)
+    """Names of the linear layers that get an adapter; one that matches no layer is refused."""
+
     dropout: float = Field(0.0, ge=0, lt=1)
+    """On the inputs of the online adapters while they train; the EMA target has none."""
 
 
 class EncoderConfig(Section):
@@ -242,7 +251,11 @@ class CurriculumConfig(Section):
     """Windows per forward/backward; the plan cuts the global batch into these and ranks share them."""
 
     predictor_lr: float = Field(5e-4, gt=0)
+    """Highest learning rate of the predictor, reached after the warmup."""
+
     encoder_lr: float = Field(2e-5, gt=0)
+    """The same of the encoder's online weights, which joint refinement alone trains; SFT has its own (`sft.learning_rate`)."""
+
     weight_decay: float = Field(0.04, ge=0)
     warmup_fraction: float = Field(0.1, ge=0, le=1)
     """Linear warmup, then cosine to 0, over all phases together."""
@@ -254,8 +267,15 @@ class CurriculumConfig(Section):
     """Gradient clip, per parameter group."""
 
     ema_momentum: float = Field(0.996, gt=0, lt=1)
+    """After every step of joint refinement and alignment the target becomes ema_momentum * target + (1 - ema_momentum) * online. Steps of
+    alignment * (1 - ema_momentum) should be at least 4, or the target does not arrive at online, which `clinjepa plan` warns of."""
+
     rollout_steps: int = Field(2, ge=1)
+    """Hours of the rollout in the loss; a window shorter than rollout_steps + 2 hours has none."""
+
     rollout_weight: float = Field(1.0, ge=0)
+    """The loss is the teacher-forced one plus this times the rollout's."""
+
     shared_k: bool = False
     """One rollout start shared by the batch (the paper's form) instead of one per window."""
 
@@ -266,8 +286,14 @@ class CurriculumConfig(Section):
     """Stop the phase on that alarm instead of reporting it."""
 
     checkpoint_every_steps: int = Execution(50, ge=1)
+    """Optimizer steps between two checkpoints, of SFT too; a lost worker costs the steps since the last whole one."""
+
     log_every_steps: int = Execution(10, ge=1)
+    """Optimizer steps between two reports to progress and trackers, of SFT too; `metrics.json` has every step whatever this is."""
+
     keep_checkpoints: int = Execution(2, ge=1)
+    """Newest whole checkpoints kept while a phase or SFT trains; a finished one keeps none."""
+
     asynchronous_checkpoints: bool = Execution(True)
     """Write checkpoints beside the training; otherwise it stands still until each is whole."""
 
@@ -353,8 +379,8 @@ class ExecutionConfig(Section):
     """Where and with how much it runs. Nothing here changes a result."""
 
     num_workers: int | tuple[int, int] = Execution(2)
-    """FSDP workers per training stage: a number, or `[min, max]` to grow and shrink with the cluster's nodes. The global batch, the
-    plan and, up to rounding, the losses stay the same."""
+    """FSDP workers per training stage: a number, or `[min, max]` to grow and shrink with the cluster's nodes. The global batch and
+    the plan stay the same; losses agree to 1e-5 at first and part as rounding grows (docs/scaling.md)."""
 
     resize_interval_seconds: float = Execution(60.0, gt=0)
     """With `[min, max]`: how often to look whether the cluster has room for more workers. A resize restarts them from the last
@@ -367,11 +393,14 @@ class ExecutionConfig(Section):
     """Logical CPUs each training worker reserves."""
 
     threads_per_worker: int = Execution(1, ge=1)
+    """Threads that torch computes with in each training and encoder worker."""
+
     use_gpu: bool = Execution(False)
     """A GPU for every training and encoder worker. Without it they compute on the CPU, whatever GPUs the machine has."""
 
     memory_mb: int = Execution(4096, ge=512)
     """RAM in MB that the extraction of raw tables may use, all tables worked on at a time together; other stages do not read it."""
+
     gpu_kind: Literal["H100", "H200", "A100", "A100-40GB"] = Execution("H100")
     """The GPU that `clinjepa plan` reckons with."""
 
@@ -391,6 +420,9 @@ class ExecutionConfig(Section):
     """Encoder workers of the pool that computes a latent store."""
 
     evaluation_cpus: float = Execution(1.0, gt=0)
+    """Logical CPUs of each task of evaluation (rounded down, its torch threads, at least one), and of the tokenizer, labels, the untrained
+    base and the hard sync."""
+
     max_worker_failures: int = Execution(3, ge=-1)
     """Worker failures that a training stage survives; -1: any number. Nodes that are taken away after a notice do not count."""
 
@@ -404,6 +436,8 @@ class ExecutionConfig(Section):
     """GPUs, likewise."""
 
     object_store_mb: int | None = Execution(None, ge=80)
+    """Ray's object store in MB (2**20 bytes) of a local cluster started by this run; None is what Ray takes."""
+
     lease_seconds: float = Execution(20.0, gt=1)
     """A stage owner that stops renewing its lease for this long is taken for dead."""
 

@@ -78,7 +78,7 @@ def assemble(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> PhaseM
 
 
 def encoder_spec(settings: dict[str, Any], trajectories: Folder) -> EncoderSpec:
-    """The encoder's specification, with the vocabulary of the store's own tokenizer."""
+    """The encoder's specification, with the vocabulary of the store's own tokenizer. Raises StoreError when its files were altered."""
     special = trajectories.read_json("special_tokens.json")
     try:
         tokenizer = Tokenizer.from_str(trajectories.read_bytes("tokenizer.json").decode())

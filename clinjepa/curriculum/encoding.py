@@ -48,7 +48,7 @@ def cut_chunks(
 
 
 def encode_chunks(encoder: Encoder, chunks: TextChunks, which: str, device: torch.device) -> Tensor:
-    """z_UD of the unique texts, without a graph."""
+    """z_UD of the unique texts, without a graph. Raises ValueError when there is no text."""
     z_UD: Tensor | None = None
     with torch.no_grad():
         for i in range(chunks.rounds):

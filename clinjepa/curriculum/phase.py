@@ -115,7 +115,7 @@ def hard_sync(job: PhaseJob) -> dict[str, Any]:
     """Phase 4: write `target.safetensors` := the online state, read it back and check the gap; returns the gap before and after.
 
     Takes no training steps and builds no model. One process calls it. Raises CheckpointError when online and target are not
-    of the same encoder or the gap is not below 1e-5 afterwards.
+    of the same encoder or the gap is not below 1e-5 afterwards, and ConfigError for the job of a phase that trains something.
     """
     job.validate()
     if job.parsed_phase.trains != "nothing":

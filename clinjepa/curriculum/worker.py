@@ -5,6 +5,7 @@ The same code that a cluster runs; only the launcher and the feed differ.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -58,12 +59,14 @@ def _progress(dist: Dist):
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0 on success; 1 with one line on stderr for a fault the user can act on; 2 for a wrong call."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m clinjepa.curriculum.worker JOB.json   (docs/scaling.md, Without Ray)", file=sys.stderr)
-        return 2
+    """Exit status 0 on success; 1 with one line on stderr for a fault the user can act on. A wrong call raises SystemExit, with 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m clinjepa.curriculum.worker", description="Run one training job in this process, or in those of torchrun."
+    )
+    parser.add_argument("job", metavar="JOB.json", help="a phase or SFT as PhaseJob.to_json() or SftJob.to_json() writes it")
+    given = parser.parse_args(arguments)
     try:
-        result = run_job_file(arguments[0])
+        result = run_job_file(given.job)
     except ClinJepaError as fault:
         print(f"{type(fault).__name__}: {fault}", file=sys.stderr)
         return 1

@@ -120,7 +120,10 @@ def check_content(model: str | None, begun_with: str | None, found: str) -> None
 
 
 def load_base(source: BaseSource, dtype: torch.dtype) -> PreTrainedModel:
-    """The whole base in `dtype` on the CPU, by transformers' own way, which also knows files of other names and layouts."""
+    """The whole base in `dtype` on the CPU, by transformers' own way, which also knows files of other names and layouts.
+
+    Raises ValueError when tensors are missing or have another shape; `open_base` words it, and what transformers raises.
+    """
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True, "trust_remote_code": False}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +142,7 @@ class Encoder(nn.Module):
         return list(self._named("online"))
 
     def target_parameters(self) -> list[tuple[str, Parameter]]:
-        """(tensor name, parameter) of the target weights, in the same order as `online_parameters`."""
+        """(tensor name, parameter) of the target weights, in the order of `online_parameters`. Raises ValueError where there are none."""
         if not self.with_target:
             raise ValueError("this encoder has no target weights; build it with with_target=True")
         to_shards(self)
@@ -210,14 +209,6 @@ class Encoder(nn.Module):
     def _local_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
         online = [local(parameter.detach()) for _, parameter in self.online_parameters()]
         return online, [local(parameter.detach()) for _, parameter in self.target_parameters()]
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the online tensors' names, shapes and bytes; collective when sharded."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.online_state().items()):
-            digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
 
     def freeze(self) -> None:
         """No weight takes a gradient."""

@@ -40,7 +40,8 @@ def rollout_loss(
     `start`, step 2 onwards costs one more hour each. kind: `native` feeds the model its own last prediction, with gradient
     through the chain; `teacher_forced` feeds it the recorded latent, which by the block-causal mask is the window's own
     prediction at start + 1 …. start_B: last recorded hour of each window's rollout, -1 where it is too short (not counted).
-    Returns (scalar in latent units, number of windows counted): the steps' losses are summed, the mean is over windows.
+    Returns (scalar in latent units, number of windows counted): the steps' losses are summed, the mean is over windows. Raises ValueError
+    for another kind.
     """
     counted = start_B >= 0
     last = pred_BTD.shape[1] - 1
@@ -76,11 +77,6 @@ def rollout_starts(lengths_B: Tensor, num_steps: int, shared: bool = False) -> T
     else:
         drawn_B = (torch.rand(len(choices_B)) * choices_B).long()
     return torch.where(long_enough, drawn_B + 1, -1).to(lengths_B.device)
-
-
-def loss_counts(lengths_B: Tensor, num_steps: int) -> tuple[int, int]:
-    """(hours, windows) that the two losses of a batch with these window lengths are divided by; known before anything is computed."""
-    return int((lengths_B - 1).clamp(min=0).sum()), int((lengths_B >= num_steps + 2).sum())
 
 
 def _l1(pred: Tensor, target: Tensor) -> Tensor:

@@ -143,6 +143,7 @@ class Predictor(nn.Module):
         return x_BNH, hour_BN, visible_BN, visible_BN[:, None, None]
 
     def check_reach(self, num_hours: int) -> None:
+        """Raise ValueError for a window longer than the positions that were learned."""
         if num_hours > self.spec.max_hours + 2:
             raise ValueError(f"{num_hours} hours exceed the predictor's max_hours={self.spec.max_hours} (+ 2); raise it or cut the window")
 

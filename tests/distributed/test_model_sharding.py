@@ -71,8 +71,8 @@ def test_hard_sync_of_shards_closes_the_gap(found: dict[str, Any], adaptation: s
 
 
 @BOTH
-def test_the_fingerprint_is_that_of_the_whole_weights(found: dict[str, Any], adaptation: str) -> None:
-    assert found[f"fingerprint_{adaptation}"]
+def test_the_online_state_of_shards_is_that_of_the_whole_weights(found: dict[str, Any], adaptation: str) -> None:
+    assert found[f"online_{adaptation}"]
 
 
 def test_sharded_next_token_losses_add_up_to_the_whole(found: dict[str, Any]) -> None:

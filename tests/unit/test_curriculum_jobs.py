@@ -92,6 +92,12 @@ def test_the_digest_changes_with_a_setting():
     assert job_digest(phase_job(predictor_lr=1.0)) != job_digest(phase_job())
 
 
+def test_the_worker_command_shows_its_usage(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0 and "JOB.json" in capsys.readouterr().out
+
+
 def test_the_worker_command_says_in_one_line_what_is_wrong_with_a_job(tmp_path, capsys):
     (tmp_path / "job.json").write_text(json.dumps(phase_job(latents=None).to_json()))
     status = main([str(tmp_path / "job.json")])
