@@ -5,6 +5,7 @@ Each message names what was found, where, and what to do about it; none carries 
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 
@@ -53,6 +54,7 @@ class AccessError(ClinJepaError):
     """Single patients of a source that not everybody may look at."""
 
 
+_PLACE = re.compile(r'File "([^"\n]+)", line (\d+)')
 _QUOTED = (OSError, RuntimeError, MemoryError, ImportError, AttributeError)
 
 
@@ -61,10 +63,13 @@ def in_safe_words(error: BaseException) -> str:
 
     A `KeyError` or `ValueError` of a library quotes what it met; `--debug` shows those.
     """
-    error = getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error  # as Ray wraps it
-    kind, places = type(error), traceback.extract_tb(error.__traceback__)
-    ours = [place for place in places if {"clinjepa", "pipelines"} & set(Path(place.filename).parts[-3:-1])]
-    where = f" in {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    # As Ray Train and Ray wrap it, with the traceback as their text: a traceback itself does not travel between processes.
+    wrapped = getattr(error, "_base_exc", None) or getattr(error, "cause", None)
+    told = str(error) if wrapped is not None else "".join(traceback.format_tb(error.__traceback__))
+    error = error if wrapped is None else wrapped
+    kind, places = type(error), _PLACE.findall(told)
+    ours = [(Path(file).name, line) for file, line in places if {"clinjepa", "pipelines"} & set(Path(file).parts[-3:-1])]
+    where = f" in {ours[-1][0]}:{ours[-1][1]}" if ours else ""
     words = str(error).strip().splitlines()
     quoted = isinstance(error, _QUOTED) or kind.__module__.partition(".")[0] == "ray"
     return f"{kind.__name__}{where}" + (f": {words[0][:300]}" if quoted and words else "")

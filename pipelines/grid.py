@@ -7,7 +7,6 @@ a grid that was killed and started again repeats nothing.
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import traceback
 from typing import Any
@@ -23,7 +22,7 @@ from pipelines.preflight import check_gpus
 from pipelines.preparing import prepared
 from pipelines.progress import say_what_is_reused, watch
 from pipelines.runner import RunContext, ensure
-from pipelines.session import ray_session
+from pipelines.session import quieten_ray, ray_session
 from pipelines.stages import Experiment, build_experiment
 
 _NO_CPU = ray.tune.PlacementGroupFactory([{"memory": 1}])
@@ -51,7 +50,8 @@ def run_grid(context: RunContext, experiment: Experiment, digest: str) -> list[s
 
 def _trial(params: dict[str, Any], payload: dict[str, Any]) -> None:
     """One recipe with one seed: its phases, then what judges it."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    if not payload["debug"]:
+        quieten_ray()
     config = Config.model_validate(payload["config"])
     trial = build_experiment(config, payload["digest"]).trial(params["recipe"], params["seed"])
     context = RunContext(config, payload["run_id"], coordinator(), payload["debug"])

@@ -12,8 +12,8 @@ from pipelines.session import ray_session
 
 
 def pretrain(config: Config, debug: bool = False) -> None:
-    experiment = prepared(config)
-    trial = experiment.trials[0]
+    first = config.grid.model_copy(update={"recipes": config.grid.recipes[:1], "seeds": config.grid.seeds[:1]})
+    trial = prepared(config.model_copy(update={"grid": first})).trials[0]
     say_what_is_reused(config, trial.phases[-1].closure())
     with ray_session(config, debug) as context:
         check_gpus(context, trial.stages)

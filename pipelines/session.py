@@ -22,13 +22,16 @@ import ray.data  # noqa: E402
 
 import clinjepa  # noqa: E402
 from clinjepa.config import Config  # noqa: E402
-from clinjepa.errors import StorageError  # noqa: E402
+from clinjepa.errors import ResourceError, StorageError  # noqa: E402
 from clinjepa.object_store import PATIENCE_VARIABLE  # noqa: E402
 from clinjepa.storage import Folder  # noqa: E402
 from pipelines.coordinator import coordinator  # noqa: E402
 from pipelines.locations import inside_job  # noqa: E402
 from pipelines.runner import RunContext  # noqa: E402
 from pipelines.trackers import check_trackers  # noqa: E402
+
+# In trials too, which import this: what Ray Data raises instead says neither kind nor place of what went wrong.
+ray.data.DataContext.get_current().raise_original_map_exception = True
 
 WATCHER_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """Whether Ray Train looks for notices that nodes leave, for this process and those it starts."""
@@ -38,6 +41,13 @@ def check_storage(config: Config) -> None:
     """Refuse a storage that cannot be written and trackers that are not there, before any work is done."""
     check_trackers(config)
     Folder(config.storage).check_writable()
+
+
+def quieten_ray() -> None:
+    """Errors only, and none of Ray Data's: it logs what a task raised, whole, and a library's words can quote a patient's value."""
+    for name in ("ray", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _quieten_raylet() -> None:
@@ -102,9 +112,11 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
             raise StorageError(
                 f"the Ray cluster at RAY_ADDRESS={address} cannot be reached ({error}); unset it to run on this machine"
             ) from None
+        except (ValueError, RuntimeError, ray.exceptions.RayError) as error:  # before any data: these words are about machines
+            where = f"join the cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}" if joined else "start on this machine"
+            raise ResourceError(f"Ray could not {where}: {' '.join(str(error).split())[:500]}") from None
         if not debug:
-            for name in ("ray", "ray.data", "ray.train", "ray.tune"):
-                logging.getLogger(name).setLevel(logging.ERROR)
+            quieten_ray()
         ray.data.DataContext.get_current().enable_progress_bars = False
         try:
             yield RunContext(config, uuid.uuid4().hex[:12], coordinator(), debug)

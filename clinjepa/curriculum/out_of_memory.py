@@ -43,9 +43,8 @@ def out_of_memory(error: RuntimeError, what: str, settings: list[str]) -> Resour
     """The error to raise instead: what ran out where, and the settings to change in their order."""
     if _CPU_ALLOCATOR in str(error):
         said = str(error).rpartition(f"{_CPU_ALLOCATOR}: ")[2].partition(".")[0]
-        return ResourceError(
-            f"{what}: this machine's memory ran out ({said}); change, in this order: {'; '.join(settings)}; finished steps are kept"
-        )
+        changes = "; ".join(_ON_A_CPU.get(each, each) for each in settings)
+        return ResourceError(f"{what}: this machine's memory ran out ({said}); change, in this order: {changes}; finished steps are kept")
     sentences = [part for part in str(error).split(". ") if not part.startswith("CUDA out of memory")]
     said = ". ".join(sentences[:2]).strip().rstrip(".")
     return ResourceError(
@@ -66,10 +65,15 @@ def remedies(job: PhaseJob | SftJob) -> list[str]:
 
 def embedding_remedies(encoder_settings: Mapping[str, Any]) -> list[str]:
     """The same for an encoder worker of the latent store, which keeps no graph and holds the whole base."""
-    return [_lower("encoder.token_budget", encoder_settings["token_budget"]), "GPUs with more memory, for the base is not sharded here"]
+    return [_lower("encoder.token_budget", encoder_settings["token_budget"]), _LARGER]
 
 
 _SHARDS = "a higher execution.num_workers (more shards; same result)"
+_LARGER = "GPUs with more memory, for the base is not sharded here"
+_ON_A_CPU = {
+    _SHARDS: "fewer workers on each machine (execution.num_workers, cpus_per_worker; same result)",
+    _LARGER: "a machine with more memory, for the base is not sharded here",
+}
 
 
 def _recompute(job: PhaseJob | SftJob) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pyarrow as pa
 import pytest
 import ray
@@ -31,13 +33,12 @@ FAULTS = {
 def test_a_value_that_a_library_quotes_is_not_said(name: str) -> None:
     error = caught(FAULTS[name])
     assert str(VALUE) in str(error) or name == "TypeError"
-    wrapped = [
-        error,
-        UserExceptionWithTraceback(error, f"...\n{name}: {VALUE}"),
-        ray.exceptions.RayTaskError("f", f"{name}: {VALUE}", error),
-    ]
-    for each in wrapped:
-        assert in_safe_words(each) == name
+    assert in_safe_words(error) == name
+    told = f'  File "/somewhere/clinjepa/parts.py", line 7, in f\n  File "/elsewhere/pandas/core/frame.py", line 9, in g\n{name}: {VALUE}'
+    sent = [UserExceptionWithTraceback(error, told), ray.exceptions.RayTaskError("f", told, error)]
+    worker, task = pickle.loads(pickle.dumps(sent))
+    for wrapped in (worker, task, task.as_instanceof_cause()):
+        assert in_safe_words(wrapped) == f"{name} in parts.py:7"
 
 
 def test_the_systems_words_and_the_place_in_this_project_are_said() -> None:
