@@ -86,7 +86,7 @@ def _notices_ignored() -> Iterator[None]:
 def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
     """A connected driver and its context. Joins the cluster of `RAY_ADDRESS` or the job; else starts one here.
 
-    Raises StorageError when that cluster cannot be reached.
+    Raises StorageError when that cluster cannot be reached, ResourceError when Ray refuses to join or to start.
     """
     if not config.encoder.allow_download:
         os.environ["HF_HUB_OFFLINE"] = "1"
