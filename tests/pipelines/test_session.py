@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
-import pyarrow as pa
 import pytest
 import ray
 
 from clinjepa.config import Config
-from clinjepa.errors import ResourceError, in_safe_words
+from clinjepa.errors import ResourceError
 from pipelines.session import WATCHER_VARIABLE, ray_session
+from tests.cli import ROOT, environment
 
 
 @pytest.mark.ray
@@ -45,17 +47,27 @@ def test_an_address_that_ray_cannot_join_is_one_line_with_rays_reason(tmp_path, 
     assert "\n" not in str(raised.value)
 
 
+MEETS_A_VALUE = """
+import ray, sys
+from clinjepa.config import Config
+from clinjepa.errors import in_safe_words
+from pipelines.session import ray_session
+
+def meets(table):
+    return {}[table["subject_id"][0].as_py()]
+
+with ray_session(Config(storage=sys.argv[1], execution={"object_store_mb": 100, "local_num_cpus": 1, "progress": False})):
+    try:
+        list(ray.data.from_items([{"subject_id": 10039708}]).map_batches(meets, batch_format="pyarrow").iter_rows())
+    except KeyError as error:
+        assert "10039708" in str(error)
+        print("said:", in_safe_words(error))
+"""
+
+
 @pytest.mark.ray
-def test_a_value_that_a_task_of_ray_data_met_is_neither_logged_nor_said(tmp_path, monkeypatch, capfd):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-    def meets(table: pa.Table) -> pa.Table:
-        return {}[table["subject_id"][0].as_py()]
-
-    with ray_session(Config(storage=str(tmp_path), execution={"object_store_mb": 100, "local_num_cpus": 1, "progress": False})):
-        dataset = ray.data.from_items([{"subject_id": 10039708}]).map_batches(meets, batch_format="pyarrow")
-        with pytest.raises(KeyError) as raised:
-            list(dataset.iter_rows())
-    assert in_safe_words(raised.value).startswith("KeyError")
-    out, err = capfd.readouterr()
-    assert "10039708" in str(raised.value) and "10039708" not in out + err + in_safe_words(raised.value)
+def test_a_value_that_a_task_of_ray_data_met_is_neither_logged_nor_said(tmp_path):
+    command = [sys.executable, "-c", MEETS_A_VALUE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=200)
+    assert "said: KeyError" in done.stdout, done.stderr[-3000:]
+    assert "10039708" not in done.stdout + done.stderr
