@@ -22,7 +22,8 @@ from typing import Any
 
 from benchmarks.harness import Cost, Report, arguments, publish, run_command
 from benchmarks.mimic_copies import copy_demo
-from clinjepa.config.schema import ExecutionConfig, SimulatorConfig
+from clinjepa.config.execution import ExecutionConfig
+from clinjepa.config.schema import SimulatorConfig
 from clinjepa.sources.simulated_mimic import MIMIC_DENSITY, write_simulated_mimic
 from clinjepa.storage import Folder
 

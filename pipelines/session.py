@@ -82,6 +82,12 @@ def _notices_ignored() -> Iterator[None]:
             os.environ.pop(WATCHER_VARIABLE, None)
 
 
+def _cluster() -> str:
+    """The cluster that is joined, as an error names it."""
+    address = os.environ.get("RAY_ADDRESS")
+    return f"the Ray cluster at RAY_ADDRESS={address}" if address else "the Ray cluster of this job"
+
+
 @contextlib.contextmanager
 def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
     """A connected driver and its context. Joins the cluster of `RAY_ADDRESS` or the job; else starts one here.
@@ -108,12 +114,10 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
         try:
             ray.init(**options)  # type: ignore[arg-type]
         except ConnectionError as error:
-            address = os.environ.get("RAY_ADDRESS")
-            raise StorageError(
-                f"the Ray cluster at RAY_ADDRESS={address} cannot be reached ({error}); unset it to run on this machine"
-            ) from None
+            remedy = "submit the job again" if inside_job() else "unset RAY_ADDRESS to run on this machine"
+            raise StorageError(f"{_cluster()} cannot be reached ({error}); {remedy}") from None
         except (ValueError, RuntimeError, ray.exceptions.RayError) as error:  # before any data: these words are about machines
-            where = f"join the cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}" if joined else "start on this machine"
+            where = f"join {_cluster()}" if joined else "start on this machine"
             raise ResourceError(f"Ray could not {where}: {' '.join(str(error).split())[:500]}") from None
         if not debug:
             quieten_ray()

@@ -13,7 +13,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-from clinjepa.config.schema import SimulatorConfig, SourceConfig, result_fields
+from clinjepa.config.schema import SimulatorConfig, SourceConfig
+from clinjepa.config.section import result_fields
 from clinjepa.sources.gzip_stream import Deflated, GzipStream, deflated
 from clinjepa.sources.simulated_mimic_filler import table_definitions
 from clinjepa.sources.simulated_mimic_rows import block_tables, dictionary_tables

@@ -21,7 +21,7 @@ import polars as pl
 import pyarrow as pa
 
 from clinjepa.clinical import load_variables
-from clinjepa.config.schema import result_fields
+from clinjepa.config.section import result_fields
 from clinjepa.sources.charting import chart
 from clinjepa.sources.cleaning import finish, raw_events
 from clinjepa.sources.physiology import Course, Patient, draw_patient, simulate_course

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from clinjepa.config import Config
-from clinjepa.errors import ResourceError
+from clinjepa.errors import ResourceError, StorageError
 from pipelines.session import WATCHER_VARIABLE, ray_session
 from tests.cli import ROOT, environment
 
@@ -40,11 +40,23 @@ def test_a_session_that_cannot_begin_leaves_the_environment_as_it_was(tmp_path, 
 def test_an_address_that_ray_cannot_join_is_one_line_with_rays_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "head-node")
     with (
-        pytest.raises(ResourceError, match="join the cluster at RAY_ADDRESS=head-node: .*head-node") as raised,
+        pytest.raises(ResourceError, match="join the Ray cluster at RAY_ADDRESS=head-node: .*head-node") as raised,
         ray_session(Config(storage=str(tmp_path))),
     ):
         pass
     assert "\n" not in str(raised.value)
+
+
+def test_a_job_that_cannot_join_its_cluster_names_the_job_and_no_address_that_nobody_set(tmp_path, monkeypatch):
+    def refuses(**options):
+        raise ConnectionError("no reply within 5 s")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.setattr(ray, "init", refuses)
+    words = "the Ray cluster of this job cannot be reached .no reply within 5 s.; submit the job again"
+    with pytest.raises(StorageError, match=words), ray_session(Config(storage=str(tmp_path))):
+        pass
 
 
 MEETS_A_VALUE = """
