@@ -247,7 +247,7 @@ def _train_loop(work: dict[str, Any]) -> None:
         from clinjepa.curriculum.sft import run_sft
 
         run = run_phase if isinstance(job, PhaseJob) else run_sft
-        notice = _node_is_leaving if work["nodes_may_leave"] else None
+        notice = _num_leaving_nodes if work["nodes_may_leave"] else None
         run(job, Dist.current(), ray_data_feed(job), on_report, notice)  # type: ignore[arg-type]
         for tracker in trackers:
             tracker.close()
@@ -258,9 +258,10 @@ def _train_loop(work: dict[str, Any]) -> None:
         raise
 
 
-def _node_is_leaving() -> bool:
-    """All workers ask alike and get the same answer."""
-    return ray.train.get_preemption_info() is not None
+def _num_leaving_nodes() -> int:
+    """All workers ask alike and get the same answer; within an attempt it only grows."""
+    info = ray.train.get_preemption_info()
+    return 0 if info is None else len(info.preempted_node_to_ranks)
 
 
 def _note(name: str, error: errors.ClinJepaError) -> None:

@@ -20,7 +20,9 @@ from clinjepa.curriculum.jobs import Job
 from clinjepa.storage import Folder
 
 OnReport = Callable[[int, dict[str, Any], str | None], None]
-Notice = Callable[[], bool]
+Notice = Callable[[], int]
+"""Of the nodes that compute this job, how many are going away."""
+
 Capture = Callable[[], tuple[Mapping[str, Mapping[str, Tensor]], dict[str, Any]]]
 
 NUM_SIGNALS = 2
@@ -49,14 +51,14 @@ class Saver:
         self._writer = CheckpointWriter(checkpoints, digests, job.keep_checkpoints, job.asynchronous_checkpoints)
         self._pending: int | None = None
         self._asked_at = time.monotonic()
-        self._noticed = False
+        self._num_leaving = 0
 
     def signals(self) -> Tensor:
         """float64 [NUM_SIGNALS] for the step's sum. Raises StorageError on worker 0 when a checkpoint could not be written."""
         signals = torch.zeros(NUM_SIGNALS, dtype=torch.float64, device=self._dist.device)
         if self._dist.is_main:
             signals[0] = float(self._pending is not None and self._writer.is_whole())
-            if self._notice is not None and not self._noticed and time.monotonic() - self._asked_at > SECONDS_BETWEEN_QUESTIONS:
+            if self._notice is not None and time.monotonic() - self._asked_at > SECONDS_BETWEEN_QUESTIONS:
                 signals[1] = 1.0
                 self._asked_at = time.monotonic()
         return signals
@@ -67,8 +69,9 @@ class Saver:
         capture: gives whole tensors by file name and the optimizer's state; collective. Raises StorageError.
         """
         is_whole, asks = (bool(round(signal)) for signal in signals)
-        leaving = asks and self._notice is not None and self._notice()
-        leaving, self._noticed = leaving and not self._noticed, self._noticed or leaving
+        num_leaving = self._notice() if asks and self._notice is not None else 0
+        leaving = num_leaving > self._num_leaving
+        self._num_leaving = max(num_leaving, self._num_leaving)
         address = self._settled() if is_whole else None
         if leaving or done == self._last_step or (done - self._first_step) % self._job.checkpoint_every_steps == 0:
             # A node that is going away leaves no time to write beside the training.

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clinjepa.curriculum import assembly, checkpoint, sft
+from clinjepa.curriculum import assembly, checkpoint, saving, sft
 from clinjepa.curriculum.assembly import assemble, encoder_spec
 from clinjepa.curriculum.batches import MicroBatchFetcher, plain_feed
 from clinjepa.curriculum.checkpoint import save_checkpoint
@@ -292,6 +292,20 @@ def test_a_finished_phase_started_again_only_writes_its_files_anew(curriculum, t
     run_phase(job, Dist.current(), plain_feed(job), lambda *report: reports.append(report))
     assert not changed(curriculum.tensors("warmup", "predictor"), load_file(tmp_path / "out" / "predictor.safetensors"))
     assert reports == []
+
+
+def test_every_further_node_that_is_going_away_brings_one_checkpoint_at_once(curriculum, tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "SECONDS_BETWEEN_QUESTIONS", -1.0)
+    job = curriculum.job("warmup", out=str(tmp_path), num_steps=8, checkpoint_every_steps=100)
+    leaving = iter([0, 1, 1, 2, 2, 2, 2, 2])
+    saved = []
+
+    def on_report(done, metrics, address):
+        if address is not None:
+            saved.append(done)
+
+    run_phase(job, Dist.current(), plain_feed(job), on_report, lambda: next(leaving))
+    assert saved == [2, 4, 8]
 
 
 def test_weights_of_another_size_are_refused(curriculum, tmp_path):
