@@ -54,6 +54,12 @@ class AccessError(ClinJepaError):
     """Single patients of a source that not everybody may look at."""
 
 
+def retold(kind: str, message: str, otherwise: type[Exception] = TrainingError) -> Exception:
+    """The fault that another process told by its class's name and its message; of the class `otherwise` where it is none of these."""
+    found = globals().get(kind)
+    return (found if isinstance(found, type) and issubclass(found, ClinJepaError) else otherwise)(message)
+
+
 _PLACE = re.compile(r'File "([^"\n]+)", line (\d+)')
 _QUOTED = (OSError, RuntimeError, MemoryError, ImportError, AttributeError)
 
@@ -63,10 +69,10 @@ def in_safe_words(error: BaseException) -> str:
 
     A `KeyError` or `ValueError` of a library quotes what it met; `--debug` shows those.
     """
-    # As Ray Train and Ray wrap it, with the traceback as their text: a traceback itself does not travel between processes.
-    wrapped = getattr(error, "_base_exc", None) or getattr(error, "cause", None)
-    told = str(error) if wrapped is not None else "".join(traceback.format_tb(error.__traceback__))
-    error = error if wrapped is None else wrapped
+    # As Ray Train and Ray Data wrap it, one in the other, with the traceback as their text: a traceback itself does not travel.
+    told = "".join(traceback.format_tb(error.__traceback__))
+    while isinstance(wrapped := getattr(error, "_base_exc", None) or getattr(error, "cause", None), BaseException):
+        told, error = str(error), wrapped
     kind, places = type(error), _PLACE.findall(told)
     ours = [(Path(file).name, line) for file, line in places if {"clinjepa", "pipelines"} & set(Path(file).parts[-3:-1])]
     where = f" in {ours[-1][0]}:{ours[-1][1]}" if ours else ""

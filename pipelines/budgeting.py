@@ -20,7 +20,6 @@ from clinjepa.errors import ClinJepaError, ConfigError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.store import TrajectoryReader
 from pipelines.artifacts import Artifact
-from pipelines.preflight import check_workers
 from pipelines.stages import Experiment, Stage, build_experiment
 
 _TIGHT = 1 / 1.15
@@ -77,9 +76,9 @@ def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Tabl
     ]
     if others:
         lines.append(f"other recipes, each alone: {'; '.join(others)}. What they share is trained once; further seeds come on top")
-    if (pool := execution.embed_workers) < execution.max_workers:
-        lines.append(f"latent stores are filled by {pool} of {execution.max_workers} GPUs (execution.embed_workers)")
-    return [table], lines + _changes(config, run, recipes)
+    if (pool := execution.embed_workers) < run.num_workers:
+        lines.append(f"latent stores are filled by {pool} of {run.num_workers} GPUs (execution.embed_workers)")
+    return [table], lines + _changes(run, recipes)
 
 
 def latent_store_lines(config: Config, experiment: Experiment | None) -> list[str]:
@@ -134,15 +133,10 @@ def _gigabytes(count: int) -> str:
     return f"{count:,} B ({count / 1e9:.3g} GB)"
 
 
-def _changes(config: Config, run: RunSizes, recipes: list[Recipe]) -> list[str]:
-    lines = []
-    try:
-        check_workers(config)
-    except ConfigError as refusal:
-        lines.append(f"change: {refusal}")
+def _changes(run: RunSizes, recipes: list[Recipe]) -> list[str]:
     needed = advice(run, recipes)
     careful = [] if needed else advice(replace(run, gpu_memory_gib=run.gpu_memory_gib * _TIGHT), recipes)
-    return [*lines, *(f"change: {line}" for line in needed), *(f"with room for an estimate 15 % too low: {line}" for line in careful)]
+    return [*(f"change: {line}" for line in needed), *(f"with room for an estimate 15 % too low: {line}" for line in careful)]
 
 
 def _verdict(needed: float, there: float) -> str:

@@ -12,9 +12,8 @@ import pyarrow
 import ray
 import ray.data
 
-from clinjepa import errors
 from clinjepa.clinical import load_tasks
-from clinjepa.errors import ClinJepaError
+from clinjepa.errors import ClinJepaError, retold
 from clinjepa.sources import open_source
 from clinjepa.sources.extraction import ExtractionPlan, extraction_counts, item_report
 from clinjepa.storage import Folder
@@ -126,7 +125,7 @@ def _give_memory_back() -> None:
 def raise_fault(outcome: dict[str, Any]) -> None:
     """Raise, in the driver, the fault that a task brought back."""
     if outcome["fault"]:
-        raise getattr(errors, outcome["fault"])(outcome["message"])
+        raise retold(outcome["fault"], outcome["message"])
 
 
 def run_remotely(context: RunContext, function: Any, *arguments: Any) -> dict[str, Any]:

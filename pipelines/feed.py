@@ -14,6 +14,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from clinjepa.curriculum.batches import MicroBatchFetcher
 from clinjepa.curriculum.jobs import Job, load_job
+from clinjepa.errors import ClinJepaError, retold
 
 _ROWS_PER_BLOCK = 8
 _MOST_BLOCKS, _BLOCK_BYTES = 1024, 64 << 20
@@ -54,7 +55,9 @@ def ray_data_feed(job: Job) -> Any:
         blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
         try:
             for block in blocks:
-                for payload in block["payload"]:
+                for payload, fault, message in zip(block["payload"], block["fault"], block["message"], strict=True):
+                    if fault.as_py():
+                        raise retold(fault.as_py(), message.as_py())
                     yield payload.as_buffer()
         finally:
             blocks.close()
@@ -93,17 +96,27 @@ class _Unhurried(ExecutionCallback):
 
 
 class _Fetch:
-    """Ray Data actor that turns (step, micro-batch) rows into collated micro-batches."""
+    """Ray Data actor that turns (step, micro-batch) rows into collated micro-batches.
+
+    A fault of the project's own is told in a row: what a task raises arrives with Ray's traceback and advice in its words.
+    """
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self.fetch = MicroBatchFetcher(load_job(job))
+        self._job = job
+        self._fetch: MicroBatchFetcher | None = None
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         places = zip(rows["step"].to_pylist(), rows["micro"].to_pylist(), strict=True)
-        for payload in self.fetch.micro_batches(places):
-            yield pa.table({"payload": _one_row(payload)})
+        try:
+            if self._fetch is None:
+                self._fetch = MicroBatchFetcher(load_job(self._job))
+            for payload in self._fetch.micro_batches(places):
+                yield _row(payload)
+        except ClinJepaError as error:
+            yield _row(pa.py_buffer(b""), type(error).__name__, str(error))
 
 
-def _one_row(payload: pa.Buffer) -> pa.Array:
-    """A column of one value that is these bytes themselves, not a copy."""
-    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(struct.pack("<qq", 0, payload.size)), payload])
+def _row(payload: pa.Buffer, fault: str = "", message: str = "") -> pa.Table:
+    """A table of one row; its payload is these bytes themselves, not a copy."""
+    column = pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(struct.pack("<qq", 0, payload.size)), payload])
+    return pa.table({"payload": column, "fault": [fault], "message": [message]})

@@ -6,12 +6,12 @@ from rich.console import Console
 from rich.table import Table
 
 from clinjepa.config import Config
-from clinjepa.errors import ClinJepaError, StoreError
+from clinjepa.errors import ClinJepaError, ConfigError, StoreError
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
 from pipelines.budgeting import gpu_budget, latent_store_lines
 from pipelines.planning import plan_experiment
-from pipelines.preflight import warnings
+from pipelines.preflight import check_workers, warnings
 from pipelines.provenance import by_other_code, other_code_line
 from pipelines.stages import Experiment, Stage
 
@@ -22,7 +22,7 @@ def plan(config: Config) -> None:
     try:
         experiment = plan_experiment(config, remember=False)
     except ClinJepaError:
-        _print_warnings(warnings(config))
+        _print_warnings(config)
         _print_sizes(config, None)  # what GPUs and storage must have can be known before the data is there
         raise
     storage = Folder(config.storage)
@@ -56,11 +56,16 @@ def plan(config: Config) -> None:
     if others:
         _console.print(f"note: {other_code_line(others, len(experiment.stages), storage.address)}", highlight=False)
     _print_sizes(config, experiment)
-    _print_warnings(warnings(config))
+    _print_warnings(config)
 
 
-def _print_warnings(lines: list[str]) -> None:
-    for line in lines:
+def _print_warnings(config: Config) -> None:
+    """What training would refuse, and what it would warn of."""
+    try:
+        check_workers(config)
+    except ConfigError as refusal:
+        _console.print(f"change: {refusal}")
+    for line in warnings(config):
         _console.print(f"warning: {line}")
 
 

@@ -45,7 +45,7 @@ def warnings(config: Config) -> list[str]:
             shortfall = alignment_shortfall(phase, steps, config.curriculum.ema_momentum)
             lines += [f"{recipe.name}, {shortfall}"] if shortfall else []
     num_workers, available = config.execution.max_workers, _micro_batches(config)
-    if available % num_workers:
+    if num_workers < available and available % num_workers:
         lines.append(
             f"curriculum.global_batch={config.curriculum.global_batch} is {available} micro-batches for {num_workers} workers; "
             "some will idle: change curriculum.micro_batch"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from clinjepa.config import Config
 from pipelines.planning import plan_experiment
 from pipelines.preflight import check_model, check_workers, warnings
@@ -10,13 +12,16 @@ from pipelines.session import check_storage
 from pipelines.stages import Experiment
 
 
-def prepared(config: Config) -> Experiment:
+def prepared(config: Config, look_at_storage: Callable[[Config], None] | None = None) -> Experiment:
     """The experiment's stages, after refusing what could not work and saying what will probably not work as hoped.
 
-    Raises ConfigError, StorageError, SourceError, and CheckpointError as `check_model`.
+    look_at_storage: what the command refuses of a storage that answers, before the source is read.
+    Raises ConfigError, StorageError, SourceError, what `look_at_storage` raises, and CheckpointError as `check_model`.
     """
     check_workers(config)
     check_storage(config)
+    if look_at_storage is not None:
+        look_at_storage(config)
     experiment = plan_experiment(config)
     check_model(config, experiment)
     for line in warnings(config):

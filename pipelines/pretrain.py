@@ -14,9 +14,10 @@ from pipelines.session import ray_session
 def pretrain(config: Config, debug: bool = False) -> None:
     first = config.grid.model_copy(update={"recipes": config.grid.recipes[:1], "seeds": config.grid.seeds[:1]})
     trial = prepared(config.model_copy(update={"grid": first})).trials[0]
-    say_what_is_reused(config, trial.phases[-1].closure())
+    stages = trial.phases[-1].closure()
+    say_what_is_reused(config, stages)
     with ray_session(config, debug) as context:
-        check_gpus(context, trial.stages)
+        check_gpus(context, stages)
         with watch(context.coordinator, config.execution.progress):
             for stage in trial.phases:
                 ensure(context, stage, EXECUTORS, trial.phases[-1].depth)

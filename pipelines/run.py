@@ -18,8 +18,7 @@ from pipelines.session import ray_session
 def run(config: Config, debug: bool = False) -> None:
     """Everything the configuration asks for; what is already done is reused. The report is written even if a trial failed."""
     started = time.monotonic()
-    check_run_folder(config)
-    experiment = prepared(config)
+    experiment = prepared(config, check_run_folder)
     say_what_is_reused(config, experiment.stages)
     with ray_session(config, debug) as context:
         check_gpus(context, experiment.stages)

@@ -116,9 +116,10 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
         except ConnectionError as error:
             remedy = "submit the job again" if inside_job() else "unset RAY_ADDRESS to run on this machine"
             raise StorageError(f"{_cluster()} cannot be reached ({error}); {remedy}") from None
-        except (ValueError, RuntimeError, ray.exceptions.RayError) as error:  # before any data: these words are about machines
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:  # before any data: words about machines
             where = f"join {_cluster()}" if joined else "start on this machine"
-            raise ResourceError(f"Ray could not {where}: {' '.join(str(error).split())[:500]}") from None
+            remedy = "is the address right, and the cluster up?" if joined else "see execution.object_store_mb and local_num_cpus, /tmp/ray"
+            raise ResourceError(f"Ray could not {where}: {' '.join(str(error).split())[:500]} ({remedy})") from None
         if not debug:
             quieten_ray()
         ray.data.DataContext.get_current().enable_progress_bars = False

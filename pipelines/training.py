@@ -247,7 +247,7 @@ def _train_loop(work: dict[str, Any]) -> None:
         from clinjepa.curriculum.sft import run_sft
 
         run = run_phase if isinstance(job, PhaseJob) else run_sft
-        notice = _num_leaving_nodes if work["nodes_may_leave"] else None
+        notice = _leaving_nodes if work["nodes_may_leave"] else None
         run(job, Dist.current(), ray_data_feed(job), on_report, notice)  # type: ignore[arg-type]
         for tracker in trackers:
             tracker.close()
@@ -258,10 +258,10 @@ def _train_loop(work: dict[str, Any]) -> None:
         raise
 
 
-def _num_leaving_nodes() -> int:
-    """All workers ask alike and get the same answer; within an attempt it only grows."""
+def _leaving_nodes() -> list[str]:
+    """All workers ask alike and get the same answer."""
     info = ray.train.get_preemption_info()
-    return 0 if info is None else len(info.preempted_node_to_ranks)
+    return [] if info is None else info.preempted_node_ids
 
 
 def _note(name: str, error: errors.ClinJepaError) -> None:
@@ -273,5 +273,4 @@ def _raise_fault(context: RunContext, name: str) -> None:
     """Raise what a worker met that a restart cannot mend, if any did."""
     fault = ray.get(context.coordinator.fault.remote(name))
     if fault is not None:
-        kind, message = fault
-        raise getattr(errors, kind, errors.TrainingError)(message)
+        raise errors.retold(*fault)

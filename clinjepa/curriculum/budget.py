@@ -42,6 +42,7 @@ class RunSizes:
     micro_batch: int
     rollout_steps: int
     max_hours: int
+    tokens_per_step: int
     micro_tokens: int
     num_workers: int
     gpu_memory_gib: float
@@ -66,6 +67,7 @@ class RunSizes:
             micro_batch=curriculum["micro_batch"],
             rollout_steps=curriculum["rollout_steps"],
             max_hours=sections["windows"]["max_hours"],
+            tokens_per_step=sections["sft"]["tokens_per_step"],
             micro_tokens=sections["sft"]["micro_tokens"],
             num_workers=_fewest(sections["execution"]["num_workers"]),  # the fewest: the fewer, the more each holds
             gpu_memory_gib=gpu_memory_gib,
@@ -188,21 +190,22 @@ def advice(run: RunSizes, recipes: Sequence[Recipe]) -> list[str]:
     if fits(run, recipes):
         return []
     alone: dict[str, str] = {}
-    for setting, value, changed in _changes(run):
+    for setting, value, changed in _changes(run, recipes):
         if setting not in alone and fits(changed, recipes):
             alone[setting] = value
     if alone:
         return [f"{setting}={value}" for setting, value in alone.items()]
     together: list[str] = []
     changed = run
-    for setting, field, value in (
+    for setting, field, given in (
         ("encoder.activation_checkpointing", "activation_checkpointing", "full"),
-        ("execution.num_workers", "num_workers", max(run.num_workers, run.num_micro_batches)),
+        ("execution.num_workers", "num_workers", None),
         ("encoder.token_budget", "token_budget", min(run.token_budget, run.max_tokens)),
         ("sft.micro_tokens", "micro_tokens", min(run.micro_tokens, run.max_tokens)),
         ("curriculum.micro_batch", "micro_batch", 1),
-        ("execution.num_workers", "num_workers", max(run.num_workers, run.global_batch)),
+        ("execution.num_workers", "num_workers", None),
     ):
+        value = max(run.num_workers, _most_workers(changed, recipes)) if given is None else given
         if value != getattr(changed, field):
             changed = replace(changed, **{field: value})
             together = [each for each in together if not each.startswith(f"{setting}=")] + [f"{setting}={value}"]
@@ -224,7 +227,13 @@ def fits(run: RunSizes, recipes: Sequence[Recipe]) -> bool:
     return all(peak_bytes(run, recipe) <= run.gpu_memory_gib * GIB for recipe in recipes)
 
 
-def _changes(run: RunSizes) -> list[tuple[str, str, RunSizes]]:
+def _most_workers(run: RunSizes, recipes: Sequence[Recipe]) -> int:
+    """Beyond which a phase or SFT has fewer micro-batches than workers, and is refused."""
+    in_sft = -(-run.tokens_per_step // run.micro_tokens)
+    return min([run.num_micro_batches, *(in_sft for recipe in recipes if recipe.encoder_start == "sft")])
+
+
+def _changes(run: RunSizes, recipes: Sequence[Recipe]) -> list[tuple[str, str, RunSizes]]:
     """(setting, value, run) of single changes; per setting the smallest change first, settings that leave the result as it is first."""
     same, other = "(same result)", "(the plan is cut by it: another result)"
     changes = [
@@ -233,7 +242,7 @@ def _changes(run: RunSizes) -> list[tuple[str, str, RunSizes]]:
         if what != run.activation_checkpointing
     ]
     workers = 2 * run.num_workers
-    while workers <= run.num_micro_batches:
+    while workers <= _most_workers(run, recipes):
         changes.append(("execution.num_workers", f"{workers} {same}", replace(run, num_workers=workers)))
         workers *= 2
     cuts = (("encoder", "token_budget", run.max_tokens), ("sft", "micro_tokens", run.max_tokens), ("curriculum", "micro_batch", 1))

@@ -117,7 +117,7 @@ class Dist:
             raise unforeseen
         answer = json.loads(bytes(letters.tolist()))
         if "fault" in answer:
-            raise getattr(errors, answer["fault"], RuntimeError)(answer["message"])
+            raise errors.retold(answer["fault"], answer["message"], RuntimeError)
         return answer["found"]
 
     def barrier(self) -> None:

@@ -48,7 +48,7 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice
     All workers call it alike. feed: yields this worker's micro-batches in the order of the assignments it is given;
     on_report(steps done over all phases, latest metrics, address of a checkpoint that is now whole or None): called by all workers
     at log steps and when a checkpoint is whole; the metrics' `num_steps` is the number of steps done when the phase is complete.
-    notice(): how many nodes are going away, asked by all workers alike every few seconds; when it grows, a checkpoint is written at once.
+    notice(): which nodes are going away, asked by all workers alike every few seconds; for each a checkpoint is written at once.
     Raises ConfigError, or StoreError for latents of another encoder, before any work, CheckpointError for what cannot be gone on from,
     and TrainingError when training must not go on; the last good checkpoint is then still there.
     """

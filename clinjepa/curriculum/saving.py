@@ -7,7 +7,7 @@ away) reaches the others as two numbers in the sum that every step makes anyway,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
 
 import torch
@@ -20,8 +20,8 @@ from clinjepa.curriculum.jobs import Job
 from clinjepa.storage import Folder
 
 OnReport = Callable[[int, dict[str, Any], str | None], None]
-Notice = Callable[[], int]
-"""Of the nodes that compute this job, how many are going away."""
+Notice = Callable[[], Collection[str]]
+"""Which of the nodes that compute this job are going away."""
 
 Capture = Callable[[], tuple[Mapping[str, Mapping[str, Tensor]], dict[str, Any]]]
 
@@ -51,7 +51,7 @@ class Saver:
         self._writer = CheckpointWriter(checkpoints, digests, job.keep_checkpoints, job.asynchronous_checkpoints)
         self._pending: int | None = None
         self._asked_at = time.monotonic()
-        self._num_leaving = 0
+        self._leaving: set[str] = set()
 
     def signals(self) -> Tensor:
         """float64 [NUM_SIGNALS] for the step's sum. Raises StorageError on worker 0 when a checkpoint could not be written."""
@@ -69,13 +69,12 @@ class Saver:
         capture: gives whole tensors by file name and the optimizer's state; collective. Raises StorageError.
         """
         is_whole, asks = (bool(round(signal)) for signal in signals)
-        num_leaving = self._notice() if asks and self._notice is not None else 0
-        leaving = num_leaving > self._num_leaving
-        self._num_leaving = max(num_leaving, self._num_leaving)
+        newly_leaving = set(self._notice()) - self._leaving if asks and self._notice is not None else set()
+        self._leaving |= newly_leaving
         address = self._settled() if is_whole else None
-        if leaving or done == self._last_step or (done - self._first_step) % self._job.checkpoint_every_steps == 0:
+        if newly_leaving or done == self._last_step or (done - self._first_step) % self._job.checkpoint_every_steps == 0:
             # A node that is going away leaves no time to write beside the training.
-            address = self._save(done, capture, leaving or done == self._last_step) or address
+            address = self._save(done, capture, bool(newly_leaving) or done == self._last_step) or address
         if address is not None or (done - self._first_step) % self._job.log_every_steps == 0:
             began = time.perf_counter()
             self._on_report(done, self._history.latest() | {"num_steps": self._last_step}, address)

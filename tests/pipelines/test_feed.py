@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import ray.data
@@ -12,6 +14,7 @@ import ray.data
 from clinjepa.config import Config
 from clinjepa.curriculum.batches import plain_feed
 from clinjepa.curriculum.plan import assignments
+from clinjepa.errors import StoreError
 from pipelines import feed
 from pipelines.session import ray_session
 from tests.curriculum_jobs import ENCODER, phase_job
@@ -43,6 +46,17 @@ def test_it_hands_over_what_the_plain_reader_does_in_the_order_of_the_plan(job, 
     arrived = [bytes(each) for each in feed.ray_data_feed(job)(assigned)]
     assert len(arrived) == len(assigned) > 8
     assert arrived == [bytes(each) for each in plain_feed(job)(assigned)]
+
+
+def test_what_a_reader_meets_is_raised_as_it_is_and_not_with_rays_traceback(job, session, tmp_path):
+    shutil.copytree(job.latents, tmp_path / "latents")
+    for file in (tmp_path / "latents" / "latents").glob("*.safetensors"):
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+    cut = replace(job, latents=str(tmp_path / "latents"))
+    with pytest.raises(StoreError, match="safetensors is shorter than its header says") as raised:
+        next(feed.ray_data_feed(cut)(list(assignments(cut, 0, 1, 0, 8))))
+    assert type(raised.value) is StoreError and "\n" not in str(raised.value)
 
 
 def test_the_scheduling_loop_rests_while_all_that_may_wait_is_waiting(job, session, monkeypatch):

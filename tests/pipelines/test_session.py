@@ -44,7 +44,18 @@ def test_an_address_that_ray_cannot_join_is_one_line_with_rays_reason(tmp_path, 
         ray_session(Config(storage=str(tmp_path))),
     ):
         pass
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and "is the address right" in str(raised.value)
+
+
+def test_a_machine_on_which_ray_cannot_start_is_told_in_one_line_with_what_to_look_at(tmp_path, monkeypatch):
+    def has_no_room(**options):
+        raise OSError(28, "No space left on device", "/tmp/ray")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", has_no_room)
+    words = "could not start on this machine: .*No space left.*execution.object_store_mb"
+    with pytest.raises(ResourceError, match=words), ray_session(Config(storage=str(tmp_path))):
+        pass
 
 
 def test_a_job_that_cannot_join_its_cluster_names_the_job_and_no_address_that_nobody_set(tmp_path, monkeypatch):

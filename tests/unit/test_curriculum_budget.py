@@ -192,10 +192,11 @@ def test_advice_says_when_nothing_suffices() -> None:
     assert "smaller encoder.model" in line and "(embed (sft) needs" in line
 
 
-@pytest.mark.parametrize("workers", [32, (1, 32)])
-def test_a_run_that_would_be_refused_for_its_workers_is_planned_with_the_remedy(workers: int | tuple[int, int]) -> None:
-    _, lines = planned(workers)
-    assert any(line.startswith("change: ") and "32 workers would share 8 micro-batches" in line for line in lines)
+def test_more_workers_than_sft_has_micro_batches_are_not_advised() -> None:
+    run = run_sizes(memory=68, num_workers=1)
+    assert any(line.startswith("execution.num_workers=2 ") for line in advice(run, [load_recipe("sft")]))
+    few = replace(run, tokens_per_step=run.micro_tokens)
+    assert not any("num_workers" in line for line in advice(few, [load_recipe("sft")]))
 
 
 def test_what_fits_only_just_names_what_gives_room() -> None:

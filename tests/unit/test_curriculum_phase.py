@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -296,8 +297,8 @@ def test_a_finished_phase_started_again_only_writes_its_files_anew(curriculum, t
 
 def test_every_further_node_that_is_going_away_brings_one_checkpoint_at_once(curriculum, tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "SECONDS_BETWEEN_QUESTIONS", -1.0)
-    job = curriculum.job("warmup", out=str(tmp_path), num_steps=8, checkpoint_every_steps=100)
-    leaving = iter([0, 1, 1, 2, 2, 2, 2, 2])
+    job = curriculum.job("warmup", out=str(tmp_path), num_steps=9, checkpoint_every_steps=100)
+    leaving = chain([[], ["a"], ["a"], ["b"], ["b"], [], ["b", "a"], ["b", "c"]], repeat([]))
     saved = []
 
     def on_report(done, metrics, address):
@@ -305,7 +306,7 @@ def test_every_further_node_that_is_going_away_brings_one_checkpoint_at_once(cur
             saved.append(done)
 
     run_phase(job, Dist.current(), plain_feed(job), on_report, lambda: next(leaving))
-    assert saved == [2, 4, 8]
+    assert saved == [2, 4, 8, 9]
 
 
 def test_weights_of_another_size_are_refused(curriculum, tmp_path):

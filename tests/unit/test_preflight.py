@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,10 @@ from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.jobs import SftJob
 from clinjepa.curriculum.out_of_memory import remedies
 from clinjepa.curriculum.phase import run_phase
-from clinjepa.errors import CheckpointError, ConfigError, ResourceError
+from clinjepa.errors import CheckpointError, ConfigError, ResourceError, StorageError
 from clinjepa.model.encoder import build_encoder
 from clinjepa.storage import Folder
-from pipelines import evaluate, grid, pretrain, run
+from pipelines import evaluate, grid, plan, preparing, pretrain, run
 from pipelines.artifacts import Artifact
 from pipelines.base_stage import public_content
 from pipelines.planning import plan_experiment
@@ -109,6 +110,24 @@ def test_an_alignment_that_is_just_long_enough_is_not_warned_of(tmp_path: Path) 
     assert len(lines_about_alignment(tmp_path, *steps, "curriculum.ema_momentum=0.901")) == 1
 
 
+@pytest.mark.parametrize("workers", ["64", "[1, 64]"])
+@pytest.mark.parametrize("use_gpu", ["true", "false"])
+def test_a_run_that_would_be_refused_for_its_workers_is_planned_with_the_remedy(tmp_path, capsys, workers, use_gpu) -> None:
+    plan.plan(small_config(tmp_path, f"execution.num_workers={workers}", f"execution.use_gpu={use_gpu}"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "change: execution.num_workers: 64 workers would share" in said and "some will idle" not in said
+
+
+def test_a_storage_that_is_away_is_told_soon_whatever_else_is_looked_for_in_it(tmp_path, monkeypatch) -> None:
+    def is_away(config):
+        raise StorageError("away")
+
+    monkeypatch.setattr(preparing, "check_storage", is_away)
+    monkeypatch.setattr(run, "check_run_folder", lambda config: pytest.fail("looked into a storage that is away"))
+    with pytest.raises(StorageError, match="away"):
+        run.run(small_config(tmp_path))
+
+
 @pytest.mark.parametrize("module", [evaluate, grid, pretrain, run], ids=lambda module: module.__name__)
 def test_every_command_that_trains_refuses_and_warns_before_it_asks_for_a_cluster(tmp_path, monkeypatch, capsys, module) -> None:
     command = getattr(module, module.__name__.rpartition(".")[2])
@@ -118,6 +137,22 @@ def test_every_command_that_trains_refuses_and_warns_before_it_asks_for_a_cluste
     with pytest.raises(pytest.fail.Exception):
         command(small_config(tmp_path, "curriculum.num_steps=100", "curriculum.ema_momentum=0.9", "grid.recipes=[clin_jepa]"))
     assert "the target does not arrive" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_pretraining_asks_for_no_gpu_for_what_it_does_not_do(tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def ends(context, stages):
+        asked.extend(stages)
+        raise ResourceError("enough seen")
+
+    monkeypatch.setattr(pretrain, "ray_session", lambda *_: nullcontext())
+    monkeypatch.setattr(pretrain, "check_gpus", ends)
+    config = small_config(tmp_path, "grid.recipes=[clin_jepa]")
+    with pytest.raises(ResourceError, match="enough seen"):
+        pretrain.pretrain(config)
+    trial = plan_experiment(config).trials[0]
+    assert trial.phases[-1].key in {stage.key for stage in asked} and trial.embed.key not in {stage.key for stage in asked}
 
 
 def test_the_micro_batches_of_a_training_that_is_not_done_limit_no_workers(tmp_path: Path) -> None:
