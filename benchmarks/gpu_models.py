@@ -81,6 +81,7 @@ def run_sizes(size: Size, activation_checkpointing: str) -> RunSizes:
         micro_batch=size.micro_batch,
         rollout_steps=2,
         max_hours=size.hours,
+        tokens_per_step=size.token_budget,
         micro_tokens=size.token_budget,
         num_workers=1,
         gpu_memory_gib=0,
