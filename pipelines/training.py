@@ -26,6 +26,8 @@ from clinjepa import errors
 from clinjepa.config import Config, result_fields
 from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob, load_job
 from clinjepa.curriculum.phase import hard_sync
+from clinjepa.storage import Folder
+from clinjepa.storage_faults import translated
 from pipelines.artifacts import Artifact
 from pipelines.coordinator import Needs, coordinator
 from pipelines.data_stages import run_remotely
@@ -167,12 +169,7 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
         trainer.fit()
     except TrainingFailedError as error:
         _raise_fault(context, name)
-        failures = getattr(error, "worker_failures", {})
-        first = next(iter(failures.values()), error)
-        raise errors.TrainingError(
-            f"{artifact.kind} {artifact.key}: the training workers failed for good ({errors.in_safe_words(first)}); "
-            "run again to go on from the last checkpoint"
-        ) from error
+        raise _failed_for_good(f"{artifact.kind} {artifact.key}", state, error) from error
     _raise_fault(context, name)
     summary = artifact.folder.read_json("metrics.json")
     (state / name).remove()
@@ -267,6 +264,18 @@ def _leaving_nodes() -> list[str]:
 def _note(name: str, error: errors.ClinJepaError) -> None:
     """Leave word for the driver of a fault that a restart cannot mend; not by way of the storage, which may be what is full or away."""
     ray.get(coordinator().note_fault.remote(name, type(error).__name__, str(error)))
+
+
+def _failed_for_good(stage: str, state: Folder, error: TrainingFailedError) -> errors.ClinJepaError:
+    """What to raise when Ray Train gave up and no worker noted why. Its controller writes to the storage, too, and may be the first that
+    finds it full or away. stage: its kind and key; state: where the controller writes."""
+    of_controller = getattr(error, "controller_failure", None)
+    if of_controller is not None and (fault := translated(state.address, of_controller, state.is_local, writes=True)) is not None:
+        return fault
+    first = next(iter(getattr(error, "worker_failures", {}).values()), of_controller or error)
+    return errors.TrainingError(
+        f"{stage}: the training workers failed for good ({errors.in_safe_words(first)}); run again to go on from the last checkpoint"
+    )
 
 
 def _raise_fault(context: RunContext, name: str) -> None:
