@@ -270,6 +270,8 @@ def _failed_for_good(stage: str, state: Folder, error: TrainingFailedError) -> e
     """What to raise when Ray Train gave up and no worker noted why. Its controller writes to the storage, too, and may be the first that
     finds it full or away. stage: its kind and key; state: where the controller writes."""
     of_controller = getattr(error, "controller_failure", None)
+    if isinstance(of_controller, errors.StorageError):
+        return errors.StorageError(f"{state.address}: {of_controller}")
     if of_controller is not None and (fault := translated(state.address, of_controller, state.is_local, writes=True)) is not None:
         return fault
     first = next(iter(getattr(error, "worker_failures", {}).values()), of_controller or error)

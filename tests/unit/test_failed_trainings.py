@@ -9,6 +9,7 @@ import pytest
 from ray.train import ControllerError, WorkerGroupError
 
 from clinjepa.errors import StorageError, TrainingError
+from clinjepa.object_store import SilentStoreError
 from clinjepa.storage import Folder
 from pipelines.training import _failed_for_good
 
@@ -24,9 +25,12 @@ def test_a_disk_that_its_controller_found_full_before_a_worker_did_is_named(stat
     assert type(fault) is StorageError and state.address in str(fault) and "the disk is full" in str(fault)
 
 
-def test_an_object_store_that_its_controller_found_away_is_named(state, monkeypatch):
+@pytest.mark.parametrize(
+    "met", [SilentStoreError("http://store gave HTTP 503 for 2 s; then type the same command again"), OSError(errno.EBUSY, "HTTP 503")]
+)
+def test_an_object_store_that_its_controller_found_away_is_named(state, monkeypatch, met):
     monkeypatch.setattr(Folder, "is_local", False)
-    fault = _failed_for_good("phase k", state, ControllerError(OSError(errno.EBUSY, "Service Unavailable (503)")))
+    fault = _failed_for_good("phase k", state, pickle.loads(pickle.dumps(ControllerError(met))))
     assert type(fault) is StorageError and state.address in str(fault) and "503" in str(fault)
 
 
