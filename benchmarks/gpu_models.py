@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from clinjepa.curriculum.budget import RunSizes
-from clinjepa.curriculum.jobs import PhaseJob
+from clinjepa.curriculum.jobs import PhaseJob, pack_places
 from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.curriculum.sizes import Architecture, known_model
 from clinjepa.model.adapters import add_adapters
@@ -159,14 +159,13 @@ def hour_texts(size: Size, num_texts: int, seed: int) -> list[np.ndarray]:
 
 
 def micro_packs(texts: list[np.ndarray], tokens: int) -> list[list[Pack]]:
-    """Texts in their order cut into micro-batches of about `tokens` tokens, each in packs of at most as many places.
+    """Texts in their order cut into micro-batches of about `tokens` tokens, each in one pack if an eighth more places are enough.
 
-    As SFT does (clinjepa/curriculum/sft.py), except for the end-of-text that it appends. A text that the cut goes through overhangs
-    and rows have gaps, so a micro-batch may need a second, small pack; the memory is that of the first, which is what is planned.
+    As SFT does (clinjepa/curriculum/sft.py), except for the end-of-text that it appends.
     """
     ends = np.cumsum([len(text) for text in texts])
     owner = (ends - 1) // tokens
-    return [pack_texts([texts[i] for i in np.flatnonzero(owner == number)], tokens) for number in np.unique(owner)]
+    return [pack_texts([texts[i] for i in np.flatnonzero(owner == number)], pack_places(tokens)) for number in np.unique(owner)]
 
 
 def micro_batch(size: Size, seed: int) -> dict[str, torch.Tensor]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,8 @@ def train(size: Size, texts: list[np.ndarray], device: torch.device, kind: str, 
             use_cpu=device.type == "cpu",
             dataloader_drop_last=True,
         )
-        Trainer(model=model, args=options, train_dataset=_Rows(data), data_collator=counted, callbacks=[clock]).train()
+        with _torchs_own_attention():
+            Trainer(model=model, args=options, train_dataset=_Rows(data), data_collator=counted, callbacks=[clock]).train()
         seconds = np.diff(clock.times)[_WARM_UP - 1 :]
         del model
     # Step i ended at times[i]; the loader may have collated one batch more than was trained on.
@@ -145,6 +147,17 @@ def _packed_row(texts: list[Tensor], row_tokens: int) -> dict[str, Any]:
         labels[place] = _IGNORED  # the model shifts labels itself: a text's first token is not predicted from the text before
         place += len(text)
     return {"input_ids": ids, "position_ids": positions, "labels": labels, "num_tokens": place}
+
+
+@contextmanager
+def _torchs_own_attention() -> Iterator[None]:
+    """Attention kernels as torch chooses them: with rows of one shape cuDNN's, which `set_up_gpu` leaves out, are the fastest."""
+    chosen = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(chosen)
 
 
 class _Rows(torch.utils.data.Dataset):

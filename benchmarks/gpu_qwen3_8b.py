@@ -11,6 +11,7 @@ import torch
 from benchmarks.gpu_models import FULL, TINY
 from benchmarks.gpu_sections import LEVELS, Bench
 from benchmarks.harness import Report, arguments, publish
+from clinjepa.curriculum.dist import chosen_device
 from clinjepa.curriculum.sizes import known_gpus
 
 GOALS = {
@@ -33,7 +34,7 @@ UNITS = {
 
 def main() -> int:
     given = arguments(__doc__ or "", tiny=False, compile=False, steps=0, peak_tflops=0.0)
-    device = torch.device("cuda" if torch.cuda.is_available() and not given.tiny else "cpu")
+    device = chosen_device(False if given.tiny else None)
     tiny = device.type == "cpu"
     name = torch.cuda.get_device_name() if not tiny else "CPU"
     known = [values["bf16_tflops"] for kind, values in known_gpus().items() if kind in name]

@@ -156,12 +156,20 @@ class Bench:
         with self.section("joint"), Memory(self.device) as memory:
             encoder = build(self.size, self.device, recompute, with_target=True)
             memory.begin()
-            step = self.phase_step("joint", encoder, [micro_batch(self.size, seed) for seed in range(2)], recompute)
+            batches = [micro_batch(self.size, seed) for seed in range(2)]
+            step = self.phase_step("joint", encoder, batches, recompute)
             rate, seconds = self.timed(step)
             self.measured |= {"joint_step_seconds": seconds, "joint_encoder_tokens_per_second": rate}
+            self.note_mfu("joint", 1 / seconds, statistics.mean(map(self.joint_flops, batches)))
         if "joint" not in self.faults:
             run = run_sizes(self.size, recompute)
             self.note_memory("joint", memory, phase_memory(run, phase_job(self.size, "joint").parsed_phase))
+
+    def joint_flops(self, batch: dict[str, torch.Tensor]) -> float:
+        """Of a step, as the plan counts them: every text without a graph and with one, the target reads states (docs/scaling.md, Time)."""
+        lengths, states = batch["text_lengths"], self.size.micro_batch * self.size.hours
+        forward = 2 * (self.latent_layers + self.lora)
+        return int(lengths.sum()) * (forward + 4 * self.latent_layers + 6 * self.lora) + int(lengths[:states].sum()) * forward
 
     def predictor_only(self) -> None:
         """A whole step of a phase on stored latents."""

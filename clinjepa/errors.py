@@ -30,6 +30,10 @@ class StorageError(ClinJepaError):
     """A storage address that cannot be reached, or a disk that is full."""
 
 
+class SilentStoreError(StorageError):
+    """An object store that gave no usable answer for as long as we wait."""
+
+
 class CheckpointError(ClinJepaError):
     """A checkpoint that is torn, altered, of another schema or of another base model."""
 

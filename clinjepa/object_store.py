@@ -19,7 +19,7 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
-from clinjepa.errors import StorageError
+from clinjepa.errors import SilentStoreError, StorageError
 
 PATIENCE_VARIABLE = "CLINJEPA_STORAGE_PATIENCE"
 PATIENCE_SECONDS = 120.0
@@ -38,10 +38,6 @@ _BUSY_CODES = {
     "XAmzContentSHA256Mismatch",
 }
 _LONGEST_WAIT = 5.0
-
-
-class SilentStoreError(StorageError):
-    """An object store that gave no usable answer for as long as we wait."""
 
 
 def patience() -> float:

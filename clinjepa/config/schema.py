@@ -206,7 +206,9 @@ class SftConfig(Section):
 
     tokens_per_step: int = Field(8192, ge=128)
     micro_tokens: int = Field(2048, ge=64)
-    """Tokens per forward/backward; the plan cuts `tokens_per_step` into these and workers share them. Sets peak memory."""
+    """Tokens per forward/backward; the plan cuts `tokens_per_step` into these and workers share them. Sets peak memory.
+
+    A pack may take an eighth more places, for texts that overhang and for gaps."""
 
     learning_rate: float = Field(1e-4, gt=0)
     warmup_fraction: float = Field(0.1, ge=0, le=1)

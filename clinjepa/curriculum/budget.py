@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from clinjepa.curriculum.jobs import pack_places
 from clinjepa.curriculum.recipes import Phase, Recipe, run_order
 from clinjepa.curriculum.sizes import Architecture, predictor_kept_bytes, predictor_parameters
 
 GIB = 1 << 30
-LOGITS_AT_ONCE = 1 << 24
+LOGITS_AT_ONCE = 1 << 26
 """Logits that exist at a time in next-token training (`clinjepa.model.encoder`)."""
 KEPT_GATHERED_BYTES = 1 << 30
 """Modules of up to this size stay gathered (`clinjepa.curriculum.gathering`)."""
@@ -48,6 +49,8 @@ class RunSizes:
     gpu_memory_gib: float
     max_tokens: int = 1
     """Of the longest text: a chunk holds at least one text."""
+    fused_norms: bool = True
+    """As on a GPU; without, as on a CPU (`clinjepa.model.norms`)."""
 
     @classmethod
     def from_settings(cls, model: Architecture, sections: Mapping[str, Mapping[str, Any]], gpu_memory_gib: float) -> RunSizes:
@@ -91,7 +94,7 @@ class RunSizes:
     @property
     def pack_tokens(self) -> int:
         """Of the largest pack of SFT."""
-        return max(self.micro_tokens, self.max_tokens)
+        return max(pack_places(self.micro_tokens), self.max_tokens)
 
     @property
     def compute_bytes(self) -> int:
@@ -196,16 +199,16 @@ def advice(run: RunSizes, recipes: Sequence[Recipe]) -> list[str]:
     if alone:
         return [f"{setting}={value}" for setting, value in alone.items()]
     together: list[str] = []
-    changed = run
+    changed, as_many_as_may = run, None
     for setting, field, given in (
         ("encoder.activation_checkpointing", "activation_checkpointing", "full"),
-        ("execution.num_workers", "num_workers", None),
+        ("execution.num_workers", "num_workers", as_many_as_may),
         ("encoder.token_budget", "token_budget", min(run.token_budget, run.max_tokens)),
         ("sft.micro_tokens", "micro_tokens", min(run.micro_tokens, run.max_tokens)),
         ("curriculum.micro_batch", "micro_batch", 1),
-        ("execution.num_workers", "num_workers", None),
+        ("execution.num_workers", "num_workers", as_many_as_may),
     ):
-        value = max(run.num_workers, _most_workers(changed, recipes)) if given is None else given
+        value = max(run.num_workers, _most_workers(changed, recipes)) if given is as_many_as_may else given
         if value != getattr(changed, field):
             changed = replace(changed, **{field: value})
             together = [each for each in together if not each.startswith(f"{setting}=")] + [f"{setting}={value}"]
@@ -284,8 +287,9 @@ def _chunk(run: RunSizes, tokens: int, what: str, trained_whole: bool = False, e
     model, c = run.model, run.compute_bytes
     if what == "nothing":
         return tokens * model.working_bytes(c, graph=False)
-    kept = model.kept_bytes(c, what, trained_whole)
-    again = 0 if what == "none" else model.kept_bytes(c, "none", trained_whole) - (kept if what == "selective" else 0)
+    kept = model.kept_bytes(c, what, trained_whole, run.fused_norms)
+    whole = model.kept_bytes(c, "none", trained_whole, run.fused_norms)
+    again = 0 if what == "none" else whole - (kept if what == "selective" else 0)
     layers = model.layers if everywhere else max(1, model.layers - 1)
     return tokens * (layers * kept + again + model.working_bytes(c, graph=True) + 8 * model.hidden)
 

@@ -31,7 +31,20 @@ def chosen_device(use_gpu: bool | None) -> torch.device:
         require_gpu()
     if use_gpu is False or not torch.cuda.is_available():
         return torch.device("cpu")
+    set_up_gpu()
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def set_up_gpu() -> None:
+    """How this process uses its GPU: before its first tensor there, and without taking the GPU.
+
+    Chunks of texts have ever other shapes. cuDNN's attention builds a kernel for each, which took longer than the chunk (an H100,
+    Qwen3-8B), so torch's own kernels are taken. Memory comes in segments that grow, so that it is not left over in pieces, unless
+    `PYTORCH_ALLOC_CONF` or `PYTORCH_CUDA_ALLOC_CONF` is set.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if not os.environ.get("PYTORCH_CUDA_ALLOC_CONF"):
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def require_gpu() -> None:

@@ -193,6 +193,12 @@ def num_micro_batches(job: Job) -> int:
     return -(-int(job.curriculum_settings["global_batch"]) // int(job.curriculum_settings["micro_batch"]))
 
 
+def pack_places(micro_tokens: int) -> int:
+    """Token places that an SFT pack may take: a text overhangs where the plan cuts and rows have gaps, and what is left over would make
+    a small second pack, which costs a GPU half of a full one (and FSDP2 the whole model gathered again)."""
+    return micro_tokens + micro_tokens // 8
+
+
 def check_workers(job: Job, world_size: int) -> None:
     """Raise ConfigError when there are more workers than micro-batches in a step."""
     available = num_micro_batches(job)

@@ -23,7 +23,7 @@ from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.gathering import communicates_in_every_forward, keep_gathered, set_gradient_sync
 from clinjepa.curriculum.history import TrainingHistory
 from clinjepa.curriculum.inputs import agreed_digests
-from clinjepa.curriculum.jobs import SftJob, check_workers, num_micro_batches
+from clinjepa.curriculum.jobs import SftJob, check_workers, num_micro_batches, pack_places
 from clinjepa.curriculum.optimizer import GroupedAdamW
 from clinjepa.curriculum.out_of_memory import names_settings
 from clinjepa.curriculum.phase import Feed
@@ -135,12 +135,12 @@ class _TuningLoss:
 def _forward_backward(
     job: SftJob, encoder: Encoder, arrays: dict[str, Tensor], assigned: Assignment, labels: int, sync: bool, dist: Dist
 ) -> tuple[float, int]:
-    """(summed loss, tokens) of one micro-batch, in packs of at most `micro_tokens` places: texts overhang where the plan cuts, and rows
-    have gaps, so one pack could be half as large again as what memory was planned for."""
+    """(summed loss, tokens) of one micro-batch; in several packs where one would take more places than memory is planned for."""
     lengths = arrays["text_lengths"].tolist()
     texts = [text.numpy() for text in torch.split(arrays["tokens"], lengths)] if lengths else []
     # A micro-batch without texts still takes part in the collectives, with one end-of-text that predicts nothing.
-    packs = pack_texts(texts or [np.zeros(0, dtype=np.int64)], int(job.sft_settings["micro_tokens"]), encoder.spec.eos_id)
+    places = pack_places(int(job.sft_settings["micro_tokens"]))
+    packs = pack_texts(texts or [np.zeros(0, dtype=np.int64)], places, encoder.spec.eos_id)
     rounds = dist.max_int(len(packs)) if communicates_in_every_forward(encoder) else len(packs)
     torch.manual_seed(torch_seed(job.seed, assigned.step, assigned.micro))
     total, tokens = 0.0, 0

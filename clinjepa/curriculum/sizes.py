@@ -102,18 +102,22 @@ class Architecture:
             raise ConfigError(f"encoder.lora.targets: {', '.join(unknown)} cannot be planned; known are {', '.join(sides)}")
         return self.layers * rank * sum(sides[name] for name in targets)
 
-    def kept_bytes(self, compute_bytes: int, what: str, trained_whole: bool) -> int:
+    def kept_bytes(self, compute_bytes: int, what: str, trained_whole: bool, fused_norms: bool = True) -> int:
         """Bytes that one token keeps of one layer for its backward pass.
 
         compute_bytes: of a matrix product's value (2 bf16, 4 fp32); what: `none`, `selective`, `full` activation checkpointing;
-        trained_whole: weights take gradients, so the inputs of all products are kept too.
+        trained_whole: weights take gradients, so the inputs of all products are kept too. fused_norms: as on a GPU
+        (`clinjepa.model.norms`), where weights have the precision of products; else norms keep an fp32 copy of their inputs.
         """
         c, h, q, k, f = compute_bytes, self.hidden, self.query, self.key, self.ffn
         if what == "full":
             return c * h
         if what == "selective":
             return c * (h + (q + 2 * k + h) + q + (2 * f + h)) + 4 * self.heads
-        norms = 4 * (2 * h + q + k)
+        if fused_norms and not (trained_whole and c == 2):
+            norms = c * (2 * h + q + k) + 4 * (2 + self.heads + self.kv_heads)
+        else:
+            norms = 4 * (2 * h + q + k)
         inputs = c * (h + q)
         attention = c * 4 * q + 4 * self.heads
         feed_forward = c * 3 * f

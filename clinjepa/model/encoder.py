@@ -24,6 +24,7 @@ from clinjepa.model.adapters import adapter_of, add_adapters, switch_adapter
 from clinjepa.model.base import BaseSource, NoHead, base_config, check_content, drop_head, load_base, open_base, random_model
 from clinjepa.model.io import check_same_tensors
 from clinjepa.model.last_layer import Places, can_read_at, read_at
+from clinjepa.model.norms import fuse_norms
 from clinjepa.model.recompute import recompute_in_backward
 from clinjepa.model.sharding import fill, local, shard_encoder, to_shards, whole
 from clinjepa.model.specs import EncoderSpec
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
     from clinjepa.storage import Folder
 
-_LOGITS_AT_ONCE = 1 << 24
-"""Logits that are in memory at a time in next-token training (64 MiB in fp32)."""
+_LOGITS_AT_ONCE = 1 << 26
+"""Logits that are in memory at a time in next-token training (256 MiB in fp32)."""
 
 
 class Encoder(nn.Module):
@@ -49,6 +50,7 @@ class Encoder(nn.Module):
         self.target_model = copy.deepcopy(model).requires_grad_(False) if with_target and not lora else None
         self._active = "online"
         self.dim = int(_causal(model).config.hidden_size)
+        fuse_norms(self)  # of both models: a copy would lead back to the first
         last = [layers[-1] for layers in self._lists_of_layers()]
         self._reads_at = all(map(can_read_at, last))  # settled now: sharding gives layers other classes
         for layer in last if self._reads_at else []:

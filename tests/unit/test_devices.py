@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import clinjepa.curriculum.embedding as embedding
 import pipelines.embed as embed
 import pipelines.preflight as preflight
 from clinjepa.curriculum.assembly import encoder_spec
-from clinjepa.curriculum.dist import Dist, chosen_device, require_gpu
+from clinjepa.curriculum.dist import Dist, chosen_device, require_gpu, set_up_gpu
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.errors import ResourceError
 from clinjepa.model.base import make_base
@@ -133,3 +134,34 @@ def asked_device(root: Path, monkeypatch: pytest.MonkeyPatch, use_gpu: bool | No
     with pytest.raises(Asked):
         Embedder(EmbedJob.from_json(job.to_json())).embed_shard("p0")
     return devices[0]
+
+
+@pytest.fixture
+def cudnn_restored() -> Iterator[None]:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def test_a_gpu_is_set_up_before_it_is_used(monkeypatch: pytest.MonkeyPatch, cudnn_restored: None) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    assert chosen_device(use_gpu=False).type == "cpu"
+    assert torch.backends.cuda.cudnn_sdp_enabled() and "PYTORCH_ALLOC_CONF" not in os.environ
+    assert chosen_device(use_gpu=True) == torch.device("cuda", 3)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_what_a_user_set_of_the_allocator_stays(name: str, monkeypatch: pytest.MonkeyPatch, cudnn_restored: None) -> None:
+    for each in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(each, "")
+        monkeypatch.delenv(each)
+    monkeypatch.setenv(name, "max_split_size_mb:256")
+    set_up_gpu()
+    assert {key: value for key, value in os.environ.items() if key.startswith("PYTORCH_")} == {name: "max_split_size_mb:256"}

@@ -9,7 +9,7 @@ import pytest
 import ray
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
-from clinjepa.errors import ClinJepaError, StoreError, TrainingError, in_safe_words, retold
+from clinjepa.errors import ClinJepaError, SilentStoreError, StoreError, TrainingError, in_safe_words, retold
 from clinjepa.parts import add_counts
 
 VALUE = 10039708
@@ -50,6 +50,7 @@ def test_the_systems_words_and_the_place_in_this_project_are_said() -> None:
 
 
 def test_a_fault_told_by_its_class_and_message_is_the_same_again_and_no_other_name_is_made() -> None:
-    assert type(retold("StoreError", "cut")) is StoreError and type(retold("ClinJepaError", "cut")) is ClinJepaError
+    assert type(retold("StoreError", "cut")) is StoreError and type(retold("SilentStoreError", "away")) is SilentStoreError
+    assert type(retold("ClinJepaError", "cut")) is ClinJepaError
     for name in ("", "Path", "retold", "KeyError"):
         assert type(retold(name, "cut")) is TrainingError and type(retold(name, "cut", RuntimeError)) is RuntimeError

@@ -8,8 +8,7 @@ import pickle
 import pytest
 from ray.train import ControllerError, WorkerGroupError
 
-from clinjepa.errors import StorageError, TrainingError
-from clinjepa.object_store import SilentStoreError
+from clinjepa.errors import SilentStoreError, StorageError, TrainingError
 from clinjepa.storage import Folder
 from pipelines.training import _failed_for_good
 
