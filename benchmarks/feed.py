@@ -43,7 +43,7 @@ PREDICTOR_PARAMETERS = 92_514_304
 
 
 def eaten_per_second(fp32_tflops: float) -> tuple[float, float, str]:
-    """(bytes/s of one GPU of eight, seconds of a predictor-only step, the arithmetic) at full windows and the plan's utilisation."""
+    """(bytes/s of one GPU of eight, seconds of a predictor-only step, the arithmetic) at full windows and 40 % of the peak."""
     texts = GLOBAL_BATCH * (2 * MAX_HOURS + 1)
     step_bytes = texts * WIDE * 2
     seconds = texts * 6 * PREDICTOR_PARAMETERS / (fp32_tflops * 1e12 * UTILISATION * GPUS)

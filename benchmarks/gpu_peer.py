@@ -151,7 +151,7 @@ def _packed_row(texts: list[Tensor], row_tokens: int) -> dict[str, Any]:
 
 @contextmanager
 def _torchs_own_attention() -> Iterator[None]:
-    """Attention kernels as torch chooses them: with rows of one shape cuDNN's, which `set_up_gpu` leaves out, are the fastest."""
+    """Attention kernels as torch chooses them, cuDNN's included, which `set_up_gpu` leaves out: the fastest where rows are of one shape."""
     chosen = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(True)
     try:

@@ -28,7 +28,7 @@ FORMAT_VERSIONS = {
     "trajectories": 2,
     "labels": 3,
     "base": 1,
-    "sft": 2,
+    "sft": 3,
     "embed": 2,
     "phase": 3,
     "sync": 1,

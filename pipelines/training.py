@@ -199,9 +199,10 @@ class _CheckedTorchBackend(_TorchBackend):
 
 
 def _can_use_gpu(name: str) -> bool:
-    """Runs in every Ray Train worker that was given a GPU; notes the fault when torch cannot use it."""
-    from clinjepa.curriculum.dist import require_gpu
+    """Runs in every Ray Train worker that was given a GPU, before Ray starts CUDA there; notes the fault when torch cannot use it."""
+    from clinjepa.curriculum.dist import require_gpu, set_up_gpu
 
+    set_up_gpu()
     try:
         require_gpu()
     except errors.ResourceError as error:

@@ -97,6 +97,11 @@ class RunSizes:
         return max(pack_places(self.micro_tokens), self.max_tokens)
 
     @property
+    def least_micro_tokens(self) -> int:
+        """Of SFT: below it memory is that of a pack of the longest text."""
+        return self.max_tokens * 8 // 9
+
+    @property
     def compute_bytes(self) -> int:
         return 2 if self.dtype == "bfloat16" else 4
 
@@ -204,7 +209,7 @@ def advice(run: RunSizes, recipes: Sequence[Recipe]) -> list[str]:
         ("encoder.activation_checkpointing", "activation_checkpointing", "full"),
         ("execution.num_workers", "num_workers", as_many_as_may),
         ("encoder.token_budget", "token_budget", min(run.token_budget, run.max_tokens)),
-        ("sft.micro_tokens", "micro_tokens", min(run.micro_tokens, run.max_tokens)),
+        ("sft.micro_tokens", "micro_tokens", min(run.micro_tokens, run.least_micro_tokens)),
         ("curriculum.micro_batch", "micro_batch", 1),
         ("execution.num_workers", "num_workers", as_many_as_may),
     ):
@@ -248,7 +253,7 @@ def _changes(run: RunSizes, recipes: Sequence[Recipe]) -> list[tuple[str, str, R
     while workers <= _most_workers(run, recipes):
         changes.append(("execution.num_workers", f"{workers} {same}", replace(run, num_workers=workers)))
         workers *= 2
-    cuts = (("encoder", "token_budget", run.max_tokens), ("sft", "micro_tokens", run.max_tokens), ("curriculum", "micro_batch", 1))
+    cuts = (("encoder", "token_budget", run.max_tokens), ("sft", "micro_tokens", run.least_micro_tokens), ("curriculum", "micro_batch", 1))
     for section, name, least in cuts:  # a chunk holds a whole text, however small its budget
         value = getattr(run, name) // 2
         while value >= least:

@@ -36,7 +36,7 @@ def chosen_device(use_gpu: bool | None) -> torch.device:
 
 
 def set_up_gpu() -> None:
-    """How this process uses its GPU: before its first tensor there, and without taking the GPU.
+    """How this process uses its GPU. Call it before anything starts CUDA, which reads the allocator's settings once; it does not itself.
 
     Chunks of texts have ever other shapes. cuDNN's attention builds a kernel for each, which took longer than the chunk (an H100,
     Qwen3-8B), so torch's own kernels are taken. Memory comes in segments that grow, so that it is not left over in pieces, unless

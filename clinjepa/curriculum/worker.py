@@ -15,7 +15,7 @@ import torch
 import torch.distributed as torch_dist
 
 from clinjepa.curriculum.batches import plain_feed
-from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.dist import Dist, set_up_gpu
 from clinjepa.curriculum.jobs import PhaseJob, load_job
 from clinjepa.curriculum.phase import hard_sync, run_phase
 from clinjepa.curriculum.sft import run_sft
@@ -33,6 +33,7 @@ def run_job_file(path: str) -> dict:
     job = load_job(value)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if torch.cuda.is_available():
+            set_up_gpu()
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         torch_dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:

@@ -50,7 +50,7 @@ class Encoder(nn.Module):
         self.target_model = copy.deepcopy(model).requires_grad_(False) if with_target and not lora else None
         self._active = "online"
         self.dim = int(_causal(model).config.hidden_size)
-        fuse_norms(self)  # of both models: a copy would lead back to the first
+        fuse_norms(self)
         last = [layers[-1] for layers in self._lists_of_layers()]
         self._reads_at = all(map(can_read_at, last))  # settled now: sharding gives layers other classes
         for layer in last if self._reads_at else []:

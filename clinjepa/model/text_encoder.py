@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clinjepa.errors import CheckpointError, ConfigError
 from clinjepa.model.encoder import Encoder, build_encoder
@@ -78,7 +79,9 @@ class TextEncoder:
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         ids = [np.asarray(encoding.ids[: self.max_tokens], dtype=np.int64) for encoding in encodings]
         device = next(self.encoder.parameters()).device
-        return encode_texts(self.encoder, ids, self.token_budget, device=device).float()
+        # cuDNN would build a kernel for every new shape of rows, which takes longer than they do.
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            return encode_texts(self.encoder, ids, self.token_budget, device=device).float()
 
 
 def _place(folder: str | os.PathLike[str], where: dict[str, Any], instead: str | os.PathLike[str] | None) -> tuple[str, str | None]:

@@ -82,6 +82,8 @@ def test_a_norm_on_a_gpu_keeps_its_input_as_it_came() -> None:
 
 def test_an_sft_pack_is_planned_with_its_room_for_overhang() -> None:
     assert (run_sizes(micro_tokens=8192).pack_tokens, run_sizes(micro_tokens=1024).pack_tokens) == (9216, CONFIG.tokenizer.max_tokens)
+    least = run_sizes().least_micro_tokens
+    assert run_sizes(micro_tokens=least).pack_tokens == 4096 < run_sizes(micro_tokens=least + 2).pack_tokens
 
 
 def test_limits_of_the_plan_are_those_of_the_code() -> None:

@@ -11,29 +11,55 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as torch_dist
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 import clinjepa.curriculum.embedding as embedding
+import clinjepa.curriculum.worker as worker
+import clinjepa.model.text_encoder as text_encoder
 import pipelines.embed as embed
 import pipelines.preflight as preflight
+import pipelines.training as training
 from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.curriculum.dist import Dist, chosen_device, require_gpu, set_up_gpu
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.errors import ResourceError
 from clinjepa.model.base import make_base
+from clinjepa.model.encoder import build_encoder
 from clinjepa.storage import Folder
 from pipelines.artifacts import Artifact
 from pipelines.stages import Stage
 from tests.curriculum_store import make_trajectories
 from tests.finished_training import small_config
 from tests.model_encoders import SETTINGS
+from tests.model_encoders import encoder_spec as model_spec
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
 @pytest.fixture
-def gpus_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpus_in_sight(monkeypatch: pytest.MonkeyPatch, as_torch_begins: None) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+
+@pytest.fixture
+def as_torch_begins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No process has set up a GPU yet; what a test sets up is taken back."""
+    for name in ALLOCATOR:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def is_set_up() -> bool:
+    return not torch.backends.cuda.cudnn_sdp_enabled() and os.environ.get("PYTORCH_ALLOC_CONF") == "expandable_segments:True"
 
 
 @pytest.fixture
@@ -136,32 +162,52 @@ def asked_device(root: Path, monkeypatch: pytest.MonkeyPatch, use_gpu: bool | No
     return devices[0]
 
 
-@pytest.fixture
-def cudnn_restored() -> Iterator[None]:
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    yield
-    torch.backends.cuda.enable_cudnn_sdp(before)
-
-
-def test_a_gpu_is_set_up_before_it_is_used(monkeypatch: pytest.MonkeyPatch, cudnn_restored: None) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    torch.backends.cuda.enable_cudnn_sdp(True)
-    assert chosen_device(use_gpu=False).type == "cpu"
-    assert torch.backends.cuda.cudnn_sdp_enabled() and "PYTORCH_ALLOC_CONF" not in os.environ
+def test_a_gpu_is_set_up_before_it_is_used(monkeypatch: pytest.MonkeyPatch, gpus_in_sight: None) -> None:
+    assert chosen_device(use_gpu=False) == CPU and not is_set_up()
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3 if is_set_up() else 0)
     assert chosen_device(use_gpu=True) == torch.device("cuda", 3)
-    assert not torch.backends.cuda.cudnn_sdp_enabled()
-    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
 
 
-@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
-def test_what_a_user_set_of_the_allocator_stays(name: str, monkeypatch: pytest.MonkeyPatch, cudnn_restored: None) -> None:
-    for each in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
-        monkeypatch.setenv(each, "")
-        monkeypatch.delenv(each)
+def test_a_worker_of_torchrun_sets_its_gpu_up_before_it_takes_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpus_in_sight: None
+) -> None:
+    class Taken(Exception):
+        pass
+
+    def take(device: int) -> None:
+        raise Taken(device, is_set_up())
+
+    monkeypatch.setattr(torch.cuda, "set_device", take)
+    monkeypatch.setattr(worker, "load_job", lambda value: value)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    (tmp_path / "job.json").write_text("{}")
+    with pytest.raises(Taken) as taken:
+        worker.run_job_file(str(tmp_path / "job.json"))
+    assert taken.value.args == (1, True)
+
+
+def test_a_worker_of_ray_train_sets_its_gpu_up_before_ray_does(gpus_in_sight: None) -> None:
+    assert training._can_use_gpu("a training") and is_set_up()
+
+
+@pytest.mark.parametrize("name", ALLOCATOR)
+def test_what_a_user_set_of_the_allocator_stays(name: str, monkeypatch: pytest.MonkeyPatch, as_torch_begins: None) -> None:
     monkeypatch.setenv(name, "max_split_size_mb:256")
     set_up_gpu()
-    assert {key: value for key, value in os.environ.items() if key.startswith("PYTORCH_")} == {name: "max_split_size_mb:256"}
+    assert {each: os.environ.get(each) for each in ALLOCATOR} == dict.fromkeys(ALLOCATOR) | {name: "max_split_size_mb:256"}
+
+
+def test_an_exported_encoder_asks_for_no_kernel_of_one_shape_only(monkeypatch: pytest.MonkeyPatch, as_torch_begins: None) -> None:
+    allowed: list[bool] = []
+    encode = text_encoder.encode_texts
+
+    def watched(*given: Any, **options: Any) -> torch.Tensor:
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return encode(*given, **options)
+
+    monkeypatch.setattr(text_encoder, "encode_texts", watched)
+    tokenizer = Tokenizer(WordLevel({"low": 0, "high": 1}, unk_token="low"))
+    encoder = text_encoder.TextEncoder(build_encoder(model_spec(), None, seed=0), tokenizer, max_tokens=8, token_budget=64)
+    assert encoder(["high", "low"]).shape == (2, encoder.dim)
+    assert allowed == [False] and torch.backends.cuda.cudnn_sdp_enabled()  # the user's own choice is back

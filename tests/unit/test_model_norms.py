@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from clinjepa.model import norms
@@ -70,6 +71,22 @@ def test_every_norm_of_an_encoder_and_of_its_target_is_its_own() -> None:
     found = [module for module in encoder.modules() if type(module).__name__ in KNOWN]
     assert len(found) == 2 * (4 * 2 + 1)
     assert all(norm.forward.args[0] is norm and norm.forward.args[1].__self__ is norm for norm in found)
+
+
+def test_a_norm_hands_on_bf16_under_a_gpus_autocast() -> None:
+    norm = Qwen3RMSNorm(96).bfloat16()
+    fuse_norms(norm)
+    before = torch.is_autocast_enabled("cuda")
+    with FakeTensorMode():
+        values = torch.empty(4, 96, dtype=torch.bfloat16, device="cuda")
+        norm.weight = nn.Parameter(torch.empty(96, dtype=torch.bfloat16, device="cuda"), requires_grad=False)
+        try:
+            # As `torch.autocast("cuda")` does where there is a GPU.
+            torch.set_autocast_enabled("cuda", True)
+            result = norm(values)
+        finally:
+            torch.set_autocast_enabled("cuda", before)
+    assert result.dtype == torch.bfloat16 and result.device.type == "cuda"
 
 
 def test_an_encoders_gradients_stay(as_on_a_gpu, monkeypatch: pytest.MonkeyPatch) -> None:
