@@ -195,7 +195,7 @@ def num_micro_batches(job: Job) -> int:
 
 def pack_places(micro_tokens: int) -> int:
     """Token places that an SFT pack may take: a text overhangs where the plan cuts and rows have gaps, and what is left over would make
-    a small second pack, which costs a GPU half of a full one (and FSDP2 the whole model gathered again)."""
+    a small second pack, for which a GPU is told as many operations as for a full one and FSDP2 gathers the whole model again."""
     return micro_tokens + micro_tokens // 8
 
 

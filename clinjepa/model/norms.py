@@ -1,9 +1,9 @@
 """RMS norms as one kernel on a GPU.
 
-transformers writes a norm as six operations, each of which reads and writes all of its values, in fp32. On an H100 they were 180 of
-the 777 ms of a chunk of Qwen3-8B (8,006 tokens, forward and backward), and their fp32 inputs 7 GiB of what the graph keeps. Torch's
-own kernel reads once, computes in fp32 as well and keeps the input as it came. It multiplies by the weight before rounding instead of
-after it: in fp32 the same but for the order of a sum, in bf16 one rounding fewer. On a CPU nothing changes.
+transformers writes a norm as six operations, each of which reads and writes all of its values, in fp32: much of a chunk's time, and of
+Qwen3-8B's graph of 8,192 tokens 7 GiB (figures from an H100: docs/decisions.md). Torch's own kernel reads once, computes in fp32 as well
+and keeps the input as it came. It multiplies by the weight before rounding instead of after it: in fp32 the same but for the order of a
+sum, in bf16 one rounding fewer. On a CPU nothing changes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _forward(norm: nn.Module, plain: Callable[[Tensor], Tensor], hidden: Tensor)
     # Trained whole, weights are fp32 beside bf16 values, and the result is to be fp32.
     if not _on_gpu(hidden) or hidden.dtype != weight.dtype:
         return plain(hidden)
-    # From torch 2.12 on autocast would widen both first and hand on fp32: more to keep than the six operations.
+    # The newer torch's autocast (2.13, not 2.11) would widen both first and hand on fp32: more to keep than the six operations.
     with torch.autocast(hidden.device.type, enabled=False):
         return F.rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)  # type: ignore[arg-type]
 
