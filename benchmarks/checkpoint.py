@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Report, arguments, publish
-from clinjepa.curriculum.batches import plain_feed
-from clinjepa.curriculum.checkpoint import CheckpointWriter, find_checkpoint
+from clinjepa.curriculum.checkpoints.checkpoint import CheckpointWriter, find_checkpoint
+from clinjepa.curriculum.checkpoints.input_digests import agreed_digests
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.inputs import agreed_digests
+from clinjepa.curriculum.feed.micro_batches import plain_feed
 from clinjepa.curriculum.optimizer import GroupedAdamW
 from clinjepa.curriculum.phase import run_phase
-from clinjepa.model.io import predictor_state
-from clinjepa.model.predictor import build_predictor
+from clinjepa.model.predictor import build_predictor, predictor_state
 from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder
 

@@ -27,8 +27,8 @@ import torch
 
 from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Cost, Report, arguments, publish, timed
-from clinjepa.curriculum.batches import MicroBatchFetcher, plain_feed
 from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher, plain_feed
 from clinjepa.curriculum.phase import hard_sync, run_phase
 from clinjepa.storage import Folder
 

@@ -18,13 +18,14 @@ from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.recipes import Recipe, load_recipe, phase_steps
-from clinjepa.model.base import make_base
+from clinjepa.model.base_model import make_base
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder
-from clinjepa.trajectory.ingest import build_partition, finish_ingest
-from clinjepa.trajectory.latents import finish_latents
-from clinjepa.trajectory.store import TrajectoryReader, build_trajectories, finish_trajectories
-from clinjepa.trajectory.tokenizer import build_tokenizer
+from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
+from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
+from clinjepa.trajectory.tokens.latent_store import finish_latents
+from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
+from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 
 ROOT = Path(__file__).parents[1]
 _REAL = {"mimic_iv_demo": ("demo.yaml", "mimic-iv-demo-meds"), "cinc2012": ("demo_cinc2012.yaml", "cinc2012")}

@@ -25,15 +25,15 @@ from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Report, arguments, publish
 from benchmarks.launcher_overhead import PROBE_STEPS, steps_for
 from benchmarks.launchers import NUM_WORKERS, Trained, on_ray
-from clinjepa.curriculum.batches import plain_feed
+from clinjepa.capacity.model_sizes import known_gpus
+from clinjepa.curriculum.feed.micro_batches import plain_feed
+from clinjepa.curriculum.feed.unpacking import unpacked
+from clinjepa.curriculum.feed.window_plan import assignments
 from clinjepa.curriculum.jobs import PhaseJob
-from clinjepa.curriculum.plan import assignments
-from clinjepa.curriculum.sizes import known_gpus
-from clinjepa.curriculum.unpacking import unpacked
 from clinjepa.storage import Folder
-from clinjepa.trajectory.latents import LatentWriter, finish_latents
-from pipelines.feed import ray_data_feed
-from pipelines.session import ray_session
+from clinjepa.trajectory.tokens.latent_store import LatentWriter, finish_latents
+from pipelines.scheduling.session import ray_session
+from pipelines.stages.feed import ray_data_feed
 from tests.conftest import S3Server
 
 WIDE = 4096

@@ -1,6 +1,6 @@
 """Measures on the MIMIC-IV demo how often each item outside the variable dictionary is charted, for the simulator's MIMIC-IV tables.
 
-    python -m benchmarks.fit_simulated_mimic DEMO > clinjepa/sources/simulated_mimic_items.yaml
+    python -m benchmarks.fit_simulated_mimic DEMO > clinjepa/sources/simulated/mimic_items.yaml
 
 DEMO: folder of the MIMIC-IV demo v2.2 (ODbL 1.0). Only frequencies, quantiles and values that stand in at least 20 rows are kept.
 """

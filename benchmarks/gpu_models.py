@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from clinjepa.curriculum.budget import RunSizes
+from clinjepa.capacity.memory import RunSizes
+from clinjepa.capacity.model_sizes import Architecture, known_model
 from clinjepa.curriculum.jobs import PhaseJob, pack_places
 from clinjepa.curriculum.recipes import load_recipe
-from clinjepa.curriculum.sizes import Architecture, known_model
 from clinjepa.model.adapters import add_adapters
-from clinjepa.model.base import drop_head
+from clinjepa.model.base_model import drop_head
 from clinjepa.model.encoder import Encoder
 from clinjepa.model.packing import Pack, pack_texts
 from clinjepa.model.specs import EncoderSpec, PredictorSpec
@@ -169,7 +169,7 @@ def micro_packs(texts: list[np.ndarray], tokens: int) -> list[list[Pack]]:
 
 
 def micro_batch(size: Size, seed: int) -> dict[str, torch.Tensor]:
-    """Windows of the longest kind as the plan collates them (clinjepa/curriculum/batches.py), every text different: the worst case."""
+    """Windows of the longest kind as the plan collates them (`curriculum.feed.micro_batches`), every text different: the worst case."""
     generator = np.random.default_rng(seed)
     windows, hours = size.micro_batch, size.hours
     texts = hour_texts(size, 2 * windows * hours, seed)

@@ -24,7 +24,7 @@ from benchmarks.harness import Cost, Report, arguments, publish, run_command
 from benchmarks.mimic_copies import copy_demo
 from clinjepa.config.execution import ExecutionConfig
 from clinjepa.config.schema import SimulatorConfig
-from clinjepa.sources.simulated_mimic import MIMIC_DENSITY, write_simulated_mimic
+from clinjepa.sources.simulated.mimic_writer import MIMIC_DENSITY, write_simulated_mimic
 from clinjepa.storage import Folder
 
 BIG_TABLES = ("icu/chartevents", "hosp/labevents", "icu/inputevents", "icu/outputevents")
@@ -43,7 +43,7 @@ for path in sys.argv[1:]:
 _IDLE = """
 import time
 from clinjepa.config import load_config
-from pipelines.session import ray_session
+from pipelines.scheduling.session import ray_session
 with ray_session(load_config(sys.argv[1], sys.argv[2:])):
     time.sleep(3)
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from clinjepa.sources.gzip_stream import GzipStream, deflated
+from clinjepa.sources.simulated.gzip_stream import GzipStream, deflated
 
 OFFSETS = {
     "subject_id": 10**5,

@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Report, all_rounds, arguments, interleaved, median, publish, timed
 from clinjepa.curriculum.assembly import encoder_spec
-from clinjepa.curriculum.batches import MicroBatchFetcher
+from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.packing import pack_texts
 from clinjepa.storage import Folder

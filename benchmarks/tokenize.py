@@ -20,11 +20,11 @@ from benchmarks.harness import Report, all_rounds, arguments, interleaved, media
 from clinjepa.clinical import load_variables
 from clinjepa.config.schema import CohortConfig, SourceConfig
 from clinjepa.sources import open_source
-from clinjepa.trajectory.cohort import apply_stay_rules, cohort_rules
-from clinjepa.trajectory.grid import place_events
-from clinjepa.trajectory.piece_tokens import QWEN_PIECES, PieceEncoder, encode_texts
-from clinjepa.trajectory.text import hour_texts
-from clinjepa.trajectory.tokenizer import train_tokenizer
+from clinjepa.trajectory.hours.cohort import apply_stay_rules, cohort_rules
+from clinjepa.trajectory.hours.grid import place_events
+from clinjepa.trajectory.hours.text import hour_texts
+from clinjepa.trajectory.tokens.piece_tokens import QWEN_PIECES, PieceEncoder, encode_texts
+from clinjepa.trajectory.tokens.tokenizer import train_tokenizer
 
 VOCAB_SIZE = 4096
 

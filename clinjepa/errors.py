@@ -83,3 +83,7 @@ def in_safe_words(error: BaseException) -> str:
     words = str(error).strip().splitlines()
     quoted = isinstance(error, _QUOTED) or kind.__module__.partition(".")[0] == "ray"
     return f"{kind.__name__}{where}" + (f": {words[0][:300]}" if quoted and words else "")
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

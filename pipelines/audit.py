@@ -10,11 +10,11 @@ from clinjepa.config import Config
 from clinjepa.errors import LeakError, StoreError
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder
-from clinjepa.trajectory.audit import audit, relabeller
-from pipelines.artifacts import Artifact
-from pipelines.data_card import AUDIT, write_data_card
-from pipelines.planning import plan_experiment
-from pipelines.stages import Stage
+from clinjepa.trajectory.audit.leaks import audit, relabeller
+from pipelines.graph.artifacts import Artifact
+from pipelines.graph.planning import plan_experiment
+from pipelines.graph.stage import Stage
+from pipelines.stages.data_card import AUDIT, write_data_card
 
 _STYLES = {"ok": "green", "leak": "bold red", "note": "yellow", "skipped": "dim"}
 _console = Console()

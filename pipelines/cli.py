@@ -11,7 +11,7 @@ from rich.console import Console
 
 from clinjepa.config import Config, load_config
 from clinjepa.errors import ClinJepaError, in_safe_words
-from pipelines.locations import absolute
+from pipelines.scheduling.locations import absolute
 
 app = typer.Typer(
     help="Pretrain a joint-embedding predictive world model of intensive-care patients, and find out honestly whether it works.",

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from clinjepa.config.schema import SimulatorConfig
 from clinjepa.sources.open_data import get_open_data, list_open_data
-from clinjepa.sources.simulated_mimic import MIMIC_DENSITY, MIMIC_STAY_HOURS, PATIENTS_PER_BLOCK, write_simulated_mimic
+from clinjepa.sources.simulated.mimic_writer import MIMIC_DENSITY, MIMIC_STAY_HOURS, PATIENTS_PER_BLOCK, write_simulated_mimic
 from clinjepa.storage import Folder
 
 _console = Console()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from clinjepa.config import Config
-from pipelines.executors import EXECUTORS
-from pipelines.preflight import check_gpus
-from pipelines.preparing import prepared
-from pipelines.progress import console, say_what_is_reused, watch
-from pipelines.runner import ensure
-from pipelines.session import ray_session
+from pipelines.scheduling.preflight import check_gpus
+from pipelines.scheduling.preparing import prepared
+from pipelines.scheduling.progress import console, say_what_is_reused, watch
+from pipelines.scheduling.runner import ensure
+from pipelines.scheduling.session import ray_session
+from pipelines.stages.executors import EXECUTORS
 
 
 def evaluate(config: Config, debug: bool = False) -> None:

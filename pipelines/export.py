@@ -16,9 +16,11 @@ from clinjepa.export.weights import TrainedParts, write_weights
 from clinjepa.model.identity import check_predictor, encoder_digest
 from clinjepa.sources.open_data import list_open_data
 from clinjepa.storage import Folder
-from pipelines.artifacts import Artifact, code_digest, content_key
-from pipelines.planning import plan_experiment
-from pipelines.stages import Experiment, Stage, Trial
+from pipelines.graph.artifacts import Artifact, code_digest, content_key
+from pipelines.graph.experiment import Experiment
+from pipelines.graph.planning import plan_experiment
+from pipelines.graph.stage import Stage
+from pipelines.graph.trial_stages import Trial
 
 
 def export(config: Config, folder: str, recipe: str | None = None, seed: int | None = None) -> dict[str, Any]:

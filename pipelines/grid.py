@@ -16,14 +16,15 @@ import ray.tune
 
 from clinjepa.config import Config
 from clinjepa.errors import ClinJepaError, in_safe_words
-from pipelines.coordinator import coordinator
-from pipelines.executors import EXECUTORS
-from pipelines.preflight import check_gpus
-from pipelines.preparing import prepared
-from pipelines.progress import say_what_is_reused, watch
-from pipelines.runner import RunContext, ensure
-from pipelines.session import quieten_ray, ray_session
-from pipelines.stages import Experiment, build_experiment
+from pipelines.graph.context import RunContext
+from pipelines.graph.experiment import Experiment, build_experiment
+from pipelines.scheduling.coordinator import coordinator
+from pipelines.scheduling.preflight import check_gpus
+from pipelines.scheduling.preparing import prepared
+from pipelines.scheduling.progress import say_what_is_reused, watch
+from pipelines.scheduling.runner import ensure
+from pipelines.scheduling.session import quieten_ray, ray_session
+from pipelines.stages.executors import EXECUTORS
 
 _NO_CPU = ray.tune.PlacementGroupFactory([{"memory": 1}])
 """One byte: Tune wants a bundle that is not empty, and any CPU it took would be missing from a stage that needs them all."""

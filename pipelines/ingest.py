@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from clinjepa.config import Config
-from pipelines.data_card import write_data_card
-from pipelines.data_stages import DATA_EXECUTORS
-from pipelines.planning import plan_experiment
-from pipelines.progress import console, say_what_is_reused, watch
-from pipelines.runner import ensure
-from pipelines.session import check_storage, ray_session
+from pipelines.graph.planning import plan_experiment
+from pipelines.scheduling.progress import console, say_what_is_reused, watch
+from pipelines.scheduling.runner import ensure
+from pipelines.scheduling.session import check_storage, ray_session
+from pipelines.stages.data import DATA_EXECUTORS
+from pipelines.stages.data_card import write_data_card
 
 
 def ingest(config: Config, debug: bool = False) -> None:

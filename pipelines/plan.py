@@ -8,12 +8,13 @@ from rich.table import Table
 from clinjepa.config import Config
 from clinjepa.errors import ClinJepaError, ConfigError, StoreError
 from clinjepa.storage import Folder
-from pipelines.artifacts import Artifact
-from pipelines.budgeting import gpu_budget, latent_store_lines
-from pipelines.planning import plan_experiment
-from pipelines.preflight import check_workers, warnings
-from pipelines.provenance import by_other_code, other_code_line
-from pipelines.stages import Experiment, Stage
+from pipelines.graph.artifacts import Artifact
+from pipelines.graph.estimates import gpu_budget, latent_store_lines
+from pipelines.graph.experiment import Experiment
+from pipelines.graph.planning import plan_experiment
+from pipelines.graph.provenance import by_other_code, other_code_line
+from pipelines.graph.stage import Stage
+from pipelines.scheduling.preflight import check_workers, warnings
 
 _console = Console(width=None if Console().is_terminal else 150)
 

@@ -13,14 +13,16 @@ import clinjepa
 from clinjepa.config import Config, result_fields, save_config
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.metrics import combine_seeds
-from clinjepa.evaluation.report import build_report, render_html
+from clinjepa.report.document import build_report, render_html
 from clinjepa.storage import Folder
-from pipelines.artifacts import Artifact, code_digest, content_key
-from pipelines.data_card import PAGE, write_data_card
-from pipelines.evaluation_stages import RESULT
-from pipelines.planning import plan_experiment
-from pipelines.provenance import by_other_code
-from pipelines.stages import Experiment, Stage, Trial
+from pipelines.graph.artifacts import Artifact, code_digest, content_key
+from pipelines.graph.experiment import Experiment
+from pipelines.graph.planning import plan_experiment
+from pipelines.graph.provenance import by_other_code
+from pipelines.graph.stage import Stage
+from pipelines.graph.trial_stages import Trial
+from pipelines.stages.data_card import PAGE, write_data_card
+from pipelines.stages.evaluation import RESULT
 
 RUN_SCHEMA_VERSION = 1
 _PACKAGES = ("ray", "torch", "transformers", "peft", "pyarrow", "polars", "lightgbm", "scikit-learn")

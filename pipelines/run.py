@@ -8,11 +8,11 @@ from clinjepa.config import Config
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from pipelines.grid import raise_faults, run_grid
-from pipelines.preflight import check_gpus
-from pipelines.preparing import prepared
-from pipelines.progress import console, say_what_is_reused, watch
 from pipelines.report import RUN_SCHEMA_VERSION, write_report
-from pipelines.session import ray_session
+from pipelines.scheduling.preflight import check_gpus
+from pipelines.scheduling.preparing import prepared
+from pipelines.scheduling.progress import console, say_what_is_reused, watch
+from pipelines.scheduling.session import ray_session
 
 
 def run(config: Config, debug: bool = False) -> None:

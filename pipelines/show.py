@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from clinjepa.errors import StoreError
-from clinjepa.evaluation.window_page import render_window
+from clinjepa.report.window_page import render_window
 from clinjepa.storage import Folder
-from clinjepa.trajectory.show import WindowView, check_access, load_window
-from pipelines.artifacts import MANIFEST
+from clinjepa.trajectory.audit.show import WindowView, check_access, load_window
+from pipelines.graph.artifacts import MANIFEST
 
 _console = Console(soft_wrap=True, highlight=False)
 

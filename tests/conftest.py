@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import ROOT, SMALL, call
+from tests.support.cli import ROOT, SMALL, call
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -118,7 +118,7 @@ def s3_address(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """`s3://bucket` on the real server, fresh for this test, with the environment set as a user would."""
     import s3fs
 
-    from clinjepa.object_store import PatientS3
+    from clinjepa.storage.s3 import PatientS3
 
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)

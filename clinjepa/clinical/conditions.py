@@ -1,6 +1,6 @@
 """Three-valued conditions on one hour's values, as data: true, surely false, or unknown.
 
-Tasks (`tasks/*.yaml`) and derived states (`derived/*.yaml`) are written in them; `trajectory/states.py` evaluates them.
+Tasks (`tasks/*.yaml`) and derived states (`derived/*.yaml`) are written in them; `trajectory/labels/states.py` evaluates them.
 """
 
 from __future__ import annotations

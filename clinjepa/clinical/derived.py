@@ -1,7 +1,7 @@
 """Derived clinical state as data: what is computed per hour from grid and history, from which columns, by whose definition.
 
 One file per family (`derived/respiratory.yaml` …) with its thresholds as `parameters`. A quantity with a `condition` needs no
-code; the others are functions of `clinjepa/trajectory/derived.py`. They serve labels only and are in no text.
+code; the others are functions of `clinjepa/trajectory/labels/derived/registry.py`. They serve labels only and are in no text.
 """
 
 from __future__ import annotations

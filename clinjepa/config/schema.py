@@ -15,7 +15,7 @@ from clinjepa.config.section import Execution, Section
 
 
 class SimulatorConfig(Section):
-    """The physiological simulator (`clinjepa/sources/simulator.py`); used when `source.kind` is `simulator`."""
+    """The physiological simulator (`clinjepa/sources/simulated/source.py`); used when `source.kind` is `simulator`."""
 
     num_patients: int = Field(300, ge=4)
     """Simulated patients; some have more than one stay."""

@@ -12,20 +12,19 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from clinjepa.curriculum.checkpoint import Checkpoint
+from clinjepa.curriculum.checkpoints.checkpoint import Checkpoint
 from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.feed.window_plan import mix_seed
 from clinjepa.curriculum.gathering import keep_gathered
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.optimizer import GroupedAdamW
-from clinjepa.curriculum.plan import mix_seed
 from clinjepa.errors import StoreError
 from clinjepa.model.encoder import Encoder, build_encoder
-from clinjepa.model.io import load_predictor_state, predictor_state, read_tensors
-from clinjepa.model.predictor import Predictor, build_predictor
-from clinjepa.model.sharding import shard_predictor
+from clinjepa.model.predictor import Predictor, build_predictor, load_predictor_state, predictor_state, shard_predictor
 from clinjepa.model.specs import EncoderSpec, PredictorSpec
+from clinjepa.model.tensor_files import read_tensors
 from clinjepa.storage import Folder
-from clinjepa.trajectory.latents import LatentReader
+from clinjepa.trajectory.tokens.latent_store import LatentReader
 
 _INIT_TAG = 5
 

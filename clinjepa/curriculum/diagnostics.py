@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from clinjepa.curriculum.assembly import PhaseModules
-from clinjepa.curriculum.batches import MicroBatchFetcher, payload
+from clinjepa.curriculum.checkpoints.history import TrainingHistory
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.history import TrainingHistory
+from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher, payload
+from clinjepa.curriculum.feed.unpacking import unpacked
+from clinjepa.curriculum.feed.window_plan import mix_seed
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.objective import PhaseObjective
-from clinjepa.curriculum.plan import mix_seed
-from clinjepa.curriculum.unpacking import unpacked
 from clinjepa.errors import TrainingError
 from clinjepa.model.diagnostics import latent_diagnostics, prediction_diagnostics
 

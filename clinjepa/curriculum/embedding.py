@@ -15,11 +15,11 @@ from clinjepa.curriculum.dist import chosen_device
 from clinjepa.curriculum.out_of_memory import embedding_remedies, is_out_of_memory, out_of_memory
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.identity import encoder_digest
-from clinjepa.model.io import ONLINE_TENSORS, read_tensors
 from clinjepa.model.packing import encode_texts
+from clinjepa.model.tensor_files import ONLINE_TENSORS, read_tensors
 from clinjepa.storage import Folder
-from clinjepa.trajectory.latents import LatentWriter, part_index
-from clinjepa.trajectory.store import TrajectoryReader
+from clinjepa.trajectory.tokens.latent_store import LatentWriter, part_index
+from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 
 
 @dataclass(frozen=True)

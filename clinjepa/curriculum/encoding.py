@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.feed.window_plan import mix_seed
 from clinjepa.curriculum.gathering import communicates_in_every_forward, set_gradient_sync
-from clinjepa.curriculum.plan import mix_seed
 from clinjepa.model.encoder import Encoder
 from clinjepa.model.packing import Pack, pack_texts
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.encoding import TextChunks, backward_chunks, cut_chunks, encode_chunks
+from clinjepa.curriculum.feed.window_plan import Assignment, torch_seed
 from clinjepa.curriculum.gathering import set_gradient_sync
 from clinjepa.curriculum.jobs import PhaseJob
-from clinjepa.curriculum.plan import Assignment, torch_seed
 from clinjepa.model.encoder import Encoder
 from clinjepa.model.losses import rollout_loss, teacher_forcing_loss
 from clinjepa.model.predictor import Predictor

@@ -17,22 +17,23 @@ import torch
 from torch import Tensor
 
 from clinjepa.curriculum.assembly import PhaseModules, assemble
-from clinjepa.curriculum.batches import MicroBatchFetcher
-from clinjepa.curriculum.checkpoint import newest_for_all
+from clinjepa.curriculum.checkpoints.checkpoint import newest_for_all
+from clinjepa.curriculum.checkpoints.history import TrainingHistory
+from clinjepa.curriculum.checkpoints.input_digests import agreed_digests
+from clinjepa.curriculum.checkpoints.saving import Notice, OnReport, Saver
 from clinjepa.curriculum.diagnostics import PhaseDiagnostics, is_diagnostic_step
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.history import TrainingHistory
-from clinjepa.curriculum.inputs import agreed_digests
+from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher
+from clinjepa.curriculum.feed.unpacking import unpacked
+from clinjepa.curriculum.feed.window_plan import Assignment, assignments
 from clinjepa.curriculum.jobs import PhaseJob, check_workers, num_micro_batches
 from clinjepa.curriculum.objective import PhaseObjective
 from clinjepa.curriculum.out_of_memory import names_settings
-from clinjepa.curriculum.plan import Assignment, assignments
-from clinjepa.curriculum.saving import Notice, OnReport, Saver
 from clinjepa.curriculum.schedule import Schedule
-from clinjepa.curriculum.unpacking import unpacked
 from clinjepa.errors import CheckpointError, ConfigError
 from clinjepa.model.identity import encoder_digest
-from clinjepa.model.io import PREDICTOR_ENCODER, check_same_tensors, read_tensors, save_predictor, write_tensors
+from clinjepa.model.predictor import PREDICTOR_ENCODER, save_predictor
+from clinjepa.model.tensor_files import check_same_tensors, read_tensors, write_tensors
 from clinjepa.storage import Folder
 
 Feed = Callable[[Sequence[Assignment]], Iterator[pa.Buffer]]

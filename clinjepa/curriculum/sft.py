@@ -16,26 +16,26 @@ import torch
 from torch import Tensor
 
 from clinjepa.curriculum.assembly import encoder_spec
-from clinjepa.curriculum.batches import MicroBatchFetcher
-from clinjepa.curriculum.checkpoint import Checkpoint, newest_for_all
+from clinjepa.curriculum.checkpoints.checkpoint import Checkpoint, newest_for_all
+from clinjepa.curriculum.checkpoints.history import TrainingHistory
+from clinjepa.curriculum.checkpoints.input_digests import agreed_digests
+from clinjepa.curriculum.checkpoints.saving import Notice, OnReport, Saver
 from clinjepa.curriculum.diagnostics import is_diagnostic_step
 from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher
+from clinjepa.curriculum.feed.text_plan import TextPlan
+from clinjepa.curriculum.feed.unpacking import unpacked
+from clinjepa.curriculum.feed.window_plan import Assignment, assignments, mix_seed, torch_seed
 from clinjepa.curriculum.gathering import communicates_in_every_forward, keep_gathered, set_gradient_sync
-from clinjepa.curriculum.history import TrainingHistory
-from clinjepa.curriculum.inputs import agreed_digests
 from clinjepa.curriculum.jobs import SftJob, check_workers, num_micro_batches, pack_places
 from clinjepa.curriculum.optimizer import GroupedAdamW
 from clinjepa.curriculum.out_of_memory import names_settings
 from clinjepa.curriculum.phase import Feed
-from clinjepa.curriculum.plan import Assignment, assignments, mix_seed, torch_seed
-from clinjepa.curriculum.saving import Notice, OnReport, Saver
 from clinjepa.curriculum.schedule import Schedule
-from clinjepa.curriculum.text_plan import TextPlan
-from clinjepa.curriculum.unpacking import unpacked
-from clinjepa.model.base import write_base
+from clinjepa.model.base_model import write_base
 from clinjepa.model.encoder import Encoder, build_encoder
-from clinjepa.model.io import write_tensors
 from clinjepa.model.packing import Pack, pack_texts
+from clinjepa.model.tensor_files import write_tensors
 from clinjepa.storage import Folder
 
 _INIT_TAG = 8

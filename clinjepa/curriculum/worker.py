@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 import torch.distributed as torch_dist
 
-from clinjepa.curriculum.batches import plain_feed
 from clinjepa.curriculum.dist import Dist, set_up_gpu
+from clinjepa.curriculum.feed.micro_batches import plain_feed
 from clinjepa.curriculum.jobs import PhaseJob, load_job
 from clinjepa.curriculum.phase import hard_sync, run_phase
 from clinjepa.curriculum.sft import run_sft

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 
 class Latents(Protocol):
-    """What evaluation needs of a latent store (`clinjepa.trajectory.latents.LatentReader`)."""
+    """What evaluation needs of a latent store (`clinjepa.trajectory.tokens.latent_store.LatentReader`)."""
 
     dim: int
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from clinjepa.evaluation.hour_grid import GridPart, grid_variables, parts_of, read_grid
 from clinjepa.sources.schema import TIMES_OF_STATICS
 from clinjepa.storage import Folder
-from clinjepa.trajectory.grid import HOUR_US
+from clinjepa.trajectory.hours.grid import HOUR_US
 
 WINDOWS_HOURS = (8, 24)
 _STATICS = ("age_years", "height_cm", "weight_kg")

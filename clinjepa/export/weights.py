@@ -22,9 +22,10 @@ from torch import Tensor
 from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.errors import CheckpointError, ConfigError
 from clinjepa.model.adapters import lora_config
-from clinjepa.model.base import BASE_CONFIG, BASE_TENSORS
-from clinjepa.model.io import PREDICTOR_SPEC, PREDICTOR_TENSORS, load_predictor, read_tensors, write_tensors
+from clinjepa.model.base_model import BASE_CONFIG, BASE_TENSORS
+from clinjepa.model.predictor import PREDICTOR_SPEC, PREDICTOR_TENSORS, load_predictor
 from clinjepa.model.specs import EncoderSpec
+from clinjepa.model.tensor_files import read_tensors, write_tensors
 from clinjepa.model.text_encoder import ADAPTER_TENSORS, DESCRIPTION, NOT_DESCRIBED, SCHEMA_VERSION
 from clinjepa.storage import Folder
 

@@ -13,13 +13,11 @@
 | `sharding`, `weights`, `io` | FSDP2 placement; a base's files straight into it; tensors in files |
 """
 
-from clinjepa.model.base import make_base
-from clinjepa.model.encoder import Encoder, build_encoder
-from clinjepa.model.io import load_predictor, save_predictor
+from clinjepa.model.base_model import make_base
+from clinjepa.model.encoder import Encoder, build_encoder, shard_encoder
 from clinjepa.model.packing import Pack, encode_texts, pack_texts
-from clinjepa.model.predictor import Predictor, build_predictor
+from clinjepa.model.predictor import Predictor, build_predictor, load_predictor, save_predictor, shard_predictor
 from clinjepa.model.rollout import rollout
-from clinjepa.model.sharding import shard_encoder, shard_predictor
 from clinjepa.model.specs import EncoderSpec, PredictorSpec
 from clinjepa.model.text_encoder import TextEncoder
 

@@ -21,13 +21,13 @@ from torch.utils.checkpoint import checkpoint
 
 from clinjepa.errors import ConfigError
 from clinjepa.model.adapters import adapter_of, add_adapters, switch_adapter
-from clinjepa.model.base import BaseSource, NoHead, base_config, check_content, drop_head, load_base, open_base, random_model
-from clinjepa.model.io import check_same_tensors
+from clinjepa.model.base_model import BaseSource, NoHead, base_config, check_content, drop_head, load_base, open_base, random_model
 from clinjepa.model.last_layer import Places, can_read_at, read_at
 from clinjepa.model.norms import fuse_norms
 from clinjepa.model.recompute import recompute_in_backward
-from clinjepa.model.sharding import fill, local, shard_encoder, to_shards, whole
+from clinjepa.model.sharding import fill, local, shard_layers, to_shards, whole
 from clinjepa.model.specs import EncoderSpec
+from clinjepa.model.tensor_files import check_same_tensors
 from clinjepa.model.weights import content_digest, fill_from_files, fits, hollow_model, hollow_on_cpu, weight_files
 
 if TYPE_CHECKING:
@@ -324,3 +324,13 @@ def _next_token_loss(head: nn.Module, hidden_LD: Tensor, labels_L: Tensor) -> Te
         return loss_of(hidden, labels)
     parts = [checkpoint(loss_of, h, y, use_reentrant=False) for h, y in zip(hidden.split(places), labels.split(places), strict=True)]
     return torch.stack(parts).sum()
+
+
+def shard_encoder(encoder: Encoder, mesh: DeviceMesh) -> None:
+    """Shard in place: every layer, then the encoder. A frozen bf16 base computes in bf16 with its fp32 adapters cast to it.
+
+    What is to be trained must be unfrozen before the first sharded forward: FSDP2 settles then in which dtype gradients are
+    reduced. Freezing later is fine.
+    """
+    bf16_base = encoder.lora and encoder.spec.dtype == "bfloat16"
+    shard_layers(encoder, encoder.layers(), mesh, torch.bfloat16 if bf16_base else None)

@@ -8,13 +8,22 @@ knows a_t. Hours are counted from the window's start, from 0. Always fp32.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clinjepa.errors import CheckpointError
+from clinjepa.model.sharding import fill, shard_layers, to_shards, whole
 from clinjepa.model.specs import PredictorSpec
+from clinjepa.model.tensor_files import check_same_tensors, read_local_json, read_local_tensors, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from clinjepa.storage import Folder
 
 
 class Cache(NamedTuple):
@@ -68,7 +77,7 @@ class Predictor(nn.Module):
 
         Raises StoreError for a missing file, CheckpointError for one that was cut or is of another version.
         """
-        from clinjepa.model.io import read_local_predictor
+        from clinjepa.model.predictor import read_local_predictor
 
         return read_local_predictor(folder).eval()
 
@@ -190,3 +199,58 @@ def build_predictor(spec: PredictorSpec, seed: int) -> Predictor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Predictor(spec)
+
+
+PREDICTOR_TENSORS, PREDICTOR_SPEC = "predictor.safetensors", "predictor.json"
+
+
+PREDICTOR_ENCODER = "encoder.json"
+"""Beside a predictor: {"encoder_digest": of the encoder in whose space it predicts (`model.identity`)}."""
+
+
+def predictor_state(predictor: Predictor) -> dict[str, Tensor]:
+    """Whole tensors on the CPU; collective when sharded."""
+    to_shards(predictor)
+    return {name: whole(parameter) for name, parameter in predictor.named_parameters()}
+
+
+def load_predictor_state(predictor: Predictor, state: Mapping[str, Tensor]) -> None:
+    """Take over whole tensors that every worker holds, into shards or not. Raises CheckpointError when names or shapes differ."""
+    to_shards(predictor)
+    parameters = dict(predictor.named_parameters())
+    check_same_tensors(state, parameters, PREDICTOR_TENSORS)
+    for name, parameter in parameters.items():
+        fill(parameter, state[name])
+
+
+def save_predictor(state: Mapping[str, Tensor], spec: PredictorSpec, out: Folder) -> None:
+    """Write `predictor.safetensors` and then `predictor.json`. `state`: whole tensors, as `predictor_state` gathers them."""
+    write_tensors(out, PREDICTOR_TENSORS, state)
+    out.write_json(PREDICTOR_SPEC, spec.to_dict())
+
+
+def load_predictor(folder: Folder) -> Predictor:
+    """The predictor that `save_predictor` wrote, on the CPU, in training mode."""
+    return _filled_predictor(folder.read_json(PREDICTOR_SPEC), read_tensors(folder, PREDICTOR_TENSORS), folder.address)
+
+
+def read_local_predictor(folder: str | os.PathLike[str]) -> Predictor:
+    """As `load_predictor`, from a local folder and without the storage layer: torch and safetensors are enough."""
+    where = os.fspath(folder)
+    return _filled_predictor(read_local_json(folder, PREDICTOR_SPEC), read_local_tensors(folder, PREDICTOR_TENSORS), where)
+
+
+def _filled_predictor(written: dict[str, Any], state: Mapping[str, Tensor], where: str) -> Predictor:
+    try:
+        spec = PredictorSpec(**written)
+    except TypeError:
+        raise CheckpointError(f"{where}/{PREDICTOR_SPEC} describes a predictor of another version; train it again with this one") from None
+    predictor = build_predictor(spec, seed=0)
+    check_same_tensors(state, predictor.state_dict(), f"{where}/{PREDICTOR_TENSORS}")
+    predictor.load_state_dict(state)
+    return predictor
+
+
+def shard_predictor(predictor: Predictor, mesh: DeviceMesh) -> None:
+    """Shard in place: every layer, then the predictor."""
+    shard_layers(predictor, predictor.layers, mesh)

@@ -16,26 +16,10 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 if TYPE_CHECKING:
-    from clinjepa.model.encoder import Encoder
-    from clinjepa.model.predictor import Predictor
+    pass
 
 
-def shard_encoder(encoder: Encoder, mesh: DeviceMesh) -> None:
-    """Shard in place: every layer, then the encoder. A frozen bf16 base computes in bf16 with its fp32 adapters cast to it.
-
-    What is to be trained must be unfrozen before the first sharded forward: FSDP2 settles then in which dtype gradients are
-    reduced. Freezing later is fine.
-    """
-    bf16_base = encoder.lora and encoder.spec.dtype == "bfloat16"
-    _shard(encoder, encoder.layers(), mesh, torch.bfloat16 if bf16_base else None)
-
-
-def shard_predictor(predictor: Predictor, mesh: DeviceMesh) -> None:
-    """Shard in place: every layer, then the predictor."""
-    _shard(predictor, predictor.layers, mesh)
-
-
-def _shard(root: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, param_dtype: torch.dtype | None = None) -> None:
+def shard_layers(root: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, param_dtype: torch.dtype | None = None) -> None:
     # Gathered weights are cast to param_dtype; gradients are reduced in fp32 whatever it is.
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32 if param_dtype is not None else None)
     for module in [*layers, root]:

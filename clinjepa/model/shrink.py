@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from clinjepa.errors import ClinJepaError, ConfigError
-from clinjepa.model.base import quiet
+from clinjepa.model.base_model import quiet
 
 
 def shrink_model(

@@ -19,9 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clinjepa.errors import CheckpointError, ConfigError
 from clinjepa.model.encoder import Encoder, build_encoder
-from clinjepa.model.io import read_local_json, read_local_tensors
 from clinjepa.model.packing import encode_texts
 from clinjepa.model.specs import EncoderSpec
+from clinjepa.model.tensor_files import read_local_json, read_local_tensors
 
 SCHEMA_VERSION = 1
 DESCRIPTION = "encoder.json"

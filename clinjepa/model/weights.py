@@ -161,3 +161,13 @@ def _replace(model: nn.Module, new: Mapping[Parameter, Parameter]) -> None:
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter in new:
                 module._parameters[name] = new[parameter]
+
+
+def public_content(model: str, revision: str | None) -> str | None:
+    """Content digest of a public model's files; None where they are not on this machine."""
+    from clinjepa.model.weights import content_digest, weight_files
+
+    try:
+        return content_digest(weight_files(model, revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clinjepa.errors import SourceError
-from clinjepa.sources.cinc2012 import Cinc2012Source
-from clinjepa.sources.cinc2019 import Cinc2019Source
-from clinjepa.sources.meds import MedsSource
-from clinjepa.sources.mimic_iv import MimicIvSource
+from clinjepa.sources.challenges.cinc2012 import Cinc2012Source
+from clinjepa.sources.challenges.cinc2019 import Cinc2019Source
+from clinjepa.sources.meds.source import MedsSource
+from clinjepa.sources.mimic_iv.source import MimicIvSource
 from clinjepa.sources.schema import EVENTS_SCHEMA, SCHEMA_VERSION, STAYS_SCHEMA, Source, SourceTables, validate
-from clinjepa.sources.simulator import SimulatorSource
+from clinjepa.sources.simulated.source import SimulatorSource
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig

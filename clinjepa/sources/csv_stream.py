@@ -25,7 +25,7 @@ from isal import igzip, isal_zlib
 
 from clinjepa.errors import SourceError, StorageError
 from clinjepa.storage import Folder
-from clinjepa.storage_faults import translated
+from clinjepa.storage.faults import translated
 
 _POLARS_TYPES = {"integer": pl.Int64, "number": pl.Float64, "text": pl.String, "time": pl.String}
 _TIME_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M")

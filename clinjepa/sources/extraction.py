@@ -9,9 +9,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from clinjepa.parts import RECORDS
 from clinjepa.sources.csv_stream import ScanPlan, least_memory_mb, process_mb
 from clinjepa.storage import Folder
+from clinjepa.storage.parts import RECORDS
 
 _UNPACKED = 12
 """Bytes of text per byte of csv.gz, at most, in MIMIC-IV's tables."""

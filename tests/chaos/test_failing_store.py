@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 
 from clinjepa.curriculum.jobs import PhaseJob
-from clinjepa.object_store import PATIENCE_VARIABLE
 from clinjepa.storage import Folder
-from tests.curriculum_processes import run_job
-from tests.plain_training import assert_same, last_start, start, warmup_job
-from tests.saved import checkpoints_in, newest_whole
+from clinjepa.storage.s3 import PATIENCE_VARIABLE
+from tests.support.curriculum_processes import run_job
+from tests.support.plain_training import assert_same, last_start, start, warmup_job
+from tests.support.saved import checkpoints_in, newest_whole
 
 pytestmark = [pytest.mark.chaos, pytest.mark.s3, pytest.mark.timeout(400)]
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from clinjepa.curriculum.jobs import PhaseJob
-from clinjepa.object_store import PATIENCE_VARIABLE
 from clinjepa.storage import Folder
-from tests.ray_nodes import RayNodes
-from tests.small_disk import fill, small_disk
-from tests.trainings import EVERY, Inputs
+from clinjepa.storage.s3 import PATIENCE_VARIABLE
+from tests.support.ray_nodes import RayNodes
+from tests.support.small_disk import fill, small_disk
+from tests.support.trainings import EVERY, Inputs
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(600)]
 

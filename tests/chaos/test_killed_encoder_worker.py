@@ -15,12 +15,13 @@ import pytest
 from clinjepa.config import Config
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.storage import Folder
-from pipelines.embed import embed_needs, least_embed_needs, run_embed_stage
-from pipelines.runner import Executor, ensure
-from pipelines.session import ray_session
-from pipelines.stages import Stage
-from tests.curriculum_jobs import ENCODER
-from tests.curriculum_store import make_base_and_latents, make_trajectories
+from pipelines.graph.context import Executor
+from pipelines.graph.stage import Stage
+from pipelines.scheduling.runner import ensure
+from pipelines.scheduling.session import ray_session
+from pipelines.stages.latents import embed_needs, least_embed_needs, run_embed_stage
+from tests.support.curriculum_jobs import ENCODER
+from tests.support.curriculum_store import make_base_and_latents, make_trajectories
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(300)]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from clinjepa.config.schema import SimulatorConfig
-from clinjepa.sources.simulated_mimic import write_simulated_mimic
+from clinjepa.sources.simulated.mimic_writer import write_simulated_mimic
 from clinjepa.storage import Folder
-from tests.cli import SMALL, call, start
+from tests.support.cli import SMALL, call, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(900)]
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.ray_nodes import RayNodes
-from tests.saved import newest_whole
-from tests.trainings import EVERY, Inputs, Training
+from tests.support.ray_nodes import RayNodes
+from tests.support.saved import newest_whole
+from tests.support.trainings import EVERY, Inputs, Training
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(600)]
 

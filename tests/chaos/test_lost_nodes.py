@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.ray_nodes import RayNodes
-from tests.trainings import EVERY
+from tests.support.ray_nodes import RayNodes
+from tests.support.trainings import EVERY
 
 pytestmark = [
     pytest.mark.ray,

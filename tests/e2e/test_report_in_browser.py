@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from report_results import extras, results
 
-from clinjepa.evaluation.report import build_report, render_html
-from pipelines.data_card import write_data_card
-from pipelines.planning import plan_experiment
-from tests.browser import CHROMIUM, Browser
-from tests.finished_data import finish_data, simulated
+from clinjepa.report.document import build_report, render_html
+from pipelines.graph.planning import plan_experiment
+from pipelines.stages.data_card import write_data_card
+from tests.support.browser import CHROMIUM, Browser
+from tests.support.finished_data import finish_data, simulated
+from tests.support.report_results import extras, results
 
 SECTIONS = ["run", "cohort", "drift", "geometry", "downstream", "training", "stages", "config"]
 CARD_SECTIONS = ["stays", "coverage", "dropped", "texts", "labels", "artifacts"]

@@ -10,10 +10,10 @@ import pytest
 
 from clinjepa.model import TextEncoder
 from clinjepa.storage import Folder
-from clinjepa.trajectory.latents import LatentReader
-from clinjepa.trajectory.store import TrajectoryReader
-from pipelines.artifacts import Artifact
-from tests.cli import SMALL, call, numbers, read_report
+from clinjepa.trajectory.tokens.latent_store import LatentReader
+from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
+from pipelines.graph.artifacts import Artifact
+from tests.support.cli import SMALL, call, numbers, read_report
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 

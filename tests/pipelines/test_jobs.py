@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import ROOT, SMALL, environment
 from tests.conftest import free_port_block
+from tests.support.cli import ROOT, SMALL, environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 RAY = str(Path(sys.executable).with_name("ray"))

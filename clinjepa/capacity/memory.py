@@ -1,0 +1,310 @@
+"""Memory per GPU of every phase of a run, by arithmetic, and what to change when it does not fit.
+
+A phase's peak is what it holds all the time plus the larger of three moments: encoding a chunk, the predictor's micro-batch,
+the optimizer's step. Formulas and their derivation: docs/scaling.md. No torch, nothing is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from clinjepa.capacity.model_sizes import Architecture, predictor_kept_bytes, predictor_parameters
+from clinjepa.curriculum.jobs import pack_places
+from clinjepa.curriculum.recipes import Phase, Recipe, run_order
+
+GIB = 1 << 30
+LOGITS_AT_ONCE = 1 << 26
+"""Logits that exist at a time in next-token training (`clinjepa.model.encoder`)."""
+KEPT_GATHERED_BYTES = 1 << 30
+"""Modules of up to this size stay gathered (`clinjepa.curriculum.gathering`)."""
+ALLOWANCE = 6 * GIB
+"""CUDA context, NCCL buffers, and memory that the allocator holds in pieces."""
+_LOGIT_BYTES = 16
+_GATHERED_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class RunSizes:
+    """What decides the memory of a run. Made by `from_settings`."""
+
+    model: Architecture
+    adaptation: str
+    dtype: str
+    lora_rank: int
+    lora_targets: tuple[str, ...]
+    made_here: bool
+    """A small base made here: SFT trains it whole."""
+    token_budget: int
+    activation_checkpointing: str
+    predictor: Mapping[str, Any]
+    global_batch: int
+    micro_batch: int
+    rollout_steps: int
+    max_hours: int
+    tokens_per_step: int
+    micro_tokens: int
+    num_workers: int
+    gpu_memory_gib: float
+    max_tokens: int = 1
+    """Of the longest text: a chunk holds at least one text."""
+    fused_norms: bool = True
+    """As on a GPU; without, as on a CPU (`clinjepa.model.norms`)."""
+
+    @classmethod
+    def from_settings(cls, model: Architecture, sections: Mapping[str, Mapping[str, Any]], gpu_memory_gib: float) -> RunSizes:
+        """sections: the configuration as plain values."""
+        encoder, curriculum = sections["encoder"], sections["curriculum"]
+        return cls(
+            model=model,
+            adaptation=encoder["adaptation"],
+            dtype=encoder["dtype"],
+            lora_rank=encoder["lora"]["rank"],
+            lora_targets=tuple(encoder["lora"]["targets"]),
+            made_here=encoder["init"] == "config",
+            token_budget=encoder["token_budget"],
+            activation_checkpointing=encoder["activation_checkpointing"],
+            predictor=sections["predictor"],
+            global_batch=curriculum["global_batch"],
+            micro_batch=curriculum["micro_batch"],
+            rollout_steps=curriculum["rollout_steps"],
+            max_hours=sections["windows"]["max_hours"],
+            tokens_per_step=sections["sft"]["tokens_per_step"],
+            micro_tokens=sections["sft"]["micro_tokens"],
+            num_workers=_fewest(sections["execution"]["num_workers"]),  # the fewest: the fewer, the more each holds
+            gpu_memory_gib=gpu_memory_gib,
+            max_tokens=sections["tokenizer"]["max_tokens"],
+        )
+
+    @property
+    def num_micro_batches(self) -> int:
+        return -(-self.global_batch // self.micro_batch)
+
+    @property
+    def busy_workers(self) -> float:
+        """Workers that have something to do on average in a phase."""
+        return busy_workers(self.num_micro_batches, self.num_workers)
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Of the largest chunk for latents."""
+        return max(self.token_budget, self.max_tokens)
+
+    @property
+    def pack_tokens(self) -> int:
+        """Of the largest pack of SFT."""
+        return max(pack_places(self.micro_tokens), self.max_tokens)
+
+    @property
+    def least_micro_tokens(self) -> int:
+        """Of SFT: below it memory is that of a pack of the longest text."""
+        return self.max_tokens * 8 // 9
+
+    @property
+    def compute_bytes(self) -> int:
+        return 2 if self.dtype == "bfloat16" else 4
+
+    @property
+    def lora(self) -> bool:
+        return self.adaptation == "lora"
+
+    @property
+    def lora_parameters(self) -> int:
+        return self.model.lora_parameters(self.lora_rank, self.lora_targets)
+
+
+@dataclass(frozen=True)
+class PhaseMemory:
+    """Bytes per GPU of one phase."""
+
+    name: str
+    encoder: int
+    """Weights of the base, this worker's shard, and what is gathered of them at a time."""
+    trained: int
+    """Adapters or all weights that are trained or follow as EMA target, with gradients and moments."""
+    predictor: int
+    """Predictor with gradients and moments."""
+    latents: int
+    encoding: int
+    """Activations of one chunk, logits included."""
+    predicting: int
+    updating: int
+    """Temporary values of the optimizer's step."""
+
+    @property
+    def activations(self) -> int:
+        """The largest of the moments, which do not come together."""
+        return max(self.encoding, self.predicting, self.updating)
+
+    @property
+    def total(self) -> int:
+        return self.encoder + self.trained + self.predictor + self.latents + self.activations + ALLOWANCE
+
+
+def busy_workers(num_micro_batches: int, num_workers: int) -> float:
+    """Micro-batches of a step over the rounds that so many workers take."""
+    return num_micro_batches / -(-num_micro_batches // num_workers)
+
+
+def run_memory(run: RunSizes, recipe: Recipe) -> list[PhaseMemory]:
+    """SFT where the recipe has it, every latent store's encoder, and every phase that trains; in the order of the run."""
+    sft = [sft_memory(run)] if recipe.encoder_start == "sft" else []
+    return [*sft, *(embed_memory(run, each) if isinstance(each, str) else phase_memory(run, each) for each in run_order(recipe))]
+
+
+def embed_memory(run: RunSizes, name: str = "embed") -> PhaseMemory:
+    """An encoder worker of the latent store: the base without an output layer, not sharded, and a chunk without a graph."""
+    encoder = (run.model.parameters - run.model.head_parameters) * run.compute_bytes if run.lora else run.model.parameters * 4
+    adapters = run.lora_parameters * 4 if run.lora else 0
+    return PhaseMemory(name, encoder, adapters, 0, 0, _chunk(run, run.chunk_tokens, "nothing"), 0, 0)
+
+
+def sft_memory(run: RunSizes) -> PhaseMemory:
+    """Next-token training of the adapters, or of all weights in fp32 where the base was made here or `adaptation` is full."""
+    whole = run.made_here or not run.lora
+    encoder, trained, updating = _encoder(run, whole, with_target=False, trains=True, with_head=True)
+    logits = _LOGIT_BYTES * min(run.pack_tokens * run.model.vocab, LOGITS_AT_ONCE)
+    encoding = _chunk(run, run.pack_tokens, run.activation_checkpointing, whole, everywhere=True) + logits
+    return PhaseMemory("sft", encoder, trained, 0, 0, encoding, 0, updating)
+
+
+def phase_memory(run: RunSizes, phase: Phase) -> PhaseMemory:
+    """A phase of the curriculum. Without a target or a trained encoder the encoder is not even loaded."""
+    joint = phase.trains == "both"
+    encoder = trained = encoding = updating = 0
+    if joint or phase.needs_target:
+        encoder, trained, updating = _encoder(run, not run.lora, phase.needs_target, joint)
+        encoding = _chunk(run, run.chunk_tokens, run.activation_checkpointing if joint else "nothing", joint and not run.lora)
+    size = 4 * predictor_parameters(run.model.hidden, run.predictor)
+    shard = size // run.num_workers
+    gathered = size if run.num_workers > 1 and size <= KEPT_GATHERED_BYTES else 0
+    gradients = size + (shard if run.num_workers > 1 else 0)
+    predicting = predictor_kept_bytes(run.model.hidden, run.predictor, run.micro_batch, run.max_hours, run.rollout_steps)
+    return PhaseMemory(
+        name=phase.name,
+        encoder=encoder,
+        trained=trained,
+        predictor=shard + gathered + gradients + 2 * shard,
+        latents=_latents(run, joint),
+        encoding=encoding,
+        predicting=predicting,
+        updating=updating + shard,
+    )
+
+
+def advice(run: RunSizes, recipes: Sequence[Recipe]) -> list[str]:
+    """Settings that, changed alone, make all recipes fit; the first that do together when none alone does. Empty when they fit."""
+    if fits(run, recipes):
+        return []
+    alone: dict[str, str] = {}
+    for setting, value, changed in _changes(run, recipes):
+        if setting not in alone and fits(changed, recipes):
+            alone[setting] = value
+    if alone:
+        return [f"{setting}={value}" for setting, value in alone.items()]
+    together: list[str] = []
+    changed, as_many_as_may = run, None
+    for setting, field, given in (
+        ("encoder.activation_checkpointing", "activation_checkpointing", "full"),
+        ("execution.num_workers", "num_workers", as_many_as_may),
+        ("encoder.token_budget", "token_budget", min(run.token_budget, run.max_tokens)),
+        ("sft.micro_tokens", "micro_tokens", min(run.micro_tokens, run.least_micro_tokens)),
+        ("curriculum.micro_batch", "micro_batch", 1),
+        ("execution.num_workers", "num_workers", as_many_as_may),
+    ):
+        value = max(run.num_workers, _most_workers(changed, recipes)) if given is as_many_as_may else given
+        if value != getattr(changed, field):
+            changed = replace(changed, **{field: value})
+            together = [each for each in together if not each.startswith(f"{setting}=")] + [f"{setting}={value}"]
+        if fits(changed, recipes):
+            return [f"no single setting makes it fit, together these do: {' '.join(together)}"]
+    largest = max((phase for recipe in recipes for phase in run_memory(changed, recipe)), key=lambda phase: phase.total)
+    return [
+        f"it fits under no setting ({largest.name} needs {largest.total / GIB:.1f} GiB even with {' '.join(together)}): take a smaller "
+        "encoder.model, GPUs with more memory (execution.gpu_memory_gb), or a lower tokenizer.max_tokens if few texts are that long"
+    ]
+
+
+def peak_bytes(run: RunSizes, recipe: Recipe) -> int:
+    """Of the recipe's largest phase, per GPU."""
+    return max(phase.total for phase in run_memory(run, recipe))
+
+
+def fits(run: RunSizes, recipes: Sequence[Recipe]) -> bool:
+    return all(peak_bytes(run, recipe) <= run.gpu_memory_gib * GIB for recipe in recipes)
+
+
+def _most_workers(run: RunSizes, recipes: Sequence[Recipe]) -> int:
+    """Beyond which a phase or SFT has fewer micro-batches than workers, and is refused."""
+    in_sft = -(-run.tokens_per_step // run.micro_tokens)
+    return min([run.num_micro_batches, *(in_sft for recipe in recipes if recipe.encoder_start == "sft")])
+
+
+def _changes(run: RunSizes, recipes: Sequence[Recipe]) -> list[tuple[str, str, RunSizes]]:
+    """(setting, value, run) of single changes; per setting the smallest change first, settings that leave the result as it is first."""
+    same, other = "(same result)", "(the plan is cut by it: another result)"
+    changes = [
+        ("encoder.activation_checkpointing", f"{what} {same}", replace(run, activation_checkpointing=what))
+        for what in ("selective", "full")
+        if what != run.activation_checkpointing
+    ]
+    workers = 2 * run.num_workers
+    while workers <= _most_workers(run, recipes):
+        changes.append(("execution.num_workers", f"{workers} {same}", replace(run, num_workers=workers)))
+        workers *= 2
+    cuts = (("encoder", "token_budget", run.max_tokens), ("sft", "micro_tokens", run.least_micro_tokens), ("curriculum", "micro_batch", 1))
+    for section, name, least in cuts:  # a chunk holds a whole text, however small its budget
+        value = getattr(run, name) // 2
+        while value >= least:
+            changes.append((f"{section}.{name}", f"{value} {other}", replace(run, **{name: value})))
+            value //= 2
+    return changes
+
+
+def _encoder(run: RunSizes, whole: bool, with_target: bool, trains: bool, with_head: bool = False) -> tuple[int, int, int]:
+    """(base, what is trained or follows, temporary values of the update); `whole`: all weights, fp32, instead of adapters."""
+    workers, model = run.num_workers, run.model
+    weight_bytes = 4 if whole else run.compute_bytes
+    sets = 2 if whole and with_target else 1
+    left_out = 0 if whole or with_head else model.head_parameters
+    size = sets * (model.parameters - left_out) * weight_bytes
+    encoder = size // workers
+    if workers > 1:
+        layered = sets * (model.root_parameters - left_out) * weight_bytes + _GATHERED_LAYERS * model.layer_parameters * weight_bytes
+        encoder += size if size <= KEPT_GATHERED_BYTES else layered
+    if whole and run.compute_bytes == 2:
+        encoder += model.parameters * 2  # autocast keeps a bf16 copy of fp32 weights for the backward pass
+    trained = 4 * (model.parameters if whole else run.lora_parameters)
+    shard = trained // workers
+    held = 0 if whole else (2 if with_target else 1) * shard
+    if trains:
+        held += trained + (shard if workers > 1 else 0) + 2 * shard
+    return encoder, held, shard if trains else 0
+
+
+def _chunk(run: RunSizes, tokens: int, what: str, trained_whole: bool = False, everywhere: bool = False) -> int:
+    """Bytes of one chunk: what all layers keep, one layer computed again, what comes and goes; `nothing`: without a graph.
+
+    everywhere: of next-token training. Else the last layer is computed where latents are read, and what it keeps is gone when the
+    backward pass is at its highest, in the layer before.
+    """
+    model, c = run.model, run.compute_bytes
+    if what == "nothing":
+        return tokens * model.working_bytes(c, graph=False)
+    kept = model.kept_bytes(c, what, trained_whole, run.fused_norms)
+    whole = model.kept_bytes(c, "none", trained_whole, run.fused_norms)
+    again = 0 if what == "none" else whole - (kept if what == "selective" else 0)
+    layers = model.layers if everywhere else max(1, model.layers - 1)
+    return tokens * (layers * kept + again + model.working_bytes(c, graph=True) + 8 * model.hidden)
+
+
+def _latents(run: RunSizes, joint: bool) -> int:
+    """fp32 inputs and targets of a micro-batch of the longest windows; in joint refinement unique latents and their gradient too."""
+    texts = run.micro_batch * (2 * run.max_hours + 1)
+    targets = run.micro_batch * run.max_hours
+    return 4 * run.model.hidden * (texts + targets + (3 * texts if joint else 0))
+
+
+def _fewest(num_workers: int | Sequence[int]) -> int:
+    return num_workers if isinstance(num_workers, int) else min(num_workers)

@@ -1,0 +1,165 @@
+"""The base: a Hugging Face causal language model as a folder of `config.json` and `model.safetensors`.
+
+Small ones are made here with random weights; public ones are named by model id and revision and never copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from clinjepa.errors import CheckpointError, ConfigError, StoreError, first_line
+from clinjepa.model.specs import EncoderSpec
+from clinjepa.model.tensor_files import write_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from clinjepa.storage import Folder
+
+BASE_CONFIG, BASE_TENSORS = "config.json", "model.safetensors"
+NAMED_BASE = "model.json"
+"""In a base folder that only names a public model."""
+
+
+def make_base(spec: EncoderSpec, seed: int, out: Folder) -> None:
+    """Write a small Qwen3 with tied embeddings and random weights that depend on `seed` only."""
+    model = random_model(spec, seed)
+    write_base(out, base_config(model), dict(model.named_parameters()))
+
+
+def random_model(spec: EncoderSpec, seed: int) -> PreTrainedModel:
+    """The small Qwen3 of `spec`'s sizes, fp32, with random weights; the global random generator is left as it was."""
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    config = Qwen3Config(
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        intermediate_size=spec.ffn_size,
+        num_hidden_layers=spec.num_layers,
+        num_attention_heads=spec.num_heads,
+        num_key_value_heads=spec.num_kv_heads,
+        head_dim=spec.hidden_size // spec.num_heads,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        eos_token_id=spec.eos_id,
+        bos_token_id=None,
+        architectures=["Qwen3ForCausalLM"],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+
+
+def base_config(model: PreTrainedModel) -> dict[str, Any]:
+    """What `config.json` says about `model`: nothing about where it was loaded from, which is no part of what it is."""
+    written = json.loads(model.config.to_json_string(use_diff=False))
+    written.pop("_name_or_path", None)
+    return written
+
+
+def write_base(out: Folder, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Write a base folder; `state` are whole tensors under Hugging Face's names, a tied output layer left out."""
+    write_tensors(out, BASE_TENSORS, state)
+    out.write_json(BASE_CONFIG, dict(config))
+
+
+@dataclass(frozen=True)
+class BaseSource:
+    """Where a base can be read from now: a local folder, or a public model and its revision."""
+
+    source: str
+    options: dict[str, Any]
+    """`revision` and `local_files_only`, as Hugging Face's loaders take them."""
+
+    content: str | None = None
+    """Content digest of the public model that the run began with, where it is known (`clinjepa.model.weights`)."""
+
+
+@contextlib.contextmanager
+def open_base(spec: EncoderSpec, base: Folder | None, allow_download: bool = False) -> Iterator[BaseSource]:
+    """The base of a folder, or `spec.model` at `spec.revision` where there is none or the folder only names it.
+
+    What goes wrong while it is read becomes a StoreError or ConfigError with the remedy. Only safetensors are read and no code
+    of a model repository is run.
+    """
+    if base is not None and not base.exists(NAMED_BASE):
+        with base.local_copy("") as path:
+            try:
+                yield BaseSource(os.fspath(path), {"revision": None, "local_files_only": True})
+            except (OSError, ValueError, safetensors.SafetensorError) as error:
+                raise StoreError(f"{base.address} holds no readable base model ({first_line(error)}); remove it and run again") from None
+        return
+    if spec.model is None:
+        raise ConfigError("no base folder was given and encoder.model is not set; set encoder.model, or encoder.init=config")
+    content = base.read_json(NAMED_BASE).get("content") if base is not None else None
+    try:
+        yield BaseSource(spec.model, {"revision": spec.revision, "local_files_only": not allow_download}, content)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        remedy = "check the id and the network" if allow_download else "fetch it first, or set encoder.allow_download=true"
+        what = f"encoder.model={spec.model} (revision {spec.revision})"
+        raise ConfigError(f"{what} cannot be loaded ({first_line(error)}); {remedy}") from None
+
+
+def check_content(model: str | None, begun_with: str | None, found: str) -> None:
+    """Raise CheckpointError when the model in a place is not the one that a run began with: adapters belong to one base."""
+    if begun_with not in (None, found):
+        raise CheckpointError(
+            f"encoder.model={model} is not the model that this run began with (its files were replaced); put that one back, "
+            "or give the new one another folder or revision, which starts a new run"
+        )
+
+
+def load_base(source: BaseSource, dtype: torch.dtype) -> PreTrainedModel:
+    """The whole base in `dtype` on the CPU, by transformers' own way, which also knows files of other names and layouts.
+
+    Raises ValueError when tensors are missing or have another shape; `open_base` words it, and what transformers raises.
+    """
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True, "trust_remote_code": False}
+    with quiet():
+        model, found = AutoModelForCausalLM.from_pretrained(source.source, output_loading_info=True, **options, **source.options)
+    if found["missing_keys"] or found["mismatched_keys"]:
+        # transformers would go on with random values in their place.
+        raise ValueError(f"{len(found['missing_keys'])} tensors are missing, {len(found['mismatched_keys'])} have another shape")
+    return model
+
+
+class NoHead(nn.Module):
+    """Stands where an output layer was not read."""
+
+
+def drop_head(model: PreTrainedModel, adapted: Collection[str]) -> None:
+    """Leave out an output layer that shares no weights with the embeddings and gets no adapter: only next-token losses read it.
+
+    adapted: names of the layers that get adapters, as peft matches them.
+    """
+    head = model.get_output_embeddings()
+    if head is None or head.weight is model.get_input_embeddings().weight:
+        return
+    name = next(name for name, module in model.named_modules() if module is head)
+    if not any(name == wanted or name.endswith("." + wanted) for wanted in adapted):
+        model.set_submodule(name, NoHead())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar per worker while weights are read."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

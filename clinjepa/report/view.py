@@ -1,0 +1,232 @@
+"""From report.json and its extras to what the page shows: charts, cards and the order of things. The template only lays it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from clinjepa.report.charts.lines import Point, Row, Series, bar_chart, interval_chart, line_chart, marker_svg
+from clinjepa.report.charts.parts import number
+from clinjepa.report.charts.training import training_charts
+from clinjepa.report.charts.umap_picture import group_colours, scatter_data_url
+from clinjepa.report.words import RECIPES, Footnotes, duration, plain, stage_title, title
+
+DRIFT_PANELS = (
+    ("l1", "L1 to the real hour's latent", "L1, latent units", None),
+    ("vs_mean", "L1 relative to a constant", "ratio", (1.0, "mean latent")),
+    ("mase", "L1 relative to copying", "MASE", (1.0, "copy-forward")),
+)
+
+
+class ReportView:
+    """What the template asks for. Every method returns plain rows or finished markup."""
+
+    def __init__(self, report: Mapping[str, Any], extras: Mapping[str, Any]) -> None:
+        self.report, self.extras = report, extras
+        found = [*report["phases"], *report["drift"], *report["geometry"], *report["stage_sharing"]["recipes"]]
+        self.recipes = list(dict.fromkeys(found))
+        self.slots = {name: index for index, name in enumerate(self.recipes)}
+        self.title: Callable[[str], str] = title
+        self.stage_title: Callable[[str], str] = stage_title
+        self.duration, self.plain, self.number = duration, plain, number
+        self.footnotes = Footnotes
+
+    def key(self, recipe: str) -> Markup:
+        return Markup(marker_svg(self.slots.get(recipe, 0)))
+
+    def column_key(self, slot: int) -> Markup:
+        return Markup(marker_svg(slot))
+
+    def cards(self) -> list[tuple[str, str, str]]:
+        data, sharing = self.report["dataset"], self.report["stage_sharing"]
+        seeds = max((len(by_seed) for by_seed in self.report["phases"].values()), default=0)
+        seconds = sum(stage["seconds"] or 0 for stage in self.report["stages"])
+        cards = [
+            ("Patients", number(data["num_patients"]), f"{number(data['num_stays'])} ICU stays"),
+            ("Hours", number(data["num_hours"]), f"{number(data['num_windows'])} training windows"),
+            ("Recipes", str(len(self.recipes)), f"{seeds} seed{'s' if seeds != 1 else ''} each"),
+            ("Stages", str(sharing["num_stages"]), f"{sharing['num_shared']} shared by recipes, {sharing['num_reused']} reused"),
+            ("Computing", duration(seconds), "sum over stages, when they ran"),
+        ]
+        return cards + self._headlines()
+
+    def _headlines(self) -> list[tuple[str, str, str]]:
+        main = "clin_jepa" if "clin_jepa" in self.recipes else next(iter(self.recipes), "")
+        context = self.headline_context()
+        drift = self.report["drift"].get(main, {}).get(context, {})
+        ratio = self.report["geometry"].get(main, {})
+        shown = []
+        if drift.get("drift") is not None:
+            shown.append(
+                (
+                    "Drift",
+                    f"{100 * drift['drift']['value']:+.1f} %",
+                    f"{title(main)}: L1 {drift['h_max']} h ahead against 1 h, given {context} h",
+                )
+            )
+        else:
+            shown.append(("Drift", "–", drift.get("reason", "not computed in this run")))
+        if ratio.get("ratio") is not None:
+            shown.append(("Geometry", number(ratio["ratio"]["value"]), f"{title(main)}: displacement, deteriorating over stable"))
+        else:
+            shown.append(("Geometry", "–", ratio.get("reason", "not computed in this run")))
+        return shown
+
+    def recipe_rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for name in self.recipes:
+            by_seed = self.report["phases"].get(name, {})
+            first = next(iter(by_seed.values()), [])
+            rows.append(
+                {
+                    "name": name,
+                    "about": RECIPES.get(name, ""),
+                    "num_seeds": len(by_seed),
+                    "num_steps": sum(phase["num_steps"] for phase in first),
+                    "sharing": self.report["stage_sharing"]["recipes"].get(name),
+                }
+            )
+        return rows
+
+    def attrition_chart(self) -> Markup:
+        rules = self.report["dataset"]["attrition"]
+        rows = [Row(title(rule["rule"]), [Point("", 0, rule["num_stays"])]) for rule in rules]
+        alt = "; ".join(f"{title(rule['rule'])}: {rule['num_stays']}" for rule in rules)
+        return Markup(bar_chart(rows, title="ICU stays left after each rule", x_label="stays", alt=alt))
+
+    def contexts(self) -> list[str]:
+        names = {context for contexts in self.report["drift"].values() for context in contexts}
+        headline = self.headline_context()
+        return sorted(names, key=lambda context: (context != headline, int(context)))
+
+    def headline_context(self) -> str:
+        asked = str(self.extras.get("headline_context", ""))
+        names = {context for contexts in self.report["drift"].values() for context in contexts}
+        return asked if asked in names else max(names, key=int, default="")
+
+    def drift_charts(self, context: str) -> list[Markup]:
+        return [self._drift_panel(context, *panel) for panel in DRIFT_PANELS]
+
+    def _drift_panel(self, context: str, measure: str, name: str, unit: str, reference: tuple[float, str] | None) -> Markup:
+        series, told = [], []
+        for recipe in self.recipes:
+            horizons = self.report["drift"].get(recipe, {}).get(context, {}).get("horizons", {})
+            order = sorted(horizons, key=int)
+            figures = [horizons[h].get(measure) for h in order]
+            known = [(h, f["value"]) for h, f in zip(order, figures, strict=True) if f]
+            if not known:
+                continue
+            ends = [f["ci95"] if f and f["ci95"] else (None, None) for f in figures]
+            values = [f["value"] if f else None for f in figures]
+            series.append(
+                Series(title(recipe), self.slots[recipe], [int(h) for h in order], values, [e[0] for e in ends], [e[1] for e in ends])
+            )
+            told.append(f"{title(recipe)} from {number(known[0][1])} at {known[0][0]} h to {number(known[-1][1])} at {known[-1][0]} h")
+        ticks = sorted({int(x) for s in series for x in s.x})
+        return Markup(
+            line_chart(
+                series,
+                title=name,
+                x_label="hours ahead",
+                y_label=unit,
+                alt="; ".join(told),
+                log_y=measure == "l1",
+                x_ticks=ticks,
+                reference=reference,
+            )
+        )
+
+    def geometry_chart(self) -> Markup:
+        rows, told = [], []
+        for recipe, found in self.report["geometry"].items():
+            figure = found["ratio"]
+            if figure is None:
+                rows.append(Row(title(recipe), note="–"))
+                continue
+            low, high = figure["ci95"] or (None, None)
+            rows.append(Row(title(recipe), [Point("ratio", self.slots[recipe], figure["value"], low, high)]))
+            told.append(f"{title(recipe)} {number(figure['value'])}")
+        return Markup(
+            bar_chart(
+                rows,
+                title="Displacement, deteriorating over stable",
+                x_label="ratio",
+                alt="; ".join(told),
+                reference=(1.0, "no difference"),
+            )
+        )
+
+    def umaps(self) -> list[dict[str, Any]]:
+        pictures = []
+        for recipe, umap in self.extras.get("umap", {}).items():
+            if not umap.get("points"):
+                pictures.append({"recipe": recipe, "src": None, "alt": umap.get("reason", "no picture was made")})
+                continue
+            counts = {group: umap["groups"].count(group) for group in group_colours(umap["groups"])}
+            alt = f"UMAP of state latents, {title(recipe)}: " + ", ".join(f"{count} {group} hours" for group, count in counts.items())
+            pictures.append({"recipe": recipe, "src": scatter_data_url(umap["points"], umap["groups"]), "alt": alt})
+        return pictures
+
+    def umap_groups(self) -> dict[str, str]:
+        return group_colours([group for umap in self.extras.get("umap", {}).values() for group in umap.get("groups") or []])
+
+    def downstream_columns(self) -> list[str]:
+        return list(
+            dict.fromkeys(column for methods in self.report["downstream"].values() for columns in methods.values() for column in columns)
+        )
+
+    def downstream_chart(self, task: str) -> Markup:
+        columns = self.downstream_columns()
+        rows, told = [], []
+        for method, by_column in self.report["downstream"][task].items():
+            points = []
+            for column, cell in by_column.items():
+                figure = cell["auroc"]
+                if figure is not None:
+                    low, high = figure["ci95"] or (None, None)
+                    points.append(Point(title(column), columns.index(column), figure["value"], low, high))
+            rows.append(Row(title(method), points, note="–"))
+            if points:
+                told.append(f"{title(method)} {number(points[0].value)}")
+        name = f"{title(task)}: AUROC, 95 % interval"
+        alt = "; ".join(told) or "no figure could be estimated"
+        return Markup(interval_chart(rows, title=name, x_label="AUROC", alt=alt, reference=(0.5, "chance"), limits=(0.0, 1.0)))
+
+    def can_estimate(self, task: str) -> bool:
+        return any(cell["auroc"] is not None for columns in self.report["downstream"][task].values() for cell in columns.values())
+
+    def why_not(self, task: str) -> str:
+        """The reasons of a task that has no figure, each once."""
+        cells = [cell for columns in self.report["downstream"][task].values() for cell in columns.values()]
+        return "; ".join(dict.fromkeys(cell.get("reason", "not computed in this run") for cell in cells))
+
+    def training(self, recipe: str) -> list[Markup]:
+        by_seed = self.extras.get("training", {}).get(recipe, {})
+        return [Markup(chart) for chart in training_charts(by_seed, self.slots[recipe])]
+
+    def roundtrip_variables(self) -> list[str]:
+        """Variables that some encoder has an R² of, in the dictionary's order."""
+        found = [found.get("variables", {}) for found in self.report.get("roundtrip", {}).values()]
+        return list(dict.fromkeys(name for values in found for name, value in values.items() if value is not None))
+
+    def alarms(self) -> list[str]:
+        """One sentence per alarm of a phase."""
+        said = []
+        for recipe, by_seed in self.report["phases"].items():
+            for seed, phases in by_seed.items():
+                for phase in phases:
+                    for alarm in phase.get("alarms", []):
+                        value = f" = {number(alarm['value'])}" if alarm.get("value") is not None else ""
+                        limit = f" (threshold {number(alarm['threshold'])})" if alarm.get("threshold") is not None else ""
+                        at = f" at step {alarm['step']}" if "step" in alarm else ""
+                        said.append(f"{title(recipe)}, seed {seed}, {title(phase['name'])}: {alarm['metric']}{value}{limit}{at}")
+        return said
+
+    def timing_chart(self) -> Markup:
+        timed = [stage for stage in self.report["stages"] if stage["seconds"]]
+        longest = sorted(timed, key=lambda stage: -stage["seconds"])[:15]
+        rows = [Row(stage_title(stage["name"]), [Point("", 1 if stage["reused"] else 0, stage["seconds"])]) for stage in longest]
+        alt = "; ".join(f"{stage_title(stage['name'])} {duration(stage['seconds'])}" for stage in longest)
+        return Markup(bar_chart(rows, title="Longest stages", x_label="seconds", alt=alt))

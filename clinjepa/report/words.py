@@ -1,0 +1,113 @@
+"""The words of the report: what a reader sees for the names that the files use, and how a figure is written in a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from clinjepa.report.charts.parts import number
+
+TITLES = {
+    "clin_jepa": "Clin-JEPA",
+    "no_alignment": "without alignment",
+    "no_warmup": "without warmup",
+    "vjepa2_ac": "V-JEPA 2-AC style",
+    "sft": "SFT, frozen",
+    "untrained": "untrained encoder",
+    "random": "random encoder",
+    "lightgbm": "LightGBM, hand-made features",
+    "hours_in_icu": "hours in the ICU alone",
+    "linear": "linear probe",
+    "mlp": "MLP probe",
+    "history_only": "history only",
+    "actions_carried_forward": "+ rollout, actions carried forward",
+    "recorded_actions": "+ rollout, recorded future actions*",
+    "in_hospital_death": "In-hospital death",
+    "map": "MAP",
+    "spo2": "SpO2",
+    "fio2": "FiO2",
+    "bun": "BUN",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+}
+RECIPES = {
+    "clin_jepa": "The five phases: warmup, joint refinement, alignment with the EMA target, hard sync, finalization.",
+    "no_alignment": "As Clin-JEPA without alignment and hard sync; their steps go to finalization.",
+    "no_warmup": "As Clin-JEPA without warmup.",
+    "vjepa2_ac": "Masked-JEPA refinement of the encoder, frozen, then one predictor phase.",
+    "sft": "Encoder after next-token fine-tuning, frozen; the predictor gets the whole budget.",
+    "untrained": "Encoder before any training, frozen; the predictor gets the whole budget.",
+    "random": "Encoder with random weights, frozen; the predictor gets the whole budget.",
+}
+
+
+def title(name: str) -> str:
+    """`hypotension_8h` becomes `Hypotension within 8 h`; names with a title of their own get it; `a · b` is `a, b`."""
+    if name in TITLES:
+        return TITLES[name]
+    if " · " in name:
+        return ", ".join(TITLES.get(part, part.replace("_", " ")) for part in name.split(" · "))
+    words = re.sub(r"_(\d+)_?h$", r" within \1 h", name).replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def stage_title(name: str) -> str:
+    """A stage's own name with a capital; recipes inside it keep the spelling of the configuration."""
+    return "SFT" if name == "sft" else name[:1].upper() + name[1:]
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: `42 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{round(whole / 60)} min" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Footnotes:
+    """The reasons of one section's missing figures, numbered in the order of their first mark."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def cell(self, container: Mapping[str, Any], name: str, *, percent: bool = False) -> Markup:
+        """A figure with its interval, or a dash with the number of the footnote that says why it is missing."""
+        figure = container.get(name)
+        if figure is None:
+            return self.dash(container.get("reason") or "not computed in this run")
+        value, interval = figure["value"], figure["ci95"]
+        basis = f"{figure['num_patients']} patients, {figure['num_seeds']} seed(s)"
+        shown = _percent(value) if percent else number(value)
+        if interval is None:
+            missing = self.dash(container["interval_reason"]) if container.get("interval_reason") else ""
+            return Markup('<span title="{}">{} {}</span>').format(basis, shown, missing)
+        ends = [_percent(end) if percent else number(end) for end in interval]
+        return Markup('<span title="{}">{} <span class="ci">{} to {}</span></span>').format(basis, shown, *ends)
+
+    def dash(self, reason: str) -> Markup:
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return Markup('<abbr title="{}">–<sup>{}</sup></abbr>').format(reason, self.reasons.index(reason) + 1)
+
+    def listing(self) -> Markup:
+        """The footnotes as HTML; nothing when every figure is there."""
+        items = Markup("").join(Markup("<li>{}</li>").format(reason) for reason in self.reasons)
+        return Markup('<ol class="footnotes">{}</ol>').format(items) if self.reasons else Markup("")
+
+
+def plain(value: float | int | None) -> Markup:
+    """A bare number in a table."""
+    return escape("–" if value is None else number(value))
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:+.1f} %"

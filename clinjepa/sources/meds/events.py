@@ -1,0 +1,139 @@
+"""Events of ICU stays out of MEDS rows of MIMIC-IV: charted values, labs, outputs, infusions, procedures, medications.
+
+Codes carry MIMIC item ids, which `clinical/variables.yaml` maps. Chart rows belong to their stay by id; labs to every stay whose
+window (24 h before admission to discharge) holds them, since their admission id may be null. Starts and ends of infusions and
+procedures are joined to intervals. What the exclusion list names is dropped here already.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import polars as pl
+
+from clinjepa.clinical import canonical_unit, excluded_by
+from clinjepa.sources.cleaning import convert_values
+from clinjepa.sources.meds.intervals import pair_intervals
+from clinjepa.sources.mimic_iv.row_meaning import (
+    drop_other_specimens,
+    dropped_medications,
+    in_windows,
+    infusions,
+    measurements,
+    medications,
+    mimic_map,
+    procedures,
+    take_statics,
+    with_procedure_items,
+)
+
+_STRUCTURE = ("ICU_ADMISSION", "HOSPITAL_ADMISSION", "GENDER", "MEDS_BIRTH", "RACE", "SUBJECT_WEIGHT_AT_INFUSION")
+
+
+def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(stays with height and weight, events) of a partition's MEDS rows; drops are counted by rule.
+
+    MEDS keeps no id of a blood gas: its specimen is that of the same time.
+    """
+    rows = rows.filter(pl.col("subject_id").is_in(stays["subject_id"].implode())).filter(pl.col("time").is_not_null())
+    rows = rows.join(_code_table(rows["code"].unique().to_list()), on="code", how="left", maintain_order="left")
+    _count_left_out(rows, counts)
+    rows = rows.with_columns(
+        pl.when(pl.col("part") == "LAB")
+        .then(pl.when(pl.col("icustay_id").is_null()).then(pl.lit("LAB")).otherwise(pl.lit("CHART")))
+        .otherwise(pl.col("part"))
+        .alias("part")
+    )
+    charted = rows.filter(pl.col("part").is_in(["CHART", "OUTPUT"])).with_columns(pl.col("icustay_id").alias("stay_id"))
+    labs = drop_other_specimens(in_windows(rows.filter(pl.col("part") == "LAB"), stays, counts), "time", counts)
+    unit = pl.coalesce("unit", "code_unit").alias("unit")
+    measured = pl.concat([measurements(part.with_columns(unit), counts) for part in (charted, labs)])
+    raw = pl.concat([measured, _infusions(rows, counts), _procedures(rows, counts), medications(rows, stays, counts)])
+    events = convert_values(raw, counts)
+    # Rows of stays that were dropped are no events; the drop of their stay is counted already.
+    events = events.filter(pl.col("stay_id").is_in(stays["stay_id"].implode()))
+    return take_statics(events, stays)
+
+
+def _code_table(codes: list[str]) -> pl.DataFrame:
+    """code -> part (which kind of row), item, code_unit, name, given (drug events that mean it was given), left_out (why)."""
+    table: dict[str, list[Any]] = {key: [] for key in ("code", "part", "item", "code_unit", "name", "given", "left_out")}
+    for code in codes:
+        entry = _read_code(code)
+        table["code"].append(code)
+        for key in table.keys() - {"code"}:
+            table[key].append(entry.get(key))
+    types = {
+        "code": pl.String,
+        "part": pl.String,
+        "item": pl.Int64,
+        "code_unit": pl.String,
+        "name": pl.String,
+        "given": pl.Boolean,
+        "left_out": pl.String,
+    }
+    return pl.DataFrame(table, schema=types)
+
+
+def _read_code(code: str) -> dict[str, Any]:
+    parts = code.split("//")
+    kind, rest = parts[0], parts[1:]
+    if kind in _STRUCTURE:
+        return {"part": "STRUCTURE"}
+    excluded = excluded_by(code)
+    if excluded:
+        return {"left_out": f"excluded:{excluded}"}
+    if kind == "LAB" and rest and rest[0] == "RESULT":  # MEDS 0.4 exports tell results from specimens
+        rest = rest[1:]
+    if kind == "MEDICATION" and len(rest) >= 2:
+        return _read_medication(rest)
+    where = {"INFUSION_START": "INFUSION_START", "INFUSION_END": "INFUSION_END", "LAB": "LAB", "SUBJECT_FLUID_OUTPUT": "OUTPUT"}.get(kind)
+    if kind == "PROCEDURE" and rest[:1] in (["START"], ["END"]):
+        where, rest = f"PROCEDURE_{rest[0]}", rest[1:]
+    if where is None or not rest or not rest[0].isdigit():
+        return {"left_out": "unmapped_code"}
+    return {"part": where, "item": int(rest[0]), "code_unit": canonical_unit(rest[1]) if len(rest) > 1 else None}
+
+
+def _read_medication(rest: list[str]) -> dict[str, Any]:
+    order = rest[0] in ("START", "STOP")
+    name = " ".join((rest[1] if order else rest[0]).split())
+    if dropped_medications().search(name):
+        return {"left_out": "carrier_or_flush"}
+    if order:
+        return {"part": "ORDER", "name": name} if rest[0] == "START" else {"part": "STRUCTURE"}
+    return {"part": "GIVEN", "name": name} if rest[1].strip() in mimic_map()["emar_given"] else {"left_out": "medication_not_given"}
+
+
+def _count_left_out(rows: pl.DataFrame, counts: Counter[str]) -> None:
+    for rule, number in rows.filter(pl.col("left_out").is_not_null()).group_by("left_out").len().iter_rows():
+        counts[rule] += number
+
+
+def _infusions(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Starts and ends of infusions joined to intervals, with the weight at their start."""
+    ends = rows.filter(pl.col("part") == "INFUSION_END").select(
+        "icustay_id", "item", "order_id", "row", "time", amount="numeric_value", amount_unit="unit"
+    )
+    starts = rows.filter((pl.col("part") == "INFUSION_START") & pl.col("icustay_id").is_not_null())
+    paired = pair_intervals(starts, ends, ["icustay_id", "item", "order_id"], counts)
+    weights = (
+        rows.filter(pl.col("code").str.starts_with("SUBJECT_WEIGHT_AT_INFUSION"))
+        .group_by("subject_id", "time")
+        .agg(patient_weight=pl.col("numeric_value").first())
+    )
+    paired = paired.join(weights, on=["subject_id", "time"], how="left", maintain_order="left")
+    return infusions(paired, counts)
+
+
+def _procedures(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Starts and ends of the procedures in the dictionary joined to intervals."""
+    mapped = rows.filter(pl.col("part").is_in(["PROCEDURE_START", "PROCEDURE_END"]) & pl.col("icustay_id").is_not_null())
+    known = with_procedure_items(mapped)
+    counts["unmapped_code"] += mapped.height - known.height
+    ends = known.filter(pl.col("part") == "PROCEDURE_END").select(
+        "icustay_id", "item", "row", "time", amount=pl.lit(None, pl.Float64), amount_unit=pl.lit(None, pl.String)
+    )
+    paired = pair_intervals(known.filter(pl.col("part") == "PROCEDURE_START"), ends, ["icustay_id", "item"], counts)
+    return procedures(paired)

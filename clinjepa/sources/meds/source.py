@@ -1,0 +1,192 @@
+"""MIMIC-IV in the MEDS format (Medical Event Data Standard), as PhysioNet's demo has it (0.3.3) or a newer export (0.4).
+
+Reads `data/**/*.parquet` and `metadata/subject_splits.parquet` below `source.path`. A subject's rows are contiguous and in one
+file (MEDS requires it), so a partition is a range of rows per file and reads nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clinjepa.errors import SourceError
+from clinjepa.sources.cleaning import finish
+from clinjepa.sources.meds.events import read_events
+from clinjepa.sources.meds.stays import read_stays
+from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS
+from clinjepa.sources.schema import SourceTables, partition_count
+from clinjepa.storage import Folder
+
+if TYPE_CHECKING:
+    from clinjepa.config.schema import SourceConfig
+
+_COLUMNS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "subject_id": (("subject_id", "patient_id"), pl.Int64),
+    "time": (("time",), pl.Datetime("us")),
+    "code": (("code",), pl.String),
+    "numeric_value": (("numeric_value",), pl.Float64),
+    "icustay_id": (("icustay_id", "stay_id"), pl.Int64),
+    "text_value": (("text_value",), pl.String),
+    "hadm_id": (("hadm_id",), pl.Int64),
+    "order_id": (("order_id",), pl.Int64),
+    "unit": (("unit",), pl.String),
+    "race": (("race",), pl.String),
+    "order_category": (("ordercategorydescription",), pl.String),
+}
+_NEEDED = ("subject_id", "time", "code", "numeric_value", "icustay_id")
+"""Without these no ICU stay can be read; the others are absent in some exports."""
+
+
+class MedsSource:
+    """MIMIC-IV as MEDS. `config.path` is the data set's root (the folder with `data/` and `metadata/`)."""
+
+    name = "meds"
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._config = config
+        self._folder = Folder(config.path or "")
+        self._files = self._data_files()
+        if config.subsets is not None:
+            known = sorted({name.split("/")[1] for name in self._files})
+            unknown = set(config.subsets) - set(known)
+            if unknown:
+                raise SourceError(f"{self._folder.address}/data: source.subsets names {sorted(unknown)}, found are {known}")
+            self._files = [name for name in self._files if name.split("/")[1] in config.subsets]
+
+    def content_digest(self) -> str:
+        """SHA-256 over names and contents of the Parquet files read."""
+        sha = hashlib.sha256()
+        splits = "metadata/subject_splits.parquet"
+        for name in [*self._files, *([splits] if self._folder.exists(splits) else [])]:
+            sha.update(f"{name}:{self._folder.digest(name)};".encode())
+        return sha.hexdigest()
+
+    def partitions(self) -> list[dict[str, Any]]:
+        """Row ranges of near-equal size that end between subjects; `max_stay_id` is the last stay id read with `max_stays`."""
+        runs: list[tuple[str, int, int]] = []
+        stay_ids: list[int] = []
+        seen: set[int] = set()
+        for name in self._files:
+            frame = self._read(name, ("subject_id", "code", "icustay_id"))
+            subjects = frame["subject_id"].rle().struct.unnest()
+            ids = set(subjects["value"].to_list())
+            if len(ids) < subjects.height or seen & ids:
+                raise SourceError(
+                    f"{self._folder.address}/{name}: rows of one subject stand apart or in several files; "
+                    "MEDS wants them together, sort the shards by subject_id"
+                )
+            seen |= ids
+            lengths = subjects["len"].cast(pl.Int64)
+            runs += [(name, first, rows) for first, rows in zip((lengths.cum_sum() - lengths).to_list(), lengths.to_list(), strict=True)]
+            stay_ids += frame.filter(pl.col("code").str.starts_with("ICU_ADMISSION"))["icustay_id"].drop_nulls().to_list()
+        if not stay_ids:
+            raise SourceError(
+                f"{self._folder.address}/data: no code starts with 'ICU_ADMISSION' in {len(self._files)} files; "
+                "this source reads the MIMIC-IV conversion to MEDS"
+            )
+        limit = self._config.max_stays
+        last = sorted(set(stay_ids))[limit - 1] if limit is not None and limit < len(set(stay_ids)) else None
+        number = partition_count(self._config.num_partitions, len(set(stay_ids)))
+        target = max(1.0, sum(rows for _, _, rows in runs) / number)
+        pieces: list[list[dict[str, Any]]] = []
+        done = 0
+        for name, first, rows in runs:
+            index = min(int(done / target), number - 1)
+            if not pieces or index > pieces[-1][0]["index"]:
+                pieces.append([{"index": index, "file": name, "first_row": first, "num_rows": 0}])
+            elif pieces[-1][-1]["file"] != name:
+                pieces[-1].append({"index": index, "file": name, "first_row": first, "num_rows": 0})
+            pieces[-1][-1]["num_rows"] += rows
+            done += rows
+        ranges = ([{key: piece[key] for key in ("file", "first_row", "num_rows")} for piece in group] for group in pieces)
+        return [{"pieces": group, "max_stay_id": last} for group in ranges]
+
+    def read(self, partition: dict[str, Any]) -> SourceTables:
+        """Stays and events of a partition's row ranges."""
+        counts: Counter[str] = Counter()
+        frames = [
+            self._read(piece["file"], tuple(_COLUMNS), piece["first_row"], piece["num_rows"]).with_row_index("row", piece["first_row"])
+            for piece in partition["pieces"]
+        ]
+        rows = pl.concat(frames).with_columns(pl.col("row").cast(pl.Int64), pl.col("numeric_value").round_sig_figs(SIGNIFICANT_DIGITS))
+        stays = read_stays(rows, self._splits(), self._folder.address, counts)
+        if partition["max_stay_id"] is not None:
+            stays = stays.filter(pl.col("stay_id") <= partition["max_stay_id"])
+        stays, events = read_events(rows, stays, counts)
+        return finish(stays, events, counts)
+
+    def _data_files(self) -> list[str]:
+        root = self._folder.path()
+        if not self._folder.exists():
+            raise SourceError(
+                f"{self._folder.address}: no such folder; set source.path to the MEDS data set's root, or get one with `clinjepa data get`"
+            )
+        found = self._folder.fs.find(f"{root}/data") if self._folder.exists("data") else []
+        files = sorted(path.removeprefix(f"{root}/") for path in found if path.endswith(".parquet"))
+        if not files:
+            raise SourceError(
+                f"{self._folder.address}/data: no .parquet files there; "
+                "source.path must be the folder that holds data/ and metadata/ of a MEDS data set, "
+                "or set source.kind to the format that lies there (mimic_iv, cinc2012, cinc2019)"
+            )
+        return files
+
+    def _read(self, name: str, columns: tuple[str, ...], first_row: int = 0, num_rows: int | None = None) -> pl.DataFrame:
+        """Columns of a shard under their own names (null where an optional one is absent), rows first_row … first_row + num_rows."""
+        where = f"{self._folder.address}/{name}"
+        with self._folder.local_copy(name) as path:
+            schema = _parquet_schema(path, where)
+            chosen = {}
+            for column in columns:
+                spellings, dtype = _COLUMNS[column]
+                found = next((spelling for spelling in spellings if spelling in schema), None)
+                if found is None and column in _NEEDED:
+                    raise SourceError(
+                        f"{where}: column {column!r} is missing (found: {', '.join(schema.names())}); "
+                        "this source reads MIMIC-IV converted to MEDS 0.3.3 or 0.4"
+                    )
+                _check_type(column, found, schema, where)
+                chosen[column] = pl.lit(None, dtype).alias(column) if found is None else pl.col(found).cast(dtype).alias(column)
+            try:
+                return pl.scan_parquet(path).slice(first_row, num_rows).with_columns(*chosen.values()).select(columns).collect()
+            except (pl.exceptions.PolarsError, OSError) as error:
+                raise SourceError(f"{where}: cannot be read ({type(error).__name__}); it was cut or altered, get the file again") from None
+
+    def _splits(self) -> pl.DataFrame:
+        """subject_id, source_split; empty when the data set ships none."""
+        name = "metadata/subject_splits.parquet"
+        if not self._folder.exists(name):
+            return pl.DataFrame(schema={"subject_id": pl.Int64, "source_split": pl.String})
+        where = f"{self._folder.address}/{name}"
+        with self._folder.local_copy(name) as path:
+            missing = {"subject_id", "split"} - set(_parquet_schema(path, where).names())
+            if missing:
+                raise SourceError(f"{where}: columns {sorted(missing)} are missing; MEDS wants subject_id and split")
+            table = pl.read_parquet(path, columns=["subject_id", "split"])
+        return table.select(pl.col("subject_id").cast(pl.Int64), pl.col("split").alias("source_split")).unique("subject_id", keep="first")
+
+
+def _parquet_schema(path: Path, where: str) -> pl.Schema:
+    try:
+        pq.read_metadata(path)
+        return pl.scan_parquet(path).collect_schema()
+    except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
+        raise SourceError(
+            f"{where}: not a readable Parquet file ({type(error).__name__}); it was cut or altered, get the file again"
+        ) from None
+
+
+def _check_type(column: str, found: str | None, schema: pl.Schema, where: str) -> None:
+    if found is None:
+        return
+    dtype = schema[found]
+    if column == "time" and not isinstance(dtype, pl.Datetime):
+        raise SourceError(f"{where}: column 'time' is {dtype}, MEDS wants timestamp[us]; convert it")
+    if column in ("subject_id", "icustay_id", "numeric_value", "hadm_id", "order_id") and not dtype.is_numeric() and dtype != pl.Null:
+        raise SourceError(f"{where}: column {found!r} is {dtype}, a number is needed; convert it")

@@ -1,0 +1,102 @@
+"""ICU stays out of MEDS rows of MIMIC-IV: admission and discharge codes, demographics, outcome.
+
+Outcome: died in hospital when the admission's discharge code says DIED or the death lies inside the admission; died in the
+ICU when that death is not after ICU discharge. These columns serve labels and stratification only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import polars as pl
+
+from clinjepa.errors import SourceError
+from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, race_groups
+
+
+def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
+    """Stays (columns of STAYS_SCHEMA; height and weight still null) of a partition's MEDS rows.
+
+    Dropped and counted: `stay_without_end`, `stay_end_before_start`, `duplicate_row` (the same stay twice, word for word).
+    SourceError when one stay id has two different admissions.
+    """
+    prefix = pl.col("code").str.split_exact("//", 2)
+    coded = rows.with_columns(prefix.struct.field("field_0").alias("kind"), prefix.struct.field("field_1").alias("first"))
+    stays = _boundaries(coded, where, counts)
+    admissions = _admissions(coded)
+    stays = stays.join(admissions.drop("subject_id"), on="hadm_id", how="left", maintain_order="left")
+    people = _people(coded)
+    stays = stays.join(people, on="subject_id", how="left", maintain_order="left").join(
+        splits, on="subject_id", how="left", maintain_order="left"
+    )
+    inside = (pl.col("death_time") >= pl.col("admitted")) & (pl.col("death_time") <= pl.col("discharged"))
+    discharged_dead = pl.col("discharge_to").str.starts_with("DIED").fill_null(False)
+    stays = stays.join(_dialysis(coded), on="hadm_id", how="left", maintain_order="left").with_columns(
+        ((pl.col("intime") - pl.col("birth")).dt.total_days() / 365.2425).floor().alias("age"),
+        pl.when(pl.col("discharged").is_not_null()).then(discharged_dead | inside.fill_null(False)).alias("died_in_hospital"),
+    )
+    return describe_stays(stays, admissions, counts)
+
+
+def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
+    """stay_id, subject_id, hadm_id, intime, outtime, care_unit; one row per usable stay."""
+    columns = [pl.col("icustay_id").alias("stay_id"), "subject_id", "hadm_id", "time", "first"]
+    inside = coded.filter(
+        pl.col("kind").is_in(["ICU_ADMISSION", "ICU_DISCHARGE"]) & pl.col("icustay_id").is_not_null() & pl.col("time").is_not_null()
+    )
+    frames = {}
+    for kind in ("ICU_ADMISSION", "ICU_DISCHARGE"):
+        found = inside.filter(pl.col("kind") == kind).select(*columns)
+        distinct = found.unique(maintain_order=True)
+        if distinct["stay_id"].n_unique() < distinct.height:
+            clashing = distinct.height - distinct["stay_id"].n_unique()
+            raise SourceError(
+                f"{where}/data: {clashing} ICU stay ids have two different {kind} rows; "
+                "every stay needs an id of its own, renumber the copies"
+            )
+        if distinct.height < found.height:
+            counts["duplicate_row"] += found.height - distinct.height
+        frames[kind] = distinct
+    ends = frames["ICU_DISCHARGE"].select("stay_id", pl.col("time").alias("outtime"))
+    stays = (
+        frames["ICU_ADMISSION"].rename({"time": "intime", "first": "care_unit"}).join(ends, on="stay_id", how="left", maintain_order="left")
+    )
+    return drop_unusable(stays, counts)
+
+
+def _admissions(coded: pl.DataFrame) -> pl.DataFrame:
+    """hadm_id, subject_id, admitted, admission_type, race, discharged, discharge_to."""
+    known = coded.filter(pl.col("hadm_id").is_not_null())
+    start = known.filter(pl.col("kind") == "HOSPITAL_ADMISSION").select(
+        "hadm_id", "subject_id", pl.col("time").alias("admitted"), pl.col("first").alias("admission_type"), "race"
+    )
+    end = known.filter(pl.col("kind") == "HOSPITAL_DISCHARGE").select(
+        "hadm_id", pl.col("time").alias("discharged"), pl.col("first").alias("discharge_to")
+    )
+    coded_race = known.filter(pl.col("kind") == "RACE").select("hadm_id", pl.col("first").alias("race_code"))
+    table = start.unique("hadm_id", keep="first").join(end.unique("hadm_id", keep="last"), on="hadm_id", how="full", coalesce=True)
+    table = table.join(coded_race.unique("hadm_id", keep="first"), on="hadm_id", how="left")
+    return table.with_columns(race_groups(table.select(pl.coalesce("race", "race_code").alias("race"))["race"])).drop("race_code")
+
+
+def _dialysis(coded: pl.DataFrame) -> pl.DataFrame:
+    """hadm_id, chronic_dialysis: whether the codes of the hospitalisation say so. For labels; the codes reach no text."""
+    diagnoses = coded.filter((pl.col("kind") == "DIAGNOSIS") & pl.col("hadm_id").is_not_null())
+    parts = pl.col("code").str.split_exact("//", 3)  # DIAGNOSIS//ICD//version//code
+    version, code = parts.struct.field("field_2"), parts.struct.field("field_3")
+    return diagnoses.group_by("hadm_id").agg(is_chronic_dialysis(version, code).any().alias("chronic_dialysis"))
+
+
+def _people(coded: pl.DataFrame) -> pl.DataFrame:
+    """subject_id, birth, death_time, sex."""
+    people = coded.select(pl.col("subject_id").unique())
+    for code, name in (("MEDS_BIRTH", "birth"), ("MEDS_DEATH", "death_time")):
+        times = (
+            coded.filter((pl.col("kind") == code) & pl.col("time").is_not_null())
+            .group_by("subject_id")
+            .agg(pl.col("time").min().alias(name))
+        )
+        people = people.join(times, on="subject_id", how="left")
+    letter = pl.col("first").replace_strict({"F": "female", "M": "male"}, default=None, return_dtype=pl.String)
+    sex = coded.filter(pl.col("kind") == "GENDER").select("subject_id", letter.alias("sex")).unique("subject_id", keep="first")
+    return people.join(sex, on="subject_id", how="left")

@@ -1,0 +1,234 @@
+"""One table of MIMIC-IV, streamed from its csv once, becomes Parquet that can be read by patient.
+
+A patient belongs to one of `num_buckets` buckets, by a fixed function of the subject id. What is kept: rows of patients with an ICU
+stay, of items in use, near these stays. Each chunk file has one row group per bucket, so a bucket is read without the others; the
+record under `parts/` is written last. Nothing here depends on the size of the file but the number of chunks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from clinjepa.clinical import load_variables
+from clinjepa.errors import SourceError, StoreError
+from clinjepa.sources.csv_stream import CsvFile, Keep, ScanPlan, parse_times, scan
+from clinjepa.sources.mimic_iv.row_meaning import mimic_map
+from clinjepa.sources.mimic_iv.tables import Table
+from clinjepa.sources.schema import longest_lookback_hours
+from clinjepa.storage import Folder
+from clinjepa.storage.parts import RECORDS, finished_part, write_record
+
+SCHEMA_VERSION = 2
+_MARGIN_HOURS = 24
+"""Kept around the stays' windows beyond the longest look-back: dates without a time stand at 00:00. Reading cuts exactly."""
+
+_TURNS = 8
+"""In which the rows of a chunk are sorted and written."""
+
+_DROPPED_AFTER_USE = ("warning", "statusdescription", "bucket")
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Patients whose rows are kept. `table`: subject_id, bucket, earliest, latest; `num_buckets`: of the whole extraction."""
+
+    table: pl.DataFrame
+    num_buckets: int
+
+    @classmethod
+    def of(cls, stays: pl.DataFrame, num_buckets: int) -> Patients:
+        """Of usable stays (subject_id, intime, outtime)."""
+        before = pl.duration(hours=longest_lookback_hours() + _MARGIN_HOURS)
+        table = stays.group_by("subject_id").agg(
+            (pl.col("intime").min() - before).alias("earliest"),
+            (pl.col("outtime").max() + pl.duration(hours=_MARGIN_HOURS)).alias("latest"),
+        )
+        return cls(table.with_columns(bucket_of(pl.col("subject_id"), num_buckets).alias("bucket")), num_buckets)
+
+
+def bucket_of(subject_id: pl.Expr, num_buckets: int) -> pl.Expr:
+    """0 … num_buckets − 1 by Knuth's multiplicative hash: neighbouring and evenly spaced ids spread evenly, on any machine."""
+    return ((subject_id.abs().cast(pl.UInt64) % 2**31 * 2654435761 % 2**32) // 2**8 % num_buckets).cast(pl.Int32)
+
+
+def extract_table(
+    file: CsvFile, table: Table, patients: Patients, out: Folder, memory_mb: int, reasons: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Stream one table into `out/<table>/`; returns what was left out, by rule. A finished table is not read again.
+
+    reasons: better known ones for rows that would count as `no_icu_stay`.
+    Counted: `unmapped_code` (items that mean nothing here), `no_icu_stay`, `without_stay`, `without_time`, `outside_stay`,
+    `flagged_by_warning`, `rewritten`, `empty_table:<table>`.
+    """
+    record = finished_part(out, table.name, SCHEMA_VERSION)
+    if record is not None:
+        return record["counts"]
+    plan = ScanPlan.within(memory_mb)
+    counts: Counter[str] = Counter()
+    writer = _ChunkWriter(out, table.name, patients.num_buckets, plan.buffer_bytes)
+    num_rows = 0
+    for frame, rows_of_block in scan(file, plan, _row_filter(file, table, patients), counts):
+        writer.add(frame)
+        num_rows += rows_of_block
+    if not num_rows:
+        if table.needed and table.time is None:
+            raise SourceError(f"{file.where}: there is a header but no row; get the file again")
+        counts[f"empty_table:{table.name}"] += 1
+        writer.add(_row_filter(file, table, patients)(_empty(file), Counter()))
+    counts.update(reasons or {})
+    counts["no_icu_stay"] -= sum((reasons or {}).values())
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "files": writer.close(),
+        "num_rows": num_rows,
+        "num_kept": writer.num_rows,
+        "counts": {rule: number for rule, number in sorted(counts.items()) if number},
+    }
+    write_record(out, table.name, record)
+    return record["counts"]
+
+
+def read_bucket(extracted: Folder, table: str, bucket: int) -> pl.DataFrame:
+    """The rows of one bucket of an extracted table, in the file's order."""
+    record = extracted.read_json(f"{RECORDS}/{table}.json")
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise StoreError(f"{extracted.address} was extracted in another version; remove the folder and run again")
+    frames = [pl.DataFrame(extracted.read_row_group(file["name"], bucket)) for file in record["files"]]
+    return pl.concat(frames)
+
+
+def _row_filter(file: CsvFile, table: Table, patients: Patients) -> Keep:
+    """What is kept of a block, cheapest and most selective rule first."""
+    items = pl.Series(_items_in_use(table.name)) if table.items else None
+    texts = _items_read_as_text(table.name)
+    has_stays = "stay_id" in table.columns
+    absent = [name for name in table.optional if name not in file.columns]
+    types = {"integer": pl.Int64, "number": pl.Float64, "text": pl.String, "time": pl.Datetime("us")}
+
+    def keep(frame: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+        if items is not None:
+            frame = _keep(frame, pl.col("itemid").is_in(items.implode()), "unmapped_code", counts)
+        if "warning" in frame.columns:
+            frame = _keep(frame, pl.col("warning").fill_null(0) == 0, "flagged_by_warning", counts)
+        if "statusdescription" in frame.columns:
+            frame = _keep(frame, pl.col("statusdescription").ne_missing("Rewritten"), "rewritten", counts)
+        frame = _keep(
+            frame.join(patients.table, on="subject_id", how="left", maintain_order="left"),
+            pl.col("bucket").is_not_null(),
+            "no_icu_stay",
+            counts,
+        )
+        if has_stays and table.time is not None:
+            frame = _keep(frame, pl.col("stay_id").is_not_null(), "without_stay", counts)
+        frame = parse_times(frame, file)
+        if table.time is not None:
+            frame = _keep(frame, pl.col(table.time).is_not_null(), "without_time", counts)
+            frame = _keep(frame, pl.col(table.time).is_between(pl.col("earliest"), pl.col("latest")), "outside_stay", counts)
+        if texts and "value" in frame.columns:
+            frame = frame.with_columns(pl.when(pl.col("itemid").is_in(texts)).then(pl.col("value")).alias("value"))
+        frame = frame.with_columns(pl.lit(None, types[table.optional[name]]).alias(name) for name in absent)
+        return frame.select("row", *table.columns, *(name for name in table.optional if name not in _DROPPED_AFTER_USE), "bucket")
+
+    return keep
+
+
+class _ChunkWriter:
+    """Gathers rows until `buffer_bytes`, then writes them as a file with one row group per bucket."""
+
+    def __init__(self, out: Folder, table: str, num_buckets: int, buffer_bytes: int) -> None:
+        self._out, self._table, self._num_buckets, self._limit = out, table, num_buckets, buffer_bytes
+        self._frames: list[pl.DataFrame] = []
+        self._held = 0
+        self._files: list[dict[str, Any]] = []
+        self.num_rows = 0
+
+    def add(self, frame: pl.DataFrame) -> None:
+        self._frames.append(frame)
+        self._held += _held_bytes(frame)
+        self.num_rows += frame.height
+        if self._held >= self._limit:
+            self._write()
+
+    def close(self) -> list[dict[str, Any]]:
+        if self._held or not self._files:
+            self._write()
+        return self._files
+
+    def _write(self) -> None:
+        rows = pl.concat(self._frames, rechunk=False)
+        self._frames, self._held = [], 0
+        num_rows, sink, writer = rows.height, io.BytesIO(), None
+        # A few buckets at a time: sorting and converting all rows at once would take three times their memory more.
+        for first in range(0, self._num_buckets, -(-self._num_buckets // _TURNS)):
+            buckets = range(first, min(first + -(-self._num_buckets // _TURNS), self._num_buckets))
+            chosen = rows.filter(pl.col("bucket").is_between(buckets[0], buckets[-1])).sort("bucket", maintain_order=True)
+            sizes = dict(chosen.group_by("bucket").len().iter_rows())
+            table = chosen.drop("bucket").to_arrow(compat_level=pl.CompatLevel.oldest())
+            writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
+            start = 0
+            for bucket in buckets:
+                size = sizes.get(bucket, 0)
+                writer.write_table(table.slice(start, size), row_group_size=max(1, size))
+                start += size
+        if writer is not None:
+            writer.close()
+        data = sink.getvalue()
+        name = f"{self._table}/chunk-{len(self._files):05d}.parquet"
+        self._out.write_bytes(name, data)
+        self._files.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "num_rows": num_rows})
+
+
+def _held_bytes(frame: pl.DataFrame) -> int:
+    """polars' own estimate leaves out the 16 bytes with which a string's place is kept."""
+    return frame.estimated_size() + 16 * frame.height * sum(kind == pl.String for kind in frame.schema.values())
+
+
+def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[str]) -> pl.DataFrame:
+    kept = frame.filter(condition)
+    if kept.height < frame.height:
+        counts[rule] += frame.height - kept.height
+    return kept
+
+
+def _empty(file: CsvFile) -> pl.DataFrame:
+    types = {"integer": pl.Int64, "number": pl.Float64, "text": pl.String, "time": pl.String}
+    return pl.DataFrame(schema={name: types[kind] for name, kind in file.columns.items()} | {"row": pl.Int64})
+
+
+@lru_cache(maxsize=8)
+def _items_in_use(table: str) -> list[int]:
+    """Item ids of a table that mean a variable, a named medication, or something that is dropped under a rule of its own."""
+    items = {
+        item for variable in load_variables().values() for source in variable.sources if source.table == table for item in source.itemids
+    }
+    if table == "labevents":
+        items.add(mimic_map()["specimens"]["item"])
+    if table == "inputevents":
+        items |= {item for group in mimic_map()["medication_items"].values() for item in group} | set(mimic_map()["dropped_items"])
+    return sorted(items)
+
+
+@lru_cache(maxsize=8)
+def _items_read_as_text(table: str) -> list[int]:
+    """Items whose text is read: charted categories and those with a conversion that looks at the text; the specimen of a blood gas."""
+    if table == "labevents":
+        return [mimic_map()["specimens"]["item"]]
+    return sorted(
+        {
+            item
+            for variable in load_variables().values()
+            if variable.kind == "category" or any(rule.text is not None for rule in variable.conversions)
+            for source in variable.sources
+            if source.table == table == "chartevents"
+            for item in source.itemids
+        }
+    )

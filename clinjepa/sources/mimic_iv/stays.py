@@ -1,0 +1,87 @@
+"""ICU stays out of icustays, patients, admissions and diagnoses_icd of MIMIC-IV.
+
+Age is anchor_age + year of ICU admission - anchor_year; a death time is that of an admission, else the date of death at 00:00. Died
+in hospital: the admission says so (flag, discharge place or time of death). Diagnoses give `chronic_dialysis`, for labels, only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import polars as pl
+
+from clinjepa.errors import SourceError
+from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, race_groups
+
+
+def usable_stays(icustays: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
+    """icustays rows with an id, a patient and an end after the beginning, each stay once.
+
+    Counted: `duplicate_row`, `stay_without_id`, `stay_without_beginning` and the rules of `drop_unusable`. SourceError when one stay
+    id has two different rows.
+    """
+    for rule, columns in (("stay_without_id", ["stay_id", "subject_id"]), ("stay_without_beginning", ["intime"])):
+        kept = icustays.drop_nulls(columns)
+        if kept.height < icustays.height:
+            counts[rule] += icustays.height - kept.height
+        icustays = kept
+    return drop_unusable(_distinct(icustays, "stay_id", where, counts), counts)
+
+
+def read_stays(tables: dict[str, pl.DataFrame], where: dict[str, str], counts: Counter[str]) -> pl.DataFrame:
+    """Stays (STAYS_SCHEMA; height and weight still null) of a bucket. tables: icustays, patients, admissions, diagnoses_icd (or absent).
+
+    Counted besides `usable_stays`: `stay_without_patient`, `stay_without_admission` (kept, with what is known), `implausible_age`.
+    """
+    stays = usable_stays(tables["icustays"], where["icustays"], counts).rename({"first_careunit": "care_unit"})
+    people = _distinct(tables["patients"].drop_nulls("subject_id"), "subject_id", where["patients"], counts)
+    admissions = _distinct(tables["admissions"].drop_nulls("hadm_id"), "hadm_id", where["admissions"], counts)
+    admissions = admissions.rename({"admittime": "admitted", "dischtime": "discharged"}).with_columns(race_groups(admissions["race"]))
+    died_at = admissions.group_by("subject_id").agg(pl.col("deathtime").max())
+    people = people.join(died_at, on="subject_id", how="left").select(
+        "subject_id",
+        pl.col("gender").replace_strict({"F": "female", "M": "male"}, default=None, return_dtype=pl.String).alias("sex"),
+        "anchor_age",
+        "anchor_year",
+        pl.coalesce("deathtime", "dod").alias("death_time"),
+    )
+    for rule, key, table in (("stay_without_patient", "subject_id", people), ("stay_without_admission", "hadm_id", admissions)):
+        strays = stays.join(table, on=key, how="anti").height
+        if strays:
+            counts[rule] += strays
+    stays = stays.join(people, on="subject_id", how="left", maintain_order="left")
+    stays = stays.join(admissions.drop("subject_id", "row"), on="hadm_id", how="left", maintain_order="left")
+    stays = stays.join(_dialysis(tables.get("diagnoses_icd")), on="hadm_id", how="left", maintain_order="left")
+    died = (
+        (pl.col("hospital_expire_flag") == 1).fill_null(False)
+        | pl.col("discharge_location").str.starts_with("DIED").fill_null(False)
+        | pl.col("deathtime").is_not_null()
+    )
+    stays = stays.with_columns(
+        (pl.col("anchor_age") + pl.col("intime").dt.year() - pl.col("anchor_year")).alias("age"),
+        pl.when(pl.col("discharged").is_not_null()).then(died).alias("died_in_hospital"),
+        pl.lit(None, pl.String).alias("source_split"),
+    )
+    return describe_stays(stays, admissions, counts)
+
+
+def _dialysis(diagnoses: pl.DataFrame | None) -> pl.DataFrame:
+    """hadm_id, chronic_dialysis; empty without the table."""
+    if diagnoses is None:
+        return pl.DataFrame(schema={"hadm_id": pl.Int64, "chronic_dialysis": pl.Boolean})
+    code = is_chronic_dialysis(pl.col("icd_version"), pl.col("icd_code"))
+    return diagnoses.drop_nulls("hadm_id").group_by("hadm_id").agg(code.any().alias("chronic_dialysis"))
+
+
+def _distinct(rows: pl.DataFrame, key: str, where: str, counts: Counter[str]) -> pl.DataFrame:
+    """One row per key: rows repeated word for word are dropped and counted, different rows of one key are refused."""
+    distinct = rows.unique(subset=[name for name in rows.columns if name != "row"], keep="first", maintain_order=True)
+    if distinct.height < rows.height:
+        counts["duplicate_row"] += rows.height - distinct.height
+    clashing = distinct.filter(pl.col(key).is_duplicated())
+    if clashing.height:
+        raise SourceError(
+            f"{where}, row {clashing['row'][1] + 2}: column {key!r} repeats an id with different content "
+            f"({clashing[key].n_unique()} such ids); keep the right one of them"
+        )
+    return distinct

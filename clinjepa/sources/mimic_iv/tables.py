@@ -1,0 +1,172 @@
+"""Which tables of MIMIC-IV are read, where they lie, and whether the files at hand are what they say.
+
+The facts (folders, columns, types) are data: `clinical/maps/mimic_iv_tables.yaml`. Item ids are held against the dictionaries of
+the data at hand (d_items, d_labitems), since a release may drop an item or change its meaning.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+
+from clinjepa.clinical import load_variables
+from clinjepa.clinical.definitions import check_keys, read_definitions
+from clinjepa.errors import ConfigError, SourceError
+from clinjepa.sources.csv_stream import LONGEST_HEADER, open_stream, read_line
+from clinjepa.sources.mimic_iv.row_meaning import mimic_map
+from clinjepa.sources.schema import MEDICATION
+from clinjepa.storage import Folder
+
+_WHERE = "clinjepa/clinical/maps/mimic_iv_tables.yaml"
+_TYPES = ("integer", "number", "text", "time")
+_DICTIONARIES = {"d_items": ("chartevents", "inputevents", "outputevents", "procedureevents"), "d_labitems": ("labevents",)}
+_LAYOUT = "source.path must be the folder that holds hosp/ and icu/ of MIMIC-IV"
+_WIDE = "UTF-16; export the table as UTF-8"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table and the columns read of it. `columns`, `optional`: name -> integer | number | text | time."""
+
+    name: str
+    folder: str
+    needed: bool
+    columns: dict[str, str]
+    optional: dict[str, str]
+    time: str | None = None
+    items: bool = False
+
+
+@lru_cache(maxsize=1)
+def load_tables() -> dict[str, Table]:
+    """All tables by name; ConfigError when the file contradicts itself."""
+    content = check_keys(read_definitions("maps/mimic_iv_tables.yaml"), {"versions", "tables"}, set(), _WHERE)
+    found = {}
+    for name, raw in content["tables"].items():
+        entry: Any = check_keys(raw, {"folder", "needed", "columns", "optional"}, {"time", "items"}, f"{_WHERE}: {name}")
+        for column, kind in {**entry["columns"], **entry["optional"]}.items():
+            if kind not in _TYPES:
+                raise ConfigError(f"{_WHERE}: {name}.{column}: type {kind!r} is not one of {list(_TYPES)}")
+        found[name] = Table(name, **entry)
+    return found
+
+
+def find_tables(folder: Folder) -> dict[str, str]:
+    """Table -> file below `folder`. SourceError when the folder is no MIMIC-IV or lacks a table that is needed.
+
+    Where a table lies there packed and unpacked, the packed file is taken: its checksum tells whether it is whole.
+    """
+    listed = {place: {name.casefold(): name for name in folder.names(place)} for place in ("hosp", "icu")}
+    if not any(listed.values()):
+        raise SourceError(f"{folder.address}: {_no_layout(folder)}")
+    files: dict[str, str] = {}
+    for table in load_tables().values():
+        names = [f"{table.name}.csv.gz", f"{table.name}.csv"]
+        file = next((listed[table.folder][name] for name in names if name in listed[table.folder]), None)
+        if file is not None:
+            files[table.name] = f"{table.folder}/{file}"
+        elif table.needed:
+            raise SourceError(
+                f"{folder.address}/{table.folder}/{table.name}.csv.gz is missing; get the whole of hosp/ and icu/ of MIMIC-IV "
+                f"{read_definitions('maps/mimic_iv_tables.yaml')['versions']} from PhysioNet"
+            )
+    return files
+
+
+def read_header(folder: Folder, table: Table, file: str) -> list[str]:
+    """Column names of a table's file in lower case. SourceError when it is empty, not separated by commas, of MIMIC-III, or lacks one."""
+    where = f"{folder.address}/{file}"
+    with open_stream(folder, file) as stream:
+        line = read_line(stream, where)
+    for start, what in ((b"\x1f\x8b", "packed with gzip; name it .csv.gz"), (b"\xff\xfe", _WIDE), (b"\xfe\xff", _WIDE)):
+        if line.startswith(start):
+            raise SourceError(f"{where}: the file is {what}")
+    if not line.strip():
+        raise SourceError(f"{where}: the file is empty, not even a header stands in its first line; get it again")
+    text = line.decode("utf-8-sig", errors="replace").strip()
+    if "\r" in text or len(line) >= LONGEST_HEADER:
+        raise SourceError(f"{where}, row 1: no line ends there as in a csv (LF or CRLF); export the table as PhysioNet has it")
+    if text.count('"') % 2:
+        raise SourceError(f"{where}, row 1: a quotation mark is never closed; export the table as PhysioNet has it")
+    header = [name.strip().casefold() for name in next(csv.reader([text]))]
+    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"), ("^", "carets")):
+        if len(header) == 1 and separator in text:
+            raise SourceError(f"{where}, row 1: columns are separated by {name}, commas are needed; export the table as PhysioNet has it")
+    if "row_id" in header or (table.name == "d_items" and "abbreviation" not in header and {"dbsource", "conceptid"} & set(header)):
+        raise SourceError(f"{where}: this is MIMIC-III (its tables have row_id, its d_items dbsource); this source reads MIMIC-IV")
+    missing = [name for name in table.columns if name not in header]
+    if missing:
+        raise SourceError(
+            f"{where}, row 1: column {missing[0]!r} is missing ({_found(header, table)}); MIMIC-IV "
+            f"{read_definitions('maps/mimic_iv_tables.yaml')['versions']} have it; is this another release or data set?"
+        )
+    repeated = [name for name, times in Counter(header).items() if times > 1 and name in table.columns | table.optional]
+    if repeated:
+        raise SourceError(f"{where}, row 1: column {repeated[0]!r} stands there twice; remove one")
+    return header
+
+
+def check_items(d_items: pl.DataFrame, d_labitems: pl.DataFrame) -> dict[str, int]:
+    """Item ids of the variable dictionary and of `maps/mimic_iv.yaml` (as `medication`, `specimen`) against the data's own dictionaries.
+
+    Returns the number of items by rule and variable.
+    `item_absent:<variable>`: no such item. `item_changed:<variable>`: another label, another table, or (labs) another fluid than blood.
+    d_items: itemid, label, linksto; d_labitems: itemid, label, fluid.
+    """
+    known = {
+        "d_items": {row["itemid"]: (_plain(row["label"]), _plain(row["linksto"])) for row in d_items.iter_rows(named=True)},
+        "d_labitems": {row["itemid"]: (_plain(row["label"]), _plain(row["fluid"])) for row in d_labitems.iter_rows(named=True)},
+    }
+    counts: Counter[str] = Counter()
+    for variable in load_variables().values():
+        for source in variable.sources:
+            dictionary = next((name for name, tables in _DICTIONARIES.items() if source.table in tables), None)
+            if dictionary is None:
+                continue
+            place = "blood" if dictionary == "d_labitems" else source.table
+            for item in source.itemids:
+                entry = known[dictionary].get(item)
+                if entry is None:
+                    counts[f"item_absent:{variable.name}"] += 1
+                elif entry[0] != _plain(source.labels.get(item, entry[0])) or entry[1] != place:
+                    counts[f"item_changed:{variable.name}"] += 1
+    for item, label in mimic_map()["item_labels"].items():
+        entry = known["d_items"].get(item)
+        if entry is None:
+            counts[f"item_absent:{MEDICATION}"] += 1
+        elif entry != (_plain(label), "inputevents"):
+            counts[f"item_changed:{MEDICATION}"] += 1
+    if mimic_map()["specimens"]["item"] not in known["d_labitems"]:
+        counts["item_absent:specimen"] += 1
+    return dict(counts)
+
+
+def _found(header: list[str], table: Table) -> str:
+    """The columns that were found. Words that are no column's name may be a patient's data: they are counted, not repeated."""
+    known = [name for name in header if name in table.columns or name in table.optional]
+    others = len(header) - len(known)
+    if not known:
+        return f"none of its {len(header)} names is a column of this table; is the header missing?"
+    return f"found: {', '.join(known)}" + (f" and {others} others" if others else "")
+
+
+def _plain(text: str | None) -> str:
+    return " ".join((text or "").split()).casefold()
+
+
+def _no_layout(folder: Folder) -> str:
+    names = folder.names()
+    if not names:
+        return f"no such folder, or nothing in it; {_LAYOUT}, or get the open demo from https://physionet.org/content/mimic-iv-demo/2.2/"
+    upper = {name.removesuffix(".gz").removesuffix(".csv") for name in names}
+    if {"CHARTEVENTS", "ICUSTAYS", "D_ITEMS"} & upper:
+        return f"this is MIMIC-III (its tables lie side by side and are named in capitals); {_LAYOUT}"
+    below = next((name for name in names if {"hosp", "icu"} <= set(folder.names(name))), None)
+    if below is not None:
+        return f"neither hosp/ nor icu/ lies here, but both in {below}/; set source.path={folder.address}/{below}"
+    return f"neither hosp/ nor icu/ lies here; {_LAYOUT}"

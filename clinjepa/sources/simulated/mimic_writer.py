@@ -1,0 +1,107 @@
+"""The simulator's second writer: its patients as a MIMIC-IV folder (`hosp/`, `icu/`, csv.gz), of any size, in bounded memory.
+
+Blocks of patients are made in parallel, deflated where they are made, and appended in order, so that each table is one gzip stream, as
+PhysioNet's files are. The same seed gives the same rows for any number of workers and any block size.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+from clinjepa.config.schema import SimulatorConfig, SourceConfig
+from clinjepa.config.section import result_fields
+from clinjepa.sources.simulated.gzip_stream import Deflated, GzipStream, deflated
+from clinjepa.sources.simulated.mimic_filler import table_definitions
+from clinjepa.sources.simulated.mimic_rows import block_tables, dictionary_tables
+from clinjepa.sources.simulated.source import MODEL_VERSION, SimulatorSource
+from clinjepa.storage import Folder
+
+RECORD = "simulated.json"
+"""Written last: settings and rows of every table."""
+
+MIMIC_DENSITY = 1.7
+"""`measurement_density` at which rows of the dictionary's items per stay-day come near those of the MIMIC-IV demo."""
+
+MIMIC_STAY_HOURS = 75.0
+"""`mean_stay_hours` at which a stay is as long as in MIMIC-IV (3.6 days; sick patients stay longer than planned)."""
+
+PATIENTS_PER_BLOCK = 32
+
+
+def write_simulated_mimic(
+    out: Folder,
+    settings: SimulatorConfig,
+    workers: int = 1,
+    patients_per_block: int = PATIENTS_PER_BLOCK,
+    on_progress: Callable[[int], None] = lambda patients: None,
+) -> dict[str, Any]:
+    """Write the tables of `settings.num_patients` patients under `out`; returns the record (num_stays, rows per table).
+
+    At most two blocks per worker are in memory. A folder without `simulated.json` is not finished. on_progress: patients done.
+    """
+    out.remove(RECORD)
+    rows: Counter[str] = Counter()
+    names = list(table_definitions()["tables"])
+    with ExitStack() as stack:
+        streams = {name: GzipStream(stack.enter_context(_opened(out, f"{name}.csv.gz"))) for name in names}
+        for name, table in dictionary_tables().items():
+            streams[name].append(deflated(table.write_csv().encode()))
+        done = 0
+        for block in _blocks(settings, workers, patients_per_block):
+            for name, piece in block.items():
+                streams[name].append(piece)
+                rows[name] += piece.lines - (done == 0)
+            done = min(settings.num_patients, done + patients_per_block)
+            on_progress(done)
+        for stream in streams.values():
+            stream.close()
+    record = {
+        "model_version": MODEL_VERSION,
+        "settings": result_fields(settings),
+        "num_stays": rows["icu/icustays"],
+        "rows": {name: rows[name] for name in names if rows[name]},
+    }
+    out.write_json(RECORD, record)
+    return record
+
+
+def make_block(settings: SimulatorConfig, first_patient: int, num_patients: int) -> dict[str, Deflated]:
+    """The deflated rows of a block of patients, by table; the first block begins with the header line."""
+    source = SimulatorSource(SourceConfig(kind="simulator", simulator=settings))
+    stays = list(source.simulate({"first_patient": first_patient, "num_patients": num_patients, "max_stay_id": None}))
+    pieces = {}
+    for name, table in block_tables(stays, settings.seed, settings.measurement_density).items():
+        text = table.write_csv(include_header=first_patient == 0, datetime_format="%Y-%m-%d %H:%M:%S")
+        pieces[name] = deflated(text.encode())
+    return pieces
+
+
+def _blocks(settings: SimulatorConfig, workers: int, size: int) -> Iterator[dict[str, Deflated]]:
+    """All blocks in order, made by `workers` processes (in this one when there is one)."""
+    total = settings.num_patients
+    spans = [(first, min(size, total - first)) for first in range(0, total, size)]
+    if workers <= 1:
+        yield from (make_block(settings, first, number) for first, number in spans)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting: list[Future[dict[str, Deflated]]] = []
+        try:
+            for first, number in spans:
+                waiting.append(pool.submit(make_block, settings, first, number))
+                if len(waiting) >= 2 * workers:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _opened(out: Folder, name: str) -> Any:
+    out.fs.makedirs(out.path(name).rsplit("/", 1)[0], exist_ok=True)
+    return out.fs.open(out.path(name), "wb")

@@ -1,0 +1,317 @@
+"""Files on a local disk or in an object store, by one address form (`folder`, `s3://bucket/prefix`, any fsspec URL).
+
+Every room reads and writes through a `Folder`; what can go wrong there (no such bucket, refused connection, full disk)
+becomes one `StorageError` or `StoreError` that names the address. What passes is waited for by `object_store.RetryPolicy`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from clinjepa.errors import ClinJepaError, StorageError, StoreError
+from clinjepa.storage.faults import is_transient, translated
+from clinjepa.storage.local import create_whole, temporary_beside, write_whole
+
+Result = TypeVar("Result")
+MARK = ".clinjepa"
+"""The file that says whose folder a storage is; `check_writable` writes it."""
+
+
+class Folder:
+    """A folder at an address. Cheap, picklable (only the address travels), safe to use from many processes."""
+
+    def __init__(self, address: str | os.PathLike[str]) -> None:
+        text = os.fspath(address)
+        self.address = text.rstrip("/") if "://" in text else os.path.abspath(text)
+        self._fs: fsspec.AbstractFileSystem | None = None
+        self._root = ""
+
+    def __repr__(self) -> str:
+        return f"Folder({self.address!r})"
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"address": self.address}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self.__init__(state["address"])  # type: ignore[misc]
+
+    def __truediv__(self, name: str) -> Folder:
+        return Folder(f"{self.address}/{name}")
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        if self._fs is None:
+            if self.address.startswith(("s3://", "s3a://")):
+                from clinjepa.storage.s3 import open_s3  # brings botocore
+
+                self._fs, self._root = open_s3(self.address)
+                return self._fs
+            try:
+                self._fs, self._root = fsspec.core.url_to_fs(self.address)
+            except (ValueError, ImportError) as error:
+                raise StorageError(
+                    f"{self.address}: unknown kind of storage address ({error}); use a folder or s3://bucket/prefix"
+                ) from None
+        return self._fs
+
+    def path(self, name: str = "") -> str:
+        """The path of `name` as `self.fs` wants it."""
+        root = (self.fs, self._root)[1]
+        return f"{root}/{name}" if name else root
+
+    def check_writable(self) -> None:
+        """Write a mark, at the start of a run. StorageError within seconds for an address that does not answer, or does not let us."""
+        probe = Folder(self.address)
+        if self.address.startswith(("s3://", "s3a://")):
+            from clinjepa.storage.s3 import FIRST_CONTACT_SECONDS, open_s3, patience
+
+            probe._fs, probe._root = open_s3(self.address, unanswered=min(FIRST_CONTACT_SECONDS, patience()))
+            bucket = probe.path().partition("/")[0]
+            if not probe._try("", lambda: probe.fs.exists(bucket)):
+                raise StorageError(f"{self.address}: there is no bucket {bucket}; create it or set storage=… to another")
+        probe.write_bytes(MARK, b"storage of clinjepa: artifacts/ and runs/\n")
+
+    def exists(self, name: str = "") -> bool:
+        return self._try(name, lambda: self.fs.exists(self.path(name)))
+
+    def size(self, name: str) -> int:
+        return int(self._try(name, lambda: self.fs.info(self.path(name))["size"]))
+
+    def names(self, name: str = "") -> list[str]:
+        """Sorted names of the entries directly inside; empty when the folder is not there."""
+
+        def listing() -> list[str]:
+            try:
+                entries = self.fs.ls(self.path(name), detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            return sorted({entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry.rstrip("/") != self.path(name).rstrip("/")})
+
+        return self._try(name, listing)
+
+    def files(self, name: str = "") -> dict[str, int]:
+        """{path below `name`: bytes} of every file there, sorted; empty when the folder is not there. One listing, not one call a file."""
+
+        def listing() -> dict[str, int]:
+            root = self.path(name).rstrip("/")
+            found = self.fs.find(root, detail=True)
+            return {path[len(root) :].lstrip("/"): int(info["size"]) for path, info in sorted(found.items()) if len(path) > len(root)}
+
+        return self._try(name, listing)
+
+    def read_bytes(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        return self._try(name, lambda: self.fs.cat_file(self.path(name), start=start, end=end))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write whole or not at all: a reader never sees a torn file."""
+
+        def write() -> None:
+            if self.is_local:
+                write_whole(Path(self.path(name)), data)
+            else:
+                self.fs.pipe_file(self.path(name), data)
+
+        self._try(name, write, writes=True)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A stream, for what is too large for memory, into a file that appears whole when the block ends without an error.
+
+        An object store gets it from a temporary file on the local disk.
+        """
+        target = Path(self.path(name)) if self.is_local else Path(tempfile.gettempdir()) / "clinjepa-stream"
+        self._try(name, lambda: target.parent.mkdir(parents=True, exist_ok=True), writes=True)
+        temporary = temporary_beside(target)
+        try:
+            with self._try(name, lambda: open(temporary, "wb"), writes=True) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            place = (lambda: os.replace(temporary, target)) if self.is_local else lambda: self.fs.put_file(str(temporary), self.path(name))
+            self._try(name, place, writes=True)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def create_bytes(self, name: str, data: bytes) -> bool:
+        """Write only if `name` is not there yet, atomically; False when somebody else was first.
+
+        `data` must be the caller's own (hold an owner's id): what lies there already and equals it is taken for an earlier
+        attempt of ours whose answer was lost.
+        """
+
+        def create() -> bool:
+            for _ in range(50):
+                if self._create(name, data):
+                    return True
+                try:
+                    return self.fs.cat_file(self.path(name)) == data
+                except FileNotFoundError:
+                    time.sleep(0.1)  # a creator that met us half-way gave up (409), or the file was removed since
+            raise OSError("neither there nor to be made")
+
+        return self._try(name, create, writes=True)
+
+    def _create(self, name: str, data: bytes) -> bool:
+        """One attempt at an atomic create; False when the file is there."""
+        if self.is_local:
+            return create_whole(Path(self.path(name)), data)
+        try:
+            self.fs.pipe_file(self.path(name), data, mode="create")
+            return True
+        except FileExistsError:
+            return False
+        except OSError as error:  # s3fs: PreconditionFailed has no errno of its own
+            if _is_lost_race(error):
+                return False
+            raise
+
+    def read_json(self, name: str) -> Any:
+        try:
+            return json.loads(self.read_bytes(name))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise StoreError(f"{self.address}/{name} is not valid JSON: it was altered or cut; remove its folder and run again") from None
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_bytes(name, _json(value))
+
+    def create_json(self, name: str, value: Any) -> bool:
+        """`create_bytes` of a JSON value."""
+        return self.create_bytes(name, _json(value))
+
+    def parquet(self, name: str) -> pq.ParquetFile:
+        """A Parquet file to read in pieces; read it with `use_threads=False`."""
+        try:
+            # Without Arrow's I/O threads: they hold Python buffers and can abort an interpreter that is shutting down.
+            return pq.ParquetFile(io.BytesIO(self.read_bytes(name)), pre_buffer=False)
+        except pa.ArrowInvalid:
+            raise self._torn(name) from None
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        try:
+            return self.parquet(name).read(columns=columns, use_threads=False)
+        except pa.ArrowInvalid:
+            raise self._torn(name) from None
+
+    def _torn(self, name: str) -> StoreError:
+        return StoreError(f"{self.address}/{name} is not a readable Parquet file: it was altered or cut; remove its folder and run again")
+
+    def read_row_group(self, name: str, group: int) -> pa.Table:
+        """One row group of a Parquet file, read without the others."""
+
+        def read() -> pa.Table:
+            with self.fs.open(self.path(name), "rb") as file:
+                return pq.ParquetFile(file, pre_buffer=False).read_row_group(group, use_threads=False)
+
+        try:
+            return self._try(name, read)
+        except pa.ArrowException:
+            raise StoreError(
+                f"{self.address}/{name} is not a readable Parquet file: it was altered or cut; remove its folder and run again"
+            ) from None
+
+    def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd", **options)
+        self.write_bytes(name, sink.getvalue())
+
+    def remove(self, name: str = "") -> None:
+        """Delete a file or a folder with all it holds; nothing happens when it is not there."""
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm(self.path(name), recursive=True)
+
+        self._try(name, remove, writes=True)
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of a file's content, read in pieces."""
+
+        def digest() -> str:
+            sha = hashlib.sha256()
+            with self.fs.open(self.path(name), "rb") as file:
+                while chunk := file.read(1 << 22):
+                    sha.update(chunk)
+            return sha.hexdigest()
+
+        return self._try(name, digest)
+
+    @contextlib.contextmanager
+    def local_copy(self, name: str) -> Iterator[Path]:
+        """A local path with the content of a file or folder: the thing itself on a local disk, else a temporary download."""
+        if self.is_local:
+            path = Path(self.path(name))
+            if not path.exists():
+                raise StoreError(f"{self.address}/{name} is missing")
+            yield path
+            return
+        scratch = Path(tempfile.mkdtemp(prefix="clinjepa-"))
+        try:
+            target = scratch / (name.rstrip("/").rsplit("/", 1)[-1] or "copy")
+            self._try(name, lambda: self.fs.get(self.path(name), str(target), recursive=self.fs.isdir(self.path(name))))
+            yield target
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def upload(self, local: str | os.PathLike[str], name: str = "") -> None:
+        """Copy a local folder's files under `name`, each whole or not at all."""
+        base = Path(local)
+        for path in sorted(base.rglob("*")):
+            if path.is_file():
+                relative = path.relative_to(base).as_posix()
+                self.write_bytes(f"{name}/{relative}" if name else relative, path.read_bytes())
+
+    def _try(self, name: str, action: Callable[[], Result], writes: bool = False) -> Result:
+        """Run an action, again when an answer broke off on its way; what stays wrong becomes one line."""
+        where = f"{self.address}/{name}" if name else self.address
+        began, wait = time.monotonic(), 0.2
+        while True:
+            try:
+                return action()
+            except StorageError as error:
+                raise StorageError(str(error) if self.address in str(error) else f"{where}: {error}") from None
+            except ClinJepaError:
+                raise
+            except Exception as error:
+                if not self.is_local and is_transient(error) and time.monotonic() - began < _patience():
+                    time.sleep(wait)
+                    wait = min(5.0, 2 * wait)
+                    continue
+                fault = translated(where, error, self.is_local, writes)
+                if fault is None:
+                    raise
+                raise fault from None
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False).encode()
+
+
+def _patience() -> float:
+    from clinjepa.storage.s3 import patience
+
+    return patience()
+
+
+def _is_lost_race(error: OSError) -> bool:
+    """True when an `If-None-Match` write was refused because the object is there (412) or is being made right now (409)."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict") or "pre-conditions" in str(error)

@@ -1,0 +1,136 @@
+"""What the hour texts of a finished ingest artifact name, held against what they may name.
+
+Reads every text, part by part, and looks at the name that opens each phrase (`Heart Rate: 88 bpm.`) and for identifiers of excluded
+fields anywhere. Definitions: `clinical/exclusions.yaml`, the roles of `clinical/variables.yaml`, the names of `clinical/tasks/`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from clinjepa.clinical import excluded_by, list_tasks, load_exclusions, load_variables
+from clinjepa.storage import Folder
+from clinjepa.trajectory.hours.text import NO_INTERVENTIONS, NO_OBSERVATIONS
+
+STATIC_NAMES = frozenset({"Age", "Gender", "Race"})
+"""The names of `text.static_texts`."""
+
+_KINDS = {"state": "state_texts", "action": "action_texts"}
+_HOUR_PREFIX = r"^t=(\d+)h \| "
+
+
+@dataclass
+class TextFindings:
+    """What was read and what stands where it must not; counters are by name, never by patient."""
+
+    num_texts: int = 0
+    num_phrases: int = 0
+    excluded: Counter[str] = field(default_factory=Counter)
+    """Phrases whose name is an excluded field, or the name of a task."""
+    identifiers: Counter[str] = field(default_factory=Counter)
+    """Texts with an identifier of an excluded field (`drg_code`, `MEDS_DEATH`) anywhere."""
+    label_only: Counter[str] = field(default_factory=Counter)
+    """Phrases whose name is that of a label-only variable."""
+    misplaced: Counter[str] = field(default_factory=Counter)
+    """Phrases whose name may not stand in this kind of text: a treatment among the observations, a field nobody declared."""
+    wrong_hour: int = 0
+    """Texts whose `t=…h` is not their place in the stay, and stays with another number of texts than hours."""
+
+
+def read_texts(ingest: Folder, parts: list[str]) -> TextFindings:
+    """Look at every text of `parts` (parts of a finished ingest artifact)."""
+    found = TextFindings()
+    num_hours = pl.from_arrow(ingest.read_table("stays.parquet", columns=["stay_id", "num_hours"]))
+    for part in parts:
+        hours = pl.from_arrow(ingest.read_table(f"hours/{part}.parquet"))
+        found.wrong_hour += _wrong_hours(hours.join(num_hours, on="stay_id", how="left"))
+        _look_at(hours["static_text"], "static", found)
+        for kind, column in _KINDS.items():
+            _look_at(hours[column].explode(empty_as_null=False), kind, found)
+    return found
+
+
+def folded(name: str) -> str:
+    """A name without regard to case, hyphens, underscores and slashes."""
+    return re.sub(r"[\s_/-]+", " ", name).strip().casefold()
+
+
+def _look_at(texts: pl.Series, kind: str, found: TextFindings) -> None:
+    frame = texts.alias("text").to_frame()
+    found.num_texts += frame.height
+    for name, count in _count(frame.select(pl.col("text").str.extract(_identifier_pattern(), 1))):
+        found.identifiers[name] += count
+    body = pl.col("text").str.replace(_HOUR_PREFIX, "").str.strip_suffix(".").str.split(". ")
+    phrases = frame.select(body.alias("phrase")).explode("phrase", empty_as_null=False)
+    found.num_phrases += phrases.height
+    allowed = _allowed_names()
+    own, others = allowed[kind], set().union(*(names for other, names in allowed.items() if other != kind))
+    label_only = _label_only_names() - {folded(name) for name in own}
+    for name, count in _count(phrases.select(pl.col("phrase").str.splitn(": ", 2).struct.field("field_0"))):
+        if name in own:
+            continue
+        if excluded_by(name) or folded(name) in _excluded_names():
+            found.excluded[name] += count
+        elif folded(name) in label_only:
+            found.label_only[name] += count
+        elif name in others or kind != "action":  # an action text may name any medication
+            found.misplaced[name] += count
+
+
+def _wrong_hours(hours: pl.DataFrame) -> int:
+    wrong = 0
+    for column in _KINDS.values():
+        wrong += hours.filter(pl.col(column).list.len() != pl.col("num_hours")).height
+        texts = hours.select("stay_id", column).explode(column, empty_as_null=False)
+        texts = texts.with_columns(pl.int_range(pl.len()).over("stay_id").alias("place"))
+        wrong += texts.filter(pl.col(column).str.extract(_HOUR_PREFIX, 1).cast(pl.Int64, strict=False).ne_missing(pl.col("place"))).height
+    return wrong
+
+
+def _count(names: pl.DataFrame) -> list[tuple[str, int]]:
+    column = names.columns[0]
+    return [(name, count) for name, count in names.group_by(column).len().iter_rows() if name is not None]
+
+
+def _allowed_names() -> Mapping[str, set[str]]:
+    """Kind of text -> names that may open a phrase of it; medications of action texts come on top."""
+    names: dict[str, set[str]] = {
+        role: {variable.text_name for variable in load_variables().values() if variable.role == role} for role in ("state", "action")
+    }
+    names["state"].add(NO_OBSERVATIONS.removesuffix("."))
+    names["action"].add(NO_INTERVENTIONS.removesuffix("."))
+    return names | {"static": set(STATIC_NAMES)}
+
+
+def _label_only_names() -> set[str]:
+    return {folded(name) for v in load_variables().values() if v.role == "label_only" for name in (v.name, v.text_name)}
+
+
+def _excluded_names() -> set[str]:
+    return {folded(name) for name in (*load_exclusions(), *list_tasks())}
+
+
+def _identifier_pattern() -> str:
+    """Excluded names that no clinical prose holds: with an underscore, a slash or a digit, or in capitals (as they are written)."""
+    names = {name for name in (*load_exclusions(), *list_tasks()) if re.search(r"[_/\d]", name) or (name.isupper() and len(name) > 2)}
+    return rf"(?:^|[^\w])({'|'.join(sorted(map(re.escape, names), key=len, reverse=True))})(?:$|[^\w])"
+
+
+def tell(names: Counter[str], most: int = 8) -> str:
+    """`drg_code (12), SOFA (3)`: the names found most often; a name that no definition knows is told as such, since it may be free text."""
+    known = _known_names()
+    told: Counter[str] = Counter()
+    for name, count in names.items():
+        told[name if folded(name) in known or excluded_by(name) else "a name of no definition"] += count
+    return ", ".join(f"{name} ({count})" for name, count in told.most_common(most))
+
+
+def _known_names() -> set[str]:
+    variables: Any = load_variables().values()
+    return {folded(name) for v in variables for name in (v.name, v.text_name)} | _excluded_names()

@@ -1,0 +1,146 @@
+"""Placed events as one value per (stay, hour, variable): each variable's own hourly rule (`clinical/variables.yaml`).
+
+Stands between `grid.place_events` and the labels; the texts do not come from here. Rows arrive sorted, so an hour's rows of a
+variable are a run, and a rule is a reduction over runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+
+from clinjepa.clinical import Variable
+from clinjepa.errors import ConfigError
+from clinjepa.trajectory.hours.grid import HOUR_US, find_stays, grid_columns, hour_frame, run_starts
+
+_NUMERIC_RULES = ("median", "mean", "min", "max", "sum", "last", "first", "any", "time_weighted_mean", "starts")
+_CATEGORY_RULES = ("last", "first")
+
+
+def aggregate_hours(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mapping[str, Variable]) -> pl.DataFrame:
+    """stay_id, hour and one column per grid variable: float32, or string for categories; null = not observed.
+
+    placed: rows of `grid.place_events`; stays: stay_id, num_hours. Raises ConfigError for a rule that is not known.
+    """
+    columns = grid_columns(variables)
+    frame = hour_frame(stays)
+    stays = stays.sort("stay_id")
+    num_hours = stays["num_hours"].cast(pl.Int64).to_numpy()
+    starts = run_starts(placed)
+    hour = placed["hour"].to_numpy()[starts].astype(np.int64)
+    at, known = find_stays(stays["stay_id"].to_numpy(), placed["stay_id"].to_numpy()[starts])
+    known &= hour < num_hours[at] if len(num_hours) else False
+    slot = (np.cumsum(num_hours) - num_hours)[at[known]] + hour[known]
+    code = placed["variable"].to_physical().to_numpy()[starts]
+    values = _run_values(placed, starts, variables)[known]
+    ends = np.append(starts[1:], placed.height)[known]
+    starts, code = starts[known], code[known]
+    order = np.argsort(code, kind="stable")
+    bounds = np.searchsorted(code[order], np.arange(len(placed["variable"].dtype.categories) + 1))
+    runs_of = {name: order[bounds[i] : bounds[i + 1]] for i, name in enumerate(placed["variable"].dtype.categories)}
+    filled = []
+    for name, kind in columns.items():
+        runs = runs_of[name]
+        if kind == "category":
+            said = _said(placed, starts[runs] if _rule(variables[name]) == "first" else ends[runs] - 1)
+            row = np.full(frame.height, len(runs))
+            row[slot[runs]] = np.arange(len(runs))
+            filled.append(said.gather(row).alias(name))
+        else:
+            column = np.full(frame.height, np.nan, np.float32)
+            column[slot[runs]] = values[runs]
+            filled.append(pl.Series(name, column))
+    return frame.with_columns(filled).with_columns(pl.col(pl.Float32).fill_nan(None))
+
+
+def hourly_values(placed: pl.DataFrame, variables: Mapping[str, Variable]) -> pl.DataFrame:
+    """stay_id, hour, variable, value float32, in the order of `placed`: every hour's value of the variables that have numbers."""
+    starts = run_starts(placed)
+    runs = placed.select("stay_id", "hour", "variable")[starts]
+    long = runs.with_columns(pl.Series("value", _run_values(placed, starts, variables)).fill_nan(None).cast(pl.Float32))
+    return long.filter(pl.col("variable").is_in([name for name, variable in variables.items() if variable.kind != "category"]))
+
+
+def _run_values(placed: pl.DataFrame, starts: np.ndarray, variables: Mapping[str, Variable]) -> np.ndarray:
+    """Per run the value of its variable's rule, NaN for none and for categories. A missing value of an indicator means that it is on.
+
+    `time_weighted_mean` is sum(rate * overlap) / 1 h; rows of a rate without an end count with their mean where no interval touches
+    the hour.
+    """
+    if not len(starts):
+        return np.zeros(0)
+    names = placed["variable"].dtype.categories.to_list()
+    rules = {name: _rule(variables[name]) for name in names if name in variables and variables[name].kind != "category"}
+    code = placed["variable"].to_physical().to_numpy()[starts]
+    value = placed["value"].to_numpy()
+    filled = np.nan_to_num(value)
+    found = np.full(len(starts), np.nan)
+    for rule in sorted(set(rules.values())):
+        runs = np.array([rules.get(name) == rule for name in names])[code]
+        if not runs.any():
+            continue
+        match rule:
+            case "first":
+                found[runs] = value[starts[runs]]
+            case "last":
+                found[runs] = value[np.append(starts[1:], len(value))[runs] - 1]
+            case "min":
+                found[runs] = np.fmin.reduceat(value, starts)[runs]
+            case "max":
+                found[runs] = np.fmax.reduceat(value, starts)[runs]
+            case "sum":
+                found[runs] = np.add.reduceat(filled, starts)[runs]
+            case "mean":
+                found[runs] = _mean(value, filled, starts)[runs]
+            case "median":
+                found[runs] = _median(value, starts, runs)
+            case "any":
+                found[runs] = np.logical_or.reduceat(np.isnan(value) | (value > 0), starts)[runs]
+            case "starts":
+                is_start = placed["start_us"].to_numpy() // HOUR_US == placed["hour"].to_numpy()
+                found[runs] = np.add.reduceat(is_start.astype(np.int64), starts)[runs]
+            case "time_weighted_mean":
+                overlap = placed["overlap_hours"].to_numpy()
+                runs_on = np.logical_or.reduceat(~np.isnan(overlap), starts)
+                weighted = np.add.reduceat(np.nan_to_num(value * overlap), starts)
+                found[runs] = np.where(runs_on, weighted, _mean(value, filled, starts))[runs]
+    return found
+
+
+def _mean(value: np.ndarray, filled: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    counts = np.add.reduceat((~np.isnan(value)).astype(np.int64), starts)
+    return np.where(counts > 0, np.add.reduceat(filled, starts) / np.maximum(counts, 1), np.nan)
+
+
+def _median(value: np.ndarray, starts: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Medians of the chosen runs; missing values do not count."""
+    sizes = np.diff(np.append(starts, len(value)))
+    found = value[starts].copy()
+    several = runs & (sizes > 1)
+    which = np.repeat(np.arange(len(starts)), sizes)
+    rows = np.flatnonzero(several[which])
+    rows = rows[np.lexsort((value[rows], which[rows]))]  # missing values last in their run
+    counts = np.add.reduceat((~np.isnan(value)).astype(np.int64), starts)[several]
+    first = np.cumsum(sizes[several]) - sizes[several]
+    ordered = value[rows]
+    low, high = (ordered[first + np.maximum(position, 0)] for position in ((counts - 1) // 2, counts // 2))
+    found[several] = low + 0.5 * (high - low) if len(rows) else found[several]
+    return found[runs]
+
+
+def _said(placed: pl.DataFrame, rows: np.ndarray) -> pl.Series:
+    """What rows of a category say, with a null at the end for hours without one."""
+    said = placed.select("text", "value")[rows].select(pl.coalesce("text", pl.col("value").cast(pl.String)))
+    return said["text"].extend_constant(None, 1)
+
+
+def _rule(variable: Variable) -> str:
+    allowed = _CATEGORY_RULES if variable.kind == "category" else _NUMERIC_RULES
+    if variable.aggregation not in allowed:
+        raise ConfigError(
+            f"variable {variable.name}: hourly rule {variable.aggregation!r} is not one of {', '.join(allowed)}; "
+            "change it in clinical/variables.yaml"
+        )
+    return variable.aggregation

@@ -1,0 +1,235 @@
+"""The labels artifact: labels of prediction tasks from grid, history and stays, part by part, and what they amount to.
+
+`labels/<part>.parquet` and last its record in `parts/`, so that a cut run goes on; then `labels.parquet`, `prevalence.json` and, for tools
+that read the Medical Event Data Standard, `meds/<task>.parquet`. The rules are in `label_rules.py`. Format: docs/contracts.md, section 3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clinjepa.clinical import Task, can_give, grid_inputs
+from clinjepa.errors import StoreError
+from clinjepa.storage import Folder
+from clinjepa.storage.parts import finished_part, read_card, read_records, write_part_table, write_record
+from clinjepa.trajectory.hours import ingest as ingest_artifact
+from clinjepa.trajectory.hours.grid import HOUR_US
+from clinjepa.trajectory.hours.split import SPLITS
+from clinjepa.trajectory.labels.derived.registry import functions
+from clinjepa.trajectory.labels.derived.state import DerivedState
+from clinjepa.trajectory.labels.hour_rows import HourRows, hour_rows
+from clinjepa.trajectory.labels.rules import FLAG_COLUMNS, TIME_COLUMNS, hourly_labels, stay_labels
+
+SCHEMA_VERSION = 3
+LABELS_SCHEMA = pa.schema([("stay_id", pa.int64()), ("task", pa.string()), ("hour", pa.int32()), ("label", pa.float32())])
+_TASK_COLUMN = LABELS_SCHEMA.get_field_index("task")
+_MEDS_KEYS = [("subject_id", pa.int64()), ("prediction_time", pa.timestamp("us"))]
+MEDS_LABEL_SCHEMAS = {
+    True: pa.schema([*_MEDS_KEYS, ("boolean_value", pa.bool_())]),
+    False: pa.schema([*_MEDS_KEYS, ("float_value", pa.float32())]),
+}
+"""LabelSchema of MEDS 0.4 (its value columns are optional, but not null), by whether the task's labels are 0 or 1."""
+
+
+def build_labels(ingest: Folder, part: str, tasks: list[Task], stay_prediction_hour: int, out: Folder) -> dict[str, Any]:
+    """Compute and write the labels of one part of an ingest artifact, unless that is done already; returns the part's record."""
+    record = finished_part(out, part, SCHEMA_VERSION)
+    if record is None:
+        able, stays = _able(tasks, _card(ingest)), _stays(ingest, part)
+        labels = part_labels(ingest, part, stays, able, stay_prediction_hour)
+        file = write_part_table(out, f"labels/{part}.parquet", labels)
+        runs = dict(zip(*_runs(labels["task"]), strict=True))
+        record = {"schema_version": SCHEMA_VERSION, "files": [file], "runs": runs, "prevalence": _prevalence(labels, stays, able)}
+        write_record(out, part, record)
+    return record
+
+
+def finish_labels(ingest: Folder, tasks: list[Task], out: Folder) -> dict[str, Any]:
+    """Join the parts into `labels.parquet`, `meds/` and `prevalence.json`; returns {"num_labels", "num_tasks"}.
+
+    Raises StoreError when a part is missing or was cut.
+    """
+    card, records = _card(ingest), read_records(out, SCHEMA_VERSION)
+    missing = [part for part in card["parts"] if part not in records]
+    if missing:
+        raise StoreError(f"{out.address}: {len(missing)} parts have no labels yet; run again to go on")
+    able = _able(tasks, card)
+    _join_parts(out, {part: record["runs"] for part, record in records.items()}, pl.from_arrow(ingest.read_table("stays.parquet")), able)
+    reasons = {task.name: reason for task in tasks if (reason := why_none(task, card))}
+    out.write_json("prevalence.json", {"source": card["source"], "tasks": _add_prevalence(records, able), "without_labels": reasons})
+    return {"num_labels": sum(record["files"][0]["num_rows"] for record in records.values()), "num_tasks": len(able)}
+
+
+def read_labels(folder: Folder, tasks: Collection[str]) -> pa.Table:
+    """LABELS_SCHEMA of some tasks out of a labels artifact; others are not decoded."""
+    file = folder.parquet("labels.parquet")
+    groups = range(file.metadata.num_row_groups)
+    wanted = [group for group in groups if file.metadata.row_group(group).column(_TASK_COLUMN).statistics.min in tasks]
+    return file.read_row_groups(wanted, use_threads=False) if wanted else LABELS_SCHEMA.empty_table()
+
+
+def compute_labels(ingest: Folder, tasks: list[Task], stay_prediction_hour: int) -> pa.Table:
+    """All labels of a small ingest artifact at once: LABELS_SCHEMA, ordered by task (as given), stay_id, hour."""
+    card = _card(ingest)
+    able = _able(tasks, card)
+    parts = [part_labels(ingest, part, _stays(ingest, part), able, stay_prediction_hour) for part in card["parts"]]
+    table = pl.from_arrow(pa.concat_tables([LABELS_SCHEMA.empty_table(), *parts]))
+    order = pl.col("task").replace_strict({task.name: place for place, task in enumerate(tasks)}, return_dtype=pl.Int32)
+    ordered = table.sort(order, "stay_id", "hour") if table.height else table
+    return ordered.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(LABELS_SCHEMA)
+
+
+def why_none(task: Task, card: dict[str, Any]) -> str | None:
+    """Why a task has no labels on the data of an ingest's data card, or None when it can have some."""
+    if task.sources and card["source"] not in task.sources:
+        return f"not for source {card['source']}: the task says {', '.join(task.sources)}"
+    missing = [name for name in task.requires if not can_give(name, card["coverage"])]
+    return f"the source gives no {', '.join(missing)}" if missing else None
+
+
+def part_labels(ingest: Folder, part: str, stays: pl.DataFrame, tasks: list[Task], stay_prediction_hour: int) -> pa.Table:
+    """LABELS_SCHEMA of one part of an ingest artifact, ordered by task (as given), stay_id, hour. stays: the rows of that part."""
+    columns = grid_inputs(name for task in tasks for name in task.variables)
+    grid = pl.from_arrow(ingest.read_table(_grid_of_outcomes(ingest, part), columns=["stay_id", "hour", *_on_grid(columns)]))
+    history = pl.from_arrow(ingest.read_table(f"history/{part}.parquet"))
+    state = DerivedState(label_rows(grid, history, stays, columns), functions())
+    rows, tables = state.rows, [LABELS_SCHEMA.empty_table()]
+    for task in tasks:
+        labels = hourly_labels(task, state) if task.is_hourly else stay_labels(task, state, stay_prediction_hour)
+        there = np.flatnonzero(~np.isnan(labels))
+        names = pa.repeat(pa.scalar(task.name), len(there))
+        numbers = [rows.stay_id_R[there], rows.hour_R[there].astype(np.int32), labels[there].astype(np.float32)]
+        stay_ids, hours, values = (pa.array(one) for one in numbers)
+        tables.append(pa.table([stay_ids, names, hours, values], schema=LABELS_SCHEMA))
+    return pa.concat_tables(tables)
+
+
+def label_rows(grid: pl.DataFrame, history: pl.DataFrame, stays: pl.DataFrame, columns: list[str]) -> HourRows:
+    """Hour rows with what label rules read of a stay: weight, flags (0, 1, NaN), and times as hours after ICU admission."""
+    intime = pl.col("intime").cast(pl.Datetime("us"))
+    facts = stays.select(
+        "stay_id",
+        "weight_kg",
+        *(pl.col(name).cast(pl.Float64) for name in FLAG_COLUMNS),
+        *(((pl.col(name).cast(pl.Datetime("us")) - intime).dt.total_microseconds() / HOUR_US).alias(name) for name in TIME_COLUMNS),
+    )
+    return hour_rows(grid, history, facts, columns, ["weight_kg", *FLAG_COLUMNS, *TIME_COLUMNS])
+
+
+def _grid_of_outcomes(ingest: Folder, part: str) -> str:
+    """The grid by time of measuring: another than that of the texts where these go by time of storing (`source.event_time`)."""
+    measured = f"measured/{part}.parquet"
+    return measured if ingest.exists(measured) else f"grid/{part}.parquet"
+
+
+def _card(ingest: Folder) -> dict[str, Any]:
+    return read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again")
+
+
+def _able(tasks: list[Task], card: dict[str, Any]) -> list[Task]:
+    return [task for task in tasks if why_none(task, card) is None]
+
+
+def _stays(ingest: Folder, part: str) -> pl.DataFrame:
+    return pl.from_arrow(ingest.read_table("stays.parquet")).filter(pl.col("part") == part)
+
+
+def _on_grid(columns: list[str]) -> list[str]:
+    known = set(ingest_artifact.grid_schema().names)
+    return [name for name in columns if name in known]
+
+
+def _prevalence(labels: pa.Table, stays: pl.DataFrame, tasks: list[Task]) -> dict[str, dict[str, dict[str, float]]]:
+    """task -> split -> counts of one part; patients may be added up over parts, which share none."""
+    names, lengths = _runs(labels["task"])
+    order = pl.Series("task", np.repeat(np.arange(len(names)), lengths))
+    per_stay = (
+        pl.from_arrow(labels.select(["stay_id", "label"]))
+        .with_columns(order)
+        .group_by("task", "stay_id")
+        .agg(pl.len().alias("labels"), (pl.col("label") > 0.5).sum().alias("positive"), pl.col("label").cast(pl.Float64).sum().alias("sum"))
+    )
+    per_stay = per_stay.with_columns(pl.col("task").replace_strict(dict(enumerate(names)), return_dtype=pl.String)).sort("task", "stay_id")
+    per_stay = per_stay.join(stays.select("stay_id", "subject_id", "split"), on="stay_id", how="left")
+    counts = per_stay.group_by("task", "split").agg(
+        pl.col("labels").sum().alias("num_labels"),
+        pl.col("positive").sum().alias("num_positive"),
+        pl.col("subject_id").n_unique().alias("num_patients"),
+        pl.col("subject_id").filter(pl.col("positive") > 0).n_unique().alias("num_positive_patients"),
+        pl.col("sum").sum(),
+    )
+    found = {(row.pop("task"), row.pop("split")): row for row in counts.to_dicts()}
+    return {task.name: {split: found[task.name, split] for split in SPLITS if (task.name, split) in found} for task in tasks}
+
+
+def _add_prevalence(records: dict[str, dict[str, Any]], tasks: list[Task]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """task -> split -> what is labelled, and how much of it is positive (or, for a number, its mean)."""
+    result: dict[str, dict[str, dict[str, float | None]]] = {}
+    keys = ("num_labels", "num_positive", "num_patients", "num_positive_patients", "sum")
+    for task in tasks:
+        result[task.name] = {}
+        for split in SPLITS:
+            rows = [record["prevalence"][task.name].get(split, {}) for record in records.values()]
+            total = {key: sum(row.get(key, 0) for row in rows) for key in keys}
+            mean = total.pop("sum") / total["num_labels"] if total["num_labels"] else None
+            if not task.is_classification:
+                del total["num_positive"], total["num_positive_patients"]
+            result[task.name][split] = total | {"share_positive" if task.is_classification else "mean": mean}
+    return result
+
+
+def _join_parts(out: Folder, parts: dict[str, dict[str, int]], stays: pl.DataFrame, tasks: list[Task]) -> None:
+    """`labels.parquet` (part by part, in it by task) and `meds/<task>.parquet`, with one part in memory.
+
+    parts: part -> {task: how many labels}, in the order of the part's rows.
+    """
+    people = stays.select("stay_id", "subject_id", "intime")
+    with contextlib.ExitStack() as stack:
+
+        def writer(name: str, schema: pa.Schema) -> pq.ParquetWriter:
+            sink = stack.enter_context(out.writing(name))
+            delta = {name: "DELTA_BINARY_PACKED" for name in ("stay_id", "hour", "subject_id", "prediction_time") if name in schema.names}
+            options = {"column_encoding": delta, "use_dictionary": [name for name in schema.names if name not in delta]}
+            return stack.enter_context(pq.ParquetWriter(sink, schema, compression="zstd", **options))
+
+        whole = writer("labels.parquet", LABELS_SCHEMA)
+        binary = {task.name: task.is_classification for task in tasks}
+        meds = {name: writer(f"meds/{name}.parquet", MEDS_LABEL_SCHEMAS[is_binary]) for name, is_binary in binary.items()}
+        for part, runs in parts.items():
+            labels = out.read_table(f"labels/{part}.parquet", columns=["stay_id", "hour", "label"])
+            timed, first = _timed(pl.from_arrow(labels), people), 0
+            for name, length in runs.items():
+                own = labels.slice(first, length).add_column(_TASK_COLUMN, "task", pa.repeat(pa.scalar(name), length))
+                whole.write_table(own)
+                meds[name].write_table(_as_meds(timed.slice(first, length), binary[name]))
+                first += length
+
+
+def _runs(tasks: pa.ChunkedArray) -> tuple[list[str], list[int]]:
+    """The tasks of a part, one after the other, and how many labels each has."""
+    if not len(tasks):
+        return [], []
+    runs = pc.run_end_encode(tasks.combine_chunks())
+    return runs.values.to_pylist(), np.diff(runs.run_ends.to_numpy(), prepend=0).tolist()
+
+
+def _timed(labels: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
+    """subject_id, prediction_time (the end of the label's hour), label."""
+    end = pl.col("intime").cast(pl.Datetime("us")) + pl.duration(hours=pl.col("hour").cast(pl.Int64) + 1)
+    joined = labels.join(people, on="stay_id", how="left", maintain_order="left")
+    return joined.select("subject_id", end.alias("prediction_time"), "label")
+
+
+def _as_meds(timed: pl.DataFrame, is_classification: bool) -> pa.Table:
+    """Rows of MEDS_LABEL_SCHEMAS, in the order of the labels."""
+    table = timed.to_arrow(compat_level=pl.CompatLevel.oldest())
+    value = pc.greater(table["label"], 0.5) if is_classification else table["label"]
+    return pa.table([table["subject_id"], table["prediction_time"], value], schema=MEDS_LABEL_SCHEMAS[is_classification])

@@ -1,0 +1,143 @@
+"""Urine rates, KDIGO stages and kidney failure per hour. Windows, thresholds and sources: `clinical/derived/renal.yaml`.
+
+An hour with charted urine documents the hours since the previous one; a rate is the urine of a window over the hours it documents.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from clinjepa.trajectory.labels.derived.state import DerivedState
+
+
+def rrt(state: DerivedState, _: dict[str, Any]) -> np.ndarray:
+    """1 in hours of any dialysis, else 0."""
+    procedures = [state.rows.given(name) > 0 for name in ("hemodialysis", "peritoneal_dialysis")]
+    return np.logical_or.reduce([state.column("crrt_any") > 0, *procedures]).astype(np.float64)
+
+
+def crrt_any(state: DerivedState, _: dict[str, Any]) -> np.ndarray:
+    """1 in hours of continuous dialysis, by procedure or charted mode, else 0."""
+    runs = (state.rows.given("crrt") > 0).astype(np.float64)
+    charted, _words = state.rows.words("crrt_mode")
+    runs[charted] = 1.0
+    return runs
+
+
+def urine_ml_kg_h(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    """mL/kg/h since the previous charting, in hours with charted urine."""
+    return state.rows.column("urine_output") / _documented_hours(state, parameters) / _weight(state, parameters)
+
+
+def urine_rate(state: DerivedState, parameters: dict[str, Any], hours: int) -> np.ndarray:
+    """mL/kg/h over a window of `hours`, in hours with charted urine where the window is documented well enough."""
+    rows, own = state.rows, state.rows.column("urine_output")
+    covered = rows.trailing_sum(_documented_hours(state, parameters), hours)
+    at_least, below = parameters["urine_windows"][hours]
+    enough = (covered >= at_least) & (np.full(len(rows), True) if below is None else covered < below)
+    total = rows.trailing_sum(own, hours)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = total / covered / _weight(state, parameters)
+    return np.where(~np.isnan(own) & enough, rate, np.nan)
+
+
+def urine_24h(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    """mL in the last 24 h, scaled to 24 documented hours, in hours with charted urine."""
+    rows, own = state.rows, state.rows.column("urine_output")
+    covered = rows.trailing_sum(_documented_hours(state, parameters), 24)
+    at_least, at_most = parameters["urine_total_hours"]
+    enough = ~np.isnan(own) & (covered >= at_least) & (covered <= at_most)
+    return np.where(enough, rows.trailing_sum(own, 24) / np.where(covered > 0, covered, np.nan) * 24, np.nan)
+
+
+def kdigo_creatinine_stage(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    """0 to 3 in hours with a creatinine."""
+    rows, own = state.rows, state.rows.column("creatinine")
+    lowest_48h, lowest_7d = (
+        rows.shifted(rows.trailing_min(own, parameters[name]), 1) for name in ("acute_window_hours", "baseline_window_hours")
+    )
+    first, second, third = parameters["ratios"]
+    with np.errstate(invalid="ignore"):
+        acute = _at_least(own - lowest_48h, parameters["rise"])
+        ratio = own / lowest_7d
+        rises = acute | _at_least(ratio, first)
+        severe = _at_least(own, parameters["severe_creatinine"]) & rises
+        stage = np.where(_at_least(ratio, third) | severe, 3.0, np.where(_at_least(ratio, second), 2.0, np.where(rises, 1.0, 0.0)))
+    return np.where(np.isnan(own), np.nan, stage)
+
+
+def kdigo_urine_stage(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    """0 to 3 in hours with charted urine."""
+    rows, below = state.rows, parameters["urine_thresholds"]
+    over_6h, over_12h, over_24h = (state.column(f"urine_ml_kg_h_{hours}h") for hours in (6, 12, 24))
+    with np.errstate(invalid="ignore"):
+        third = (over_24h < below["stage_3"]) | (over_12h <= 0)
+        stage = np.where(third, 3.0, np.where(over_12h < below["stage_2"], 2.0, np.where(over_6h < below["stage_1"], 1.0, 0.0)))
+    stage = np.where(rows.hour_R < parameters["urine_after_hours"], 0.0, stage)
+    return np.where(np.isnan(rows.column("urine_output")), np.nan, stage)
+
+
+def kdigo_stage(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    """The highest stage by creatinine, urine and CRRT over the last hours; NaN where none is known."""
+    dialysed = np.where(state.column("crrt_any") > 0, 3.0, np.nan)
+    highest = np.fmax(np.fmax(state.column("kdigo_creatinine_stage"), state.column("kdigo_urine_stage")), dialysed)
+    return state.rows.trailing_max(highest, parameters["smoothing_hours"])
+
+
+def kidney_failure(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    """1, 0 or NaN per hour by the rule of eth-mds/icu-features."""
+    rows, own = state.rows, state.rows.column("creatinine")
+    lowest_7d = rows.shifted(rows.trailing_min(own, parameters["baseline_window_hours"]), 1)
+    window = parameters["acute_window_hours"]
+    lowest, highest = rows.trailing_min(own, window), rows.trailing_max(own, window)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(np.isnan(own), np.nan, np.where(_at_least(own / lowest_7d, parameters["ratios"][2]), 1.0, 0.0))
+        rises = _at_least(highest - lowest, parameters["rise"]) | _at_least(highest / lowest, parameters["ratios"][0])
+        level = np.where(np.isnan(own), np.nan, ((own > parameters["severe_creatinine"]) & rises).astype(np.float64))
+    parts = [rows.ever(state.column("crrt_any") > 0).astype(np.float64), ratio, level]
+    rate = state.column("urine_ml_kg_h")
+    for hours, enough in zip(parameters["failure_urine_hours"], (rate >= parameters["failure_urine_rate"], rate > 0), strict=True):
+        seen = (rows.trailing_count(~np.isnan(rate), hours) > 0) & (rows.hour_R + 1 >= hours)
+        parts.append(np.where(seen, (rows.trailing_count(enough, hours) == 0).astype(np.float64), np.nan))
+    stacked = np.stack(parts)
+    return np.where((stacked == 1).any(axis=0), 1.0, np.where(np.isnan(stacked).any(axis=0), np.nan, 0.0))
+
+
+def _documented_hours(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    """Hours since the previous hour with charted urine, or since admission; NaN in hours without any."""
+    rows, own = state.rows, state.rows.column("urine_output")
+    before = rows.previous_known(own)
+    gap = np.where(before >= 0, rows.row_R - before, rows.hour_R + 1).astype(np.float64)
+    gap = np.where(gap > parameters["max_gap_hours"], 1.0, np.maximum(gap, 1.0))
+    return np.where(np.isnan(own), np.nan, gap)
+
+
+def _weight(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    weight = state.rows.constants.get("weight_kg")
+    if weight is None:
+        return np.full(len(state.rows), float(parameters["default_weight_kg"]))
+    return np.where(np.isnan(weight) | (weight <= 0), float(parameters["default_weight_kg"]), weight)
+
+
+def _at_least(values: np.ndarray, threshold: float) -> np.ndarray:
+    """`values >= threshold` at the grid's precision: 1.3 - 1.0 is a rise of 0.3."""
+    return np.round(values, 5) >= threshold
+
+
+FUNCTIONS = {
+    "rrt": rrt,
+    "crrt_any": crrt_any,
+    "urine_ml_kg_h": urine_ml_kg_h,
+    "urine_ml_kg_h_6h": partial(urine_rate, hours=6),
+    "urine_ml_kg_h_12h": partial(urine_rate, hours=12),
+    "urine_ml_kg_h_24h": partial(urine_rate, hours=24),
+    "urine_24h": urine_24h,
+    "kdigo_creatinine_stage": kdigo_creatinine_stage,
+    "kdigo_urine_stage": kdigo_urine_stage,
+    "kdigo_stage": kdigo_stage,
+    "kidney_failure": kidney_failure,
+}

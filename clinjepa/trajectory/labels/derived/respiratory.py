@@ -1,0 +1,92 @@
+"""Ventilation status, P/F ratio and GCS per hour. Definitions, words and sources: `clinical/derived/respiratory.yaml`, `neuro.yaml`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from clinjepa.trajectory.labels.derived.state import DerivedState
+
+
+def vent_status(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    """Status code per hour: the highest of its charted classes (else the latest ones) and of its procedures; NaN where none is known."""
+    rows, codes = state.rows, parameters["status"]
+    status = np.full(len(rows), np.nan)
+    for column, classes in (("o2_device", parameters["devices"]), ("vent_mode", parameters["modes"])):
+        meaning = {_spelled(word): float(codes[name]) for name, words in classes.items() for word in words}
+        charted, words = rows.words(column)
+        known = {word: meaning.get(_spelled(word), np.nan) for word in set(words)}
+        status[charted] = np.fmax(status[charted], [known[word] for word in words])
+    status, _ = rows.last_known(status, parameters["status_max_age_hours"])
+    for column, name in (("invasive_ventilation", "invasive"), ("noninvasive_ventilation", "noninvasive")):
+        status = np.where(rows.given(column) > 0, np.fmax(status, float(codes[name])), status)
+    return status
+
+
+def ventilated_invasively(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    """1 in hours of invasive ventilation, else 0 (a treatment that is not recorded is not given)."""
+    invasive = state.column("vent_status") == parameters["status"]["invasive"]
+    return (invasive | (state.rows.given("invasive_ventilation") > 0)).astype(np.float64)
+
+
+def ventilated(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    """1 in hours of invasive or non-invasive ventilation, else 0."""
+    codes = parameters["status"]
+    by_status = np.isin(state.column("vent_status"), [codes["invasive"], codes["noninvasive"]])
+    by_procedure = (state.rows.given("invasive_ventilation") > 0) | (state.rows.given("noninvasive_ventilation") > 0)
+    return (by_status | by_procedure).astype(np.float64)
+
+
+def pf_ratio(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    """PaO2 / FiO2 in mmHg in hours with a PaO2 whose FiO2 is known or can be taken as room air."""
+    rows, ventilation = state.rows, state.column("ventilated")
+    slip, (charted, _) = rows.column("fio2_blood_gas"), rows.last_known(rows.column("fio2"), parameters["fio2_max_age_hours"])
+    fio2 = np.where(np.isnan(slip), charted, slip)
+    breathes_alone = (ventilation == 0) & (rows.shifted(ventilation, 1, 0.0) == 0)
+    fio2 = np.where(np.isnan(fio2) & breathes_alone, float(parameters["room_air_fio2"]), fio2)
+    return 100.0 * rows.column("pao2") / fio2
+
+
+def pf_ratio_ventilated(state: DerivedState, _: dict[str, Any]) -> np.ndarray:
+    """The P/F ratio of hours of invasive ventilation."""
+    return np.where(state.column("ventilated_invasively") == 1, state.column("pf_ratio"), np.nan)
+
+
+def gcs(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+    """GCS total, 3 to 15, in hours in which a component or a total was charted."""
+    rows, normal = state.rows, parameters["normal"]
+    responded, words = rows.words("gcs_verbal_response")
+    untestable = np.zeros(len(rows), bool)
+    untestable[responded] = [word in parameters["untestable_verbal"] for word in words]
+    verbal_now = np.where(untestable, np.nan, rows.column("gcs_verbal"))
+    parts = {name: verbal_now if name == "gcs_verbal" else rows.column(name) for name in normal}
+    charted = np.logical_or.reduce([~np.isnan(values) for values in parts.values()]) | untestable
+    # The hour with the latest charting before this one, if it is recent enough, and whether speech could be tested in it.
+    before = rows.previous_known(np.where(charted, 1.0, np.nan))
+    recent = (before >= 0) & (rows.row_R - before <= parameters["carry_hours"])
+    untestable_before = recent & untestable[np.maximum(before, 0)]
+    total = np.zeros(len(rows))
+    for name, values in parts.items():
+        carried = rows.shifted(rows.last_known(values, parameters["carry_hours"] - 1)[0], 1)
+        carried = np.where(untestable_before, np.nan, carried)
+        total += np.where(~np.isnan(values), values, np.where(~np.isnan(carried), carried, float(normal[name])))
+    mute = untestable | (np.isnan(verbal_now) & untestable_before)
+    total = np.where(mute, float(parameters["untestable_total"]), total)
+    own_total = rows.column("gcs_total")
+    return np.where(~np.isnan(own_total), own_total, np.where(charted, total, np.nan))
+
+
+def _spelled(word: Any) -> str:
+    return " ".join(str(word).split()).casefold()
+
+
+FUNCTIONS = {
+    "vent_status": vent_status,
+    "ventilated_invasively": ventilated_invasively,
+    "ventilated": ventilated,
+    "pf_ratio": pf_ratio,
+    "pf_ratio_ventilated": pf_ratio_ventilated,
+    "gcs": gcs,
+}

@@ -1,0 +1,35 @@
+"""Derived clinical state per hour from grid and history; used for labels only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from clinjepa.clinical.derived import load_derived
+from clinjepa.trajectory.labels.hour_rows import HourRows
+from clinjepa.trajectory.labels.states import evaluate
+
+Function = Callable[["DerivedState", dict[str, Any]], np.ndarray]
+
+
+class DerivedState:
+    """Columns of some hour rows, derived ones computed when they are first asked for."""
+
+    def __init__(self, rows: HourRows, functions: Mapping[str, Function]) -> None:
+        self.rows = rows
+        self._functions = functions
+        self._known: dict[str, np.ndarray] = {}
+
+    def column(self, name: str) -> np.ndarray:
+        """A grid column or a derived quantity: float64 per row, NaN where unknown."""
+        quantity = load_derived().get(name)
+        if quantity is None:
+            return self.rows.column(name)
+        if name not in self._known:
+            if quantity.condition is not None:
+                self._known[name] = evaluate(quantity.condition, self.column)
+            else:
+                self._known[name] = self._functions[name](self, quantity.parameters)
+        return self._known[name]

@@ -1,0 +1,64 @@
+"""What a stage is run with: the context of a run, and the executor of a kind of stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from clinjepa.config.schema import Config
+from clinjepa.storage import Folder
+from pipelines.graph.artifacts import Artifact
+from pipelines.graph.stage import Stage
+
+Needs = dict[str, float]
+"""Amounts by Ray's names of resources: `CPU`, `GPU`."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What every stage's executor is given."""
+
+    config: Config
+    run_id: str
+    coordinator: Any
+    """Handle of the cluster's coordinator actor."""
+
+    debug: bool = False
+
+    storage: Folder = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "storage", Folder(self.config.storage))
+
+    def artifact(self, stage: Stage) -> Artifact:
+        return Artifact.at(self.storage, stage.kind, stage.key)
+
+    def report(self, stage: Stage, done: float, total: float, note: str = "") -> None:
+        """Tell whoever watches how far a stage is."""
+        self.coordinator.report.remote(stage.key, stage.label, done, total, note)
+
+
+@dataclass(frozen=True)
+class Executor:
+    """How a kind of stage is run."""
+
+    run: Callable[[RunContext, Stage, Artifact], dict[str, Any]]
+    """Does the work into the artifact's folder and returns the metrics for its manifest; resumes what an earlier attempt left."""
+
+    needs: Callable[[Config], Needs]
+    """Logical CPUs and GPUs it uses at once, everything included."""
+
+    num_workers: Callable[[Config], int] = lambda config: 1
+    least: Callable[[Config], Needs] | None = None
+    """What it does not start without, where it can do with less than `needs`."""
+
+
+def one_cpu(config: Config) -> Needs:
+    """Of a stage whose tasks Ray Data places itself."""
+    return {"CPU": 1.0}
+
+
+def one_task(config: Config) -> Needs:
+    """Of a stage that is one task of evaluation or preparation."""
+    return {"CPU": config.execution.evaluation_cpus}

@@ -1,0 +1,133 @@
+"""The stage graph of an experiment, computed from its configuration without running anything."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from clinjepa.clinical import list_tasks
+from clinjepa.config.schema import Config
+from clinjepa.config.section import result_fields
+from clinjepa.curriculum.recipes import load_recipe
+from clinjepa.errors import ConfigError
+from clinjepa.sources import SOURCES
+from clinjepa.sources.extraction import has_extractions
+from pipelines.graph.stage import Stage
+from pipelines.graph.trial_stages import Trial, TrialBuilder, downstream_settings
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a configuration asks for."""
+
+    ingest: Stage
+    trajectories: Stage
+    labels: Stage
+    baselines: Stage
+    trials: tuple[Trial, ...]
+
+    def trial(self, recipe: str, seed: int) -> Trial:
+        return next(t for t in self.trials if (t.recipe, t.seed) == (recipe, seed))
+
+    @property
+    def data_stages(self) -> list[Stage]:
+        return [*self.trajectories.closure(), self.labels]
+
+    @property
+    def stages(self) -> list[Stage]:
+        seen: dict[str, Stage] = {stage.key: stage for stage in (*self.data_stages, self.baselines)}
+        for trial in self.trials:
+            seen.update({stage.key: stage for stage in trial.stages})
+        return sorted(seen.values(), key=lambda stage: stage.depth)
+
+
+def build_experiment(config: Config, source_digest: str) -> Experiment:
+    """The graph for every recipe and seed of `config.grid`. `source_digest`: content digest of the source's files.
+
+    Raises ConfigError for a task or recipe that is not there, and for shares that do not fit a recipe.
+    """
+    source = result_fields(config.source)
+    if config.source.kind != "simulator":
+        del source["simulator"]
+    source = source | {"digest": source_digest}
+    extracted = {name: value for name, value in source.items() if name != "event_time"}  # both times are in what is extracted
+    extract = Stage("extract", "extract", {"source": extracted, "definitions": _definitions_digest("variables.yaml", "maps")})
+    ingest = Stage(
+        "ingest",
+        "ingest",
+        {
+            "source": source,
+            "cohort": result_fields(config.cohort),
+            "split": result_fields(config.split),
+            "text": result_fields(config.text),
+            "definitions": _definitions_digest("variables.yaml", "exclusions.yaml", "cohorts.yaml", "maps"),
+        },
+        {"extract": extract} if has_extractions(SOURCES[config.source.kind]) else {},
+    )
+    tokenizer = Stage("tokenizer", "tokenizer", _tokenizer_settings(config), {"ingest": ingest})
+    trajectories = Stage(
+        "trajectories",
+        "trajectories",
+        {"windows": result_fields(config.windows), "max_tokens": config.tokenizer.max_tokens},
+        {"ingest": ingest, "tokenizer": tokenizer},
+    )
+    downstream = config.evaluation.downstream
+    for key, names in (("evaluation.downstream.tasks", downstream.tasks), ("labels.tasks", config.labels.tasks or [])):
+        unknown = sorted(set(names) - set(list_tasks()))
+        if unknown:
+            raise ConfigError(f"{key} names {', '.join(unknown)}, which is no task; docs/tasks.md lists them all")
+    tasks = sorted(set(downstream.tasks) | set(list_tasks() if config.labels.tasks is None else config.labels.tasks))
+    labels = Stage(
+        "labels",
+        "labels",
+        {
+            "tasks": tasks,
+            "stay_prediction_hour": downstream.stay_prediction_hour,
+            "definitions": _definitions_digest("derived", *(f"tasks/{name}.yaml" for name in tasks)),
+        },
+        {"ingest": ingest},
+    )
+    baselines = Stage("baselines", "gradient boosting", downstream_settings(config), {"ingest": ingest, "labels": labels})
+    builder = TrialBuilder(config, ingest, tokenizer, trajectories, labels)
+    trials = tuple(builder.trial(load_recipe(name), seed) for seed in config.grid.seeds for name in config.grid.recipes)
+    _name_users(trials, len(config.grid.seeds) > 1)
+    return Experiment(ingest, trajectories, labels, baselines, trials)
+
+
+def _name_users(trials: tuple[Trial, ...], several_seeds: bool) -> None:
+    """Add to each stage's label the recipe (and seed) it belongs to, where it belongs to one."""
+    users: dict[str, set[tuple[str, int]]] = {}
+    for trial in trials:
+        for stage in trial.stages:
+            users.setdefault(stage.key, set()).add((trial.recipe, trial.seed))
+    everyone = {(trial.recipe, trial.seed) for trial in trials}
+    for key, stage in {stage.key: stage for trial in trials for stage in trial.stages}.items():
+        own = users[key]
+        if own == everyone:
+            continue
+        recipes, seeds = {recipe for recipe, _ in own}, {seed for _, seed in own}
+        if len(recipes) == 1:
+            stage.label += f" · {next(iter(recipes))}"
+        if several_seeds and len(seeds) == 1:
+            stage.label += f" · seed {next(iter(seeds))}"
+
+
+def _tokenizer_settings(config: Config) -> dict[str, Any]:
+    if config.tokenizer.init == "train":
+        return {"init": "train", "vocab_size": config.tokenizer.vocab_size}
+    return {"init": "pretrained", "model": config.encoder.model, "revision": config.encoder.revision}
+
+
+def _definitions_digest(*names: str) -> str:
+    """Digest of clinical definition files, so that a changed definition makes a new key."""
+    sha = hashlib.sha256()
+    root = resources.files("clinjepa.clinical")
+    for name in names:
+        entry = root / name
+        files = sorted(entry.iterdir(), key=lambda item: item.name) if entry.is_dir() else [entry]
+        for file in files:
+            if file.is_file() and file.name.endswith(".yaml"):
+                sha.update(file.name.encode() + b"\0" + file.read_bytes())
+    return sha.hexdigest()[:16]

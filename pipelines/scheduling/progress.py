@@ -1,0 +1,98 @@
+"""What the user sees while it works: one line per running stage, with an estimate of the time left."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from clinjepa.config import Config
+from pipelines.graph.provenance import reuse_warning
+from pipelines.graph.stage import Stage
+
+console = Console(stderr=True, soft_wrap=True)
+_LOG_SECONDS = 15.0
+
+
+@contextlib.contextmanager
+def watch(coordinator: Any, enabled: bool = True) -> Iterator[None]:
+    """Show the progress of all running stages until the block ends: bars on a terminal, a line now and then elsewhere."""
+    if not enabled:
+        yield
+        return
+    stop = threading.Event()
+    follow = _follow_bars if console.is_terminal else _follow_lines
+    thread = threading.Thread(target=follow, args=(coordinator, stop), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def say_what_is_reused(config: Config, stages: Iterable[Stage]) -> None:
+    """One warning, before anything starts, when finished stages that this run reuses were made by other code."""
+    line = reuse_warning(config, stages)
+    if line:
+        console.print(f"warning: {line}", highlight=False)
+
+
+def _read(coordinator: Any) -> dict[str, dict[str, Any]] | None:
+    try:
+        return ray.get(coordinator.progress.remote(), timeout=5)
+    except (ray.exceptions.RayError, TimeoutError):
+        return None  # the cluster is starting, stopping or busy: show what is known
+
+
+def _follow_bars(coordinator: Any, stop: threading.Event) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+        while not stop.wait(0.5):
+            current = _read(coordinator)
+            if current is None:
+                continue
+            for key, state in current.items():
+                if key not in tasks:
+                    tasks[key] = bars.add_task(state["label"], total=state["total"], note="")
+                bars.update(tasks[key], completed=state["done"], total=state["total"], note=state["note"])
+            for key in set(tasks) - set(current):
+                task = tasks.pop(key)
+                seconds = bars.tasks[bars.task_ids.index(task)].elapsed or 0
+                bars.console.print(f"[green]done[/] {bars.tasks[bars.task_ids.index(task)].description} [dim]{seconds:.0f} s[/]")
+                bars.remove_task(task)
+
+
+def _follow_lines(coordinator: Any, stop: threading.Event) -> None:
+    begun: dict[str, tuple[float, str]] = {}
+    logged: dict[str, float] = {}
+    while not stop.wait(1.0):
+        current = _read(coordinator)
+        if current is None:
+            continue
+        now = time.monotonic()
+        for key, state in current.items():
+            if key not in begun:
+                begun[key] = (now, state["label"])
+            if now - logged.get(key, 0.0) >= _LOG_SECONDS:
+                logged[key] = now
+                spent = now - begun[key][0]
+                left = spent / state["done"] * (state["total"] - state["done"]) if state["done"] else None
+                estimate = f", about {left:.0f} s left" if left is not None else ""
+                console.print(f"{state['label']}: {state['done']:.0f}/{state['total']:.0f} {state['note']}{estimate}", highlight=False)
+        for key in set(begun) - set(current):
+            started, label = begun.pop(key)
+            logged.pop(key, None)
+            console.print(f"done {label} {now - started:.0f} s", highlight=False)

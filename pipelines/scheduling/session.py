@@ -1,0 +1,129 @@
+"""Joining a Ray cluster, or starting one on this machine when there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Before Ray is imported: no usage reports, no hub look-ups, and workers that inherit both.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+import ray  # noqa: E402
+import ray.data  # noqa: E402
+
+import clinjepa  # noqa: E402
+from clinjepa.config import Config  # noqa: E402
+from clinjepa.errors import ResourceError, StorageError  # noqa: E402
+from clinjepa.storage import Folder  # noqa: E402
+from clinjepa.storage.s3 import PATIENCE_VARIABLE  # noqa: E402
+from pipelines.graph.context import RunContext
+from pipelines.scheduling.coordinator import coordinator  # noqa: E402
+from pipelines.scheduling.locations import inside_job  # noqa: E402
+from pipelines.scheduling.trackers import check_trackers  # noqa: E402
+
+# In trials too, which import this: what Ray Data raises instead says neither kind nor place of what went wrong.
+ray.data.DataContext.get_current().raise_original_map_exception = True
+
+WATCHER_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Whether Ray Train looks for notices that nodes leave, for this process and those it starts."""
+
+
+def check_storage(config: Config) -> None:
+    """Refuse a storage that cannot be written and trackers that are not there, before any work is done."""
+    check_trackers(config)
+    Folder(config.storage).check_writable()
+
+
+def quieten_ray() -> None:
+    """Errors only, and none of Ray Data's: it logs what a task raised, whole, and a library's words can quote a patient's value."""
+    for name in ("ray", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _quieten_raylet() -> None:
+    """Keep the raylet's remark on many worker processes off the terminal: trials that wait without a CPU are many on purpose.
+
+    Ray prints what the raylet says past its log levels and has no setting for it.
+    """
+    show = getattr(ray._private.worker, "print_to_stdstream", None)
+    if show is None or hasattr(show, "quiet"):
+        return
+
+    def print_to_stdstream(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
+        if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
+            show(data, *arguments, **options)
+
+    print_to_stdstream.quiet = True  # type: ignore[attr-defined]
+    ray._private.worker.print_to_stdstream = print_to_stdstream
+
+
+@contextlib.contextmanager
+def _notices_ignored() -> Iterator[None]:
+    """Nobody takes this machine away with a notice, and the watcher would be one more process for every training.
+
+    Put back afterwards: a later session of this process, or a program it starts, may join a cluster whose nodes do leave with a notice.
+    """
+    set_by_user = WATCHER_VARIABLE in os.environ
+    os.environ.setdefault(WATCHER_VARIABLE, "0")
+    try:
+        yield
+    finally:
+        if not set_by_user:
+            os.environ.pop(WATCHER_VARIABLE, None)
+
+
+def _cluster() -> str:
+    """The cluster that is joined, as an error names it."""
+    address = os.environ.get("RAY_ADDRESS")
+    return f"the Ray cluster at RAY_ADDRESS={address}" if address else "the Ray cluster of this job"
+
+
+@contextlib.contextmanager
+def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
+    """A connected driver and its context. Joins the cluster of `RAY_ADDRESS` or the job; else starts one here.
+
+    Raises StorageError when that cluster cannot be reached, ResourceError when Ray refuses to join or to start.
+    """
+    if not config.encoder.allow_download:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    joined = inside_job() or bool(os.environ.get("RAY_ADDRESS"))
+    options: dict[str, object] = {"logging_level": logging.INFO if debug else logging.ERROR, "log_to_driver": debug}
+    if joined:
+        if not inside_job():
+            root = Path(clinjepa.__file__).parent
+            kept = {name: os.environ[name] for name in (PATIENCE_VARIABLE,) if name in os.environ}
+            options["runtime_env"] = {"py_modules": [str(root), str(root.parent / "pipelines")], "env_vars": kept}
+    else:
+        execution = config.execution
+        options |= {"address": "local", "num_cpus": execution.local_num_cpus, "include_dashboard": debug}
+        if execution.object_store_mb:
+            options["object_store_memory"] = execution.object_store_mb * 1024 * 1024
+    if not debug:
+        _quieten_raylet()
+    with contextlib.nullcontext() if joined else _notices_ignored():
+        try:
+            ray.init(**options)  # type: ignore[arg-type]
+        except ConnectionError as error:
+            remedy = "submit the job again" if inside_job() else "unset RAY_ADDRESS to run on this machine"
+            raise StorageError(f"{_cluster()} cannot be reached ({error}); {remedy}") from None
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:  # before any data: words about machines
+            where = f"join {_cluster()}" if joined else "start on this machine"
+            remedy = "is the address right, and the cluster up?" if joined else "see execution.object_store_mb and local_num_cpus, /tmp/ray"
+            raise ResourceError(f"Ray could not {where}: {' '.join(str(error).split())[:500]} ({remedy})") from None
+        if not debug:
+            quieten_ray()
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        try:
+            yield RunContext(config, uuid.uuid4().hex[:12], coordinator(), debug)
+        finally:
+            ray.shutdown()

@@ -1,0 +1,82 @@
+"""The latent store: every text of a trajectory store through one frozen encoder, once, by a Ray Data pool of encoder workers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from clinjepa.config import Config
+from clinjepa.curriculum.embedding import Embedder, EmbedJob
+from clinjepa.errors import ClinJepaError
+from clinjepa.storage import Folder
+from clinjepa.trajectory.tokens.latent_store import finish_latents
+from pipelines.graph.artifacts import Artifact
+from pipelines.graph.context import Needs, RunContext
+from pipelines.graph.stage import Stage
+from pipelines.stages.tasks import raise_fault
+
+_WORKER_CPUS = 0.5
+
+
+def embed_needs(config: Config) -> Needs:
+    """What the pool uses when it is full."""
+    return {name: amount * config.execution.embed_workers for name, amount in least_embed_needs(config).items()}
+
+
+def least_embed_needs(config: Config) -> Needs:
+    """What one encoder worker uses; the pool starts with one and grows as the cluster has room."""
+    return {"CPU": _WORKER_CPUS} | ({"GPU": 1.0} if config.execution.use_gpu else {})
+
+
+def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+    """Shard by shard; a shard that this encoder has done is recognised by its header, so a restart costs at most the shards in work."""
+    config, out = context.config, artifact.folder
+    address = {name: context.artifact(upstream).folder.address for name, upstream in stage.inputs.items()}
+    job = EmbedJob(
+        out=out.address,
+        trajectories=address["trajectories"],
+        base=address["base"],
+        encoder=address.get("encoder"),
+        encoder_settings=config.encoder.model_dump(mode="json"),
+        use_gpu=config.execution.use_gpu,
+    )
+    shards = [name.removesuffix(".parquet") for name in Folder(job.trajectories).names("shards")]
+    started, done = time.monotonic(), 0
+    dataset = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map_batches(
+        _EmbedShards,
+        fn_constructor_args=(job.to_json(), config.execution.threads_per_worker),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(config.execution.embed_workers, len(shards)))),
+        num_cpus=_WORKER_CPUS,
+        num_gpus=1 if config.execution.use_gpu else 0,
+    )
+    num_tokens = num_texts = 0
+    for outcome in dataset.iter_rows():
+        raise_fault(outcome)
+        done += 1
+        num_tokens, num_texts = num_tokens + outcome["num_tokens"], num_texts + outcome["num_texts"]
+        context.report(stage, done, len(shards), f"{num_tokens / (time.monotonic() - started):,.0f} tokens/s")
+    return finish_latents(out) | {"num_tokens": num_tokens, "num_texts": num_texts}
+
+
+class _EmbedShards:
+    """One encoder worker of the pool."""
+
+    def __init__(self, job: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.embedder = Embedder(EmbedJob.from_json(job))
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        counts = {"num_tokens": 0, "num_texts": 0, "fault": "", "message": ""}
+        try:
+            for shard in rows["shard"].to_pylist():
+                counts |= self.embedder.embed_shard(shard)
+        except ClinJepaError as error:
+            counts |= {"fault": type(error).__name__, "message": str(error)}
+        return pa.table({name: [value] for name, value in counts.items()})

@@ -1,0 +1,30 @@
+"""When a gradient norm is too large to go on."""
+
+from __future__ import annotations
+
+import pytest
+
+from clinjepa.curriculum.checkpoints.history import TrainingHistory
+from clinjepa.errors import TrainingError
+
+
+def history_of(norms: list[float]) -> TrainingHistory:
+    history = TrainingHistory()
+    for step, norm in enumerate(norms):
+        history.add({"step": step, "loss": 1.0, "grad_norm_predictor": 1e6, "grad_norm_encoder": norm}, num_tokens=1)
+    return history
+
+
+def row(norm: float) -> dict[str, float]:
+    return {"step": 99, "loss": 1.0, "grad_norm_predictor": 1e6, "grad_norm_encoder": norm}
+
+
+def test_a_gradient_norm_above_a_thousand_times_its_own_groups_median_stops_the_training():
+    history = history_of([1.0] * 19 + [500.0])
+    with pytest.raises(TrainingError, match="step 99: grad_norm_encoder is 1.*, more than 1000 times the median of the last 20 steps"):
+        history.check(row(1001.0), "checkpoints")
+
+
+@pytest.mark.parametrize(("norms", "norm"), [([1.0] * 20, 999.0), ([1.0] * 19, 1e9), ([1.0] * 60 + [10.0] * 50, 9999.0)])
+def test_a_gradient_norm_within_the_limit_or_of_a_training_that_has_just_begun_goes_on(norms, norm):
+    history_of(norms).check(row(norm), "checkpoints")

@@ -1,0 +1,156 @@
+"""report.json says what was found and what was not, and its page shows the same."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+
+from clinjepa.errors import StoreError
+from clinjepa.report.charts.lines import Series, line_chart
+from clinjepa.report.charts.parts import even_ticks, number
+from clinjepa.report.document import NOT_FINITE, build_report, render_html
+from clinjepa.report.words import Footnotes, duration, title
+from tests.support.report_results import OTHER_CODE, extras, figure, results
+
+
+def page(changed: dict[str, Any] | None = None, pictures: dict[str, Any] | None = None) -> str:
+    return render_html(build_report({**results(), **(changed or {})}), extras() if pictures is None else pictures)
+
+
+def test_report_is_plain_json_that_reads_back_equal() -> None:
+    report = build_report(results())
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_report_that_was_built_builds_again() -> None:
+    report = build_report(results())
+    again = {name: value for name, value in report.items() if name not in ("schema_version", "stage_sharing", "other_code")}
+    assert build_report(again) == report
+
+
+def test_stages_that_other_code_made_are_listed_and_told_on_the_page() -> None:
+    report = build_report(results())
+    assert [(stage["name"], stage["code_digest"]) for stage in report["other_code"]] == [
+        ("ingest", OTHER_CODE),
+        ("trajectories", OTHER_CODE),
+    ]
+    told = re.sub(r"<[^>]+>|\s+", " ", page())
+    assert re.search(r"2 of them were made by other code than this report's, .* Trajectories \( fedcba98 \)", told, re.IGNORECASE)
+    for stage in (alike := results())["stages"]:
+        stage["code_digest"] = alike["code_digest"]
+    assert "made by other code" not in page(alike)
+
+
+def test_missing_figure_without_a_reason_is_refused() -> None:
+    changed = results() | {"geometry": {"sft": {"ratio": None}}}
+    with pytest.raises(StoreError, match=r"geometry\.sft lacks reason"):
+        build_report(changed)
+
+
+def test_figure_that_is_a_bare_number_is_refused() -> None:
+    with pytest.raises(StoreError, match=r"geometry\.sft\.ratio is not a figure"):
+        build_report(results() | {"geometry": {"sft": {"ratio": 1.2}}})
+
+
+def test_unknown_field_is_named_and_its_value_is_not() -> None:
+    with pytest.raises(StoreError, match="unknown fields: geometri") as fault:
+        build_report(results() | {"geometri": "a text that must not be told"})
+    assert "must not be told" not in str(fault.value)
+
+
+def test_missing_field_is_named() -> None:
+    with pytest.raises(StoreError, match="report lacks versions"):
+        build_report({name: value for name, value in results().items() if name != "versions"})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_figure_that_is_not_finite_becomes_null_with_a_reason(value: float) -> None:
+    report = build_report(results() | {"geometry": {"sft": {"ratio": figure(1.0) | {"value": value}}}})
+    assert report["geometry"]["sft"] == {"ratio": None, "reason": NOT_FINITE}
+
+
+def test_interval_that_is_not_finite_becomes_null_and_the_value_stays() -> None:
+    report = build_report(results() | {"geometry": {"sft": {"ratio": figure(1.0) | {"ci95": [0.5, math.nan]}}}})
+    assert report["geometry"]["sft"]["ratio"] == figure(1.0, None)
+
+
+def test_stages_that_two_recipes_use_are_counted_as_shared() -> None:
+    sharing = build_report(results())["stage_sharing"]
+    assert (sharing["num_stages"], sharing["num_shared"], sharing["num_reused"]) == (11, 3, 2)
+    assert sharing["recipes"]["clin_jepa"] == {"num_stages": 5, "num_shared": 3}
+    assert sharing["recipes"]["untrained"] == {"num_stages": 2, "num_shared": 0}
+
+
+def test_page_refers_to_nothing_outside_itself() -> None:
+    found = re.findall(r"""(?:src|href)\s*=\s*["']([^"']+)""", page()) + re.findall(r"url\(([^)]+)", page())
+    assert [target[:40] for target in found if not target.startswith(("#", "data:"))] == []
+
+
+def test_page_has_no_scripts() -> None:
+    assert "<script" not in page()
+
+
+def test_names_are_shown_as_text_and_never_as_markup() -> None:
+    html = page({"run": "<img src=x>", "downstream": {"<b>task</b>": results()["downstream"]["in_hospital_death"]}})
+    assert "<img src=x>" not in html and "<b>task" not in html and "&lt;b&gt;task" in html
+
+
+def test_missing_figure_is_a_dash_and_never_a_zero() -> None:
+    cell = Footnotes().cell({"ratio": None, "reason": "too few stays"}, "ratio")
+    assert cell == '<abbr title="too few stays">–<sup>1</sup></abbr>'
+
+
+def test_equal_reasons_share_a_footnote() -> None:
+    notes = Footnotes()
+    for reason in ("a", "b", "a"):
+        notes.dash(reason)
+    assert notes.listing() == '<ol class="footnotes"><li>a</li><li>b</li></ol>'
+
+
+def test_report_without_any_figure_renders() -> None:
+    empty = {"stages": [], "phases": {}, "drift": {}, "geometry": {}, "downstream": {}}
+    bare = {name: value for name, value in (results() | empty).items() if name not in ("roundtrip", "timings", "created")}
+    assert "not computed in this run" in render_html(build_report(bare), {})
+
+
+def test_task_that_cannot_be_estimated_says_why_in_its_section() -> None:
+    assert re.search(r"Hypoxaemia within 8 h: cannot be estimated here</h3><p class=\"remark\">3 positive patients", page())
+
+
+def test_picture_that_could_not_be_made_shows_its_reason() -> None:
+    assert "12 hours only" in page(pictures={"umap": {"sft": {"points": None, "groups": None, "reason": "12 hours only"}}})
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(0, "0"), (37412, "37,412"), (0.5, "0.500"), (1.9234, "1.92"), (123.4, "123"), (0.0421, "0.0421"), (-0.5, "-0.500"), (2e-5, "2e-05")],
+)
+def test_figures_are_written_with_three_digits_and_counts_exactly(value: float, written: str) -> None:
+    assert number(value) == written
+
+
+def test_ticks_are_round_and_inside_their_range() -> None:
+    assert even_ticks(0.13, 0.97, 5) == [0.2, 0.4, 0.6, 0.8]
+
+
+def test_line_is_interrupted_where_a_value_is_missing() -> None:
+    chart = line_chart([Series("a", 0, [1, 2, 3, 4, 5], [1, 2, None, 2, 1])], title="t", x_label="x", y_label="y", alt="")
+    assert chart.count("<polyline") == 2 and chart.count("<circle") == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(None, "–"), (4.24, "4.2 s"), (61.2, "61 s"), (200, "3 min 20 s"), (3000, "50 min"), (7500, "2 h 5 min")]
+)
+def test_durations_are_said_as_people_say_them(seconds: float | None, said: str) -> None:
+    assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("hypotension_8h", "Hypotension within 8 h"), ("clin_jepa · mlp", "Clin-JEPA, MLP probe"), ("sft", "SFT, frozen")]
+)
+def test_names_of_files_get_titles(name: str, shown: str) -> None:
+    assert title(name) == shown

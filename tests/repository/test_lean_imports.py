@@ -1,0 +1,18 @@
+"""What must run without some of the libraries: training without Ray and those of tables, an ingest without those of training."""
+
+from __future__ import annotations
+
+from tests.support.cli import python_without
+
+
+def test_training_needs_neither_ray_nor_pydantic_nor_polars() -> None:
+    done = python_without(
+        ("ray", "pydantic", "polars"), "import clinjepa.curriculum.phase, clinjepa.curriculum.worker, clinjepa.curriculum.embedding"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_an_ingest_loads_nothing_that_trains_or_evaluates() -> None:
+    """Loading these took 7 CPU seconds and 300 MB of every ingest."""
+    done = python_without(("torch", "transformers", "peft", "sklearn", "lightgbm", "umap", "matplotlib"), "import pipelines.ingest")
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,224 @@
+"""CinC 2012: records, outcomes and their quirks, as a zip or a folder; broken files get one clear error."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from clinjepa.clinical import load_variables
+from clinjepa.config.schema import SourceConfig
+from clinjepa.errors import SourceError
+from clinjepa.sources.challenges.cinc2012 import Cinc2012Source, load_map
+from clinjepa.sources.challenges.cinc2012_records import INTIME
+from clinjepa.storage import Folder
+
+RECORD = """Time,Parameter,Value
+00:00,RecordID,{number}
+00:00,Age,54
+00:00,Gender,0
+00:00,Height,-1
+00:00,ICUType,4
+00:00,Weight,80.5
+"""
+OUTCOMES = "RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death\n"
+
+
+def write_set(folder: Path, lines: dict[int, str], outcomes: str | None = None, letter: str = "a", zipped: bool = True) -> Path:
+    """A set with one record per number; `lines` follow the statics."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = {f"set-{letter}/{number}.txt": RECORD.format(number=number) + text for number, text in lines.items()}
+    if zipped:
+        with zipfile.ZipFile(folder / f"set-{letter}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"set-{letter}/", "")
+            for name, text in records.items():
+                archive.writestr(name, text)
+    else:
+        (folder / f"set-{letter}").mkdir()
+        for name, text in records.items():
+            (folder / name).write_text(text)
+    rows = "".join(f"{number},6,1,5,-1,0\n" for number in lines) if outcomes is None else outcomes
+    (folder / f"Outcomes-{letter}.txt").write_text(OUTCOMES + rows)
+    return folder
+
+
+def read(folder: Path, **settings):
+    source = Cinc2012Source(SourceConfig(kind="cinc2012", path=str(folder), num_partitions=1, **settings))
+    (partition,) = source.partitions()
+    return source.read(partition)
+
+
+def events(tables, variable):
+    hours = lambda event: (event["time"] - INTIME).total_seconds() / 3600  # noqa: E731
+    return [(hours(event), event["value"]) for event in tables.events.to_pylist() if event["variable"] == variable]
+
+
+def test_the_map_names_only_variables_of_the_dictionary():
+    named = {name for entry in load_map()["parameters"].values() for name in (entry["variable"], entry.get("also", entry["variable"]))}
+    assert named <= load_variables().keys()
+
+
+def test_a_record_becomes_a_stay_with_missing_statics_null(tmp_path):
+    (stay,) = read(write_set(tmp_path, {132539: ""}, "132539,6,1,5,9,1\n")).stays.to_pylist()
+    assert (stay["stay_id"], stay["age_years"], stay["sex"], stay["height_cm"], stay["weight_kg"]) == (132539, 54.0, "female", None, 80.5)
+    assert (stay["care_unit"], stay["died_in_hospital"], stay["died_in_icu"]) == ("Surgical ICU", True, None)
+    assert (stay["outtime"] - stay["intime"]).total_seconds() == 48 * 3600
+
+
+def test_a_shorter_length_of_stay_ends_the_stay(tmp_path):
+    (stay,) = read(write_set(tmp_path, {1: ""}, "1,6,1,1,-1,0\n")).stays.to_pylist()
+    assert (stay["outtime"] - stay["intime"]).total_seconds() == 24 * 3600
+
+
+def test_values_are_mapped_with_their_units(tmp_path):
+    tables = read(write_set(tmp_path, {1: "00:37,HR,77\n01:00,FiO2,0.4\n02:00,NISysABP,147\n47:59,K,4.1\n"}))
+    assert events(tables, "heart_rate") == [(pytest.approx(37 / 60), 77.0)]
+    assert events(tables, "fio2") == [(1.0, 40.0)]
+    assert events(tables, "sbp") == events(tables, "sbp_cuff") == [(2.0, 147.0)]
+    assert events(tables, "potassium") == [(pytest.approx(47 + 59 / 60), 4.1)]
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("01:00,,5", "empty_parameter"),
+        ("01:00,SOFA,5", "excluded:outcome"),
+        ("01:00,Weight,81", "repeated_static"),
+        ("01:00,Mood,5", "unmapped_code"),
+        ("soon,HR,80", "bad_time"),
+        ("01:00,HR,fast", "non_numeric:heart_rate"),
+        ("01:00,HR,0", "zero_reading:heart_rate"),
+        ("01:00,Temp,-17.8", "out_of_range:temperature"),
+        ("70:00,HR,80", "outside_stay"),
+    ],
+)
+def test_what_cannot_be_used_is_dropped_and_counted(tmp_path, line, rule):
+    tables = read(write_set(tmp_path, {1: line + "\n"}))
+    assert (tables.events.num_rows, tables.counts) == (0, {rule: 1})
+
+
+def test_an_implausible_weight_is_null_and_counted(tmp_path):
+    folder = write_set(tmp_path, {1: ""})
+    with zipfile.ZipFile(folder / "set-a.zip", "w") as archive:
+        archive.writestr("set-a/1.txt", RECORD.format(number=1).replace("80.5", "8000"))
+    tables = read(folder)
+    assert (tables.stays["weight_kg"].to_pylist(), tables.counts["out_of_range:weight"]) == ([None], 1)
+
+
+def test_a_record_without_measurements_is_kept_with_no_events(tmp_path):
+    tables = read(write_set(tmp_path, {1: "", 2: "01:00,HR,80\n"}))
+    assert (tables.stays.num_rows, tables.events.num_rows) == (2, 1)
+
+
+def test_a_record_without_outcome_has_none_and_is_counted(tmp_path):
+    tables = read(write_set(tmp_path, {1: "", 2: ""}, "1,6,1,5,-1,0\n"))
+    assert (tables.stays["died_in_hospital"].to_pylist(), tables.counts["no_outcome"]) == ([False, None], 1)
+
+
+def test_a_zip_and_a_folder_give_the_same_tables(tmp_path):
+    lines = {1: "01:00,HR,80\n", 2: "02:00,MAP,70\n"}
+    zipped, unpacked = read(write_set(tmp_path / "a", lines)), read(write_set(tmp_path / "b", lines, zipped=False))
+    assert zipped.events.equals(unpacked.events) and zipped.stays.equals(unpacked.stays)
+
+
+def test_an_object_store_s_address_gives_the_same_tables(tmp_path):
+    Folder("memory://cinc").upload(write_set(tmp_path, {1: "01:00,HR,80\n"}))
+    source = Cinc2012Source(SourceConfig(kind="cinc2012", path="memory://cinc", num_partitions=1))
+    assert source.read(source.partitions()[0]).events.equals(read(tmp_path).events)
+
+
+def test_a_path_to_one_zip_reads_that_set(tmp_path):
+    write_set(tmp_path, {1: ""}, letter="a")
+    write_set(tmp_path, {2: ""}, letter="b")
+    assert read(tmp_path / "set-b.zip").stays["stay_id"].to_pylist() == [2]
+
+
+def test_partitions_cover_both_sets_once(tmp_path):
+    write_set(tmp_path, dict.fromkeys(range(1, 6), ""), letter="a")
+    write_set(tmp_path, dict.fromkeys(range(6, 11), ""), letter="b")
+    source = Cinc2012Source(SourceConfig(kind="cinc2012", path=str(tmp_path), num_partitions=3))
+    ids = [source.read(partition).stays["stay_id"].to_pylist() for partition in source.partitions()]
+    assert ids == [[1, 2, 3], [4, 5, 6], [7, 8, 9, 10]]
+
+
+def test_subsets_and_max_stays_choose_records(tmp_path):
+    write_set(tmp_path, dict.fromkeys(range(1, 6), ""), letter="a")
+    write_set(tmp_path, dict.fromkeys(range(6, 11), ""), letter="b")
+    assert read(tmp_path, subsets=["b"], max_stays=2).stays["stay_id"].to_pylist() == [6, 7]
+
+
+def open_error(folder: Path, **settings) -> str:
+    with pytest.raises(SourceError) as error:
+        read(folder, **settings)
+    return str(error.value)
+
+
+def test_a_missing_zip_says_where_it_is_to_be_had(tmp_path):
+    assert "set-a.zip is missing" in open_error(tmp_path) and "physionet.org" in open_error(tmp_path)
+
+
+def test_a_missing_outcome_file_is_named(tmp_path):
+    (write_set(tmp_path, {1: ""}) / "Outcomes-a.txt").unlink()
+    assert "Outcomes-a.txt is missing" in open_error(tmp_path)
+
+
+def test_a_zip_cut_short_is_refused(tmp_path):
+    path = write_set(tmp_path, {number: "01:00,HR,80\n" * 50 for number in range(30)}) / "set-a.zip"
+    path.write_bytes(path.read_bytes()[:-500])
+    assert "set-a.zip: not a whole zip" in open_error(tmp_path)
+
+
+def test_a_zip_damaged_inside_is_refused(tmp_path):
+    path = (
+        write_set(tmp_path, {1: "".join(f"{minute // 60:02d}:{minute % 60:02d},HR,{60 + minute % 40}\n" for minute in range(2000))})
+        / "set-a.zip"
+    )
+    content = bytearray(path.read_bytes())
+    content[200:260] = bytes(60)
+    path.write_bytes(bytes(content))
+    assert "set-a.zip: not a whole zip" in open_error(tmp_path)
+
+
+def test_a_record_that_is_not_utf8_is_named_with_the_byte(tmp_path):
+    with zipfile.ZipFile(write_set(tmp_path, {1: ""}) / "set-a.zip", "w") as archive:
+        archive.writestr("set-a/1.txt", b"Time,Parameter,Value\n00:00,Age,\xff\n")
+    assert "set-a.zip/set-a/1.txt: byte 31 is not UTF-8" in open_error(tmp_path)
+
+
+def test_a_record_without_its_header_is_refused(tmp_path):
+    with zipfile.ZipFile(write_set(tmp_path, {1: ""}) / "set-a.zip", "w") as archive:
+        archive.writestr("set-a/1.txt", "00:00,Age,54\n")
+    assert "line 1 is not the header 'Time,Parameter,Value'" in open_error(tmp_path)
+
+
+def test_a_line_with_too_few_fields_is_named(tmp_path):
+    message = open_error(write_set(tmp_path, {1: "01:00,HR,80\n01:30;HR;80\n"}))
+    assert "set-a/1.txt, line 9: not the 3 fields" in message
+
+
+def test_a_record_number_in_two_sets_is_refused(tmp_path):
+    write_set(tmp_path, {1: ""}, letter="a")
+    write_set(tmp_path, {1: ""}, letter="b")
+    assert "1 record numbers occur twice" in open_error(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "message"),
+    [
+        ("1,6,1,5,-1,0\n1,6,1,5,-1,1\n", "lines 2 and 3 have the same RecordID"),
+        ("1,6,1,long,-1,0\n", "line 2, column 'Length_of_stay': not a whole number"),
+    ],
+)
+def test_a_broken_outcome_row_is_named_by_its_line(tmp_path, outcomes, message):
+    assert f"Outcomes-a.txt: {message}" in open_error(write_set(tmp_path, {1: ""}, outcomes))
+
+
+def test_an_outcome_file_without_a_column_is_refused(tmp_path):
+    folder = write_set(tmp_path, {1: ""})
+    (folder / "Outcomes-a.txt").write_text("RecordID,Length_of_stay\n1,5\n")
+    assert "Outcomes-a.txt: column 'In-hospital_death' is missing" in open_error(folder)
+
+
+def test_an_empty_set_is_refused(tmp_path):
+    assert "hold no .txt records" in open_error(write_set(tmp_path, {}))

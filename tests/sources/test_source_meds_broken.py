@@ -1,0 +1,95 @@
+"""Broken MEDS data sets: one error that names the file, what is wrong and what to do, and never a patient."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from clinjepa.config.schema import SourceConfig
+from clinjepa.errors import SourceError
+from clinjepa.sources.meds.source import MedsSource
+from tests.support.meds_examples import SCHEMA, chart, read_all, row, stay_rows, write_meds
+
+
+def test_a_missing_folder_says_how_to_get_the_data(tmp_path):
+    with pytest.raises(SourceError, match="nowhere: no such folder; .*clinjepa data get"):
+        MedsSource(SourceConfig(kind="meds", path=str(tmp_path / "nowhere")))
+
+
+def test_a_folder_without_shards_is_refused(tmp_path):
+    (tmp_path / "metadata").mkdir()
+    with pytest.raises(SourceError, match="data: no .parquet files there"):
+        MedsSource(SourceConfig(kind="meds", path=str(tmp_path)))
+
+
+def test_a_split_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(SourceError, match=r"subsets names \['test'\], found are \['train'\]"):
+        MedsSource(SourceConfig(kind="meds", path=str(write_meds(tmp_path, stay_rows())), subsets=["test"]))
+
+
+@pytest.mark.parametrize("column", ["time", "code", "numeric_value", "icustay_id"])
+def test_a_missing_column_is_named_with_its_file(tmp_path, column):
+    kept = {name: name for name in SCHEMA if name != column}
+    with pytest.raises(SourceError, match=f"data/train/0.parquet: column '{column}' is missing \\(found: subject_id"):
+        read_all(write_meds(tmp_path, stay_rows(), schema=kept))
+
+
+def test_a_shard_cut_short_is_refused(tmp_path):
+    write_meds(tmp_path, stay_rows() + [chart(220045, 2, 80.0)] * 500)
+    path = tmp_path / "data/train/0.parquet"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(SourceError, match="data/train/0.parquet: not a readable Parquet file .*get the file again"):
+        read_all(tmp_path)
+
+
+def test_a_shard_damaged_inside_is_refused(tmp_path):
+    write_meds(tmp_path, stay_rows() + [chart(220045, hours / 60, 60.0 + hours % 37) for hours in range(1500)])
+    path = tmp_path / "data/train/0.parquet"
+    content = bytearray(path.read_bytes())
+    content[4:600] = bytes(596)
+    path.write_bytes(bytes(content))
+    with pytest.raises(SourceError, match="data/train/0.parquet: cannot be read"):
+        read_all(tmp_path)
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path):
+    path = tmp_path / "data/train/0.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_text("subject_id,time,code\n1,2,3\n")
+    with pytest.raises(SourceError, match="data/train/0.parquet: not a readable Parquet file"):
+        read_all(tmp_path)
+
+
+def test_numbers_given_as_text_are_refused(tmp_path):
+    write_meds(tmp_path, stay_rows())
+    path = tmp_path / "data/train/0.parquet"
+    pl.read_parquet(path).with_columns(pl.lit("high").alias("numeric_value")).write_parquet(path)
+    with pytest.raises(SourceError, match="column 'numeric_value' is String, a number is needed"):
+        read_all(tmp_path)
+
+
+def test_a_subject_in_two_shards_is_refused(tmp_path):
+    write_meds(tmp_path, stay_rows(), "data/train/0.parquet")
+    write_meds(tmp_path, [chart(220045, 2, 80.0)], "data/train/1.parquet")
+    with pytest.raises(SourceError, match="1.parquet: rows of one subject stand apart or in several files"):
+        read_all(tmp_path)
+
+
+def test_an_empty_table_has_no_icu_stay(tmp_path):
+    with pytest.raises(SourceError, match="no code starts with 'ICU_ADMISSION'"):
+        read_all(write_meds(tmp_path, []))
+
+
+def test_a_stay_id_given_to_two_admissions_is_refused_without_naming_it(tmp_path):
+    rows = stay_rows(stay=987654) + [row("ICU_ADMISSION//Other Unit", 50, icustay_id=987654, hadm_id=101)]
+    with pytest.raises(SourceError, match="1 ICU stay ids have two different ICU_ADMISSION rows") as error:
+        read_all(write_meds(tmp_path, rows))
+    assert "987654" not in str(error.value)
+
+
+def test_a_split_table_without_its_columns_is_refused(tmp_path):
+    write_meds(tmp_path, stay_rows())
+    (tmp_path / "metadata").mkdir()
+    pl.DataFrame({"subject_id": [1], "fold": ["train"]}).write_parquet(tmp_path / "metadata/subject_splits.parquet")
+    with pytest.raises(SourceError, match=r"subject_splits.parquet: columns \['split'\] are missing"):
+        read_all(tmp_path)

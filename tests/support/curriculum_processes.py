@@ -1,0 +1,73 @@
+"""Runs curriculum jobs on real gloo workers: one process each, several jobs one after the other in the same process group."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as torch_dist
+
+from clinjepa.curriculum import gathering
+from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.feed.micro_batches import plain_feed
+from clinjepa.curriculum.jobs import Job, PhaseJob, load_job
+from clinjepa.curriculum.phase import run_phase
+from clinjepa.curriculum.sft import run_sft
+
+KILLED = 9
+
+
+def run_job(job: Job, die_after: int | None = None) -> dict[str, Any]:
+    """Run a job with this process's place in its process group; with `die_after` the process is gone when that many steps are done."""
+
+    def on_report(step: int, metrics: dict[str, Any], checkpoint: str | None) -> None:
+        if step == die_after:
+            os._exit(KILLED)
+
+    run = run_phase if isinstance(job, PhaseJob) else run_sft
+    return run(job, Dist.current(), plain_feed(job), on_report)  # type: ignore[arg-type]
+
+
+def run_on_workers(jobs: Sequence[Job], world_size: int, die_after: int | None = None, layer_by_layer: bool = False) -> None:
+    """Run jobs in order on `world_size` gloo processes; raises RuntimeError with the first failing worker's last words.
+
+    layer_by_layer: treat every module as too large to stay gathered.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch, "jobs.json").write_text(json.dumps([job.to_json() for job in jobs]))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, __file__, scratch, str(world_size), str(die_after or 0), str(int(layer_by_layer))]
+        workers = [
+            subprocess.Popen([*command, str(rank)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            for rank in range(world_size)
+        ]
+        try:
+            endings = [(worker.communicate(timeout=280)[1], worker.returncode) for worker in workers]
+        finally:
+            for worker in workers:
+                worker.kill()
+    expected = KILLED if die_after else 0
+    for said, code in endings:
+        if code != expected:
+            raise RuntimeError(f"a worker of {world_size} ended with {code}: {said.decode(errors='replace')[-2000:]}")
+
+
+def _main(scratch: str, world_size: str, die_after: str, layer_by_layer: str, rank: str) -> None:
+    if int(layer_by_layer):
+        gathering.KEPT_GATHERED_BYTES = 0
+    torch.set_num_threads(1)
+    torch_dist.init_process_group("gloo", init_method=f"file://{scratch}/rendezvous", rank=int(rank), world_size=int(world_size))
+    for value in json.loads(Path(scratch, "jobs.json").read_text()):
+        run_job(load_job(value), int(die_after) or None)
+    torch_dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
