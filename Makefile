@@ -1,5 +1,6 @@
 # make demo   from nothing to a report (DATASET=mimic_iv_demo|cinc2012|cinc2019|simulator, DATA=folder or zip, ARGS="key=value …")
-# make test   the test suite        make lint   ruff        make chaos   the fault tests in full, and the 8B path shrunk        make clean
+# make test   the test suite        make chaos   the fault tests in full, and the 8B path shrunk        make clean
+# make lint   ruff check, ruff format --check, mypy        make docs   the documentation as a site, in build/site
 #
 # PYTHON=python3.12       another interpreter (3.11 or newer)
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -36,7 +37,7 @@ $(error DATASET=$(DATASET) is not known; use mimic_iv_demo, cinc2012, cinc2019 o
 endif
 OPEN_DATA := $(if $(DATA),,$(open_data_$(DATASET)))
 
-.PHONY: demo test lint chaos clean setup setup-dev
+.PHONY: demo test lint docs chaos clean setup setup-dev
 
 demo: setup
 	$(if $(OPEN_DATA),$(BIN)/clinjepa data get $(OPEN_DATA) data/$(OPEN_DATA))
@@ -47,12 +48,18 @@ test: setup-dev
 
 lint: setup-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup-dev
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 chaos: setup-dev
 	$(BIN)/python -m pytest tests/chaos tests/e2e/test_rehearsal.py -m 'long or not long' $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
