@@ -1,6 +1,6 @@
-"""The faults a user can act on.
+"""Exceptions for faults that a user can act on, one class per kind of fault.
 
-Each message names what was found, where, and what to do about it; none carries a patient's identifiers, text or times.
+Each message names what was found, where, and what to do about it. No message contains a patient's identifiers, text or times.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class ClinJepaError(Exception):
-    """Base of every fault that is reported as one line, without a traceback."""
+    """Base of every error that the command line reports as one line, without a traceback."""
 
 
 class ConfigError(ClinJepaError):
@@ -23,7 +23,7 @@ class SourceError(ClinJepaError):
 
 
 class StoreError(ClinJepaError):
-    """A store or artifact that is missing, torn, altered or of another schema version."""
+    """A store or artifact that is missing, truncated, altered or of another schema version."""
 
 
 class StorageError(ClinJepaError):
@@ -31,19 +31,19 @@ class StorageError(ClinJepaError):
 
 
 class SilentStoreError(StorageError):
-    """An object store that gave no usable answer for as long as we wait."""
+    """An object store that gave no usable response within the retry time."""
 
 
 class CheckpointError(ClinJepaError):
-    """A checkpoint that is torn, altered, of another schema or of another base model."""
+    """A checkpoint that is truncated, altered, of another schema or of another base model."""
 
 
 class TornCheckpointError(CheckpointError):
-    """A checkpoint that is not whole, or not what was written; the one before it may be."""
+    """A checkpoint that is truncated or differs from what was written. The previous checkpoint may be intact."""
 
 
 class TrainingError(ClinJepaError):
-    """Training that must not go on: NaN, an exploding norm, a collapse beyond its threshold."""
+    """Training that must stop: NaN, an exploding norm, a collapse beyond its threshold."""
 
 
 class ResourceError(ClinJepaError):
@@ -51,15 +51,21 @@ class ResourceError(ClinJepaError):
 
 
 class LeakError(ClinJepaError):
-    """Data that tell what they must not: an audit found an excluded field, a later event or a shared patient."""
+    """Data leakage: an audit found an excluded field, a later event, or a patient in two splits."""
 
 
 class AccessError(ClinJepaError):
-    """Single patients of a source that not everybody may look at."""
+    """A request to show single patients of a source with credentialed access."""
 
 
 def retold(kind: str, message: str, otherwise: type[Exception] = TrainingError) -> Exception:
-    """The fault that another process told by its class's name and its message; of the class `otherwise` where it is none of these."""
+    """The exception that another process reported by class name and message.
+
+    Args:
+        kind: Name of the exception's class.
+        message: Its message.
+        otherwise: Class to use when `kind` is not a class of this module.
+    """
     found = globals().get(kind)
     return (found if isinstance(found, type) and issubclass(found, ClinJepaError) else otherwise)(message)
 
@@ -69,15 +75,16 @@ _QUOTED = (OSError, RuntimeError, MemoryError, ImportError, AttributeError)
 
 
 def in_safe_words(error: BaseException) -> str:
-    """One line on a fault that nobody foresaw: its kind, where in this project, and its first line where that can hold no patient's value.
+    """One line on an unexpected exception: its class, its source location in this project, and the first line of its message.
 
-    A `KeyError` or `ValueError` of a library quotes what it met; `--debug` shows those.
+    The message is left out for classes whose messages may quote a patient's value: a `KeyError` or `ValueError` of a library quotes
+    the value that it failed on. `--debug` shows the full message.
     """
-    # As Ray Train and Ray Data wrap it, one in the other, with the traceback as their text: a traceback itself does not travel.
-    told = "".join(traceback.format_tb(error.__traceback__))
+    # Ray Train and Ray Data wrap exceptions in each other. Tracebacks cannot be pickled, so the wrapper's text contains the traceback.
+    trace = "".join(traceback.format_tb(error.__traceback__))
     while isinstance(wrapped := getattr(error, "_base_exc", None) or getattr(error, "cause", None), BaseException):
-        told, error = str(error), wrapped
-    kind, places = type(error), _PLACE.findall(told)
+        trace, error = str(error), wrapped
+    kind, places = type(error), _PLACE.findall(trace)
     ours = [(Path(file).name, line) for file, line in places if {"clinjepa", "pipelines"} & set(Path(file).parts[-3:-1])]
     where = f" in {ours[-1][0]}:{ours[-1][1]}" if ours else ""
     words = str(error).strip().splitlines()
@@ -86,4 +93,5 @@ def in_safe_words(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """First line of an exception's message, at most 200 characters; the class name when the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

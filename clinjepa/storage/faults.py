@@ -1,4 +1,7 @@
-"""From what a file system raised to one line that names the address, what is wrong there and what to do."""
+"""Errors of file systems, translated to one line that names the address, the fault and the remedy.
+
+Used by `Folder` for every access and by `sources.csv_stream`, which opens files itself.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,14 @@ _REMOTE_MODULES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "asyncio", "fss
 
 
 def translated(where: str, error: Exception, is_local: bool, writes: bool) -> ClinJepaError | None:
-    """The fault a user can act on, or None for an error that is not about storage."""
+    """The error to show a user, or None for an error that does not concern storage.
+
+    Args:
+        where: Address of the file or folder.
+        error: What the file system raised.
+        is_local: Whether the file system is the local disk.
+        writes: Whether the access was a write.
+    """
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StorageError(f"{where}: the disk is full; free space or set storage=… to another place; finished stages are kept")
@@ -22,7 +32,7 @@ def translated(where: str, error: Exception, is_local: bool, writes: bool) -> Cl
 
 
 def is_transient(error: Exception) -> bool:
-    """True for an answer that broke off: reading it again may succeed."""
+    """True for a response that broke off: reading again may succeed."""
     if isinstance(error, ConnectionError | TimeoutError):
         return True
     module, name = type(error).__module__.partition(".")[0], type(error).__name__

@@ -1,7 +1,7 @@
 """Files on a local disk or in an object store, by one address form (`folder`, `s3://bucket/prefix`, any fsspec URL).
 
-Every room reads and writes through a `Folder`; what can go wrong there (no such bucket, refused connection, full disk)
-becomes one `StorageError` or `StoreError` that names the address. What passes is waited for by `object_store.RetryPolicy`.
+Every package reads and writes through a `Folder`. Storage faults (missing bucket, refused connection, full disk) become one
+`StorageError` or `StoreError` that names the address. Faults of S3 that may pass are retried by `s3.RetryPolicy`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from clinjepa.storage.local import create_whole, temporary_beside, write_whole
 
 Result = TypeVar("Result")
 MARK = ".clinjepa"
-"""The file that says whose folder a storage is; `check_writable` writes it."""
+"""File that marks a storage folder as clinjepa's; written by `check_writable`."""
 
 
 class Folder:
-    """A folder at an address. Cheap, picklable (only the address travels), safe to use from many processes."""
+    """A folder at an address. Cheap, picklable (only the address is pickled), safe to use from many processes."""
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
         text = os.fspath(address)
@@ -48,7 +48,7 @@ class Folder:
         return {"address": self.address}
 
     def __setstate__(self, state: dict[str, str]) -> None:
-        self.__init__(state["address"])  # type: ignore[misc]
+        self.__init__(state["address"])  # type: ignore[misc]  # mypy refuses a direct call; nothing inherits from Folder
 
     def __truediv__(self, name: str) -> Folder:
         return Folder(f"{self.address}/{name}")
@@ -74,12 +74,16 @@ class Folder:
         return self._fs
 
     def path(self, name: str = "") -> str:
-        """The path of `name` as `self.fs` wants it."""
+        """The path of `name` in the form that `self.fs` takes."""
         root = (self.fs, self._root)[1]
         return f"{root}/{name}" if name else root
 
     def check_writable(self) -> None:
-        """Write a mark, at the start of a run. StorageError within seconds for an address that does not answer, or does not let us."""
+        """Write the file `MARK`, at the start of a run.
+
+        Raises:
+            StorageError: Within seconds, when the address cannot be reached, has no such bucket, or cannot be written to.
+        """
         probe = Folder(self.address)
         if self.address.startswith(("s3://", "s3a://")):
             from clinjepa.storage.s3 import FIRST_CONTACT_SECONDS, open_s3, patience
@@ -91,13 +95,13 @@ class Folder:
         probe.write_bytes(MARK, b"storage of clinjepa: artifacts/ and runs/\n")
 
     def exists(self, name: str = "") -> bool:
-        return self._try(name, lambda: self.fs.exists(self.path(name)))
+        return self._try(name, lambda: bool(self.fs.exists(self.path(name))))
 
     def size(self, name: str) -> int:
         return int(self._try(name, lambda: self.fs.info(self.path(name))["size"]))
 
     def names(self, name: str = "") -> list[str]:
-        """Sorted names of the entries directly inside; empty when the folder is not there."""
+        """Sorted names of the entries directly inside; empty when the folder does not exist."""
 
         def listing() -> list[str]:
             try:
@@ -109,7 +113,7 @@ class Folder:
         return self._try(name, listing)
 
     def files(self, name: str = "") -> dict[str, int]:
-        """{path below `name`: bytes} of every file there, sorted; empty when the folder is not there. One listing, not one call a file."""
+        """Path below `name` -> size in bytes, for every file, sorted. Empty when the folder does not exist. Costs one listing call."""
 
         def listing() -> dict[str, int]:
             root = self.path(name).rstrip("/")
@@ -119,10 +123,16 @@ class Folder:
         return self._try(name, listing)
 
     def read_bytes(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        return self._try(name, lambda: self.fs.cat_file(self.path(name), start=start, end=end))
+        """The content of a file, or its bytes from `start` (inclusive) to `end` (exclusive)."""
+
+        def read() -> bytes:
+            data: bytes = self.fs.cat_file(self.path(name), start=start, end=end)
+            return data
+
+        return self._try(name, read)
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write whole or not at all: a reader never sees a torn file."""
+        """Write a file atomically: a reader never sees a partial file."""
 
         def write() -> None:
             if self.is_local:
@@ -134,9 +144,9 @@ class Folder:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """A stream, for what is too large for memory, into a file that appears whole when the block ends without an error.
+        """A stream for content larger than memory. The file appears, complete, when the block ends without an error.
 
-        An object store gets it from a temporary file on the local disk.
+        For an object store the content is first written to a temporary file on the local disk.
         """
         target = Path(self.path(name)) if self.is_local else Path(tempfile.gettempdir()) / "clinjepa-stream"
         self._try(name, lambda: target.parent.mkdir(parents=True, exist_ok=True), writes=True)
@@ -152,10 +162,10 @@ class Folder:
             temporary.unlink(missing_ok=True)
 
     def create_bytes(self, name: str, data: bytes) -> bool:
-        """Write only if `name` is not there yet, atomically; False when somebody else was first.
+        """Write `name` atomically if it does not exist yet; False when another writer created it first.
 
-        `data` must be the caller's own (hold an owner's id): what lies there already and equals it is taken for an earlier
-        attempt of ours whose answer was lost.
+        `data` must be unique to the caller (contain an owner's id): existing content that equals it is taken for an earlier
+        attempt of this caller whose response was lost.
         """
 
         def create() -> bool:
@@ -163,15 +173,15 @@ class Folder:
                 if self._create(name, data):
                     return True
                 try:
-                    return self.fs.cat_file(self.path(name)) == data
+                    return bool(self.fs.cat_file(self.path(name)) == data)
                 except FileNotFoundError:
-                    time.sleep(0.1)  # a creator that met us half-way gave up (409), or the file was removed since
-            raise OSError("neither there nor to be made")
+                    time.sleep(0.1)  # a concurrent create failed (409), or the file was removed in the meantime
+            raise OSError("the file does not exist and cannot be created")
 
         return self._try(name, create, writes=True)
 
     def _create(self, name: str, data: bytes) -> bool:
-        """One attempt at an atomic create; False when the file is there."""
+        """One attempt at an atomic create; False when the file exists."""
         if self.is_local:
             return create_whole(Path(self.path(name)), data)
         try:
@@ -179,12 +189,13 @@ class Folder:
             return True
         except FileExistsError:
             return False
-        except OSError as error:  # s3fs: PreconditionFailed has no errno of its own
+        except OSError as error:  # s3fs raises PreconditionFailed without a specific errno
             if _is_lost_race(error):
                 return False
             raise
 
     def read_json(self, name: str) -> Any:
+        """The parsed content of a JSON file; StoreError when it is missing or not JSON."""
         try:
             return json.loads(self.read_bytes(name))
         except (json.JSONDecodeError, UnicodeDecodeError):
@@ -198,9 +209,9 @@ class Folder:
         return self.create_bytes(name, _json(value))
 
     def parquet(self, name: str) -> pq.ParquetFile:
-        """A Parquet file to read in pieces; read it with `use_threads=False`."""
+        """A Parquet file, for reading in pieces; read it with `use_threads=False`."""
         try:
-            # Without Arrow's I/O threads: they hold Python buffers and can abort an interpreter that is shutting down.
+            # Without Arrow's I/O threads: they hold Python buffers and can abort the interpreter during shutdown.
             return pq.ParquetFile(io.BytesIO(self.read_bytes(name)), pre_buffer=False)
         except pa.ArrowInvalid:
             raise self._torn(name) from None
@@ -215,7 +226,7 @@ class Folder:
         return StoreError(f"{self.address}/{name} is not a readable Parquet file: it was altered or cut; remove its folder and run again")
 
     def read_row_group(self, name: str, group: int) -> pa.Table:
-        """One row group of a Parquet file, read without the others."""
+        """One row group of a Parquet file; the other row groups are not read."""
 
         def read() -> pa.Table:
             with self.fs.open(self.path(name), "rb") as file:
@@ -224,9 +235,7 @@ class Folder:
         try:
             return self._try(name, read)
         except pa.ArrowException:
-            raise StoreError(
-                f"{self.address}/{name} is not a readable Parquet file: it was altered or cut; remove its folder and run again"
-            ) from None
+            raise self._torn(name) from None
 
     def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
         sink = io.BytesIO()
@@ -234,7 +243,7 @@ class Folder:
         self.write_bytes(name, sink.getvalue())
 
     def remove(self, name: str = "") -> None:
-        """Delete a file or a folder with all it holds; nothing happens when it is not there."""
+        """Delete a file, or a folder with its content; does nothing when it does not exist."""
 
         def remove() -> None:
             with contextlib.suppress(FileNotFoundError):
@@ -256,7 +265,7 @@ class Folder:
 
     @contextlib.contextmanager
     def local_copy(self, name: str) -> Iterator[Path]:
-        """A local path with the content of a file or folder: the thing itself on a local disk, else a temporary download."""
+        """A local path with the content of a file or folder: the original on a local disk, otherwise a temporary download."""
         if self.is_local:
             path = Path(self.path(name))
             if not path.exists():
@@ -272,7 +281,7 @@ class Folder:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def upload(self, local: str | os.PathLike[str], name: str = "") -> None:
-        """Copy a local folder's files under `name`, each whole or not at all."""
+        """Copy the files of a local folder under `name`, each one atomically."""
         base = Path(local)
         for path in sorted(base.rglob("*")):
             if path.is_file():
@@ -280,7 +289,7 @@ class Folder:
                 self.write_bytes(f"{name}/{relative}" if name else relative, path.read_bytes())
 
     def _try(self, name: str, action: Callable[[], Result], writes: bool = False) -> Result:
-        """Run an action, again when an answer broke off on its way; what stays wrong becomes one line."""
+        """Run an action, retrying when a response broke off; a lasting fault becomes a StorageError or StoreError of one line."""
         where = f"{self.address}/{name}" if name else self.address
         began, wait = time.monotonic(), 0.2
         while True:
@@ -312,6 +321,6 @@ def _patience() -> float:
 
 
 def _is_lost_race(error: OSError) -> bool:
-    """True when an `If-None-Match` write was refused because the object is there (412) or is being made right now (409)."""
+    """True when an `If-None-Match` write was refused because the object exists (412) or is being created right now (409)."""
     response = getattr(error.__cause__, "response", None) or {}
     return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict") or "pre-conditions" in str(error)

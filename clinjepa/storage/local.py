@@ -1,4 +1,4 @@
-"""Files on a local disk that appear whole or not at all."""
+"""Atomic writes on a local disk: a file appears complete or not at all. Used by `Folder`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def temporary_beside(target: Path) -> Path:
-    """A name in the same folder, so that a rename or link to `target` is atomic."""
+    """A path in the same folder, so that a rename or link to `target` is atomic."""
     return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def write_whole(target: Path, data: bytes) -> None:
-    """Replace `target`; a reader sees the old content or the new."""
+    """Replace `target`; a reader sees either the old or the new content."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(target)
     try:
@@ -27,7 +27,7 @@ def write_whole(target: Path, data: bytes) -> None:
 
 
 def create_whole(target: Path, data: bytes) -> bool:
-    """Make `target`; False when it is there already."""
+    """Create `target`; False when it exists already."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(target)
     try:

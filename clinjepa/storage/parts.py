@@ -1,6 +1,6 @@
-"""One unit of resumable work: its tables, and a record of them that is written last.
+"""Parts of an artifact: each is one unit of resumable work with its tables and a record that is written last.
 
-A part whose record is there, with every file of the size it names, is finished; anything else is done again.
+A part is finished when its record exists and every file has the size that the record names; otherwise it is written again.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,8 +20,17 @@ from clinjepa.storage import Folder
 RECORDS = "parts"
 
 
-def write_part_table(folder: Folder, name: str, table: pa.Table, row_group_size: int | None = None) -> dict[str, Any]:
-    """Write a table as Parquet, whole or not at all; returns {name, bytes, sha256, num_rows}."""
+class PartFile(TypedDict):
+    """A file of a part: path below the artifact's folder, size in bytes, SHA-256 of the content, rows of the table."""
+
+    name: str
+    bytes: int
+    sha256: str
+    num_rows: int
+
+
+def write_part_table(folder: Folder, name: str, table: pa.Table, row_group_size: int | None = None) -> PartFile:
+    """Write a table as Parquet, atomically; returns the file's entry for the part's record."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
     data = sink.getvalue()
@@ -29,10 +39,14 @@ def write_part_table(folder: Folder, name: str, table: pa.Table, row_group_size:
 
 
 def finished_part(folder: Folder, name: str, schema_version: int) -> dict[str, Any] | None:
-    """The record of a finished part, or None when it must be done (again)."""
+    """The record of a finished part, or None when the part must be written (again).
+
+    Raises:
+        StoreError: The record has another schema version.
+    """
     if not folder.exists(f"{RECORDS}/{name}.json"):
         return None
-    record = folder.read_json(f"{RECORDS}/{name}.json")
+    record: dict[str, Any] = folder.read_json(f"{RECORDS}/{name}.json")
     if record.get("schema_version") != schema_version:
         raise StoreError(
             f"{folder.address}/{RECORDS}/{name}.json has schema version {record.get('schema_version')}, "
@@ -42,17 +56,21 @@ def finished_part(folder: Folder, name: str, schema_version: int) -> dict[str, A
     return record if whole else None
 
 
-def write_record(folder: Folder, name: str, record: dict[str, Any]) -> None:
-    """Mark a part as finished; `record` has `schema_version` and `files` (as `write_part_table` returns them)."""
+def write_record(folder: Folder, name: str, record: Mapping[str, object]) -> None:
+    """Mark a part as finished; `record` has `schema_version` and `files` (entries of `write_part_table`)."""
     folder.write_bytes(f"{RECORDS}/{name}.json", json.dumps(record, allow_nan=False).encode())
 
 
 def read_records(folder: Folder, schema_version: int) -> dict[str, dict[str, Any]]:
-    """Part name -> record, sorted by name. Raises StoreError when there is none, or a part's files are missing or torn."""
+    """Part name -> record, sorted by name.
+
+    Raises:
+        StoreError: There is no record, or a part's file is missing or truncated.
+    """
     names = [name.removesuffix(".json") for name in folder.names(RECORDS) if name.endswith(".json")]
     if not names:
         raise StoreError(f"{folder.address}/{RECORDS} holds no finished part; write the parts first")
-    records: dict[str, dict[str, Any]] = {}
+    records = {}
     for name in names:
         record = finished_part(folder, name, schema_version)
         if record is None:
@@ -62,8 +80,12 @@ def read_records(folder: Folder, schema_version: int) -> dict[str, dict[str, Any
 
 
 def read_card(folder: Folder, schema_version: int, remedy: str) -> dict[str, Any]:
-    """`data_card.json` of a finished ingest artifact or store. Raises StoreError when missing or of another schema version."""
-    card = folder.read_json("data_card.json")
+    """`data_card.json` of a finished ingest artifact or store.
+
+    Raises:
+        StoreError: The file is missing or has another schema version; the message ends with `remedy`.
+    """
+    card: dict[str, Any] = folder.read_json("data_card.json")
     if card.get("schema_version") != schema_version:
         raise StoreError(f"{folder.address} has schema version {card.get('schema_version')}, this code reads {schema_version}; {remedy}")
     return card
