@@ -1,4 +1,4 @@
-"""Where and with how much a run is computed: the one section of which no field changes a result."""
+"""Where a run is computed and with which resources: the one section of which no field changes a result."""
 
 from __future__ import annotations
 
@@ -10,77 +10,79 @@ from clinjepa.config.section import Execution, Section
 
 
 class ExecutionConfig(Section):
-    """Where and with how much it runs. Nothing here changes a result."""
+    """Where a run is computed and with which resources. No field here changes a result."""
 
     num_workers: int | tuple[int, int] = Execution(2)
     """FSDP workers per training stage: a number, or `[min, max]` to grow and shrink with the cluster's nodes. The global batch and
-    the plan stay the same; losses agree to 1e-5 at first and part as rounding grows (docs/scaling.md)."""
+    the plan stay the same; losses agree to 1e-5 at first and diverge as rounding errors grow (docs/scaling.md)."""
 
     resize_interval_seconds: float = Execution(60.0, gt=0)
-    """With `[min, max]`: how often to look whether the cluster has room for more workers. A resize restarts them from the last
-    checkpoint."""
+    """Seconds between two checks whether the cluster has room for more workers, with `num_workers: [min, max]`. A resize restarts the
+    workers from the last checkpoint."""
 
     start_timeout_seconds: float = Execution(60.0, gt=0)
-    """Workers that could not all be started for this long (a node has just gone) are asked for again, in the number there is room for."""
+    """Seconds to wait until all workers have started. After that (a node was lost) as many are started as there is room for."""
 
     cpus_per_worker: float = Execution(0.5, gt=0)
-    """Logical CPUs each training worker reserves."""
+    """Logical CPUs that each training worker reserves."""
 
     threads_per_worker: int = Execution(1, ge=1)
-    """Threads that torch computes with in each training and encoder worker."""
+    """Threads of torch in each training and encoder worker."""
 
     use_gpu: bool = Execution(False)
-    """A GPU for every training and encoder worker. Without it they compute on the CPU, whatever GPUs the machine has."""
+    """Give every training and encoder worker a GPU. If false they compute on the CPU, also on a machine with GPUs."""
 
     memory_mb: int = Execution(4096, ge=512)
-    """RAM in MB that the extraction of raw tables may use, all tables worked on at a time together; other stages do not read it."""
+    """RAM in MB for the extraction of raw tables, all tables together; other stages do not read it."""
 
     gpu_kind: Literal["H100", "H200", "A100", "A100-40GB"] = Execution("H100")
-    """The GPU that `clinjepa plan` reckons with."""
+    """The GPU that `clinjepa plan` computes with."""
 
     gpu_memory_gb: float | None = Execution(None, gt=1)
-    """Memory of a GPU in GiB for that plan; None is what `gpu_kind` has."""
+    """Memory of a GPU in GiB for that plan; null is that of `gpu_kind`."""
 
     gpu_tflops: float | None = Execution(None, gt=0)
-    """Its bf16 peak (dense) in TFLOP/s; None is what `gpu_kind` has."""
+    """Peak of a GPU in TFLOP/s (bf16, dense) for that plan; null is that of `gpu_kind`."""
 
     gpu_utilisation: float = Execution(0.35, gt=0, le=1)
-    """Share of the peak that the plan assumes: 0.33 to 0.39 were measured with Qwen3-8B on an H100."""
+    """Share of the peak that the plan assumes; 0.33 to 0.39 were measured with Qwen3-8B on an H100."""
 
     data_cpus: float = Execution(0.25, gt=0)
     """Logical CPUs of each Ray Data reader that feeds a training worker."""
 
     embed_workers: int = Execution(2, ge=1)
-    """Encoder workers of the pool that computes a latent store."""
+    """Encoder workers in the pool that computes a latent store."""
 
     evaluation_cpus: float = Execution(1.0, gt=0)
-    """Logical CPUs of each task of evaluation (rounded down, its torch threads, at least one), and of the tokenizer, labels, the untrained
-    base and the hard sync."""
+    """Logical CPUs of each evaluation task, and of the tokenizer, labels, the untrained base and the hard sync. Rounded down, and at least
+    1, it is the task's number of torch threads."""
 
     max_worker_failures: int = Execution(3, ge=-1)
-    """Worker failures that a training stage survives; -1: any number. Nodes that are taken away after a notice do not count."""
+    """Worker failures that a training stage survives; -1: any number. Nodes removed after a notice do not count."""
 
     local_num_cpus: int | None = Execution(None, ge=1)
-    """Logical CPUs of a local cluster started by this run; None is the machine's."""
+    """Logical CPUs of a local cluster that this run starts; null: those of the machine."""
 
     concurrent_cpus: float | None = Execution(None, gt=0)
-    """Logical CPUs that stages may use together; None is what the cluster has. Set it above that to let a cluster grow."""
+    """Logical CPUs that stages may use together; null: those of the cluster. A larger number lets an autoscaling cluster grow."""
 
     concurrent_gpus: float | None = Execution(None, gt=0)
-    """GPUs, likewise."""
+    """GPUs that stages may use together; null: those of the cluster. A larger number lets an autoscaling cluster grow."""
 
     object_store_mb: int | None = Execution(None, ge=80)
-    """Ray's object store in MB (2**20 bytes) of a local cluster started by this run; None is what Ray takes."""
+    """Size of Ray's object store in MB (2**20 bytes) in a local cluster that this run starts; null: Ray's default."""
 
     lease_seconds: float = Execution(20.0, gt=1)
-    """A stage owner that stops renewing its lease for this long is taken for dead."""
+    """Seconds without renewal after which the owner of a stage's lease is considered dead and another process takes over."""
 
     progress: bool = Execution(True)
+    """Print each stage as it starts, advances and ends."""
+
     trackers: list[Literal["tensorboard", "mlflow"]] = Execution([])
-    """Where training stages also send their numbers while they run (extra `trackers`). Nothing by default."""
+    """Trackers that training stages also report to while they run; they need `pip install clinjepa[trackers]`."""
 
     tracker_uri: str | None = Execution(None)
-    """Address of your own MLflow server (`http://…`) or folder (`file:///…`)."""
+    """Address of an MLflow server (`http://…`) or folder (`file:///…`)."""
 
     @field_validator("num_workers")
     @classmethod
@@ -94,17 +96,17 @@ class ExecutionConfig(Section):
 
     @property
     def min_workers(self) -> int:
-        """Training workers at the least."""
+        """Smallest number of training workers."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
 
     @property
     def max_workers(self) -> int:
-        """Training workers at the most."""
+        """Largest number of training workers."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
     @property
     def budget(self) -> dict[str, float]:
-        """What stages may use together, by Ray's names of resources, where it is not what the cluster has."""
+        """Resources that stages may use together, by Ray's names (`CPU`, `GPU`); without those that are left to the cluster."""
         amounts = {"CPU": self.concurrent_cpus, "GPU": self.concurrent_gpus}
         return {name: amount for name, amount in amounts.items() if amount is not None}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -14,13 +14,13 @@ from clinjepa.config.schema import Config
 
 HEAD = """# Configuration
 
-One YAML file holds one experiment; `configs/` has those of the project. `extends: other.yaml` starts from another file of the same
-folder. On the command line every field can be set by its dotted name: `clinjepa run configs/demo.yaml curriculum.num_steps=200
-evaluation.drift.contexts='[6, 12]'`. Values are YAML. Unknown keys are errors. The whole configuration, defaults included, is saved
-beside every run.
+One YAML file describes one experiment; the project's files are in `configs/`. `extends: other.yaml` starts from another file of the
+same folder. On the command line every field can be set by its dotted name, with a YAML value:
+`clinjepa run configs/demo.yaml curriculum.num_steps=200 evaluation.drift.contexts='[6, 12]'`. Unknown keys are errors. Every run
+saves its complete configuration, defaults included.
 
-Fields marked **execution** change how something is computed and never what comes out: they enter no stage key, so a run moved to
-more workers or to another bucket finds everything that is already done.
+Fields marked **execution** change how a result is computed, never the result. They enter no stage key, so a run on more workers or
+in another bucket reuses every finished stage.
 
 This page is generated: `python -m clinjepa.config.reference > docs/configuration.md`.
 """
@@ -33,7 +33,7 @@ def reference() -> str:
         about = " ".join((section.__doc__ or "").split())
         rows = [_row(field, info) for field, info in section.model_fields.items() if _nested(info) is None]
         if rows:
-            table = "\n".join(["| field | type | default | |", "|---|---|---|---|", *rows])
+            table = "\n".join(["| field | type | default | meaning |", "|---|---|---|---|", *rows])
             parts.append(f"\n## {f'`{name}`' if name else 'Top level'}\n{about}\n\n{table}\n")
     return "".join(parts)
 
@@ -60,9 +60,13 @@ def _row(name: str, info: FieldInfo) -> str:
 
 
 def _type(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) is list:
+        return f"list of {_type(get_args(annotation)[0])}"
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("NoneType", "None")
+    return str(annotation).replace("typing.", "").replace("NoneType", "null").replace("None", "null")
 
 
 def _plain(value: Any) -> Any:

@@ -15,26 +15,26 @@ from clinjepa.config.section import Execution, Section
 
 
 class SimulatorConfig(Section):
-    """The physiological simulator (`clinjepa/sources/simulated/source.py`); used when `source.kind` is `simulator`."""
+    """Simulated patients (`clinjepa/sources/simulated/source.py`); read only when `source.kind` is `simulator`."""
 
     num_patients: int = Field(300, ge=4)
     """Simulated patients; some have more than one stay."""
 
     seed: int = 0
-    """Seed of all simulated patients; patient i is the same whatever the number of patients."""
+    """Seed of all simulated patients. Patient i is the same for every `num_patients`."""
 
     mean_stay_hours: float = Field(60.0, gt=6)
-    """Mean length of stay in hours (log-normal)."""
+    """Mean length of stay in hours; the distribution is log-normal."""
 
     measurement_density: float = Field(1.0, gt=0)
-    """Multiplies the charting frequency of every variable; 1 is ICU-like."""
+    """Factor on the charting frequency of every variable; 1 is that of an ICU."""
 
 
 class SourceConfig(Section):
-    """Which data set, and where it lies."""
+    """Which data set is read, and from where."""
 
     kind: Literal["meds", "mimic_iv", "cinc2012", "cinc2019", "simulator"] = "simulator"
-    """The data set's own format."""
+    """Format of the data set."""
 
     path: str | None = Execution(None)
     """Folder, zip or fsspec address of the data; its content digest, not its path, enters the stage keys."""
@@ -43,61 +43,73 @@ class SourceConfig(Section):
     """Name of the data set in reports."""
 
     access: Literal["auto", "open", "synthetic", "credentialed"] = Execution("auto")
-    """Who may look at single patients (`clinjepa data show`). `auto`: synthetic for the simulator, open for CinC and for files with the
-    checksums of a published open data set, else credentialed. Recorded in the artifact when it is made."""
+    """Who may see single patients (`clinjepa data show`). `auto`: synthetic for the simulator; open for CinC and for files with the
+    checksums of a published open data set; credentialed for everything else. The ingest artifact records it."""
 
     subsets: list[str] | None = None
-    """For sources in several pieces (CinC 2012 and 2019: `a`, `b`): which to read; None is all that are there."""
+    """Parts of the data set to read (CinC 2012 and 2019: `a`, `b`); null reads every part in `path`."""
 
     max_stays: int | None = Field(None, ge=1)
-    """Read at most this many stays (the first by id); None is all."""
+    """Read at most this many stays (the first by id); null is all."""
 
     num_partitions: int | None = Field(None, ge=1)
-    """Patient-disjoint partitions the source is read in; one partition is the unit of parallel work, of memory and of resuming. None: one
-    for every 200 stays, but at least 8, so that memory does not grow with the data."""
+    """Number of patient-disjoint partitions. A partition is the unit of parallel work, of memory and of resuming. null: one for every 200
+    stays and at least 8, so that memory does not grow with the data."""
 
     event_time: Literal["measured", "stored"] = "measured"
-    """When an event without a duration counts in texts and features: when it was measured (the paper's way), or when its value was
-    stored, where the source says so and that was later: what was known at the bedside by then. Labels go by the time of measuring
-    either way, and infusions and procedures by their own times."""
+    """Time by which an event without a duration enters texts and features. `measured`: the time of measurement, as in the paper.
+    `stored`: the time at which the value was stored, if the source gives one and it is later; so a text holds only values that were
+    known by then. Labels always use the time of measurement; infusions and procedures always use their own times."""
 
     simulator: SimulatorConfig = SimulatorConfig()
 
 
 class CohortConfig(Section):
-    """Which stays are kept; each rule is one row of the attrition table. Defaults: method, section 2."""
+    """Which stays are kept; each rule is one row of the attrition table. Defaults: arXiv 2605.10840, cohort."""
 
     preset: Literal["clin_jepa", "icarefm", "yaib", "custom"] = "clin_jepa"
     """`clin_jepa`: the rules below as they stand. `icarefm`, `yaib`: those of clinical/cohorts.yaml instead (docs/clinical.md)."""
 
     min_age_years: float | None = 18
+    """Youngest age in years that is kept; null keeps every age and stays of unknown age."""
+
     min_stay_hours: float = Field(6, ge=0)
+    """Shortest stay in hours that is kept."""
+
     max_stay_hours: float | None = Field(None, gt=0)
-    """Hours after this many are cut off (the stay is kept); None keeps whole stays."""
+    """Hours after this many are cut off (the stay is kept); null keeps whole stays."""
 
     first_stay_of_admission: bool = True
+    """Keep only the first ICU stay of each hospital admission."""
+
     min_vitals_records: int = Field(1, ge=0)
     """Hours with at least one vital sign that a stay must have."""
 
     max_gap_hours: float | None = None
-    """Drop a stay whose longest time without any measurement exceeds this."""
+    """Drop a stay whose longest time without any measurement, in hours, exceeds this; null keeps it."""
 
 
 class TextConfig(Section):
-    """How an hour becomes text. Values are not normalised, binned or imputed: what is missing is absent."""
+    """How an hour becomes text. Values are not normalised, binned or imputed; a missing value is left out of the text."""
 
     max_decimals: int = Field(2, ge=0, le=6)
+    """Decimal places of a number in a text; trailing zeros are left out."""
+
     include_medications: bool = True
-    """Free-named medications of the source (beyond the variable dictionary) appear in action texts."""
+    """Write medications that are not in the variable dictionary into action texts, by the source's name."""
 
 
 class SplitConfig(Section):
     """Patient-disjoint split into train / tuning / held_out, stratified by in-hospital death (and sepsis where known)."""
 
     fractions: tuple[float, float, float] = (0.70, 0.15, 0.15)
+    """Shares of the patients in train, tuning and held_out; positive, and their sum is 1."""
+
     seed: int = 42
+    """Seed of the draw."""
+
     use_source_split: bool = False
-    """Take the split that the source ships (MEDS `subject_splits.parquet`) instead of drawing one."""
+    """Use the split that comes with the data (MEDS `subject_splits.parquet`) instead of drawing one."""
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> SplitConfig:
@@ -110,8 +122,13 @@ class WindowConfig(Section):
     """Slices of a stay that training sees. Starts 0, stride, 2*stride ... while a full window fits, plus one that ends with the stay."""
 
     max_hours: int = Field(72, ge=4)
+    """Length of a full window in hours; at most `predictor.max_hours`."""
+
     stride_hours: int = Field(12, ge=1)
+    """Hours between the starts of two windows of a stay."""
+
     min_hours: int = Field(6, ge=4)
+    """A stay of fewer hours has no window."""
 
 
 class TokenizerConfig(Section):
@@ -121,10 +138,10 @@ class TokenizerConfig(Section):
     """`train`: byte-level BPE trained on the training split's texts. `pretrained`: the encoder's own."""
 
     vocab_size: int = Field(1024, ge=300)
-    """Vocabulary of a trained tokenizer."""
+    """Number of tokens of a trained tokenizer."""
 
     max_tokens: int = Field(4096, ge=8)
-    """Longer texts are cut at the end, and counted."""
+    """Longest text in tokens. Longer ones are cut at the end and counted."""
 
 
 class LoraConfig(Section):
@@ -137,36 +154,49 @@ class LoraConfig(Section):
     """The update is scaled by alpha / rank."""
 
     targets: list[str] = Field(["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1)
-    """Names of the linear layers that get an adapter; one that matches no layer is refused."""
+    """Names of the linear layers that get an adapter; a name that matches no layer is an error."""
 
     dropout: float = Field(0.0, ge=0, lt=1)
-    """On the inputs of the online adapters while they train; the EMA target has none."""
+    """Dropout probability on the inputs of the online adapters while training; the EMA target has none."""
 
 
 class EncoderConfig(Section):
     """A Hugging Face causal language model that turns one text into one latent (hidden state of its last token)."""
 
     init: Literal["config", "pretrained"] = "config"
-    """`config`: a small Qwen3 with random weights, made here. `pretrained`: `model` is loaded."""
+    """`config`: a small Qwen3 with random weights is made. `pretrained`: `model` is loaded."""
 
     model: str | None = None
     """Model id or folder when `init` is `pretrained`."""
 
     revision: str | None = None
+    """Branch, tag or commit of `model` on the Hugging Face hub; null is its default branch. A commit makes a run repeatable."""
+
     allow_download: bool = Execution(False)
-    """Let Hugging Face's hub be reached; otherwise the model must already be on the machine."""
+    """Allow downloads from the Hugging Face hub; otherwise the model must already be on the machine."""
 
     hidden_size: int = Field(96, ge=8)
+    """Width D of the hidden state and so of a latent. This size and the four below are read only when `init` is `config`."""
+
     num_layers: int = Field(2, ge=1)
+    """Transformer layers."""
+
     num_heads: int = Field(4, ge=1)
+    """Query heads of a layer's attention; divides `hidden_size`."""
+
     num_kv_heads: int = Field(2, ge=1)
+    """Key and value heads (grouped-query attention); divides `num_heads`."""
+
     ffn_size: int = Field(288, ge=8)
+    """Width of a layer's feed-forward network."""
+
     adaptation: Literal["lora", "full"] = "lora"
     """What joint refinement trains: LoRA adapters on a frozen base, or all weights with an fp32 copy as target."""
 
     lora: LoraConfig = LoraConfig()
     latent_from: Literal["post_norm", "pre_norm"] = "post_norm"
-    """Read the latent after or before the model's final RMSNorm. After it, a fresh small model's norm is pinned near sqrt(D)."""
+    """Whether the latent is read after or before the model's final RMSNorm. After it, the norm of a new small model's latents is close
+    to sqrt(D)."""
 
     append_eos: bool = False
     """Append the end-of-text token when encoding (SFT always does)."""
@@ -175,189 +205,264 @@ class EncoderConfig(Section):
     """Precision of the frozen base; adapters and predictor are always fp32."""
 
     token_budget: int = Field(16384, ge=256)
-    """Tokens encoded in one chunk: sets peak memory. Cut by the plan, so it is part of the result."""
+    """Tokens encoded in one chunk; sets peak memory. It decides which texts share a chunk, so it enters the stage key."""
 
     activation_checkpointing: Literal["none", "selective", "full"] = Execution("none")
-    """What a layer computes again in its backward pass instead of keeping it. `selective`: all but the large matrix products and
-    attention, for about half the memory; `full`: everything but its input, for one more forward. `clinjepa plan` says what fits."""
+    """What a layer recomputes in its backward pass instead of storing. `selective`: everything but large matrix products and attention,
+    at about half the memory; `full`: everything but its input, at the cost of one more forward pass. `clinjepa plan` shows what fits."""
 
 
 class PredictorConfig(Section):
     """Block-causal transformer over [static, s1, a1, ..., sT, aT]; full size is 92,514,304 parameters."""
 
     hidden_size: int = Field(1024, ge=8)
+    """Width of the predictor's hidden state; latents of width D are projected to it and back."""
+
     num_layers: int = Field(6, ge=1)
+    """Transformer layers."""
+
     num_heads: int = Field(8, ge=1)
+    """Attention heads of a layer; divides `hidden_size`."""
+
     ffn_size: int = Field(4096, ge=8)
+    """Width of a layer's feed-forward network."""
+
     dropout: float = Field(0.15, ge=0, lt=1)
+    """Dropout probability while training: behind attention and feed-forward network, and inside the latter."""
+
     attention_dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout probability on attention weights while training."""
+
     max_hours: int = Field(72, ge=4)
     """Longest window; positions are learned, 2*(max_hours+2)+1 of them."""
 
     mode: Literal["absolute", "residual"] = "absolute"
+    """What the last layer gives: `absolute`, the next hour's latent; `residual`, its difference from this hour's latent."""
 
 
 class SftConfig(Section):
     """Next-token fine-tuning on the pooled hour texts. A small model made here is trained whole; a pretrained one by LoRA."""
 
     num_epochs: float = Field(1.0, gt=0)
+    """Passes over the training split's texts; may be a fraction."""
+
     max_steps: int | None = Field(None, ge=1)
-    """Stop after this many optimizer steps even if epochs are left."""
+    """Most optimizer steps, even if epochs are left; null sets no limit."""
 
     tokens_per_step: int = Field(8192, ge=128)
-    micro_tokens: int = Field(2048, ge=64)
-    """Tokens per forward/backward; the plan cuts `tokens_per_step` into these and workers share them. Sets peak memory.
+    """Tokens per optimizer step, whatever the number of workers; at least the longest text."""
 
-    A pack may take an eighth more places, for texts that overhang and for gaps."""
+    micro_tokens: int = Field(2048, ge=64)
+    """Tokens per forward and backward pass. The plan cuts a step into such micro-batches and deals them to the workers. Sets peak memory;
+    a pack may take an eighth more places for padding."""
 
     learning_rate: float = Field(1e-4, gt=0)
+    """Highest learning rate, reached after the warmup."""
+
     warmup_fraction: float = Field(0.1, ge=0, le=1)
+    """Share of the steps with a linear warmup; then cosine to 0."""
+
     weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay."""
+
     clip_norm: float = Field(1.0, gt=0)
+    """Largest norm of the gradient; a larger one is scaled down to it."""
 
 
 class CurriculumConfig(Section):
-    """The five phases' budget and optimisation. Which phases a recipe has is data: `clinjepa/curriculum/recipes.yaml`."""
+    """Budget and optimisation of the five phases. The phases of each recipe are in `clinjepa/curriculum/recipes.yaml`."""
 
     num_steps: int = Field(11776, ge=8)
-    """Optimizer steps of all phases together; the same for every recipe (budget-matched)."""
+    """Optimizer steps of all phases together; equal for every recipe, so that recipes are compared at one budget."""
 
     shares: dict[str, float] = {"warmup": 0.24, "joint": 0.35, "alignment": 0.17, "finalization": 0.24}
-    """Share of `num_steps` per phase; a recipe without a phase gives its share to the phase named in recipes.yaml."""
+    """Share of `num_steps` per phase. In a recipe without a phase, the phase named in recipes.yaml gets its share."""
 
     global_batch: int = Field(32, ge=1)
     """Windows per optimizer step, whatever the number of workers."""
 
     micro_batch: int = Field(8, ge=1)
-    """Windows per forward/backward; the plan cuts the global batch into these and ranks share them."""
+    """Windows per forward and backward pass. The plan cuts the global batch into such micro-batches and deals them to the workers."""
 
     predictor_lr: float = Field(5e-4, gt=0)
     """Highest learning rate of the predictor, reached after the warmup."""
 
     encoder_lr: float = Field(2e-5, gt=0)
-    """The same of the encoder's online weights, which joint refinement alone trains; SFT has its own (`sft.learning_rate`)."""
+    """Highest learning rate of the encoder's online weights, which only joint refinement trains; SFT uses `sft.learning_rate`."""
 
     weight_decay: float = Field(0.04, ge=0)
+    """AdamW's weight decay, of the predictor and of the encoder's online weights."""
+
     warmup_fraction: float = Field(0.1, ge=0, le=1)
-    """Linear warmup, then cosine to 0, over all phases together."""
+    """Share of the steps with a linear warmup; then cosine to 0. Counted over all phases together."""
 
     encoder_warmup_steps: int = Field(0, ge=0)
-    """Own linear warmup of the encoder's group when it joins in joint refinement."""
+    """Steps of a further linear warmup of the encoder's learning rate at the start of joint refinement."""
 
     clip_norm: float = Field(1.0, gt=0)
-    """Gradient clip, per parameter group."""
+    """Largest norm of the gradient of each parameter group (predictor, encoder); a larger one is scaled down to it."""
 
     ema_momentum: float = Field(0.996, gt=0, lt=1)
     """After every step of joint refinement and alignment the target becomes ema_momentum * target + (1 - ema_momentum) * online. Steps of
-    alignment * (1 - ema_momentum) should be at least 4, or the target does not arrive at online, which `clinjepa plan` warns of."""
+    alignment * (1 - ema_momentum) should be at least 4, or the target does not reach the online weights; `clinjepa plan` warns of it."""
 
     rollout_steps: int = Field(2, ge=1)
-    """Hours of the rollout in the loss; a window shorter than rollout_steps + 2 hours has none."""
+    """Hours of the rollout in the loss. A window shorter than rollout_steps + 2 hours has no rollout loss."""
 
     rollout_weight: float = Field(1.0, ge=0)
-    """The loss is the teacher-forced one plus this times the rollout's."""
+    """Weight of the rollout loss; the loss is the teacher-forced loss plus this times the rollout loss."""
 
     shared_k: bool = False
-    """One rollout start shared by the batch (the paper's form) instead of one per window."""
+    """Draw one rollout start hour for the whole batch (as in the paper) instead of one per window."""
 
     collapse_rankme: float = Field(1.5, ge=1)
-    """Alarm when the effective rank of the state latents falls below this."""
+    """Effective rank (RankMe) of the state latents below which an alarm is raised."""
 
     stop_on_collapse: bool = False
-    """Stop the phase on that alarm instead of reporting it."""
+    """Stop the phase on that alarm instead of only reporting it."""
 
     checkpoint_every_steps: int = Execution(50, ge=1)
-    """Optimizer steps between two checkpoints, of SFT too; a lost worker costs the steps since the last whole one."""
+    """Optimizer steps between two checkpoints, also of SFT. A lost worker costs the steps since the last complete one."""
 
     log_every_steps: int = Execution(10, ge=1)
-    """Optimizer steps between two reports to progress and trackers, of SFT too; `metrics.json` has every step whatever this is."""
+    """Optimizer steps between two reports to progress and trackers, also of SFT. `metrics.json` always holds every step."""
 
     keep_checkpoints: int = Execution(2, ge=1)
-    """Newest whole checkpoints kept while a phase or SFT trains; a finished one keeps none."""
+    """Complete checkpoints kept while a phase or SFT trains, the newest ones; a finished stage keeps none."""
 
     asynchronous_checkpoints: bool = Execution(True)
-    """Write checkpoints beside the training; otherwise it stands still until each is whole."""
+    """Write checkpoints in the background; otherwise training waits until each is written."""
 
 
 class DriftConfig(Section):
+    """Rollout drift: how far predicted latents move away from those of the hours that were recorded."""
+
     contexts: list[int] = [6, 12, 24, 48]
     """Hours of recorded history before the rollout starts."""
 
     headline_context: int = 24
+    """The one of `contexts`, in hours, that the report's first screen shows."""
+
     horizons: list[int] = [1, 6, 12, 24, 48]
+    """Hours after the context at which the error is measured; 1 is the first predicted hour."""
+
     num_bootstrap: int = Field(1000, ge=10)
+    """Bootstrap resamples of patients behind every 95 % interval."""
 
 
 class GeometryConfig(Section):
+    """Latent geometry: how much further the latents of deteriorating patients move than those of stable ones."""
+
     k_hours: list[int] = [6, 12, 24]
     """Displacement is measured over these many hours after t0."""
 
     headline_k: int = 12
+    """The displacement time, in hours, that the report's first screen shows."""
+
     num_bootstrap: int = Field(1000, ge=10)
+    """Bootstrap resamples of patients for the 95 % interval of the mean displacement ratio."""
+
     umap: bool = True
+    """Compute the UMAP picture of the latents."""
+
     max_umap_points: int = 3000
+    """Most latents in that picture; more are sampled."""
 
 
 class ProbeConfig(Section):
-    """The frozen-feature classifiers of the downstream evaluation (method, section 8)."""
+    """The frozen-feature classifiers of the downstream evaluation. Defaults: Clin-JEPA (arXiv 2605.10840), downstream probe."""
 
     kinds: list[Literal["linear", "mlp"]] = ["linear", "mlp"]
+    """`linear`: logistic regression, its strength chosen on tuning. `mlp`: one hidden layer. The settings below are the mlp's."""
+
     hidden_size: int = 512
+    """Width of the hidden layer."""
+
     dropout: float = 0.1
+    """Dropout probability behind the hidden layer."""
+
     learning_rate: float = 1e-3
+    """AdamW's learning rate, constant."""
+
     weight_decay: float = 1e-4
+    """AdamW's weight decay."""
+
     batch_size: int = 4096
+    """Prediction points per optimizer step."""
+
     max_epochs: int = 100
+    """Most passes over the training points."""
+
     patience: int = 10
+    """Epochs without a better log-loss on tuning before training stops."""
 
 
 class DownstreamConfig(Section):
+    """Risk tasks: probes on frozen features, beside baselines that use no latents."""
+
     tasks: list[str] = ["in_hospital_death", "hypotension_8h", "hyperglycaemia_8h", "hypoxaemia_8h"]
     """Names of files in `clinjepa/clinical/tasks/`."""
 
     pooling: Literal["last", "mean", "last+mean", "context"] = "context"
-    """How a history becomes the probe's input vector, the same for every method in a row."""
+    """How the latents of a history become the probe's input vector; the same for every method."""
 
     stay_prediction_hour: int = Field(24, ge=1)
-    """Stay-level tasks are predicted once, from the first this many hours."""
+    """Hours of a stay from which its one prediction of a stay-level task is made."""
 
     hourly_stride: int = Field(4, ge=1)
-    """Hourly tasks are evaluated every this many hours of a stay."""
+    """Hours between two predictions of an hourly task in a stay."""
 
     min_history_hours: int = Field(4, ge=1)
+    """Hours of a stay before the first prediction of an hourly task."""
+
     rollout_hours: int = Field(24, ge=1)
-    """Longest rollout that feeds the two rollout columns; never beyond the task's horizon for hourly tasks."""
+    """Longest rollout, in hours, behind the report's two rollout columns; an hourly task's rollout ends at its horizon."""
 
     min_positives: int = Field(10, ge=2)
-    """Fewer positive patients than this in training or held-out data: the figure is null with a reason."""
+    """Fewest patients with a positive label, and with a negative one, in training and in scored data; below it the figure is null with a
+    reason."""
 
     num_bootstrap: int = Field(1000, ge=10)
+    """Bootstrap resamples of patients behind every 95 % interval."""
+
     probe: ProbeConfig = ProbeConfig()
 
 
 class LabelsConfig(Section):
+    """Labels: 0, 1 or a number per task and prediction time, computed once from the hourly grid."""
+
     tasks: list[str] | None = None
-    """Tasks that get labels, beside those of `evaluation.downstream.tasks`: names of files in `clinjepa/clinical/tasks/`; all when null."""
+    """Tasks that get labels besides those of `evaluation.downstream.tasks`: names of files in `clinjepa/clinical/tasks/`. null: all."""
 
 
 class EvaluationConfig(Section):
+    """What is measured on a trained encoder and predictor."""
+
     split: Literal["train", "tuning", "held_out"] = "held_out"
+    """The patients that every figure is computed on."""
+
     drift: DriftConfig = DriftConfig()
     geometry: GeometryConfig = GeometryConfig()
     downstream: DownstreamConfig = DownstreamConfig()
     num_roundtrip_hours: int = Field(20000, ge=100)
-    """State texts used for the round-trip check (linear R2 of a text's values from its latent)."""
+    """State texts used for the round trip (R² of a linear decoder from a latent to its text's values)."""
 
 
 class GridConfig(Section):
+    """Which recipes are trained with which seeds; every pair is one trial."""
+
     recipes: list[str] = Field(["clin_jepa", "no_alignment", "sft", "untrained"], min_length=1)
+    """Names of `clinjepa/curriculum/recipes.yaml`. `run` trains all of them, `pretrain` the first."""
+
     seeds: list[int] = Field([0], min_length=1)
+    """Seeds of weights, order of windows, dropout and rollout starts. With several, figures are combined over them."""
+
     max_concurrent_trials: int | None = Execution(None)
-    """Trials alive at once; None lets all live (waiting costs no CPU)."""
+    """Trials that run at once; null: all of them (a waiting trial uses no CPU)."""
 
 
 class Config(Section):
-    """A whole experiment. Saved, complete, beside every run."""
+    """A whole experiment. Every run saves its complete configuration."""
 
     name: str = Execution("run", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     """Name of the run: `<storage>/runs/<name>/`."""

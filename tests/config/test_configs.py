@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from clinjepa.config import Config, apply_overrides, load_config, result_fields, save_config
 from clinjepa.config.reference import reference
+from clinjepa.config.section import Section
 from clinjepa.errors import ConfigError
 from pipelines.scheduling.locations import absolute
 
@@ -86,6 +87,14 @@ def test_empty_configuration_is_the_defaults(tmp_path: Path) -> None:
 
 def test_every_field_has_a_default() -> None:
     assert [f"{name}{field}" for name, section in sections() for field, info in section.model_fields.items() if info.is_required()] == []
+
+
+def test_every_field_and_every_section_says_what_it_is() -> None:
+    """Of a nested section its class's docstring is the text."""
+    assert [name for name, section in sections() if not section.__doc__ or section.__doc__ == Section.__doc__] == []
+    fields = [(f"{name}{field}", info) for name, section in sections() for field, info in section.model_fields.items()]
+    nested = {name.rstrip(".") for name, _ in sections()}
+    assert [name for name, info in fields if name not in nested and len((info.description or "").split()) < 2] == []
 
 
 def test_documentation_lists_every_field_with_its_default() -> None:
