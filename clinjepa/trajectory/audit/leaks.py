@@ -73,7 +73,7 @@ def audit(
     partition that was read for it; `num_partitions` of them, evenly spread, are read again and give at most `num_stays` stays.
     """
     card = read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again")
-    stays = pl.from_arrow(ingest.read_table("stays.parquet"))
+    stays = pl.DataFrame(ingest.read_table("stays.parquet"))
     charts = sample_charts(stays, partitions, read, num_partitions, num_stays)
     checks = [
         *text_checks(ingest, list(card["parts"])),
@@ -97,7 +97,7 @@ def relabeller(tasks: list[Task], stay_prediction_hour: int) -> Relabel:
 
     def relabel(ingest: Folder, part: str) -> pa.Table:
         card = read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again")
-        stays = pl.from_arrow(ingest.read_table("stays.parquet")).filter(pl.col("part") == part)
+        stays = pl.DataFrame(ingest.read_table("stays.parquet")).filter(pl.col("part") == part)
         return part_labels(ingest, part, stays, [task for task in tasks if why_none(task, card) is None], stay_prediction_hour)
 
     return relabel
@@ -180,7 +180,7 @@ def store_time_checks(charts: list[Chart], event_time: str = "measured") -> list
 def _store_time_check(name: str, charts: list[Chart], intervals: bool, done: str) -> Check:
     known = late = 0
     for chart in charts:
-        events = pl.DataFrame(chart.tables.events).join(pl.from_arrow(chart.tables.stays).select("stay_id", "intime"), on="stay_id")
+        events = pl.DataFrame(chart.tables.events).join(pl.DataFrame(chart.tables.stays).select("stay_id", "intime"), on="stay_id")
         is_kind = pl.col("end_time").is_not_null() if intervals else pl.col("end_time").is_null()
         events = events.filter(pl.col("store_time").is_not_null() & is_kind & (pl.col("time") >= pl.col("intime")))
         hour = (pl.col("time") - pl.col("intime")).dt.total_microseconds() // HOUR_US
@@ -198,7 +198,7 @@ def patient_checks(stays: pl.DataFrame, trajectories: Folder | None) -> list[Che
     if trajectories is None:
         return [*checks, _skipped("the trajectory store keeps splits and stays", "no finished trajectory store")]
     reader = TrajectoryReader(trajectories)
-    stored, windows = pl.from_arrow(reader.stays), pl.from_arrow(reader.windows)
+    stored, windows = pl.DataFrame(reader.stays), pl.DataFrame(reader.windows)
     checks.append(_disjoint("no patient is in two shards of the trajectory store", stored, "shard"))
     columns = ["stay_id", "subject_id", "split", "num_hours"]
     both = stored.select(columns).join(stays.select(columns), on="stay_id", how="full", suffix="_ingest")
@@ -230,7 +230,7 @@ def token_check(ingest: Folder, trajectories: Folder | None, charts: list[Chart]
     reader, most = TrajectoryReader(trajectories), config.tokenizer.max_tokens
     checked = found = 0
     for chart in charts:
-        hours = pl.from_arrow(ingest.read_table(f"hours/{chart.part}.parquet")).join(chart.cuts, on="stay_id", how="semi")
+        hours = pl.DataFrame(ingest.read_table(f"hours/{chart.part}.parquet")).join(chart.cuts, on="stay_id", how="semi")
         for row in hours.iter_rows(named=True):
             tokens = reader.stay(row["stay_id"])
             texts = [row["static_text"], *row["state_texts"], *row["action_texts"]]
@@ -256,14 +256,14 @@ def label_checks(
     if labels is None or relabel is None:
         return [_skipped(name, "no finished labels") for name in (inside, same, ahead)]
     parts = [chart.part for chart in charts]
-    again = pl.concat(pl.from_arrow(relabel(ingest, part)) for part in parts)
+    again = pl.concat(pl.DataFrame(relabel(ingest, part)) for part in parts)
     ahead_hours = {task.name: hours for task in tasks if (hours := task.looks_ahead_hours) is not None}
     short = _labels_of_cut_charts(ingest, relabel, config, charts)
     cuts, sampled = pl.concat([chart.cuts for chart in charts]), stays.filter(pl.col("part").is_in(parts)).select("stay_id")
     checked = {inside: 0, same: 0, ahead: 0}
     found: dict[str, Counter[str]] = {name: Counter() for name in checked}
     for task in tasks:  # one at a time: the labels of all tasks together may not fit into memory
-        table = pl.from_arrow(read_labels(labels, [task.name]))
+        table = pl.DataFrame(read_labels(labels, [task.name]))
         checked[inside] += table.height
         found[inside][task.name] += _misplaced_labels(table, stays, task)
         ours, other = table.join(sampled, on="stay_id", how="semi"), again.filter(pl.col("task") == task.name)
@@ -281,13 +281,13 @@ def label_checks(
 
 def _labels_of_cut_charts(ingest: Folder, relabel: Relabel, config: Config, charts: list[Chart]) -> pl.DataFrame | None:
     """Labels of the sample's charts cut short; None where it has too few patients for an artifact."""
-    if sum(pl.from_arrow(chart.tables.stays)["subject_id"].n_unique() for chart in charts) < len(SPLITS):
+    if sum(pl.DataFrame(chart.tables.stays)["subject_id"].n_unique() for chart in charts) < len(SPLITS):
         return None
     with Scratch() as cut:
         build([cut_chart(chart) for chart in charts], config, cut, finish=True)
         card = cut.read_json("data_card.json")  # which tasks a source can give is a fact of the whole source, not of this sample
         cut.write_json("data_card.json", card | {"coverage": ingest.read_json("data_card.json")["coverage"]})
-        return pl.concat(pl.from_arrow(relabel(cut, chart.part)) for chart in charts)
+        return pl.concat(pl.DataFrame(relabel(cut, chart.part)) for chart in charts)
 
 
 def _settled(labels: pl.DataFrame, cuts: pl.DataFrame, ahead_hours: int) -> pl.DataFrame:

@@ -105,11 +105,11 @@ def load_window(store: Folder, ingest: Folder | None, window: int) -> WindowView
 
 
 def _grid(ingest: Folder, stay_id: int, start: int, end: int) -> tuple[GridRow, ...]:
-    stays = pl.from_arrow(ingest.read_table("stays.parquet", columns=["stay_id", "part"]))
+    stays = pl.DataFrame(ingest.read_table("stays.parquet", columns=["stay_id", "part"]))
     part = stays.filter(pl.col("stay_id") == stay_id)["part"].to_list()
     if not part:
         raise StoreError(f"{ingest.address} does not hold the stay of this window; it is not the ingest that the store was made of")
-    hours = pl.from_arrow(ingest.read_table(f"grid/{part[0]}.parquet")).filter(
+    hours = pl.DataFrame(ingest.read_table(f"grid/{part[0]}.parquet")).filter(
         (pl.col("stay_id") == stay_id) & pl.col("hour").is_between(start, end - 1)
     )
     hours = hours.sort("hour")

@@ -46,9 +46,9 @@ class TextFindings:
 def read_texts(ingest: Folder, parts: list[str]) -> TextFindings:
     """Look at every text of `parts` (parts of a finished ingest artifact)."""
     found = TextFindings()
-    num_hours = pl.from_arrow(ingest.read_table("stays.parquet", columns=["stay_id", "num_hours"]))
+    num_hours = pl.DataFrame(ingest.read_table("stays.parquet", columns=["stay_id", "num_hours"]))
     for part in parts:
-        hours = pl.from_arrow(ingest.read_table(f"hours/{part}.parquet"))
+        hours = pl.DataFrame(ingest.read_table(f"hours/{part}.parquet"))
         found.wrong_hour += _wrong_hours(hours.join(num_hours, on="stay_id", how="left"))
         _look_at(hours["static_text"], "static", found)
         for kind, column in _KINDS.items():

@@ -106,7 +106,7 @@ def choose_cuts(stays: pl.DataFrame) -> pl.DataFrame:
 def pick(tables: SourceTables, stay_ids: list[int]) -> SourceTables:
     """The tables of some stays only."""
     events = _plain(tables.events).filter(pl.col("stay_id").is_in(stay_ids))
-    stays = pl.from_arrow(tables.stays).filter(pl.col("stay_id").is_in(stay_ids))
+    stays = pl.DataFrame(tables.stays).filter(pl.col("stay_id").is_in(stay_ids))
     return SourceTables(_as(stays, tables.stays.schema), _as(events, EVENTS_SCHEMA))
 
 
@@ -115,7 +115,7 @@ def cut_chart(chart: Chart) -> Chart:
     given, until then; discharge and outcomes unknown."""
     sums = [name for name, variable in load_variables().items() if variable.aggregation == "sum"]
     end = pl.duration(microseconds=(pl.col("cut_hour").cast(pl.Int64) + 1) * HOUR_US)
-    stays = pl.from_arrow(chart.tables.stays).join(chart.cuts, on="stay_id").with_columns((pl.col("intime") + end).alias("now"))
+    stays = pl.DataFrame(chart.tables.stays).join(chart.cuts, on="stay_id").with_columns((pl.col("intime") + end).alias("now"))
     events = _plain(chart.tables.events).join(stays.select("stay_id", "now"), on="stay_id").filter(pl.col("time") < pl.col("now"))
     given = (pl.min_horizontal("end_time", "now") - pl.col("time")) / (pl.col("end_time") - pl.col("time"))
     is_amount = pl.col("variable").is_in(sums) & (pl.col("end_time") > pl.col("now"))
@@ -135,7 +135,7 @@ def on_the_boundary(chart: Chart, event_time: str = "measured") -> Chart:
 
     Stays without an event after their first hour are left out. Only for comparing two builds of these charts with each other.
     """
-    stays = pl.from_arrow(chart.tables.stays)
+    stays = pl.DataFrame(chart.tables.stays)
     if event_time == "stored":
         chart = Chart(chart.part, SourceTables(chart.tables.stays, at_store_time(chart.tables.events)), chart.cuts)
     after = (pl.col("time") - pl.col("intime")).dt.total_microseconds()
@@ -160,7 +160,7 @@ def compare(whole: Folder, cut: Folder, part: str, cuts: pl.DataFrame, max_decim
 
 
 def _compare_texts(whole: Folder, cut: Folder, part: str, cuts: pl.DataFrame, max_decimals: int) -> Comparison:
-    first, second = (pl.from_arrow(folder.read_table(f"hours/{part}.parquet")).join(cuts, on="stay_id") for folder in (whole, cut))
+    first, second = (pl.DataFrame(folder.read_table(f"hours/{part}.parquet")).join(cuts, on="stay_id") for folder in (whole, cut))
     num_texts = differ = 0
     both = first.join(second, on="stay_id", suffix="_cut")
     differ += first.height - both.height
@@ -177,7 +177,7 @@ def _compare_texts(whole: Folder, cut: Folder, part: str, cuts: pl.DataFrame, ma
 
 
 def _compare_grids(whole: Folder, cut: Folder, part: str, cuts: pl.DataFrame) -> Comparison:
-    first, second = (pl.from_arrow(folder.read_table(f"grid/{part}.parquet")).join(cuts, on="stay_id") for folder in (whole, cut))
+    first, second = (pl.DataFrame(folder.read_table(f"grid/{part}.parquet")).join(cuts, on="stay_id") for folder in (whole, cut))
     both = first.filter(pl.col("hour") <= pl.col("cut_hour")).join(second, on=["stay_id", "hour"], how="left", suffix="_cut")
     names = [name for name in first.columns if name not in ("stay_id", "hour", "cut_hour")]
     schema = both.schema

@@ -23,7 +23,7 @@ GRID_ROLES = ("state", "action", "label_only")
 
 def at_store_time(events: pa.Table) -> pa.Table:
     """EVENTS_SCHEMA with events without a duration moved to when their value was stored, where that is known and later."""
-    frame = pl.DataFrame(pl.from_arrow(events.select(["time", "end_time", "store_time"])))
+    frame = pl.DataFrame(pl.DataFrame(events.select(["time", "end_time", "store_time"])))
     later = pl.col("end_time").is_null() & (pl.col("store_time") > pl.col("time")).fill_null(False)
     time = frame.select(pl.when(later).then("store_time").otherwise("time").alias("time")).to_arrow()["time"]
     place = events.schema.get_field_index("time")
@@ -48,7 +48,7 @@ def place_events(events: pa.Table, stays: pl.DataFrame, variables: Mapping[str, 
     num_hours = stays["num_hours"].cast(pl.Int64).to_numpy()
     stay_us = np.minimum(num_hours * HOUR_US, _microseconds(stays["outtime"]) - intime)
 
-    table = pl.from_arrow(events.select(["stay_id", "time", "end_time", "value", "text", "unit", "row"]))
+    table = pl.DataFrame(events.select(["stay_id", "time", "end_time", "value", "text", "unit", "row"]))
     code = _codes(events["variable"], names)
     at, known = find_stays(ids, table["stay_id"].to_numpy())
     table, code, at = (table, code, at) if known.all() else (table.filter(known), code[known], at[known])

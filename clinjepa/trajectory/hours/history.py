@@ -27,11 +27,11 @@ def history_hours(events: pa.Table, stays: pl.DataFrame, variables: Mapping[str,
     kept = {name: one for name, one in variables.items() if one.kind != "category" and one.role in GRID_ROLES and one.lookback_hours}
     depth = max((one.lookback_hours for one in kept.values()), default=0)
     intime = stays.select("stay_id", pl.col("intime").cast(pl.Datetime("us")))
-    table = pl.from_arrow(events).with_columns(pl.col("variable").cast(pl.String))
+    table = pl.DataFrame(events).with_columns(pl.col("variable").cast(pl.String))
     early = table.join(intime, on="stay_id").filter(pl.col("time") < pl.col("intime"))
     early = early.filter(pl.col("variable").is_in(list(kept))).drop("intime")
     if not early.height:
-        return pl.from_arrow(HISTORY_SCHEMA.empty_table())
+        return pl.DataFrame(HISTORY_SCHEMA.empty_table())
     before = intime.with_columns(
         (pl.col("intime") - pl.duration(hours=depth)).alias("intime"),
         pl.col("intime").alias("outtime"),

@@ -48,7 +48,7 @@ def build_partition(
     tables = validate(source.read(partition) if extracted is None else source.read(partition, extracted))
     events = tables.events if config.source.event_time == "measured" else at_store_time(tables.events)
     variables, rules = load_variables(), cohort_rules(config.cohort)
-    stays = pl.from_arrow(tables.stays)
+    stays = pl.DataFrame(tables.stays)
     attrition = apply_stay_rules(stays, rules)
     placed, counts = place_events(events, attrition.stays, variables)
     apply_measurement_rules(attrition, placed, variables, rules)
@@ -96,7 +96,7 @@ def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None =
     Raises SourceError when no stay is left, or when partitions share a stay or a patient.
     """
     records = read_records(out, SCHEMA_VERSION)
-    tables = [pl.from_arrow(out.read_table(f"stays/{name}.parquet")).with_columns(pl.lit(name).alias("part")) for name in records]
+    tables = [pl.DataFrame(out.read_table(f"stays/{name}.parquet")).with_columns(pl.lit(name).alias("part")) for name in records]
     stays = pl.concat(tables).sort("stay_id")
     attrition = sum_attrition(record["attrition"] for record in records.values())
     if not stays.height:

@@ -1,14 +1,15 @@
-"""The labels artifact: labels of prediction tasks from grid, history and stays, part by part, and what they amount to.
+"""The labels artifact: labels of all prediction tasks from grid, history and stays, and their prevalence.
 
-`labels/<part>.parquet` and last its record in `parts/`, so that a cut run goes on; then `labels.parquet`, `prevalence.json` and, for tools
-that read the Medical Event Data Standard, `meds/<task>.parquet`. The rules are in `label_rules.py`. Format: docs/contracts.md, section 3.
+Written part by part: `labels/<part>.parquet`, then the part's record in `parts/`, so that an interrupted run resumes. The parts are
+joined into `labels.parquet`, `prevalence.json` and `meds/<task>.parquet` for tools of the Medical Event Data Standard. The rules are in
+`rules.py`. Format: docs/contracts.md, section 3.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from clinjepa.clinical import Task, can_give, grid_inputs
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
-from clinjepa.storage.parts import finished_part, read_card, read_records, write_part_table, write_record
+from clinjepa.storage.parts import PartFile, finished_part, read_card, read_records, write_part_table, write_record
 from clinjepa.trajectory.hours import ingest as ingest_artifact
 from clinjepa.trajectory.hours.grid import HOUR_US
 from clinjepa.trajectory.hours.split import SPLITS
@@ -36,40 +37,87 @@ MEDS_LABEL_SCHEMAS = {
     True: pa.schema([*_MEDS_KEYS, ("boolean_value", pa.bool_())]),
     False: pa.schema([*_MEDS_KEYS, ("float_value", pa.float32())]),
 }
-"""LabelSchema of MEDS 0.4 (its value columns are optional, but not null), by whether the task's labels are 0 or 1."""
+"""LabelSchema of MEDS 0.4 (value columns are optional, but not null); True: the task's labels are 0 or 1."""
 
 
-def build_labels(ingest: Folder, part: str, tasks: list[Task], stay_prediction_hour: int, out: Folder) -> dict[str, Any]:
-    """Compute and write the labels of one part of an ingest artifact, unless that is done already; returns the part's record."""
-    record = finished_part(out, part, SCHEMA_VERSION)
-    if record is None:
-        able, stays = _able(tasks, _card(ingest)), _stays(ingest, part)
-        labels = part_labels(ingest, part, stays, able, stay_prediction_hour)
-        file = write_part_table(out, f"labels/{part}.parquet", labels)
-        runs = dict(zip(*_runs(labels["task"]), strict=True))
-        record = {"schema_version": SCHEMA_VERSION, "files": [file], "runs": runs, "prevalence": _prevalence(labels, stays, able)}
-        write_record(out, part, record)
+class LabelCounts(TypedDict):
+    """Labels of one task in one split of one part. `sum`: of the labels' values."""
+
+    num_labels: int
+    num_positive: int
+    num_patients: int
+    num_positive_patients: int
+    sum: float
+
+
+class Prevalence(TypedDict):
+    """Labels of one task in one split: share of positive labels of a classification, mean of a regression; None without labels."""
+
+    num_labels: int
+    num_patients: int
+    num_positive: NotRequired[int]
+    num_positive_patients: NotRequired[int]
+    share_positive: NotRequired[float | None]
+    mean: NotRequired[float | None]
+
+
+class LabelRecord(TypedDict):
+    """Record of a finished part. runs: task -> number of labels, in row order. prevalence: task -> split -> counts."""
+
+    schema_version: int
+    files: list[PartFile]
+    runs: dict[str, int]
+    prevalence: dict[str, dict[str, LabelCounts]]
+
+
+def build_labels(ingest: Folder, part: str, tasks: list[Task], stay_prediction_hour: int, out: Folder) -> LabelRecord:
+    """Compute and write the labels of one part of an ingest artifact, unless the part is finished.
+
+    Args:
+        ingest: a finished ingest artifact.
+        part: name of one of its parts.
+        tasks: tasks to label; those that the source cannot give are left out (`why_none`).
+        stay_prediction_hour: hour of the prediction of once-per-stay tasks.
+        out: the labels artifact.
+
+    Returns:
+        The part's record.
+    """
+    finished = finished_part(out, part, SCHEMA_VERSION)
+    if finished is not None:
+        return cast(LabelRecord, finished)
+    able, stays = _able(tasks, _card(ingest)), _stays(ingest, part)
+    labels = part_labels(ingest, part, stays, able, stay_prediction_hour)
+    record: LabelRecord = {
+        "schema_version": SCHEMA_VERSION,
+        "files": [write_part_table(out, f"labels/{part}.parquet", labels)],
+        "runs": dict(zip(*_runs(labels["task"]), strict=True)),
+        "prevalence": _prevalence(labels, stays, able),
+    }
+    write_record(out, part, record)
     return record
 
 
-def finish_labels(ingest: Folder, tasks: list[Task], out: Folder) -> dict[str, Any]:
+def finish_labels(ingest: Folder, tasks: list[Task], out: Folder) -> dict[str, int]:
     """Join the parts into `labels.parquet`, `meds/` and `prevalence.json`; returns {"num_labels", "num_tasks"}.
 
-    Raises StoreError when a part is missing or was cut.
+    Raises:
+        StoreError: a part is missing or truncated.
     """
-    card, records = _card(ingest), read_records(out, SCHEMA_VERSION)
+    card = _card(ingest)
+    records = cast("dict[str, LabelRecord]", read_records(out, SCHEMA_VERSION))
     missing = [part for part in card["parts"] if part not in records]
     if missing:
         raise StoreError(f"{out.address}: {len(missing)} parts have no labels yet; run again to go on")
     able = _able(tasks, card)
-    _join_parts(out, {part: record["runs"] for part, record in records.items()}, pl.from_arrow(ingest.read_table("stays.parquet")), able)
+    _join_parts(out, {part: record["runs"] for part, record in records.items()}, pl.DataFrame(ingest.read_table("stays.parquet")), able)
     reasons = {task.name: reason for task in tasks if (reason := why_none(task, card))}
     out.write_json("prevalence.json", {"source": card["source"], "tasks": _add_prevalence(records, able), "without_labels": reasons})
     return {"num_labels": sum(record["files"][0]["num_rows"] for record in records.values()), "num_tasks": len(able)}
 
 
 def read_labels(folder: Folder, tasks: Collection[str]) -> pa.Table:
-    """LABELS_SCHEMA of some tasks out of a labels artifact; others are not decoded."""
+    """Labels of some tasks from a labels artifact (LABELS_SCHEMA); row groups of other tasks are not decoded."""
     file = folder.parquet("labels.parquet")
     groups = range(file.metadata.num_row_groups)
     wanted = [group for group in groups if file.metadata.row_group(group).column(_TASK_COLUMN).statistics.min in tasks]
@@ -77,18 +125,18 @@ def read_labels(folder: Folder, tasks: Collection[str]) -> pa.Table:
 
 
 def compute_labels(ingest: Folder, tasks: list[Task], stay_prediction_hour: int) -> pa.Table:
-    """All labels of a small ingest artifact at once: LABELS_SCHEMA, ordered by task (as given), stay_id, hour."""
+    """All labels of a small ingest artifact in memory: LABELS_SCHEMA, ordered by task (as given), stay_id, hour."""
     card = _card(ingest)
     able = _able(tasks, card)
     parts = [part_labels(ingest, part, _stays(ingest, part), able, stay_prediction_hour) for part in card["parts"]]
-    table = pl.from_arrow(pa.concat_tables([LABELS_SCHEMA.empty_table(), *parts]))
+    table = pl.DataFrame(pa.concat_tables([LABELS_SCHEMA.empty_table(), *parts]))
     order = pl.col("task").replace_strict({task.name: place for place, task in enumerate(tasks)}, return_dtype=pl.Int32)
     ordered = table.sort(order, "stay_id", "hour") if table.height else table
     return ordered.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(LABELS_SCHEMA)
 
 
-def why_none(task: Task, card: dict[str, Any]) -> str | None:
-    """Why a task has no labels on the data of an ingest's data card, or None when it can have some."""
+def why_none(task: Task, card: Mapping[str, Any]) -> str | None:
+    """Why a task has no labels on the data that a data card describes; None when it can have labels."""
     if task.sources and card["source"] not in task.sources:
         return f"not for source {card['source']}: the task says {', '.join(task.sources)}"
     missing = [name for name in task.requires if not can_give(name, card["coverage"])]
@@ -96,10 +144,10 @@ def why_none(task: Task, card: dict[str, Any]) -> str | None:
 
 
 def part_labels(ingest: Folder, part: str, stays: pl.DataFrame, tasks: list[Task], stay_prediction_hour: int) -> pa.Table:
-    """LABELS_SCHEMA of one part of an ingest artifact, ordered by task (as given), stay_id, hour. stays: the rows of that part."""
+    """Labels of one part of an ingest artifact (LABELS_SCHEMA), ordered by task (as given), stay_id, hour. stays: rows of that part."""
     columns = grid_inputs(name for task in tasks for name in task.variables)
-    grid = pl.from_arrow(ingest.read_table(_grid_of_outcomes(ingest, part), columns=["stay_id", "hour", *_on_grid(columns)]))
-    history = pl.from_arrow(ingest.read_table(f"history/{part}.parquet"))
+    grid = pl.DataFrame(ingest.read_table(_grid_of_outcomes(ingest, part), columns=["stay_id", "hour", *_on_grid(columns)]))
+    history = pl.DataFrame(ingest.read_table(f"history/{part}.parquet"))
     state = DerivedState(label_rows(grid, history, stays, columns), functions())
     rows, tables = state.rows, [LABELS_SCHEMA.empty_table()]
     for task in tasks:
@@ -113,7 +161,7 @@ def part_labels(ingest: Folder, part: str, stays: pl.DataFrame, tasks: list[Task
 
 
 def label_rows(grid: pl.DataFrame, history: pl.DataFrame, stays: pl.DataFrame, columns: list[str]) -> HourRows:
-    """Hour rows with what label rules read of a stay: weight, flags (0, 1, NaN), and times as hours after ICU admission."""
+    """Hour rows with the constants that label rules read: weight in kg, flags (0, 1, NaN), times as hours after ICU admission."""
     intime = pl.col("intime").cast(pl.Datetime("us"))
     facts = stays.select(
         "stay_id",
@@ -125,21 +173,21 @@ def label_rows(grid: pl.DataFrame, history: pl.DataFrame, stays: pl.DataFrame, c
 
 
 def _grid_of_outcomes(ingest: Folder, part: str) -> str:
-    """The grid by time of measuring: another than that of the texts where these go by time of storing (`source.event_time`)."""
+    """File of the grid by time of measurement; with `source.event_time: stored` it is not the grid that the texts follow."""
     measured = f"measured/{part}.parquet"
     return measured if ingest.exists(measured) else f"grid/{part}.parquet"
 
 
-def _card(ingest: Folder) -> dict[str, Any]:
+def _card(ingest: Folder) -> Mapping[str, Any]:
     return read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again")
 
 
-def _able(tasks: list[Task], card: dict[str, Any]) -> list[Task]:
+def _able(tasks: list[Task], card: Mapping[str, Any]) -> list[Task]:
     return [task for task in tasks if why_none(task, card) is None]
 
 
 def _stays(ingest: Folder, part: str) -> pl.DataFrame:
-    return pl.from_arrow(ingest.read_table("stays.parquet")).filter(pl.col("part") == part)
+    return pl.DataFrame(ingest.read_table("stays.parquet")).filter(pl.col("part") == part)
 
 
 def _on_grid(columns: list[str]) -> list[str]:
@@ -147,12 +195,12 @@ def _on_grid(columns: list[str]) -> list[str]:
     return [name for name in columns if name in known]
 
 
-def _prevalence(labels: pa.Table, stays: pl.DataFrame, tasks: list[Task]) -> dict[str, dict[str, dict[str, float]]]:
-    """task -> split -> counts of one part; patients may be added up over parts, which share none."""
+def _prevalence(labels: pa.Table, stays: pl.DataFrame, tasks: list[Task]) -> dict[str, dict[str, LabelCounts]]:
+    """task -> split -> counts of one part. Parts are patient-disjoint, so numbers of patients may be summed over parts."""
     names, lengths = _runs(labels["task"])
     order = pl.Series("task", np.repeat(np.arange(len(names)), lengths))
     per_stay = (
-        pl.from_arrow(labels.select(["stay_id", "label"]))
+        pl.DataFrame(labels.select(["stay_id", "label"]))
         .with_columns(order)
         .group_by("task", "stay_id")
         .agg(pl.len().alias("labels"), (pl.col("label") > 0.5).sum().alias("positive"), pl.col("label").cast(pl.Float64).sum().alias("sum"))
@@ -166,30 +214,39 @@ def _prevalence(labels: pa.Table, stays: pl.DataFrame, tasks: list[Task]) -> dic
         pl.col("subject_id").filter(pl.col("positive") > 0).n_unique().alias("num_positive_patients"),
         pl.col("sum").sum(),
     )
-    found = {(row.pop("task"), row.pop("split")): row for row in counts.to_dicts()}
+    found = {(row.pop("task"), row.pop("split")): cast(LabelCounts, row) for row in counts.to_dicts()}
     return {task.name: {split: found[task.name, split] for split in SPLITS if (task.name, split) in found} for task in tasks}
 
 
-def _add_prevalence(records: dict[str, dict[str, Any]], tasks: list[Task]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """task -> split -> what is labelled, and how much of it is positive (or, for a number, its mean)."""
-    result: dict[str, dict[str, dict[str, float | None]]] = {}
-    keys = ("num_labels", "num_positive", "num_patients", "num_positive_patients", "sum")
+def _add_prevalence(records: dict[str, LabelRecord], tasks: list[Task]) -> dict[str, dict[str, Prevalence]]:
+    """task -> split -> number of labels and patients over all parts, and the share of positive labels or the mean label."""
+    result: dict[str, dict[str, Prevalence]] = {}
     for task in tasks:
         result[task.name] = {}
         for split in SPLITS:
-            rows = [record["prevalence"][task.name].get(split, {}) for record in records.values()]
-            total = {key: sum(row.get(key, 0) for row in rows) for key in keys}
-            mean = total.pop("sum") / total["num_labels"] if total["num_labels"] else None
-            if not task.is_classification:
-                del total["num_positive"], total["num_positive_patients"]
-            result[task.name][split] = total | {"share_positive" if task.is_classification else "mean": mean}
+            counts = [record["prevalence"][task.name] for record in records.values()]
+            result[task.name][split] = _sum_counts([one[split] for one in counts if split in one], task.is_classification)
     return result
 
 
-def _join_parts(out: Folder, parts: dict[str, dict[str, int]], stays: pl.DataFrame, tasks: list[Task]) -> None:
-    """`labels.parquet` (part by part, in it by task) and `meds/<task>.parquet`, with one part in memory.
+def _sum_counts(rows: list[LabelCounts], is_classification: bool) -> Prevalence:
+    num_labels, num_patients = sum(row["num_labels"] for row in rows), sum(row["num_patients"] for row in rows)
+    mean = sum(row["sum"] for row in rows) / num_labels if num_labels else None
+    if not is_classification:
+        return {"num_labels": num_labels, "num_patients": num_patients, "mean": mean}
+    return {
+        "num_labels": num_labels,
+        "num_positive": sum(row["num_positive"] for row in rows),
+        "num_patients": num_patients,
+        "num_positive_patients": sum(row["num_positive_patients"] for row in rows),
+        "share_positive": mean,
+    }
 
-    parts: part -> {task: how many labels}, in the order of the part's rows.
+
+def _join_parts(out: Folder, parts: dict[str, dict[str, int]], stays: pl.DataFrame, tasks: list[Task]) -> None:
+    """Write `labels.parquet` (ordered by part, then task) and `meds/<task>.parquet`, with one part in memory at a time.
+
+    parts: part -> task -> number of labels, in the order of the part's rows.
     """
     people = stays.select("stay_id", "subject_id", "intime")
     with contextlib.ExitStack() as stack:
@@ -205,7 +262,7 @@ def _join_parts(out: Folder, parts: dict[str, dict[str, int]], stays: pl.DataFra
         meds = {name: writer(f"meds/{name}.parquet", MEDS_LABEL_SCHEMAS[is_binary]) for name, is_binary in binary.items()}
         for part, runs in parts.items():
             labels = out.read_table(f"labels/{part}.parquet", columns=["stay_id", "hour", "label"])
-            timed, first = _timed(pl.from_arrow(labels), people), 0
+            timed, first = _timed(pl.DataFrame(labels), people), 0
             for name, length in runs.items():
                 own = labels.slice(first, length).add_column(_TASK_COLUMN, "task", pa.repeat(pa.scalar(name), length))
                 whole.write_table(own)
@@ -214,7 +271,7 @@ def _join_parts(out: Folder, parts: dict[str, dict[str, int]], stays: pl.DataFra
 
 
 def _runs(tasks: pa.ChunkedArray) -> tuple[list[str], list[int]]:
-    """The tasks of a part, one after the other, and how many labels each has."""
+    """(tasks in row order, number of labels of each) of a part's task column."""
     if not len(tasks):
         return [], []
     runs = pc.run_end_encode(tasks.combine_chunks())

@@ -1,7 +1,7 @@
-"""Rows of (stay, hour) as arrays, and windows over them: what derived states and labels are computed with.
+"""Rows of (stay, hour) as arrays, and windows over them: the input of derived quantities and label rules.
 
-The rows of a stay are consecutive hours, from the first hour of its history (below 0) to its last one. A window never leaves
-its stay, and its value depends on its own hours only, to the last bit.
+The rows of a stay are consecutive hours, from the first hour of its history (below 0) to its last one. A window never extends beyond
+its stay, and its value depends on the hours inside it only, bit for bit.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import polars as pl
 
 Columns = Mapping[str, np.ndarray]
 NEVER = 2**62
-"""The row of what does not come again in its stay: later than any window."""
+"""Row number that stands for "not again in this stay"; larger than any row."""
 
 
 class HourRows:
-    """stay_id_R int64, hour_R int32 and, of every stay, its constants; R rows sorted by stay and hour."""
+    """R rows sorted by stay and hour: stay_id_R int64, hour_R int32, columns per row and constants per stay."""
 
     def __init__(self, stay_id_R: np.ndarray, hour_R: np.ndarray, columns: Columns | None = None, constants: Columns | None = None) -> None:
-        """columns: float64 per row, NaN where unknown, or object (str or None) for categories; constants: the same of the stay."""
+        """columns: [R] float64 with NaN for unknown, or object (str or None) for categories. constants: likewise, equal within a stay."""
         self.stay_id_R, self.hour_R = stay_id_R, hour_R
         self.columns, self.constants = dict(columns or {}), dict(constants or {})
         num_rows = len(stay_id_R)
@@ -35,38 +35,38 @@ class HourRows:
         return len(self.stay_id_R)
 
     def column(self, name: str) -> np.ndarray:
-        """A grid column as float64, NaN where it was not observed or the source does not give it."""
+        """A grid column as float64 [R]; NaN where it was not observed or the source does not have it."""
         found = self.columns.get(name)
         return np.full(len(self), np.nan) if found is None else found
 
     def words(self, name: str) -> tuple[np.ndarray, list[str]]:
-        """A category column: the rows in which it was charted, and its words there."""
+        """A category column: (rows in which it was charted, its words in these rows)."""
         found = self.columns.get(name)
         if found is None:
             return np.zeros(0, np.int64), []
-        charted = np.flatnonzero(np.not_equal(found, None))
+        charted = np.flatnonzero([word is not None for word in found])
         return charted, found[charted].tolist()
 
     def given(self, name: str) -> np.ndarray:
-        """A treatment's rate, amount or indicator, 0 where none is recorded."""
-        return np.nan_to_num(self.column(name), nan=0.0)
+        """A treatment's rate, amount or indicator [R], 0 where none is recorded."""
+        return np.asarray(np.nan_to_num(self.column(name), nan=0.0))
 
     def shifted(self, values_R: np.ndarray, hours: int, fill: float = np.nan) -> np.ndarray:
-        """The value `hours` ago (ahead, when negative), `fill` outside the stay."""
+        """The value `hours` earlier (later where negative), `fill` outside the stay."""
         source = self.row_R - hours
         inside = (source >= self.first_R) & (source <= self.last_R)
         return np.where(inside, values_R[np.clip(source, 0, max(len(self) - 1, 0))] if len(self) else values_R, fill)
 
     def trailing_max(self, values_R: np.ndarray, hours: int) -> np.ndarray:
-        """Largest known value of the last `hours` hours, this one included; NaN when none is known."""
+        """Largest known value of the last `hours` hours, the current one included; NaN where none is known."""
         return self._doubled(values_R, hours, np.fmax)
 
     def trailing_min(self, values_R: np.ndarray, hours: int) -> np.ndarray:
-        """Smallest known value of the last `hours` hours, this one included; NaN when none is known."""
+        """Smallest known value of the last `hours` hours, the current one included; NaN where none is known."""
         return self._doubled(values_R, hours, np.fmin)
 
     def trailing_sum(self, values_R: np.ndarray, hours: int) -> np.ndarray:
-        """Sum of the known values of the last `hours` hours, this one included; 0 when none is known."""
+        """Sum of the known values of the last `hours` hours, the current one included; 0 where none is known."""
         total, offset = np.zeros(len(self)), 0
         block, width = np.nan_to_num(values_R, nan=0.0), 1
         while width <= hours:
@@ -78,11 +78,11 @@ class HourRows:
         return total
 
     def trailing_count(self, mask_R: np.ndarray, hours: int) -> np.ndarray:
-        """In how many of the last `hours` hours, this one included, the mask holds."""
+        """Number of the last `hours` hours, the current one included, in which the mask is true."""
         return self.trailing_sum(mask_R.astype(np.float64), hours)
 
     def last_known(self, values_R: np.ndarray, hours: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(value, age in hours) of the latest known value up to this hour, not older than `hours`; NaN where there is none."""
+        """(value, age in hours) of the latest known value up to the current hour, at most `hours` old; NaN where there is none."""
         at = np.maximum.accumulate(np.where(np.isnan(values_R), -1, self.row_R)) if len(self) else self.row_R
         age = self.row_R - at
         there = (at >= self.first_R) & ((age <= hours) if hours is not None else True)
@@ -90,26 +90,27 @@ class HourRows:
         return np.where(there, value, np.nan), np.where(there, age, np.nan)
 
     def previous_known(self, values_R: np.ndarray) -> np.ndarray:
-        """Row of the latest known value before this hour, -1 where there is none."""
+        """Row of the latest known value before the current hour, -1 where there is none."""
         at = np.maximum.accumulate(np.where(np.isnan(values_R), -1, self.row_R)) if len(self) else self.row_R
         before = self.shifted(at.astype(np.float64), 1, -1.0).astype(np.int64)
         return np.where(before >= self.first_R, before, -1)
 
     def next_true(self, mask_R: np.ndarray) -> np.ndarray:
-        """Row of the first hour of the stay, from this one on, in which the mask holds; NEVER where there is none."""
+        """Row of the first hour of the stay, from the current one on, in which the mask is true; NEVER where there is none."""
         if not len(self):
             return self.row_R
         ahead = np.minimum.accumulate(np.where(mask_R, self.row_R, len(self))[::-1])[::-1]
         return np.where(ahead <= self.last_R, ahead, NEVER)
 
     def ever(self, mask_R: np.ndarray) -> np.ndarray:
-        """True from the first hour of the stay in which the mask holds."""
+        """True from the first hour of the stay in which the mask is true."""
         if not len(self):
             return mask_R.astype(bool)
         at = np.maximum.accumulate(np.where(mask_R, self.row_R, -1))
         return at >= self.first_R
 
     def _doubled(self, values_R: np.ndarray, hours: int, pick: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        """`pick` (associative, idempotent) over trailing windows, by windows of doubled length."""
         block, width = values_R.astype(np.float64), 1
         while 2 * width <= hours:
             block = pick(block, self.shifted(block, width))
@@ -118,10 +119,14 @@ class HourRows:
 
 
 def hour_rows(grid: pl.DataFrame, history: pl.DataFrame, stays: pl.DataFrame, names: Iterable[str], constants: Iterable[str]) -> HourRows:
-    """Rows of a part's stays, history first.
+    """The hour rows of a part's stays, each stay's history before its grid.
 
-    grid: stay_id, hour ≥ 0 and columns; history: stay_id, hour < 0, variable, value (long); stays: stay_id and the `constants` columns.
-    names: the columns that are wanted; what neither table has is unknown everywhere.
+    Args:
+        grid: stay_id, hour >= 0 and one column per variable.
+        history: stay_id, hour < 0, variable, value (long form).
+        stays: stay_id and the columns named in `constants`.
+        names: variables wanted as columns; those in neither table are left out and read as unknown.
+        constants: columns of `stays` to attach to every row.
     """
     wanted = [name for name in dict.fromkeys(names) if name in grid.columns]
     early = history.filter(pl.col("variable").is_in(wanted))

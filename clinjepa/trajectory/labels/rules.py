@@ -1,12 +1,13 @@
-"""The rules by which a task's label follows from a stay's hours: pure functions of hour rows, one per kind of task.
+"""Label rules: pure functions from hour rows to labels, one per kind of task (kinds: `clinjepa/clinical/tasks.py`).
 
-A label at hour h is predicted at intime + (h+1) h from hours 0 ... h. Rule of event tasks: eth-mds/icu-features `eep_label`; the tasks
-themselves are data (`clinical/tasks/*.yaml`).
+A label at hour h is predicted at intime + (h + 1) h from hours 0 to h. The rule of event tasks is `eep_label` of
+eth-mds/icu-features. Tasks are data: `clinjepa/clinical/tasks/*.yaml`.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,11 +25,11 @@ TIME_COLUMNS = (
     "next_hospital_admission_time",
 )
 FLAG_COLUMNS = ("died_in_hospital", "died_in_icu", "sepsis", "chronic_dialysis")
-"""Columns of `stays` that rules read; `label_rows` gives times as hours after ICU admission and flags as 0, 1 or NaN."""
+"""Columns of `stays` that rules read; `artifact.label_rows` turns times into hours after ICU admission and flags into 0, 1 or NaN."""
 
 
 def hourly_labels(task: Task, state: DerivedState) -> np.ndarray:
-    """The labels of an hourly task per row: NaN where there is none, and on all rows before ICU admission."""
+    """The labels of an hourly task per row; NaN where there is none, and on all rows before ICU admission."""
     rows = state.rows
     if task.kind == "event":
         labels = _event_labels(task, state)
@@ -48,14 +49,15 @@ def hourly_labels(task: Task, state: DerivedState) -> np.ndarray:
 
 
 def stay_labels(task: Task, state: DerivedState, prediction_hour: int) -> np.ndarray:
-    """The labels of a once-per-stay task: NaN on all rows but that of the prediction.
+    """The labels of a once-per-stay task; NaN on all rows except the row of the prediction.
 
-    At `prediction_hour` - 1 for stays that are still going on and alive then, or at the last hour of stays that end in a discharge.
+    That row is hour `prediction_hour` - 1 of stays that last until then with a living patient, or, for tasks at ICU discharge, the
+    last hour of stays that end in a discharge.
     """
     rows = state.rows
     ends = rows.constants["outtime"]
     if task.at == "icu_discharge":
-        # The grid reaches the end of the stay (it was not cut), and the patient leaves alive.
+        # The grid reaches the end of the stay (the cohort did not cut it), and the patient leaves alive.
         here = (rows.row_R == rows.last_R) & (rows.hour_R + 1 >= ends) & (rows.constants["died_in_icu"] == 0)
     else:
         dead = rows.constants["death_time"] <= prediction_hour
@@ -68,12 +70,16 @@ def stay_labels(task: Task, state: DerivedState, prediction_hour: int) -> np.nda
 
 
 def eep_labels(state_R: np.ndarray, stay_id_R: np.ndarray, horizon_hours: int, switches_only: bool) -> np.ndarray:
-    """Early-event labels per hour: 1, 0, or NaN where there is none.
+    """Early-event labels per hour: 1, 0, or NaN where there is none. Source: eth-mds/icu-features, `eep_label`.
 
-    state_R: 1 event, 0 surely none, NaN unknown, one row per hour; stay_id_R: rows of a stay are consecutive and hourly. Missing
-    where the hour itself is in the event; 1 where an event lies in the next `horizon_hours` hours; 0 where none does and one of them is
-    surely none. With `switches_only` a 1 is missing too where the last known state up to the hour was an event.
-    Source: eth-mds/icu-features, `eep_label`.
+    No label where the hour itself is in the event. 1 where an event lies in the next `horizon_hours` hours. 0 where none does and
+    one of these hours is known to be without the event.
+
+    Args:
+        state_R: 1 event, 0 no event, NaN unknown, one row per hour.
+        stay_id_R: rows of a stay are consecutive and hourly.
+        horizon_hours: hours ahead that the label covers.
+        switches_only: no label 1 where the last known state up to the hour was the event.
     """
     num_rows = len(state_R)
     if not num_rows:
@@ -86,7 +92,7 @@ def eep_labels(state_R: np.ndarray, stay_id_R: np.ndarray, horizon_hours: int, s
 
     def seen_ahead(value: float) -> np.ndarray:
         count = np.cumsum(state_R == value)
-        return count[window_end] - count > 0
+        return np.asarray(count[window_end] - count > 0)
 
     labels = np.where(seen_ahead(1.0), 1.0, np.where(seen_ahead(0.0), 0.0, np.nan))
     labels[state_R == 1.0] = np.nan
@@ -112,12 +118,12 @@ def _event_labels(task: Task, state: DerivedState) -> np.ndarray:
 
 
 def _state(node: Condition | Combination, state: DerivedState) -> np.ndarray:
-    """A condition per row; unknown before ICU admission, where the grid has no rows (derived quantities look there by themselves)."""
+    """A condition per row; NaN before ICU admission, where the grid has no rows (derived quantities read the history themselves)."""
     return np.where(state.rows.hour_R < 0, np.nan, evaluate(node, state.column))
 
 
 def _time_labels(task: Task, rows: HourRows) -> np.ndarray:
-    """1 where the time lies more than `gap_hours` and at most that plus the horizon ahead; missing once it has come."""
+    """1 where the time lies more than `gap_hours` and at most `gap_hours` + horizon ahead; NaN from that time on."""
     ahead = _time_of(task.time or "", rows) - (rows.hour_R + 1)
     inside = (ahead > task.gap_hours) & (ahead <= task.gap_hours + (task.horizon_hours or 0))
     labels = np.where(_unknown_time(task.time or "", rows) | (ahead <= 0), np.nan, inside.astype(np.float64))
@@ -128,7 +134,7 @@ def _time_labels(task: Task, rows: HourRows) -> np.ndarray:
 
 
 def _target_values(target: Target, state: DerivedState, here_R: np.ndarray | None = None) -> np.ndarray:
-    """The number to predict per row; with `here_R` on those rows only, NaN on others."""
+    """The number to predict per row; with `here_R` (bool), computed on these rows only and NaN on others."""
     rows = state.rows
     if target.time is not None:
         left = _time_of(target.time, rows) - (rows.hour_R + 1)
@@ -146,14 +152,18 @@ def _target_values(target: Target, state: DerivedState, here_R: np.ndarray | Non
     return chosen
 
 
+_STATISTICS: dict[str, Callable[..., np.ndarray]] = {"median": np.nanmedian, "mean": np.nanmean, "min": np.nanmin, "max": np.nanmax}
+
+
 def _statistic(ahead_HR: np.ndarray, statistic: str) -> np.ndarray:
+    """A statistic over the known values of axis 0 (hours ahead), [R]."""
     if statistic in ("first", "last"):
         known = ~np.isnan(ahead_HR)
         at = known.argmax(axis=0) if statistic == "first" else len(ahead_HR) - 1 - known[::-1].argmax(axis=0)
-        return np.take_along_axis(ahead_HR, at[None], axis=0)[0]
+        return np.asarray(np.take_along_axis(ahead_HR, at[None], axis=0)[0])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # no known hour: NaN is the answer
-        return {"median": np.nanmedian, "mean": np.nanmean, "min": np.nanmin, "max": np.nanmax}[statistic](ahead_HR, axis=0)
+        warnings.simplefilter("ignore", RuntimeWarning)  # all hours unknown: the result is NaN
+        return np.asarray(_STATISTICS[statistic](ahead_HR, axis=0))
 
 
 def _outcome_labels(outcome: StayOutcome, state: DerivedState) -> np.ndarray:
@@ -178,22 +188,22 @@ def _outcome_labels(outcome: StayOutcome, state: DerivedState) -> np.ndarray:
 
 
 def _ever_after(rows: HourRows, mask_R: np.ndarray) -> np.ndarray:
-    """Whether the mask holds in a later hour of the stay."""
+    """Whether the mask is true in a later hour of the stay."""
     upcoming = rows.next_true(mask_R)
-    return rows.shifted((upcoming <= rows.last_R).astype(np.float64), -1, 0.0) == 1
+    return np.asarray(rows.shifted((upcoming <= rows.last_R).astype(np.float64), -1, 0.0) == 1)
 
 
 def _time_of(name: str, rows: HourRows) -> np.ndarray:
-    """Hours after ICU admission; NaN: never, or not known."""
+    """A time as hours after ICU admission; NaN for never or unknown."""
     return rows.constants[name]
 
 
 def _unknown_time(name: str, rows: HourRows) -> np.ndarray:
-    """Where a missing time does not mean never: a death in hospital without its time, an end of stay that is not known."""
+    """Where a missing time means unknown, not never: a death in hospital without a time, a stay without an end."""
     missing = np.isnan(rows.constants[name])
     if name == "death_time":
-        return missing & (rows.constants["died_in_hospital"] == 1)
-    return missing & (name == "outtime")
+        return np.asarray(missing & (rows.constants["died_in_hospital"] == 1))
+    return np.asarray(missing & (name == "outtime"))
 
 
 def _excluded(task: Task, rows: HourRows) -> np.ndarray:

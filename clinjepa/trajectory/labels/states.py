@@ -1,6 +1,6 @@
-"""Three-valued states per hour: conditions of tasks and derived quantities over grid columns and derived quantities.
+"""Three-valued conditions evaluated per hour: those of tasks and of derived quantities (`clinjepa/clinical/conditions.py`).
 
-1.0 true, 0.0 surely false, NaN unknown. Thresholds are compared at the grid's precision (float32).
+Values are 1.0 (true), 0.0 (false) and NaN (unknown). Thresholds are compared at the grid's precision, float32.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from clinjepa.clinical.conditions import Combination, Condition
 
-_COMPARE: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+_COMPARE: dict[str, Callable[[np.ndarray, np.float32], np.ndarray]] = {
     "<": np.less,
     "<=": np.less_equal,
     ">": np.greater,
@@ -21,18 +21,18 @@ _COMPARE: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 
 
 def compare(values: np.ndarray, op: str, value: float) -> np.ndarray:
-    """Whether each value satisfies the comparison; false where it is unknown."""
-    return _COMPARE[op](values.astype(np.float32), np.float32(value)) & ~np.isnan(values)
+    """Whether each value satisfies `values op value`; False where the value is NaN."""
+    return np.asarray(_COMPARE[op](values.astype(np.float32), np.float32(value)) & ~np.isnan(values))
 
 
 def evaluate(node: Condition | Combination, column: Callable[[str], np.ndarray]) -> np.ndarray:
-    """Three-valued logic with NaN as unknown. column: name -> values per row, NaN where unknown."""
+    """A condition per row, as 1.0, 0.0 or NaN. column: name -> values per row, NaN where unknown."""
     if isinstance(node, Condition):
         return _evaluate_condition(node, column)
     parts = np.stack([evaluate(part, column) for part in node.parts])
     some_true, some_false, unknown = (parts == 1).any(axis=0), (parts == 0).any(axis=0), np.isnan(parts).any(axis=0)
     if node.rule == "not":
-        return 1.0 - parts[0]
+        return np.asarray(1.0 - parts[0])
     if node.rule == "all":
         return np.where(some_false, 0.0, np.where(unknown, np.nan, 1.0))
     if node.rule == "any":

@@ -131,9 +131,9 @@ def training_texts(ingest: Folder) -> Iterator[str]:
     """The texts of the training split's stays, part by part, repeated ones of a part once."""
     import polars as pl  # here: training reads token stores where polars may not be
 
-    stays = pl.from_arrow(ingest.read_table("stays.parquet", columns=["stay_id", "split", "part"])).filter(pl.col("split") == "train")
+    stays = pl.DataFrame(ingest.read_table("stays.parquet", columns=["stay_id", "split", "part"])).filter(pl.col("split") == "train")
     for part in stays["part"].unique().sort().to_list():
-        hours = pl.from_arrow(ingest.read_table(f"hours/{part}.parquet")).join(stays.select("stay_id"), on="stay_id", how="semi")
+        hours = pl.DataFrame(ingest.read_table(f"hours/{part}.parquet")).join(stays.select("stay_id"), on="stay_id", how="semi")
         yield from hours["static_text"].unique().to_list()
         for column in ("state_texts", "action_texts"):
             yield from hours[column].explode(empty_as_null=False).unique().to_list()

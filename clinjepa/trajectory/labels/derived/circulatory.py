@@ -1,16 +1,37 @@
-"""Norepinephrine equivalents, shock index and MELD per hour. Weights and sources: `clinical/derived/circulatory.yaml`, `hepatic.yaml`."""
+"""Norepinephrine equivalents, shock index and MELD per hour.
+
+Weights, coefficients and sources: `clinjepa/clinical/derived/circulatory.yaml` and `hepatic.yaml`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from clinjepa.trajectory.labels.derived.state import DerivedState
+    from clinjepa.trajectory.labels.derived.state import DerivedState, Function
 
 
-def nee(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+class CirculatoryParameters(TypedDict):
+    """`parameters` of `circulatory.yaml`."""
+
+    nee_weights: dict[str, float]
+    """Drug -> factor to norepinephrine in mcg/kg/min."""
+
+
+class HepaticParameters(TypedDict):
+    """`parameters` of `hepatic.yaml`: the MELD score."""
+
+    coefficients: dict[str, float]
+    constant: float
+    floor: float
+    creatinine_on_crrt: float
+    crrt_hours: int
+    carry_hours: int
+
+
+def nee(state: DerivedState, parameters: CirculatoryParameters) -> np.ndarray:
     """Norepinephrine equivalents in mcg/kg/min; 0 where no vasopressor runs."""
     total = np.zeros(len(state.rows))
     for name, weight in parameters["nee_weights"].items():
@@ -18,14 +39,14 @@ def nee(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
     return total
 
 
-def shock_index(state: DerivedState, _: dict[str, Any]) -> np.ndarray:
-    """Heart rate over systolic pressure of the same hour."""
+def shock_index(state: DerivedState, _: CirculatoryParameters) -> np.ndarray:
+    """Heart rate / systolic pressure of the same hour, in 1/(min mmHg)."""
     pressure = state.rows.column("sbp")
     return state.rows.column("heart_rate") / np.where(pressure > 0, pressure, np.nan)
 
 
-def meld(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
-    """MELD in hours in which bilirubin, INR or creatinine was measured and all are known."""
+def meld(state: DerivedState, parameters: HepaticParameters) -> np.ndarray:
+    """MELD score in hours in which bilirubin, INR or creatinine was measured; NaN unless all three are known by then."""
     rows, floor = state.rows, parameters["floor"]
     score, drawn = np.full(len(rows), float(parameters["constant"])), np.zeros(len(rows), bool)
     on_crrt = rows.trailing_max(state.column("crrt_any"), parameters["crrt_hours"]) > 0
@@ -39,4 +60,4 @@ def meld(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
     return np.where(drawn, score, np.nan)
 
 
-FUNCTIONS = {"nee": nee, "shock_index": shock_index, "meld": meld}
+FUNCTIONS: dict[str, Function] = {"nee": nee, "shock_index": shock_index, "meld": meld}

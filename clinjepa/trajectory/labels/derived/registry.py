@@ -1,7 +1,6 @@
-"""Derived clinical state per hour from grid and history, for labels only: the registry, and what it asks of a definition.
+"""The table of derived quantities that need code: name -> function (state, parameters) -> values per hour row.
 
-A definition is an entry of `clinical/derived/*.yaml`; one without a `condition` has here a function (state, parameters) -> values.
-The functions stand beside this module by organ: `respiratory.py`, `renal.py`, `sofa.py` ….
+A quantity is defined by an entry of `clinjepa/clinical/derived/*.yaml`; one whose entry has a `condition` needs no function.
 """
 
 from __future__ import annotations
@@ -11,6 +10,6 @@ from clinjepa.trajectory.labels.derived.state import Function
 
 
 def functions() -> dict[str, Function]:
-    """Derived quantity -> the function that computes it, for those whose definition is not a condition alone."""
+    """Derived quantity -> its function, for all quantities whose definition is not a condition alone."""
     modules = (respiratory, circulatory, renal, sofa, sepsis)
     return {name: function for module in modules for name, function in module.FUNCTIONS.items()}

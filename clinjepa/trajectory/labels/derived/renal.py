@@ -1,40 +1,70 @@
-"""Urine rates, KDIGO stages and kidney failure per hour. Windows, thresholds and sources: `clinical/derived/renal.yaml`.
+"""Urine rates, KDIGO stages and kidney failure per hour. Windows, thresholds and sources: `clinjepa/clinical/derived/renal.yaml`.
 
-An hour with charted urine documents the hours since the previous one; a rate is the urine of a window over the hours it documents.
+An hour with charted urine documents the hours since the previous charting. A rate is the urine of a window divided by the hours
+that the window's chartings document.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from clinjepa.trajectory.labels.derived.state import DerivedState
+    from clinjepa.trajectory.labels.derived.state import DerivedState, Function
 
 
-def rrt(state: DerivedState, _: dict[str, Any]) -> np.ndarray:
-    """1 in hours of any dialysis, else 0."""
+class RenalParameters(TypedDict):
+    """`parameters` of `renal.yaml`; creatinine in mg/dL, urine rates in mL/kg/h."""
+
+    default_weight_kg: float
+    max_gap_hours: int
+    urine_windows: dict[int, tuple[float, float | None]]
+    """Hours of a window -> documented hours it needs: at least, and below (None: no bound)."""
+
+    urine_total_hours: tuple[float, float]
+    """Documented hours that a total of 24 h needs: at least, at most."""
+
+    acute_window_hours: int
+    baseline_window_hours: int
+    rise: float
+    ratios: tuple[float, float, float]
+    """Creatinine over its baseline from which stages 1, 2 and 3 begin."""
+
+    severe_creatinine: float
+    urine_after_hours: int
+    urine_thresholds: dict[str, float]
+    """`stage_1` to `stage_3` -> rate below which the stage holds."""
+
+    smoothing_hours: int
+    failure_urine_rate: float
+    failure_urine_hours: tuple[int, int]
+    """Hours with rates below `failure_urine_rate`, and hours without urine, that make kidney failure."""
+
+
+def rrt(state: DerivedState, _: RenalParameters) -> np.ndarray:
+    """1 in hours of any renal replacement therapy, else 0."""
     procedures = [state.rows.given(name) > 0 for name in ("hemodialysis", "peritoneal_dialysis")]
-    return np.logical_or.reduce([state.column("crrt_any") > 0, *procedures]).astype(np.float64)
+    return np.asarray(np.logical_or.reduce([state.column("crrt_any") > 0, *procedures]), np.float64)
 
 
-def crrt_any(state: DerivedState, _: dict[str, Any]) -> np.ndarray:
-    """1 in hours of continuous dialysis, by procedure or charted mode, else 0."""
+def crrt_any(state: DerivedState, _: RenalParameters) -> np.ndarray:
+    """1 in hours of continuous renal replacement therapy, by procedure or charted mode, else 0."""
     runs = (state.rows.given("crrt") > 0).astype(np.float64)
     charted, _words = state.rows.words("crrt_mode")
     runs[charted] = 1.0
     return runs
 
 
-def urine_ml_kg_h(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+def urine_ml_kg_h(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
     """mL/kg/h since the previous charting, in hours with charted urine."""
-    return state.rows.column("urine_output") / _documented_hours(state, parameters) / _weight(state, parameters)
+    rate: np.ndarray = state.rows.column("urine_output") / _documented_hours(state, parameters) / _weight(state, parameters)
+    return rate
 
 
-def urine_rate(state: DerivedState, parameters: dict[str, Any], hours: int) -> np.ndarray:
-    """mL/kg/h over a window of `hours`, in hours with charted urine where the window is documented well enough."""
+def urine_rate(state: DerivedState, parameters: RenalParameters, hours: int) -> np.ndarray:
+    """mL/kg/h over a window of `hours`, in hours with charted urine whose window has enough documented hours (`urine_windows`)."""
     rows, own = state.rows, state.rows.column("urine_output")
     covered = rows.trailing_sum(_documented_hours(state, parameters), hours)
     at_least, below = parameters["urine_windows"][hours]
@@ -45,7 +75,7 @@ def urine_rate(state: DerivedState, parameters: dict[str, Any], hours: int) -> n
     return np.where(~np.isnan(own) & enough, rate, np.nan)
 
 
-def urine_24h(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+def urine_24h(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
     """mL in the last 24 h, scaled to 24 documented hours, in hours with charted urine."""
     rows, own = state.rows, state.rows.column("urine_output")
     covered = rows.trailing_sum(_documented_hours(state, parameters), 24)
@@ -54,8 +84,8 @@ def urine_24h(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
     return np.where(enough, rows.trailing_sum(own, 24) / np.where(covered > 0, covered, np.nan) * 24, np.nan)
 
 
-def kdigo_creatinine_stage(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
-    """0 to 3 in hours with a creatinine."""
+def kdigo_creatinine_stage(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
+    """KDIGO stage by creatinine, 0 to 3, in hours with a creatinine."""
     rows, own = state.rows, state.rows.column("creatinine")
     lowest_48h, lowest_7d = (
         rows.shifted(rows.trailing_min(own, parameters[name]), 1) for name in ("acute_window_hours", "baseline_window_hours")
@@ -70,8 +100,8 @@ def kdigo_creatinine_stage(state: DerivedState, parameters: dict[str, Any]) -> n
     return np.where(np.isnan(own), np.nan, stage)
 
 
-def kdigo_urine_stage(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
-    """0 to 3 in hours with charted urine."""
+def kdigo_urine_stage(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
+    """KDIGO stage by urine rate, 0 to 3, in hours with charted urine."""
     rows, below = state.rows, parameters["urine_thresholds"]
     over_6h, over_12h, over_24h = (state.column(f"urine_ml_kg_h_{hours}h") for hours in (6, 12, 24))
     with np.errstate(invalid="ignore"):
@@ -81,15 +111,15 @@ def kdigo_urine_stage(state: DerivedState, parameters: dict[str, Any]) -> np.nda
     return np.where(np.isnan(rows.column("urine_output")), np.nan, stage)
 
 
-def kdigo_stage(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
-    """The highest stage by creatinine, urine and CRRT over the last hours; NaN where none is known."""
+def kdigo_stage(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
+    """The highest stage by creatinine, urine and CRRT (stage 3) over the last `smoothing_hours`; NaN where none is known."""
     dialysed = np.where(state.column("crrt_any") > 0, 3.0, np.nan)
     highest = np.fmax(np.fmax(state.column("kdigo_creatinine_stage"), state.column("kdigo_urine_stage")), dialysed)
     return state.rows.trailing_max(highest, parameters["smoothing_hours"])
 
 
-def kidney_failure(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
-    """1, 0 or NaN per hour by the rule of eth-mds/icu-features."""
+def kidney_failure(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
+    """Kidney failure per hour, 1, 0 or NaN. Source: eth-mds/icu-features."""
     rows, own = state.rows, state.rows.column("creatinine")
     lowest_7d = rows.shifted(rows.trailing_min(own, parameters["baseline_window_hours"]), 1)
     window = parameters["acute_window_hours"]
@@ -107,8 +137,8 @@ def kidney_failure(state: DerivedState, parameters: dict[str, Any]) -> np.ndarra
     return np.where((stacked == 1).any(axis=0), 1.0, np.where(np.isnan(stacked).any(axis=0), np.nan, 0.0))
 
 
-def _documented_hours(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
-    """Hours since the previous hour with charted urine, or since admission; NaN in hours without any."""
+def _documented_hours(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
+    """Hours since the previous hour with charted urine, or since admission; NaN in hours without charted urine."""
     rows, own = state.rows, state.rows.column("urine_output")
     before = rows.previous_known(own)
     gap = np.where(before >= 0, rows.row_R - before, rows.hour_R + 1).astype(np.float64)
@@ -116,7 +146,8 @@ def _documented_hours(state: DerivedState, parameters: dict[str, Any]) -> np.nda
     return np.where(np.isnan(own), np.nan, gap)
 
 
-def _weight(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+def _weight(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
+    """kg per row; `default_weight_kg` where the weight is unknown or not positive."""
     weight = state.rows.constants.get("weight_kg")
     if weight is None:
         return np.full(len(state.rows), float(parameters["default_weight_kg"]))
@@ -124,11 +155,11 @@ def _weight(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
 
 
 def _at_least(values: np.ndarray, threshold: float) -> np.ndarray:
-    """`values >= threshold` at the grid's precision: 1.3 - 1.0 is a rise of 0.3."""
+    """`values >= threshold` rounded to the grid's precision, so that 1.3 - 1.0 is a rise of 0.3."""
     return np.round(values, 5) >= threshold
 
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Function] = {
     "rrt": rrt,
     "crrt_any": crrt_any,
     "urine_ml_kg_h": urine_ml_kg_h,

@@ -1,17 +1,51 @@
-"""Ventilation status, P/F ratio and GCS per hour. Definitions, words and sources: `clinical/derived/respiratory.yaml`, `neuro.yaml`."""
+"""Ventilation status, PaO2/FiO2 ratio and Glasgow coma scale per hour.
+
+Definitions, charted words and sources: `clinjepa/clinical/derived/respiratory.yaml` and `neuro.yaml`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from clinjepa.trajectory.labels.derived.state import DerivedState
+    from clinjepa.trajectory.labels.derived.state import DerivedState, Function
 
 
-def vent_status(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
-    """Status code per hour: the highest of its charted classes (else the latest ones) and of its procedures; NaN where none is known."""
+class RespiratoryParameters(TypedDict):
+    """`parameters` of `respiratory.yaml`."""
+
+    fio2_max_age_hours: int
+    room_air_fio2: float
+    """Percent."""
+
+    status_max_age_hours: int
+    status: dict[str, int]
+    """Class of support -> code, higher codes taking precedence."""
+
+    devices: dict[str, list[str]]
+    """Class of support -> charted devices."""
+
+    modes: dict[str, list[str]]
+    """Class of support -> charted ventilator modes."""
+
+
+class NeuroParameters(TypedDict):
+    """`parameters` of `neuro.yaml`."""
+
+    carry_hours: int
+    normal: dict[str, int]
+    """Component of the GCS -> its normal score."""
+
+    untestable_verbal: list[str]
+    """Charted verbal responses that mean that speech could not be tested."""
+
+    untestable_total: int
+
+
+def vent_status(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarray:
+    """Status code per hour: the highest of the charted classes (of the hour, else the latest) and the procedures; NaN if none is known."""
     rows, codes = state.rows, parameters["status"]
     status = np.full(len(rows), np.nan)
     for column, classes in (("o2_device", parameters["devices"]), ("vent_mode", parameters["modes"])):
@@ -25,13 +59,13 @@ def vent_status(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
     return status
 
 
-def ventilated_invasively(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
-    """1 in hours of invasive ventilation, else 0 (a treatment that is not recorded is not given)."""
-    invasive = state.column("vent_status") == parameters["status"]["invasive"]
-    return (invasive | (state.rows.given("invasive_ventilation") > 0)).astype(np.float64)
+def ventilated_invasively(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarray:
+    """1 in hours of invasive ventilation, else 0; a treatment that is not recorded counts as not given."""
+    invasive: np.ndarray = state.column("vent_status") == parameters["status"]["invasive"]
+    return np.asarray(invasive | (state.rows.given("invasive_ventilation") > 0), np.float64)
 
 
-def ventilated(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
+def ventilated(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarray:
     """1 in hours of invasive or non-invasive ventilation, else 0."""
     codes = parameters["status"]
     by_status = np.isin(state.column("vent_status"), [codes["invasive"], codes["noninvasive"]])
@@ -39,8 +73,8 @@ def ventilated(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
     return (by_status | by_procedure).astype(np.float64)
 
 
-def pf_ratio(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
-    """PaO2 / FiO2 in mmHg in hours with a PaO2 whose FiO2 is known or can be taken as room air."""
+def pf_ratio(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarray:
+    """PaO2 / FiO2 in mmHg in hours with a PaO2 whose FiO2 is known, or is that of room air because no ventilation runs."""
     rows, ventilation = state.rows, state.column("ventilated")
     slip, (charted, _) = rows.column("fio2_blood_gas"), rows.last_known(rows.column("fio2"), parameters["fio2_max_age_hours"])
     fio2 = np.where(np.isnan(slip), charted, slip)
@@ -49,13 +83,16 @@ def pf_ratio(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
     return 100.0 * rows.column("pao2") / fio2
 
 
-def pf_ratio_ventilated(state: DerivedState, _: dict[str, Any]) -> np.ndarray:
-    """The P/F ratio of hours of invasive ventilation."""
+def pf_ratio_ventilated(state: DerivedState, _: RespiratoryParameters) -> np.ndarray:
+    """PaO2 / FiO2 in mmHg in hours of invasive ventilation, NaN in others."""
     return np.where(state.column("ventilated_invasively") == 1, state.column("pf_ratio"), np.nan)
 
 
-def gcs(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
-    """GCS total, 3 to 15, in hours in which a component or a total was charted."""
+def gcs(state: DerivedState, parameters: NeuroParameters) -> np.ndarray:
+    """GCS total, 3 to 15, in hours in which a component or a total was charted.
+
+    A missing component is carried forward for up to `carry_hours`, else it counts as normal; a charted total takes precedence.
+    """
     rows, normal = state.rows, parameters["normal"]
     responded, words = rows.words("gcs_verbal_response")
     untestable = np.zeros(len(rows), bool)
@@ -63,7 +100,7 @@ def gcs(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
     verbal_now = np.where(untestable, np.nan, rows.column("gcs_verbal"))
     parts = {name: verbal_now if name == "gcs_verbal" else rows.column(name) for name in normal}
     charted = np.logical_or.reduce([~np.isnan(values) for values in parts.values()]) | untestable
-    # The hour with the latest charting before this one, if it is recent enough, and whether speech could be tested in it.
+    # The latest earlier hour with a charting, if recent enough, and whether speech could be tested in it.
     before = rows.previous_known(np.where(charted, 1.0, np.nan))
     recent = (before >= 0) & (rows.row_R - before <= parameters["carry_hours"])
     untestable_before = recent & untestable[np.maximum(before, 0)]
@@ -78,11 +115,11 @@ def gcs(state: DerivedState, parameters: dict[str, Any]) -> np.ndarray:
     return np.where(~np.isnan(own_total), own_total, np.where(charted, total, np.nan))
 
 
-def _spelled(word: Any) -> str:
+def _spelled(word: object) -> str:
     return " ".join(str(word).split()).casefold()
 
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Function] = {
     "vent_status": vent_status,
     "ventilated_invasively": ventilated_invasively,
     "ventilated": ventilated,

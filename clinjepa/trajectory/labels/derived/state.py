@@ -1,4 +1,7 @@
-"""Derived clinical state per hour from grid and history; used for labels only."""
+"""Columns of hour rows by name: grid columns as they are, derived quantities computed on demand.
+
+Serves the label rules (`labels/rules.py`); no text and no feature is made of it.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,15 @@ from clinjepa.clinical.derived import load_derived
 from clinjepa.trajectory.labels.hour_rows import HourRows
 from clinjepa.trajectory.labels.states import evaluate
 
-Function = Callable[["DerivedState", dict[str, Any]], np.ndarray]
+Function = Callable[["DerivedState", Any], np.ndarray]
+"""(state, parameters of the quantity's family) -> float64 per row. Each function declares its parameters as a TypedDict."""
 
 
 class DerivedState:
-    """Columns of some hour rows, derived ones computed when they are first asked for."""
+    """Columns of hour rows. A derived quantity is computed when it is first read, and kept."""
 
     def __init__(self, rows: HourRows, functions: Mapping[str, Function]) -> None:
+        """functions: as `registry.functions` returns them."""
         self.rows = rows
         self._functions = functions
         self._known: dict[str, np.ndarray] = {}
