@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import polars as pl
 import pytest
 
 from clinjepa.config.schema import SourceConfig
 from clinjepa.sources import open_source
-
-
-def real(name: str, page: str) -> Path:
-    folder = Path(os.environ.get("CLINJEPA_DATA", "/nonexistent")) / name
-    if not folder.is_dir():
-        pytest.skip(f"CLINJEPA_DATA holds no {name}; the public copy is at {page} (`clinjepa data get`)")
-    return folder
+from tests.support.real_data import real
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import zipfile
 
 import polars as pl
 import pytest
-from test_source_real_data import real
 
 from clinjepa.clinical import load_tasks
 from clinjepa.sources import open_source
@@ -14,6 +13,7 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels.artifact import compute_labels
 from tests.support.handmade_stays import lenient_config
+from tests.support.real_data import real
 
 
 def ingested(out: Folder, extracted: Folder | None = None, **source) -> Folder:

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_source_real_data import real
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from clinjepa.clinical import load_variables
@@ -19,6 +18,7 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition
 from clinjepa.trajectory.tokens.piece_tokens import PieceEncoder, can_be_cut, cut, encode_texts
 from clinjepa.trajectory.tokens.tokenizer import train_tokenizer
+from tests.support.real_data import real
 
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA = QWEN.replace(r"\p{N}|", r"\p{N}{1,3}|")
