@@ -111,6 +111,7 @@ class PredictorSpec:
         return cls(latent_dim=latent_dim, **settings)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `PredictorSpec(**values)` reads them back."""
         return asdict(self)
 
     @property

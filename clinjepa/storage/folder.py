@@ -95,9 +95,11 @@ class Folder:
         probe.write_bytes(MARK, b"storage of clinjepa: artifacts/ and runs/\n")
 
     def exists(self, name: str = "") -> bool:
+        """Whether a file or folder is there."""
         return self._try(name, lambda: bool(self.fs.exists(self.path(name))))
 
     def size(self, name: str) -> int:
+        """Bytes of a file; StoreError when it is missing."""
         return int(self._try(name, lambda: self.fs.info(self.path(name))["size"]))
 
     def names(self, name: str = "") -> list[str]:
@@ -202,6 +204,7 @@ class Folder:
             raise StoreError(f"{self.address}/{name} is not valid JSON: it was altered or cut; remove its folder and run again") from None
 
     def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON value atomically; NaN and infinity are refused."""
         self.write_bytes(name, _json(value))
 
     def create_json(self, name: str, value: Any) -> bool:
@@ -217,6 +220,7 @@ class Folder:
             raise self._torn(name) from None
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet file as a table, or some of its columns; StoreError when it is missing or damaged."""
         try:
             return self.parquet(name).read(columns=columns, use_threads=False)
         except pa.ArrowInvalid:
@@ -238,6 +242,7 @@ class Folder:
             raise self._torn(name) from None
 
     def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
+        """Write a table as Parquet (zstd), atomically. options: of `pyarrow.parquet.write_table`."""
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd", **options)
         self.write_bytes(name, sink.getvalue())

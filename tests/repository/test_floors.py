@@ -23,7 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clinjepa.report": {"errors", "clinical", "trajectory", "evaluation"},
     "clinjepa.export": {"errors", "storage", "model", "curriculum"},
 }
-"""Rooms of the library from the lowest floor to the highest; every room may also read the version in `clinjepa/__init__.py`."""
+"""Rooms of the library from the lowest floor to the highest. Every room may also read the version in `clinjepa/__init__.py`, which
+names the public API, loads it on first use, and so may name modules of every room of the library."""
 
 PIPELINES_MAY_IMPORT: dict[str, set[str]] = {
     "pipelines.graph": set(),
@@ -80,7 +81,9 @@ def floor_faults(root: Path) -> list[str]:
             there = room(name)
             if name not in modules or there == here or name == "clinjepa":
                 continue
-            if here.startswith("clinjepa"):
+            if here == "clinjepa":
+                allowed = there.startswith("clinjepa.")
+            elif here.startswith("clinjepa"):
                 allowed = there.startswith("clinjepa.") and there.removeprefix("clinjepa.") in MAY_IMPORT.get(here, set())
             else:
                 allowed = there.startswith("clinjepa") or here == "pipelines" or there in PIPELINES_MAY_IMPORT[here]
@@ -102,8 +105,11 @@ def library_faults(root: Path) -> list[str]:
 
 
 def circle(root: Path) -> list[str]:
-    """Modules that import each other in a circle, imports inside functions included; empty when there is none."""
-    modules = _modules(root)
+    """Modules that import each other in a circle, imports inside functions included; empty when there is none.
+
+    Without `clinjepa/__init__.py`: it imports its names on first use only, which `test_public_api.py` holds.
+    """
+    modules = {module: path for module, path in _modules(root).items() if module != "clinjepa"}
     graph = {module: imports(path, modules) & modules.keys() - {module} for module, path in modules.items()}
     state: dict[str, int] = {}
     way: list[str] = []
