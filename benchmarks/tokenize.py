@@ -23,7 +23,7 @@ from clinjepa.sources import open_source
 from clinjepa.trajectory.hours.cohort import apply_stay_rules, cohort_rules
 from clinjepa.trajectory.hours.grid import place_events
 from clinjepa.trajectory.hours.text import hour_texts
-from clinjepa.trajectory.tokens.piece_tokens import QWEN_PIECES, PieceEncoder, encode_texts
+from clinjepa.trajectory.tokens.piece_tokens import QWEN_PIECES, PieceEncoder, whole_text_ids
 from clinjepa.trajectory.tokens.tokenizer import train_tokenizer
 
 VOCAB_SIZE = 4096
@@ -63,11 +63,11 @@ def main() -> None:
     for name, tokenizer in tokenizers.items():
         flat, lengths = PieceEncoder(tokenizer).encode(texts)
         ids = [part.tolist() for part in np.split(flat, np.cumsum(lengths)[:-1])]
-        if ids != encode_texts(tokenizer, as_list):
+        if ids != whole_text_ids(tokenizer, as_list):
             raise SystemExit(f"{name}: the ids differ from the library's")
         contenders = {
             "project": lambda tokenizer=tokenizer: PieceEncoder(tokenizer).encode(texts),
-            "library": lambda tokenizer=tokenizer: encode_texts(tokenizer, as_list),
+            "library": lambda tokenizer=tokenizer: whole_text_ids(tokenizer, as_list),
         }
         costs = interleaved(contenders, rounds)
         rates = {contender: len(flat) / median(of_one) for contender, of_one in costs.items()}

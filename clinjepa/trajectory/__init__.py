@@ -1,1 +1,9 @@
-"""Stays and events become an hourly grid, texts, tokens and windows; and the latent and label formats (docs/contracts.md, 3-5)."""
+"""From a source's stays and events to what training and evaluation read; formats: docs/contracts.md, sections 3 to 5.
+
+| room | contents |
+|---|---|
+| `hours/` | the ingest artifact: hourly texts, hourly grid, cohort, split, counts |
+| `tokens/` | tokenizer, trajectory store (token ids, windows), latent store |
+| `labels/` | labels of prediction tasks, and the derived clinical quantities behind them |
+| `audit/` | the leak audit, and a view of a single window |
+"""

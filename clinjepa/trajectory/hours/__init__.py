@@ -1,0 +1,11 @@
+"""From a source's stays and events to hourly texts, the hourly grid and the history before admission: the ingest artifact.
+
+| module | contents |
+|---|---|
+| `ingest` | the ingest artifact: built part by part, joined |
+| `cohort`, `split` | which stays are kept; the patient-disjoint split |
+| `grid` | events -> rows of (event, hour) |
+| `text` | rows -> state, action and static texts |
+| `aggregates`, `history` | rows -> one value per hour and variable, during the stay and before admission |
+| `data_card` | counts: coverage, dropped rows by reason, tokens per text |
+"""

@@ -1,7 +1,7 @@
-"""Placed events as one value per (stay, hour, variable): each variable's own hourly rule (`clinical/variables.yaml`).
+"""Hourly aggregates: one value per (stay, hour, variable), by the variable's rule in `clinjepa/clinical/variables.yaml`.
 
-Stands between `grid.place_events` and the labels; the texts do not come from here. Rows arrive sorted, so an hour's rows of a
-variable are a run, and a rule is a reduction over runs.
+Input: rows of `grid.place_events`. Read by labels and tabular features; texts are made from the rows themselves. The rows are sorted, so
+the rows of one variable in one hour are consecutive (a run), and a rule is a reduction over runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import polars as pl
 
 from clinjepa.clinical import Variable
 from clinjepa.errors import ConfigError
-from clinjepa.trajectory.hours.grid import HOUR_US, find_stays, grid_columns, hour_frame, run_starts
+from clinjepa.trajectory.hours.grid import HOUR_US, find_stays, grid_columns, hour_frame, run_starts, variable_names
 
 _NUMERIC_RULES = ("median", "mean", "min", "max", "sum", "last", "first", "any", "time_weighted_mean", "starts")
 _CATEGORY_RULES = ("last", "first")
@@ -22,7 +22,13 @@ _CATEGORY_RULES = ("last", "first")
 def aggregate_hours(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mapping[str, Variable]) -> pl.DataFrame:
     """stay_id, hour and one column per grid variable: float32, or string for categories; null = not observed.
 
-    placed: rows of `grid.place_events`; stays: stay_id, num_hours. Raises ConfigError for a rule that is not known.
+    Args:
+        placed: rows of `grid.place_events`.
+        stays: stay_id, num_hours.
+        variables: the variable dictionary.
+
+    Raises:
+        ConfigError: a variable has an unknown hourly rule.
     """
     columns = grid_columns(variables)
     frame = hour_frame(stays)
@@ -38,16 +44,17 @@ def aggregate_hours(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mappin
     ends = np.append(starts[1:], placed.height)[known]
     starts, code = starts[known], code[known]
     order = np.argsort(code, kind="stable")
-    bounds = np.searchsorted(code[order], np.arange(len(placed["variable"].dtype.categories) + 1))
-    runs_of = {name: order[bounds[i] : bounds[i + 1]] for i, name in enumerate(placed["variable"].dtype.categories)}
+    names = variable_names(placed)
+    bounds = np.searchsorted(code[order], np.arange(len(names) + 1))
+    runs_of = {name: order[bounds[i] : bounds[i + 1]] for i, name in enumerate(names)}
     filled = []
     for name, kind in columns.items():
         runs = runs_of[name]
         if kind == "category":
-            said = _said(placed, starts[runs] if _rule(variables[name]) == "first" else ends[runs] - 1)
+            words = _words(placed, starts[runs] if _rule(variables[name]) == "first" else ends[runs] - 1)
             row = np.full(frame.height, len(runs))
             row[slot[runs]] = np.arange(len(runs))
-            filled.append(said.gather(row).alias(name))
+            filled.append(words.gather(row).alias(name))
         else:
             column = np.full(frame.height, np.nan, np.float32)
             column[slot[runs]] = values[runs]
@@ -56,7 +63,7 @@ def aggregate_hours(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mappin
 
 
 def hourly_values(placed: pl.DataFrame, variables: Mapping[str, Variable]) -> pl.DataFrame:
-    """stay_id, hour, variable, value float32, in the order of `placed`: every hour's value of the variables that have numbers."""
+    """stay_id, hour, variable, value float32, in the order of `placed`: hourly values of all variables that are not categories."""
     starts = run_starts(placed)
     runs = placed.select("stay_id", "hour", "variable")[starts]
     long = runs.with_columns(pl.Series("value", _run_values(placed, starts, variables)).fill_nan(None).cast(pl.Float32))
@@ -64,14 +71,14 @@ def hourly_values(placed: pl.DataFrame, variables: Mapping[str, Variable]) -> pl
 
 
 def _run_values(placed: pl.DataFrame, starts: np.ndarray, variables: Mapping[str, Variable]) -> np.ndarray:
-    """Per run the value of its variable's rule, NaN for none and for categories. A missing value of an indicator means that it is on.
+    """The value of each run by its variable's rule; NaN for no value and for categories.
 
-    `time_weighted_mean` is sum(rate * overlap) / 1 h; rows of a rate without an end count with their mean where no interval touches
-    the hour.
+    A missing value of an indicator means that it is on. `time_weighted_mean` is sum(rate * overlap) / 1 h; where no interval touches
+    the hour, rates without an end time count with their mean.
     """
     if not len(starts):
         return np.zeros(0)
-    names = placed["variable"].dtype.categories.to_list()
+    names = variable_names(placed)
     rules = {name: _rule(variables[name]) for name in names if name in variables and variables[name].kind != "category"}
     code = placed["variable"].to_physical().to_numpy()[starts]
     value = placed["value"].to_numpy()
@@ -110,30 +117,31 @@ def _run_values(placed: pl.DataFrame, starts: np.ndarray, variables: Mapping[str
 
 
 def _mean(value: np.ndarray, filled: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Mean of each run, missing values left out. filled: `value` with 0 for missing."""
     counts = np.add.reduceat((~np.isnan(value)).astype(np.int64), starts)
     return np.where(counts > 0, np.add.reduceat(filled, starts) / np.maximum(counts, 1), np.nan)
 
 
 def _median(value: np.ndarray, starts: np.ndarray, runs: np.ndarray) -> np.ndarray:
-    """Medians of the chosen runs; missing values do not count."""
+    """Median of each chosen run, missing values left out. runs: bool per run."""
     sizes = np.diff(np.append(starts, len(value)))
     found = value[starts].copy()
     several = runs & (sizes > 1)
     which = np.repeat(np.arange(len(starts)), sizes)
     rows = np.flatnonzero(several[which])
-    rows = rows[np.lexsort((value[rows], which[rows]))]  # missing values last in their run
+    rows = rows[np.lexsort((value[rows], which[rows]))]  # NaN sorts last in its run
     counts = np.add.reduceat((~np.isnan(value)).astype(np.int64), starts)[several]
     first = np.cumsum(sizes[several]) - sizes[several]
     ordered = value[rows]
     low, high = (ordered[first + np.maximum(position, 0)] for position in ((counts - 1) // 2, counts // 2))
     found[several] = low + 0.5 * (high - low) if len(rows) else found[several]
-    return found[runs]
+    return np.asarray(found[runs])
 
 
-def _said(placed: pl.DataFrame, rows: np.ndarray) -> pl.Series:
-    """What rows of a category say, with a null at the end for hours without one."""
-    said = placed.select("text", "value")[rows].select(pl.coalesce("text", pl.col("value").cast(pl.String)))
-    return said["text"].extend_constant(None, 1)
+def _words(placed: pl.DataFrame, rows: np.ndarray) -> pl.Series:
+    """The words of rows of a category, with a null at the end for hours without one."""
+    words = placed.select("text", "value")[rows].select(pl.coalesce("text", pl.col("value").cast(pl.String)))
+    return words["text"].extend_constant(None, 1)
 
 
 def _rule(variable: Variable) -> str:

@@ -1,12 +1,13 @@
-"""Which stays are kept: rules in a fixed order, each one row of the attrition table.
+"""Cohort rules: which stays are kept, by rules in a fixed order, each one row of the attrition table.
 
-A stay that lacks what a rule asks for (an unknown age) does not satisfy it. Source of the defaults: Clin-JEPA (arXiv
-2605.10840); other presets: `clinical/cohorts.yaml`.
+A stay with an unknown value (an unknown age) does not satisfy a rule on that value. Source of the defaults: Clin-JEPA (arXiv
+2605.10840); other presets: `clinjepa/clinical/cohorts.yaml`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypedDict
 
 import polars as pl
 
@@ -16,20 +17,28 @@ from clinjepa.trajectory.hours.grid import HOUR_US, hour_frame
 
 
 def cohort_rules(config: CohortConfig) -> CohortConfig:
-    """The rules of a preset of `clinical/cohorts.yaml`, or those written in the config (`clin_jepa`, `custom`)."""
+    """The rules of a preset of `clinical/cohorts.yaml`, or those of the configuration (`clin_jepa`, `custom`)."""
     return config if config.preset in ("clin_jepa", "custom") else CohortConfig(preset="custom", **load_cohort(config.preset))
 
 
+class AttritionRow(TypedDict):
+    """Stays and patients that are left after a rule."""
+
+    rule: str
+    num_stays: int
+    num_patients: int
+
+
 class Attrition:
-    """Counts stays and patients after each rule, in order."""
+    """Stays under the cohort's rules, with the counts of stays and patients after each rule."""
 
     def __init__(self, stays: pl.DataFrame) -> None:
         self.stays = stays
-        self.rows: list[dict[str, str | int]] = []
+        self.rows: list[AttritionRow] = []
         self._note("all stays of the source")
 
     def keep(self, rule: str, condition: pl.Expr) -> None:
-        """Keep the stays for which `condition` is true (unknown is not)."""
+        """Keep the stays for which `condition` is true; null counts as false."""
         self.stays = self.stays.filter(condition.fill_null(False))
         self._note(rule)
 
@@ -38,7 +47,7 @@ class Attrition:
 
 
 def apply_stay_rules(stays: pl.DataFrame, rules: CohortConfig) -> Attrition:
-    """Rules on the stay itself. The kept stays gain num_hours int32 (T = ceil of the stay's hours, after the cut)."""
+    """Apply the rules on the stay itself. Kept stays gain num_hours int32: T = ceil(hours of the stay), at most `max_stay_hours`."""
     attrition = Attrition(stays)
     length_us = pl.col("outtime").cast(pl.Datetime("us")).cast(pl.Int64) - pl.col("intime").cast(pl.Datetime("us")).cast(pl.Int64)
     attrition.keep("ICU admission and discharge times are valid", length_us > 0)
@@ -56,7 +65,7 @@ def apply_stay_rules(stays: pl.DataFrame, rules: CohortConfig) -> Attrition:
 
 
 def apply_measurement_rules(attrition: Attrition, placed: pl.DataFrame, variables: Mapping[str, Variable], rules: CohortConfig) -> None:
-    """Rules on what was measured (placed rows of `grid.place_events`)."""
+    """Apply the rules on measurements. placed: rows of `grid.place_events`."""
     if rules.min_vitals_records:
         vitals = [name for name, variable in variables.items() if variable.section_name == "vitals"]
         hours = _hours_with(placed, vitals, "num_vital_hours")
@@ -70,25 +79,26 @@ def apply_measurement_rules(attrition: Attrition, placed: pl.DataFrame, variable
         attrition.stays = attrition.stays.drop("longest_gap_hours")
 
 
-def sum_attrition(parts: Iterable[list[dict[str, str | int]]]) -> list[dict[str, str | int]]:
+def sum_attrition(parts: Iterable[list[AttritionRow]]) -> list[AttritionRow]:
     """The attrition table of the whole source from those of its patient-disjoint parts."""
-    total: list[dict[str, str | int]] = []
+    total: list[AttritionRow] = []
     for rows in parts:
         if not total:
-            total = [dict(row) for row in rows]
+            total = [row.copy() for row in rows]
             continue
         for sums, row in zip(total, rows, strict=True):
-            sums["num_stays"] = int(sums["num_stays"]) + int(row["num_stays"])
-            sums["num_patients"] = int(sums["num_patients"]) + int(row["num_patients"])
+            sums["num_stays"] += row["num_stays"]
+            sums["num_patients"] += row["num_patients"]
     return total
 
 
 def _hours_with(placed: pl.DataFrame, names: list[str], column: str) -> pl.DataFrame:
+    """stay_id and, as `column`, the number of hours in which one of the variables was measured."""
     return placed.filter(pl.col("variable").is_in(names)).group_by("stay_id").agg(pl.col("hour").n_unique().alias(column))
 
 
 def _longest_gaps(stays: pl.DataFrame, placed: pl.DataFrame, names: list[str]) -> pl.DataFrame:
-    """Longest run of hours without a measurement, the stay's first and last hours included."""
+    """stay_id, longest_gap_hours: longest run of hours without a measurement; runs at the start and end of the stay count."""
     seen = placed.filter(pl.col("variable").is_in(names)).select("stay_id", "hour", pl.lit(True).alias("measured")).unique()
     hours = hour_frame(stays).join(seen, on=["stay_id", "hour"], how="left").sort("stay_id", "hour")
     runs = hours.with_columns(pl.col("measured").is_not_null().cum_sum().over("stay_id").alias("run"))

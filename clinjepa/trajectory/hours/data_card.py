@@ -1,20 +1,23 @@
-"""The counts of a data card: coverage hour by hour, what was dropped and for which kind of reason, tokens per text.
+"""The counts of a data card: coverage by hour, dropped rows by kind of reason, tokens per text. Fields: docs/data_card.md.
 
-Parts count for themselves and are added up when an artifact is finished. What the card holds: docs/data_card.md.
+Each part counts its own rows; the counts are summed when the artifact is finished. Counts are over all patients, never of one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from clinjepa.storage.parts import PartFile
+    from clinjepa.trajectory.hours.cohort import AttritionRow
+
 CARD_HOURS = 72
-"""Coverage is counted for each of the first so many hours of a stay."""
+"""Coverage is counted for each of the first 72 hours of a stay."""
 
 DROP_GROUPS = {
     "range": ("out_of_range", "implausible_age", "zero_reading"),
@@ -43,23 +46,114 @@ DROP_GROUPS = {
     "purpose": ("excluded", "carrier_or_flush", "medication_not_given", "order_superseded_by_administration", "rewritten", "not_arterial"),
     "files": ("empty_table", "table_missing", "item_absent", "item_changed", "invalid_utf8"),
 }
-"""Kind of reason -> rules; a rule that is in none is `other`."""
+"""Kind of reason -> rules; a rule in no group is shown as `other`."""
 
 NOTES = frozenset(
     """start_without_end stay_without_patient stay_without_admission implausible_age empty_table table_missing item_absent
     item_changed invalid_utf8""".split()
 )
-"""Rules that note something about what is kept; the others count rows that were dropped."""
+"""Rules that count rows that were kept, or files; all others count dropped rows."""
 
 _MAX_BINS = 32
 
 
-def hourly_coverage(grid: pl.DataFrame) -> dict[str, Any]:
-    """{"num_stays": [stays that have hour h], "variables": {name: [stays that have a value in hour h]}}, h = 0 … CARD_HOURS − 1.
+class HourlyCoverage(TypedDict):
+    """Coverage of hours 0 to CARD_HOURS - 1. num_stays: stays that have hour h; variables: name -> stays with a value in hour h."""
 
-    grid: stay_id, hour and one column per variable (`ingest.grid_schema`). A variable that never has a value there is left out.
-    """
-    import polars as pl  # here: training reads stores, and this module with them, where polars may not be
+    num_stays: list[int]
+    variables: dict[str, list[int]]
+
+
+class VariableCoverage(TypedDict):
+    """Coverage of one variable: its events, the hours and stays that have it, and their shares of all hours and stays."""
+
+    num_events: int
+    num_hours: int
+    num_stays: int
+    share_of_hours: float
+    share_of_stays: float
+
+
+class RuleDrops(TypedDict):
+    """Rows dropped by one rule, in total and by variable."""
+
+    num_rows: int
+    variables: dict[str, int]
+
+
+class ReasonDrops(TypedDict):
+    """Rows dropped for one kind of reason, in total and by rule."""
+
+    num_rows: int
+    rules: dict[str, RuleDrops]
+
+
+class TokenHistogram(TypedDict):
+    """Bin k counts the texts of k * bin_width to (k + 1) * bin_width - 1 tokens."""
+
+    bin_width: int
+    counts: list[int]
+
+
+class TokenStatistics(TypedDict):
+    """Tokens per text before cutting. num_cut, share_cut: texts longer than `tokenizer.max_tokens`."""
+
+    num_texts: int
+    num_tokens: int
+    mean: float
+    p50: int
+    p95: int
+    max: int
+    num_cut: int
+    share_cut: float
+    histogram: TokenHistogram
+
+
+class PartTokens(TypedDict):
+    """Texts of one kind in one part. lengths: tokens of a text before cutting, as a JSON key -> number of texts."""
+
+    num_distinct: int
+    num_cut: int
+    lengths: dict[str, int]
+
+
+class SplitCounts(TypedDict):
+    """Counts of one split; None where the source gives the outcome of no stay."""
+
+    num_stays: int
+    num_patients: int
+    num_hours: int
+    num_died_in_hospital: int | None
+    num_sepsis: int | None
+    num_windows: NotRequired[int]
+
+
+class DataCard(TypedDict):
+    """`data_card.json` of the artifacts `ingest` and `trajectories`; `num_windows` and `tokens` only of the latter."""
+
+    schema_version: int
+    name: str
+    source: str
+    access: str
+    num_stays: int
+    num_patients: int
+    num_hours: int
+    event_time: str
+    num_events: int
+    attrition: list[AttritionRow]
+    splits: dict[str, SplitCounts]
+    dropped: dict[str, int]
+    dropped_by_reason: dict[str, ReasonDrops]
+    coverage: dict[str, VariableCoverage]
+    hourly_coverage: HourlyCoverage
+    parts: dict[str, list[PartFile]]
+    num_windows: NotRequired[int]
+    tokens: NotRequired[dict[str, TokenStatistics]]
+
+
+def hourly_coverage(grid: pl.DataFrame) -> HourlyCoverage:
+    """Coverage of a part; variables without a value are left out. grid: stay_id, hour, one column per variable (`ingest.grid_schema`)."""
+    import polars as pl  # not at the top: `tokens.build` imports this module, and training may run without polars
 
     names = [name for name in grid.columns if name not in ("stay_id", "hour")]
     early = grid.filter(pl.col("hour") < CARD_HOURS)
@@ -69,7 +163,7 @@ def hourly_coverage(grid: pl.DataFrame) -> dict[str, Any]:
     return {"num_stays": counts["stay_id"].to_list(), "variables": {name: counts[name].to_list() for name in names if counts[name].sum()}}
 
 
-def add_hourly(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def add_hourly(parts: Iterable[HourlyCoverage]) -> HourlyCoverage:
     """The sum of the parts' `hourly_coverage`, variables sorted by name."""
     num_stays = np.zeros(CARD_HOURS, dtype=np.int64)
     variables: dict[str, np.ndarray] = {}
@@ -80,13 +174,10 @@ def add_hourly(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {"num_stays": num_stays.tolist(), "variables": {name: variables[name].tolist() for name in sorted(variables)}}
 
 
-def grouped_drops(dropped: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """Kind of reason -> {"num_rows", "rules": {rule: {"num_rows", "variables": {name: rows}}}}, the largest first.
-
-    dropped: counts by `rule` or `rule:variable`, as sources and the hour grid give them.
-    """
+def grouped_drops(dropped: Mapping[str, int]) -> dict[str, ReasonDrops]:
+    """Kind of reason -> dropped rows, largest first. dropped: rows by `rule` or `rule:variable`, of sources and the hour grid."""
     kinds = {rule: kind for kind, rules in DROP_GROUPS.items() for rule in rules}
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, ReasonDrops] = {}
     for name, count in sorted(dropped.items(), key=lambda item: -item[1]):
         rule, _, variable = name.partition(":")
         group = groups.setdefault(kinds.get(rule, "other"), {"num_rows": 0, "rules": {}})
@@ -98,12 +189,8 @@ def grouped_drops(dropped: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     return dict(sorted(groups.items(), key=lambda item: -item[1]["num_rows"]))
 
 
-def token_statistics(lengths: Mapping[int, int], num_cut: int) -> dict[str, Any]:
-    """Tokens per text before cutting. lengths: tokens of a text -> how many texts have them.
-
-    {num_texts, num_tokens, mean, p50, p95, max, num_cut, share_cut, histogram: {bin_width, counts}}; bin k of the histogram holds
-    texts of k * bin_width … (k + 1) * bin_width − 1 tokens.
-    """
+def token_statistics(lengths: Mapping[int, int], num_cut: int) -> TokenStatistics:
+    """Tokens per text before cutting. lengths: number of tokens -> number of texts, not empty; num_cut: texts that were cut."""
     sizes = np.asarray(sorted(lengths), dtype=np.int64)
     counts = np.asarray([lengths[size] for size in sizes.tolist()], dtype=np.int64)
     num_texts, num_tokens = int(counts.sum()), int((sizes * counts).sum())
@@ -123,8 +210,8 @@ def token_statistics(lengths: Mapping[int, int], num_cut: int) -> dict[str, Any]
     }
 
 
-def add_lengths(parts: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-    """The sum of the parts' {"lengths": {tokens: texts}}."""
+def add_lengths(parts: Sequence[PartTokens]) -> dict[int, int]:
+    """Number of tokens -> number of texts, over all parts."""
     totals: dict[int, int] = {}
     for part in parts:
         for length, count in part["lengths"].items():
@@ -134,4 +221,5 @@ def add_lengths(parts: Sequence[Mapping[str, Any]]) -> dict[int, int]:
 
 def _bin_width(longest: int) -> int:
     """The smallest of 1, 2, 5, 10, 20 … with which the histogram has at most `_MAX_BINS` bins."""
-    return next(m * 10**e for e in range(9) for m in (1, 2, 5) if longest // (m * 10**e) < _MAX_BINS)
+    widths: list[int] = [multiple * 10**power for power in range(9) for multiple in (1, 2, 5)]
+    return next(width for width in widths if longest // width < _MAX_BINS)

@@ -1,6 +1,6 @@
-"""Events on the hour grid of their stay: which hours each one touches.
+"""Events placed on the hour grid of their stay: one row per event and hour that it touches.
 
-Stands between a source's `events` and the texts (`text.py`), the hourly aggregates (`aggregates.py`) and with them the labels.
+Input: a source's `events`. Read by the texts (`text.py`) and the hourly aggregates (`aggregates.py`), and through these by the labels.
 Hour h is [intime + h, intime + h + 1 h), so an event exactly on a boundary belongs to the later hour.
 Source: Clin-JEPA (arXiv 2605.10840), section on data.
 """
@@ -8,6 +8,8 @@ Source: Clin-JEPA (arXiv 2605.10840), section on data.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -22,7 +24,7 @@ GRID_ROLES = ("state", "action", "label_only")
 
 
 def at_store_time(events: pa.Table) -> pa.Table:
-    """EVENTS_SCHEMA with events without a duration moved to when their value was stored, where that is known and later."""
+    """EVENTS_SCHEMA in which point events have the time their value was stored, where it is known and later than `time`."""
     frame = pl.DataFrame(pl.DataFrame(events.select(["time", "end_time", "store_time"])))
     later = pl.col("end_time").is_null() & (pl.col("store_time") > pl.col("time")).fill_null(False)
     time = frame.select(pl.when(later).then("store_time").otherwise("time").alias("time")).to_arrow()["time"]
@@ -31,85 +33,141 @@ def at_store_time(events: pa.Table) -> pa.Table:
 
 
 def place_events(events: pa.Table, stays: pl.DataFrame, variables: Mapping[str, Variable]) -> tuple[pl.DataFrame, dict[str, int]]:
-    """One row per event and hour that it touches, clipped to the stay's hours and to ICU out.
+    """One row per event and hour that the event touches, clipped to the stay's hours and to ICU discharge.
 
-    events: EVENTS_SCHEMA; stays: stay_id, intime, outtime, num_hours (hours that are kept). Returns (placed, counts) where placed,
-    sorted by stay, hour, variable (in clinical order, `medication` last), time and row, has stay_id, hour int32, variable (an
-    enumeration in that order), value float64?, text?, unit?, start_us int64 (microseconds after intime), row, overlap_hours
-    float64? (null for a point event). The value of an interval of a `sum` variable (an amount) is the share that falls in the hour,
-    at a constant rate; a rate is repeated. counts: rows left out by rule. Nothing of an hour's rows depends on what happens after
-    that hour, given the rate in force.
+    The rows of an hour do not depend on anything after that hour, given the rate in force.
+
+    Args:
+        events: EVENTS_SCHEMA.
+        stays: stay_id, intime, outtime, num_hours (hours that the cohort keeps).
+        variables: the variable dictionary.
+
+    Returns:
+        (placed, counts). placed is sorted by stay, hour, variable (in clinical order, `medication` last), time and row, with the columns
+        stay_id, hour int32, variable (an enumeration in that order), value float64?, text?, unit?, start_us int64 (microseconds
+        after intime), row, overlap_hours float64? (null for a point event). The value of an interval of a `sum` variable (an amount) is
+        the share that falls into the hour, at a constant rate; a rate is repeated in each hour. counts: rows left out, by rule.
+
+    Raises:
+        SourceError: an event has a variable that the dictionary lacks.
     """
     names = [*sorted(variables, key=lambda name: variables[name].order), MEDICATION]
     kinds = np.array([MEDICATION if name == MEDICATION else variables[name].kind for name in names])
     is_amount = np.array([name != MEDICATION and variables[name].aggregation == "sum" for name in names])
-    stays = stays.sort("stay_id")
-    ids, intime = stays["stay_id"].to_numpy(), _microseconds(stays["intime"])
-    num_hours = stays["num_hours"].cast(pl.Int64).to_numpy()
-    stay_us = np.minimum(num_hours * HOUR_US, _microseconds(stays["outtime"]) - intime)
+    clock = _StayClock.of(stays)
+    rows = _EventRows.of(events, clock, names)
+    kept, counts = _kept_rows(rows, clock, kinds)
+    from_us = np.maximum(rows.start_us, 0)
+    to_us = np.where(rows.is_interval, np.minimum(rows.end_us, clock.length_us[rows.at]), rows.start_us + 1)
+    which, hour = _touched_hours(rows, clock, np.flatnonzero(kept & (to_us > from_us)), from_us, to_us)
 
-    table = pl.DataFrame(events.select(["stay_id", "time", "end_time", "value", "text", "unit", "row"]))
-    code = _codes(events["variable"], names)
-    at, known = find_stays(ids, table["stay_id"].to_numpy())
-    table, code, at = (table, code, at) if known.all() else (table.filter(known), code[known], at[known])
-    start_us = _microseconds(table["time"]) - intime[at]
-    has_end = table["end_time"].is_not_null().to_numpy()
-    end_us = np.where(has_end, _microseconds(table["end_time"].fill_null(table["time"])) - intime[at], start_us)
-    value, row = table["value"].cast(pl.Float64).to_numpy(), table["row"].to_numpy()
-    value = np.where(np.isfinite(value), value, np.nan)
-    is_interval = has_end & (end_us > start_us)
+    interval = rows.is_interval[which]
+    hour_us = hour * HOUR_US
+    overlap_us = np.minimum(to_us[which], hour_us + HOUR_US) - np.maximum(from_us[which], hour_us)
+    shares = interval & is_amount[rows.code[which]]
+    length_us = np.where(shares, rows.end_us[which] - rows.start_us[which], 1)
+    value = rows.value[which]
+    placed = pl.DataFrame(
+        {
+            "stay_id": clock.stay_id[rows.at[which]],
+            "hour": hour.astype(np.int32),
+            "variable": pl.Series(rows.code[which]).cat.to(pl.Enum(names)),
+            "value": pl.Series(np.where(shares, value * (overlap_us / length_us), value)).fill_nan(None),
+            "text": rows.table["text"].gather(which),
+            "unit": rows.table["unit"].gather(which),
+            "start_us": rows.start_us[which],
+            "row": rows.row[which],
+            "overlap_hours": pl.Series(np.where(interval, overlap_us / HOUR_US, np.nan)).fill_nan(None),
+        }
+    )
+    return placed, counts
 
+
+@dataclass(frozen=True)
+class _StayClock:
+    """Stays sorted by id, as arrays; times in microseconds."""
+
+    stay_id: np.ndarray
+    intime_us: np.ndarray
+    num_hours: np.ndarray
+    length_us: np.ndarray
+    """From ICU admission to the end of the last kept hour or to ICU discharge, whichever is earlier."""
+
+    @classmethod
+    def of(cls, stays: pl.DataFrame) -> _StayClock:
+        stays = stays.sort("stay_id")
+        intime_us = _microseconds(stays["intime"])
+        num_hours = stays["num_hours"].cast(pl.Int64).to_numpy()
+        length_us = np.minimum(num_hours * HOUR_US, _microseconds(stays["outtime"]) - intime_us)
+        return cls(stays["stay_id"].to_numpy(), intime_us, num_hours, length_us)
+
+
+@dataclass(frozen=True)
+class _EventRows:
+    """Events of the clock's stays, as arrays; times in microseconds after ICU admission."""
+
+    table: pl.DataFrame
+    code: np.ndarray
+    """Position of the variable in the clinical order."""
+
+    at: np.ndarray
+    """Position of the stay in the clock."""
+
+    start_us: np.ndarray
+    end_us: np.ndarray
+    value: np.ndarray
+    row: np.ndarray
+    is_interval: np.ndarray
+
+    @classmethod
+    def of(cls, events: pa.Table, clock: _StayClock, names: list[str]) -> _EventRows:
+        table = pl.DataFrame(events.select(["stay_id", "time", "end_time", "value", "text", "unit", "row"]))
+        code = _codes(events["variable"], names)
+        at, known = find_stays(clock.stay_id, table["stay_id"].to_numpy())
+        table, code, at = (table, code, at) if known.all() else (table.filter(known), code[known], at[known])
+        start_us = _microseconds(table["time"]) - clock.intime_us[at]
+        has_end = table["end_time"].is_not_null().to_numpy()
+        end_us = np.where(has_end, _microseconds(table["end_time"].fill_null(table["time"])) - clock.intime_us[at], start_us)
+        value = table["value"].cast(pl.Float64).to_numpy()
+        value = np.where(np.isfinite(value), value, np.nan)
+        return cls(table, code, at, start_us, end_us, value, table["row"].to_numpy(), has_end & (end_us > start_us))
+
+
+def _kept_rows(rows: _EventRows, clock: _StayClock, kinds: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    """(bool per event: has a value and touches the stay; rows left out, by the first rule that applies)."""
+    empty = np.isnan(rows.value) & (np.isin(kinds, ["category", MEDICATION])[rows.code] & rows.table["text"].is_null().to_numpy())
+    empty |= np.isnan(rows.value) & np.isin(kinds, ["numeric", "rate"])[rows.code]
     counts: dict[str, int] = {}
-    silent = np.isnan(value) & (np.isin(kinds, ["category", MEDICATION])[code] & table["text"].is_null().to_numpy())
-    silent |= np.isnan(value) & np.isin(kinds, ["numeric", "rate"])[code]
-    left = np.ones(len(code), dtype=bool)
+    kept = np.ones(len(rows.code), dtype=bool)
     for rule, out in (
-        ("without_value", silent),
-        ("interval_ends_before_start", end_us < start_us),
-        ("before_icu_admission", np.where(is_interval, end_us - 1, start_us) < 0),
-        ("after_last_hour", start_us >= num_hours[at] * HOUR_US),
+        ("without_value", empty),
+        ("interval_ends_before_start", rows.end_us < rows.start_us),
+        ("before_icu_admission", np.where(rows.is_interval, rows.end_us - 1, rows.start_us) < 0),
+        ("after_last_hour", rows.start_us >= clock.num_hours[rows.at] * HOUR_US),
     ):
-        counts[rule] = int((left & out).sum())
-        left &= ~out
-    from_us = np.maximum(start_us, 0)
-    to_us = np.where(is_interval, np.minimum(end_us, stay_us[at]), start_us + 1)
-    left &= to_us > from_us
+        counts[rule] = int((kept & out).sum())
+        kept &= ~out
+    return kept, {rule: count for rule, count in counts.items() if count}
 
-    # From here on one entry per event and hour; `which` says which event it is.
-    which = np.flatnonzero(left)
-    which = which if _is_sorted(at[which], start_us[which], row[which]) else which[np.lexsort((row[which], start_us[which], at[which]))]
+
+def _touched_hours(
+    rows: _EventRows, clock: _StayClock, which: np.ndarray, from_us: np.ndarray, to_us: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(event, hour): one entry per hour that each event of `which` touches in [from_us, to_us), in the order of `place_events`."""
+    at, start_us, row = rows.at[which], rows.start_us[which], rows.row[which]
+    which = which if _is_sorted(at, start_us, row) else which[np.lexsort((row, start_us, at))]
     first_hour = from_us[which] // HOUR_US
     num_touched = (to_us[which] - 1) // HOUR_US - first_hour + 1
     before = np.repeat(np.cumsum(num_touched) - num_touched, num_touched)
     hour = np.repeat(first_hour, num_touched) + np.arange(len(before)) - before
     which = np.repeat(which, num_touched)
-    first_row = np.cumsum(num_hours) - num_hours
-    order = _stable_order(first_row[at[which]] + hour, code[which])
-    which, hour = which[order], hour[order]
-
-    interval = is_interval[which]
-    hour_us = hour * HOUR_US
-    overlap_us = np.minimum(to_us[which], hour_us + HOUR_US) - np.maximum(from_us[which], hour_us)
-    shares = interval & is_amount[code[which]]
-    length_us = np.where(shares, end_us[which] - start_us[which], 1)
-    placed = pl.DataFrame(
-        {
-            "stay_id": ids[at[which]],
-            "hour": hour.astype(np.int32),
-            "variable": pl.Series(code[which]).cat.to(pl.Enum(names)),
-            "value": pl.Series(np.where(shares, value[which] * (overlap_us / length_us), value[which])).fill_nan(None),
-            "text": table["text"].gather(which),
-            "unit": table["unit"].gather(which),
-            "start_us": start_us[which],
-            "row": row[which],
-            "overlap_hours": pl.Series(np.where(interval, overlap_us / HOUR_US, np.nan)).fill_nan(None),
-        }
-    )
-    return placed, {rule: count for rule, count in counts.items() if count}
+    first_row = np.cumsum(clock.num_hours) - clock.num_hours
+    order = _stable_order(first_row[rows.at[which]] + hour, rows.code[which])
+    return which[order], hour[order]
 
 
 def hour_frame(stays: pl.DataFrame) -> pl.DataFrame:
-    """stay_id, hour int32: every hour of every stay, in order."""
+    """stay_id, hour int32: every hour of every stay, sorted."""
     frame = stays.sort("stay_id").select("stay_id", pl.int_ranges(0, pl.col("num_hours").cast(pl.Int64), dtype=pl.Int32).alias("hour"))
     return (
         frame.explode("hour", empty_as_null=False, keep_nulls=False)
@@ -119,13 +177,19 @@ def hour_frame(stays: pl.DataFrame) -> pl.DataFrame:
 
 
 def grid_columns(variables: Mapping[str, Variable]) -> dict[str, str]:
-    """Grid column -> kind, in the dictionary's order; the same for every part and source."""
+    """Grid column -> kind of its variable, in the dictionary's order; the same for every part and source."""
     return {name: variable.kind for name, variable in variables.items() if variable.role in GRID_ROLES}
 
 
+def variable_names(placed: pl.DataFrame) -> list[str]:
+    """Name of each code of the column `variable`, in clinical order, `medication` last."""
+    names: list[str] = cast(pl.Enum, placed["variable"].dtype).categories.to_list()
+    return names
+
+
 def coverage(placed: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """Per variable: num_events (an interval counts once per hour that it touches), num_hours and num_stays that have it."""
-    names = placed["variable"].dtype.categories.to_list()
+    """Variable -> num_events (an interval counts once per hour that it touches), num_hours and num_stays with a value."""
+    names = variable_names(placed)
     codes, starts = placed["variable"].to_physical().to_numpy(), run_starts(placed)
     stay = np.cumsum(np.diff(placed["stay_id"].to_numpy()[starts], prepend=0) != 0)
     has = np.zeros((stay[-1] + 1 if len(stay) else 0, len(names)), dtype=bool)
@@ -140,7 +204,7 @@ def coverage(placed: pl.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def run_starts(placed: pl.DataFrame) -> np.ndarray:
-    """Where in rows of `place_events` another stay, hour or variable begins."""
+    """Positions in rows of `place_events` at which a new stay, hour or variable begins."""
     columns = placed["stay_id"].to_numpy(), placed["hour"].to_numpy(), placed["variable"].to_physical().to_numpy()
     changes = np.ones(placed.height, dtype=bool)
     changes[1:] = False
@@ -150,7 +214,7 @@ def run_starts(placed: pl.DataFrame) -> np.ndarray:
 
 
 def find_stays(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(positions of `wanted` in the sorted `ids`, whether they are there); a stay that is not there has position 0."""
+    """(position of each of `wanted` in the sorted `ids`, whether it is there); a stay that is not there gets position 0."""
     at = np.minimum(np.searchsorted(ids, wanted), max(len(ids) - 1, 0))
     known = ids[at] == wanted if len(ids) else np.zeros(len(wanted), dtype=bool)
     return np.where(known, at, 0), known
@@ -172,7 +236,7 @@ def _codes(variable: pa.ChunkedArray, names: list[str]) -> np.ndarray:
 
 
 def _stable_order(slot: np.ndarray, code: np.ndarray) -> np.ndarray:
-    """Order by (slot, code) that keeps equal ones as they stand: a radix sort, which numpy has for 16 bits."""
+    """Stable order by (slot, code), by 16-bit digits: numpy sorts 16-bit integers by radix."""
     order = np.argsort(code.astype(np.uint16), kind="stable")
     shift = 0
     while not shift or (len(slot) and slot.max() >> shift):
@@ -182,7 +246,7 @@ def _stable_order(slot: np.ndarray, code: np.ndarray) -> np.ndarray:
 
 
 def _is_sorted(*columns: np.ndarray) -> bool:
-    """Whether rows are in the lexicographic order of the columns."""
+    """Whether the rows are in lexicographic order of the columns."""
     undecided = np.ones(max(len(columns[0]) - 1, 0), dtype=bool)
     for column in columns:
         step = np.diff(column)
@@ -193,4 +257,5 @@ def _is_sorted(*columns: np.ndarray) -> bool:
 
 
 def _microseconds(column: pl.Series) -> np.ndarray:
+    """A time column as int64 microseconds since 1970."""
     return column.cast(pl.Datetime("us")).cast(pl.Int64).to_numpy()

@@ -1,7 +1,7 @@
-"""What was known before ICU admission, hour by hour, for labels only: `history/<part>.parquet` of the ingest artifact.
+"""Hourly values before ICU admission, for labels only: `history/<part>.parquet` of the ingest artifact.
 
-A baseline creatinine, antibiotics and cultures from the ward decide labels (KDIGO, Sepsis-3) but stand in no text and on no
-grid row. How far back an event counts is its variable's `lookback_hours` (`clinical/variables.yaml`).
+A baseline creatinine, and antibiotics and cultures from the ward, decide labels (KDIGO, Sepsis-3); they are in no text and on no grid
+row. How far back an event counts is its variable's `lookback_hours` (`clinjepa/clinical/variables.yaml`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ HISTORY_SCHEMA = pa.schema([("stay_id", pa.int64()), ("hour", pa.int32()), ("var
 
 
 def history_hours(events: pa.Table, stays: pl.DataFrame, variables: Mapping[str, Variable]) -> pl.DataFrame:
-    """HISTORY_SCHEMA: hourly aggregates of numeric, indicator and rate variables in the hours before ICU admission.
+    """Hourly aggregates of numeric, indicator and rate variables before ICU admission (HISTORY_SCHEMA), by each variable's hourly rule.
 
-    events: EVENTS_SCHEMA; stays: stay_id, intime. Hour -1 is the hour that ends at ICU admission; an interval that runs on into the
-    stay has its part before admission here, the rest on the grid. Each value follows its variable's hourly rule.
+    Hour -1 is the hour that ends at ICU admission. Of an interval that continues into the stay, the part before admission counts here
+    and the rest on the grid.
+
+    Args:
+        events: EVENTS_SCHEMA.
+        stays: stay_id, intime.
+        variables: the variable dictionary.
     """
     kept = {name: one for name, one in variables.items() if one.kind != "category" and one.role in GRID_ROLES and one.lookback_hours}
     depth = max((one.lookback_hours for one in kept.values()), default=0)

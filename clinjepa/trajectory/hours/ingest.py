@@ -1,12 +1,13 @@
-"""A source becomes hourly texts and an hourly grid, one patient-disjoint partition at a time.
+"""The ingest artifact: a source as hourly texts and an hourly grid, built one patient-disjoint partition at a time.
 
-Each partition writes `hours/`, `grid/`, `history/`, `stays/` and last its record in `parts/`; `finish_ingest` joins them, draws the split
-and writes `stays.parquet`, `attrition.json` and `data_card.json`. Format: docs/contracts.md, section 3.
+Each partition writes `hours/`, `grid/`, `history/`, `stays/` and last its record in `parts/`. `finish_ingest` joins the parts, draws the
+split and writes `stays.parquet`, `attrition.json` and `data_card.json`. Format: docs/contracts.md, section 3.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict, cast
 
 import polars as pl
 import pyarrow as pa
@@ -17,10 +18,10 @@ from clinjepa.errors import SourceError
 from clinjepa.sources.access import source_access
 from clinjepa.sources.schema import STAYS_SCHEMA, Source, validate
 from clinjepa.storage import Folder
-from clinjepa.storage.parts import add_counts, finished_part, read_records, write_part_table, write_record
+from clinjepa.storage.parts import PartFile, add_counts, finished_part, read_records, write_part_table, write_record
 from clinjepa.trajectory.hours.aggregates import aggregate_hours
-from clinjepa.trajectory.hours.cohort import apply_measurement_rules, apply_stay_rules, cohort_rules, sum_attrition
-from clinjepa.trajectory.hours.data_card import add_hourly, grouped_drops, hourly_coverage
+from clinjepa.trajectory.hours.cohort import AttritionRow, apply_measurement_rules, apply_stay_rules, cohort_rules, sum_attrition
+from clinjepa.trajectory.hours.data_card import DataCard, HourlyCoverage, SplitCounts, add_hourly, grouped_drops, hourly_coverage
 from clinjepa.trajectory.hours.grid import at_store_time, coverage, grid_columns, place_events
 from clinjepa.trajectory.hours.history import HISTORY_SCHEMA, history_hours
 from clinjepa.trajectory.hours.split import SPLITS, draw_split
@@ -34,17 +35,43 @@ PART_STAYS_SCHEMA = pa.schema([*STAYS_SCHEMA, ("num_hours", pa.int32())])
 INGEST_STAYS_SCHEMA = pa.schema([*PART_STAYS_SCHEMA, ("split", pa.string()), ("part", pa.string())])
 
 
+class IngestRecord(TypedDict):
+    """Record of a finished part: its files and its counts after the cohort's rules. dropped: rows by rule or `rule:variable`."""
+
+    schema_version: int
+    files: list[PartFile]
+    num_stays: int
+    num_hours: int
+    num_events: int
+    attrition: list[AttritionRow]
+    dropped: dict[str, int]
+    coverage: dict[str, dict[str, int]]
+    hourly_coverage: HourlyCoverage
+
+
 def build_partition(
     source: Source, partition: dict[str, Any], config: Config, out: Folder, name: str, extracted: Folder | None = None
-) -> dict[str, Any]:
-    """Read one partition of a source and write its part of the ingest artifact; returns the part's record.
+) -> IngestRecord:
+    """Read one partition of a source and write its part of the ingest artifact, unless the part is finished.
 
-    extracted: what the source's extraction wrote, for sources that have one. A part that is already finished is not read again.
-    Raises SourceError for tables that do not follow the schema, ConfigError when an excluded field would enter a text.
+    Args:
+        source: the source.
+        partition: one of `source.partitions()`.
+        config: sections `source`, `cohort` and `text` are read.
+        out: the ingest artifact.
+        name: name of the part.
+        extracted: folder that the source's extraction wrote, for sources that have one.
+
+    Returns:
+        The part's record.
+
+    Raises:
+        SourceError: the source's tables do not follow the schema.
+        ConfigError: an excluded field would enter a text.
     """
-    record = finished_part(out, name, SCHEMA_VERSION)
-    if record is not None:
-        return record
+    finished = finished_part(out, name, SCHEMA_VERSION)
+    if finished is not None:
+        return cast(IngestRecord, finished)
     tables = validate(source.read(partition) if extracted is None else source.read(partition, extracted))
     events = tables.events if config.source.event_time == "measured" else at_store_time(tables.events)
     variables, rules = load_variables(), cohort_rules(config.cohort)
@@ -60,14 +87,14 @@ def build_partition(
     grid = aggregate_hours(placed, kept, variables)
     history = history_hours(tables.events, kept, variables)
     outcomes = []
-    if events is not tables.events:  # outcomes happened when they were measured, whenever they were stored
+    if events is not tables.events:  # labels go by the time of measurement, whenever the value was stored
         measured, _ = place_events(tables.events, kept, variables)
         outcomes.append(
             write_part_table(out, f"measured/{name}.parquet", _as_schema(aggregate_hours(measured, kept, variables), grid_schema()))
         )
     dropped = dict(tables.counts)
     add_counts(dropped, counts)
-    record = {
+    record: IngestRecord = {
         "schema_version": SCHEMA_VERSION,
         "files": [
             write_part_table(out, f"hours/{name}.parquet", _as_schema(texts, HOURS_SCHEMA)),
@@ -88,14 +115,32 @@ def build_partition(
     return record
 
 
-def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None = None) -> dict[str, Any]:
-    """Join the parts, draw the split, write `stays.parquet`, `attrition.json` and `data_card.json`; returns the data card.
+def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None = None) -> DataCard:
+    """Join the parts, draw the split, write `stays.parquet`, `attrition.json` and `data_card.json`.
 
-    left_out: what the source's extraction left out, by rule; it is added to what the parts dropped.
+    Args:
+        out: the ingest artifact, all of whose parts are finished.
+        config: sections `source` and `split` are read.
+        left_out: rows that the source's extraction left out, by rule; they are added to those that the parts dropped.
 
-    Raises SourceError when no stay is left, or when partitions share a stay or a patient.
+    Returns:
+        The data card.
+
+    Raises:
+        SourceError: no stay is left, or partitions share a stay or a patient.
     """
-    records = read_records(out, SCHEMA_VERSION)
+    records = cast("dict[str, IngestRecord]", read_records(out, SCHEMA_VERSION))
+    stays, attrition = _join_stays(out, records)
+    stays = stays.with_columns(draw_split(stays, config.split))
+    card = _card(config, stays, attrition, records, left_out or {})
+    out.write_table("stays.parquet", _as_schema(stays, INGEST_STAYS_SCHEMA))
+    out.write_json("attrition.json", attrition)
+    out.write_json("data_card.json", card)
+    return card
+
+
+def _join_stays(out: Folder, records: Mapping[str, IngestRecord]) -> tuple[pl.DataFrame, list[AttritionRow]]:
+    """(stays of all parts with their part, sorted by stay_id; attrition of the whole source)."""
     tables = [pl.DataFrame(out.read_table(f"stays/{name}.parquet")).with_columns(pl.lit(name).alias("part")) for name in records]
     stays = pl.concat(tables).sort("stay_id")
     attrition = sum_attrition(record["attrition"] for record in records.values())
@@ -108,20 +153,25 @@ def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None =
         raise SourceError(
             f"partitions of the source share {shared_stays} stays and {shared_patients} patients; they must be patient-disjoint"
         )
-    stays = stays.with_columns(draw_split(stays, config.split))
-    dropped: dict[str, int] = dict(left_out or {})
+    return stays, attrition
+
+
+def _card(
+    config: Config, stays: pl.DataFrame, attrition: list[AttritionRow], records: Mapping[str, IngestRecord], left_out: dict[str, int]
+) -> DataCard:
+    dropped = dict(left_out)
     seen: dict[str, dict[str, int]] = {}
     for record in records.values():
         add_counts(dropped, record["dropped"])
         for variable, counts in record["coverage"].items():
             add_counts(seen.setdefault(variable, {}), counts)
-    num_hours = int(stays["num_hours"].sum())
-    card = {
+    num_stays, num_hours = stays.height, int(stays["num_hours"].sum())
+    return {
         "schema_version": SCHEMA_VERSION,
         "name": config.source.name,
         "source": config.source.kind,
         "access": source_access(config.source),
-        "num_stays": stays.height,
+        "num_stays": num_stays,
         "num_patients": stays["subject_id"].n_unique(),
         "num_hours": num_hours,
         "event_time": config.source.event_time,
@@ -131,20 +181,22 @@ def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None =
         "dropped": dict(sorted(dropped.items())),
         "dropped_by_reason": grouped_drops(dropped),
         "coverage": {
-            variable: counts | {"share_of_hours": counts["num_hours"] / num_hours, "share_of_stays": counts["num_stays"] / stays.height}
+            variable: {
+                "num_events": counts["num_events"],
+                "num_hours": counts["num_hours"],
+                "num_stays": counts["num_stays"],
+                "share_of_hours": counts["num_hours"] / num_hours,
+                "share_of_stays": counts["num_stays"] / num_stays,
+            }
             for variable, counts in sorted(seen.items())
         },
         "hourly_coverage": add_hourly(record["hourly_coverage"] for record in records.values()),
         "parts": {name: record["files"] for name, record in records.items()},
     }
-    out.write_table("stays.parquet", _as_schema(stays, INGEST_STAYS_SCHEMA))
-    out.write_json("attrition.json", attrition)
-    out.write_json("data_card.json", card)
-    return card
 
 
 def grid_schema() -> pa.Schema:
-    """Schema of `grid/*.parquet`: stay_id, hour, and a column per variable of the dictionary."""
+    """Schema of `grid/*.parquet`: stay_id, hour, and one column per grid variable of the dictionary."""
     columns = grid_columns(load_variables()).items()
     return pa.schema(
         [
@@ -155,13 +207,14 @@ def grid_schema() -> pa.Schema:
     )
 
 
-def _describe(stays: pl.DataFrame) -> dict[str, int | None]:
-    """Counts of a split; None where the source says of no stay whether it was so."""
+def _describe(stays: pl.DataFrame) -> SplitCounts:
+    died, sepsis = (int(stays[name].sum()) if stays[name].count() else None for name in ("died_in_hospital", "sepsis"))
     return {
         "num_stays": stays.height,
         "num_patients": stays["subject_id"].n_unique(),
         "num_hours": int(stays["num_hours"].sum()),
-        **{f"num_{name}": int(stays[name].sum()) if stays[name].count() else None for name in ("died_in_hospital", "sepsis")},
+        "num_died_in_hospital": died,
+        "num_sepsis": sepsis,
     }
 
 

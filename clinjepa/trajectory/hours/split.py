@@ -1,6 +1,6 @@
-"""Patient-disjoint split into train / tuning / held_out, stratified by in-hospital death and, where known, sepsis.
+"""Patient-disjoint split into train, tuning and held_out, stratified by in-hospital death and, where known, sepsis.
 
-A function of the patients and the seed alone: not of the order of rows, nor of how the source was partitioned.
+The split is a function of the patients and the seed only. It does not depend on the order of rows or on the source's partitions.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ _DRAW = "set split.use_source_split=false to draw one"
 
 
 def draw_split(stays: pl.DataFrame, config: SplitConfig) -> pl.Series:
-    """The split of every row of `stays` (subject_id, died_in_hospital, sepsis, source_split), as Series `split`.
+    """The split of every row of `stays` (subject_id, died_in_hospital, sepsis, source_split), as a string series named `split`.
 
-    Raises SourceError when there are fewer patients than splits, or a source's own split is asked for and is not whole.
+    Raises:
+        SourceError: there are fewer patients than splits, or the configuration takes the source's split and that is incomplete or
+            puts a patient into several splits.
     """
     if config.use_source_split:
         return _source_split(stays)
@@ -40,7 +42,7 @@ def draw_split(stays: pl.DataFrame, config: SplitConfig) -> pl.Series:
     assigned: dict[int, str] = {}
     given = dict.fromkeys(SPLITS, 0)
     for position, (subject, *_) in enumerate(ordered, start=1):
-        # The split furthest below its share of the patients so far: every stratum is cut in proportion, rounding is carried on.
+        # The split furthest below its share so far: every stratum is divided in proportion, and rounding errors carry over.
         split = max(SPLITS, key=lambda name: config.fractions[SPLITS.index(name)] * position - given[name])
         assigned[subject] = split
         given[split] += 1
@@ -54,6 +56,7 @@ def draw_split(stays: pl.DataFrame, config: SplitConfig) -> pl.Series:
 
 
 def _source_split(stays: pl.DataFrame) -> pl.Series:
+    """The split that the source gives."""
     unknown = stays.filter(~pl.col("source_split").is_in(SPLITS).fill_null(False)).height
     if unknown:
         raise SourceError(f"split.use_source_split: {unknown} stays have no split named {', '.join(SPLITS)} in the source; " + _DRAW)

@@ -1,8 +1,8 @@
-"""The hour's rows in words: state, action and static texts.
+"""Texts of an hour: state, action and static texts from rows of `grid.place_events`.
 
-Values are not normalised, binned or imputed: every row of the hour is written once, in the fixed clinical order, chronological
-inside one variable; what is missing is absent. The hour counts from ICU admission, so a text is the same in every window
-that holds its hour. Source: Clin-JEPA (arXiv 2605.10840), section on data.
+Values are not normalised, binned or imputed. Every row of the hour is written once, in the fixed clinical order and chronologically
+within a variable; a missing value is not mentioned. Hours count from ICU admission, so a text is the same in every window that
+contains its hour. Source: Clin-JEPA (arXiv 2605.10840), section on data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 from clinjepa.clinical import Variable, excluded_by
 from clinjepa.errors import ConfigError
 from clinjepa.sources.schema import MEDICATION
-from clinjepa.trajectory.hours.grid import find_stays
+from clinjepa.trajectory.hours.grid import find_stays, variable_names
 
 NO_OBSERVATIONS = "No observations."
 NO_INTERVENTIONS = "No active interventions."
@@ -33,7 +33,7 @@ def format_numbers(values: pl.Series, max_decimals: int) -> pl.Series:
 
 
 def guard_exclusions(names: Iterable[str]) -> None:
-    """Raise ConfigError when a field about to enter a text is on the exclusion list (`clinical/exclusions.yaml`)."""
+    """Raise ConfigError if one of the field names is on the exclusion list (`clinjepa/clinical/exclusions.yaml`)."""
     found = sorted({field for name in names if (field := excluded_by(name))})
     if found:
         raise ConfigError(
@@ -44,10 +44,17 @@ def guard_exclusions(names: Iterable[str]) -> None:
 def hour_texts(
     placed: pl.DataFrame, stays: pl.DataFrame, variables: Mapping[str, Variable], max_decimals: int, include_medications: bool
 ) -> pl.DataFrame:
-    """stay_id, state_texts list<string>, action_texts list<string>, one row per stay, T texts each, sorted by stay_id.
+    """State and action texts of every hour: stay_id, state_texts list<string>, action_texts list<string>, sorted by stay_id.
 
-    placed: rows of `grid.place_events`, of these stays; stays: stay_id, num_hours. Raises ConfigError if an excluded field would be
-    written.
+    Args:
+        placed: rows of `grid.place_events` of these stays.
+        stays: stay_id, num_hours (T, the number of texts of each kind).
+        variables: the variable dictionary.
+        max_decimals: decimals of a number at most.
+        include_medications: write free-named medications into the action texts.
+
+    Raises:
+        ConfigError: an excluded field would be written.
     """
     stays = stays.sort("stay_id")
     num_hours = stays["num_hours"].cast(pl.Int64).to_numpy()
@@ -56,17 +63,17 @@ def hour_texts(
     columns = {}
     for role, column, sentinel in (("state", "state_texts", NO_OBSERVATIONS), ("action", "action_texts", NO_INTERVENTIONS)):
         written = {name: variable for name, variable in variables.items() if variable.role == role}
-        kinds = {name: variable.kind for name, variable in written.items()}
+        kinds: dict[str, str] = {name: variable.kind for name, variable in written.items()}
         if role == "action" and include_medications:
             kinds[MEDICATION] = MEDICATION
-        names = placed["variable"].dtype.categories.to_list()
+        names = variable_names(placed)
         code = placed["variable"].to_physical().to_numpy()
         rows = np.flatnonzero(np.array([name in kinds for name in names])[code])
-        said, which = _distinct_rows(placed[rows], kinds)
-        guard_exclusions(_named(said, written))
-        phrases = _phrases(said, written, max_decimals)
-        says = phrases.is_not_null().to_numpy()[which]
-        rows, which = rows[says], which[says]
+        distinct, which = _distinct_rows(placed[rows], kinds)
+        guard_exclusions(_field_names(distinct, written))
+        phrases = _phrases(distinct, written, max_decimals)
+        has_phrase = phrases.is_not_null().to_numpy()[which]
+        rows, which = rows[has_phrase], which[has_phrase]
         rows, which = _in_order(placed, rows, which, phrases)
         columns[column] = _joined(phrases, which, slot[rows], num_hours, sentinel)
     return pl.DataFrame({"stay_id": stays["stay_id"]} | {name: pl.from_arrow(texts) for name, texts in columns.items()})
@@ -84,8 +91,8 @@ def static_texts(stays: pl.DataFrame) -> pl.DataFrame:
 
 
 def _distinct_rows(rows: pl.DataFrame, kinds: Mapping[str, str]) -> tuple[pl.DataFrame, np.ndarray]:
-    """(one row for each different thing that rows say: variable, kind, value, text, unit; which of them each row says)."""
-    names = rows["variable"].dtype.categories.to_list()
+    """(rows that give different phrases: variable, value, text, unit, kind; for each row the position of its like)."""
+    names = variable_names(rows)
     code = rows["variable"].to_physical().to_numpy()
     is_number = np.array([kinds.get(name) in ("numeric", "rate") for name in names])[code]
     value, num_values = _numbered(rows["value"])
@@ -93,32 +100,32 @@ def _distinct_rows(rows: pl.DataFrame, kinds: Mapping[str, str]) -> tuple[pl.Dat
     unit, num_units = _numbered(rows["unit"])
     if len(names) * num_values * num_texts * num_units >= 1 << 62:
         raise ConfigError("a partition has too many different values and texts at once; raise source.num_partitions")
-    # Text and unit of a row do not matter where the variable's own value and unit are written.
+    # Numeric variables and rates are written with the value and the dictionary's unit; the row's text and unit do not matter.
     key = np.where(is_number, 0, text * num_units + unit) * num_values + value
     which, _ = _numbered(pl.Series(key * len(names) + code))
     first = np.zeros(which.max() + 1 if len(which) else 0, np.int64)
     first[which[::-1]] = np.arange(len(which))[::-1]
-    said = rows.select(pl.col("variable").cast(pl.String), "value", "text", "unit")[first]
-    return said.with_columns(pl.col("variable").replace_strict(dict(kinds), return_dtype=pl.String).alias("kind")), which
+    distinct = rows.select(pl.col("variable").cast(pl.String), "value", "text", "unit")[first]
+    return distinct.with_columns(pl.col("variable").replace_strict(dict(kinds), return_dtype=pl.String).alias("kind")), which
 
 
 def _numbered(column: pl.Series) -> tuple[np.ndarray, int]:
-    """(number of each entry's value, by first appearance, how many there are); a null is a value like others."""
+    """(number of each entry's value, by first appearance; how many values there are). A null counts as a value."""
     if column.null_count() == len(column):
         return np.zeros(len(column), np.int64), 1
     encoded = column.to_arrow().dictionary_encode(null_encoding="encode")
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), len(encoded.dictionary)
 
 
-def _named(said: pl.DataFrame, written: Mapping[str, Variable]) -> list[str]:
-    """Everything in `said` that names a field: variables, what indicators name, medications."""
-    in_use = said.filter(pl.col("variable") != MEDICATION)["variable"].unique().to_list()
-    named = said.filter(pl.col("kind").is_in(["indicator", MEDICATION]))["text"].drop_nulls().unique().to_list()
+def _field_names(distinct: pl.DataFrame, written: Mapping[str, Variable]) -> list[str]:
+    """All field names in the rows: variables, the details of indicators, medications."""
+    in_use = distinct.filter(pl.col("variable") != MEDICATION)["variable"].unique().to_list()
+    named = distinct.filter(pl.col("kind").is_in(["indicator", MEDICATION]))["text"].drop_nulls().unique().to_list()
     return [*in_use, *(written[name].text_name for name in in_use), *named]
 
 
 def _in_order(placed: pl.DataFrame, rows: np.ndarray, which: np.ndarray, phrases: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Rows are in the order of the text already, except that rows of one variable, instant and source row go by their phrase."""
+    """Sort rows as in the text. They are sorted already, except that rows of one variable, time and source row are sorted by phrase."""
     names = ("stay_id", "hour", "variable", "start_us", "row")
     keys = [placed[name].to_physical().to_numpy()[rows] for name in names]
     if len(rows) < 2 or not np.logical_and.reduce([key[1:] == key[:-1] for key in keys]).any():
@@ -128,10 +135,17 @@ def _in_order(placed: pl.DataFrame, rows: np.ndarray, which: np.ndarray, phrases
 
 
 def _joined(phrases: pl.Series, which: np.ndarray, slot: np.ndarray, num_hours: np.ndarray, sentinel: str) -> pa.ListArray:
-    """One list per stay of its hours' texts; `slot`: position of each phrase's hour among all hours, ascending.
+    """One list per stay of its hours' texts.
 
-    All texts are one run of pieces (an hour's head, then its phrases or the sentinel), so that they are gathered once and their borders
-    follow from the pieces' lengths.
+    All texts together are one sequence of pieces: an hour's head, then its phrases or the sentinel. The pieces are gathered once, and the
+    borders of the texts follow from the pieces' lengths.
+
+    Args:
+        phrases: the distinct phrases.
+        which: phrase of each row, in the order of the text.
+        slot: hour of each row, counted over all stays, ascending.
+        num_hours: hours of each stay.
+        sentinel: written in an hour without phrases.
     """
     most, total = int(num_hours.max(initial=0)), int(num_hours.sum())
     heads = pl.Series([f"t={hour}h |" for hour in range(most)], dtype=pl.String)
@@ -140,7 +154,7 @@ def _joined(phrases: pl.Series, which: np.ndarray, slot: np.ndarray, num_hours: 
     num_phrases = np.bincount(slot, minlength=total)
     num_pieces = 1 + np.maximum(num_phrases, 1)
     start = np.cumsum(num_pieces) - num_pieces
-    order = np.full(int(num_pieces.sum()), len(phrases) + most)  # the sentinel, where nothing else comes
+    order = np.full(int(num_pieces.sum()), len(phrases) + most)  # the sentinel, where no phrase is put below
     order[start] = len(phrases) + np.arange(total) - np.repeat(np.cumsum(num_hours) - num_hours, num_hours)
     order[np.arange(len(which)) + np.cumsum(num_phrases == 0)[slot] + slot + 1] = which
     content = dictionary.take(pa.array(order))
@@ -150,8 +164,8 @@ def _joined(phrases: pl.Series, which: np.ndarray, slot: np.ndarray, num_hours: 
     return pa.LargeListArray.from_arrays(pa.array(np.append(0, np.cumsum(num_hours))), texts)
 
 
-def _phrases(said: pl.DataFrame, written: Mapping[str, Variable], max_decimals: int) -> pl.Series:
-    """What each row says, null for nothing: an indicator or rate of zero, a medication without a name."""
+def _phrases(distinct: pl.DataFrame, written: Mapping[str, Variable], max_decimals: int) -> pl.Series:
+    """The phrase of each row; null for an indicator or rate of zero and for a medication without a name."""
     names = pl.DataFrame(
         {
             "variable": list(written),
@@ -160,28 +174,28 @@ def _phrases(said: pl.DataFrame, written: Mapping[str, Variable], max_decimals: 
         },
         schema={"variable": pl.String, "text_name": pl.String, "suffix": pl.String},
     )
-    said = said.join(names, on="variable", how="left", maintain_order="left").with_columns(
-        format_numbers(said["value"], max_decimals).alias("number")
+    distinct = distinct.join(names, on="variable", how="left", maintain_order="left").with_columns(
+        format_numbers(distinct["value"], max_decimals).alias("number")
     )
     name, detail = pl.col("text_name"), _category(pl.col("text"))
     is_off = pl.col("kind").is_in(["indicator", "rate"]) & (pl.col("value") == 0)
-    says_no_more = pl.col("text").is_null() | (detail.str.to_lowercase() == name.str.to_lowercase())
+    adds_nothing = pl.col("text").is_null() | (detail.str.to_lowercase() == name.str.to_lowercase())
     phrase = (
         pl.when(is_off.fill_null(False))
         .then(None)
         .when(pl.col("kind") == MEDICATION)
         .then(_medication())
         .when(pl.col("kind") == "indicator")
-        .then(pl.when(says_no_more).then(pl.format("{}.", name)).otherwise(pl.format("{}: {}.", name, detail)))
+        .then(pl.when(adds_nothing).then(pl.format("{}.", name)).otherwise(pl.format("{}: {}.", name, detail)))
         .when(pl.col("kind") == "category")
         .then(pl.format("{}: {}.", name, _category(pl.coalesce(pl.col("text"), pl.col("number")))))
         .otherwise(pl.concat_str(name, pl.lit(": "), pl.col("number"), pl.col("suffix")))
     )
-    return said.select(phrase.alias("phrase"))["phrase"]
+    return distinct.select(phrase.alias("phrase"))["phrase"]
 
 
 def _medication() -> pl.Expr:
-    """A free-named medication: `Vancomycin: 1000 mg.`, or `Vancomycin.` without a dose."""
+    """Phrase of a free-named medication: `Vancomycin: 1000 mg.`, or `Vancomycin.` without a dose."""
     name, unit = _category(pl.col("text")), pl.col("unit").str.strip_chars()
     suffix = pl.when(unit.is_null() | (unit == "")).then(pl.lit("")).otherwise(pl.format(" {}", unit))
     dose = pl.concat_str(name, pl.lit(": "), pl.col("number"), suffix, pl.lit("."))
@@ -190,6 +204,6 @@ def _medication() -> pl.Expr:
 
 
 def _category(text: pl.Expr) -> pl.Expr:
-    """One line, no full stop at its end, `unknown` when there is none."""
+    """A text on one line, without a full stop at its end; `unknown` if it is missing or blank."""
     line = text.str.replace_all(r"\s+", " ").str.strip_chars(" .")
     return pl.when(line.is_null() | (line == "")).then(pl.lit("unknown")).otherwise(line)

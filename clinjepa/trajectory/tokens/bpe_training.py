@@ -1,7 +1,7 @@
-"""Byte-pair merges learned from counts of pre-tokens: what `tokenizers`' BpeTrainer learns from the texts, without reading each one.
+"""Byte-pair merges learned from counts of pre-tokens: the same merges as `tokenizers`' BpeTrainer, without reading each text.
 
-Hourly texts repeat a few thousand pre-tokens millions of times, and only their counts matter. The order of merges follows that trainer:
-the most frequent pair first, among equals the one with the smaller ids; ids are special tokens, the alphabet by code point, merges.
+Hourly texts repeat a few thousand pre-tokens millions of times, and only the counts matter. The order of merges is that of BpeTrainer: the
+most frequent pair first, of equally frequent ones that with the smaller ids. Ids: special tokens, alphabet by code point, merges.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BATCH = 20_000
 
 
 def count_pretokens(tokenizer: Tokenizer, texts: list[str]) -> Counter[str]:
-    """How often each pre-token occurs in all texts, for a tokenizer whose texts may be cut (`piece_tokens.can_be_cut`)."""
+    """Number of occurrences of each pre-token, for a tokenizer whose texts may be cut (`piece_tokens.can_be_cut`)."""
     words: Counter[str] = Counter()
     for start in range(0, len(texts), _BATCH):
         pieces = cut(pa.array(texts[start : start + _BATCH], pa.string()))[0].dictionary_encode()
@@ -37,7 +37,17 @@ def count_pretokens(tokenizer: Tokenizer, texts: list[str]) -> Counter[str]:
 def learn_merges(
     pretokens: Mapping[str, int], vocab_size: int, special: Iterable[str], alphabet: Iterable[str]
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """(vocabulary, merges in order) of at most `vocab_size` tokens, all of `special` and `alphabet` included."""
+    """Learn a vocabulary of at most `vocab_size` tokens.
+
+    Args:
+        pretokens: pre-token -> number of occurrences.
+        vocab_size: largest size of the vocabulary, which always includes `special` and `alphabet`.
+        special: special tokens; they get the first ids.
+        alphabet: characters; they and those of the pre-tokens get the next ids.
+
+    Returns:
+        (token -> id, merges in order).
+    """
     vocabulary = {token: number for number, token in enumerate(special)}
     for character in sorted({*alphabet, *(character for pretoken in pretokens for character in pretoken)}):
         vocabulary.setdefault(character, len(vocabulary))
@@ -55,7 +65,7 @@ def learn_merges(
     merges: list[tuple[str, str]] = []
     while queue and len(vocabulary) < vocab_size:
         count, pair = heapq.heappop(queue)
-        if -count != num_pairs[pair]:  # it changed since it was put there
+        if -count != num_pairs[pair]:  # the count has changed since it was queued
             if num_pairs[pair] > 0:
                 heapq.heappush(queue, (-num_pairs[pair], pair))
             continue
@@ -79,7 +89,7 @@ def learn_merges(
 
 
 def _merge(word: list[int], pair: Pair, merged: int) -> list[tuple[Pair, int]]:
-    """Replace the pair in the word, from the left; which neighbouring pairs became fewer (-1) and more (+1)."""
+    """Replace the pair in the word, from the left; returns the neighbouring pairs that were lost (-1) and gained (+1)."""
     changes: list[tuple[Pair, int]] = []
     position = 0
     while position < len(word) - 1:

@@ -1,11 +1,11 @@
-"""Writing a trajectory store: the texts of an ingest artifact, tokenised part by part.
+"""The trajectory store, written: the texts of an ingest artifact are tokenised part by part and cut into windows.
 
-Format: docs/contracts.md, section 4.
+`trajectory_store.py` reads it. Format: docs/contracts.md, section 4.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,22 +14,39 @@ import pyarrow.compute as pc
 from clinjepa.config.schema import Config
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
-from clinjepa.storage.parts import finished_part, read_card, read_records, write_part_table, write_record
-from clinjepa.trajectory.hours.data_card import add_lengths, token_statistics
+from clinjepa.storage.parts import PartFile, finished_part, read_card, read_records, write_part_table, write_record
+from clinjepa.trajectory.hours.data_card import DataCard, PartTokens, TokenStatistics, add_lengths, token_statistics
 from clinjepa.trajectory.tokens.tokenizer import TextTokenizer, load_tokenizer
 from clinjepa.trajectory.tokens.trajectory_store import ROW_GROUP_STAYS, SCHEMA_VERSION, SHARD_SCHEMA, STORE_STAYS_SCHEMA, TEXT_KINDS
 from clinjepa.trajectory.tokens.windows import window_table
 
 
-def build_trajectories(ingest: Folder, part: str, tokenizer: Folder, config: Config, out: Folder) -> dict[str, Any]:
-    """Tokenise one part of an ingest artifact into `shards/<part>.parquet`; returns the part's record.
+class TrajectoryRecord(TypedDict):
+    """Record of a finished part. tokens: kind of text -> counts."""
 
-    Equal texts of a part are tokenised once. Texts of more than `tokenizer.max_tokens` tokens are cut at their end and counted. A part
-    that is already finished is not done again.
+    schema_version: int
+    files: list[PartFile]
+    tokens: dict[str, PartTokens]
+
+
+def build_trajectories(ingest: Folder, part: str, tokenizer: Folder, config: Config, out: Folder) -> TrajectoryRecord:
+    """Tokenise one part of an ingest artifact into `shards/<part>.parquet`, unless the part is finished.
+
+    Texts of more than `tokenizer.max_tokens` tokens are cut at their end and counted.
+
+    Args:
+        ingest: a finished ingest artifact.
+        part: name of one of its parts.
+        tokenizer: the tokenizer artifact.
+        config: section `tokenizer` is read.
+        out: the trajectory store.
+
+    Returns:
+        The part's record.
     """
-    record = finished_part(out, part, SCHEMA_VERSION)
-    if record is not None:
-        return record
+    finished = finished_part(out, part, SCHEMA_VERSION)
+    if finished is not None:
+        return cast(TrajectoryRecord, finished)
     encoder = load_tokenizer(tokenizer)
     hours = ingest.read_table(f"hours/{part}.parquet")
     max_tokens = config.tokenizer.max_tokens
@@ -37,7 +54,7 @@ def build_trajectories(ingest: Folder, part: str, tokenizer: Folder, config: Con
         "stay_id": hours["stay_id"].combine_chunks(),
         "num_hours": pc.list_value_length(hours["state_texts"]).combine_chunks(),
     }
-    statistics = {}
+    statistics: dict[str, PartTokens] = {}
     static_flat, static_lengths, statistics["static"] = _tokenise(hours["static_text"].combine_chunks(), encoder, max_tokens)
     columns["static_tokens"] = _lists(static_flat, static_lengths)
     for kind in ("state", "action"):
@@ -51,7 +68,7 @@ def build_trajectories(ingest: Folder, part: str, tokenizer: Folder, config: Con
     if not out.exists("tokenizer.json") or not out.exists("special_tokens.json"):
         encoder.save(out)
     table = pa.table([columns[name] for name in SHARD_SCHEMA.names], schema=SHARD_SCHEMA)
-    record = {
+    record: TrajectoryRecord = {
         "schema_version": SCHEMA_VERSION,
         "files": [write_part_table(out, f"shards/{part}.parquet", table, row_group_size=ROW_GROUP_STAYS)],
         "tokens": statistics,
@@ -60,16 +77,24 @@ def build_trajectories(ingest: Folder, part: str, tokenizer: Folder, config: Con
     return record
 
 
-def finish_trajectories(ingest: Folder, out: Folder, config: Config) -> dict[str, Any]:
-    """Join the parts: `stays.parquet`, `windows.parquet`, `data_card.json`; returns the data card.
+def finish_trajectories(ingest: Folder, out: Folder, config: Config) -> DataCard:
+    """Join the parts: write `stays.parquet`, `windows.parquet` and `data_card.json`.
 
-    The card is the ingest's, with `num_windows` (all and per split) and the token counts. Raises StoreError when the parts are not those of
-    the ingest artifact.
+    Args:
+        ingest: the ingest artifact that the parts were made from.
+        out: the trajectory store, all of whose parts are finished.
+        config: section `windows` is read.
+
+    Returns:
+        The data card: that of the ingest with `num_windows` (in total and per split) and the token counts.
+
+    Raises:
+        StoreError: the parts are not those of the ingest artifact, or no stay is long enough for a window.
     """
-    from clinjepa.trajectory.hours.ingest import SCHEMA_VERSION as INGEST_VERSION  # here: training reads stores where polars may not be
+    from clinjepa.trajectory.hours.ingest import SCHEMA_VERSION as INGEST_VERSION  # not at the top: it imports polars
 
-    card = read_card(ingest, INGEST_VERSION, "run ingest again")
-    records = read_records(out, SCHEMA_VERSION)
+    card = cast(DataCard, read_card(ingest, INGEST_VERSION, "run ingest again"))
+    records = cast("dict[str, TrajectoryRecord]", read_records(out, SCHEMA_VERSION))
     stays = ingest.read_table("stays.parquet", columns=["stay_id", "subject_id", "split", "num_hours", "part"])
     missing = set(card["parts"]) ^ set(records)
     if missing:
@@ -97,19 +122,18 @@ def finish_trajectories(ingest: Folder, out: Folder, config: Config) -> dict[str
     out.write_table("stays.parquet", joined)
     out.write_table("windows.parquet", windows)
     splits = windows["split"].to_pylist()
-    card = card | {
-        "schema_version": SCHEMA_VERSION,
-        "num_windows": windows.num_rows,
-        "splits": {split: counts | {"num_windows": splits.count(split)} for split, counts in card["splits"].items()},
-        "tokens": {kind: _token_counts([record["tokens"][kind] for record in records.values()]) for kind in TEXT_KINDS},
-        "parts": {name: record["files"] for name, record in records.items()},
-    }
+    card["schema_version"] = SCHEMA_VERSION
+    card["num_windows"] = windows.num_rows
+    for split, counts in card["splits"].items():
+        counts["num_windows"] = splits.count(split)
+    card["tokens"] = {kind: _token_counts([record["tokens"][kind] for record in records.values()]) for kind in TEXT_KINDS}
+    card["parts"] = {name: record["files"] for name, record in records.items()}
     out.write_json("data_card.json", card)
     return card
 
 
-def _tokenise(texts: pa.Array, encoder: TextTokenizer, max_tokens: int) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """(flat ids int32, length per text int32, statistics) of `texts`, each cut at `max_tokens`."""
+def _tokenise(texts: pa.Array, encoder: TextTokenizer, max_tokens: int) -> tuple[np.ndarray, np.ndarray, PartTokens]:
+    """(ids of all texts end to end, int32; ids per text, int32; counts) of `texts`, each cut at `max_tokens`."""
     flat, whole = encoder.encode_array(texts)
     kept = np.minimum(whole, max_tokens)
     num_cut = int((whole > max_tokens).sum())
@@ -122,11 +146,12 @@ def _tokenise(texts: pa.Array, encoder: TextTokenizer, max_tokens: int) -> tuple
 
 
 def _lists(flat: np.ndarray, lengths: np.ndarray) -> pa.Array:
+    """list<int32> of the given lengths. Raises StoreError if a part has more tokens than its offsets can count."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     if offsets[-1] > np.iinfo(np.int32).max:
         raise StoreError(f"a part holds {offsets[-1]} tokens, more than one shard can; raise source.num_partitions")
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, pa.int32()))
 
 
-def _token_counts(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def _token_counts(parts: list[PartTokens]) -> TokenStatistics:
     return token_statistics(add_lengths(parts), sum(part["num_cut"] for part in parts))

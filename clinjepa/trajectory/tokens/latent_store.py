@@ -1,8 +1,7 @@
-"""The latent store: one vector per text, written by a pool of encoder workers and read by range.
+"""The latent store: one vector per text, written by encoder workers and read by byte range.
 
-A stay's 2T+1 rows lie together (static, T states, T actions), so that any window is at most three ranges. Every file
-names its stays, and its encoder by content, in its own header; `index.parquet` is made from the headers. Format:
-docs/contracts.md, section 5.
+The 2T+1 rows of a stay are contiguous (static, T states, T actions), so any window is at most three ranges. The header of each file
+contains its stays and the content digest of its encoder; `index.parquet` is made from the headers. Format: docs/contracts.md, section 5.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -24,25 +23,60 @@ from clinjepa.storage import Folder
 SCHEMA_VERSION = 2
 INDEX_SCHEMA = pa.schema([("stay_id", pa.int64()), ("file", pa.string()), ("first_row", pa.int64()), ("num_hours", pa.int32())])
 WHOLE_STAY_BYTES = 4 << 20
-"""Stays up to this size are read in one range and kept whole; longer ones are read by window."""
+"""Stays up to this size are read in one range and cached whole; longer ones are read by window."""
 
 _DTYPES: dict[str, tuple[str, np.dtype]] = {"F32": ("float32", np.dtype("<f4")), "BF16": ("bfloat16", np.dtype("<u2"))}
 StayLatents = tuple[int, np.ndarray, np.ndarray, np.ndarray]
+"""stay_id, z_static_D, z_state_TD, z_action_TD."""
+
+
+class IndexRow(TypedDict):
+    """Place of one stay: file below the store's folder, its first row there, and its hours T."""
+
+    stay_id: int
+    file: str
+    first_row: int
+    num_hours: int
+
+
+class LatentCounts(TypedDict):
+    """Size of a finished store. dim: width D of a latent; bytes: of all files."""
+
+    num_stays: int
+    num_latents: int
+    dim: int
+    dtype: str
+    bytes: int
+
+
+class _Place(NamedTuple):
+    file: str
+    first_row: int
+    num_hours: int
 
 
 class LatentWriter:
-    """Writes parts of a latent store. float32 in, `dtype` on disk (bfloat16 rounds to nearest even).
+    """Writes parts of a latent store: float32 in, `dtype` on disk (bfloat16 rounds to nearest even).
 
-    encoder_digest: of the encoder that makes the latents (`clinjepa.model.identity`); every part and the index record it.
+    encoder_digest: content digest of the encoder that makes the latents (`clinjepa.model.identity`), recorded in every part.
     """
 
     def __init__(self, encoder_digest: str, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
         self.encoder_digest, self.dtype = encoder_digest, dtype
 
-    def write_part(self, folder: Folder, name: str, stays: Iterable[StayLatents]) -> list[dict[str, Any]]:
-        """Write `latents/<name>.safetensors`; returns its index rows {stay_id, file, first_row, num_hours}.
+    def write_part(self, folder: Folder, name: str, stays: Iterable[StayLatents]) -> list[IndexRow]:
+        """Write `latents/<name>.safetensors`; nothing if there are no stays.
 
-        stays: (stay_id, z_static_D, z_state_TD, z_action_TD) each. Raises StoreError when shapes disagree or a value is not finite.
+        Args:
+            folder: the latent store.
+            name: name of the part.
+            stays: latents of each stay, float32.
+
+        Returns:
+            The part's rows of the index.
+
+        Raises:
+            StoreError: shapes disagree, or a value is not finite.
         """
         blocks, ids, hours = [], [], []
         for stay_id, z_static_D, z_state_TD, z_action_TD in stays:
@@ -77,8 +111,8 @@ class LatentWriter:
         return _index_rows(file, ids, hours)
 
 
-def part_index(folder: Folder, name: str, encoder_digest: str) -> list[dict[str, Any]] | None:
-    """Index rows of a part that this encoder has already written (its file is written whole or not at all), else None."""
+def part_index(folder: Folder, name: str, encoder_digest: str) -> list[IndexRow] | None:
+    """Index rows of a part that was already written with this encoder (files are written atomically), else None."""
     file = f"latents/{name}.safetensors"
     if not folder.exists(file):
         return None
@@ -86,10 +120,11 @@ def part_index(folder: Folder, name: str, encoder_digest: str) -> list[dict[str,
     return _index_rows(file, header.stay_ids, header.num_hours) if header.encoder_digest == encoder_digest else None
 
 
-def finish_latents(folder: Folder) -> dict[str, Any]:
-    """Write `index.parquet` from the headers of all parts; returns {num_stays, num_latents, dim, dtype, bytes}.
+def finish_latents(folder: Folder) -> LatentCounts:
+    """Write `index.parquet` from the headers of all parts.
 
-    Raises StoreError when the parts do not make one store: of several encoders, widths or precisions, or a stay in two of them.
+    Raises:
+        StoreError: there is no part, the parts differ in encoder, width or precision, or a stay is in two of them.
     """
     files = [f"latents/{name}" for name in folder.names("latents") if name.endswith(".safetensors")]
     if not files:
@@ -119,7 +154,7 @@ def finish_latents(folder: Folder) -> dict[str, Any]:
 
 
 class LatentReader:
-    """Reads a finished latent store by byte ranges. Picklable; keeps the ranges used last, up to `cache_bytes`."""
+    """Reads a finished latent store by byte ranges; caches the ranges used last, up to `cache_bytes`. Picklable and thread-safe."""
 
     def __init__(self, folder: Folder, cache_bytes: int = 256 << 20) -> None:
         self.folder = folder
@@ -136,8 +171,8 @@ class LatentReader:
         self.__init__(**state)  # type: ignore[misc]
 
     @cached_property
-    def _contents(self) -> tuple[dict[int, tuple[str, int, int]], str]:
-        """(place of each stay, digest of the encoder), from the index."""
+    def _contents(self) -> tuple[dict[int, _Place], str]:
+        """(stay_id -> place, digest of the encoder), from the index."""
         table = self.folder.read_table("index.parquet")
         metadata = table.schema.metadata or {}
         version = metadata.get(b"schema_version", b"none").decode()
@@ -146,20 +181,20 @@ class LatentReader:
                 f"{self.folder.address} has schema version {version}, this code reads {SCHEMA_VERSION}; remove the folder and run again"
             )
         columns = (table[name].to_pylist() for name in INDEX_SCHEMA.names)
-        places = {stay_id: (file, first_row, num_hours) for stay_id, file, first_row, num_hours in zip(*columns, strict=True)}
+        places = {stay_id: _Place(file, first_row, num_hours) for stay_id, file, first_row, num_hours in zip(*columns, strict=True)}
         return places, metadata[b"encoder_digest"].decode()
 
     @property
-    def _index(self) -> dict[int, tuple[str, int, int]]:
+    def _index(self) -> dict[int, _Place]:
         return self._contents[0]
 
     @property
     def encoder_digest(self) -> str:
-        """Of the encoder that made the latents."""
+        """Content digest of the encoder that made the latents."""
         return self._contents[1]
 
     def check_encoder(self, encoder_digest: str, encoder: str) -> None:
-        """Raise StoreError unless that encoder made the latents. encoder: its folders, for the message."""
+        """Raise StoreError unless the encoder with this digest made the latents. encoder: its folders, for the message."""
         if self.encoder_digest != encoder_digest:
             raise StoreError(
                 f"{self.folder.address} holds latents of another encoder than {encoder}: that was made again since, or they never belonged "
@@ -168,33 +203,34 @@ class LatentReader:
 
     @property
     def stay_ids(self) -> list[int]:
-        """All stays of the store, sorted."""
+        """Ids of all stays, sorted."""
         return list(self._index)
 
     @cached_property
     def dim(self) -> int:
         """Width D of a latent."""
-        return self._header(next(iter(self._index.values()))[0]).dim
+        return self._header(next(iter(self._index.values())).file).dim
 
     def num_hours(self, stay_id: int) -> int:
         """Hours T of a stay."""
-        return self._place(stay_id)[2]
+        return self._place(stay_id).num_hours
 
     @cached_property
     def stored_dtype(self) -> np.dtype:
-        """Of `stored`: float32, or uint16 for the bits of bfloat16."""
-        return self._header(next(iter(self._index.values()))[0]).numpy_dtype
+        """dtype of `stored`: float32, or uint16 for the bits of bfloat16."""
+        return self._header(next(iter(self._index.values())).file).numpy_dtype
 
     def stay(self, stay_id: int, start_hour: int = 0, num_hours: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(z_static_D, z_state_TD, z_action_TD) as float32 for hours start_hour ... start_hour + num_hours - 1 (default: to the end).
+        """(z_static_D, z_state_TD, z_action_TD) as float32 of hours start_hour to start_hour + num_hours - 1 (default: to the end).
 
-        Raises StoreError when the store lacks the stay or the hours.
+        Raises:
+            StoreError: the store lacks the stay or the hours.
         """
         z_static, z_state, z_action = (_to_float32(part) for part in self.stored(stay_id, start_hour, num_hours))
         return z_static, z_state, z_action
 
     def stored(self, stay_id: int, start_hour: int = 0, num_hours: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As `stay`, but as they are on disk, in `stored_dtype`, not to be written to."""
+        """Like `stay`, in the `stored_dtype` on disk; the arrays are read-only."""
         file, first, total = self._place(stay_id)
         count = total - start_hour if num_hours is None else num_hours
         if start_hour < 0 or count < 0 or start_hour + count > total:
@@ -211,7 +247,7 @@ class LatentReader:
             parts = (self._rows(file, first, 1), self._rows(file, first + states, count), self._rows(file, first + actions, count))
         return parts[0][0], parts[1], parts[2]
 
-    def _place(self, stay_id: int) -> tuple[str, int, int]:
+    def _place(self, stay_id: int) -> _Place:
         if stay_id not in self._index:
             raise StoreError(f"{self.folder.address} does not hold a stay that was asked for; it belongs to another trajectory store")
         return self._index[stay_id]
@@ -222,7 +258,7 @@ class LatentReader:
         return self._headers[file]
 
     def _rows(self, file: str, first: int, count: int) -> np.ndarray:
-        """Rows as they are on disk, [count, D]; several threads may ask at a time."""
+        """Rows in the dtype on disk, [count, D]; safe to call from several threads."""
         key = (file, first, count)
         with self._lock:
             if key in self._cache:
@@ -244,14 +280,16 @@ class LatentReader:
 
 
 class _Header:
-    """What a latent file says of itself: where its rows start, how wide they are, which stays they are of."""
+    """Header of a latent file: where its rows start, their width and dtype, and the stays they belong to."""
 
     def __init__(self, fields: dict[str, Any], data_start: int) -> None:
         tensor, metadata = fields["latents"], fields["__metadata__"]
         self.dtype, self.numpy_dtype = _DTYPES[tensor["dtype"]]
+        self.num_rows: int
+        self.dim: int
         self.num_rows, self.dim = tensor["shape"]
         self.row_bytes = self.dim * self.numpy_dtype.itemsize
-        self.data_start = data_start + tensor["data_offsets"][0]
+        self.data_start: int = data_start + tensor["data_offsets"][0]
         self.encoder_digest: str = metadata["encoder_digest"]
         self.stay_ids: list[int] = json.loads(metadata["stay_ids"])
         self.num_hours: list[int] = json.loads(metadata["num_hours"])
@@ -271,8 +309,8 @@ def _read_header(folder: Folder, file: str) -> _Header:
     )
 
 
-def _index_rows(file: str, stay_ids: list[int], num_hours: list[int]) -> list[dict[str, Any]]:
-    first_rows = np.concatenate([[0], np.cumsum([2 * hours + 1 for hours in num_hours])]).astype(np.int64).tolist()
+def _index_rows(file: str, stay_ids: list[int], num_hours: list[int]) -> list[IndexRow]:
+    first_rows: list[int] = np.concatenate([[0], np.cumsum([2 * hours + 1 for hours in num_hours])]).astype(np.int64).tolist()
     return [
         {"stay_id": stay, "file": file, "first_row": row, "num_hours": hours}
         for stay, row, hours in zip(stay_ids, first_rows[:-1], num_hours, strict=True)
@@ -280,6 +318,7 @@ def _index_rows(file: str, stay_ids: list[int], num_hours: list[int]) -> list[di
 
 
 def _to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """The bits of bfloat16, uint16, rounded to nearest even. values: float32, finite."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 

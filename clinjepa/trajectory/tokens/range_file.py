@@ -1,4 +1,4 @@
-"""A stored file, local or in an object store, as a seekable file that costs as few requests as its reader allows."""
+"""A stored file, local or in an object store, as a seekable Python file for pyarrow: one range request per read, or per held range."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from clinjepa.storage import Folder
 
 
 class RangeFile(io.RawIOBase):
-    """A stored file as pyarrow wants to read it: by range requests through `Folder`, with its retries and messages."""
+    """A read-only file over `Folder`, whose range requests bring retries and error messages."""
 
     def __init__(self, folder: Folder, name: str) -> None:
         self._folder, self._name = folder, name
@@ -17,11 +17,11 @@ class RangeFile(io.RawIOBase):
         self._held_start, self._held = 0, b""
 
     def hold(self, start: int, end: int) -> None:
-        """Fetch bytes start ... end - 1 in one request; reads inside them make none of their own."""
+        """Fetch bytes start to end - 1 in one request; reads inside this range make no further request."""
         self._held_start, self._held = start, self._folder.read_bytes(self._name, start, end)
 
     def release(self) -> None:
-        """Forget what is held."""
+        """Drop the held bytes."""
         self._held = b""
 
     def readable(self) -> bool:

@@ -1,7 +1,7 @@
-"""Texts to token ids: a byte-level BPE trained on the training split's texts, or the encoder's own tokenizer.
+"""Tokenizers: a byte-level BPE trained on the training split's texts, or that of the pretrained encoder.
 
-Digits are split into groups of up to three, so that numbers of one size cost the same. Both kinds are kept as
-`tokenizer.json` (Hugging Face `tokenizers`) and `special_tokens.json`.
+The trained one splits digits into groups of up to three, so that numbers of equal length have equally many tokens. Both are stored as
+`tokenizer.json` (Hugging Face `tokenizers`) and `special_tokens.json`. They turn the texts of `hours/` into the trajectory store.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.bpe_training import count_pretokens, learn_merges
-from clinjepa.trajectory.tokens.piece_tokens import PIECES, PieceEncoder, encode_texts
+from clinjepa.trajectory.tokens.piece_tokens import PIECES, PieceEncoder, whole_text_ids
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import Config
@@ -28,27 +28,28 @@ if TYPE_CHECKING:
 PAD_TOKEN = "<|pad|>"
 EOS_TOKEN = "<|endoftext|>"
 MAX_TRAINING_TEXTS = 200_000
-"""A vocabulary of some thousand pieces needs no more; the texts taken are those with the smallest hash, whatever their order."""
+"""Enough for a vocabulary of some thousand pieces. The texts with the smallest hashes are taken, so their order does not matter."""
 
 
 class TextTokenizer:
-    """Token ids of texts. `vocab_size`, `eos_id` and `pad_id` as the encoder needs them."""
+    """Token ids of texts, with the `vocab_size`, `eos_id` and `pad_id` that the encoder needs."""
 
     def __init__(self, tokenizer: Tokenizer, eos: str, pad: str) -> None:
         self.tokenizer = tokenizer
         self.vocab_size = tokenizer.get_vocab_size()
         self.eos, self.pad = eos, pad
-        ids = [tokenizer.token_to_id(token) for token in (eos, pad)]
-        if None in ids:
+        eos_id, pad_id = (tokenizer.token_to_id(token) for token in (eos, pad))
+        if eos_id is None or pad_id is None:
             raise StoreError(f"the tokenizer lacks its special tokens {eos} or {pad}; its files were altered or do not belong together")
-        self.eos_id, self.pad_id = ids
+        self.eos_id: int = eos_id
+        self.pad_id: int = pad_id
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, no special tokens added."""
-        return encode_texts(self.tokenizer, texts)
+        """Ids of each text, without special tokens."""
+        return whole_text_ids(self.tokenizer, texts)
 
     def encode_array(self, texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
-        """(flat ids int32 of all texts end to end, ids per text int64): those of `encode`, put together from cached words."""
+        """(ids of all texts end to end, int32; ids per text, int64): equal to `encode`, assembled from cached words."""
         return self._pieces.encode(texts)
 
     @cached_property
@@ -56,15 +57,17 @@ class TextTokenizer:
         return PieceEncoder(self.tokenizer)
 
     def decode(self, ids: list[int]) -> str:
+        """The text of some ids, special tokens included."""
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
     def save(self, folder: Folder) -> None:
+        """Write `tokenizer.json` and `special_tokens.json`."""
         folder.write_bytes("tokenizer.json", self.tokenizer.to_str().encode())
         folder.write_json("special_tokens.json", {"eos": self.eos, "pad": self.pad})
 
 
 def load_tokenizer(folder: Folder) -> TextTokenizer:
-    """The tokenizer of a tokenizer artifact or trajectory store. Raises StoreError when it is missing or cannot be read."""
+    """The tokenizer of a tokenizer artifact or trajectory store. Raises StoreError if it is missing or cannot be read."""
     special = folder.read_json("special_tokens.json")
     data = folder.read_bytes("tokenizer.json").decode(errors="replace")
     try:
@@ -78,14 +81,20 @@ def load_tokenizer(folder: Folder) -> TextTokenizer:
 
 @lru_cache(maxsize=2)
 def parse_tokenizer(content: str, eos: str, pad: str) -> TextTokenizer:
-    """The tokenizer of a `tokenizer.json`; one object, with the words it has met, for all parts that a process works on."""
+    """The tokenizer of a `tokenizer.json`; cached, so that all parts in a process share its word cache."""
     return TextTokenizer(Tokenizer.from_str(content), eos, pad)
 
 
-def build_tokenizer(ingest: Folder, config: Config, out: Folder) -> dict[str, Any]:
-    """Write the tokenizer that `config` asks for to `out`; returns {vocab_size, eos_id, pad_id, num_texts}.
+def build_tokenizer(ingest: Folder, config: Config, out: Folder) -> dict[str, int]:
+    """Write the tokenizer of a configuration.
 
-    ingest: a finished ingest artifact; only texts of its training split are looked at.
+    Args:
+        ingest: a finished ingest artifact; only texts of its training split are read.
+        config: sections `tokenizer` and `encoder` are read.
+        out: the tokenizer artifact.
+
+    Returns:
+        {vocab_size, eos_id, pad_id, num_texts (texts trained on, 0 for a pretrained tokenizer)}.
     """
     num_texts = 0
     if config.tokenizer.init == "pretrained":
@@ -99,7 +108,7 @@ def build_tokenizer(ingest: Folder, config: Config, out: Folder) -> dict[str, An
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> TextTokenizer:
-    """Byte-level BPE with at most `vocab_size` pieces; the same for the same set of texts in any order."""
+    """Train a byte-level BPE of at most `vocab_size` pieces; the result depends on the set of texts only, not on their order."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(PIECES), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -113,8 +122,8 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> TextTokenizer:
 
 
 def pretrained_tokenizer(model: str, revision: str | None, allow_download: bool) -> TextTokenizer:
-    """The tokenizer of a model folder or public model id. Raises ConfigError when it is not on the machine and may not be fetched."""
-    from transformers import AutoTokenizer  # here, since every data task imports this module and none needs the model library
+    """The tokenizer of a model folder or public model id. Raises ConfigError if it is not on this machine and may not be downloaded."""
+    from transformers import AutoTokenizer  # not at the top: every data task imports this module, and none needs transformers
 
     try:
         loaded = AutoTokenizer.from_pretrained(model, revision=revision, local_files_only=not allow_download, use_fast=True)
@@ -128,8 +137,8 @@ def pretrained_tokenizer(model: str, revision: str | None, allow_download: bool)
 
 
 def training_texts(ingest: Folder) -> Iterator[str]:
-    """The texts of the training split's stays, part by part, repeated ones of a part once."""
-    import polars as pl  # here: training reads token stores where polars may not be
+    """Texts of the training split's stays, part by part, each distinct text of a part once."""
+    import polars as pl  # not at the top: training reads token stores and may run without polars
 
     stays = pl.DataFrame(ingest.read_table("stays.parquet", columns=["stay_id", "split", "part"])).filter(pl.col("split") == "train")
     for part in stays["part"].unique().sort().to_list():
@@ -140,7 +149,7 @@ def training_texts(ingest: Folder) -> Iterator[str]:
 
 
 def _hash_sample(texts: Iterator[str], size: int) -> list[str]:
-    """The `size` distinct texts with the smallest hash: a sample that depends on the set of texts alone."""
+    """The `size` distinct texts with the smallest hashes: a sample that depends on the set of texts only."""
     kept: set[str] = set()
     while batch := list(islice(texts, size)):
         kept.update(batch)

@@ -1,7 +1,6 @@
-"""The trajectory store: every stay's texts as token ids, and the windows that training sees.
+"""The trajectory store, read: every stay's texts as token ids, and the windows that training reads.
 
-Written part by part from an ingest artifact, each text tokenised once; read by stay, a row group at a time. Format:
-docs/contracts.md, section 4.
+`build.py` writes it from an ingest artifact. It is read by stay, one row group at a time. Format: docs/contracts.md, section 4.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +20,6 @@ from clinjepa.storage import Folder
 from clinjepa.storage.parts import read_card
 from clinjepa.trajectory.tokens.range_file import RangeFile
 from clinjepa.trajectory.tokens.tokenizer import TextTokenizer, load_tokenizer
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA_VERSION = 2
 ROW_GROUP_STAYS = 32
@@ -62,9 +58,9 @@ class StayTokens:
 
 
 def store_digest(folder: Folder) -> str:
-    """SHA-256 in hex of what a finished store holds: of its stays, windows and special tokens, and of its shards as its card names them.
+    """SHA-256 in hex of a finished store's content: stays, windows, special tokens, and the digests of its shards in the data card.
 
-    Cheap: shards are not read. Raises StoreError when the store is not finished.
+    Shards are not read. Raises StoreError if the store is not finished.
     """
     card = read_card(folder, SCHEMA_VERSION, "remove the folder and run again")
     shards = sorted(file["sha256"] for files in card["parts"].values() for file in files)
@@ -73,7 +69,7 @@ def store_digest(folder: Folder) -> str:
 
 
 class TrajectoryReader:
-    """Reads a finished trajectory store. Picklable (only the address travels); keeps the row groups used last."""
+    """Reads a finished trajectory store; caches the row groups used last. Picklable: only the folder and the cache's size are sent."""
 
     def __init__(self, folder: Folder, cached_row_groups: int = 16) -> None:
         self.folder = folder
@@ -100,17 +96,19 @@ class TrajectoryReader:
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
+        """The tokenizer of the store's texts."""
         return load_tokenizer(self.folder)
 
     @cached_property
     def _places(self) -> dict[int, tuple[str, int]]:
+        """stay_id -> (shard, row)."""
         return {
             stay_id: (shard, row)
             for stay_id, shard, row in zip(*(self.stays[name].to_pylist() for name in ("stay_id", "shard", "row")), strict=True)
         }
 
     def stay(self, stay_id: int) -> StayTokens:
-        """Token ids of one stay. Raises StoreError when the store does not hold it."""
+        """Token ids of one stay. Raises StoreError if the store does not contain it."""
         if stay_id not in self._places:
             raise StoreError(f"{self.folder.address} does not hold a stay that was asked for; it belongs to another store")
         shard, row = self._places[stay_id]
@@ -139,8 +137,8 @@ class TrajectoryReader:
         if shard not in self._shards:
             file = RangeFile(self.folder, shard)
             try:
-                # Without pre-buffering or threads, Arrow reads in this thread only: a Python buffer that one of its own threads
-                # still holds when the interpreter ends aborts the process.
+                # Without pre-buffering and threads, Arrow reads in this thread only. If an Arrow thread still held a Python buffer when
+                # the interpreter ends, the process would abort.
                 self._shards[shard] = file, pq.ParquetFile(pa.PythonFile(file, mode="r"), pre_buffer=False)
             except pa.ArrowInvalid:
                 raise StoreError(

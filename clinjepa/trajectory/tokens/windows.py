@@ -1,4 +1,7 @@
-"""Slices of a stay that training sees. Source: Clin-JEPA (arXiv 2605.10840); the rule for the tail is this project's default."""
+"""Windows: the slices of a stay that training and evaluation read.
+
+Source: Clin-JEPA (arXiv 2605.10840); the last window, which ends with the stay, is this project's default.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ WINDOWS_SCHEMA = pa.schema(
 def stay_windows(num_hours: int, config: WindowConfig) -> list[tuple[int, int]]:
     """(start_hour, num_hours) of the windows of one stay of `num_hours` hours.
 
-    Starts 0, stride, 2 * stride ... while a full window fits, plus one that ends with the stay if hours are left over. A stay shorter
-    than a full window is one window; one shorter than `min_hours` has none.
+    Windows of `max_hours` start at 0, stride, 2 * stride, … while they fit; if hours are left over, one more ends with the stay. A stay
+    shorter than `max_hours` is one window; a stay shorter than `min_hours` has none.
     """
     if num_hours < config.min_hours:
         return []
@@ -32,7 +35,7 @@ def stay_windows(num_hours: int, config: WindowConfig) -> list[tuple[int, int]]:
 
 
 def window_table(stays: pa.Table, config: WindowConfig) -> pa.Table:
-    """WINDOWS_SCHEMA: all windows of `stays` (stay_id, split, num_hours), ids 0 ... N-1 ordered by (stay_id, start_hour)."""
+    """All windows of `stays` (stay_id, split, num_hours) as WINDOWS_SCHEMA; ids 0 to N-1 in the order of (stay_id, start_hour)."""
     rows = sorted(zip(stays["stay_id"].to_pylist(), stays["split"].to_pylist(), stays["num_hours"].to_pylist(), strict=True))
     slices = [(stay_id, split, start, hours) for stay_id, split, num_hours in rows for start, hours in stay_windows(num_hours, config)]
     columns = list(zip(*slices, strict=True)) if slices else [()] * 4

@@ -16,7 +16,7 @@ from clinjepa.config.schema import SourceConfig
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition
-from clinjepa.trajectory.tokens.piece_tokens import PieceEncoder, can_be_cut, cut, encode_texts
+from clinjepa.trajectory.tokens.piece_tokens import PieceEncoder, can_be_cut, cut, whole_text_ids
 from clinjepa.trajectory.tokens.tokenizer import train_tokenizer
 from tests.support.real_data import real
 
@@ -83,18 +83,18 @@ def test_known_tokenizers_may_be_cut(name):
 @settings(max_examples=40, deadline=None)
 @given(texts=st.lists(TEXTS, max_size=12))
 def test_any_texts_have_the_ids_of_the_tokenizer(name, texts):
-    assert encoded(KNOWN[name], pa.array(texts, pa.string())) == encode_texts(KNOWN[name], texts)
+    assert encoded(KNOWN[name], pa.array(texts, pa.string())) == whole_text_ids(KNOWN[name], texts)
 
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_texts_of_hours_have_the_ids_of_the_tokenizer(name):
     texts = corpus(1)
-    assert encoded(KNOWN[name], pa.array(texts)) == encode_texts(KNOWN[name], texts)
+    assert encoded(KNOWN[name], pa.array(texts)) == whole_text_ids(KNOWN[name], texts)
 
 
 @pytest.mark.parametrize("name", ["trained", "qwen"])
 def test_texts_of_real_stays_have_the_ids_of_the_tokenizer(name, real_texts):
-    assert encoded(KNOWN[name], real_texts) == encode_texts(KNOWN[name], real_texts.to_pylist())
+    assert encoded(KNOWN[name], real_texts) == whole_text_ids(KNOWN[name], real_texts.to_pylist())
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +118,13 @@ def test_words_met_before_and_parts_of_arrays_change_nothing():
     whole = encoder.encode(texts)[1]
     again, lengths = encoder.encode(texts[7:90])
     assert lengths.tolist() == whole[7:90].tolist()
-    assert again.tolist() == sum(encode_texts(tokenizer, texts[7:90].to_pylist()), [])
+    assert again.tolist() == sum(whole_text_ids(tokenizer, texts[7:90].to_pylist()), [])
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["", "", ""], [None, "a. b", None], [" "], [" a", " b"], ["a ", " b"]], ids=repr)
 def test_empty_texts_have_no_ids(texts):
     array = pa.array(texts, pa.string())
-    assert encoded(KNOWN["trained"], array) == encode_texts(KNOWN["trained"], [text or "" for text in texts])
+    assert encoded(KNOWN["trained"], array) == whole_text_ids(KNOWN["trained"], [text or "" for text in texts])
 
 
 def test_a_text_is_cut_into_phrases_and_these_into_words():
@@ -171,7 +171,7 @@ OTHERS = {
 def test_another_tokenizer_encodes_whole_texts(name):
     tokenizer, texts = OTHERS[name](), [*corpus(1)[:40], *ODD, "MAP: 65 bpm. MAP: 70 bpm."]
     assert not can_be_cut(tokenizer)
-    assert encoded(tokenizer, pa.array(texts)) == encode_texts(tokenizer, texts)
+    assert encoded(tokenizer, pa.array(texts)) == whole_text_ids(tokenizer, texts)
 
 
 def test_dropout_is_not_cut():

@@ -116,8 +116,8 @@ def test_a_finished_part_is_not_tokenised_again(ingest, trained, trajectories, m
 
 def test_a_word_is_tokenised_once_however_many_texts_and_parts_hold_it(ingest, trained, tmp_path, monkeypatch):
     asked: list[str] = []
-    encode = piece_tokens.encode_texts
-    monkeypatch.setattr(piece_tokens, "encode_texts", lambda tokenizer, texts: asked.extend(texts) or encode(tokenizer, texts))
+    encode = piece_tokens.whole_text_ids
+    monkeypatch.setattr(piece_tokens, "whole_text_ids", lambda tokenizer, texts: asked.extend(texts) or encode(tokenizer, texts))
     tokenizer.parse_tokenizer.cache_clear()
     for name in NAMES:
         build_trajectories(ingest, name, trained, CONFIG, Folder(tmp_path))
