@@ -48,7 +48,7 @@ def run_ingest_stage(context: RunContext, stage: Stage, artifact: Artifact) -> d
         build_partition(open_source(config.source), partitions[index], config, out, f"part-{index:05d}", extracted)
 
     map_parts(context, stage, len(partitions), build)
-    return finish_ingest(out, config, extraction_counts(extracted) if extracted is not None else None)
+    return dict(finish_ingest(out, config, extraction_counts(extracted) if extracted is not None else None))
 
 
 def run_tokenizer_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def run_trajectories_stage(context: RunContext, stage: Stage, artifact: Artifact
         build_trajectories(ingest, parts[index], tokenizer, config, out)
 
     map_parts(context, stage, len(parts), build)
-    return finish_trajectories(ingest, out, config)
+    return dict(finish_trajectories(ingest, out, config))
 
 
 def run_labels_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:

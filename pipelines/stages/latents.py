@@ -60,7 +60,7 @@ def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> di
         done += 1
         num_tokens, num_texts = num_tokens + outcome["num_tokens"], num_texts + outcome["num_texts"]
         context.report(stage, done, len(shards), f"{num_tokens / (time.monotonic() - started):,.0f} tokens/s")
-    return finish_latents(out) | {"num_tokens": num_tokens, "num_texts": num_texts}
+    return {**finish_latents(out), "num_tokens": num_tokens, "num_texts": num_texts}
 
 
 class _EmbedShards:
