@@ -1,8 +1,21 @@
-"""Sources: one module per data set's own format, one schema out (`stays`, `events`)."""
+"""Sources: data sets in their own formats, read into one schema (`stays`, `events`).
+
+| module or folder | contents |
+|---|---|
+| `schema` | Arrow schemas of `stays` and `events`, the protocol of a source |
+| `cleaning` | raw events to clean events: units, plausible ranges, the stay's window, duplicates |
+| `csv_stream`, `csv_rows` | csv tables of any size in bounded memory; which row of a broken one is at fault |
+| `extraction` | tables that are laid out by patient before they are read |
+| `access`, `open_data` | who may see a source's patients; download of the open data sets |
+| `mimic_iv/` | MIMIC-IV, original tables |
+| `meds/` | MIMIC-IV in the MEDS format |
+| `challenges/` | PhysioNet/CinC challenges 2012 and 2019 |
+| `simulated/` | the simulator, and its patients written as MIMIC-IV tables |
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.cinc2012 import Cinc2012Source
@@ -15,7 +28,7 @@ from clinjepa.sources.simulated.source import SimulatorSource
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
 
-SOURCES: dict[str, type[Source]] = {
+SOURCES: dict[str, type[Source[Any]]] = {
     "meds": MedsSource,
     "mimic_iv": MimicIvSource,
     "cinc2012": Cinc2012Source,
@@ -26,8 +39,8 @@ SOURCES: dict[str, type[Source]] = {
 __all__ = ["EVENTS_SCHEMA", "SCHEMA_VERSION", "SOURCES", "STAYS_SCHEMA", "Source", "SourceTables", "open_source", "validate"]
 
 
-def open_source(config: SourceConfig) -> Source:
-    """The source that `config.kind` names; SourceError when its files are not there."""
+def open_source(config: SourceConfig) -> Source[Any]:
+    """The source that `config.kind` names; SourceError when its files are missing."""
     if config.kind not in SOURCES:
         raise SourceError(f"source.kind={config.kind!r} is not known; known are {sorted(SOURCES)}")
     return SOURCES[config.kind](config)

@@ -1,7 +1,7 @@
-"""Who may look at the patients of a source: everybody, or only people with a data use agreement.
+"""Access class of a source: whether its patients may be shown without a data use agreement.
 
-`open`: published without conditions on who reads it; `synthetic`: nobody's; `credentialed`: everything else, which is also the answer
-where nothing is known.
+`open`: published without conditions on its readers. `synthetic`: simulated patients. `credentialed`: everything else, also the
+default when nothing is known about the data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BY_KIND: dict[str, Access] = {"simulator": "synthetic", "cinc2012": "open", "ci
 
 
 def source_access(config: SourceConfig) -> Access:
-    """What `source.access` says, or with `auto` what is known: of the kind of source, or of the files' checksums."""
+    """The value of `source.access`; with `auto`, the class is derived from the kind of source or from the files' checksums."""
     if config.access != "auto":
         return config.access
     if config.kind in _BY_KIND:
@@ -28,7 +28,7 @@ def source_access(config: SourceConfig) -> Access:
 
 
 def _is_open_data(kind: str, folder: Path) -> bool:
-    """Whether the folder holds exactly the published files of an open data set that this kind of source reads."""
+    """Whether the folder contains exactly the published files of an open data set that this kind of source reads."""
     for dataset in list_open_data():
         if dataset.source_kind != kind:
             continue

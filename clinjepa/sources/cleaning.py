@@ -1,7 +1,7 @@
-"""From a source's raw rows to clean events: unit conversion, plausible ranges, the stay's window, duplicates.
+"""Raw events of a source to clean events: unit conversion, plausible ranges, the stay's window, duplicates.
 
-Every source passes its rows through here, so that one rule counts under one name whatever the data set. Rules are data: the
-conversions and ranges of `clinical/variables.yaml`, the unit spellings of `clinical/maps/units.yaml`.
+Every source calls `convert_values` and `finish`, so a rule has the same name in the counts of every data set. The rules are data:
+conversions and ranges in `clinical/variables.yaml`, unit spellings in `clinical/maps/units.yaml`.
 """
 
 from __future__ import annotations
@@ -17,48 +17,49 @@ from clinjepa.sources.schema import (
     LOOKBACK_HOURS,
     MEDICATION,
     STAYS_SCHEMA,
+    STAYS_TYPES,
     TIMES_OF_STATICS,
     SourceTables,
     validate,
 )
 
-_EVENT_COLUMNS = {
-    "stay_id": pl.Int64,
-    "time": pl.Datetime("us"),
-    "end_time": pl.Datetime("us"),
-    "variable": pl.String,
-    "value": pl.Float64,
-    "text": pl.String,
-    "unit": pl.String,
-    "store_time": pl.Datetime("us"),
-    "row": pl.Int64,
-}
-_RAW_COLUMNS = {"item": pl.Int64, "patient_weight": pl.Float64}
+_EVENT_COLUMNS = pl.Schema(
+    {
+        "stay_id": pl.Int64(),
+        "time": pl.Datetime("us"),
+        "end_time": pl.Datetime("us"),
+        "variable": pl.String(),
+        "value": pl.Float64(),
+        "text": pl.String(),
+        "unit": pl.String(),
+        "store_time": pl.Datetime("us"),
+        "row": pl.Int64(),
+    }
+)
+_RAW_COLUMNS = pl.Schema({**_EVENT_COLUMNS, "item": pl.Int64(), "patient_weight": pl.Float64()})
 
 
 def raw_events(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with all columns of a raw event (EVENTS_SCHEMA plus item id and patient weight in kg), null where it has none."""
-    wanted = _EVENT_COLUMNS | _RAW_COLUMNS
+    """`frame` with all columns of a raw event: EVENTS_SCHEMA plus item id and patient weight in kg. Missing columns are null."""
     return frame.select(
-        pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in wanted.items()
+        pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in _RAW_COLUMNS.items()
     )
 
 
 def complete_stays(stays: pl.DataFrame) -> pl.DataFrame:
-    """`stays` in the order of STAYS_SCHEMA; columns of LABEL_COLUMNS and TIMES_OF_STATICS that the source does not know are null."""
-    schema = pl.from_arrow(STAYS_SCHEMA.empty_table()).schema
+    """`stays` with the columns of STAYS_SCHEMA in order; missing ones of LABEL_COLUMNS and TIMES_OF_STATICS become null."""
     absent = [name for name in (*LABEL_COLUMNS, *TIMES_OF_STATICS.values()) if name not in stays.columns]
-    return stays.with_columns(pl.lit(None, schema[name]).alias(name) for name in absent).select(STAYS_SCHEMA.names)
+    return stays.with_columns(pl.lit(None, STAYS_TYPES[name]).alias(name) for name in absent).select(STAYS_SCHEMA.names)
 
 
 def convert_values(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Raw events with values in their variables' units; what cannot be converted or is implausible is dropped and counted.
+    """Raw events with values in their variables' units; values that cannot be converted or are implausible are dropped and counted.
 
-    Counts: `non_numeric:<variable>`, `unknown_unit:<variable>`, `out_of_range:<variable>` and the `drop` names of conversions.
+    Counted: `non_numeric:<variable>`, `unknown_unit:<variable>`, `out_of_range:<variable>` and the `drop` names of conversions.
     """
     with_rules = [variable.name for variable in load_variables().values() if variable.conversions or variable.unit_aliases]
     has_rules = events["variable"].is_in(with_rules)
-    # Rules are looked up row by row; most variables have none.
+    # Conversion rules are evaluated row by row; most variables have none and take the short way.
     return pl.concat([_convert(events.filter(part), counts) for part in (~has_rules, has_rules)])
 
 
@@ -108,8 +109,11 @@ def _convert(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
 
 def finish(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str]) -> SourceTables:
-    """Sorted Arrow tables of the schema: events outside their stay, intervals that end before they start and repeated rows are
-    dropped and counted (`outside_stay`, `end_before_start`, `duplicate_row`)."""
+    """Sorted, validated Arrow tables of the schema.
+
+    Dropped and counted: events outside their stay (`outside_stay`), intervals that end before they start (`end_before_start`),
+    repeated rows (`duplicate_row`).
+    """
     window = stays.select("stay_id", "intime", "outtime")
     events = events.join(window, on="stay_id", how="inner", maintain_order="left")
     hours = {name: variable.lookback_hours for name, variable in load_variables().items()}
@@ -137,10 +141,14 @@ def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[st
 
 
 def _each_once(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Events that differ in more than their place and the time of storing; of equal ones (`duplicate_row`) the first stays, known from
-    when any of them was stored."""
+    """`events` without duplicates (counted as `duplicate_row`). Events are equal when they differ at most in `row` and `store_time`.
+
+    The first of equal events is kept, with the earliest `store_time` of them.
+    """
     distinct = [name for name in (*_EVENT_COLUMNS, "item") if name in events.columns and name not in ("row", "store_time")]
-    alike = events.select("stay_id", "time", "variable", "value").hash_rows().is_duplicated()  # few, and found faster than over all columns
+    alike = (
+        events.select("stay_id", "time", "variable", "value").hash_rows().is_duplicated()
+    )  # a small superset, found faster than by comparing all columns
     repeated = events.with_row_index("place").filter(alike)
     is_first = repeated.select(pl.struct(distinct).is_first_distinct()).to_series()
     again = repeated.filter(~is_first)["place"]
@@ -155,14 +163,14 @@ def _each_once(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
 
 def _conversion_rules(variables: dict[str, Variable]) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
-    """(converted value, whether a rule was chosen, fault) as expressions over raw events; the first rule that applies wins."""
+    """(converted value, whether a rule applied, fault) as expressions over raw events; the first rule that applies is used."""
     value: pl.Expr = pl.col("value")
     chosen: pl.Expr = pl.lit(False)
     fault: pl.Expr = pl.lit(None, pl.String)
     for variable in variables.values():
         here = pl.col("variable") == variable.name
         ranged = {rule.itemid for rule in variable.conversions if rule.lowest is not None or rule.highest is not None}
-        for item in ranged:  # an item with ranges has no other meaning outside of them
+        for item in ranged:  # values outside all ranges of such an item have no meaning
             fault = pl.when(here & (pl.col("item") == item)).then(pl.lit("out_of_range")).otherwise(fault)
         for rule in reversed(variable.conversions):
             applies = here & _selects(rule)

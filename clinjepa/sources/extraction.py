@@ -1,15 +1,17 @@
-"""Sources whose files cannot be read by patient are extracted first: what that needs, and how a memory budget is shared.
+"""Extraction of sources whose files cannot be read by patient (`schema.ExtractedSource`), and how it shares a memory budget.
 
-A source has extractions when it defines `extractions` and `extract` (see `schema.Source`).
+The first stage of such a source: it runs before `ingest`, which reads the extracted tables.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard, cast
 
+from clinjepa.errors import SourceError
 from clinjepa.sources.csv_stream import ScanPlan, least_memory_mb, process_mb
+from clinjepa.sources.schema import ExtractedSource, Partition, PartitionReader, Source, SourceTables, TableFile
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import RECORDS
 
@@ -19,7 +21,7 @@ _UNPACKED = 12
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """How many tables are worked on at a time, in how much memory each, and the peak that is expected of all together."""
+    """Number of tables extracted at a time, memory for each in MB, and the expected peak of all of them together in MB."""
 
     num_pieces: int
     num_bytes: int
@@ -28,8 +30,8 @@ class ExtractionPlan:
     estimate_mb: int
 
     @classmethod
-    def of(cls, pieces: list[dict[str, Any]], memory_mb: int, cpus: float) -> ExtractionPlan:
-        """pieces: of a source's `extractions`, with `bytes`. As many at a time as CPUs and memory allow."""
+    def of(cls, pieces: list[TableFile], memory_mb: int, cpus: float) -> ExtractionPlan:
+        """Plan for the `pieces` of a source's `extractions`: as many at a time as CPUs and memory allow."""
         at_a_time = max(1, min(len(pieces), int(cpus), memory_mb // least_memory_mb()))
         each = memory_mb // at_a_time
         peak, base = ScanPlan.within(each).peak_mb, process_mb()
@@ -45,36 +47,52 @@ class ExtractionPlan:
     def __str__(self) -> str:
         return (
             f"{self.num_pieces} pieces, {self.num_bytes / 2**20:.0f} MB; {self.at_a_time} at a time, each in {self.memory_mb_each} MB "
-            f"(execution.memory_mb in all); expected peak {self.estimate_mb} MB beside Ray's own"
+            f"(execution.memory_mb in all); expected peak {self.estimate_mb} MB in addition to Ray's own memory"
         )
 
 
-def has_extractions(source: Any) -> bool:
+def has_extractions(source: Source[Any] | type[Source[Any]]) -> TypeGuard[ExtractedSource[Any]]:
     """Whether a source (or its class) must be extracted before it is read."""
     return hasattr(source, "extractions")
 
 
-def extract_all(source: Any, out: Folder, memory_mb: int) -> dict[str, int]:
-    """Every extraction of a source, one after the other in this process; what was left out, by rule. {} when it has none."""
+def extracted_source(source: Source[Any]) -> ExtractedSource[Any]:
+    """The same source, known to have extractions; SourceError when it is read without one."""
+    if not has_extractions(source):
+        raise SourceError(f"source.kind={source.name} is read directly, without an extraction; run `clinjepa ingest`")
+    return source
+
+
+def read_partition(source: PartitionReader[Partition], partition: Partition, extracted: Folder | None) -> SourceTables:
+    """Stays and events of a partition. extracted: the folder of the source's extraction, for sources that have one."""
+    if extracted is None:
+        return source.read(partition)
+    return cast(ExtractedSource[Partition], source).read(partition, extracted)
+
+
+def extract_all(source: Source[Any], out: Folder, memory_mb: int) -> dict[str, int]:
+    """Run all extractions of a source in this process. Returns the rows left out, by rule; {} when the source has no extraction."""
     counts: dict[str, int] = {}
-    for piece in source.extractions() if has_extractions(source) else []:
+    if not has_extractions(source):
+        return counts
+    for piece in source.extractions():
         for rule, number in source.extract(piece, out, memory_mb).items():
             counts[rule] = counts.get(rule, 0) + number
     return counts
 
 
 def item_report(found: dict[str, int]) -> str:
-    """One line on a source's `check_items`: which variables' items the data's own dictionaries lack or mean differently."""
-    said = []
-    for rule, words in (("item_absent", "not in the data's dictionaries"), ("item_changed", "of another meaning there")):
+    """One line on the result of `check_items`: the variables whose items the data's own dictionaries lack or define differently."""
+    parts = []
+    for rule, words in (("item_absent", "not in the data's dictionaries"), ("item_changed", "defined differently there")):
         names = {key.partition(":")[2]: number for key, number in sorted(found.items()) if key.startswith(f"{rule}:")}
         if names:
-            said.append(f"{sum(names.values())} items in use are {words} ({', '.join(names)})")
-    return "; ".join(said) or "every item in use is in the data's dictionaries, with its known meaning"
+            parts.append(f"{sum(names.values())} items in use are {words} ({', '.join(names)})")
+    return "; ".join(parts) or "every item in use is in the data's dictionaries, with its known meaning"
 
 
 def extraction_counts(extracted: Folder) -> dict[str, int]:
-    """What was left out of all extracted tables together, by rule."""
+    """Rows left out of all extracted tables together, by rule."""
     totals: Counter[str] = Counter()
     for name in extracted.names(RECORDS):
         totals.update(extracted.read_json(f"{RECORDS}/{name}")["counts"])

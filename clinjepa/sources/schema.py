@@ -1,15 +1,17 @@
-"""What every source gives: `stays` and `events` in one Arrow schema, and the protocol that a source follows.
+"""The output of every source: `stays` and `events` in one Arrow schema, and the protocol that a source implements.
 
-Times are without zone, as the hospital wrote them. An event with `end_time` is an interval: of a variable of kind `rate` its value is
-the rate that ran, of aggregation `sum` the whole amount given, of kind `indicator` 1. `medication` is the one variable beyond the
-dictionary: a free-named drug in `text`, its dose (where known) in `value` and `unit`.
+Times have no zone: they are the hospital's local times. An event with `end_time` is an interval. Its value is the rate (variables of
+kind `rate`), the total amount given (aggregation `sum`) or 1 (kind `indicator`). `medication` is the only variable that is not in the
+dictionary: the drug's name is in `text`, its dose (where known) in `value` and `unit`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,11 +20,12 @@ from clinjepa.errors import SourceError
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
+    from clinjepa.storage import Folder
 
 SCHEMA_VERSION = 2
 MEDICATION = "medication"
 LOOKBACK_HOURS = 24
-"""Events may precede ICU admission by this much (labs, drugs given on the way in), if their variable names no other time."""
+"""How far events may precede ICU admission (labs and drugs before the transfer), unless their variable sets `lookback_hours`."""
 
 _TIME = pa.timestamp("us")
 
@@ -56,11 +59,8 @@ STAYS_SCHEMA = pa.schema(
     ]
 )
 
-
-def longest_lookback_hours() -> int:
-    """How long before ICU admission an event of any variable may lie."""
-    return max(LOOKBACK_HOURS, *(variable.lookback_hours for variable in load_variables().values()))
-
+STAYS_TYPES = pl.DataFrame(STAYS_SCHEMA.empty_table()).schema
+"""STAYS_SCHEMA in polars types."""
 
 LABEL_COLUMNS = (
     "hospital_admission_time",
@@ -69,11 +69,12 @@ LABEL_COLUMNS = (
     "next_hospital_admission_time",
     "chronic_dialysis",
 )
-"""Columns of `stays` that only some sources know: the hospitalisation around the stay, the patient's next ICU stay of the same
-hospitalisation and next hospitalisation, dialysis before it. They serve labels; no text and no grid sees them."""
+"""Columns of `stays` that only some sources have: the hospitalisation around the stay, the patient's next ICU stay of the same
+hospitalisation, the next hospitalisation, dialysis before it. They serve labels only and are in no text and on no grid."""
 
 TIMES_OF_STATICS = {"height_cm": "height_time", "weight_kg": "weight_time"}
-"""Column of `stays` -> when it was charted; null where it was known at ICU admission. No feature shows it earlier."""
+"""Column of `stays` -> column with the time of charting; null when the value was known at ICU admission. No feature uses the value
+before that time."""
 
 EVENTS_SCHEMA = pa.schema(
     [
@@ -94,28 +95,50 @@ STAYS_PER_PARTITION = 200
 LEAST_PARTITIONS = 8
 
 
+def longest_lookback_hours() -> int:
+    """The largest number of hours that an event of any variable may precede ICU admission."""
+    return max(LOOKBACK_HOURS, *(variable.lookback_hours for variable in load_variables().values()))
+
+
 def partition_count(wanted: int | None, num_stays: int) -> int:
-    """Partitions to read a source of about `num_stays` stays in: those `wanted`, else so many that none holds more than a task can."""
+    """Number of partitions for a source of about `num_stays` stays: `wanted`, or enough that each fits in the memory of one task."""
     return wanted if wanted is not None else max(LEAST_PARTITIONS, -(-num_stays // STAYS_PER_PARTITION))
 
 
 @dataclass(frozen=True)
 class SourceTables:
-    """What one partition holds. `counts`: rows dropped or altered, by rule; never by patient."""
+    """Content of one partition. `counts`: number of rows dropped or altered, by rule, over all patients of the partition."""
 
     stays: pa.Table
     events: pa.Table
     counts: dict[str, int] = field(default_factory=dict)
 
 
-class Source(Protocol):
-    """A data set in its own format. Construction opens nothing heavy and raises SourceError with file, column and remedy.
+Partition = TypeVar("Partition", bound=Mapping[str, object])
+"""A source's own description of a partition: JSON-able, usually a TypedDict."""
 
-    A source whose files cannot be read by patient also has
-    `extractions() -> list[dict]`, JSON-able pieces of work, one per table file, with its `bytes`, and
-    `extract(piece, out: Folder, memory_mb: int) -> dict[str, int]`, which streams one in bounded memory into `out`, writes its record
-    last, passes over what is finished and returns what was left out, by rule. Its `read` takes that folder as `extracted`, and its
-    `check_items() -> dict[str, int]` says which item ids the data's own dictionaries lack or mean differently.
+ReadPartition = TypeVar("ReadPartition", bound=Mapping[str, object], contravariant=True)
+
+
+class TableFile(TypedDict):
+    """A table file to extract, and its size in bytes."""
+
+    table: str
+    bytes: int
+
+
+class PartitionReader(Protocol[ReadPartition]):
+    """The part of a source that reads a partition."""
+
+    def read(self, partition: ReadPartition) -> SourceTables:
+        """The stays and events of one partition."""
+        ...
+
+
+class Source(PartitionReader[Partition], Protocol[Partition]):
+    """A data set in its own format.
+
+    The constructor reads no large file. It raises SourceError with file, column and remedy when the data set cannot be read.
     """
 
     name: str
@@ -123,20 +146,45 @@ class Source(Protocol):
     def __init__(self, config: SourceConfig) -> None: ...
 
     def content_digest(self) -> str:
-        """SHA-256 over what determines the content: the files by content, or the simulator's settings."""
+        """SHA-256 of everything that determines the content: the files' content, or the simulator's settings."""
         ...
 
-    def partitions(self) -> list[dict[str, Any]]:
-        """JSON-able, patient-disjoint, deterministic pieces; about `partition_count` of them."""
+    def partitions(self) -> list[Partition]:
+        """Patient-disjoint, deterministic partitions; about `partition_count` of them."""
         ...
 
-    def read(self, partition: dict[str, Any]) -> SourceTables:
-        """The stays and events of one piece."""
+
+class ExtractedSource(Source[Partition], Protocol[Partition]):
+    """A source whose files cannot be read by patient: its tables are first extracted, then `read` takes the extraction's folder."""
+
+    def check_items(self) -> dict[str, int]:
+        """Item ids in use that the data's own dictionaries lack or define differently, counted by rule and variable."""
+        ...
+
+    def extractions(self) -> list[TableFile]:
+        """The table files to extract, each one a unit of work."""
+        ...
+
+    def extract(self, piece: TableFile, out: Folder, memory_mb: int) -> dict[str, int]:
+        """Stream one table file in bounded memory into `out`; its record is written last, a finished piece is skipped.
+
+        Args:
+            piece: One of `extractions`.
+            out: Folder of the extraction.
+            memory_mb: Memory that this call may use.
+
+        Returns:
+            Number of rows left out, by rule.
+        """
+        ...
+
+    def read(self, partition: Partition, extracted: Folder | None = None) -> SourceTables:
+        """The stays and events of one partition, out of the folder that `extract` wrote to."""
         ...
 
 
 def validate(tables: SourceTables) -> SourceTables:
-    """Give the tables back if they follow the schema; SourceError says which column or rule does not hold."""
+    """Return the tables if they follow the schema; otherwise raise SourceError with the column or rule that is violated."""
     for label, table, schema in (("stays", tables.stays, STAYS_SCHEMA), ("events", tables.events, EVENTS_SCHEMA)):
         if table.schema.names != schema.names:
             raise SourceError(f"{label}: columns are {table.schema.names}, schema version {SCHEMA_VERSION} has {schema.names}")

@@ -9,7 +9,7 @@ import ray.data
 
 from clinjepa.clinical import load_tasks
 from clinjepa.sources import open_source
-from clinjepa.sources.extraction import ExtractionPlan, extraction_counts, item_report
+from clinjepa.sources.extraction import ExtractionPlan, extracted_source, extraction_counts, item_report
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels.artifact import build_labels, finish_labels
@@ -25,14 +25,14 @@ from pipelines.stages.tasks import map_parts, run_remotely
 def run_extract_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
     """Tables of a source that cannot be read by patient -> the same rows laid down by patient, one table per task."""
     config, out = context.config, artifact.folder
-    source = open_source(config.source)
+    source = extracted_source(open_source(config.source))
     pieces = source.extractions()
     console.print(f"{stage.label}: {item_report(source.check_items())}", highlight=False)
     plan = ExtractionPlan.of(pieces, config.execution.memory_mb, ray.cluster_resources().get("CPU", 1))
     console.print(f"{stage.label}: {plan}", highlight=False)
 
     def build(index: int) -> None:
-        open_source(config.source).extract(pieces[index], out, plan.memory_mb_each)
+        extracted_source(open_source(config.source)).extract(pieces[index], out, plan.memory_mb_each)
 
     map_parts(context, stage, len(pieces), build, plan.at_a_time)
     return {"left_out": extraction_counts(out), "memory_mb": config.execution.memory_mb, "estimate_mb": plan.estimate_mb}

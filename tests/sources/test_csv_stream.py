@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from clinjepa.errors import SourceError, StorageError
 from clinjepa.sources import csv_stream
-from clinjepa.sources.csv_stream import CsvFile, ScanPlan, scan
+from clinjepa.sources.csv_rows import MOST_LINES, CsvFile, parse_times
+from clinjepa.sources.csv_stream import ScanPlan, scan
 from clinjepa.sources.extraction import ExtractionPlan
 from clinjepa.storage import Folder
 
@@ -50,7 +51,7 @@ def test_a_fault_far_into_the_file_is_named_with_its_row(tmp_path):
     lines = [f"{place},x" for place in range(1000)]
     lines[777] = "many,x"
     file = csv_file(tmp_path, ("id,note\n" + "\n".join(lines) + "\n").encode())
-    with pytest.raises(SourceError, match="notes.csv.gz, row 779: column 'id' holds no integer"):
+    with pytest.raises(SourceError, match="notes.csv.gz, row 779: the value of column 'id' is not an integer"):
         everything(file, 100)
 
 
@@ -135,10 +136,10 @@ def test_rows_of_one_column_and_blank_lines_are_no_rows_with_other_fields(tmp_pa
 
 def test_a_field_that_goes_over_many_lines_is_taken_for_two_stray_marks(tmp_path):
     lines = [f"{number},x,y,z" for number in range(500)]
-    lines[50], lines[50 + csv_stream.MOST_LINES] = '50,x,"y,z', '150,x,y",z'
-    assert everything(wide_file(tmp_path, lines), 10**6).height == 500 - csv_stream.MOST_LINES
-    lines[50 + csv_stream.MOST_LINES], lines[300] = "150,x,y,z", '300,x,y",z'
-    with pytest.raises(SourceError, match="wide.csv, row 52: a field in quotation marks goes over 250 lines"):
+    lines[50], lines[50 + MOST_LINES] = '50,x,"y,z', '150,x,y",z'
+    assert everything(wide_file(tmp_path, lines), 10**6).height == 500 - MOST_LINES
+    lines[50 + MOST_LINES], lines[300] = "150,x,y,z", '300,x,y",z'
+    with pytest.raises(SourceError, match="wide.csv, row 52: a field in quotation marks spans 250 lines"):
         everything(wide_file(tmp_path, lines), 10**6)
 
 
@@ -146,7 +147,7 @@ def test_a_field_that_goes_over_many_lines_is_taken_for_two_stray_marks(tmp_path
 def test_what_python_takes_for_an_integer_is_named_where_polars_does_not(tmp_path, number):
     lines = [f"{place},x" for place in range(9)]
     lines[4] = f"{number},x"
-    with pytest.raises(SourceError, match="notes.csv.gz, row 6: column 'id' holds no integer"):
+    with pytest.raises(SourceError, match="notes.csv.gz, row 6: the value of column 'id' is not an integer"):
         everything(csv_file(tmp_path, ("id,note\n" + "\n".join(lines) + "\n").encode()), 1000)
 
 
@@ -159,5 +160,5 @@ def test_an_empty_time_in_quotes_is_none(tmp_path):
     (tmp_path / "times.csv").write_text('id,at\n1,""\n2,"2150-01-01 10:00:00"\n3,2150-01-01\n')
     file = CsvFile(Folder(tmp_path), "times.csv", ["id", "at"], {"id": "integer", "at": "time"})
     plan = ScanPlan(1000, in_flight=1, buffer_bytes=1)
-    ((frame, _),) = scan(file, plan, lambda frame, counts: csv_stream.parse_times(frame, file), Counter())
+    ((frame, _),) = scan(file, plan, lambda frame, counts: parse_times(frame, file), Counter())
     assert [at and at.hour for at in frame["at"].to_list()] == [None, 10, 0]

@@ -221,7 +221,7 @@ def test_a_message_never_holds_a_value_of_a_record(tmp_path):
 def test_a_foreign_file_name_is_refused(tmp_path):
     path = write_set(tmp_path, {1: [row(1)]}, zipped=False)
     (path / "training_setA" / "notes.psv").write_text("hello")
-    assert "notes.psv: a record file is named p and its number" in error(path)
+    assert "notes.psv: a record file's name is p and its number" in error(path)
 
 
 def test_a_record_that_is_not_utf8_is_named_with_the_byte(tmp_path):

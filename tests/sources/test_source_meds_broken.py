@@ -71,7 +71,7 @@ def test_numbers_given_as_text_are_refused(tmp_path):
 def test_a_subject_in_two_shards_is_refused(tmp_path):
     write_meds(tmp_path, stay_rows(), "data/train/0.parquet")
     write_meds(tmp_path, [chart(220045, 2, 80.0)], "data/train/1.parquet")
-    with pytest.raises(SourceError, match="1.parquet: rows of one subject stand apart or in several files"):
+    with pytest.raises(SourceError, match="1.parquet: rows of one subject are not contiguous, or in several files"):
         read_all(tmp_path)
 
 

@@ -92,7 +92,7 @@ def test_without_stays_patients_or_admissions_nothing_is_read(tmp_path, table):
 
 def test_a_file_of_no_bytes_is_refused(tmp_path):
     write_table(write_mimic(tmp_path), "labevents", b"", packed=True)
-    with pytest.raises(SourceError, match="hosp/labevents.csv.gz: the file is empty, not even a header"):
+    with pytest.raises(SourceError, match="hosp/labevents.csv.gz: the file is empty, its first line has no header"):
         read_all(tmp_path)
 
 
@@ -115,7 +115,7 @@ def test_a_wrong_separator_is_named(tmp_path, separator, name):
 def test_a_column_that_stands_there_twice_is_refused(tmp_path):
     header = ["subject_id", "stay_id", "charttime", "itemid", "value", "valuenum", "valueuom", "valuenum"]
     write_table(write_mimic(tmp_path), "chartevents", as_csv("chartevents", RATES[:3], header))
-    with pytest.raises(SourceError, match="icu/chartevents.csv.gz, row 1: column 'valuenum' stands there twice"):
+    with pytest.raises(SourceError, match="icu/chartevents.csv.gz, row 1: column 'valuenum' occurs twice"):
         read_all(tmp_path)
 
 
@@ -170,7 +170,7 @@ def test_a_packed_table_cut_short_is_refused(tmp_path):
     path = tmp_path / "icu/chartevents.csv.gz"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(
-        SourceError, match=r"icu/chartevents.csv.gz: not a whole gzip file after row \d+ .*cut short or altered, get it again"
+        SourceError, match=r"icu/chartevents.csv.gz: not a complete gzip file after row \d+ .*cut short or altered, get it again"
     ):
         read_all(tmp_path)
 
@@ -178,7 +178,7 @@ def test_a_packed_table_cut_short_is_refused(tmp_path):
 def test_a_table_that_is_no_gzip_is_refused(tmp_path):
     write_mimic(tmp_path)
     (tmp_path / "icu/chartevents.csv.gz").write_bytes(as_csv("chartevents", RATES[:3]))
-    with pytest.raises(SourceError, match="icu/chartevents.csv.gz: not a whole gzip file"):
+    with pytest.raises(SourceError, match="icu/chartevents.csv.gz: not a complete gzip file"):
         read_all(tmp_path)
 
 
@@ -193,9 +193,9 @@ def test_an_unpacked_table_cut_short_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("row", "what"),
     [
-        ({"valuenum": "eighty"}, "row 4: column 'valuenum' holds no number"),
-        ({"itemid": "HR"}, "row 4: column 'itemid' holds no integer"),
-        ({"charttime": "03/01/2150 12:00"}, "row 4: column 'charttime' holds no time of the form YYYY-MM-DD HH:MM:SS"),
+        ({"valuenum": "eighty"}, "row 4: the value of column 'valuenum' is not a number"),
+        ({"itemid": "HR"}, "row 4: the value of column 'itemid' is not an integer"),
+        ({"charttime": "03/01/2150 12:00"}, "row 4: the value of column 'charttime' is not a time of the form YYYY-MM-DD HH:MM:SS"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_with_its_row_and_without_the_value(tmp_path, row, what):
@@ -364,10 +364,10 @@ def test_a_file_without_its_header_is_refused_without_repeating_its_first_row(tm
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (as_csv("chartevents", RATES[:3]).replace(b"\n", b"\r"), "no line ends there as in a csv"),
+        (as_csv("chartevents", RATES[:3]).replace(b"\n", b"\r"), "the line does not end with LF or CRLF"),
         (b'"' + as_csv("chartevents", RATES[:3]), "row 1: a quotation mark is never closed"),
         (as_csv("chartevents", RATES[:3]) + b'"' + b"x" * 200_000, "a quotation mark is never closed"),
-        (as_csv("chartevents", RATES[:3]).replace(b"\n", b"\n" + b"x" * 200_000, 1), "holds no integer"),
+        (as_csv("chartevents", RATES[:3]).replace(b"\n", b"\n" + b"x" * 200_000, 1), "is not an integer"),
         (
             as_csv("chartevents", RATES[:3]) + b"1,11\n" + as_csv("chartevents", RATES[:3]).partition(b"\n")[2],
             "row 5: 2 fields, the header",
@@ -440,5 +440,5 @@ def test_treatments_are_held_against_the_data_s_dictionary_too(tmp_path):
     source = MimicIvSource(SourceConfig(kind="mimic_iv", path=str(write_mimic(tmp_path, base=base))))
     assert source.check_items() == {"item_absent:medication": 1, "item_changed:medication": 1}
     assert item_report(source.check_items()) == (
-        "1 items in use are not in the data's dictionaries (medication); 1 items in use are of another meaning there (medication)"
+        "1 items in use are not in the data's dictionaries (medication); 1 items in use are defined differently there (medication)"
     )

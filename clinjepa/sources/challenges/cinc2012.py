@@ -1,8 +1,8 @@
-"""PhysioNet/CinC Challenge 2012: the first 48 hours of ICU stays, one text file per stay, as PhysioNet zips them or unpacked.
+"""Source for the PhysioNet/CinC Challenge 2012: the first 48 hours of ICU stays, one text file per stay, zipped or unpacked.
 
 `source.path` is the folder with `set-a.zip` (or `set-a/`) and `Outcomes-a.txt`, and the same for set b, or one such zip. The
-records have no dates: each stay begins at an arbitrary fixed instant. One stay per record and no patient ids, so a record is a
-patient. Parameters and units: `clinical/maps/cinc2012.yaml`; the outcome file gives labels only.
+records have no dates: each stay begins at an arbitrary fixed instant. There is one stay per record and no patient id, so each record
+counts as a patient. Parameters and units: `clinical/maps/cinc2012.yaml`. The outcome file is used for labels only.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from clinjepa.clinical.definitions import read_definitions
 from clinjepa.errors import SourceError
-from clinjepa.sources.challenges.cinc2012_records import read_outcomes, record_events, record_stays
-from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, files_digest, read_lines, record_ranges
+from clinjepa.sources.challenges.cinc2012_records import Cinc2012Map, read_outcomes, record_events, record_stays
+from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, RecordRange, files_digest, read_lines, record_ranges
 from clinjepa.sources.cleaning import convert_values, finish
 from clinjepa.sources.schema import SourceTables
 from clinjepa.storage import Folder
@@ -37,7 +37,7 @@ class _Record:
 
 
 class Cinc2012Source:
-    """CinC 2012, sets a, b (and c where it is there). `config.subsets` chooses among them."""
+    """CinC 2012, sets a, b (and c if present). `config.subsets` selects some of them."""
 
     name = "cinc2012"
 
@@ -70,12 +70,12 @@ class Cinc2012Source:
             names += [*files.content_files(records), f"Outcomes-{letter}.txt"]
         return files_digest(self._folder, names)
 
-    def partitions(self) -> list[dict[str, Any]]:
+    def partitions(self) -> list[RecordRange]:
         """Ranges of records in order of their number."""
         return record_ranges(len(self._records()), self._config.num_partitions)
 
-    def read(self, partition: dict[str, Any]) -> SourceTables:
-        """Stays and events of a range of records; only their members of the zip are read."""
+    def read(self, partition: RecordRange) -> SourceTables:
+        """Stays and events of a range of records; only these members of the zip are read."""
         counts: Counter[str] = Counter()
         first = partition["first_record"]
         records = self._records()[first : first + partition["num_records"]]
@@ -94,8 +94,8 @@ class Cinc2012Source:
         )
         if outcomes["stay_id"].n_unique() < outcomes.height:
             raise SourceError(
-                f"{self._folder.address}: {outcomes.height - outcomes['stay_id'].n_unique()} record ids stand in two outcome files; "
-                "every record needs an id of its own"
+                f"{self._folder.address}: {outcomes.height - outcomes['stay_id'].n_unique()} record ids are in two outcome files; "
+                "every record needs a unique id"
             )
         ids = pl.DataFrame({"stay_id": [record.stay_id for record in records]}, schema={"stay_id": pl.Int64})
         stays = record_stays(ids, lines, outcomes, mapping, counts)
@@ -119,7 +119,7 @@ class Cinc2012Source:
             if repeated:
                 raise SourceError(
                     f"{self._folder.address}: {repeated} record numbers occur twice in the sets {list(self._files)}; "
-                    "every stay needs a number of its own"
+                    "every stay needs a unique number"
                 )
             if not records:
                 raise SourceError(f"{self._folder.address}: the sets {list(self._files)} hold no .txt records; get them again")
@@ -128,6 +128,7 @@ class Cinc2012Source:
 
 
 @lru_cache(maxsize=1)
-def load_map() -> dict[str, Any]:
-    """`clinical/maps/cinc2012.yaml`."""
-    return read_definitions("maps/cinc2012.yaml")
+def load_map() -> Cinc2012Map:
+    """The content of `clinical/maps/cinc2012.yaml`."""
+    content: Cinc2012Map = read_definitions("maps/cinc2012.yaml")
+    return content

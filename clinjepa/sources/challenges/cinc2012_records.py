@@ -1,7 +1,7 @@
-"""Lines of CinC 2012 records and outcome files -> stays and raw events.
+"""Lines of CinC 2012 records and outcome files to stays and raw events.
 
-Statics stand at 00:00 with -1 for missing. The data end after 48 h, so a stay does: outtime is 48 h after intime, or the length
-of stay of the outcome file where that is shorter. SAPS, SOFA, length of stay and survival never become events.
+Statics are at 00:00, with -1 for missing. The data end after 48 h, and so does a stay: outtime is 48 h after intime, or the length
+of stay of the outcome file if that is shorter. SAPS, SOFA, length of stay and survival never become events.
 """
 
 from __future__ import annotations
@@ -9,23 +9,40 @@ from __future__ import annotations
 import datetime
 import io
 from collections import Counter
-from typing import Any
+from typing import TypedDict
 
 import polars as pl
 
 from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError
+from clinjepa.sources.challenges.record_files import MappedField
 from clinjepa.sources.cleaning import complete_stays, raw_events
+from clinjepa.sources.schema import STAYS_TYPES
 
 INTIME = datetime.datetime(2000, 1, 1)
-"""When every stay begins: the records have no dates."""
+"""Start of every stay: the records have no dates."""
 
 DATA_HOURS = 48
 _OUTCOME_COLUMNS = ("RecordID", "Length_of_stay", "In-hospital_death")
 
 
+class Cinc2012Map(TypedDict):
+    """`clinical/maps/cinc2012.yaml`; its header explains the keys."""
+
+    version: int
+    parameters: dict[str, MappedField]
+    zero_is_missing: list[str]
+    statics: list[str]
+    care_units: dict[int, str]
+    never: list[str]
+
+
 def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
-    """stay_id, stay_days (null where -1), died_in_hospital of an outcome file; SourceError for a missing column or a repeated id."""
+    """stay_id, stay_days (null where -1) and died_in_hospital of an outcome file.
+
+    Raises:
+        SourceError: Not a csv with a header, a missing column, a value that is not a whole number, or a repeated id.
+    """
     try:
         content.decode("utf-8")
         table = pl.read_csv(io.BytesIO(content), infer_schema=False, truncate_ragged_lines=False)
@@ -59,9 +76,17 @@ def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
 
 
 def record_stays(
-    ids: pl.DataFrame, lines: pl.DataFrame, outcomes: pl.DataFrame, mapping: dict[str, Any], counts: Counter[str]
+    ids: pl.DataFrame, lines: pl.DataFrame, outcomes: pl.DataFrame, mapping: Cinc2012Map, counts: Counter[str]
 ) -> pl.DataFrame:
-    """Stays (STAYS_SCHEMA) of the records in `ids`; a static of -1 or outside its plausible range is null."""
+    """Stays (STAYS_SCHEMA) of the records in `ids`; a static of -1 or outside its plausible range becomes null.
+
+    Args:
+        ids: stay_id of the records.
+        lines: The records' lines: stay_id, row, clock, parameter, raw.
+        outcomes: As `read_outcomes` returns them.
+        mapping: The challenge's map.
+        counts: Receives `no_outcome` and `out_of_range:<variable>`.
+    """
     number = pl.col("raw").cast(pl.Float64, strict=False)
     statics = lines.filter(pl.col("parameter").is_in(mapping["statics"])).with_columns(number.alias("number")).filter(pl.col("number") >= 0)
     stays = ids
@@ -99,12 +124,11 @@ def record_stays(
         pl.lit(1, pl.Int32).alias("stay_number_in_admission"),
         "died_in_hospital",
     )
-    absent = {"hadm_id": pl.Int64, "race": pl.String, "admission_type": pl.String, "died_in_icu": pl.Boolean}
-    absent |= {"death_time": pl.Datetime("us"), "sepsis": pl.Boolean, "source_split": pl.String}
-    return complete_stays(stays.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in absent.items()))
+    absent = ("hadm_id", "race", "admission_type", "died_in_icu", "death_time", "sepsis", "source_split")
+    return complete_stays(stays.with_columns(pl.lit(None, STAYS_TYPES[name]).alias(name) for name in absent))
 
 
-def record_events(lines: pl.DataFrame, mapping: dict[str, Any], counts: Counter[str]) -> pl.DataFrame:
+def record_events(lines: pl.DataFrame, mapping: Cinc2012Map, counts: Counter[str]) -> pl.DataFrame:
     """Raw events of the records' lines.
 
     Dropped and counted: `empty_parameter`, `excluded:<field>`, `repeated_static` (weight charted again), `unmapped_code`, `bad_time`

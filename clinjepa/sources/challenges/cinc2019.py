@@ -1,8 +1,8 @@
-"""PhysioNet/CinC Challenge 2019: hourly ICU records with a sepsis label, one .psv file per patient, as a zip or unpacked.
+"""Source for the PhysioNet/CinC Challenge 2019: hourly ICU records with a sepsis label, one .psv file per patient, zipped or unpacked.
 
-`source.path` is the folder with `training_setA.zip` (or `training_setA/`, and set B where it is there), one such zip or folder, or a
-folder of .psv files. The records have no dates: each stay begins at an arbitrary fixed instant. One stay per record and no
-patient ids, so a record is a patient. Columns and units: `clinical/maps/cinc2019.yaml`.
+`source.path` is the folder with `training_setA.zip` (or `training_setA/`, and set B if present), one such zip or folder, or a
+folder of .psv files. The records have no dates: each stay begins at an arbitrary fixed instant. There is one stay per record and no
+patient id, so each record counts as a patient. Columns and units: `clinical/maps/cinc2019.yaml`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from clinjepa.clinical.definitions import read_definitions
 from clinjepa.errors import SourceError
-from clinjepa.sources.challenges.cinc2019_records import check_rows, record_events, record_stays
-from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, files_digest, read_lines, record_ranges
+from clinjepa.sources.challenges.cinc2019_records import Cinc2019Map, check_rows, record_events, record_stays
+from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, RecordRange, files_digest, read_lines, record_ranges
 from clinjepa.sources.cleaning import convert_values, finish
 from clinjepa.sources.schema import SourceTables
 from clinjepa.storage import Folder
@@ -35,7 +35,7 @@ _SETS = {"a": "training_setA", "b": "training_setB"}
 
 
 class Cinc2019Source:
-    """CinC 2019, set A (and B where it is there). `config.subsets` chooses between them."""
+    """CinC 2019, set A (and B if present). `config.subsets` selects one of them."""
 
     name = "cinc2019"
 
@@ -66,12 +66,12 @@ class Cinc2019Source:
             names += files.content_files([file for _, file, place in self._records() if place == index])
         return files_digest(self._folder, names)
 
-    def partitions(self) -> list[dict[str, Any]]:
+    def partitions(self) -> list[RecordRange]:
         """Ranges of records in order of their number."""
         return record_ranges(len(self._records()), self._config.num_partitions)
 
-    def read(self, partition: dict[str, Any]) -> SourceTables:
-        """Stays and events of a range of records; only their members of the zip are read."""
+    def read(self, partition: RecordRange) -> SourceTables:
+        """Stays and events of a range of records; only these members of the zip are read."""
         counts: Counter[str] = Counter()
         mapping = load_map()
         first = partition["first_record"]
@@ -87,7 +87,7 @@ class Cinc2019Source:
         return finish(stays, events, counts)
 
     def _records(self) -> list[tuple[int, str, int]]:
-        """stay_id, file and index of its set of all records in order of their number, at most `max_stays`."""
+        """(stay_id, file, index of its set) of all records in order of their number, at most `max_stays`."""
         if self._known_records is None:
             records = []
             for index, files in enumerate(self._sets):
@@ -95,13 +95,13 @@ class Cinc2019Source:
                     stem = re.fullmatch(r"p(\d+)\.psv", name.rsplit("/", 1)[-1])
                     if stem is None:
                         raise SourceError(
-                            f"{files.where(name)}: a record file is named p and its number; remove what does not belong to the challenge"
+                            f"{files.where(name)}: a record file's name is p and its number; remove what does not belong to the challenge"
                         )
                     records.append((int(stem[1]), name, index))
             records.sort()
             repeated = len(records) - len({stay_id for stay_id, _, _ in records})
             if repeated:
-                raise SourceError(f"{self._folder.address}: {repeated} record numbers occur twice; every stay needs a number of its own")
+                raise SourceError(f"{self._folder.address}: {repeated} record numbers occur twice; every stay needs a unique number")
             if not records:
                 raise SourceError(f"{self._sets[0].where()}: there are no .psv records; get it again")
             self._known_records = records[: self._config.max_stays]
@@ -109,6 +109,7 @@ class Cinc2019Source:
 
 
 @lru_cache(maxsize=1)
-def load_map() -> dict[str, Any]:
-    """`clinical/maps/cinc2019.yaml`."""
-    return read_definitions("maps/cinc2019.yaml")
+def load_map() -> Cinc2019Map:
+    """The content of `clinical/maps/cinc2019.yaml`."""
+    content: Cinc2019Map = read_definitions("maps/cinc2019.yaml")
+    return content

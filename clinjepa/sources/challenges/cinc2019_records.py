@@ -1,9 +1,9 @@
-"""Rows of CinC 2019 records -> stays and raw events.
+"""Rows of CinC 2019 records to stays and raw events.
 
-A row is one hour. ICULOS k, the hours since ICU admission, begins with 1 and is never 0, so row k is the summary of hour k - 1 of the
-grid, [intime + (k - 1) h, intime + k h): its values stand at that hour's start, and what is predicted from it is predicted at
-intime + k h. A record that begins later has empty first hours; the stay ends with its last row. SepsisLabel stays in its row's hour:
-it is 1 from six hours before onset (https://physionet.org/content/challenge-2019/1.0.0/), a label as it stands.
+A row is one hour. ICULOS k, the hours since ICU admission, starts at 1 and is never 0, so row k summarises hour k - 1 of the grid,
+[intime + (k - 1) h, intime + k h). Its values are placed at the start of that hour, and a prediction from it is made at intime + k h.
+A record that starts later has empty first hours; the stay ends with its last row. SepsisLabel stays in its row's hour: it is 1 from
+six hours before onset (https://physionet.org/content/challenge-2019/1.0.0/) and serves as a label without change.
 """
 
 from __future__ import annotations
@@ -11,25 +11,49 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import polars as pl
 
 from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError
+from clinjepa.sources.challenges.record_files import MappedField
 from clinjepa.sources.cleaning import raw_events
-from clinjepa.sources.schema import STAYS_SCHEMA
+from clinjepa.sources.schema import STAYS_TYPES
 
 INTIME = datetime.datetime(2000, 1, 1)
-"""When every stay begins: the records have no dates."""
+"""Start of every stay: the records have no dates."""
 
 _MISSING = ("", "NaN", "nan")
 
 
-def check_rows(lines: pl.DataFrame, mapping: dict[str, Any], places: Mapping[int, str]) -> pl.DataFrame:
-    """`lines` with the columns hour (0 = first) and sepsis (bool); SourceError names file and line of a row that cannot be placed.
+class _LabelColumn(TypedDict):
+    column: str
+    variable: str
 
-    Hours must be whole, at least 1 and rise from row to row; the label must be 0 or 1. places: stay_id -> file for messages.
+
+class Cinc2019Map(TypedDict):
+    """`clinical/maps/cinc2019.yaml`; its header explains the keys."""
+
+    version: int
+    columns: dict[str, MappedField]
+    hour: str
+    label: _LabelColumn
+    statics: list[str]
+    care_units: dict[str, str]
+
+
+def check_rows(lines: pl.DataFrame, mapping: Cinc2019Map, places: Mapping[int, str]) -> pl.DataFrame:
+    """`lines` with the columns hour (0 = first) and sepsis (bool).
+
+    Args:
+        lines: As `read_lines` returns them.
+        mapping: The challenge's map.
+        places: stay_id -> file, for messages.
+
+    Raises:
+        SourceError: An hour is not whole, below 1 or not above that of the row before, or a label is neither 0 nor 1. The message
+            names file and line.
     """
     hour, label = mapping["hour"], mapping["label"]["column"]
     table = lines.with_columns(
@@ -51,10 +75,10 @@ def check_rows(lines: pl.DataFrame, mapping: dict[str, Any], places: Mapping[int
     )
 
 
-def record_stays(ids: list[int], rows: pl.DataFrame, mapping: dict[str, Any], counts: Counter[str]) -> pl.DataFrame:
+def record_stays(ids: list[int], rows: pl.DataFrame, mapping: Cinc2019Map, counts: Counter[str]) -> pl.DataFrame:
     """Stays (STAYS_SCHEMA) of the records `ids` that have a row; the others are counted as `empty_record`.
 
-    sepsis: whether any hour bears the label. An age outside its plausible range is null and counted.
+    sepsis is true if any hour has the label. An age outside its plausible range becomes null and is counted.
     """
     first = [pl.col(name).sort_by("row").first().alias(name) for name in (*mapping["statics"], *mapping["care_units"])]
     stays = rows.group_by("stay_id").agg(*first, pl.col("hour").max().alias("last_hour"), pl.col("sepsis").any()).sort("stay_id")
@@ -82,14 +106,12 @@ def record_stays(ids: list[int], rows: pl.DataFrame, mapping: dict[str, Any], co
         "sepsis",
         (intime + pl.duration(seconds=(number["HospAdmTime"] * 3600).round().cast(pl.Int64))).alias("hospital_admission_time"),
     )
-    schema = pl.from_arrow(STAYS_SCHEMA.empty_table()).schema
-    return known.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in known.columns).select(
-        STAYS_SCHEMA.names
-    )
+    absent = {name: dtype for name, dtype in STAYS_TYPES.items() if name not in known.columns}
+    return known.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in absent.items()).select(STAYS_TYPES.names())
 
 
-def record_events(rows: pl.DataFrame, mapping: dict[str, Any]) -> pl.DataFrame:
-    """Raw events of the records' rows, at the start of each row's hour; NaN is not measured."""
+def record_events(rows: pl.DataFrame, mapping: Cinc2019Map) -> pl.DataFrame:
+    """Raw events of the records' rows, at the start of each row's hour; NaN means not measured."""
     entries = mapping["columns"]
     long = rows.unpivot(on=list(entries), index=["stay_id", "row", "hour"], variable_name="column", value_name="raw")
     long = long.filter(~pl.col("raw").is_in(_MISSING))
@@ -117,6 +139,6 @@ def record_events(rows: pl.DataFrame, mapping: dict[str, Any]) -> pl.DataFrame:
 
 
 def _number(name: str) -> pl.Expr:
-    """A static's value; null where it is missing or no number."""
+    """A static's value; null where it is missing or not a number."""
     value = pl.col(name).cast(pl.Float64, strict=False)
     return pl.when(value.is_finite()).then(value)

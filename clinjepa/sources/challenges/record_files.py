@@ -1,7 +1,7 @@
-"""Record files of the PhysioNet challenges: one text file per stay, together in a zip as PhysioNet packs them or in a folder.
+"""Record files of the PhysioNet challenges: one text file per stay, in a zip from PhysioNet or in a folder.
 
-`RecordFiles` finds and reads them, `read_lines` gives the fields of many records as one table of strings. What is broken is named by
-file and line; the values of a line never stand in a message.
+`RecordFiles` finds and reads them, `read_lines` returns the fields of many records as one table of strings. Messages about broken
+files name file and line and never contain the values of a line.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import polars as pl
 
@@ -21,9 +21,29 @@ from clinjepa.sources.schema import partition_count
 from clinjepa.storage import Folder
 
 
+class MappedField(TypedDict):
+    """A parameter or column of a challenge's map (`clinical/maps/cinc*.yaml`): its variable and the unit that the challenge documents.
+
+    multiply: factor to the variable's unit; `unit` is then ignored. also: a second variable with the same value.
+    """
+
+    variable: str
+    unit: str
+    multiply: NotRequired[float]
+    also: NotRequired[str]
+    note: NotRequired[str]
+
+
+class RecordRange(TypedDict):
+    """A partition: records `first_record` … `first_record + num_records - 1` in order of their number."""
+
+    first_record: int
+    num_records: int
+
+
 @dataclass(frozen=True)
 class RecordForm:
-    """How the records of a challenge are written: its year, file suffix, header line and what separates the fields."""
+    """Format of a challenge's records: its year, file suffix, header line and field separator."""
 
     year: int
     suffix: str
@@ -46,7 +66,7 @@ class RecordFiles:
             )
 
     def names(self) -> list[str]:
-        """The record files, as `contents` wants them."""
+        """Names of the record files, as `contents` takes them."""
         if self.zipped:
             with self._zip() as archive:
                 return [name for name in archive.namelist() if name.endswith(self.form.suffix)]
@@ -55,7 +75,7 @@ class RecordFiles:
         return [f"{prefix}{name}" for name in self._folder.names(inside) if name.endswith(self.form.suffix)]
 
     def contents(self, names: Sequence[str]) -> Iterator[bytes]:
-        """The files in the order of `names`; of a zip only these members are read."""
+        """Contents of the files in the order of `names`; only these members of a zip are read."""
         if not self.zipped:
             yield from (self._folder.read_bytes(name) for name in names)
             return
@@ -67,13 +87,13 @@ class RecordFiles:
                     raise self._broken_zip(error) from None
 
     def where(self, name: str = "") -> str:
-        """The set, or a record of it, in a message."""
+        """Address of the set or of one of its records, for messages."""
         if self.zipped:
             return f"{self._folder.address}/{self._name}.zip" + (f"/{name}" if name else "")
         return f"{self._folder.address}/{name or self._name}"
 
     def content_files(self, names: Sequence[str]) -> list[str]:
-        """The files whose content determines the records `names`."""
+        """The files whose content determines the records `names`: the zip, or the record files themselves."""
         return [f"{self._name}.zip"] if self.zipped else list(names)
 
     @contextmanager
@@ -93,10 +113,17 @@ class RecordFiles:
 
 
 def read_lines(files: RecordFiles, records: Sequence[tuple[int, str]]) -> pl.DataFrame:
-    """stay_id, row (line of the file, the header is 1) and one column of stripped strings per field of the header.
+    """The lines of records as one table of strings; blank lines are skipped.
 
-    records: (stay_id, file) of each. SourceError names file and line for another header, another number of fields, or bytes that
-    are no text; blank lines are passed over.
+    Args:
+        files: The set that the records belong to.
+        records: (stay_id, file) of each record.
+
+    Returns:
+        stay_id, row (line in the file; the header is line 1) and one column of stripped strings per field of the header.
+
+    Raises:
+        SourceError: Unexpected header, wrong number of fields, or bytes that are not text; the message names file and line.
     """
     form = files.form
     owners: list[int] = []
@@ -133,8 +160,8 @@ def files_digest(folder: Folder, names: Sequence[str]) -> str:
     return sha.hexdigest()
 
 
-def record_ranges(total: int, num_partitions: int | None) -> list[dict[str, Any]]:
-    """Partitions of `total` records in order: first_record, num_records."""
+def record_ranges(total: int, num_partitions: int | None) -> list[RecordRange]:
+    """Partitions of `total` records in order."""
     number = min(partition_count(num_partitions, total), total)
     edges = [total * index // number for index in range(number + 1)]
     return [{"first_record": first, "num_records": end - first} for first, end in zip(edges, edges[1:], strict=False)]

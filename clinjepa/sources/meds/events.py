@@ -1,14 +1,14 @@
-"""Events of ICU stays out of MEDS rows of MIMIC-IV: charted values, labs, outputs, infusions, procedures, medications.
+"""MEDS rows of MIMIC-IV to events of ICU stays: charted values, labs, outputs, infusions, procedures, medications.
 
-Codes carry MIMIC item ids, which `clinical/variables.yaml` maps. Chart rows belong to their stay by id; labs to every stay whose
-window (24 h before admission to discharge) holds them, since their admission id may be null. Starts and ends of infusions and
-procedures are joined to intervals. What the exclusion list names is dropped here already.
+Codes contain MIMIC item ids, which `clinical/variables.yaml` maps. Chart rows belong to their stay by id. Labs belong to every stay
+whose window (look-back before admission to discharge) contains them, since their admission id may be null. Starts and ends of
+infusions and procedures are joined to intervals. Codes on the exclusion list are dropped here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import NamedTuple
 
 import polars as pl
 
@@ -31,10 +31,27 @@ from clinjepa.sources.mimic_iv.row_meaning import (
 _STRUCTURE = ("ICU_ADMISSION", "HOSPITAL_ADMISSION", "GENDER", "MEDS_BIRTH", "RACE", "SUBJECT_WEIGHT_AT_INFUSION")
 
 
-def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(stays with height and weight, events) of a partition's MEDS rows; drops are counted by rule.
+class _Code(NamedTuple):
+    """Meaning of a MEDS code. Columns of `_code_table`."""
 
-    MEDS keeps no id of a blood gas: its specimen is that of the same time.
+    part: str | None = None
+    """Kind of row, such as CHART, LAB or INFUSION_START."""
+    item: int | None = None
+    """MIMIC-IV item id."""
+    code_unit: str | None = None
+    name: str | None = None
+    """Name of a medication."""
+    left_out: str | None = None
+    """Rule under which rows of this code are dropped and counted."""
+
+
+_CODE_TYPES = pl.Schema({"part": pl.String(), "item": pl.Int64(), "code_unit": pl.String(), "name": pl.String(), "left_out": pl.String()})
+
+
+def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(stays with height and weight, events) of a partition's MEDS rows; dropped rows are counted by rule.
+
+    MEDS has no specimen id of a blood gas: the specimen is found by the same time.
     """
     rows = rows.filter(pl.col("subject_id").is_in(stays["subject_id"].implode())).filter(pl.col("time").is_not_null())
     rows = rows.join(_code_table(rows["code"].unique().to_list()), on="code", how="left", maintain_order="left")
@@ -51,40 +68,26 @@ def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
     measured = pl.concat([measurements(part.with_columns(unit), counts) for part in (charted, labs)])
     raw = pl.concat([measured, _infusions(rows, counts), _procedures(rows, counts), medications(rows, stays, counts)])
     events = convert_values(raw, counts)
-    # Rows of stays that were dropped are no events; the drop of their stay is counted already.
+    # Rows of stays that were dropped are not counted again: the drop of their stay is counted already.
     events = events.filter(pl.col("stay_id").is_in(stays["stay_id"].implode()))
     return take_statics(events, stays)
 
 
 def _code_table(codes: list[str]) -> pl.DataFrame:
-    """code -> part (which kind of row), item, code_unit, name, given (drug events that mean it was given), left_out (why)."""
-    table: dict[str, list[Any]] = {key: [] for key in ("code", "part", "item", "code_unit", "name", "given", "left_out")}
-    for code in codes:
-        entry = _read_code(code)
-        table["code"].append(code)
-        for key in table.keys() - {"code"}:
-            table[key].append(entry.get(key))
-    types = {
-        "code": pl.String,
-        "part": pl.String,
-        "item": pl.Int64,
-        "code_unit": pl.String,
-        "name": pl.String,
-        "given": pl.Boolean,
-        "left_out": pl.String,
-    }
-    return pl.DataFrame(table, schema=types)
+    """One row per code: code and the fields of `_Code`."""
+    types = pl.Schema({"code": pl.String(), **_CODE_TYPES})
+    return pl.DataFrame([(code, *_read_code(code)) for code in codes], schema=types, orient="row")
 
 
-def _read_code(code: str) -> dict[str, Any]:
+def _read_code(code: str) -> _Code:
     parts = code.split("//")
     kind, rest = parts[0], parts[1:]
     if kind in _STRUCTURE:
-        return {"part": "STRUCTURE"}
+        return _Code("STRUCTURE")
     excluded = excluded_by(code)
     if excluded:
-        return {"left_out": f"excluded:{excluded}"}
-    if kind == "LAB" and rest and rest[0] == "RESULT":  # MEDS 0.4 exports tell results from specimens
+        return _Code(left_out=f"excluded:{excluded}")
+    if kind == "LAB" and rest and rest[0] == "RESULT":  # MEDS 0.4 exports distinguish results from specimens
         rest = rest[1:]
     if kind == "MEDICATION" and len(rest) >= 2:
         return _read_medication(rest)
@@ -92,18 +95,18 @@ def _read_code(code: str) -> dict[str, Any]:
     if kind == "PROCEDURE" and rest[:1] in (["START"], ["END"]):
         where, rest = f"PROCEDURE_{rest[0]}", rest[1:]
     if where is None or not rest or not rest[0].isdigit():
-        return {"left_out": "unmapped_code"}
-    return {"part": where, "item": int(rest[0]), "code_unit": canonical_unit(rest[1]) if len(rest) > 1 else None}
+        return _Code(left_out="unmapped_code")
+    return _Code(where, int(rest[0]), canonical_unit(rest[1]) if len(rest) > 1 else None)
 
 
-def _read_medication(rest: list[str]) -> dict[str, Any]:
+def _read_medication(rest: list[str]) -> _Code:
     order = rest[0] in ("START", "STOP")
     name = " ".join((rest[1] if order else rest[0]).split())
     if dropped_medications().search(name):
-        return {"left_out": "carrier_or_flush"}
+        return _Code(left_out="carrier_or_flush")
     if order:
-        return {"part": "ORDER", "name": name} if rest[0] == "START" else {"part": "STRUCTURE"}
-    return {"part": "GIVEN", "name": name} if rest[1].strip() in mimic_map()["emar_given"] else {"left_out": "medication_not_given"}
+        return _Code("ORDER", name=name) if rest[0] == "START" else _Code("STRUCTURE")
+    return _Code("GIVEN", name=name) if rest[1].strip() in mimic_map()["emar_given"] else _Code(left_out="medication_not_given")
 
 
 def _count_left_out(rows: pl.DataFrame, counts: Counter[str]) -> None:
@@ -112,7 +115,7 @@ def _count_left_out(rows: pl.DataFrame, counts: Counter[str]) -> None:
 
 
 def _infusions(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Starts and ends of infusions joined to intervals, with the weight at their start."""
+    """Starts and ends of infusions joined to intervals, with the patient's weight at the start."""
     ends = rows.filter(pl.col("part") == "INFUSION_END").select(
         "icustay_id", "item", "order_id", "row", "time", amount="numeric_value", amount_unit="unit"
     )

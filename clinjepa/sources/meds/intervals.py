@@ -1,7 +1,7 @@
-"""Joins start rows and end rows of infusions and procedures to intervals.
+"""Start rows and end rows of infusions and procedures, joined to intervals.
 
-MEDS has a row for the start and one for the end. Infusions share an order id; procedures do not, so theirs are joined in order of
-time, and where some rows are absent each start takes the next end before the next start.
+MEDS has one row for the start and one for the end. Rows of an infusion share an order id. Rows of a procedure do not: they are joined
+in order of time. Where some rows are missing, each start is joined to the next end before the next start.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import polars as pl
 
 
 def pair_intervals(starts: pl.DataFrame, ends: pl.DataFrame, keys: list[str], counts: Counter[str]) -> pl.DataFrame:
-    """`starts` with `end`, `amount`, `amount_unit` of their end rows (null where there is none).
+    """`starts` with `end`, `amount` and `amount_unit` of their end rows, null where there is none.
 
-    starts, ends: `keys`, time, row; ends also amount, amount_unit. Counted: `start_without_end` (kept, as a point in time) and
-    `end_without_start` (dropped). Null keys match each other.
+    Args:
+        starts: `keys`, time, row and any other columns.
+        ends: `keys`, time, row, amount, amount_unit.
+        keys: Columns that the rows of an interval share; null matches null.
+        counts: Receives `start_without_end` (kept, as a point in time) and `end_without_start` (dropped).
     """
     starts = starts.sort("time", "row").with_columns(
         pl.int_range(pl.len()).over(keys).alias("place"), pl.len().over(keys).alias("num_starts")

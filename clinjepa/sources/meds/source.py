@@ -1,7 +1,7 @@
-"""MIMIC-IV in the MEDS format (Medical Event Data Standard), as PhysioNet's demo has it (0.3.3) or a newer export (0.4).
+"""Source for MIMIC-IV in the MEDS format (Medical Event Data Standard): PhysioNet's demo (0.3.3) or a newer export (0.4).
 
-Reads `data/**/*.parquet` and `metadata/subject_splits.parquet` below `source.path`. A subject's rows are contiguous and in one
-file (MEDS requires it), so a partition is a range of rows per file and reads nothing else.
+Reads `data/**/*.parquet` and `metadata/subject_splits.parquet` below `source.path`. MEDS requires a subject's rows to be contiguous
+and in one file, so a partition is a range of rows per file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import polars as pl
 import pyarrow as pa
@@ -26,25 +26,42 @@ from clinjepa.storage import Folder
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
 
-_COLUMNS: dict[str, tuple[tuple[str, ...], Any]] = {
-    "subject_id": (("subject_id", "patient_id"), pl.Int64),
+_COLUMNS: dict[str, tuple[tuple[str, ...], pl.DataType]] = {
+    "subject_id": (("subject_id", "patient_id"), pl.Int64()),
     "time": (("time",), pl.Datetime("us")),
-    "code": (("code",), pl.String),
-    "numeric_value": (("numeric_value",), pl.Float64),
-    "icustay_id": (("icustay_id", "stay_id"), pl.Int64),
-    "text_value": (("text_value",), pl.String),
-    "hadm_id": (("hadm_id",), pl.Int64),
-    "order_id": (("order_id",), pl.Int64),
-    "unit": (("unit",), pl.String),
-    "race": (("race",), pl.String),
-    "order_category": (("ordercategorydescription",), pl.String),
+    "code": (("code",), pl.String()),
+    "numeric_value": (("numeric_value",), pl.Float64()),
+    "icustay_id": (("icustay_id", "stay_id"), pl.Int64()),
+    "text_value": (("text_value",), pl.String()),
+    "hadm_id": (("hadm_id",), pl.Int64()),
+    "order_id": (("order_id",), pl.Int64()),
+    "unit": (("unit",), pl.String()),
+    "race": (("race",), pl.String()),
+    "order_category": (("ordercategorydescription",), pl.String()),
 }
+"""Column -> its names in MEDS exports, and its type here."""
+
 _NEEDED = ("subject_id", "time", "code", "numeric_value", "icustay_id")
-"""Without these no ICU stay can be read; the others are absent in some exports."""
+"""Columns without which no ICU stay can be read; the others are missing in some exports."""
+
+
+class RowRange(TypedDict):
+    """Rows `first_row` … `first_row + num_rows - 1` of a file."""
+
+    file: str
+    first_row: int
+    num_rows: int
+
+
+class RowRanges(TypedDict):
+    """A partition: its row ranges, and the last stay id to read (null: all)."""
+
+    pieces: list[RowRange]
+    max_stay_id: int | None
 
 
 class MedsSource:
-    """MIMIC-IV as MEDS. `config.path` is the data set's root (the folder with `data/` and `metadata/`)."""
+    """MIMIC-IV as MEDS. `config.path` is the root of the data set (the folder with `data/` and `metadata/`)."""
 
     name = "meds"
 
@@ -67,9 +84,28 @@ class MedsSource:
             sha.update(f"{name}:{self._folder.digest(name)};".encode())
         return sha.hexdigest()
 
-    def partitions(self) -> list[dict[str, Any]]:
+    def partitions(self) -> list[RowRanges]:
         """Row ranges of near-equal size that end between subjects; `max_stay_id` is the last stay id read with `max_stays`."""
-        runs: list[tuple[str, int, int]] = []
+        runs, stay_ids = self._subject_runs()
+        limit = self._config.max_stays
+        last = sorted(stay_ids)[limit - 1] if limit is not None and limit < len(stay_ids) else None
+        number = partition_count(self._config.num_partitions, len(stay_ids))
+        target = max(1.0, sum(run["num_rows"] for run in runs) / number)
+        groups: dict[int, list[RowRange]] = {}
+        done = 0
+        for run in runs:
+            index = min(int(done / target), number - 1)
+            pieces = groups.setdefault(index, [])
+            if pieces and pieces[-1]["file"] == run["file"]:
+                pieces[-1]["num_rows"] += run["num_rows"]
+            else:
+                pieces.append(run)
+            done += run["num_rows"]
+        return [{"pieces": pieces, "max_stay_id": last} for pieces in groups.values()]
+
+    def _subject_runs(self) -> tuple[list[RowRange], set[int]]:
+        """The rows of each subject, in order of the files, and all stay ids. SourceError when a subject's rows are not together."""
+        runs: list[RowRange] = []
         stay_ids: list[int] = []
         seen: set[int] = set()
         for name in self._files:
@@ -78,36 +114,25 @@ class MedsSource:
             ids = set(subjects["value"].to_list())
             if len(ids) < subjects.height or seen & ids:
                 raise SourceError(
-                    f"{self._folder.address}/{name}: rows of one subject stand apart or in several files; "
-                    "MEDS wants them together, sort the shards by subject_id"
+                    f"{self._folder.address}/{name}: rows of one subject are not contiguous, or in several files; "
+                    "MEDS requires them together, sort the shards by subject_id"
                 )
             seen |= ids
             lengths = subjects["len"].cast(pl.Int64)
-            runs += [(name, first, rows) for first, rows in zip((lengths.cum_sum() - lengths).to_list(), lengths.to_list(), strict=True)]
+            firsts = lengths.cum_sum() - lengths
+            runs += [
+                {"file": name, "first_row": first, "num_rows": rows}
+                for first, rows in zip(firsts.to_list(), lengths.to_list(), strict=True)
+            ]
             stay_ids += frame.filter(pl.col("code").str.starts_with("ICU_ADMISSION"))["icustay_id"].drop_nulls().to_list()
         if not stay_ids:
             raise SourceError(
                 f"{self._folder.address}/data: no code starts with 'ICU_ADMISSION' in {len(self._files)} files; "
                 "this source reads the MIMIC-IV conversion to MEDS"
             )
-        limit = self._config.max_stays
-        last = sorted(set(stay_ids))[limit - 1] if limit is not None and limit < len(set(stay_ids)) else None
-        number = partition_count(self._config.num_partitions, len(set(stay_ids)))
-        target = max(1.0, sum(rows for _, _, rows in runs) / number)
-        pieces: list[list[dict[str, Any]]] = []
-        done = 0
-        for name, first, rows in runs:
-            index = min(int(done / target), number - 1)
-            if not pieces or index > pieces[-1][0]["index"]:
-                pieces.append([{"index": index, "file": name, "first_row": first, "num_rows": 0}])
-            elif pieces[-1][-1]["file"] != name:
-                pieces[-1].append({"index": index, "file": name, "first_row": first, "num_rows": 0})
-            pieces[-1][-1]["num_rows"] += rows
-            done += rows
-        ranges = ([{key: piece[key] for key in ("file", "first_row", "num_rows")} for piece in group] for group in pieces)
-        return [{"pieces": group, "max_stay_id": last} for group in ranges]
+        return runs, set(stay_ids)
 
-    def read(self, partition: dict[str, Any]) -> SourceTables:
+    def read(self, partition: RowRanges) -> SourceTables:
         """Stays and events of a partition's row ranges."""
         counts: Counter[str] = Counter()
         frames = [
@@ -133,12 +158,12 @@ class MedsSource:
             raise SourceError(
                 f"{self._folder.address}/data: no .parquet files there; "
                 "source.path must be the folder that holds data/ and metadata/ of a MEDS data set, "
-                "or set source.kind to the format that lies there (mimic_iv, cinc2012, cinc2019)"
+                "or set source.kind to the format of this folder (mimic_iv, cinc2012, cinc2019)"
             )
         return files
 
     def _read(self, name: str, columns: tuple[str, ...], first_row: int = 0, num_rows: int | None = None) -> pl.DataFrame:
-        """Columns of a shard under their own names (null where an optional one is absent), rows first_row … first_row + num_rows."""
+        """Columns of a shard, null where an optional one is missing; `num_rows` rows from `first_row` on (None: all that follow)."""
         where = f"{self._folder.address}/{name}"
         with self._folder.local_copy(name) as path:
             schema = _parquet_schema(path, where)
@@ -159,7 +184,7 @@ class MedsSource:
                 raise SourceError(f"{where}: cannot be read ({type(error).__name__}); it was cut or altered, get the file again") from None
 
     def _splits(self) -> pl.DataFrame:
-        """subject_id, source_split; empty when the data set ships none."""
+        """subject_id, source_split; empty when the data set has no split."""
         name = "metadata/subject_splits.parquet"
         if not self._folder.exists(name):
             return pl.DataFrame(schema={"subject_id": pl.Int64, "source_split": pl.String})
@@ -167,7 +192,7 @@ class MedsSource:
         with self._folder.local_copy(name) as path:
             missing = {"subject_id", "split"} - set(_parquet_schema(path, where).names())
             if missing:
-                raise SourceError(f"{where}: columns {sorted(missing)} are missing; MEDS wants subject_id and split")
+                raise SourceError(f"{where}: columns {sorted(missing)} are missing; MEDS requires subject_id and split")
             table = pl.read_parquet(path, columns=["subject_id", "split"])
         return table.select(pl.col("subject_id").cast(pl.Int64), pl.col("split").alias("source_split")).unique("subject_id", keep="first")
 
@@ -187,6 +212,6 @@ def _check_type(column: str, found: str | None, schema: pl.Schema, where: str) -
         return
     dtype = schema[found]
     if column == "time" and not isinstance(dtype, pl.Datetime):
-        raise SourceError(f"{where}: column 'time' is {dtype}, MEDS wants timestamp[us]; convert it")
+        raise SourceError(f"{where}: column 'time' is {dtype}, MEDS requires timestamp[us]; convert it")
     if column in ("subject_id", "icustay_id", "numeric_value", "hadm_id", "order_id") and not dtype.is_numeric() and dtype != pl.Null:
         raise SourceError(f"{where}: column {found!r} is {dtype}, a number is needed; convert it")

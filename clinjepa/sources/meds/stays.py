@@ -1,7 +1,7 @@
-"""ICU stays out of MEDS rows of MIMIC-IV: admission and discharge codes, demographics, outcome.
+"""MEDS rows of MIMIC-IV to ICU stays: admission and discharge codes, demographics, outcome.
 
-Outcome: died in hospital when the admission's discharge code says DIED or the death lies inside the admission; died in the
-ICU when that death is not after ICU discharge. These columns serve labels and stratification only.
+Died in hospital: the admission's discharge code is DIED, or the death lies inside the admission. Died in the ICU: that death is not
+after ICU discharge. These columns serve labels and stratification only.
 """
 
 from __future__ import annotations
@@ -17,8 +17,16 @@ from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, 
 def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
     """Stays (columns of STAYS_SCHEMA; height and weight still null) of a partition's MEDS rows.
 
-    Dropped and counted: `stay_without_end`, `stay_end_before_start`, `duplicate_row` (the same stay twice, word for word).
-    SourceError when one stay id has two different admissions.
+    Dropped and counted: `stay_without_end`, `stay_end_before_start`, `duplicate_row` (exact copies of a stay).
+
+    Args:
+        rows: The partition's rows.
+        splits: subject_id, source_split.
+        where: Address of the data set, for messages.
+        counts: Receives the dropped rows.
+
+    Raises:
+        SourceError: One stay id has two different admissions.
     """
     prefix = pl.col("code").str.split_exact("//", 2)
     coded = rows.with_columns(prefix.struct.field("field_0").alias("kind"), prefix.struct.field("field_1").alias("first"))
@@ -40,7 +48,7 @@ def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Cou
 
 def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
     """stay_id, subject_id, hadm_id, intime, outtime, care_unit; one row per usable stay."""
-    columns = [pl.col("icustay_id").alias("stay_id"), "subject_id", "hadm_id", "time", "first"]
+    columns = [pl.col("icustay_id").alias("stay_id"), *(pl.col(name) for name in ("subject_id", "hadm_id", "time", "first"))]
     inside = coded.filter(
         pl.col("kind").is_in(["ICU_ADMISSION", "ICU_DISCHARGE"]) & pl.col("icustay_id").is_not_null() & pl.col("time").is_not_null()
     )
@@ -51,8 +59,7 @@ def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.Dat
         if distinct["stay_id"].n_unique() < distinct.height:
             clashing = distinct.height - distinct["stay_id"].n_unique()
             raise SourceError(
-                f"{where}/data: {clashing} ICU stay ids have two different {kind} rows; "
-                "every stay needs an id of its own, renumber the copies"
+                f"{where}/data: {clashing} ICU stay ids have two different {kind} rows; every stay needs a unique id, renumber the copies"
             )
         if distinct.height < found.height:
             counts["duplicate_row"] += found.height - distinct.height
@@ -80,7 +87,7 @@ def _admissions(coded: pl.DataFrame) -> pl.DataFrame:
 
 
 def _dialysis(coded: pl.DataFrame) -> pl.DataFrame:
-    """hadm_id, chronic_dialysis: whether the codes of the hospitalisation say so. For labels; the codes reach no text."""
+    """hadm_id, chronic_dialysis (from the diagnosis codes of the hospitalisation). For labels; the codes are in no text."""
     diagnoses = coded.filter((pl.col("kind") == "DIAGNOSIS") & pl.col("hadm_id").is_not_null())
     parts = pl.col("code").str.split_exact("//", 3)  # DIAGNOSIS//ICD//version//code
     version, code = parts.struct.field("field_2"), parts.struct.field("field_3")

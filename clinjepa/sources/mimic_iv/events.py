@@ -1,7 +1,7 @@
-"""Events of ICU stays out of the original tables of MIMIC-IV: charted values, labs, outputs, infusions, procedures, drugs, cultures.
+"""Original tables of MIMIC-IV to events of ICU stays: charted values, labs, outputs, infusions, procedures, drugs, cultures.
 
-What the rows mean is shared with the MEDS source (`mimic_events.py`); here the tables' columns get the names used there. Labs,
-drugs and cultures belong to every stay of their patient whose window holds them, since their admission id may be null.
+The tables' columns are renamed for `row_meaning.py`, which is shared with the MEDS source. Labs, drugs and cultures belong to every
+stay of their patient whose window contains them, since their admission id may be null.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import lru_cache
-from typing import Any
+from typing import TypedDict
 
 import polars as pl
 
@@ -30,13 +30,26 @@ from clinjepa.sources.mimic_iv.row_meaning import (
 )
 
 
+class _AntibioticMap(TypedDict):
+    """`clinical/maps/antibiotics.yaml`; its header explains the keys."""
+
+    drugs: list[str]
+    not_drugs: list[str]
+    excluded_routes: list[str]
+
+
 def read_events(
     tables: dict[str, pl.DataFrame], stays: pl.DataFrame, known_stays: pl.DataFrame, counts: Counter[str], event_time: str = "measured"
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(stays with height and weight, events) of a bucket's tables; drops are counted by rule. Absent tables give no events.
+    """(stays with height and weight, events) of the tables of a bucket of patients. Missing tables give no events.
 
-    known_stays: stay_id and subject_id of all stays of these patients, left-out ones too; rows of any other stay, or of such a stay but
-    another patient, are dropped and counted (`without_stay`).
+    Args:
+        tables: Table -> its rows for these patients.
+        stays: Stays in the columns of STAYS_SCHEMA.
+        known_stays: stay_id and subject_id of all stays of these patients, including dropped ones. Rows of any other stay, or of such
+            a stay but another patient, are dropped and counted (`without_stay`).
+        counts: Receives the dropped rows, by rule.
+        event_time: `measured` or `stored`; decides when an administration record begins and when height and weight are known.
     """
     for name in ("chartevents", "outputevents", "inputevents", "procedureevents"):
         rows = tables[name].join(known_stays, on=["stay_id", "subject_id"], how="semi", maintain_order="left")
@@ -59,7 +72,7 @@ def read_events(
 
 
 def _charted(rows: pl.DataFrame, part: str, stays: pl.DataFrame) -> pl.DataFrame:
-    """chartevents or outputevents. Rows of stays that were dropped are no events; the drop of their stay is counted already."""
+    """Rows of chartevents or outputevents. Rows of dropped stays are not counted again: the drop of the stay is counted already."""
     text = pl.col("value") if rows.schema["value"] == pl.String else pl.lit(None, pl.String)
     return rows.filter(pl.col("stay_id").is_in(stays["stay_id"].implode())).select(
         "stay_id",
@@ -122,9 +135,9 @@ def _performed(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) ->
 
 
 def _drugs(tables: dict[str, pl.DataFrame], counts: Counter[str]) -> pl.DataFrame:
-    """Administrations (emar) and starts of orders (prescriptions), without carriers, flushes and what was not given."""
-    types = {"subject_id": pl.Int64, "time": pl.Datetime("us"), "row": pl.Int64, "part": pl.String, "name": pl.String}
-    found = [pl.DataFrame(schema=types | {"store_time": pl.Datetime("us")})]
+    """Administrations (emar) and starts of orders (prescriptions), without carriers, flushes and drugs that were not given."""
+    types = {"subject_id": pl.Int64(), "time": pl.Datetime("us"), "row": pl.Int64(), "part": pl.String(), "name": pl.String()}
+    found = [pl.DataFrame(schema={**types, "store_time": pl.Datetime("us")})]
     emar, orders = tables.get("emar"), tables.get("prescriptions")
     if emar is not None:
         given = emar.filter(pl.col("event_txt").str.strip_chars().is_in(mimic_map()["emar_given"]))
@@ -185,7 +198,7 @@ def _antibiotics(orders: pl.DataFrame | None, stays: pl.DataFrame, counts: Count
 
 
 def _cultures(samples: pl.DataFrame | None, stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Microbiology samples, one event each (a sample has a row per test and organism). A date without a time is that whole day."""
+    """Microbiology samples, one event each (a sample has a row per test and organism). A date without a time becomes the whole day."""
     if samples is None:
         return raw_events(pl.DataFrame())
     day_ends = pl.when(pl.col("charttime").is_null()).then(pl.col("chartdate").dt.truncate("1d") + pl.duration(days=1))
@@ -207,7 +220,7 @@ def _cultures(samples: pl.DataFrame | None, stays: pl.DataFrame, counts: Counter
 
 
 def _rounded(column: str) -> pl.Expr:
-    """As the MEDS conversion has it: through float32, so that both give the same number to the last bit."""
+    """A column rounded through float32 like in the MEDS conversion, so that both formats give identical numbers."""
     return pl.col(column).cast(pl.Float32).cast(pl.Float64).round_sig_figs(SIGNIFICANT_DIGITS)
 
 
@@ -224,10 +237,11 @@ def _is_antibiotic(name: str) -> bool:
 @lru_cache(maxsize=1)
 def _antibiotic_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     content = _antibiotic_map()
-    drugs, others = ("|".join(f"(?:{pattern})" for pattern in content[key]) for key in ("drugs", "not_drugs"))
+    drugs, others = ("|".join(f"(?:{pattern})" for pattern in patterns) for patterns in (content["drugs"], content["not_drugs"]))
     return re.compile(drugs, re.IGNORECASE), re.compile(others, re.IGNORECASE)
 
 
 @lru_cache(maxsize=1)
-def _antibiotic_map() -> dict[str, Any]:
-    return read_definitions("maps/antibiotics.yaml")
+def _antibiotic_map() -> _AntibioticMap:
+    content: _AntibioticMap = read_definitions("maps/antibiotics.yaml")
+    return content

@@ -1,8 +1,8 @@
-"""One table of MIMIC-IV, streamed from its csv once, becomes Parquet that can be read by patient.
+"""Extraction of one MIMIC-IV table: its csv is streamed once into Parquet files that can be read by patient.
 
-A patient belongs to one of `num_buckets` buckets, by a fixed function of the subject id. What is kept: rows of patients with an ICU
-stay, of items in use, near these stays. Each chunk file has one row group per bucket, so a bucket is read without the others; the
-record under `parts/` is written last. Nothing here depends on the size of the file but the number of chunks.
+A patient belongs to one of `num_buckets` buckets, by a fixed function of the subject id. Kept are rows of patients with an ICU stay,
+of items in use, near these stays. Each chunk file has one row group per bucket, so a bucket is read without the others. The record
+under `parts/` is written last. Memory does not depend on the size of the table; only the number of chunks does.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError, StoreError
-from clinjepa.sources.csv_stream import CsvFile, Keep, ScanPlan, parse_times, scan
+from clinjepa.sources.csv_rows import CsvFile, Keep, parse_times
+from clinjepa.sources.csv_stream import ScanPlan, scan
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 from clinjepa.sources.mimic_iv.tables import Table
 from clinjepa.sources.schema import longest_lookback_hours
 from clinjepa.storage import Folder
-from clinjepa.storage.parts import RECORDS, finished_part, write_record
+from clinjepa.storage.parts import RECORDS, PartFile, finished_part, write_record
 
 SCHEMA_VERSION = 2
 _MARGIN_HOURS = 24
-"""Kept around the stays' windows beyond the longest look-back: dates without a time stand at 00:00. Reading cuts exactly."""
+"""Margin around the stays' windows beyond the longest look-back: dates without a time are at 00:00. `read` cuts exactly."""
 
 _TURNS = 8
-"""In which the rows of a chunk are sorted and written."""
+"""Number of groups of buckets that a chunk is sorted and written in."""
 
 _DROPPED_AFTER_USE = ("warning", "statusdescription", "bucket")
 
 
 @dataclass(frozen=True)
 class Patients:
-    """Patients whose rows are kept. `table`: subject_id, bucket, earliest, latest; `num_buckets`: of the whole extraction."""
+    """Patients whose rows are kept. `table`: subject_id, bucket, earliest, latest (times). `num_buckets`: of the whole extraction."""
 
     table: pl.DataFrame
     num_buckets: int
 
     @classmethod
     def of(cls, stays: pl.DataFrame, num_buckets: int) -> Patients:
-        """Of usable stays (subject_id, intime, outtime)."""
+        """The patients of usable stays (subject_id, intime, outtime)."""
         before = pl.duration(hours=longest_lookback_hours() + _MARGIN_HOURS)
         table = stays.group_by("subject_id").agg(
             (pl.col("intime").min() - before).alias("earliest"),
@@ -56,22 +56,31 @@ class Patients:
 
 
 def bucket_of(subject_id: pl.Expr, num_buckets: int) -> pl.Expr:
-    """0 … num_buckets − 1 by Knuth's multiplicative hash: neighbouring and evenly spaced ids spread evenly, on any machine."""
+    """0 … num_buckets − 1 by Knuth's multiplicative hash: consecutive and evenly spaced ids are distributed evenly, on any machine."""
     return ((subject_id.abs().cast(pl.UInt64) % 2**31 * 2654435761 % 2**32) // 2**8 % num_buckets).cast(pl.Int32)
 
 
 def extract_table(
     file: CsvFile, table: Table, patients: Patients, out: Folder, memory_mb: int, reasons: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Stream one table into `out/<table>/`; returns what was left out, by rule. A finished table is not read again.
+    """Stream one table into `out/<table>/`. A finished table is not read again.
 
-    reasons: better known ones for rows that would count as `no_icu_stay`.
-    Counted: `unmapped_code` (items that mean nothing here), `no_icu_stay`, `without_stay`, `without_time`, `outside_stay`,
-    `flagged_by_warning`, `rewritten`, `empty_table:<table>`.
+    Args:
+        file: The table's csv.
+        table: Columns, time column and kind of the table.
+        patients: Patients whose rows are kept.
+        out: Folder of the extraction.
+        memory_mb: Memory that this call may use.
+        reasons: Rule -> rows whose specific reason is known; they are subtracted from `no_icu_stay`.
+
+    Returns:
+        Rows left out, by rule: `unmapped_code` (items that map to nothing), `no_icu_stay`, `without_stay`, `without_time`,
+        `outside_stay`, `flagged_by_warning`, `rewritten`, `empty_table:<table>`.
     """
-    record = finished_part(out, table.name, SCHEMA_VERSION)
-    if record is not None:
-        return record["counts"]
+    finished = finished_part(out, table.name, SCHEMA_VERSION)
+    if finished is not None:
+        known: dict[str, int] = finished["counts"]
+        return known
     plan = ScanPlan.within(memory_mb)
     counts: Counter[str] = Counter()
     writer = _ChunkWriter(out, table.name, patients.num_buckets, plan.buffer_bytes)
@@ -86,33 +95,34 @@ def extract_table(
         writer.add(_row_filter(file, table, patients)(_empty(file), Counter()))
     counts.update(reasons or {})
     counts["no_icu_stay"] -= sum((reasons or {}).values())
+    left_out = {rule: number for rule, number in sorted(counts.items()) if number}
     record = {
         "schema_version": SCHEMA_VERSION,
         "files": writer.close(),
         "num_rows": num_rows,
         "num_kept": writer.num_rows,
-        "counts": {rule: number for rule, number in sorted(counts.items()) if number},
+        "counts": left_out,
     }
     write_record(out, table.name, record)
-    return record["counts"]
+    return left_out
 
 
 def read_bucket(extracted: Folder, table: str, bucket: int) -> pl.DataFrame:
     """The rows of one bucket of an extracted table, in the file's order."""
     record = extracted.read_json(f"{RECORDS}/{table}.json")
     if record.get("schema_version") != SCHEMA_VERSION:
-        raise StoreError(f"{extracted.address} was extracted in another version; remove the folder and run again")
+        raise StoreError(f"{extracted.address} was extracted by another version; remove the folder and run again")
     frames = [pl.DataFrame(extracted.read_row_group(file["name"], bucket)) for file in record["files"]]
     return pl.concat(frames)
 
 
 def _row_filter(file: CsvFile, table: Table, patients: Patients) -> Keep:
-    """What is kept of a block, cheapest and most selective rule first."""
+    """The function that selects rows of a block; cheap and selective rules come first."""
     items = pl.Series(_items_in_use(table.name)) if table.items else None
     texts = _items_read_as_text(table.name)
     has_stays = "stay_id" in table.columns
     absent = [name for name in table.optional if name not in file.columns]
-    types = {"integer": pl.Int64, "number": pl.Float64, "text": pl.String, "time": pl.Datetime("us")}
+    types = {"integer": pl.Int64(), "number": pl.Float64(), "text": pl.String(), "time": pl.Datetime("us")}
 
     def keep(frame: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
         if items is not None:
@@ -142,13 +152,13 @@ def _row_filter(file: CsvFile, table: Table, patients: Patients) -> Keep:
 
 
 class _ChunkWriter:
-    """Gathers rows until `buffer_bytes`, then writes them as a file with one row group per bucket."""
+    """Collects rows up to `buffer_bytes`, then writes them as a file with one row group per bucket."""
 
     def __init__(self, out: Folder, table: str, num_buckets: int, buffer_bytes: int) -> None:
         self._out, self._table, self._num_buckets, self._limit = out, table, num_buckets, buffer_bytes
         self._frames: list[pl.DataFrame] = []
         self._held = 0
-        self._files: list[dict[str, Any]] = []
+        self._files: list[PartFile] = []
         self.num_rows = 0
 
     def add(self, frame: pl.DataFrame) -> None:
@@ -158,7 +168,7 @@ class _ChunkWriter:
         if self._held >= self._limit:
             self._write()
 
-    def close(self) -> list[dict[str, Any]]:
+    def close(self) -> list[PartFile]:
         if self._held or not self._files:
             self._write()
         return self._files
@@ -167,7 +177,7 @@ class _ChunkWriter:
         rows = pl.concat(self._frames, rechunk=False)
         self._frames, self._held = [], 0
         num_rows, sink, writer = rows.height, io.BytesIO(), None
-        # A few buckets at a time: sorting and converting all rows at once would take three times their memory more.
+        # A few buckets at a time: sorting and converting all rows at once would take three times as much memory in addition.
         for first in range(0, self._num_buckets, -(-self._num_buckets // _TURNS)):
             buckets = range(first, min(first + -(-self._num_buckets // _TURNS), self._num_buckets))
             chosen = rows.filter(pl.col("bucket").is_between(buckets[0], buckets[-1])).sort("bucket", maintain_order=True)
@@ -188,8 +198,8 @@ class _ChunkWriter:
 
 
 def _held_bytes(frame: pl.DataFrame) -> int:
-    """polars' own estimate leaves out the 16 bytes with which a string's place is kept."""
-    return frame.estimated_size() + 16 * frame.height * sum(kind == pl.String for kind in frame.schema.values())
+    """Memory of a frame. polars' own estimate omits the 16 bytes of a string's view."""
+    return int(frame.estimated_size()) + 16 * frame.height * sum(kind == pl.String for kind in frame.schema.values())
 
 
 def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[str]) -> pl.DataFrame:
@@ -206,7 +216,7 @@ def _empty(file: CsvFile) -> pl.DataFrame:
 
 @lru_cache(maxsize=8)
 def _items_in_use(table: str) -> list[int]:
-    """Item ids of a table that mean a variable, a named medication, or something that is dropped under a rule of its own."""
+    """Item ids of a table that map to a variable or a named medication, or that have their own rule of dropping."""
     items = {
         item for variable in load_variables().values() for source in variable.sources if source.table == table for item in source.itemids
     }
@@ -219,7 +229,7 @@ def _items_in_use(table: str) -> list[int]:
 
 @lru_cache(maxsize=8)
 def _items_read_as_text(table: str) -> list[int]:
-    """Items whose text is read: charted categories and those with a conversion that looks at the text; the specimen of a blood gas."""
+    """Items whose text is read: charted categories, items with a conversion that tests the text, the specimen of a blood gas."""
     if table == "labevents":
         return [mimic_map()["specimens"]["item"]]
     return sorted(

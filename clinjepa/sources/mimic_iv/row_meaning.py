@@ -1,8 +1,8 @@
-"""What rows of MIMIC-IV mean, whatever format they came in: items become variables, infusions and procedures intervals.
+"""Rows of MIMIC-IV to raw events, for both formats: items become variables, infusions and procedures become intervals.
 
-The MEDS source and the source of the original tables both bring their rows into the columns named below and pass them through
-here, so that two conversions of one hospital differ only where their files do. Item ids: `clinical/variables.yaml`; what
-treatments mean beyond it: `clinical/maps/mimic_iv.yaml`.
+The MEDS source and the source of the original tables rename their columns as described below and call these functions, so the two
+formats give different events only where their files differ. Item ids: `clinical/variables.yaml`. Treatments without a variable:
+`clinical/maps/mimic_iv.yaml`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import lru_cache
-from typing import Any
+from typing import TypedDict
 
 import polars as pl
 
@@ -23,14 +23,37 @@ PARTS = {"CHART": "chartevents", "LAB": "labevents", "OUTPUT": "outputevents", "
 """Kind of row -> MIMIC-IV table."""
 
 SIGNIFICANT_DIGITS = 7
-"""Of every value that is read: MEDS holds them as float32, and further digits of MIMIC-IV's rates are left over from divisions."""
+"""Digits kept of every value: MEDS stores float32, and further digits of MIMIC-IV's rates are rounding residues of divisions."""
+
+
+class Specimens(TypedDict):
+    """Which blood gases are arterial. item: of the specimen's name; arterial: its names; only_arterial: variables it decides on."""
+
+    item: int
+    arterial: list[str]
+    only_arterial: list[str]
+
+
+class MimicMap(TypedDict):
+    """`clinical/maps/mimic_iv.yaml`; its header explains the keys."""
+
+    medication_items: dict[str, list[int]]
+    dropped_items: dict[int, str]
+    carrier_orders: list[str]
+    emar_given: list[str]
+    dropped_medications: list[str]
+    chronic_dialysis: dict[int, list[str]]
+    races: dict[str, list[str]]
+    specimens: Specimens
+    item_labels: dict[int, str]
 
 
 def measurements(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Raw events of charted values, labs or outputs: one per variable that the item means.
+    """Raw events of charted values, labs or outputs: one per variable that the item maps to.
 
-    rows: stay_id, time, row, part, item, numeric_value, text_value, unit, and store_time where the source has it. Counted:
-    `unmapped_code`, rows whose item means nothing here.
+    Args:
+        rows: stay_id, time, row, part, item, numeric_value, text_value, unit, and store_time if the source has it.
+        counts: Receives `unmapped_code`: rows whose item maps to no variable.
     """
     mapped = rows.join(item_table(), on=["part", "item"], how="left", maintain_order="left")
     unmapped = mapped["variable"].null_count()
@@ -53,9 +76,12 @@ def measurements(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
 
 def in_windows(labs: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Lab rows with the stay_id of each stay of their subject whose window holds them: their admission id may be null.
+    """Rows with the stay_id of each stay of their subject whose window contains them: their admission id may be null.
 
-    labs: subject_id, time, row, any others. Counted: `outside_stay`.
+    Args:
+        labs: subject_id, time, row and any other columns.
+        stays: Stays in the columns of STAYS_SCHEMA.
+        counts: Receives `outside_stay`: rows in no window.
     """
     earliest = pl.col("intime") - pl.duration(hours=longest_lookback_hours())
     window = stays.select("stay_id", "subject_id", earliest.alias("earliest"), "outtime")
@@ -69,10 +95,14 @@ def in_windows(labs: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) ->
 
 
 def drop_other_specimens(labs: pl.DataFrame, specimen: str, counts: Counter[str]) -> pl.DataFrame:
-    """Lab rows without those of arterial quantities whose blood gas is known to come from elsewhere, and without the specimens' names.
+    """Lab rows without arterial quantities of a blood gas that is known not to be arterial, and without the specimens' names.
 
-    labs: stay_id, row, item, text_value and `specimen`, the column that the rows of one blood gas share: its id or, where the source
-    keeps none, its time. Counted: `not_arterial:<variable>`. Which items and words: `specimens` of `clinical/maps/mimic_iv.yaml`.
+    Args:
+        labs: stay_id, row, item, text_value and the column `specimen`.
+        specimen: Column that the rows of one blood gas share: its id or, if the source has none, its time.
+        counts: Receives `not_arterial:<variable>`.
+
+    Items and names are under `specimens` in `clinical/maps/mimic_iv.yaml`.
     """
     rules = mimic_map()["specimens"]
     is_name = pl.col("item") == rules["item"]
@@ -90,8 +120,10 @@ def drop_other_specimens(labs: pl.DataFrame, specimen: str, counts: Counter[str]
 def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """Interval events of infusions. A drug of kind `rate` that was pushed without a rate becomes a `medication` with its dose.
 
-    paired: icustay_id, item, row, time, end, numeric_value (the rate), unit (of the rate), amount, amount_unit, order_category,
-    patient_weight (kg), and store_time where the source has it. Counted: `carrier_or_flush`, `unmapped_code`, `zero_amount`.
+    Args:
+        paired: icustay_id, item, row, time, end, numeric_value (the rate), unit (of the rate), amount, amount_unit, order_category,
+            patient_weight (kg), and store_time if the source has it.
+        counts: Receives `carrier_or_flush`, `unmapped_code`, `zero_amount`.
     """
     paired = paired.with_columns(pl.lit("INFUSION").alias("part")).join(
         item_table(), on=["part", "item"], how="left", maintain_order="left"
@@ -109,7 +141,7 @@ def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     counts["zero_amount"] += paired.select(nothing.sum()).item()
     paired = paired.filter(~nothing)
     has_rate = rate.fill_null(0) > 0
-    # An item that is also an indicator keeps that event; a second mention as a pushed drug would say it twice.
+    # An item that also maps to an indicator keeps that event only; a pushed drug beside it would be the same treatment twice.
     pushed = (pl.col("kind") == "rate") & ~has_rate
     paired = paired.filter(~(pushed & pl.col("also_indicator")))
     as_medication = pl.col("variable").is_null() | pushed
@@ -145,15 +177,15 @@ def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
 
 def with_procedure_items(rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` whose `item` is a procedure of the dictionary, with its variable and label; order kept."""
+    """`rows` whose `item` is a procedure of the dictionary, with variable and label, in the same order."""
     return rows.join(item_table().filter(pl.col("part") == "PROCEDURE").drop("part"), on="item", how="inner", maintain_order="left")
 
 
 def procedures(paired: pl.DataFrame) -> pl.DataFrame:
     """Interval events of the procedures in the dictionary (ventilation, dialysis, cultures …).
 
-    paired: icustay_id, item, row, time, end, and store_time where the source has it, and what `with_procedure_items` adds.
-    The end is that of the interval: the column `value` of procedureevents is a duration in days or minutes and is not read.
+    paired: icustay_id, item, row, time, end, the columns of `with_procedure_items`, and store_time if the source has it. `end` is
+    the end time; the column `value` of procedureevents is a duration in days or minutes and is not read.
     """
     return raw_events(
         paired.select(
@@ -171,11 +203,15 @@ def procedures(paired: pl.DataFrame) -> pl.DataFrame:
 
 
 def medications(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str], event_time: str = "measured") -> pl.DataFrame:
-    """Free-named drugs: what the administration record (emar) says was given; before its first entry in a stay, the starts of orders.
+    """Drugs by name: entries of the administration record (emar) and, before its first entry in a stay, the starts of orders.
 
-    So what an hour says does not depend on whether a record begins later; with event_time `stored`, a record begins when its first
-    entry was stored. rows: subject_id, time, row, part (GIVEN or ORDER), name, and store_time where the source has it. Counted:
-    `order_superseded_by_administration`.
+    Orders are used up to that entry, so the text of an hour does not depend on whether a record begins later.
+
+    Args:
+        rows: subject_id, time, row, part (GIVEN or ORDER), name, and store_time if the source has it.
+        stays: Stays in the columns of STAYS_SCHEMA.
+        counts: Receives `order_superseded_by_administration`.
+        event_time: `measured`, or `stored`: then the record begins when its first entry was stored.
     """
     window = stays.select("stay_id", "subject_id", "intime", "outtime")
     found = rows.filter(pl.col("part").is_in(["GIVEN", "ORDER"])).join(window, on="subject_id", how="inner", maintain_order="left")
@@ -194,8 +230,10 @@ def medications(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str], e
 
 
 def take_statics(events: pl.DataFrame, stays: pl.DataFrame, event_time: str = "measured") -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Height and weight leave the events and become columns of the stays, with the time from which they are known: the first value of
-    the first item of the dictionary's list that was charted."""
+    """(stays, events) with height and weight as columns of the stays, with their times, instead of events.
+
+    Of the items in the dictionary's order, the first one that was charted is used, with its first value.
+    """
     known = pl.max_horizontal("time", *(["store_time"] if event_time == "stored" else []))
     for variable, column in (("height", "height_cm"), ("weight", "weight_kg")):
         priority = {
@@ -225,7 +263,7 @@ def _store_time(rows: pl.DataFrame) -> list[str]:
 
 @lru_cache(maxsize=1)
 def item_table() -> pl.DataFrame:
-    """part, item -> variable, kind, label, also_indicator (the item also means an indicator); an item may mean several variables."""
+    """part, item -> variable, kind, label, also_indicator (the item also maps to an indicator). An item may map to several variables."""
     parts = {table: part for part, table in PARTS.items()}
     found = [
         (parts[source.table], item, variable.name, variable.kind, source.labels.get(item))
@@ -240,9 +278,10 @@ def item_table() -> pl.DataFrame:
 
 
 @lru_cache(maxsize=1)
-def mimic_map() -> dict[str, Any]:
-    """`clinical/maps/mimic_iv.yaml`."""
-    return read_definitions("maps/mimic_iv.yaml")
+def mimic_map() -> MimicMap:
+    """The content of `clinical/maps/mimic_iv.yaml`."""
+    content: MimicMap = read_definitions("maps/mimic_iv.yaml")
+    return content
 
 
 @lru_cache(maxsize=1)
@@ -253,5 +292,5 @@ def medication_items() -> dict[int, str]:
 
 @lru_cache(maxsize=1)
 def dropped_medications() -> re.Pattern[str]:
-    """Names of carriers, flushes and diluents."""
+    """Pattern for the names of carriers, flushes and diluents."""
     return re.compile("|".join(mimic_map()["dropped_medications"]), re.IGNORECASE)

@@ -1,25 +1,26 @@
-"""MIMIC-IV as PhysioNet has it, versions 2.0 to 3.1: `hosp/` and `icu/` with csv or csv.gz, nothing else.
+"""Source for MIMIC-IV as PhysioNet publishes it, versions 2.0 to 3.1: folders `hosp/` and `icu/` with csv or csv.gz files.
 
-Rows of a patient are scattered over the tables, so the tables are first *extracted*: each is streamed once and its rows laid down by
-patient (`extract`); a partition then reads its patients only (`read`). Construction lists the two folders and opens no file.
+A patient's rows are scattered over the tables, so the tables are first *extracted*: each is streamed once and its rows are stored by
+patient (`extract`). A partition then reads only its patients (`read`). The constructor lists the two folders and opens no file.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import polars as pl
 
 from clinjepa.errors import SourceError
 from clinjepa.sources.cleaning import finish
-from clinjepa.sources.csv_stream import CsvFile, ScanPlan, parse_times, scan
+from clinjepa.sources.csv_rows import CsvFile, parse_times
+from clinjepa.sources.csv_stream import ScanPlan, scan
 from clinjepa.sources.mimic_iv.events import read_events
 from clinjepa.sources.mimic_iv.extract import Patients, bucket_of, extract_table, read_bucket
 from clinjepa.sources.mimic_iv.stays import read_stays, usable_stays
 from clinjepa.sources.mimic_iv.tables import check_items, find_tables, load_tables, read_header
-from clinjepa.sources.schema import SourceTables, partition_count
+from clinjepa.sources.schema import SourceTables, TableFile, partition_count
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import finished_part, write_record
 
@@ -32,8 +33,15 @@ _RECORD_VERSION = 2
 _SMALL_MB = 512
 
 
+class PatientBucket(TypedDict):
+    """A partition: patients of one bucket (see `extract.bucket_of`), and the last stay id to read (null: all)."""
+
+    bucket: int
+    max_stay_id: int | None
+
+
 class MimicIvSource:
-    """Raw MIMIC-IV. `config.path` is the folder that holds `hosp/` and `icu/`; `partition_count` buckets of patients."""
+    """Raw MIMIC-IV. `config.path` is the folder that contains `hosp/` and `icu/`; `partition_count` buckets of patients."""
 
     name = "mimic_iv"
 
@@ -41,12 +49,12 @@ class MimicIvSource:
         self._config = config
         self._folder = Folder(config.path or "")
         if config.subsets is not None:
-            raise SourceError("source.subsets means nothing for source.kind=mimic_iv; use source.max_stays to read a part")
+            raise SourceError("source.subsets is not supported by source.kind=mimic_iv; use source.max_stays to read a part")
         self._files = find_tables(self._folder)
         self._stays: pl.DataFrame | None = None
 
     def content_digest(self) -> str:
-        """SHA-256 over names and contents of the files read. Their headers are checked before."""
+        """SHA-256 over names and contents of the files read. Their headers are checked first."""
         for table in self._files:
             self._csv(table)
         sha = hashlib.sha256()
@@ -55,32 +63,34 @@ class MimicIvSource:
         return sha.hexdigest()
 
     def check_items(self) -> dict[str, int]:
-        """Items in use that the data's own dictionaries lack or mean differently; see `mimic_iv_tables.check_items`."""
+        """Items in use that the data's own dictionaries lack or define differently; see `tables.check_items`."""
         counts: Counter[str] = Counter()
         return check_items(self._whole("d_items", counts), self._whole("d_labitems", counts)) | counts
 
-    def extractions(self) -> list[dict[str, Any]]:
-        """One piece per table file, the largest first, after the check of item ids; `bytes` is the file's size."""
-        pieces = [{"table": name, "bytes": self._folder.size(file)} for name, file in self._files.items() if name not in _DICTIONARIES]
+    def extractions(self) -> list[TableFile]:
+        """The check of item ids, then the table files, the largest first."""
+        pieces: list[TableFile] = [
+            {"table": name, "bytes": self._folder.size(file)} for name, file in self._files.items() if name not in _DICTIONARIES
+        ]
         return [{"table": _CHECK, "bytes": 0}, *sorted(pieces, key=lambda piece: (-piece["bytes"], piece["table"]))]
 
-    def extract(self, piece: dict[str, Any], out: Folder, memory_mb: int) -> dict[str, int]:
-        """Stream one table into buckets of patients below `out`; returns what was left out, by rule. See `mimic_iv_extract.py`."""
+    def extract(self, piece: TableFile, out: Folder, memory_mb: int) -> dict[str, int]:
+        """Stream one table into buckets of patients below `out`; returns the rows left out, by rule. See `extract.extract_table`."""
         if piece["table"] == _CHECK:
             return self._check_dictionaries(out)
         patients = Patients.of(self._chosen_stays(), self._num_buckets())
         reasons = self._unusable_stays_of(patients) if piece["table"] == "icustays" else {}
         return extract_table(self._csv(piece["table"]), load_tables()[piece["table"]], patients, out, memory_mb, reasons)
 
-    def partitions(self) -> list[dict[str, Any]]:
-        """Buckets that hold a stay; `max_stay_id` is the last stay id read with `max_stays`. Reads icustays only."""
+    def partitions(self) -> list[PatientBucket]:
+        """Buckets with at least one stay; `max_stay_id` is the last stay id read with `max_stays`. Reads icustays only."""
         chosen = self._chosen_stays()
         buckets = chosen.select(bucket_of(pl.col("subject_id"), self._num_buckets()).unique().sort()).to_series().to_list()
         last = int(chosen["stay_id"].max()) if self._config.max_stays is not None else None  # type: ignore[arg-type]
         return [{"bucket": bucket, "max_stay_id": last} for bucket in buckets]
 
-    def read(self, partition: dict[str, Any], extracted: Folder | None = None) -> SourceTables:
-        """Stays and events of one bucket of patients out of what `extract` wrote."""
+    def read(self, partition: PatientBucket, extracted: Folder | None = None) -> SourceTables:
+        """Stays and events of one bucket of patients, from the files that `extract` wrote."""
         if extracted is None:
             raise SourceError("source.kind=mimic_iv is read from its extraction; run `clinjepa ingest`, or call extract() on every piece")
         counts: Counter[str] = Counter()
@@ -100,7 +110,7 @@ class MimicIvSource:
         return CsvFile(self._folder, file, header, table.columns | optional)
 
     def _whole(self, name: str, counts: Counter[str] | None = None) -> pl.DataFrame:
-        """A small table as it stands; `counts` takes rows that are not UTF-8."""
+        """All rows of a small table; `counts` receives rows that are not UTF-8."""
         counts = Counter() if counts is None else counts
         file = self._csv(name)
         plan = ScanPlan.within(_SMALL_MB, threads=1)
@@ -119,7 +129,7 @@ class MimicIvSource:
         return self._stays
 
     def _unusable_stays_of(self, patients: Patients) -> dict[str, int]:
-        """Rule -> stays that are left out, of patients who have no usable one; those of other patients are counted where they are read."""
+        """Rule -> number of unusable stays of patients without a usable one. Those of other patients are counted by `read`."""
         counts: Counter[str] = Counter()
         whole = self._whole("icustays")
         others = whole.filter(~pl.col("subject_id").is_in(patients.table["subject_id"].implode()).fill_null(False))
@@ -136,4 +146,5 @@ class MimicIvSource:
             absent = [name for name in load_tables() if name not in self._files]
             record = {"schema_version": _RECORD_VERSION, "files": [], "counts": counts | {f"table_missing:{name}": 1 for name in absent}}
             write_record(out, _CHECK, record)
-        return record["counts"]
+        found: dict[str, int] = record["counts"]
+        return found

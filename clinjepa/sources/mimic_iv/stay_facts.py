@@ -1,28 +1,28 @@
-"""What an ICU stay of MIMIC-IV carries besides its times: age, race group, outcome, and what comes after it in the hospital.
+"""Columns of MIMIC-IV stays besides their times: age, race group, outcome, and the next ICU stay and hospitalisation.
 
-Shared by the MEDS source and the source of the original tables. Outcome and what comes after serve labels and stratification only.
+Shared by the MEDS source and the source of the original tables. Outcome and later stays serve labels and stratification only.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from functools import lru_cache
-from typing import Any
 
 import polars as pl
 
-from clinjepa.clinical.definitions import read_definitions
 from clinjepa.sources.cleaning import complete_stays
+from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 from clinjepa.sources.schema import STAYS_SCHEMA
 
 _OLDEST_YEARS = 120
 _LONGEST_STAY_DAYS = 366
-"""The longest ICU stay of MIMIC-IV 3.1 lasts about 226 days."""
+"""Longer stays are errors: the longest ICU stay of MIMIC-IV 3.1 lasts about 226 days."""
 
 
 def drop_unusable(stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Stays that have an end after their beginning and no more than a year later; the others are counted (`stay_without_end`,
-    `stay_end_before_start`, `implausible_stay_length`)."""
+    """Stays that end after their start and at most a year later.
+
+    Dropped and counted: `stay_without_end`, `stay_end_before_start`, `implausible_stay_length`.
+    """
     for rule, usable in (
         ("stay_without_end", pl.col("outtime").is_not_null()),
         ("stay_end_before_start", pl.col("outtime") > pl.col("intime")),
@@ -36,12 +36,15 @@ def drop_unusable(stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
 
 def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Stays in the columns of STAYS_SCHEMA; height and weight still null.
+    """Stays in the columns of STAYS_SCHEMA; height and weight are still null.
 
-    stays: all usable stays of their patients, with stay_id, subject_id, hadm_id, intime, outtime, care_unit, age (years), sex, race,
-    admission_type, admitted, discharged, death_time, died_in_hospital, source_split, chronic_dialysis. admissions: all
-    hospitalisations of these patients: subject_id, hadm_id, admitted. Counted: `implausible_age` (the age becomes null).
     Died in the ICU: died in hospital, and not after ICU discharge.
+
+    Args:
+        stays: All usable stays of their patients: stay_id, subject_id, hadm_id, intime, outtime, care_unit, age (years), sex, race,
+            admission_type, admitted, discharged, death_time, died_in_hospital, source_split, chronic_dialysis.
+        admissions: All hospitalisations of these patients: subject_id, hadm_id, admitted.
+        counts: Receives `implausible_age` (the age becomes null).
     """
     plausible = pl.col("age").is_between(0, _OLDEST_YEARS)
     implausible = stays.select((~plausible).sum()).item()
@@ -70,23 +73,18 @@ def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counte
 
 
 def is_chronic_dialysis(version: pl.Expr, code: pl.Expr) -> pl.Expr:
-    """Whether a diagnosis (ICD version and code without its point) means dialysis before this hospitalisation."""
-    known = [f"{version}:{code}" for version, codes in _mimic()["chronic_dialysis"].items() for code in codes]
+    """Whether a diagnosis (ICD version, code without the point) implies dialysis before this hospitalisation."""
+    known = [f"{version}:{code}" for version, codes in mimic_map()["chronic_dialysis"].items() for code in codes]
     return pl.concat_str(version.cast(pl.String), pl.lit(":"), code.str.strip_chars()).is_in(known).fill_null(False)
 
 
 def race_group(text: str) -> str:
     """asian, black, hispanic, white, other or unknown, by the prefixes of `clinical/maps/mimic_iv.yaml`."""
     upper = text.strip().upper()
-    return next((group for group, prefixes in _mimic()["races"].items() if upper.startswith(tuple(prefixes))), "other")
+    return next((group for group, prefixes in mimic_map()["races"].items() if upper.startswith(tuple(prefixes))), "other")
 
 
 def race_groups(column: pl.Series) -> pl.Series:
     """`race_group` of every entry of a column; null stays null."""
     groups = {text: race_group(text) for text in column.unique().drop_nulls().to_list()}
     return column.replace_strict(groups, default=None, return_dtype=pl.String)
-
-
-@lru_cache(maxsize=1)
-def _mimic() -> dict[str, Any]:
-    return read_definitions("maps/mimic_iv.yaml")

@@ -1,7 +1,7 @@
-"""ICU stays out of icustays, patients, admissions and diagnoses_icd of MIMIC-IV.
+"""Tables icustays, patients, admissions and diagnoses_icd of MIMIC-IV to ICU stays.
 
-Age is anchor_age + year of ICU admission - anchor_year; a death time is that of an admission, else the date of death at 00:00. Died
-in hospital: the admission says so (flag, discharge place or time of death). Diagnoses give `chronic_dialysis`, for labels, only.
+Age is anchor_age + year of ICU admission - anchor_year. The death time is that of an admission, otherwise the date of death at 00:00.
+Died in hospital: by the admission's flag, discharge place or time of death. Diagnoses are used for `chronic_dialysis` only, a label.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, 
 
 
 def usable_stays(icustays: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
-    """icustays rows with an id, a patient and an end after the beginning, each stay once.
+    """Rows of icustays with an id, a patient and an end after the start, each stay once.
 
-    Counted: `duplicate_row`, `stay_without_id`, `stay_without_beginning` and the rules of `drop_unusable`. SourceError when one stay
-    id has two different rows.
+    Args:
+        icustays: The table, with `row`.
+        where: Address of its file, for messages.
+        counts: Receives `duplicate_row`, `stay_without_id`, `stay_without_beginning` and the rules of `drop_unusable`.
+
+    Raises:
+        SourceError: One stay id has two different rows.
     """
     for rule, columns in (("stay_without_id", ["stay_id", "subject_id"]), ("stay_without_beginning", ["intime"])):
         kept = icustays.drop_nulls(columns)
@@ -29,9 +34,13 @@ def usable_stays(icustays: pl.DataFrame, where: str, counts: Counter[str]) -> pl
 
 
 def read_stays(tables: dict[str, pl.DataFrame], where: dict[str, str], counts: Counter[str]) -> pl.DataFrame:
-    """Stays (STAYS_SCHEMA; height and weight still null) of a bucket. tables: icustays, patients, admissions, diagnoses_icd (or absent).
+    """Stays (STAYS_SCHEMA; height and weight still null) of a bucket of patients.
 
-    Counted besides `usable_stays`: `stay_without_patient`, `stay_without_admission` (kept, with what is known), `implausible_age`.
+    Args:
+        tables: icustays, patients, admissions and, if present, diagnoses_icd.
+        where: Table -> address of its file, for messages.
+        counts: Receives the rules of `usable_stays`, and `stay_without_patient`, `stay_without_admission` (both are kept, with nulls)
+            and `implausible_age`.
     """
     stays = usable_stays(tables["icustays"], where["icustays"], counts).rename({"first_careunit": "care_unit"})
     people = _distinct(tables["patients"].drop_nulls("subject_id"), "subject_id", where["patients"], counts)
@@ -74,7 +83,7 @@ def _dialysis(diagnoses: pl.DataFrame | None) -> pl.DataFrame:
 
 
 def _distinct(rows: pl.DataFrame, key: str, where: str, counts: Counter[str]) -> pl.DataFrame:
-    """One row per key: rows repeated word for word are dropped and counted, different rows of one key are refused."""
+    """One row per key: exact copies are dropped and counted, different rows with one key raise SourceError."""
     distinct = rows.unique(subset=[name for name in rows.columns if name != "row"], keep="first", maintain_order=True)
     if distinct.height < rows.height:
         counts["duplicate_row"] += rows.height - distinct.height

@@ -1,7 +1,7 @@
-"""Which tables of MIMIC-IV are read, where they lie, and whether the files at hand are what they say.
+"""Tables of MIMIC-IV: which ones are read, where their files are, and the checks of header and item ids.
 
-The facts (folders, columns, types) are data: `clinical/maps/mimic_iv_tables.yaml`. Item ids are held against the dictionaries of
-the data at hand (d_items, d_labitems), since a release may drop an item or change its meaning.
+Folders, columns and types are data: `clinical/maps/mimic_iv_tables.yaml`. Item ids are compared with the data's own dictionaries
+(d_items, d_labitems), since a release may drop an item or change its meaning.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ _WIDE = "UTF-16; export the table as UTF-8"
 
 @dataclass(frozen=True)
 class Table:
-    """One table and the columns read of it. `columns`, `optional`: name -> integer | number | text | time."""
+    """One table and the columns that are read. `columns`, `optional`: name -> integer | number | text | time.
+
+    needed: whether a folder without the table is refused. time: the column that places a row in time. items: whether rows are
+    selected by `itemid`.
+    """
 
     name: str
     folder: str
@@ -57,9 +61,9 @@ def load_tables() -> dict[str, Table]:
 
 
 def find_tables(folder: Folder) -> dict[str, str]:
-    """Table -> file below `folder`. SourceError when the folder is no MIMIC-IV or lacks a table that is needed.
+    """Table -> file below `folder`. SourceError when the folder is not MIMIC-IV or a required table is missing.
 
-    Where a table lies there packed and unpacked, the packed file is taken: its checksum tells whether it is whole.
+    If a table is there packed and unpacked, the packed file is used: its checksum shows whether it is complete.
     """
     listed = {place: {name.casefold(): name for name in folder.names(place)} for place in ("hosp", "icu")}
     if not any(listed.values()):
@@ -79,7 +83,11 @@ def find_tables(folder: Folder) -> dict[str, str]:
 
 
 def read_header(folder: Folder, table: Table, file: str) -> list[str]:
-    """Column names of a table's file in lower case. SourceError when it is empty, not separated by commas, of MIMIC-III, or lacks one."""
+    """Column names of a table's file, in lower case.
+
+    Raises:
+        SourceError: The file is empty, not a csv with commas, of MIMIC-III, or a column is missing or repeated.
+    """
     where = f"{folder.address}/{file}"
     with open_stream(folder, file) as stream:
         line = read_line(stream, where)
@@ -87,16 +95,18 @@ def read_header(folder: Folder, table: Table, file: str) -> list[str]:
         if line.startswith(start):
             raise SourceError(f"{where}: the file is {what}")
     if not line.strip():
-        raise SourceError(f"{where}: the file is empty, not even a header stands in its first line; get it again")
+        raise SourceError(f"{where}: the file is empty, its first line has no header; get it again")
     text = line.decode("utf-8-sig", errors="replace").strip()
     if "\r" in text or len(line) >= LONGEST_HEADER:
-        raise SourceError(f"{where}, row 1: no line ends there as in a csv (LF or CRLF); export the table as PhysioNet has it")
+        raise SourceError(f"{where}, row 1: the line does not end with LF or CRLF; export the table as PhysioNet publishes it")
     if text.count('"') % 2:
-        raise SourceError(f"{where}, row 1: a quotation mark is never closed; export the table as PhysioNet has it")
+        raise SourceError(f"{where}, row 1: a quotation mark is never closed; export the table as PhysioNet publishes it")
     header = [name.strip().casefold() for name in next(csv.reader([text]))]
     for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"), ("^", "carets")):
         if len(header) == 1 and separator in text:
-            raise SourceError(f"{where}, row 1: columns are separated by {name}, commas are needed; export the table as PhysioNet has it")
+            raise SourceError(
+                f"{where}, row 1: columns are separated by {name}, commas are needed; export the table as PhysioNet publishes it"
+            )
     if "row_id" in header or (table.name == "d_items" and "abbreviation" not in header and {"dbsource", "conceptid"} & set(header)):
         raise SourceError(f"{where}: this is MIMIC-III (its tables have row_id, its d_items dbsource); this source reads MIMIC-IV")
     missing = [name for name in table.columns if name not in header]
@@ -107,16 +117,22 @@ def read_header(folder: Folder, table: Table, file: str) -> list[str]:
         )
     repeated = [name for name, times in Counter(header).items() if times > 1 and name in table.columns | table.optional]
     if repeated:
-        raise SourceError(f"{where}, row 1: column {repeated[0]!r} stands there twice; remove one")
+        raise SourceError(f"{where}, row 1: column {repeated[0]!r} occurs twice; remove one")
     return header
 
 
 def check_items(d_items: pl.DataFrame, d_labitems: pl.DataFrame) -> dict[str, int]:
-    """Item ids of the variable dictionary and of `maps/mimic_iv.yaml` (as `medication`, `specimen`) against the data's own dictionaries.
+    """Compare the item ids in use with the data's own dictionaries.
 
-    Returns the number of items by rule and variable.
-    `item_absent:<variable>`: no such item. `item_changed:<variable>`: another label, another table, or (labs) another fluid than blood.
-    d_items: itemid, label, linksto; d_labitems: itemid, label, fluid.
+    Items of `maps/mimic_iv.yaml` are counted as `medication` and `specimen`.
+
+    Args:
+        d_items: itemid, label, linksto.
+        d_labitems: itemid, label, fluid.
+
+    Returns:
+        Number of items by rule and variable. `item_absent:<variable>`: there is no such item. `item_changed:<variable>`: another
+        label, another table, or (labs) a fluid other than blood.
     """
     known = {
         "d_items": {row["itemid"]: (_plain(row["label"]), _plain(row["linksto"])) for row in d_items.iter_rows(named=True)},
@@ -147,7 +163,7 @@ def check_items(d_items: pl.DataFrame, d_labitems: pl.DataFrame) -> dict[str, in
 
 
 def _found(header: list[str], table: Table) -> str:
-    """The columns that were found. Words that are no column's name may be a patient's data: they are counted, not repeated."""
+    """The known columns that were found. Other words of the line may be a patient's data: they are counted, not quoted."""
     known = [name for name in header if name in table.columns or name in table.optional]
     others = len(header) - len(known)
     if not known:
@@ -165,8 +181,8 @@ def _no_layout(folder: Folder) -> str:
         return f"no such folder, or nothing in it; {_LAYOUT}, or get the open demo from https://physionet.org/content/mimic-iv-demo/2.2/"
     upper = {name.removesuffix(".gz").removesuffix(".csv") for name in names}
     if {"CHARTEVENTS", "ICUSTAYS", "D_ITEMS"} & upper:
-        return f"this is MIMIC-III (its tables lie side by side and are named in capitals); {_LAYOUT}"
+        return f"this is MIMIC-III (all tables in one folder, with names in capitals); {_LAYOUT}"
     below = next((name for name in names if {"hosp", "icu"} <= set(folder.names(name))), None)
     if below is not None:
-        return f"neither hosp/ nor icu/ lies here, but both in {below}/; set source.path={folder.address}/{below}"
-    return f"neither hosp/ nor icu/ lies here; {_LAYOUT}"
+        return f"neither hosp/ nor icu/ is here, but both are in {below}/; set source.path={folder.address}/{below}"
+    return f"neither hosp/ nor icu/ is here; {_LAYOUT}"

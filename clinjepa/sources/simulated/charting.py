@@ -1,7 +1,7 @@
-"""What a chart keeps of a simulated course: sparse, irregular, rounded, and denser the sicker the patient is.
+"""Charted values of a simulated course: sparse, irregular, rounded, and more frequent for sicker patients.
 
-Values are charted in panels (a blood count comes as a whole). A panel's times are a renewal process whose rate grows with the hidden
-severity, so missingness informs as it does in real charts; vitals also have gaps when the patient is away.
+Values are charted in panels (all values of a blood count together). The times of a panel are a renewal process whose rate grows with
+the hidden severity, so missingness is informative as in real charts. Vitals also have a gap when the patient is away.
 """
 
 from __future__ import annotations
@@ -10,12 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clinjepa.sources.simulated.physiology import STEP_HOURS, Course
+from clinjepa.sources.simulated.patient import Course
+from clinjepa.sources.simulated.physiology import STEP_HOURS
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """Variables charted together. calm, sick: hours between chartings of a calm and of a very sick patient. regularity: gamma shape."""
+    """Variables that are charted together.
+
+    calm, sick: hours between chartings for a stable and for a very sick patient. regularity: shape of the gamma distribution of these
+    intervals. when: signal that must be positive. laboratory: whether results arrive with a delay. complete: probability that a
+    value of the panel is charted.
+    """
 
     variables: tuple[str, ...]
     calm: float
@@ -56,10 +62,10 @@ _SPREAD = {
     "base_excess": (0.6, 0), "lactate": (0.1, 1), "gcs_eye": (0.25, 0), "gcs_verbal": (0.3, 0),
     "gcs_motor": (0.25, 0), "fio2": (0.0, 0), "peep": (0.0, 0), "urine_output": (8.0, 0),
 }  # fmt: skip
-"""Standard deviation of a measurement (variable's unit) and decimals that are charted."""
+"""Standard deviation of the measurement error (in the variable's unit) and number of charted decimals."""
 
 _CALM, _SICK = 0.15, 0.65
-"""Severity up to which a panel is charted at its calm rate, and from which at its sick rate."""
+"""Severity up to which a panel is charted at its calm rate, and severity from which it is charted at its sick rate."""
 
 _LIMITS = {
     "spo2": (50, 100),
@@ -75,7 +81,7 @@ _SIGNAL = {"glucose_fingerstick": "glucose"}
 
 @dataclass(frozen=True)
 class Charted:
-    """Charted values of one variable: minutes after ICU admission, values, minutes until a laboratory result is there (or None)."""
+    """Charted values of one variable: minutes after ICU admission, values, delay of laboratory results in minutes (or None)."""
 
     variable: str
     minutes: np.ndarray
@@ -94,7 +100,7 @@ def chart(course: Course, density: float, rng: np.random.Generator) -> list[Char
             times = times[~away]
         minutes = np.unique(np.floor(times * 60).astype(np.int64))
         if panel.when is not None:
-            minutes = minutes[_at(course, course.signals[panel.when], minutes) > 0]
+            minutes = minutes[_at(course.signals[panel.when], minutes) > 0]
         delay = rng.integers(20, 90, size=len(minutes)) if panel.laboratory else None
         for variable in panel.variables:
             values = _urine(course, minutes) if variable == "urine_output" else _signal(course, variable, minutes)
@@ -108,7 +114,7 @@ def chart(course: Course, density: float, rng: np.random.Generator) -> list[Char
 
 
 def _times(panel: _Panel, course: Course, density: float, rng: np.random.Generator) -> np.ndarray:
-    """Hours of charting: candidates at the sick rate, thinned to the rate of the severity at that time."""
+    """Times of charting in hours: candidates at the sick rate, thinned to the rate that fits the severity at that time."""
     fastest = panel.sick / density
     number = int(course.length_hours / fastest * 1.3) + 8
     candidates = rng.random() * fastest + np.cumsum(rng.gamma(panel.regularity, fastest / panel.regularity, size=number))
@@ -119,15 +125,17 @@ def _times(panel: _Panel, course: Course, density: float, rng: np.random.Generat
     return candidates[accept < slowest + (1 - slowest) * np.clip((severity - _CALM) / (_SICK - _CALM), 0, 1)]
 
 
-def _at(course: Course, signal: np.ndarray, minutes: np.ndarray) -> np.ndarray:
+def _at(signal: np.ndarray, minutes: np.ndarray) -> np.ndarray:
+    """The signal's value in the step that contains each minute."""
     return signal[np.minimum((minutes / (60 * STEP_HOURS)).astype(np.int64), len(signal) - 1)]
 
 
 def _signal(course: Course, variable: str, minutes: np.ndarray) -> np.ndarray:
     signal = course.signals[_SIGNAL.get(variable, variable)]
     if variable in ("fio2", "peep"):
-        return _at(course, signal, minutes)
-    return np.interp(minutes / 60, course.hours, signal)
+        return _at(signal, minutes)
+    values: np.ndarray = np.interp(minutes / 60, course.hours, signal)
+    return values
 
 
 def _urine(course: Course, minutes: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""One gzip stream out of pieces that were deflated apart, as `pigz` does it: compression in parallel, one member in the file.
+"""One gzip stream from pieces that were deflated separately, like `pigz`: parallel compression, one member in the file.
 
-Each piece is a run of whole deflate blocks; the stream joins their checksums without seeing the content again.
+Each piece is a run of complete deflate blocks. The stream combines their checksums without reading the content again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ZEROS = bytes(1 << 20)
 
 @dataclass(frozen=True)
 class Deflated:
-    """Deflated bytes, with CRC-32, size and number of lines of what they hold."""
+    """Deflated bytes, and CRC-32, size in bytes and number of lines of their uncompressed content."""
 
     data: bytes
     crc: int
@@ -25,14 +25,14 @@ class Deflated:
 
 
 def deflated(content: bytes) -> Deflated:
-    """A run of whole deflate blocks that does not end the stream."""
+    """Compress `content` to a run of complete deflate blocks that does not end the stream."""
     squeeze = zlib.compressobj(LEVEL, wbits=-15)
     data = squeeze.compress(content) + squeeze.flush(zlib.Z_FULL_FLUSH)
     return Deflated(data, zlib.crc32(content), len(content), content.count(b"\n"))
 
 
 class GzipStream:
-    """Writes one gzip member to `file`; without `close` the file is visibly cut."""
+    """Writes one gzip member to `file`. Without `close` the file is recognisably incomplete."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._crc, self._size = file, 0, 0
@@ -40,7 +40,7 @@ class GzipStream:
 
     def append(self, piece: Deflated) -> None:
         self._file.write(piece.data)
-        # CRC-32 is affine: that of A then B is that of B plus what A's becomes over as many zeros as B is long.
+        # CRC-32 is affine: crc(A + B) is crc(B) combined with crc(A) advanced over len(B) zero bytes.
         self._crc = _over_zeros(self._crc, piece.size) ^ _over_zeros(0, piece.size) ^ piece.crc
         self._size += piece.size
 

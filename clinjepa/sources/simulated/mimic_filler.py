@@ -1,7 +1,7 @@
-"""Rows that a hospital charts beside what this project reads: care plans, alarms, diluents, other laboratory values, other drugs.
+"""Filler rows of simulated MIMIC-IV tables: items that this project does not read, such as care plans, alarms and other drugs.
 
-Filtering them is most of a reader's work, so simulated MIMIC-IV tables need them at the frequency of the real ones. Items, rates per
-stay-day and usual values were measured on the MIMIC-IV demo (`mimic_items.yaml`). Each stay draws from a generator of its own.
+Filtering such rows is most of a reader's work, so the simulated tables contain them at the frequency of the real ones. Items, rates
+per stay-day and usual values were measured on the MIMIC-IV demo (`mimic_items.yaml`). Each stay has a separate random generator.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import polars as pl
@@ -17,12 +17,69 @@ import polars as pl
 from clinjepa.clinical.definitions import parse_definitions
 
 _OUTPATIENT_DAYS = (10, 400)
-"""Labs outside the ICU lie this many days before the first stay: out of reach of any lookback."""
+"""Range of days before the first stay for labs outside the ICU: before any look-back."""
+
+
+class FillerDefinitions(TypedDict):
+    """`mimic_items.yaml`; its header explains the keys.
+
+    items: table -> [item id, label, category, unit, rows per day (or stay), usual values]. The usual values are [low, high, decimals]
+    of numbers, [[text, share], …] of texts, or empty. drugs: [name, route, kind of order, share].
+    """
+
+    items: dict[str, list[tuple[int, str, str, str | None, float, list[float] | list[tuple[str, float]]]]]
+    rows_per_admission: dict[str, float]
+    drugs: list[tuple[str, str, str, float]]
+
+
+class ChartedItem(TypedDict):
+    """Where a charted variable is written. write: `fahrenheit` or `text`, if not the value itself."""
+
+    table: str
+    item: int
+    unit: str | None
+    write: NotRequired[str]
+
+
+class GivenItem(TypedDict):
+    """Where a treatment is written. unit: of the rate; per_hour, per_kg: from rate × hours (and weight) to the amount."""
+
+    table: str
+    item: int | None
+    unit: str | None
+    amount_unit: NotRequired[str]
+    per_hour: NotRequired[float]
+    per_kg: NotRequired[bool]
+    category: str
+    order: str
+
+
+class Words(TypedDict):
+    """How categories and scores are written in the tables."""
+
+    gcs_eye: list[str]
+    gcs_verbal: list[str]
+    gcs_motor: list[str]
+    race: dict[str, str]
+    care_unit: dict[str, str]
+
+
+class TableDefinitions(TypedDict):
+    """`mimic_writer.yaml`; its header explains the keys."""
+
+    tables: dict[str, list[str]]
+    charted: dict[str, ChartedItem]
+    arterial: dict[str, int]
+    admission_items: dict[str, tuple[int, str]]
+    given: dict[str, GivenItem]
+    words: Words
+    diagnoses: dict[str, str]
+    other_diagnoses: list[str]
 
 
 @dataclass(frozen=True)
 class _Items:
-    """Items of one table. rate_I: rows per day (or stay); a number lies in low_I … high_I, a text is chosen by share_IC."""
+    """Items of one table. rate_I: rows per day (or stay). Numbers are uniform in low_I … high_I; texts are drawn with share_IC."""
 
     ids_I: np.ndarray
     rate_I: np.ndarray
@@ -36,7 +93,7 @@ class _Items:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Drawn rows before they have values: item index, minute after ICU admission, and a uniform number that chooses the value."""
+    """Drawn rows without values: item index, minute after ICU admission, and a uniform number from which the value is computed."""
 
     item_N: np.ndarray
     minute_N: np.ndarray
@@ -44,7 +101,7 @@ class Drawn:
 
 
 def draw_rows(table: str, expected: float, minutes: tuple[int, int], rng: np.random.Generator) -> Drawn:
-    """Rows of a table's items over `expected` days (or stays), at whole minutes of [minutes[0], minutes[1])."""
+    """Draw rows of a table's items over `expected` days (or stays), at whole minutes of [minutes[0], minutes[1])."""
     items = _items(table)
     item_N = np.repeat(np.arange(len(items.ids_I)), rng.poisson(items.rate_I * expected))
     size = len(item_N)
@@ -52,7 +109,7 @@ def draw_rows(table: str, expected: float, minutes: tuple[int, int], rng: np.ran
 
 
 def outpatient_minutes() -> tuple[int, int]:
-    """The span of minutes after the first admission in which labs outside the ICU are drawn (negative: before it)."""
+    """Range of minutes after the first admission for labs outside the ICU (negative: before it)."""
     return -_OUTPATIENT_DAYS[1] * 1440, -_OUTPATIENT_DAYS[0] * 1440
 
 
@@ -71,20 +128,22 @@ def filler_values(table: str, item_N: np.ndarray, draw_N: np.ndarray) -> pl.Data
 
 
 def number_text(value: pl.Expr) -> pl.Expr:
-    """A number as the tables write it: whole ones without a point."""
+    """A number as text; whole numbers have no decimal point, as in MIMIC-IV's tables."""
     return pl.when(value == value.floor()).then(value.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(value.cast(pl.String))
 
 
 @lru_cache(maxsize=1)
-def filler_definitions() -> dict[str, Any]:
-    """`mimic_items.yaml`."""
-    return _read("mimic_items.yaml")
+def filler_definitions() -> FillerDefinitions:
+    """The content of `mimic_items.yaml`."""
+    content: FillerDefinitions = _read("mimic_items.yaml")
+    return content
 
 
 @lru_cache(maxsize=1)
-def table_definitions() -> dict[str, Any]:
-    """`mimic_writer.yaml`."""
-    return _read("mimic_writer.yaml")
+def table_definitions() -> TableDefinitions:
+    """The content of `mimic_writer.yaml`."""
+    content: TableDefinitions = _read("mimic_writer.yaml")
+    return content
 
 
 def _read(name: str) -> Any:

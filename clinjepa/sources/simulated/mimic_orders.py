@@ -1,20 +1,20 @@
-"""Simulated stays -> what was ordered: prescriptions, emar and microbiologyevents.
+"""Simulated stays to the tables of orders: prescriptions, emar and microbiologyevents.
 
-The simulator's medications are given in emar; its intravenous antibiotics are also prescribed, with a blood culture before the first dose.
-The rest are the demo's most usual drugs (no antibiotics) and cultures at admission, at the demo's rows per admission.
+The simulator's medications are written to emar. Its intravenous antibiotics are also prescribed, with a blood culture before the first
+dose. Filler rows are the demo's most frequent drugs (no antibiotics) and cultures at admission, at the demo's rows per admission.
 """
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from clinjepa.sources.simulated.mimic_filler import filler_definitions
-from clinjepa.sources.simulated.mimic_people import admission_span
+from clinjepa.sources.simulated.mimic_people import Row, admission_span
 from clinjepa.sources.simulated.source import SimulatedStay
 
 _EMAR_ROWS = 128.0
@@ -28,20 +28,30 @@ _SCREEN = ("MRSA SCREEN", 70091, "MRSA SCREEN", 90115)
 _HOUR = datetime.timedelta(hours=1)
 
 Generators = dict[int, np.random.Generator]
-"""stay_id -> what its filler rows are drawn from, in a fixed order of tables."""
+"""stay_id -> random generator of its filler rows, which are drawn in a fixed order of tables."""
+
+
+class _Dose(NamedTuple):
+    """A medication or an intravenous antibiotic that the simulator gave."""
+
+    stay_id: int
+    variable: str
+    text: str
+    time: datetime.datetime
 
 
 def order_tables(
     stays: Sequence[SimulatedStay], given: pl.DataFrame, generators: dict[int, np.random.Generator]
 ) -> dict[str, pl.DataFrame]:
-    """prescriptions, emar and microbiologyevents of whole patients; each admission draws from the generator of its first stay."""
+    """prescriptions, emar and microbiologyevents of whole patients; an admission uses the random generator of its first stay."""
     definitions = filler_definitions()
-    prescriptions: list[dict[str, Any]] = []
-    emar: list[dict[str, Any]] = []
-    cultures: list[dict[str, Any]] = []
-    doses: dict[int, list[dict[str, Any]]] = {}
-    for row in given.filter(pl.col("variable").is_in(["medication", "antibiotics_iv"])).to_dicts():
-        doses.setdefault(row["stay_id"], []).append(row)
+    prescriptions: list[Row] = []
+    emar: list[Row] = []
+    cultures: list[Row] = []
+    doses: dict[int, list[_Dose]] = {}
+    drugs_given = given.filter(pl.col("variable").is_in(["medication", "antibiotics_iv"])).select(_Dose._fields)
+    for dose in map(_Dose._make, drugs_given.iter_rows()):
+        doses.setdefault(dose.stay_id, []).append(dose)
     admissions: dict[int, list[SimulatedStay]] = {}
     for stay in stays:
         admissions.setdefault(stay.hadm_id, []).append(stay)
@@ -49,7 +59,7 @@ def order_tables(
     shares = np.array([drug[3] for drug in drugs], float)
     for hadm_id, mine in admissions.items():
         rng, (start, end) = generators[mine[0].stay_id], admission_span(mine)
-        whose = {"subject_id": mine[0].subject_id, "hadm_id": hadm_id}
+        whose: Row = {"subject_id": mine[0].subject_id, "hadm_id": hadm_id}
         minutes = int((end - start).total_seconds() // 60)
         number = rng.poisson(definitions["rows_per_admission"]["prescriptions"])
         for choice, at, days in zip(
@@ -73,28 +83,28 @@ def order_tables(
             cultures += [whose | _culture(kind, start + _HOUR)] * count
         for stay in mine:
             rows = doses.get(stay.stay_id, [])
-            emar += [whose | _administration(row["text"], row["time"], "Administered") for row in rows if row["variable"] == "medication"]
-            courses = [row for row in rows if row["variable"] == "antibiotics_iv"]
+            emar += [whose | _administration(row.text, row.time, "Administered") for row in rows if row.variable == "medication"]
+            courses = [row for row in rows if row.variable == "antibiotics_iv"]
             if courses:
-                begin, last = courses[0]["time"], courses[-1]["time"]
-                prescriptions.append(whose | _prescription(_PRESCRIBED[courses[0]["text"]], "IV", "MAIN", begin, last + 8 * _HOUR))
+                begin, last = courses[0].time, courses[-1].time
+                prescriptions.append(whose | _prescription(_PRESCRIBED[courses[0].text], "IV", "MAIN", begin, last + 8 * _HOUR))
                 cultures.append(whose | _culture(_CULTURES[1], begin - 0.5 * _HOUR))
     lists = {"hosp/prescriptions": prescriptions, "hosp/emar": emar, "hosp/microbiologyevents": cultures}
     return {name: pl.DataFrame(rows, infer_schema_length=None) for name, rows in lists.items()}
 
 
-def _prescription(drug: str, route: str, kind: str, start: datetime.datetime, stop: datetime.datetime) -> dict[str, Any]:
+def _prescription(drug: str, route: str, kind: str, start: datetime.datetime, stop: datetime.datetime) -> Row:
     return {"starttime": start, "stoptime": stop, "drug_type": kind, "drug": drug, "route": route}
 
 
-def _administration(drug: str, time: datetime.datetime, word: str) -> dict[str, Any]:
+def _administration(drug: str, time: datetime.datetime, word: str) -> Row:
     return {"charttime": time, "medication": drug, "event_txt": word, "scheduletime": time, "storetime": time}
 
 
-def _culture(kind: tuple[str, int, str, int], time: datetime.datetime) -> dict[str, Any]:
+def _culture(kind: tuple[str, int, str, int], time: datetime.datetime) -> Row:
     specimen, specimen_id, test, test_id = kind
     day = time.replace(hour=0, minute=0, second=0)
-    result = {"storedate": day, "storetime": time + 48 * _HOUR, "comments": "NO GROWTH."}
+    result: Row = {"storedate": day, "storetime": time + 48 * _HOUR, "comments": "NO GROWTH."}
     return {
         "chartdate": day,
         "charttime": time,

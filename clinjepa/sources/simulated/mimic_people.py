@@ -1,6 +1,6 @@
-"""Simulated stays -> who the patients are and when they were where: patients, admissions, transfers, diagnoses_icd, icustays.
+"""Simulated stays to the tables about patients and places: patients, admissions, transfers, diagnoses_icd, icustays.
 
-MIMIC-IV says an age as `anchor_age` in `anchor_year` (91 above 89); here the anchor is the first ICU stay.
+MIMIC-IV gives the age as `anchor_age` in `anchor_year` (91 for ages above 89); here the anchor is the first ICU stay.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ import polars as pl
 from clinjepa.sources.simulated.mimic_filler import table_definitions
 from clinjepa.sources.simulated.source import SimulatedStay
 
+Row = dict[str, object]
+"""A row of a table: column -> value."""
+
 _BEFORE_ICU = datetime.timedelta(hours=5)
 _AFTER_ICU = datetime.timedelta(hours=30)
 
 
 def outtime(stay: SimulatedStay) -> datetime.datetime:
-    """When the stay ends."""
+    """End of the stay."""
     return stay.intime + datetime.timedelta(hours=stay.course.length_hours)
 
 
 def admission_span(stays: Sequence[SimulatedStay]) -> tuple[datetime.datetime, datetime.datetime]:
-    """Admission and discharge (or death) of the hospital admission that holds these stays."""
+    """Admission and discharge (or death) of the hospital admission that contains these stays."""
     return stays[0].intime - _BEFORE_ICU, stays[0].death_time or outtime(stays[-1]) + _AFTER_ICU
 
 
@@ -41,15 +44,19 @@ def stay_facts(stays: Sequence[SimulatedStay]) -> pl.DataFrame:
         )
         for stay in stays
     ]
-    types = {"stay_id": pl.Int64, "subject_id": pl.Int64, "hadm_id": pl.Int64, "intime": pl.Datetime("us")}
-    types |= {"weight_kg": pl.Float64, "height_cm": pl.Float64, "arterial": pl.Boolean}
+    types = {"stay_id": pl.Int64(), "subject_id": pl.Int64(), "hadm_id": pl.Int64(), "intime": pl.Datetime("us")}
+    types |= {"weight_kg": pl.Float64(), "height_cm": pl.Float64(), "arterial": pl.Boolean()}
     return pl.DataFrame(lines, schema=types, orient="row")
 
 
 def people_tables(stays: Sequence[SimulatedStay]) -> dict[str, pl.DataFrame]:
     """patients, admissions, transfers, diagnoses_icd and icustays."""
     definitions = table_definitions()
-    words, patients, admissions, transfers, diagnoses = definitions["words"], [], [], [], []
+    words = definitions["words"]
+    patients: list[Row] = []
+    admissions: list[Row] = []
+    transfers: list[Row] = []
+    diagnoses: list[Row] = []
     by_patient: dict[int, list[SimulatedStay]] = {}
     for stay in stays:
         by_patient.setdefault(stay.subject_id, []).append(stay)

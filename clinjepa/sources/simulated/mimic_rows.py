@@ -1,7 +1,7 @@
-"""Simulated stays -> rows of MIMIC-IV's tables: what the simulator knows, under item ids and units of MIMIC-IV, among filler rows.
+"""Simulated stays to rows of MIMIC-IV's tables: the simulator's events with MIMIC-IV's item ids and units, among filler rows.
 
-Reading the dictionary's items back gives the simulator's stays and events. Which item a variable becomes, and the columns of every
-table: `mimic_writer.yaml`; the filler rows: `mimic_filler.py`.
+Reading the dictionary's items back gives the simulator's stays and events. `mimic_writer.yaml` defines the item of each variable and
+the columns of every table; `mimic_filler.py` adds the filler rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from clinjepa.clinical import load_variables
-from clinjepa.clinical.definitions import read_definitions
+from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 from clinjepa.sources.simulated.mimic_filler import (
     Drawn,
     draw_rows,
@@ -38,11 +38,11 @@ _FILLED = {
 _ROW_IDS = ("labevent_id", "specimen_id", "microevent_id", "micro_specimen_id", "pharmacy_id", "orderid", "linkorderid")
 _IDS_PER_PATIENT = 100_000
 _STREAM = 1_000_003
-"""Sets the fillers' generators apart from the simulator's own."""
+"""Seed component that separates the filler generators from the simulator's generators."""
 
 
 def block_tables(stays: Sequence[SimulatedStay], seed: int, density: float) -> dict[str, pl.DataFrame]:
-    """Rows of every table (`hosp/labevents` …) for whole patients, sorted by patient and time; columns as MIMIC-IV has them."""
+    """Rows of every table (`hosp/labevents` …) for whole patients, sorted by patient and time, with MIMIC-IV's columns."""
     facts = stay_facts(stays)
     generators: Generators = {stay.stay_id: np.random.default_rng([seed, _STREAM, stay.stay_id]) for stay in stays}
     given = given_events(list(stays))
@@ -60,7 +60,7 @@ def block_tables(stays: Sequence[SimulatedStay], seed: int, density: float) -> d
 
 
 def dictionary_tables() -> dict[str, pl.DataFrame]:
-    """`icu/d_items` and `hosp/d_labitems`: every item that this project reads, and the filler items, with MIMIC-IV's labels."""
+    """`icu/d_items` and `hosp/d_labitems`: all items that this project reads and all filler items, with MIMIC-IV's labels."""
     items: dict[int, tuple[str, str, str]] = {}
     labs: dict[int, tuple[str, str]] = {}
     for variable in load_variables().values():
@@ -70,7 +70,7 @@ def dictionary_tables() -> dict[str, pl.DataFrame]:
                     labs[item] = (label, "Chemistry")
                 else:
                     items[item] = (label, source.table, variable.group)
-    mapping = read_definitions("maps/mimic_iv.yaml")
+    mapping = mimic_map()
     for label, numbers in mapping["medication_items"].items():
         items |= {item: (label, "inputevents", "Medications") for item in numbers if item not in items}
     for table, entries in filler_definitions()["items"].items():
@@ -94,17 +94,13 @@ def dictionary_tables() -> dict[str, pl.DataFrame]:
 
 
 def _charted_rows(events: pl.DataFrame, facts: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Rows of the three tables that charted values go to."""
+    """Rows of the three tables with charted values: chartevents, outputevents, labevents."""
     definitions = table_definitions()
     lines = [(name, entry["table"], entry["item"], entry["unit"], entry.get("write")) for name, entry in definitions["charted"].items()]
     places = pl.DataFrame(lines, schema=["variable", "table", "itemid", "valueuom", "write"], orient="row")
     arterial = pl.col("variable").replace_strict(definitions["arterial"], default=None, return_dtype=pl.Int64)
     words = pl.DataFrame(
-        [
-            (name, float(score + 1), word)
-            for name in ("gcs_eye", "gcs_verbal", "gcs_motor")
-            for score, word in enumerate(definitions["words"][name])
-        ],
+        [(name, float(score + 1), word) for name, scores in _gcs_words().items() for score, word in enumerate(scores)],
         schema=["variable", "value", "word"],
         orient="row",
     )
@@ -122,6 +118,11 @@ def _charted_rows(events: pl.DataFrame, facts: pl.DataFrame) -> dict[str, pl.Dat
         pl.coalesce("store_time", pl.col("time") + pl.duration(minutes=7)).alias("storetime"),
     ).with_columns(pl.coalesce("word", "valuenum").alias("value"), pl.lit(0, pl.Int64).alias("warning"))
     return {name: rows.filter(pl.col("table") == name) for name in ("icu/chartevents", "icu/outputevents", "hosp/labevents")}
+
+
+def _gcs_words() -> dict[str, list[str]]:
+    words = table_definitions()["words"]
+    return {"gcs_eye": words["gcs_eye"], "gcs_verbal": words["gcs_verbal"], "gcs_motor": words["gcs_motor"]}
 
 
 def _admission_rows(facts: pl.DataFrame) -> pl.DataFrame:
@@ -143,7 +144,7 @@ def _admission_rows(facts: pl.DataFrame) -> pl.DataFrame:
 
 
 def _given_rows(given: pl.DataFrame, facts: pl.DataFrame, table: str) -> pl.DataFrame:
-    """Treatments of one table; an instant lasts a minute, as the tables write it."""
+    """Treatments of one table; an instantaneous treatment lasts a minute, as in MIMIC-IV."""
     lines = [
         (
             name,
@@ -233,7 +234,7 @@ def _filler_table(table: str, drawn: list[tuple[int, Drawn]], facts: pl.DataFram
 
 
 def _finished(table: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Every column of the table, rows by patient and time, and an id for each row that does not depend on other patients."""
+    """The table with all its columns, sorted by patient and time, with row ids that do not depend on other patients."""
     order = [
         column for column in ("charttime", "starttime", "intime", "admittime", "seq_num", "itemid", "value") if column in table.columns
     ]

@@ -1,7 +1,7 @@
-"""The simulator's second writer: its patients as a MIMIC-IV folder (`hosp/`, `icu/`, csv.gz), of any size, in bounded memory.
+"""The simulator's patients written as a MIMIC-IV folder (`hosp/`, `icu/`, csv.gz), of any size, in bounded memory.
 
-Blocks of patients are made in parallel, deflated where they are made, and appended in order, so that each table is one gzip stream, as
-PhysioNet's files are. The same seed gives the same rows for any number of workers and any block size.
+Blocks of patients are simulated and compressed in parallel and appended in order, so each table is one gzip stream like PhysioNet's
+files. The same seed gives the same rows for any number of workers and any block size.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack
+from typing import IO, TypedDict
 
 from clinjepa.config.schema import SimulatorConfig, SourceConfig
 from clinjepa.config.section import result_fields
@@ -22,15 +22,24 @@ from clinjepa.sources.simulated.source import MODEL_VERSION, SimulatorSource
 from clinjepa.storage import Folder
 
 RECORD = "simulated.json"
-"""Written last: settings and rows of every table."""
+"""Name of the record, which is written last."""
 
 MIMIC_DENSITY = 1.7
-"""`measurement_density` at which rows of the dictionary's items per stay-day come near those of the MIMIC-IV demo."""
+"""`measurement_density` at which the rows of the dictionary's items per stay-day are close to those of the MIMIC-IV demo."""
 
 MIMIC_STAY_HOURS = 75.0
-"""`mean_stay_hours` at which a stay is as long as in MIMIC-IV (3.6 days; sick patients stay longer than planned)."""
+"""`mean_stay_hours` at which the mean stay is as long as in MIMIC-IV (3.6 days; sick patients stay longer than planned)."""
 
 PATIENTS_PER_BLOCK = 32
+
+
+class WrittenTables(TypedDict):
+    """Record of a finished folder: the simulator's version and settings, number of stays, rows of every table."""
+
+    model_version: int
+    settings: dict[str, object]
+    num_stays: int
+    rows: dict[str, int]
 
 
 def write_simulated_mimic(
@@ -39,10 +48,18 @@ def write_simulated_mimic(
     workers: int = 1,
     patients_per_block: int = PATIENTS_PER_BLOCK,
     on_progress: Callable[[int], None] = lambda patients: None,
-) -> dict[str, Any]:
-    """Write the tables of `settings.num_patients` patients under `out`; returns the record (num_stays, rows per table).
+) -> WrittenTables:
+    """Write the tables of `settings.num_patients` patients under `out`. At most two blocks per worker are in memory.
 
-    At most two blocks per worker are in memory. A folder without `simulated.json` is not finished. on_progress: patients done.
+    Args:
+        out: Target folder. Without `simulated.json` it is not finished.
+        settings: Settings of the simulator.
+        workers: Number of processes; 1 runs in this process.
+        patients_per_block: Patients that are simulated together.
+        on_progress: Called with the number of finished patients.
+
+    Returns:
+        The record, as it is written to `simulated.json`.
     """
     out.remove(RECORD)
     rows: Counter[str] = Counter()
@@ -60,7 +77,7 @@ def write_simulated_mimic(
             on_progress(done)
         for stream in streams.values():
             stream.close()
-    record = {
+    record: WrittenTables = {
         "model_version": MODEL_VERSION,
         "settings": result_fields(settings),
         "num_stays": rows["icu/icustays"],
@@ -71,7 +88,7 @@ def write_simulated_mimic(
 
 
 def make_block(settings: SimulatorConfig, first_patient: int, num_patients: int) -> dict[str, Deflated]:
-    """The deflated rows of a block of patients, by table; the first block begins with the header line."""
+    """The compressed rows of a block of patients, by table; the first block starts with the header line."""
     source = SimulatorSource(SourceConfig(kind="simulator", simulator=settings))
     stays = list(source.simulate({"first_patient": first_patient, "num_patients": num_patients, "max_stay_id": None}))
     pieces = {}
@@ -82,7 +99,7 @@ def make_block(settings: SimulatorConfig, first_patient: int, num_patients: int)
 
 
 def _blocks(settings: SimulatorConfig, workers: int, size: int) -> Iterator[dict[str, Deflated]]:
-    """All blocks in order, made by `workers` processes (in this one when there is one)."""
+    """All blocks in order, made by `workers` processes (in this process when `workers` is 1)."""
     total = settings.num_patients
     spans = [(first, min(size, total - first)) for first in range(0, total, size)]
     if workers <= 1:
@@ -102,6 +119,7 @@ def _blocks(settings: SimulatorConfig, workers: int, size: int) -> Iterator[dict
                 future.cancel()
 
 
-def _opened(out: Folder, name: str) -> Any:
+def _opened(out: Folder, name: str) -> AbstractContextManager[IO[bytes]]:
     out.fs.makedirs(out.path(name).rsplit("/", 1)[0], exist_ok=True)
-    return out.fs.open(out.path(name), "wb")
+    stream: AbstractContextManager[IO[bytes]] = out.fs.open(out.path(name), "wb")
+    return stream

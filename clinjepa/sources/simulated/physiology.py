@@ -1,110 +1,33 @@
-"""A small physiological model of an ICU stay: hidden severity, deteriorations with true onsets, treatments that answer and act back.
+"""A small physiological model of an ICU stay: hidden severity, deteriorations with known onsets, treatments and their effects.
 
 Half-hour steps of coupled first-order processes. Three hidden organ failures (circulatory, respiratory, renal, each 0 … 1) rise
-after the onset of a deterioration and fall with recovery, faster once treated. Vitals and laboratory values follow from them, and
-a simple protocol treats what it would see: vasopressor and fluid for a low pressure, antibiotics for a suspected infection, oxygen
-and ventilation for a low saturation, insulin for a high glucose, renal replacement. All constants are this project's own choices, set so
-that ranges and frequencies look like an adult mixed ICU; they are no clinical reference.
+after the onset of a deterioration and fall with recovery, faster when treated. Vitals and laboratory values are computed from them. A
+simple protocol treats by the visible values: vasopressor and fluid for a low pressure, antibiotics for a suspected infection, oxygen
+and ventilation for a low saturation, insulin for a high glucose, renal replacement. All constants are this project's own choices, set
+to give ranges and frequencies like those of an adult mixed ICU; they are not a clinical reference.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import numpy as np
 
+from clinjepa.sources.simulated.patient import KINDS, Course, Given, Onset, Patient, draw_onsets
+
 STEP_HOURS = 0.5
-KINDS = ("shock", "respiratory", "renal")
 _SHORTEST_HOURS = 6.0
 _LONGEST_FACTOR = 6.0
 _LOGNORMAL_SIGMA = 0.7
 
 
-@dataclass(frozen=True)
-class Patient:
-    """Who the patient is; constant over all stays."""
-
-    age_years: float
-    female: bool
-    race: str
-    height_cm: float
-    weight_kg: float
-    heart_failure: bool
-    lung_disease: bool
-    kidney_disease: bool
-    diabetes: bool
-    num_stays: int
-
-    @property
-    def frailty(self) -> float:
-        """0 (young, healthy) to about 1."""
-        chronic = self.heart_failure + self.lung_disease + self.kidney_disease + 0.5 * self.diabetes
-        return min(1.0, max(0.0, (self.age_years - 40) / 80) + 0.15 * chronic)
-
-
-@dataclass(frozen=True)
-class Onset:
-    """A true deterioration: its kind and when it begins, in hours after ICU admission."""
-
-    kind: str
-    hour: float
-    strength: float
-
-
-@dataclass(frozen=True)
-class Given:
-    """A treatment over [start, end] hours: variable, value (rate, amount, or 1), what it is called."""
-
-    variable: str
-    start: float
-    end: float
-    value: float
-    text: str | None = None
-
-
-@dataclass
-class Course:
-    """One simulated stay. Arrays have one value per half-hour step; `hours` are the steps' times since ICU admission."""
-
-    hours: np.ndarray
-    severity: np.ndarray
-    signals: dict[str, np.ndarray]
-    onsets: list[Onset]
-    given: list[Given] = field(default_factory=list)
-    died_in_icu: bool = False
-    died_in_hospital: bool = False
-    length_hours: float = 0.0
-
-
-def draw_patient(rng: np.random.Generator) -> Patient:
-    """A patient of an adult mixed ICU."""
-    age = float(np.clip(rng.normal(64, 16), 18, 95))
-    female = bool(rng.random() < 0.44)
-    height = float(np.clip(rng.normal(163 if female else 176, 7.5), 140, 205))
-    weight = float(np.clip(rng.normal(26.5, 5.0), 17, 48) * (height / 100) ** 2)
-    older = (age - 30) / 70
-    chance = rng.random(4)
-    race = str(rng.choice(["white", "black", "hispanic", "asian", "other", "unknown"], p=[0.66, 0.12, 0.06, 0.04, 0.04, 0.08]))
-    num_stays = 1 + int(rng.random() < 0.15) + int(rng.random() < 0.03)
-    return Patient(
-        round(age, 1),
-        female,
-        race,
-        round(height, 1),
-        round(weight, 1),
-        *(bool(c < p * max(older, 0.1)) for c, p in zip(chance, (0.35, 0.3, 0.3, 0.4), strict=True)),
-        num_stays,
-    )
-
-
 def simulate_course(patient: Patient, mean_stay_hours: float, rng: np.random.Generator) -> Course:
-    """One ICU stay of `patient`. Everything random comes from `rng`, in an order that does not depend on other patients."""
+    """Simulate one ICU stay of `patient`. All random numbers come from `rng`, in an order that does not depend on other patients."""
     frailty = patient.frailty
     mu = math.log(mean_stay_hours) - _LOGNORMAL_SIGMA**2 / 2
     planned = float(np.clip(rng.lognormal(mu, _LOGNORMAL_SIGMA), _SHORTEST_HOURS, _LONGEST_FACTOR * mean_stay_hours))
-    onsets = _draw_onsets(planned, frailty, rng)
+    onsets = draw_onsets(planned, frailty, rng)
     if onsets:
         planned = max(planned, min(max(onset.hour for onset in onsets) + 12.0, planned * 1.5))
     num_steps = int(planned / STEP_HOURS) + 1
@@ -136,28 +59,18 @@ def simulate_course(patient: Patient, mean_stay_hours: float, rng: np.random.Gen
     )
 
 
-def _draw_onsets(planned: float, frailty: float, rng: np.random.Generator) -> list[Onset]:
-    """Each kind at most once; a share of them is already under way at admission, when most patients are sickest."""
-    onsets = []
-    for kind, base in zip(KINDS, (0.34, 0.34, 0.20), strict=True):
-        happens, early, when, strength = rng.random(4)
-        if happens < base * (0.6 + 0.9 * frailty):
-            hour = -4.0 + 4.0 * when if early < 0.35 else 2.0 + when * max(planned * 0.75 - 2.0, 1.0)
-            onsets.append(Onset(kind, round(float(hour), 2), float(0.45 + 0.5 * strength)))
-    return sorted(onsets, key=lambda onset: onset.hour)
-
-
 def _smooth_noise(white: np.ndarray, memory: float = 0.8) -> np.ndarray:
     """AR(1) noise of unit variance along axis 0."""
     scaled = white * math.sqrt(1 - memory**2)
     scaled[0] = white[0]
-    from scipy.signal import lfilter  # here: its import takes a second, and every data task imports the registry of sources
+    from scipy.signal import lfilter  # local: it takes a second, and every data task imports the registry of sources
 
-    return lfilter([1.0], [1.0, -memory], scaled, axis=0)
+    filtered: np.ndarray = lfilter([1.0], [1.0, -memory], scaled, axis=0)
+    return filtered
 
 
 class _Bedside:
-    """The state of one patient and of the protocol that treats it; `advance` moves both by one step."""
+    """State of one patient and of the treatment protocol; `advance` moves both by one step."""
 
     def __init__(self, patient: Patient, person: np.ndarray, onsets: list[Onset], drug_draw: np.ndarray) -> None:
         self.patient, self.onsets, self.drug_draw = patient, onsets, drug_draw
@@ -193,7 +106,7 @@ class _Bedside:
         self._note(vitals)
 
     def finish(self, length: float) -> list[Given]:
-        """End what still runs at discharge and give all treatments in order of time."""
+        """End the treatments that run at discharge; returns all treatments in order of time."""
         for variable in list(self.since):
             self._run(variable, 0.0, length)
         for daily, name in (
@@ -214,7 +127,7 @@ class _Bedside:
             for onset in self.onsets:
                 if onset.kind == kind and onset.hour <= hour < onset.hour + 14.0:
                     rise += 0.16 * max(0.0, onset.strength * (1.1 + 0.2 * self.patient.frailty) - level)
-            if kind == "renal":  # shock starves the kidney
+            if kind == "renal":  # shock reduces the kidney's blood supply
                 rise += 0.03 * max(0.0, self.failure["shock"] - 0.4)
             level += STEP_HOURS * (rise * 2 - cure[kind] * max(0.0, level - floor)) + 0.006 * wobble[KINDS.index(kind)]
             self.failure[kind] = min(1.0, max(0.0, level))
@@ -272,7 +185,7 @@ class _Bedside:
     def _treat(self, hour: float, vitals: dict[str, float]) -> None:
         pressure, saturation = vitals["map"], vitals["spo2"]
         self.low_pressure_steps = self.low_pressure_steps + 1 if pressure < 64 else 0
-        if self.low_pressure_steps >= 3:  # the team answers what persists
+        if self.low_pressure_steps >= 3:  # treat only a pressure that stays low
             self.norepinephrine = min(1.2, self.norepinephrine + (0.03 if pressure > 56 else 0.06))
         elif pressure > 72 and self.norepinephrine > 0:
             self.norepinephrine = max(0.0, self.norepinephrine - 0.02)
@@ -317,7 +230,7 @@ class _Bedside:
         self._run("crrt", float(self.on_crrt), hour, "Dialysis - CRRT")
 
     def _run(self, variable: str, value: float, hour: float, text: str | None = None) -> None:
-        """Keep a running treatment at `value`; a change ends its interval and starts another."""
+        """Run a treatment at `value` from `hour` on; a change of value ends the current interval and starts a new one."""
         running = self.since.get(variable)
         if running is not None and running[1] == value:
             return

@@ -1,8 +1,8 @@
-"""Simulated ICU stays of any number, with known truths to test against; the default source where no hospital data is at hand.
+"""Source of simulated ICU stays, any number of them, with known onsets and severity to test against; the default source.
 
-Patient i and each of its stays have random generators of their own (seed, i, stay), so they are the same however many patients are
-simulated and in whatever partitions. `physiology` moves the patient, `charting` decides what is written down; this module gives
-both the common schema.
+Patient i and each stay have separate random generators (seeded with seed, i, stay), so a patient is the same for any number of
+patients and any partitions. `physiology` simulates the course, `charting` selects the charted values; this module brings both into
+the common schema.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import polars as pl
@@ -23,15 +23,16 @@ import pyarrow as pa
 from clinjepa.clinical import load_variables
 from clinjepa.config.section import result_fields
 from clinjepa.sources.cleaning import finish, raw_events
-from clinjepa.sources.schema import LABEL_COLUMNS, STAYS_SCHEMA, TIMES_OF_STATICS, SourceTables, partition_count
+from clinjepa.sources.schema import LABEL_COLUMNS, STAYS_TYPES, TIMES_OF_STATICS, SourceTables, partition_count
 from clinjepa.sources.simulated.charting import chart
-from clinjepa.sources.simulated.physiology import Course, Patient, draw_patient, simulate_course
+from clinjepa.sources.simulated.patient import Course, Patient, draw_patient
+from clinjepa.sources.simulated.physiology import simulate_course
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
 
 MODEL_VERSION = 1
-"""Raised when the same settings give other stays."""
+"""Incremented when the same settings give different stays."""
 
 _FIRST_DAY = datetime.datetime(2100, 1, 1)
 FIRST_SUBJECT, _FIRST_ADMISSION, _FIRST_STAY = 10_000_000, 20_000_000, 30_000_000
@@ -40,9 +41,17 @@ _MINUTE = np.timedelta64(1, "m")
 _UNITS = ("Medical ICU", "Surgical ICU", "Cardiac ICU")
 
 
+class PatientRange(TypedDict):
+    """A partition: patients `first_patient` … `first_patient + num_patients - 1`, and the last stay id to read (null: all)."""
+
+    first_patient: int
+    num_patients: int
+    max_stay_id: int | None
+
+
 @dataclass(frozen=True)
 class Truth:
-    """What the simulator knows and no text says.
+    """Hidden state of simulated stays, which is in no text.
 
     onsets: stay_id int64, kind string (shock, respiratory, renal), onset_hour float64 (hours after ICU admission, negative = before).
     severity: stay_id int64, hour int32, severity float32 (0 … 1, mean of the hour).
@@ -54,7 +63,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class SimulatedStay:
-    """One stay with its place in the patient's life; `intime` starts hour 0."""
+    """One stay of a patient; hour 0 starts at `intime`."""
 
     stay_id: int
     subject_id: int
@@ -67,11 +76,11 @@ class SimulatedStay:
     course: Course
     generator: np.random.Generator
     death_time: datetime.datetime | None = None
-    """When the patient dies in this hospital admission (perhaps after this stay); None if discharged alive."""
+    """Time of death in this hospital admission (possibly after this stay); None if discharged alive."""
 
 
 class SimulatorSource:
-    """The simulator as a source; settings in `config.simulator`."""
+    """The simulator as a source. Its settings are in `config.simulator`."""
 
     name = "simulator"
 
@@ -84,8 +93,8 @@ class SimulatorSource:
         content = json.dumps({"model_version": MODEL_VERSION, **result_fields(self._settings)}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def partitions(self) -> list[dict[str, Any]]:
-        """Ranges of patients; with `max_stays` as many as have that many stays."""
+    def partitions(self) -> list[PatientRange]:
+        """Ranges of patients; with `max_stays`, of as many patients as are needed for that many stays."""
         total, last = self._settings.num_patients, None
         if self._config.max_stays is not None:
             ids: list[int] = []
@@ -100,19 +109,19 @@ class SimulatorSource:
             {"first_patient": first, "num_patients": end - first, "max_stay_id": last} for first, end in zip(edges, edges[1:], strict=False)
         ]
 
-    def read(self, partition: dict[str, Any]) -> SourceTables:
+    def read(self, partition: PatientRange) -> SourceTables:
         """Stays and charted events of a range of patients."""
         stays = list(self.simulate(partition))
-        frame = pl.DataFrame([_stay_row(stay) for stay in stays], schema=pl.from_arrow(STAYS_SCHEMA.empty_table()).schema, orient="row")
+        frame = pl.DataFrame([_stay_row(stay) for stay in stays], schema=STAYS_TYPES, orient="row")
         charted = charted_events(stays, self._settings.measurement_density)
         events = pl.concat([raw_events(charted), raw_events(given_events(stays))])
         units = {name: variable.unit for name, variable in load_variables().items()}
         unit = pl.col("variable").replace_strict(units, default=None, return_dtype=pl.String)
-        # Nobody charts an implausible value here, so cleaning only orders and checks.
+        # The simulator gives no implausible value, so no conversion is needed.
         return finish(frame, events.with_columns(unit.alias("unit"), pl.int_range(pl.len(), dtype=pl.Int64).alias("row")), Counter())
 
-    def truth(self, partition: dict[str, Any]) -> Truth:
-        """Onsets and severity of the same stays that `read` gives."""
+    def truth(self, partition: PatientRange) -> Truth:
+        """Onsets and severity of the stays that `read` returns."""
         onsets: list[tuple[int, str, float]] = []
         ids, hours, levels = [], [], []
         for stay in self.simulate(partition):
@@ -134,8 +143,8 @@ class SimulatorSource:
             pa.table({"stay_id": np.concatenate(ids).astype(np.int64), "hour": np.concatenate(hours), "severity": np.concatenate(levels)}),
         )
 
-    def simulate(self, partition: dict[str, Any]) -> Iterator[SimulatedStay]:
-        """The stays of a partition, whole, for writers of other formats too."""
+    def simulate(self, partition: PatientRange) -> Iterator[SimulatedStay]:
+        """The stays of a partition with everything the simulator computed, also for writers of other formats."""
         first = partition["first_patient"]
         for index in range(first, first + partition["num_patients"]):
             for stay in self.patient_stays(index):
@@ -143,7 +152,7 @@ class SimulatorSource:
                     yield stay
 
     def patient_stays(self, index: int) -> list[SimulatedStay]:
-        """All stays of patient `index`; a death in hospital ends the list."""
+        """All stays of patient `index`; a death in hospital is the end of the list."""
         rng = np.random.default_rng([self._settings.seed, index])
         patient = draw_patient(rng)
         intime = _FIRST_DAY + datetime.timedelta(minutes=int(rng.integers(0, 60 * 24 * 365 * 20)))
@@ -176,11 +185,12 @@ class SimulatorSource:
         return stays
 
 
-def _stay_row(stay: SimulatedStay) -> tuple[Any, ...]:
+def _stay_row(stay: SimulatedStay) -> tuple[object, ...]:
+    """The stay's columns in the order of STAYS_SCHEMA."""
     course, patient = stay.course, stay.patient
     outtime = stay.intime + datetime.timedelta(hours=course.length_hours)
     septic = any(onset.kind == "shock" for onset in course.onsets)
-    row = {
+    row: dict[str, object] = {
         "stay_id": stay.stay_id,
         "subject_id": stay.subject_id,
         "hadm_id": stay.hadm_id,
@@ -201,11 +211,14 @@ def _stay_row(stay: SimulatedStay) -> tuple[Any, ...]:
         "source_split": None,
     }
     row |= dict.fromkeys((*LABEL_COLUMNS, *TIMES_OF_STATICS.values()))
-    return tuple(row[name] for name in STAYS_SCHEMA.names)
+    return tuple(row[name] for name in STAYS_TYPES)
 
 
 def charted_events(stays: list[SimulatedStay], density: float) -> pl.DataFrame:
-    """stay_id, variable, time, store_time, value of everything that was charted; draws from the stays' generators, so once per stay."""
+    """stay_id, variable, time, store_time, value of all charted values.
+
+    Uses the stays' random generators, so a second call with the same stays gives different values.
+    """
     ids, variables, sizes, times, values, stored = [], [], [], [], [], []
     for stay in stays:
         intime = np.datetime64(stay.intime, "us")
@@ -229,7 +242,10 @@ def charted_events(stays: list[SimulatedStay], density: float) -> pl.DataFrame:
 
 
 def given_events(stays: list[SimulatedStay]) -> pl.DataFrame:
-    """stay_id, variable, time, end_time, value, text of all treatments; whole minutes, an end lies inside the stay, an instant has none."""
+    """stay_id, variable, time, end_time, value, text of all treatments.
+
+    Times are in whole minutes. An end lies inside the stay; an instantaneous treatment has none.
+    """
     rows = [
         (
             stay.stay_id,
@@ -245,11 +261,11 @@ def given_events(stays: list[SimulatedStay]) -> pl.DataFrame:
         for given in stay.course.given
     ]
     types = {
-        "stay_id": pl.Int64,
-        "variable": pl.String,
+        "stay_id": pl.Int64(),
+        "variable": pl.String(),
         "time": pl.Datetime("us"),
         "end_time": pl.Datetime("us"),
-        "value": pl.Float64,
-        "text": pl.String,
+        "value": pl.Float64(),
+        "text": pl.String(),
     }
     return pl.DataFrame(rows, schema=types, orient="row")

@@ -7,7 +7,7 @@ split and writes `stays.parquet`, `attrition.json` and `data_card.json`. Format:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
 import polars as pl
 import pyarrow as pa
@@ -16,7 +16,8 @@ from clinjepa.clinical import load_variables
 from clinjepa.config.schema import Config
 from clinjepa.errors import SourceError
 from clinjepa.sources.access import source_access
-from clinjepa.sources.schema import STAYS_SCHEMA, Source, validate
+from clinjepa.sources.extraction import read_partition
+from clinjepa.sources.schema import STAYS_SCHEMA, Partition, PartitionReader, validate
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import PartFile, add_counts, finished_part, read_records, write_part_table, write_record
 from clinjepa.trajectory.hours.aggregates import aggregate_hours
@@ -50,7 +51,7 @@ class IngestRecord(TypedDict):
 
 
 def build_partition(
-    source: Source, partition: dict[str, Any], config: Config, out: Folder, name: str, extracted: Folder | None = None
+    source: PartitionReader[Partition], partition: Partition, config: Config, out: Folder, name: str, extracted: Folder | None = None
 ) -> IngestRecord:
     """Read one partition of a source and write its part of the ingest artifact, unless the part is finished.
 
@@ -72,7 +73,7 @@ def build_partition(
     finished = finished_part(out, name, SCHEMA_VERSION)
     if finished is not None:
         return cast(IngestRecord, finished)
-    tables = validate(source.read(partition) if extracted is None else source.read(partition, extracted))
+    tables = validate(read_partition(source, partition, extracted))
     events = tables.events if config.source.event_time == "measured" else at_store_time(tables.events)
     variables, rules = load_variables(), cohort_rules(config.cohort)
     stays = pl.DataFrame(tables.stays)
