@@ -22,6 +22,7 @@ from clinjepa.model.base_model import make_base
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
+from clinjepa.trajectory.settings import TrajectorySettings, tokenizer_settings
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.latent_store import finish_latents
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
@@ -74,10 +75,10 @@ class DemoStores:
         for part, partition in zip(parts, source.partitions(), strict=True):
             build_partition(source, partition, config, ingest, part)
         finish_ingest(ingest, config)
-        build_tokenizer(ingest, config, tokenizer)
+        build_tokenizer(ingest, tokenizer_settings(config), tokenizer)
         for part in parts:
-            build_trajectories(ingest, part, tokenizer, config, out)
-        finish_trajectories(ingest, out, config)
+            build_trajectories(ingest, part, tokenizer, TrajectorySettings.of(config), out)
+        finish_trajectories(ingest, out, TrajectorySettings.of(config))
         make_base(encoder_spec(self.encoder_settings, out), 0, Folder(self.root / "base"))
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 
 class Section(BaseModel):
@@ -22,13 +23,23 @@ def Execution(default: Any = ..., **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={"execution": True}, **kwargs)
 
 
+def is_execution(info: FieldInfo) -> bool:
+    """Whether a field is marked `Execution(...)`."""
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("execution"))
+
+
 def result_fields(section: BaseModel) -> dict[str, Any]:
     """The fields of `section` (nested sections included) that change results, as plain JSON values."""
     kept: dict[str, Any] = {}
     for name, info in type(section).model_fields.items():
-        extra = info.json_schema_extra
-        if isinstance(extra, dict) and extra.get("execution"):
+        if is_execution(info):
             continue
         value = getattr(section, name)
         kept[name] = result_fields(value) if isinstance(value, BaseModel) else section.model_dump(mode="json", include={name})[name]
     return kept
+
+
+def execution_fields(section: BaseModel) -> dict[str, Any]:
+    """The fields of `section` itself that change no result, with their values as they are."""
+    return {name: getattr(section, name) for name, info in type(section).model_fields.items() if is_execution(info)}

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
 from clinjepa.clinical import list_tasks
 from clinjepa.config.schema import Config
 from clinjepa.config.section import result_fields
 from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.errors import ConfigError
+from clinjepa.evaluation.settings import DownstreamSettings
 from clinjepa.sources import SOURCES
 from clinjepa.sources.extraction import has_extractions
+from clinjepa.trajectory.settings import IngestSettings, LabelSettings, TrajectorySettings, tokenizer_settings
 from pipelines.graph.stage import Stage
-from pipelines.graph.trial_stages import Trial, TrialBuilder, downstream_settings
+from pipelines.graph.trial_stages import Trial, TrialBuilder
 
 
 @dataclass(frozen=True)
@@ -48,30 +49,21 @@ def build_experiment(config: Config, source_digest: str) -> Experiment:
 
     Raises ConfigError for a task or recipe that is not there, and for shares that do not fit a recipe.
     """
-    source = result_fields(config.source)
+    ingested = result_fields(IngestSettings.of(config))
+    source = ingested["source"] | {"digest": source_digest}
     if config.source.kind != "simulator":
         del source["simulator"]
-    source = source | {"digest": source_digest}
     extracted = {name: value for name, value in source.items() if name != "event_time"}  # both times are in what is extracted
     extract = Stage("extract", "extract", {"source": extracted, "definitions": _definitions_digest("variables.yaml", "maps")})
     ingest = Stage(
         "ingest",
         "ingest",
-        {
-            "source": source,
-            "cohort": result_fields(config.cohort),
-            "split": result_fields(config.split),
-            "text": result_fields(config.text),
-            "definitions": _definitions_digest("variables.yaml", "exclusions.yaml", "cohorts.yaml", "maps"),
-        },
+        ingested | {"source": source, "definitions": _definitions_digest("variables.yaml", "exclusions.yaml", "cohorts.yaml", "maps")},
         {"extract": extract} if has_extractions(SOURCES[config.source.kind]) else {},
     )
-    tokenizer = Stage("tokenizer", "tokenizer", _tokenizer_settings(config), {"ingest": ingest})
+    tokenizer = Stage("tokenizer", "tokenizer", result_fields(tokenizer_settings(config)), {"ingest": ingest})
     trajectories = Stage(
-        "trajectories",
-        "trajectories",
-        {"windows": result_fields(config.windows), "max_tokens": config.tokenizer.max_tokens},
-        {"ingest": ingest, "tokenizer": tokenizer},
+        "trajectories", "trajectories", result_fields(TrajectorySettings.of(config)), {"ingest": ingest, "tokenizer": tokenizer}
     )
     downstream = config.evaluation.downstream
     for key, names in (("evaluation.downstream.tasks", downstream.tasks), ("labels.tasks", config.labels.tasks or [])):
@@ -82,14 +74,12 @@ def build_experiment(config: Config, source_digest: str) -> Experiment:
     labels = Stage(
         "labels",
         "labels",
-        {
-            "tasks": tasks,
-            "stay_prediction_hour": downstream.stay_prediction_hour,
-            "definitions": _definitions_digest("derived", *(f"tasks/{name}.yaml" for name in tasks)),
-        },
+        result_fields(LabelSettings(tasks=tasks, stay_prediction_hour=downstream.stay_prediction_hour))
+        | {"definitions": _definitions_digest("derived", *(f"tasks/{name}.yaml" for name in tasks))},
         {"ingest": ingest},
     )
-    baselines = Stage("baselines", "gradient boosting", downstream_settings(config), {"ingest": ingest, "labels": labels})
+    judged = result_fields(DownstreamSettings.of(config))
+    baselines = Stage("baselines", "gradient boosting", judged, {"ingest": ingest, "labels": labels})
     builder = TrialBuilder(config, ingest, tokenizer, trajectories, labels)
     trials = tuple(builder.trial(load_recipe(name), seed) for seed in config.grid.seeds for name in config.grid.recipes)
     _name_users(trials, len(config.grid.seeds) > 1)
@@ -112,12 +102,6 @@ def _name_users(trials: tuple[Trial, ...], several_seeds: bool) -> None:
             stage.label += f" · {next(iter(recipes))}"
         if several_seeds and len(seeds) == 1:
             stage.label += f" · seed {next(iter(seeds))}"
-
-
-def _tokenizer_settings(config: Config) -> dict[str, Any]:
-    if config.tokenizer.init == "train":
-        return {"init": "train", "vocab_size": config.tokenizer.vocab_size}
-    return {"init": "pretrained", "model": config.encoder.model, "revision": config.encoder.revision}
 
 
 def _definitions_digest(*names: str) -> str:

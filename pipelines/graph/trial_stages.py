@@ -8,6 +8,7 @@ from typing import Any
 from clinjepa.config.schema import Config
 from clinjepa.config.section import result_fields
 from clinjepa.curriculum.recipes import Recipe, phase_steps
+from clinjepa.evaluation.settings import DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
 from pipelines.graph.stage import Stage
 
 
@@ -121,32 +122,25 @@ class TrialBuilder:
         }
 
     def _evaluations(self, embed: Stage, predictor: Stage) -> dict[str, Stage]:
-        evaluation = self.config.evaluation
         space = {"latents": embed, "ingest": self.ingest}
         return {
-            "roundtrip": self._stage(
-                "roundtrip", "round trip", {"split": evaluation.split, "num_hours": evaluation.num_roundtrip_hours}, space
-            ),
+            "roundtrip": self._stage("roundtrip", "round trip", result_fields(RoundtripSettings.of(self.config)), space),
             "drift": self._stage(
                 "drift",
                 "drift",
-                {"split": evaluation.split, "drift": result_fields(evaluation.drift)},
+                result_fields(DriftSettings.of(self.config)),
                 space | {"predictor": predictor},
             ),
             "geometry": self._stage(
                 "geometry",
                 "geometry",
-                {"split": evaluation.split, "geometry": result_fields(evaluation.geometry)},
+                GeometrySettings.of(self.config).stage_settings(),
                 space | {"labels": self.labels},
             ),
             "downstream": self._stage(
                 "downstream",
                 "downstream",
-                downstream_settings(self.config),
+                result_fields(DownstreamSettings.of(self.config)),
                 space | {"labels": self.labels, "predictor": predictor},
             ),
         }
-
-
-def downstream_settings(config: Config) -> dict[str, Any]:
-    return {"split": config.evaluation.split, "downstream": result_fields(config.evaluation.downstream)}

@@ -1,4 +1,8 @@
-"""Hospital tables to trajectories, labels and latents with Ray Data: one partition is one row, one task, and the unit of resuming."""
+"""Hospital tables to trajectories and labels with Ray Data: one partition is one row, one task, and the unit of resuming.
+
+Executors take what changes a result from their stage's settings, which are in its key. `_placed_source` and `run_tokenizer_stage` add from
+the configuration what changes no result: where the data lie, under which name and terms, and whether a download is allowed.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,17 @@ from typing import Any
 
 import ray
 import ray.data
+from pydantic import TypeAdapter
 
 from clinjepa.clinical import load_tasks
+from clinjepa.config.schema import SourceConfig
+from clinjepa.config.section import execution_fields
 from clinjepa.sources import open_source
 from clinjepa.sources.extraction import ExtractionPlan, extracted_source, extraction_counts, item_report
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels.artifact import build_labels, finish_labels
+from clinjepa.trajectory.settings import IngestSettings, LabelSettings, PretrainedTokenizer, TokenizerSettings, TrajectorySettings
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
 from pipelines.graph.artifacts import Artifact
@@ -21,66 +29,90 @@ from pipelines.graph.stage import Stage
 from pipelines.scheduling.progress import console
 from pipelines.stages.tasks import map_parts, run_remotely
 
+_TOKENIZER: TypeAdapter[TokenizerSettings] = TypeAdapter(TokenizerSettings)
+
 
 def run_extract_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    """Tables of a source that cannot be read by patient -> the same rows laid down by patient, one table per task."""
-    config, out = context.config, artifact.folder
-    source = extracted_source(open_source(config.source))
+    """Tables of a source that cannot be read by patient -> the same rows ordered by patient, one table per task."""
+    config, execution, out = _placed_source(stage, context.config.source), context.config.execution, artifact.folder
+    source = extracted_source(open_source(config))
     pieces = source.extractions()
     console.print(f"{stage.label}: {item_report(source.check_items())}", highlight=False)
-    plan = ExtractionPlan.of(pieces, config.execution.memory_mb, ray.cluster_resources().get("CPU", 1))
+    plan = ExtractionPlan.of(pieces, execution.memory_mb, ray.cluster_resources().get("CPU", 1))
     console.print(f"{stage.label}: {plan}", highlight=False)
 
     def build(index: int) -> None:
-        extracted_source(open_source(config.source)).extract(pieces[index], out, plan.memory_mb_each)
+        extracted_source(open_source(config)).extract(pieces[index], out, plan.memory_mb_each)
 
     map_parts(context, stage, len(pieces), build, plan.at_a_time)
-    return {"left_out": extraction_counts(out), "memory_mb": config.execution.memory_mb, "estimate_mb": plan.estimate_mb}
+    return {"left_out": extraction_counts(out), "memory_mb": execution.memory_mb, "estimate_mb": plan.estimate_mb}
 
 
 def run_ingest_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
     """Partitions of the source -> hours, grid, stays; then cohort, split and the data card."""
-    config, out = context.config, artifact.folder
-    partitions = open_source(config.source).partitions()
+    settings = _ingest_settings(stage, context.config.source)
+    out, partitions = artifact.folder, open_source(settings.source).partitions()
     extracted = context.artifact(stage.inputs["extract"]).folder if "extract" in stage.inputs else None
 
     def build(index: int) -> None:
-        build_partition(open_source(config.source), partitions[index], config, out, f"part-{index:05d}", extracted)
+        build_partition(open_source(settings.source), partitions[index], settings, out, f"part-{index:05d}", extracted)
 
     map_parts(context, stage, len(partitions), build)
-    return dict(finish_ingest(out, config, extraction_counts(extracted) if extracted is not None else None))
+    return dict(finish_ingest(out, settings, extraction_counts(extracted) if extracted is not None else None))
 
 
 def run_tokenizer_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    """One tokenizer from the training split's texts, or the pretrained model's own."""
-    ingest = context.artifact(stage.inputs["ingest"]).folder
-    return run_remotely(context, build_tokenizer, ingest, context.config, artifact.folder)
+    """A tokenizer trained on the training split's texts, or that of a pretrained model."""
+    settings = _TOKENIZER.validate_python(stage.settings)
+    if isinstance(settings, PretrainedTokenizer):
+        settings = settings.model_copy(update={"allow_download": context.config.encoder.allow_download})
+    return run_remotely(context, build_tokenizer, context.artifact(stage.inputs["ingest"]).folder, settings, artifact.folder)
 
 
 def run_trajectories_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
     """Texts -> token ids, shard by shard; then the index and the windows."""
-    config, out = context.config, artifact.folder
+    settings, out = TrajectorySettings.model_validate(stage.settings), artifact.folder
     ingest = context.artifact(stage.inputs["ingest"]).folder
     tokenizer = context.artifact(stage.inputs["tokenizer"]).folder
     parts = _parts(ingest)
 
     def build(index: int) -> None:
-        build_trajectories(ingest, parts[index], tokenizer, config, out)
+        build_trajectories(ingest, parts[index], tokenizer, settings, out)
 
     map_parts(context, stage, len(parts), build)
-    return dict(finish_trajectories(ingest, out, config))
+    return dict(finish_trajectories(ingest, out, settings))
 
 
 def run_labels_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
     """Grid, history and stays -> labels of every task, part by part; then prevalence and the MEDS label files."""
+    settings = LabelSettings.model_validate(_without_digests(stage))
     ingest, out = context.artifact(stage.inputs["ingest"]).folder, artifact.folder
-    tasks, hour, parts = load_tasks(stage.settings["tasks"]), stage.settings["stay_prediction_hour"], _parts(ingest)
+    tasks, parts = load_tasks(settings.tasks), _parts(ingest)
 
     def build(index: int) -> None:
-        build_labels(ingest, parts[index], tasks, hour, out)
+        build_labels(ingest, parts[index], tasks, settings.stay_prediction_hour, out)
 
     map_parts(context, stage, len(parts), build)
     return run_remotely(context, finish_labels, ingest, tasks, out)
+
+
+def _ingest_settings(stage: Stage, place: SourceConfig) -> IngestSettings:
+    return IngestSettings.model_validate(_without_digests(stage) | {"source": _placed_source(stage, place)})
+
+
+def _placed_source(stage: Stage, place: SourceConfig) -> SourceConfig:
+    """The source of an extract or ingest stage.
+
+    Fields that change results come from the stage. The others (`path`, `name`, `access`) come from `place`, the configuration of this run:
+    the key holds the digest of the files instead of their place, so data that were moved have the same key.
+    """
+    stated = {name: value for name, value in stage.settings["source"].items() if name != "digest"}
+    return SourceConfig.model_validate(execution_fields(place) | stated)
+
+
+def _without_digests(stage: Stage) -> dict[str, Any]:
+    """A stage's settings without the digest of the clinical definitions, which are read from the installed package."""
+    return {name: value for name, value in stage.settings.items() if name != "definitions"}
 
 
 def _parts(ingest: Folder) -> list[str]:
@@ -94,4 +126,4 @@ DATA_EXECUTORS: dict[str, Executor] = {
     "trajectories": Executor(run_trajectories_stage, one_cpu),
     "labels": Executor(run_labels_stage, one_task),
 }
-"""By stage kind; apart from the others, so that an ingest does not load torch and what evaluations need."""
+"""By stage kind. Separate from the other executors, so that an ingest loads neither torch nor the libraries of the evaluations."""

@@ -1,17 +1,21 @@
-"""The evaluations as stages: each reads artifacts, runs one plain function in a Ray task, and writes its result as JSON."""
+"""The evaluations as stages: each reads artifacts, runs one plain function in a Ray task, and writes its result as JSON.
+
+An executor parses its settings from the stage. Of the configuration it reads `execution` alone, for the number of CPUs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from clinjepa.clinical import load_tasks
-from clinjepa.config import Config
 from clinjepa.evaluation.baselines import evaluate_baselines
 from clinjepa.evaluation.downstream import evaluate_downstream
 from clinjepa.evaluation.drift import evaluate_drift
 from clinjepa.evaluation.geometry import evaluate_geometry
 from clinjepa.evaluation.roundtrip import evaluate_roundtrip
+from clinjepa.evaluation.settings import DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
 from clinjepa.model.identity import check_predictor, encoder_digest
 from clinjepa.model.predictor import load_predictor
 from clinjepa.storage import Folder
@@ -24,101 +28,99 @@ from pipelines.stages.tasks import run_remotely
 
 RESULT = "result.json"
 _Inputs = dict[str, Folder]
+_Measure = Callable[[_Inputs], dict[str, Any]]
+"""Computes an evaluation's result from its input artifacts."""
 
 
 def run_drift_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    return _evaluate(context, stage, artifact, _drift)
+    """Executor of `drift` stages."""
+    return _evaluate(context, stage, artifact, partial(_drift, DriftSettings.model_validate(stage.settings)))
 
 
 def run_geometry_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    return _evaluate(context, stage, artifact, _geometry)
+    """Executor of `geometry` stages."""
+    return _evaluate(context, stage, artifact, partial(_geometry, GeometrySettings.model_validate(stage.settings)))
 
 
 def run_roundtrip_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    return _evaluate(context, stage, artifact, _roundtrip)
+    """Executor of `roundtrip` stages."""
+    return _evaluate(context, stage, artifact, partial(_roundtrip, RoundtripSettings.model_validate(stage.settings)))
 
 
 def run_downstream_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    return _evaluate(context, stage, artifact, _downstream)
+    """Executor of `downstream` stages."""
+    return _evaluate(context, stage, artifact, partial(_downstream, DownstreamSettings.model_validate(stage.settings)))
 
 
 def run_baselines_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    return _evaluate(context, stage, artifact, _baselines)
+    """Executor of `baselines` stages."""
+    return _evaluate(context, stage, artifact, partial(_baselines, DownstreamSettings.model_validate(stage.settings)))
 
 
-def _evaluate(
-    context: RunContext, stage: Stage, artifact: Artifact, function: Callable[[Config, _Inputs], dict[str, Any]]
-) -> dict[str, Any]:
+def _evaluate(context: RunContext, stage: Stage, artifact: Artifact, measure: _Measure) -> dict[str, Any]:
     inputs = {name: context.artifact(upstream).folder for name, upstream in stage.inputs.items()}
-    return run_remotely(context, _write_result, function, context.config, inputs, _encoder_of(context, stage), artifact.folder)
+    threads = max(1, int(context.config.execution.evaluation_cpus))
+    return run_remotely(context, _write_result, measure, threads, inputs, _encoder_of(context, stage), artifact.folder)
 
 
 def _encoder_of(context: RunContext, stage: Stage) -> _Inputs:
-    """Folders of the encoder that the stage's latents are to be of; none where its latents or their encoder are not stored any more."""
+    """Folders of the encoder whose latents the stage reads; empty where these latents or their encoder are no longer stored."""
     embed = stage.inputs.get("latents")
     upstream = {name: context.artifact(embed.inputs[name]) for name in ("base", "encoder") if name in embed.inputs} if embed else {}
     return {name: each.folder for name, each in upstream.items()} if all(each.is_complete() for each in upstream.values()) else {}
 
 
-def _write_result(
-    function: Callable[[Config, _Inputs], dict[str, Any]], config: Config, inputs: _Inputs, encoder: _Inputs, out: Folder
-) -> dict[str, Any]:
+def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _Inputs, out: Folder) -> dict[str, Any]:
     import torch
 
-    torch.set_num_threads(max(1, int(config.execution.evaluation_cpus)))
+    torch.set_num_threads(threads)
     if encoder:
         named = " and ".join(folder.address for folder in encoder.values())
         LatentReader(inputs["latents"]).check_encoder(encoder_digest(encoder["base"], encoder.get("encoder")), named)
     if "predictor" in inputs and "latents" in inputs:
         latents = inputs["latents"]
         check_predictor(inputs["predictor"], LatentReader(latents).encoder_digest, f"that of the latents in {latents.address}")
-    out.write_json(RESULT, function(config, inputs))
+    out.write_json(RESULT, measure(inputs))
     return {}
 
 
-def _drift(config: Config, inputs: _Inputs) -> dict[str, Any]:
-    evaluation = config.evaluation
+def _drift(settings: DriftSettings, inputs: _Inputs) -> dict[str, Any]:
     stays = inputs["ingest"].read_table("stays.parquet")
-    return evaluate_drift(
-        load_predictor(inputs["predictor"]), LatentReader(inputs["latents"]), stays, evaluation.drift, split=evaluation.split
-    )
+    predictor, latents = load_predictor(inputs["predictor"]), LatentReader(inputs["latents"])
+    return evaluate_drift(predictor, latents, stays, settings.drift, split=settings.split)
 
 
-def _geometry(config: Config, inputs: _Inputs) -> dict[str, Any]:
-    evaluation = config.evaluation
-    onsets = {task.name: task.horizon_hours for task in load_tasks(evaluation.downstream.tasks) if task.kind == "event"}
-    stays, labels = inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], evaluation.downstream.tasks)
-    return evaluate_geometry(LatentReader(inputs["latents"]), stays, labels, onsets, evaluation.geometry, split=evaluation.split)
+def _geometry(settings: GeometrySettings, inputs: _Inputs) -> dict[str, Any]:
+    onsets = {task.name: task.horizon_hours for task in load_tasks(settings.onset_tasks)}
+    stays, labels = inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], settings.onset_tasks)
+    return evaluate_geometry(LatentReader(inputs["latents"]), stays, labels, onsets, settings.geometry, split=settings.split)
 
 
-def _roundtrip(config: Config, inputs: _Inputs) -> dict[str, Any]:
-    evaluation = config.evaluation
+def _roundtrip(settings: RoundtripSettings, inputs: _Inputs) -> dict[str, Any]:
     stays = inputs["ingest"].read_table("stays.parquet")
-    return evaluate_roundtrip(
-        LatentReader(inputs["latents"]), inputs["ingest"], stays, evaluation.num_roundtrip_hours, split=evaluation.split
-    )
+    return evaluate_roundtrip(LatentReader(inputs["latents"]), inputs["ingest"], stays, settings.num_hours, split=settings.split)
 
 
-def _downstream(config: Config, inputs: _Inputs) -> dict[str, Any]:
-    evaluation = config.evaluation
+def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> dict[str, Any]:
+    tasks = settings.downstream.tasks
     return evaluate_downstream(
         load_predictor(inputs["predictor"]),
         LatentReader(inputs["latents"]),
-        read_labels(inputs["labels"], evaluation.downstream.tasks),
+        read_labels(inputs["labels"], tasks),
         inputs["ingest"].read_table("stays.parquet"),
-        load_tasks(evaluation.downstream.tasks),
-        evaluation.downstream,
-        split=evaluation.split,
+        load_tasks(tasks),
+        settings.downstream,
+        split=settings.split,
     )
 
 
-def _baselines(config: Config, inputs: _Inputs) -> dict[str, Any]:
-    evaluation = config.evaluation
+def _baselines(settings: DownstreamSettings, inputs: _Inputs) -> dict[str, Any]:
+    tasks = settings.downstream.tasks
     return evaluate_baselines(
         inputs["ingest"],
-        read_labels(inputs["labels"], evaluation.downstream.tasks),
+        read_labels(inputs["labels"], tasks),
         inputs["ingest"].read_table("stays.parquet"),
-        load_tasks(evaluation.downstream.tasks),
-        evaluation.downstream,
-        split=evaluation.split,
+        load_tasks(tasks),
+        settings.downstream,
+        split=settings.split,
     )

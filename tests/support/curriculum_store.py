@@ -15,6 +15,7 @@ from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.model.base_model import make_base
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours import ingest
+from clinjepa.trajectory.settings import TrajectorySettings
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.latent_store import finish_latents
 from clinjepa.trajectory.tokens.tokenizer import train_tokenizer
@@ -57,8 +58,8 @@ def make_trajectories(folder: Path, num_stays: int = 24, max_hours: int = 20, se
     train_tokenizer(texts + rows["static_text"], 300).save(tokenizer)
     config = Config(windows={"min_hours": 4, "max_hours": 12, "stride_hours": 4})
     for part in names:
-        build_trajectories(source, part, tokenizer, config, out)
-    finish_trajectories(source, out, config)
+        build_trajectories(source, part, tokenizer, TrajectorySettings.of(config), out)
+    finish_trajectories(source, out, TrajectorySettings.of(config))
     return out.address
 
 

@@ -10,6 +10,7 @@ from clinjepa.sources import open_source
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels.artifact import build_labels, finish_labels
+from clinjepa.trajectory.settings import TrajectorySettings, tokenizer_settings
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
 from pipelines.graph.artifacts import Artifact
@@ -34,10 +35,10 @@ def finish_data(config: Config) -> dict[str, Artifact]:
     for name, partition in zip(names, source.partitions(), strict=True):
         build_partition(source, partition, config, ingest, name)
     _publish(artifacts["ingest"], stages["ingest"], finish_ingest(ingest, config))
-    _publish(artifacts["tokenizer"], stages["tokenizer"], build_tokenizer(ingest, config, tokenizer))
+    _publish(artifacts["tokenizer"], stages["tokenizer"], build_tokenizer(ingest, tokenizer_settings(config), tokenizer))
     for name in names:
-        build_trajectories(ingest, name, tokenizer, config, store)
-    _publish(artifacts["trajectories"], stages["trajectories"], finish_trajectories(ingest, store, config))
+        build_trajectories(ingest, name, tokenizer, TrajectorySettings.of(config), store)
+    _publish(artifacts["trajectories"], stages["trajectories"], finish_trajectories(ingest, store, TrajectorySettings.of(config)))
     settings, labels = stages["labels"].settings, artifacts["labels"].folder
     tasks = load_tasks(settings["tasks"])
     for name in names:

@@ -22,6 +22,7 @@ from clinjepa.sources.schema import EVENTS_SCHEMA, SourceTables
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.grid import HOUR_US, at_store_time
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
+from clinjepa.trajectory.settings import IngestSettings
 
 Read = Callable[[dict[str, Any]], SourceTables]
 KNOWN_AT_ADMISSION = frozenset(
@@ -88,7 +89,7 @@ def build(charts: list[Chart], config: Config, out: Folder, finish: bool = False
     lenient = CohortConfig(
         preset="custom", min_age_years=None, min_stay_hours=0, max_stay_hours=None, first_stay_of_admission=False, min_vitals_records=0
     )
-    free = config.model_copy(update={"cohort": lenient, "split": SplitConfig()})
+    free = IngestSettings(source=config.source, cohort=lenient, split=SplitConfig(), text=config.text)
     for chart in charts:
         build_partition(Given(chart.tables), {}, free, out, chart.part)
     if finish:

@@ -13,7 +13,6 @@ import polars as pl
 import pyarrow as pa
 
 from clinjepa.clinical import load_variables
-from clinjepa.config.schema import Config
 from clinjepa.errors import SourceError
 from clinjepa.sources.access import source_access
 from clinjepa.sources.extraction import read_partition
@@ -27,6 +26,7 @@ from clinjepa.trajectory.hours.grid import at_store_time, coverage, grid_columns
 from clinjepa.trajectory.hours.history import HISTORY_SCHEMA, history_hours
 from clinjepa.trajectory.hours.split import SPLITS, draw_split
 from clinjepa.trajectory.hours.text import hour_texts, static_texts
+from clinjepa.trajectory.settings import IngestSettings
 
 SCHEMA_VERSION = 3
 HOURS_SCHEMA = pa.schema(
@@ -51,14 +51,19 @@ class IngestRecord(TypedDict):
 
 
 def build_partition(
-    source: PartitionReader[Partition], partition: Partition, config: Config, out: Folder, name: str, extracted: Folder | None = None
+    source: PartitionReader[Partition],
+    partition: Partition,
+    settings: IngestSettings,
+    out: Folder,
+    name: str,
+    extracted: Folder | None = None,
 ) -> IngestRecord:
     """Read one partition of a source and write its part of the ingest artifact, unless the part is finished.
 
     Args:
         source: the source.
         partition: one of `source.partitions()`.
-        config: sections `source`, `cohort` and `text` are read.
+        settings: sections `source`, `cohort` and `text` are read.
         out: the ingest artifact.
         name: name of the part.
         extracted: folder that the source's extraction wrote, for sources that have one.
@@ -74,8 +79,8 @@ def build_partition(
     if finished is not None:
         return cast(IngestRecord, finished)
     tables = validate(read_partition(source, partition, extracted))
-    events = tables.events if config.source.event_time == "measured" else at_store_time(tables.events)
-    variables, rules = load_variables(), cohort_rules(config.cohort)
+    events = tables.events if settings.source.event_time == "measured" else at_store_time(tables.events)
+    variables, rules = load_variables(), cohort_rules(settings.cohort)
     stays = pl.DataFrame(tables.stays)
     attrition = apply_stay_rules(stays, rules)
     placed, counts = place_events(events, attrition.stays, variables)
@@ -83,7 +88,7 @@ def build_partition(
     kept = attrition.stays.sort("stay_id")
     placed = placed.filter(pl.col("stay_id").is_in(kept["stay_id"].to_list()))
 
-    texts = hour_texts(placed, kept, variables, config.text.max_decimals, config.text.include_medications)
+    texts = hour_texts(placed, kept, variables, settings.text.max_decimals, settings.text.include_medications)
     texts = static_texts(kept).join(texts, on="stay_id", how="inner").sort("stay_id")
     grid = aggregate_hours(placed, kept, variables)
     history = history_hours(tables.events, kept, variables)
@@ -116,12 +121,12 @@ def build_partition(
     return record
 
 
-def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None = None) -> DataCard:
+def finish_ingest(out: Folder, settings: IngestSettings, left_out: dict[str, int] | None = None) -> DataCard:
     """Join the parts, draw the split, write `stays.parquet`, `attrition.json` and `data_card.json`.
 
     Args:
         out: the ingest artifact, all of whose parts are finished.
-        config: sections `source` and `split` are read.
+        settings: sections `source` and `split` are read.
         left_out: rows that the source's extraction left out, by rule; they are added to those that the parts dropped.
 
     Returns:
@@ -132,8 +137,8 @@ def finish_ingest(out: Folder, config: Config, left_out: dict[str, int] | None =
     """
     records = cast("dict[str, IngestRecord]", read_records(out, SCHEMA_VERSION))
     stays, attrition = _join_stays(out, records)
-    stays = stays.with_columns(draw_split(stays, config.split))
-    card = _card(config, stays, attrition, records, left_out or {})
+    stays = stays.with_columns(draw_split(stays, settings.split))
+    card = _card(settings, stays, attrition, records, left_out or {})
     out.write_table("stays.parquet", _as_schema(stays, INGEST_STAYS_SCHEMA))
     out.write_json("attrition.json", attrition)
     out.write_json("data_card.json", card)
@@ -158,7 +163,11 @@ def _join_stays(out: Folder, records: Mapping[str, IngestRecord]) -> tuple[pl.Da
 
 
 def _card(
-    config: Config, stays: pl.DataFrame, attrition: list[AttritionRow], records: Mapping[str, IngestRecord], left_out: dict[str, int]
+    settings: IngestSettings,
+    stays: pl.DataFrame,
+    attrition: list[AttritionRow],
+    records: Mapping[str, IngestRecord],
+    left_out: dict[str, int],
 ) -> DataCard:
     dropped = dict(left_out)
     seen: dict[str, dict[str, int]] = {}
@@ -169,13 +178,13 @@ def _card(
     num_stays, num_hours = stays.height, int(stays["num_hours"].sum())
     return {
         "schema_version": SCHEMA_VERSION,
-        "name": config.source.name,
-        "source": config.source.kind,
-        "access": source_access(config.source),
+        "name": settings.source.name,
+        "source": settings.source.kind,
+        "access": source_access(settings.source),
         "num_stays": num_stays,
         "num_patients": stays["subject_id"].n_unique(),
         "num_hours": num_hours,
-        "event_time": config.source.event_time,
+        "event_time": settings.source.event_time,
         "num_events": sum(record["num_events"] for record in records.values()),
         "attrition": attrition,
         "splits": {split: _describe(stays.filter(pl.col("split") == split)) for split in SPLITS},

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clinjepa.config.schema import Config
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import PartFile, finished_part, read_card, read_records, write_part_table, write_record
 from clinjepa.trajectory.hours.data_card import DataCard, PartTokens, TokenStatistics, add_lengths, token_statistics
+from clinjepa.trajectory.settings import TrajectorySettings
 from clinjepa.trajectory.tokens.tokenizer import TextTokenizer, load_tokenizer
 from clinjepa.trajectory.tokens.trajectory_store import ROW_GROUP_STAYS, SCHEMA_VERSION, SHARD_SCHEMA, STORE_STAYS_SCHEMA, TEXT_KINDS
 from clinjepa.trajectory.tokens.windows import window_table
@@ -29,16 +29,16 @@ class TrajectoryRecord(TypedDict):
     tokens: dict[str, PartTokens]
 
 
-def build_trajectories(ingest: Folder, part: str, tokenizer: Folder, config: Config, out: Folder) -> TrajectoryRecord:
+def build_trajectories(ingest: Folder, part: str, tokenizer: Folder, settings: TrajectorySettings, out: Folder) -> TrajectoryRecord:
     """Tokenise one part of an ingest artifact into `shards/<part>.parquet`, unless the part is finished.
 
-    Texts of more than `tokenizer.max_tokens` tokens are cut at their end and counted.
+    Texts of more than `max_tokens` tokens are cut at their end and counted.
 
     Args:
         ingest: a finished ingest artifact.
         part: name of one of its parts.
         tokenizer: the tokenizer artifact.
-        config: section `tokenizer` is read.
+        settings: `max_tokens` is read.
         out: the trajectory store.
 
     Returns:
@@ -49,7 +49,7 @@ def build_trajectories(ingest: Folder, part: str, tokenizer: Folder, config: Con
         return cast(TrajectoryRecord, finished)
     encoder = load_tokenizer(tokenizer)
     hours = ingest.read_table(f"hours/{part}.parquet")
-    max_tokens = config.tokenizer.max_tokens
+    max_tokens = settings.max_tokens
     columns: dict[str, pa.Array] = {
         "stay_id": hours["stay_id"].combine_chunks(),
         "num_hours": pc.list_value_length(hours["state_texts"]).combine_chunks(),
@@ -77,13 +77,13 @@ def build_trajectories(ingest: Folder, part: str, tokenizer: Folder, config: Con
     return record
 
 
-def finish_trajectories(ingest: Folder, out: Folder, config: Config) -> DataCard:
+def finish_trajectories(ingest: Folder, out: Folder, settings: TrajectorySettings) -> DataCard:
     """Join the parts: write `stays.parquet`, `windows.parquet` and `data_card.json`.
 
     Args:
         ingest: the ingest artifact that the parts were made from.
         out: the trajectory store, all of whose parts are finished.
-        config: section `windows` is read.
+        settings: `windows` is read.
 
     Returns:
         The data card: that of the ingest with `num_windows` (in total and per split) and the token counts.
@@ -116,9 +116,9 @@ def finish_trajectories(ingest: Folder, out: Folder, config: Config) -> DataCard
         raise StoreError(
             f"{out.address}: its shards hold {index.num_rows} stays, {ingest.address} has {stays.num_rows}; remove the folder and run again"
         )
-    windows = window_table(joined, config.windows)
+    windows = window_table(joined, settings.windows)
     if not windows.num_rows:
-        raise StoreError(f"none of the {stays.num_rows} stays is as long as windows.min_hours={config.windows.min_hours}; lower it")
+        raise StoreError(f"none of the {stays.num_rows} stays is as long as windows.min_hours={settings.windows.min_hours}; lower it")
     out.write_table("stays.parquet", joined)
     out.write_table("windows.parquet", windows)
     splits = windows["split"].to_pylist()

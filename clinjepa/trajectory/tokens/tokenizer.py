@@ -23,7 +23,7 @@ from clinjepa.trajectory.tokens.bpe_training import count_pretokens, learn_merge
 from clinjepa.trajectory.tokens.piece_tokens import PIECES, PieceEncoder, whole_text_ids
 
 if TYPE_CHECKING:
-    from clinjepa.config.schema import Config
+    from clinjepa.trajectory.settings import TokenizerSettings
 
 PAD_TOKEN = "<|pad|>"
 EOS_TOKEN = "<|endoftext|>"
@@ -85,24 +85,24 @@ def parse_tokenizer(content: str, eos: str, pad: str) -> TextTokenizer:
     return TextTokenizer(Tokenizer.from_str(content), eos, pad)
 
 
-def build_tokenizer(ingest: Folder, config: Config, out: Folder) -> dict[str, int]:
-    """Write the tokenizer of a configuration.
+def build_tokenizer(ingest: Folder, settings: TokenizerSettings, out: Folder) -> dict[str, int]:
+    """Write the tokenizer that the settings ask for.
 
     Args:
         ingest: a finished ingest artifact; only texts of its training split are read.
-        config: sections `tokenizer` and `encoder` are read.
+        settings: to be trained, or of a pretrained model.
         out: the tokenizer artifact.
 
     Returns:
         {vocab_size, eos_id, pad_id, num_texts (texts trained on, 0 for a pretrained tokenizer)}.
     """
     num_texts = 0
-    if config.tokenizer.init == "pretrained":
-        tokenizer = pretrained_tokenizer(config.encoder.model or "", config.encoder.revision, config.encoder.allow_download)
+    if settings.init == "pretrained":
+        tokenizer = pretrained_tokenizer(settings.model, settings.revision, settings.allow_download)
     else:
         texts = _hash_sample(training_texts(ingest), MAX_TRAINING_TEXTS)
         num_texts = len(texts)
-        tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size)
+        tokenizer = train_tokenizer(texts, settings.vocab_size)
     tokenizer.save(out)
     return {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id, "num_texts": num_texts}
 

@@ -17,6 +17,7 @@ from clinjepa.clinical import load_tasks
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels.artifact import compute_labels
+from clinjepa.trajectory.settings import TrajectorySettings, tokenizer_settings
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
 from pipelines.graph.stage import FORMAT_VERSIONS
@@ -58,10 +59,10 @@ def measure() -> dict[str, dict[str, object]]:
         for part, name in enumerate(names):
             build_partition(source, {"part": part}, config, ingest, name)
         finish_ingest(ingest, config)
-        build_tokenizer(ingest, config, tokenizer)
+        build_tokenizer(ingest, tokenizer_settings(config), tokenizer)
         for name in names:
-            build_trajectories(ingest, name, tokenizer, config, store)
-        finish_trajectories(ingest, store, config)
+            build_trajectories(ingest, name, tokenizer, TrajectorySettings.of(config), store)
+        finish_trajectories(ingest, store, TrajectorySettings.of(config))
         ingest.write_table("labels.parquet", compute_labels(ingest, load_tasks(config.evaluation.downstream.tasks), 24))
         found = {
             "ingest": digest(ingest, "stays.parquet", *(f"{table}/{name}.parquet" for table in ("hours", "grid") for name in names)),

@@ -33,6 +33,7 @@ from clinjepa.trajectory.audit.leaks import (
 from clinjepa.trajectory.audit.truncation import Chart, cut_chart, on_the_boundary
 from clinjepa.trajectory.hours import ingest as ingest_module
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
+from clinjepa.trajectory.settings import TrajectorySettings, tokenizer_settings
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
 from pipelines.audit import audit_data
@@ -82,10 +83,10 @@ def finished(tmp_path_factory) -> Path:
     for name, partition in PARTS.items():
         build_partition(SOURCE, partition, CONFIG, ingest, name)
     finish_ingest(ingest, CONFIG)
-    build_tokenizer(ingest, CONFIG, tokenizer)
+    build_tokenizer(ingest, tokenizer_settings(CONFIG), tokenizer)
     for name in PARTS:
-        build_trajectories(ingest, name, tokenizer, CONFIG, store)
-    finish_trajectories(ingest, store, CONFIG)
+        build_trajectories(ingest, name, tokenizer, TrajectorySettings.of(CONFIG), store)
+    finish_trajectories(ingest, store, TrajectorySettings.of(CONFIG))
     write_labels(root)
     return root
 

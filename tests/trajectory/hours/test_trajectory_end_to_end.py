@@ -16,6 +16,7 @@ from clinjepa.sources.schema import EVENTS_SCHEMA, MEDICATION
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels.artifact import compute_labels
+from clinjepa.trajectory.settings import TrajectorySettings, tokenizer_settings
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
@@ -75,10 +76,10 @@ def cut(tmp_path_factory):
 
 def test_simulated_stays_become_tokens_windows_and_labels(whole, tmp_path):
     tokenizer, out = Folder(tmp_path / "tokenizer"), Folder(tmp_path / "trajectories")
-    build_tokenizer(whole, CONFIG, tokenizer)
+    build_tokenizer(whole, tokenizer_settings(CONFIG), tokenizer)
     for part in parts_of(whole):
-        build_trajectories(whole, part, tokenizer, CONFIG, out)
-    card = finish_trajectories(whole, out, CONFIG)
+        build_trajectories(whole, part, tokenizer, TrajectorySettings.of(CONFIG), out)
+    card = finish_trajectories(whole, out, TrajectorySettings.of(CONFIG))
     reader = TrajectoryReader(out)
     for stay_id, row in hours_of(whole).items():
         tokens = reader.stay(stay_id)

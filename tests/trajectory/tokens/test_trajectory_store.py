@@ -9,6 +9,7 @@ import pytest
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
+from clinjepa.trajectory.settings import TrajectorySettings, tokenizer_settings
 from clinjepa.trajectory.tokens import build, piece_tokens, tokenizer
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer, load_tokenizer
@@ -43,7 +44,7 @@ def ingest(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(ingest, tmp_path_factory):
     out = Folder(tmp_path_factory.mktemp("tokenizer"))
-    build_tokenizer(ingest, CONFIG, out)
+    build_tokenizer(ingest, tokenizer_settings(CONFIG), out)
     return out
 
 
@@ -51,8 +52,8 @@ def trained(ingest, tmp_path_factory):
 def trajectories(ingest, trained, tmp_path):
     out = Folder(tmp_path)
     for name in NAMES:
-        build_trajectories(ingest, name, trained, CONFIG, out)
-    finish_trajectories(ingest, out, CONFIG)
+        build_trajectories(ingest, name, trained, TrajectorySettings.of(CONFIG), out)
+    finish_trajectories(ingest, out, TrajectorySettings.of(CONFIG))
     return out
 
 
@@ -111,7 +112,7 @@ def test_the_card_counts_texts_and_tokens(ingest, trajectories, trained):
 
 def test_a_finished_part_is_not_tokenised_again(ingest, trained, trajectories, monkeypatch):
     monkeypatch.setattr(tokenizer.TextTokenizer, "encode_array", lambda *args: pytest.fail("tokenised again"))
-    assert build_trajectories(ingest, "part-0", trained, CONFIG, trajectories)["files"]
+    assert build_trajectories(ingest, "part-0", trained, TrajectorySettings.of(CONFIG), trajectories)["files"]
 
 
 def test_a_word_is_tokenised_once_however_many_texts_and_parts_hold_it(ingest, trained, tmp_path, monkeypatch):
@@ -120,7 +121,7 @@ def test_a_word_is_tokenised_once_however_many_texts_and_parts_hold_it(ingest, t
     monkeypatch.setattr(piece_tokens, "whole_text_ids", lambda tokenizer, texts: asked.extend(texts) or encode(tokenizer, texts))
     tokenizer.parse_tokenizer.cache_clear()
     for name in NAMES:
-        build_trajectories(ingest, name, trained, CONFIG, Folder(tmp_path))
+        build_trajectories(ingest, name, trained, TrajectorySettings.of(CONFIG), Folder(tmp_path))
     assert " observations." in asked and len(asked) == len(set(asked))
 
 
@@ -131,7 +132,7 @@ def test_the_tokenizer_is_the_same_however_the_source_was_partitioned(ingest, tr
     joined = HandmadeSource(tuple(pa.concat_tables(tables) for tables in zip(*reversed(SOURCE.parts), strict=True)))
     build_partition(joined, {"part": 0}, CONFIG, one, "all")
     finish_ingest(one, CONFIG)
-    build_tokenizer(one, CONFIG, Folder(tmp_path / "tokenizer"))
+    build_tokenizer(one, tokenizer_settings(CONFIG), Folder(tmp_path / "tokenizer"))
     assert Folder(tmp_path / "tokenizer").read_bytes("tokenizer.json") == trained.read_bytes("tokenizer.json")
 
 
@@ -167,9 +168,9 @@ def test_a_row_group_is_one_request_and_is_kept(trajectories, monkeypatch):
 
 
 def test_a_missing_part_is_noticed(ingest, trained, tmp_path):
-    build_trajectories(ingest, "part-0", trained, CONFIG, Folder(tmp_path))
+    build_trajectories(ingest, "part-0", trained, TrajectorySettings.of(CONFIG), Folder(tmp_path))
     with pytest.raises(StoreError, match="1 parts do not match"):
-        finish_trajectories(ingest, Folder(tmp_path), CONFIG)
+        finish_trajectories(ingest, Folder(tmp_path), TrajectorySettings.of(CONFIG))
 
 
 def test_a_store_of_another_schema_version_is_refused(trajectories):
@@ -193,6 +194,6 @@ def test_a_stay_of_another_store_is_refused_without_naming_it(trajectories):
 def test_stays_too_short_for_any_window_are_refused_with_a_remedy(ingest, trained, tmp_path):
     config = CONFIG.model_copy(update={"windows": CONFIG.windows.model_copy(update={"min_hours": 50, "max_hours": 72})})
     for name in NAMES:
-        build_trajectories(ingest, name, trained, config, Folder(tmp_path))
+        build_trajectories(ingest, name, trained, TrajectorySettings.of(config), Folder(tmp_path))
     with pytest.raises(StoreError, match="windows.min_hours=50"):
-        finish_trajectories(ingest, Folder(tmp_path), config)
+        finish_trajectories(ingest, Folder(tmp_path), TrajectorySettings.of(config))

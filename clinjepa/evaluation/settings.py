@@ -1,0 +1,74 @@
+"""Settings of the evaluation stages, as they stand in a stage's key: built from the configuration, parsed again by the executor."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from clinjepa.clinical import load_tasks
+from clinjepa.config.schema import Config, DownstreamConfig, DriftConfig, GeometryConfig
+from clinjepa.config.section import Section, result_fields
+
+_FIRST_ONSET_TASKS = ("hypotension_8h", "hyperglycaemia_8h", "hypoxaemia_8h")
+"""Onset tasks of a geometry stage that names none. Geometry stages of format 2 named none, so results with these tasks keep their key."""
+
+
+class _Judged(Section):
+    split: Literal["train", "tuning", "held_out"]
+    """The stays that are evaluated."""
+
+
+class RoundtripSettings(_Judged):
+    """Of the linear read-out of a text's values from its latent."""
+
+    num_hours: int = Field(ge=100)
+    """State texts used."""
+
+    @classmethod
+    def of(cls, config: Config) -> RoundtripSettings:
+        """Those of a configuration."""
+        return cls(split=config.evaluation.split, num_hours=config.evaluation.num_roundtrip_hours)
+
+
+class DriftSettings(_Judged):
+    """Of the rollout drift."""
+
+    drift: DriftConfig
+
+    @classmethod
+    def of(cls, config: Config) -> DriftSettings:
+        """Those of a configuration."""
+        return cls(split=config.evaluation.split, drift=config.evaluation.drift)
+
+
+class GeometrySettings(_Judged):
+    """Of the displacements in latent space."""
+
+    geometry: GeometryConfig
+    onset_tasks: list[str] = [*_FIRST_ONSET_TASKS]
+    """Early-event tasks whose onset makes a cohort beside deaths."""
+
+    @classmethod
+    def of(cls, config: Config) -> GeometrySettings:
+        """Those of a configuration: the onset tasks are the early-event tasks among `evaluation.downstream.tasks`."""
+        onsets = [task.name for task in load_tasks(config.evaluation.downstream.tasks) if task.kind == "event"]
+        return cls(split=config.evaluation.split, geometry=config.evaluation.geometry, onset_tasks=onsets)
+
+    def stage_settings(self) -> dict[str, Any]:
+        """As they stand in a stage: without `onset_tasks` where these are the ones that a stage without the field has."""
+        fields = result_fields(self)
+        if self.onset_tasks == [*_FIRST_ONSET_TASKS]:
+            del fields["onset_tasks"]
+        return fields
+
+
+class DownstreamSettings(_Judged):
+    """Of the probes and of the baselines beside them."""
+
+    downstream: DownstreamConfig
+
+    @classmethod
+    def of(cls, config: Config) -> DownstreamSettings:
+        """Those of a configuration."""
+        return cls(split=config.evaluation.split, downstream=config.evaluation.downstream)
