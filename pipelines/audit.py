@@ -10,7 +10,9 @@ from clinjepa.config import Config
 from clinjepa.errors import LeakError, StoreError
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder
-from clinjepa.trajectory.audit.leaks import audit, relabeller
+from clinjepa.trajectory.audit.checks import AuditedData, Labelling, Sampling
+from clinjepa.trajectory.audit.label_checks import relabeller
+from clinjepa.trajectory.audit.leaks import audit
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.stage import Stage
@@ -37,16 +39,15 @@ def audit_data(config: Config, num_partitions: int = 4, num_stays: int = 200) ->
     if extract is not None and extracted is None:
         raise StoreError(f"the extraction that the ingest of {config.name} was made of is gone; run `clinjepa ingest` to make it again")
     found = audit(
-        ingest,
+        AuditedData(ingest, store, _finished(storage, experiment.labels)),
         config,
-        {f"part-{index:05d}": partition for index, partition in enumerate(source.partitions())},
-        source.read if extracted is None else lambda partition: source.read(partition, extracted),
-        trajectories=store,
-        labels=_finished(storage, experiment.labels),
-        tasks=tasks,
-        relabel=relabeller(tasks, experiment.labels.settings["stay_prediction_hour"]),
-        num_partitions=num_partitions,
-        num_stays=num_stays,
+        Sampling(
+            {f"part-{index:05d}": partition for index, partition in enumerate(source.partitions())},
+            source.read if extracted is None else lambda partition: source.read(partition, extracted),
+            num_partitions,
+            num_stays,
+        ),
+        Labelling(tasks, relabeller(tasks, experiment.labels.settings["stay_prediction_hour"])),
     )
     out = storage / f"runs/{config.name}"
     out.write_json(AUDIT, {"name": config.source.name, "artifacts": {"ingest": experiment.ingest.key}, **found})

@@ -1,7 +1,7 @@
-"""One window of a trajectory store as a person reads it: its texts, decoded from the tokens, and its hours of the grid.
+"""One window of a trajectory store for a reader: its texts, decoded from the tokens, and its hours of the grid.
 
-Windows are called by their number; no identifier and no calendar time is given out. Whether a window may be looked at at all is for
-`check_access`, from what the store's data card says about its source.
+Windows are addressed by number; identifiers and calendar times are not shown. `check_access` decides from the store's data card whether
+single patients may be viewed. Used by `clinjepa data show`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 _BARS = "▁▂▃▄▅▆▇█"
 NOTHING, SOMETHING = "·", "●"
 _LOWEST = 0.2
-"""Shade of a window's lowest value, so that it stands out from nothing."""
+"""Shade of a window's lowest value, so that it differs from an hour without a value."""
 
 
 @dataclass(frozen=True)
 class GridRow:
-    """One variable over the window's hours: numbers in `unit`, or words; None where nothing was observed."""
+    """One variable over the window's hours: numbers in `unit`, or words; None where it was not observed."""
 
     name: str
     section: str
@@ -32,11 +32,11 @@ class GridRow:
     values: tuple[float | str | None, ...]
 
     def shades(self) -> list[float | None]:
-        """Each hour's place between the window's lowest (0.2) and highest (1) value; words and constants are 1."""
+        """Each hour's value scaled from the window's lowest (0.2) to its highest (1); words and constant values are 1."""
         numbers = [value for value in self.values if isinstance(value, float)]
         low, high = (min(numbers), max(numbers)) if numbers else (0.0, 0.0)
         if high == low:
-            low = high - 1  # nothing varies: every value that is there is the highest
+            low = high - 1  # a constant: every value is the highest
         return [
             None if v is None else 1.0 if isinstance(v, str) else _LOWEST + (1 - _LOWEST) * (v - low) / (high - low) for v in self.values
         ]
@@ -64,7 +64,7 @@ class GridRow:
 
 @dataclass(frozen=True)
 class WindowView:
-    """A window: hours start_hour … start_hour + len(states) − 1 of its stay. `grid` is None where the ingest artifact is not there."""
+    """A window: hours start_hour to start_hour + len(states) - 1 of its stay. `grid` is None without the ingest artifact."""
 
     window: int
     split: str
@@ -76,7 +76,7 @@ class WindowView:
 
 
 def check_access(store: Folder, credentialed: bool) -> None:
-    """Raise AccessError where the store's patients are real and not published, unless the reader says to be credentialed."""
+    """Raise AccessError if the store's patients are real and not published, unless the reader is `credentialed`."""
     access = store.read_json("data_card.json").get("access", "credentialed")
     if access not in ("open", "synthetic") and not credentialed:
         raise AccessError(
@@ -87,9 +87,15 @@ def check_access(store: Folder, credentialed: bool) -> None:
 
 
 def load_window(store: Folder, ingest: Folder | None, window: int) -> WindowView:
-    """Window number `window` of a finished trajectory store; the grid from the ingest artifact that it was made of, where given.
+    """Load one window of a finished trajectory store.
 
-    Raises StoreError when there is no such window.
+    Args:
+        store: the trajectory store.
+        ingest: the ingest artifact that it was made from, for the grid; None for no grid.
+        window: number of the window.
+
+    Raises:
+        StoreError: there is no such window, or the ingest artifact lacks its stay.
     """
     reader = TrajectoryReader(store)
     if not 0 <= window < reader.windows.num_rows:

@@ -1,7 +1,7 @@
-"""What the hour texts of a finished ingest artifact name, held against what they may name.
+"""Names in the hourly texts of an ingest artifact, compared with the names that texts may contain. Part of the leak audit.
 
-Reads every text, part by part, and looks at the name that opens each phrase (`Heart Rate: 88 bpm.`) and for identifiers of excluded
-fields anywhere. Definitions: `clinical/exclusions.yaml`, the roles of `clinical/variables.yaml`, the names of `clinical/tasks/`.
+Every text is read, part by part: the name that opens each phrase (`Heart Rate: 88 bpm.`), and identifiers of excluded fields anywhere.
+Definitions: `clinjepa/clinical/exclusions.yaml`, roles in `clinjepa/clinical/variables.yaml`, names in `clinjepa/clinical/tasks/`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import polars as pl
 
@@ -19,7 +18,7 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.text import NO_INTERVENTIONS, NO_OBSERVATIONS
 
 STATIC_NAMES = frozenset({"Age", "Gender", "Race"})
-"""The names of `text.static_texts`."""
+"""Names in the texts of `text.static_texts`."""
 
 _KINDS = {"state": "state_texts", "action": "action_texts"}
 _HOUR_PREFIX = r"^t=(\d+)h \| "
@@ -27,7 +26,7 @@ _HOUR_PREFIX = r"^t=(\d+)h \| "
 
 @dataclass
 class TextFindings:
-    """What was read and what stands where it must not; counters are by name, never by patient."""
+    """Numbers of texts and phrases read, and names found where they must not be; counted by name over all patients."""
 
     num_texts: int = 0
     num_phrases: int = 0
@@ -38,21 +37,21 @@ class TextFindings:
     label_only: Counter[str] = field(default_factory=Counter)
     """Phrases whose name is that of a label-only variable."""
     misplaced: Counter[str] = field(default_factory=Counter)
-    """Phrases whose name may not stand in this kind of text: a treatment among the observations, a field nobody declared."""
+    """Phrases whose name is not allowed in this kind of text: a treatment among observations, or an undeclared field."""
     wrong_hour: int = 0
-    """Texts whose `t=…h` is not their place in the stay, and stays with another number of texts than hours."""
+    """Texts whose `t=…h` is not their position in the stay, and stays whose number of texts is not their number of hours."""
 
 
 def read_texts(ingest: Folder, parts: list[str]) -> TextFindings:
-    """Look at every text of `parts` (parts of a finished ingest artifact)."""
+    """Check every text of `parts` (parts of a finished ingest artifact)."""
     found = TextFindings()
     num_hours = pl.DataFrame(ingest.read_table("stays.parquet", columns=["stay_id", "num_hours"]))
     for part in parts:
         hours = pl.DataFrame(ingest.read_table(f"hours/{part}.parquet"))
         found.wrong_hour += _wrong_hours(hours.join(num_hours, on="stay_id", how="left"))
-        _look_at(hours["static_text"], "static", found)
+        _check_texts(hours["static_text"], "static", found)
         for kind, column in _KINDS.items():
-            _look_at(hours[column].explode(empty_as_null=False), kind, found)
+            _check_texts(hours[column].explode(empty_as_null=False), kind, found)
     return found
 
 
@@ -61,7 +60,7 @@ def folded(name: str) -> str:
     return re.sub(r"[\s_/-]+", " ", name).strip().casefold()
 
 
-def _look_at(texts: pl.Series, kind: str, found: TextFindings) -> None:
+def _check_texts(texts: pl.Series, kind: str, found: TextFindings) -> None:
     frame = texts.alias("text").to_frame()
     found.num_texts += frame.height
     for name, count in _count(frame.select(pl.col("text").str.extract(_identifier_pattern(), 1))):
@@ -84,6 +83,7 @@ def _look_at(texts: pl.Series, kind: str, found: TextFindings) -> None:
 
 
 def _wrong_hours(hours: pl.DataFrame) -> int:
+    """`TextFindings.wrong_hour` of one part. hours: HOURS_SCHEMA and num_hours."""
     wrong = 0
     for column in _KINDS.values():
         wrong += hours.filter(pl.col(column).list.len() != pl.col("num_hours")).height
@@ -99,7 +99,7 @@ def _count(names: pl.DataFrame) -> list[tuple[str, int]]:
 
 
 def _allowed_names() -> Mapping[str, set[str]]:
-    """Kind of text -> names that may open a phrase of it; medications of action texts come on top."""
+    """Kind of text -> names that may open its phrases. Action texts may also name any medication."""
     names: dict[str, set[str]] = {
         role: {variable.text_name for variable in load_variables().values() if variable.role == role} for role in ("state", "action")
     }
@@ -117,20 +117,19 @@ def _excluded_names() -> set[str]:
 
 
 def _identifier_pattern() -> str:
-    """Excluded names that no clinical prose holds: with an underscore, a slash or a digit, or in capitals (as they are written)."""
+    """Pattern of excluded names that occur in no clinical prose: with an underscore, slash or digit, or in capitals; case-sensitive."""
     names = {name for name in (*load_exclusions(), *list_tasks()) if re.search(r"[_/\d]", name) or (name.isupper() and len(name) > 2)}
     return rf"(?:^|[^\w])({'|'.join(sorted(map(re.escape, names), key=len, reverse=True))})(?:$|[^\w])"
 
 
-def tell(names: Counter[str], most: int = 8) -> str:
-    """`drg_code (12), SOFA (3)`: the names found most often; a name that no definition knows is told as such, since it may be free text."""
+def list_names(names: Counter[str], most: int = 8) -> str:
+    """`drg_code (12), SOFA (3)`: the most frequent names. Names in no definition are only counted, since they may be free text."""
     known = _known_names()
-    told: Counter[str] = Counter()
+    shown: Counter[str] = Counter()
     for name, count in names.items():
-        told[name if folded(name) in known or excluded_by(name) else "a name of no definition"] += count
-    return ", ".join(f"{name} ({count})" for name, count in told.most_common(most))
+        shown[name if folded(name) in known or excluded_by(name) else "a name of no definition"] += count
+    return ", ".join(f"{name} ({count})" for name, count in shown.most_common(most))
 
 
 def _known_names() -> set[str]:
-    variables: Any = load_variables().values()
-    return {folded(name) for v in variables for name in (v.name, v.text_name)} | _excluded_names()
+    return {folded(name) for v in load_variables().values() for name in (v.name, v.text_name)} | _excluded_names()

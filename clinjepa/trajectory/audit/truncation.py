@@ -1,8 +1,8 @@
-"""Charts that end: a sample of stays as they stood at the end of an hour, built again and held against the finished artifact.
+"""Truncation tests: a sample of stays as recorded at the end of an hour, built again and compared with the finished artifact.
 
-What an hour says must not change when everything after it is taken away: no event at or after the cut, no end of what still runs,
-no discharge, no outcome. Same for the labels whose whole horizon lies before the cut. Everything is built in memory; nothing of a
-patient is written to a disk. Source of the idea: a label or feature that moves under truncation has looked ahead.
+An hour's texts and grid must not change when everything after the hour is removed: events at or after the cut, the end of running
+infusions, discharge, outcomes. The same holds for labels whose whole horizon lies before the cut. A feature or label that changes under
+truncation has looked ahead. Everything is built in memory; no patient data are written to disk. Part of the leak audit.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from clinjepa.trajectory.hours.grid import HOUR_US, at_store_time
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.settings import IngestSettings
 
-Read = Callable[[dict[str, Any]], SourceTables]
+Read = Callable[[Any], SourceTables]
+"""One of the source's partitions -> its tables."""
+
 KNOWN_AT_ADMISSION = frozenset(
     """stay_id subject_id hadm_id intime outtime age_years sex race height_cm weight_kg admission_type care_unit
     stay_number_in_admission hospital_admission_time chronic_dialysis height_time weight_time""".split()
 )
-"""Columns of `stays` that a chart which ends early keeps; every other one is emptied. Height and weight may be charted after the cut:
-labels use them all the same (urine per kg), features from when they were charted on."""
+"""Columns of `stays` that a cut chart keeps; all others are set to null. Height and weight may be charted after the cut: labels use them
+regardless (urine per kg), features only from the time they were charted."""
 
 _TOLERANCE = 1e-5
 _NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)")
@@ -38,7 +40,7 @@ _NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)")
 
 @dataclass(frozen=True)
 class Chart:
-    """Some stays of one partition: tables as the source gives them, and `cuts` (stay_id, cut_hour: the last hour that is kept)."""
+    """Some stays of one partition: the source's tables, and `cuts` (stay_id, cut_hour: the last hour that is kept)."""
 
     part: str
     tables: SourceTables
@@ -47,7 +49,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hours 0 … cut of two builds of the same stays."""
+    """Differences of two builds of the same stays in hours 0 to the cut."""
 
     num_texts: int = 0
     num_texts_differ: int = 0
@@ -57,12 +59,17 @@ class Comparison:
     """Grid columns that differ."""
 
     def __add__(self, other: Comparison) -> Comparison:
-        counts = (getattr(self, name) + getattr(other, name) for name in ("num_texts", "num_texts_differ", "num_cells", "num_cells_differ"))
-        return Comparison(*counts, tuple(dict.fromkeys((*self.columns, *other.columns))))
+        return Comparison(
+            self.num_texts + other.num_texts,
+            self.num_texts_differ + other.num_texts_differ,
+            self.num_cells + other.num_cells,
+            self.num_cells_differ + other.num_cells_differ,
+            tuple(dict.fromkeys((*self.columns, *other.columns))),
+        )
 
 
 class Scratch:
-    """An ingest artifact in this process's memory; gone at the end of the `with` block."""
+    """A folder in this process's memory, removed at the end of the `with` block."""
 
     def __enter__(self) -> Folder:
         self.folder = Folder(f"memory://clinjepa-audit-{uuid.uuid4().hex}")
@@ -72,33 +79,31 @@ class Scratch:
         self.folder.remove()
 
 
-class Given:
-    """A source whose one partition is given as tables."""
-
-    name = "audit"
+class _GivenTables:
+    """A source with one partition, whose tables are given."""
 
     def __init__(self, tables: SourceTables) -> None:
         self._tables = tables
 
-    def read(self, partition: dict[str, Any], *more: Any, **options: Any) -> SourceTables:
+    def read(self, partition: object) -> SourceTables:
         return self._tables
 
 
 def build(charts: list[Chart], config: Config, out: Folder, finish: bool = False) -> Folder:
-    """The charts as an ingest artifact without cohort rules; `finish` joins the parts, which takes three patients or more."""
+    """Write the charts as an ingest artifact without cohort rules; `finish` joins the parts, which needs at least three patients."""
     lenient = CohortConfig(
         preset="custom", min_age_years=None, min_stay_hours=0, max_stay_hours=None, first_stay_of_admission=False, min_vitals_records=0
     )
     free = IngestSettings(source=config.source, cohort=lenient, split=SplitConfig(), text=config.text)
     for chart in charts:
-        build_partition(Given(chart.tables), {}, free, out, chart.part)
+        build_partition(_GivenTables(chart.tables), {}, free, out, chart.part)
     if finish:
         finish_ingest(out, free)
     return out
 
 
 def choose_cuts(stays: pl.DataFrame) -> pl.DataFrame:
-    """stay_id, cut_hour int32: a quarter, a half, three quarters of the stay's hours in turn. stays: stay_id, num_hours."""
+    """stay_id, cut_hour int32: a quarter, a half or three quarters of the stay's hours, in turn. stays: stay_id, num_hours."""
     share = (pl.int_range(pl.len()) % 3 + 1) / 4
     cut = (pl.col("num_hours") * share).floor().cast(pl.Int32) - 1
     return stays.sort("stay_id").select("stay_id", pl.max_horizontal(cut, pl.lit(0, pl.Int32)).alias("cut_hour"))
@@ -112,8 +117,11 @@ def pick(tables: SourceTables, stay_ids: list[int]) -> SourceTables:
 
 
 def cut_chart(chart: Chart) -> Chart:
-    """The chart as it stood at the end of each stay's `cut_hour`: nothing at or after that instant; what still runs has run, and
-    given, until then; discharge and outcomes unknown."""
+    """The chart as recorded at the end of each stay's `cut_hour`.
+
+    There are no events at or after that time. A running interval ends then, and an amount is the share given until then. Discharge and
+    outcomes are unknown.
+    """
     sums = [name for name, variable in load_variables().items() if variable.aggregation == "sum"]
     end = pl.duration(microseconds=(pl.col("cut_hour").cast(pl.Int64) + 1) * HOUR_US)
     stays = pl.DataFrame(chart.tables.stays).join(chart.cuts, on="stay_id").with_columns((pl.col("intime") + end).alias("now"))
@@ -131,10 +139,13 @@ def cut_chart(chart: Chart) -> Chart:
 
 
 def on_the_boundary(chart: Chart, event_time: str = "measured") -> Chart:
-    """The same stays, admitted up to an hour later, so that one event of each falls exactly on the end of `cut_hour`, at the time that
-    counts by `event_time` (`source.event_time`).
+    """The same stays with a later admission (by less than an hour), so that one event of each lies exactly at the end of `cut_hour`.
 
-    Stays without an event after their first hour are left out. Only for comparing two builds of these charts with each other.
+    Stays without an event after their first hour are left out. The result serves only to compare two builds of these charts.
+
+    Args:
+        chart: the stays.
+        event_time: `source.event_time`, which decides the time that an event counts by.
     """
     stays = pl.DataFrame(chart.tables.stays)
     if event_time == "stored":
@@ -156,7 +167,7 @@ def on_the_boundary(chart: Chart, event_time: str = "measured") -> Chart:
 
 
 def compare(whole: Folder, cut: Folder, part: str, cuts: pl.DataFrame, max_decimals: int) -> Comparison:
-    """Texts and grid of hours 0 … cut_hour of the stays in `cuts`; numbers may differ by rounding only."""
+    """Compare texts and grid of hours 0 to cut_hour of the stays in `cuts`; numbers may differ by rounding only."""
     return _compare_texts(whole, cut, part, cuts, max_decimals) + _compare_grids(whole, cut, part, cuts)
 
 
@@ -196,7 +207,7 @@ def _differs(name: str, is_number: bool) -> pl.Expr:
 
 
 def _same_but_rounding(one: str, other: str, max_decimals: int) -> bool:
-    """Equal but for the last decimal: the share of an amount is computed in another order when the interval was cut."""
+    """Equal except for the last decimal: with a cut interval, the share of an amount is computed in a different order."""
     left, right = _NUMBER.split(one), _NUMBER.split(other)
     if len(left) != len(right) or left[::2] != right[::2]:
         return False
@@ -205,9 +216,11 @@ def _same_but_rounding(one: str, other: str, max_decimals: int) -> bool:
 
 
 def _plain(events: pa.Table) -> pl.DataFrame:
+    """Events with `variable` as strings."""
     return pl.DataFrame(events).with_columns(pl.col("variable").cast(pl.String))
 
 
 def _as(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    """An Arrow table of `schema`; dictionary columns are built from strings."""
     plain = pa.schema([(field.name, pa.string() if pa.types.is_dictionary(field.type) else field.type) for field in schema])
     return frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(plain).cast(schema)

@@ -8,8 +8,8 @@ joined into `labels.parquet`, `prevalence.json` and `meds/<task>.parquet` for to
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
-from typing import Any, NotRequired, TypedDict, cast
+from collections.abc import Collection
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 import polars as pl
@@ -22,6 +22,7 @@ from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import PartFile, finished_part, read_card, read_records, write_part_table, write_record
 from clinjepa.trajectory.hours import ingest as ingest_artifact
+from clinjepa.trajectory.hours.data_card import DataCard
 from clinjepa.trajectory.hours.grid import HOUR_US
 from clinjepa.trajectory.hours.split import SPLITS
 from clinjepa.trajectory.labels.derived.registry import functions
@@ -135,7 +136,7 @@ def compute_labels(ingest: Folder, tasks: list[Task], stay_prediction_hour: int)
     return ordered.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(LABELS_SCHEMA)
 
 
-def why_none(task: Task, card: Mapping[str, Any]) -> str | None:
+def why_none(task: Task, card: DataCard) -> str | None:
     """Why a task has no labels on the data that a data card describes; None when it can have labels."""
     if task.sources and card["source"] not in task.sources:
         return f"not for source {card['source']}: the task says {', '.join(task.sources)}"
@@ -178,11 +179,11 @@ def _grid_of_outcomes(ingest: Folder, part: str) -> str:
     return measured if ingest.exists(measured) else f"grid/{part}.parquet"
 
 
-def _card(ingest: Folder) -> Mapping[str, Any]:
-    return read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again")
+def _card(ingest: Folder) -> DataCard:
+    return cast(DataCard, read_card(ingest, ingest_artifact.SCHEMA_VERSION, "run ingest again"))
 
 
-def _able(tasks: list[Task], card: Mapping[str, Any]) -> list[Task]:
+def _able(tasks: list[Task], card: DataCard) -> list[Task]:
     return [task for task in tasks if why_none(task, card) is None]
 
 

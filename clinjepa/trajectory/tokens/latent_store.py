@@ -164,11 +164,8 @@ class LatentReader:
         self._cached_bytes = 0
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "cache_bytes": self._cache_bytes}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[LatentReader], tuple[Folder, int]]:
+        return LatentReader, (self.folder, self._cache_bytes)
 
     @cached_property
     def _contents(self) -> tuple[dict[int, _Place], str]:

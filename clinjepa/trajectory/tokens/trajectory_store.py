@@ -9,7 +9,6 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -78,11 +77,8 @@ class TrajectoryReader:
         self._shards: dict[str, tuple[RangeFile, pq.ParquetFile]] = {}
         self._groups: OrderedDict[tuple[str, int], dict[str, pa.Array]] = OrderedDict()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "cached_row_groups": self._cached_row_groups}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[TrajectoryReader], tuple[Folder, int]]:
+        return TrajectoryReader, (self.folder, self._cached_row_groups)
 
     @cached_property
     def stays(self) -> pa.Table:

@@ -17,12 +17,11 @@ from clinjepa.clinical import list_tasks, load_tasks, load_variables
 from clinjepa.config import save_config
 from clinjepa.sources.schema import EVENTS_SCHEMA
 from clinjepa.storage import Folder
+from clinjepa.trajectory.audit.checks import AuditedData, Check, Labelling, Sampling
+from clinjepa.trajectory.audit.label_checks import label_checks, relabeller
 from clinjepa.trajectory.audit.leaks import (
-    Check,
     audit,
-    label_checks,
     patient_checks,
-    relabeller,
     sample_charts,
     store_time_checks,
     table_check,
@@ -98,7 +97,7 @@ def data(finished: Path, tmp_path: Path) -> Path:
 
 
 def sampled(root: Path) -> list[Chart]:
-    return sample_charts(pl.from_arrow(Folder(root / "ingest").read_table("stays.parquet")), PARTS, SOURCE.read, 2, 6)
+    return sample_charts(pl.from_arrow(Folder(root / "ingest").read_table("stays.parquet")), Sampling(PARTS, SOURCE.read, 2, 6))
 
 
 def names_of(checks: list[Check]) -> set[str]:
@@ -122,7 +121,7 @@ def leaks_of_patients(root: Path) -> set[str]:
 def leaks_of_labels(root: Path, compute=relabel) -> set[str]:
     ingest, labels = Folder(root / "ingest"), Folder(root / "labels")
     stays = pl.from_arrow(ingest.read_table("stays.parquet"))
-    return names_of(label_checks(ingest, stays, labels, TASKS, compute, CONFIG, sampled(root)[:1]))
+    return names_of(label_checks(AuditedData(ingest, labels=labels), stays, Labelling(TASKS, compute), CONFIG, sampled(root)[:1]))
 
 
 def change(root: Path, name: str, *columns: pl.Expr, stay: int | None = None) -> None:
@@ -146,14 +145,10 @@ def add_to_hour_3(root: Path, phrase: str, column: str = "state_texts") -> None:
 
 def test_clean_data_pass_every_check(data):
     found = audit(
-        Folder(data / "ingest"),
+        AuditedData(Folder(data / "ingest"), Folder(data / "store"), Folder(data / "labels")),
         CONFIG,
-        PARTS,
-        SOURCE.read,
-        trajectories=Folder(data / "store"),
-        labels=Folder(data / "labels"),
-        tasks=TASKS,
-        relabel=relabel,
+        Sampling(PARTS, SOURCE.read),
+        Labelling(TASKS, relabel),
     )
     assert found["num_leaks"] == 0 and found["sample"] == {"num_partitions": 2, "num_stays": 6}
     outcomes = {check["name"]: check["outcome"] for check in found["checks"]}
@@ -291,7 +286,7 @@ def test_by_store_time_nothing_leaks_either(tmp_path):
     for name, partition in PARTS.items():
         build_partition(SOURCE, partition, config, ingest, name)
     finish_ingest(ingest, config)
-    by_stored = audit(ingest, config, PARTS, SOURCE.read)
+    by_stored = audit(AuditedData(ingest), config, Sampling(PARTS, SOURCE.read))
     assert by_stored["num_leaks"] == 0
     grid = pl.concat(pl.DataFrame(ingest.read_table(f"grid/{name}.parquet")) for name in PARTS).filter(pl.col("stay_id") == 1)
     # Every fourth value, measured at half past the hour, was stored in the hour after it.
@@ -299,7 +294,7 @@ def test_by_store_time_nothing_leaks_either(tmp_path):
     # Outcomes go by when they were measured.
     measured = pl.concat(pl.DataFrame(ingest.read_table(f"measured/{name}.parquet")) for name in PARTS).filter(pl.col("stay_id") == 1)
     assert measured.sort("hour")["map"].to_list()[:5] == [60.0, 61.0, 62.0, 63.0, 64.0]
-    by_measured = audit(ingest, CONFIG, PARTS, SOURCE.read)
+    by_measured = audit(AuditedData(ingest), CONFIG, Sampling(PARTS, SOURCE.read))
     assert by_measured["num_leaks"] > 0, "texts of another rule must be told apart"
 
 
