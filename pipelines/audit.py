@@ -9,6 +9,7 @@ from clinjepa.clinical import load_tasks
 from clinjepa.config import Config
 from clinjepa.errors import LeakError, StoreError
 from clinjepa.sources import open_source
+from clinjepa.sources.extraction import read_partition
 from clinjepa.storage import Folder
 from clinjepa.trajectory.audit.checks import AuditedData, Labelling, Sampling
 from clinjepa.trajectory.audit.label_checks import relabeller
@@ -43,7 +44,7 @@ def audit_data(config: Config, num_partitions: int = 4, num_stays: int = 200) ->
         config,
         Sampling(
             {f"part-{index:05d}": partition for index, partition in enumerate(source.partitions())},
-            source.read if extracted is None else lambda partition: source.read(partition, extracted),
+            lambda partition: read_partition(source, partition, extracted),
             num_partitions,
             num_stays,
         ),
