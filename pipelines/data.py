@@ -1,47 +1,86 @@
-"""`clinjepa data list|get|simulate`: the open ICU data sets, and simulated MIMIC-IV tables of any size.
+"""`clinjepa data list|get|simulate|audit|show`: open ICU data sets, simulated tables, and finished data.
 
-`data audit` is in audit.py, `data show` in show.py.
+`data audit` is in `audit.py`, `data show` in `show.py`.
 """
 
 from __future__ import annotations
 
-import os
+from typing import Annotated
 
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+import typer
 
-from clinjepa.config.schema import SimulatorConfig
-from clinjepa.sources.open_data import get_open_data, list_open_data
-from clinjepa.sources.simulated.mimic_writer import MIMIC_DENSITY, MIMIC_STAY_HOURS, PATIENTS_PER_BLOCK, write_simulated_mimic
-from clinjepa.storage import Folder
+from pipelines.audit import audit
+from pipelines.show import show
+from pipelines.terminal.arguments import Debug
+from pipelines.terminal.faults import one_line_errors
 
-_console = Console()
+_HELP = "Open and simulated ICU data sets, and a look at finished data."
+app = typer.Typer(help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+app.command("audit")(audit)
+app.command("show")(show)
 
 
+@app.command("list")
 def list_data() -> None:
-    table = Table("name", "what", "licence", "size", "address")
-    for entry in list_open_data():
-        table.add_row(entry.name, entry.title, entry.licence, entry.size_text, entry.address)
-    _console.print(table)
+    """List the open data sets this project can get, with licence, size and address."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from clinjepa.sources.open_data import list_open_data
+
+    with one_line_errors(False):
+        table = Table("name", "what", "licence", "size", "address")
+        for entry in list_open_data():
+            table.add_row(entry.name, entry.title, entry.licence, entry.size_text, entry.address)
+        Console().print(table)
 
 
-def get_data(name: str, folder: str) -> None:
-    get_open_data(name, folder)
+@app.command("get")
+def get_data(
+    name: Annotated[str, typer.Argument(help="A name of `clinjepa data list`.")],
+    folder: Annotated[str | None, typer.Argument(help="Where to put it; default data/NAME.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Get an open data set and verify it by checksums."""
+    from clinjepa.sources.open_data import get_open_data
+
+    with one_line_errors(debug):
+        get_open_data(name, folder or f"data/{name}")
 
 
-def simulate_data(folder: str, patients: int, seed: int, workers: int | None) -> None:
-    """Write simulated MIMIC-IV tables; workers: processes, default one per CPU that this process may use."""
+@app.command("simulate")
+def simulate_data(
+    folder: Annotated[str, typer.Argument(metavar="OUT", help="Folder or object store address for hosp/ and icu/.")],
+    patients: Annotated[int, typer.Option(min=4, help="Simulated patients; about 1.2 stays each.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Patient i is the same whatever the number of patients.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one per CPU.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write simulated patients as MIMIC-IV tables (csv.gz), to measure scale without hospital data."""
+    with one_line_errors(debug):
+        _simulate(folder, patients, seed, workers)
+
+
+def _simulate(folder: str, patients: int, seed: int, workers: int | None) -> None:
+    """Write the tables with a progress bar. workers: processes; default one per CPU that this process may use."""
+    import os
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from clinjepa.config.schema import SimulatorConfig
+    from clinjepa.sources.simulated.mimic_writer import MIMIC_DENSITY, MIMIC_STAY_HOURS, PATIENTS_PER_BLOCK, write_simulated_mimic
+    from clinjepa.storage import Folder
+
+    console = Console(soft_wrap=True)
     settings = SimulatorConfig(num_patients=patients, seed=seed, mean_stay_hours=MIMIC_STAY_HOURS, measurement_density=MIMIC_DENSITY)
     number = workers or min(len(os.sched_getaffinity(0)), -(-patients // PATIENTS_PER_BLOCK))
-    with Progress(console=_console) as progress:
+    with Progress(console=console) as progress:
         task = progress.add_task(f"{patients} patients", total=patients)
         record = write_simulated_mimic(Folder(folder), settings, number, on_progress=lambda done: progress.update(task, completed=done))
     rows = sum(record["rows"].values())
-    _console.print(f"{record['num_stays']} stays, {rows} rows in {folder}; read them with source.kind=mimic_iv source.path={folder}")
+    console.print(f"{record['num_stays']} stays, {rows} rows in {folder}; read them with source.kind=mimic_iv source.path={folder}")
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
-
-    main("data")
+    app(prog_name="clinjepa data")

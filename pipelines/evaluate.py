@@ -1,30 +1,40 @@
-"""`clinjepa evaluate`: drift, geometry, downstream and round trip of every recipe x seed, and the controls."""
+"""`clinjepa evaluate`: drift, geometry, downstream and round trip of every recipe and seed, and the baselines."""
 
 from __future__ import annotations
 
-from clinjepa.config import Config
-from pipelines.scheduling.preflight import check_gpus
-from pipelines.scheduling.preparing import prepared
-from pipelines.scheduling.progress import console, say_what_is_reused, watch
-from pipelines.scheduling.runner import ensure
-from pipelines.scheduling.session import ray_session
-from pipelines.stages.executors import EXECUTORS
+from typing import TYPE_CHECKING
+
+from pipelines.terminal.arguments import ConfigPath, Debug, Overrides, configured, run_as_module
+from pipelines.terminal.faults import one_line_errors
+
+if TYPE_CHECKING:
+    from clinjepa.config import Config
+    from pipelines.graph.experiment import Experiment
+    from pipelines.graph.stage import Stage
 
 
-def evaluate(config: Config, debug: bool = False) -> None:
-    experiment = prepared(config)
-    stages = [experiment.baselines, *(stage for trial in experiment.trials for stage in trial.evaluations.values())]
-    say_what_is_reused(config, [each for stage in stages for each in stage.closure()])
-    with ray_session(config, debug) as context:
-        check_gpus(context, [needed for stage in stages for needed in stage.closure()])
-        with watch(context.coordinator, config.execution.progress):
-            for stage in stages:
-                ensure(context, stage, EXECUTORS)
+def evaluate(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Evaluate every recipe and seed, after running the stages that the evaluations need."""
+    with one_line_errors(debug):
+        evaluate_trials(configured(config, overrides), debug)
+
+
+def evaluate_trials(config: Config, debug: bool = False) -> None:
+    """Run the unfinished evaluations and print their folders. Raises what `opened` and the stages raise."""
+    from pipelines.scheduling.opening import opened, print_addresses
+    from pipelines.scheduling.runner import ensure
+    from pipelines.stages.executors import EXECUTORS
+
+    with opened(config, _evaluations, debug) as run:
+        stages = _evaluations(run.experiment)
         for stage in stages:
-            console.print(f"{stage.label}: {context.artifact(stage).folder.address}", highlight=False)
+            ensure(run.context, stage, EXECUTORS)
+    print_addresses(config, stages)
+
+
+def _evaluations(experiment: Experiment) -> list[Stage]:
+    return [experiment.baselines, *(stage for trial in experiment.trials for stage in trial.evaluations.values())]
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
-
-    main("evaluate")
+    run_as_module(evaluate, "evaluate")

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from clinjepa.config import Config
-from pipelines.graph.planning import plan_experiment
-from pipelines.scheduling.progress import console, say_what_is_reused, watch
-from pipelines.scheduling.runner import ensure
-from pipelines.scheduling.session import check_storage, ray_session
-from pipelines.stages.data import DATA_EXECUTORS
-from pipelines.stages.data_card import write_data_card
+from typing import TYPE_CHECKING
+
+from pipelines.terminal.arguments import ConfigPath, Debug, Overrides, configured, run_as_module
+from pipelines.terminal.faults import one_line_errors
+
+if TYPE_CHECKING:
+    from clinjepa.config import Config
 
 
-def ingest(config: Config, debug: bool = False) -> None:
-    check_storage(config)
-    experiment = plan_experiment(config)
-    say_what_is_reused(config, experiment.data_stages)
-    with ray_session(config, debug) as context:
-        with watch(context.coordinator, config.execution.progress):
-            for stage in experiment.data_stages:
-                ensure(context, stage, DATA_EXECUTORS)
-        for stage in experiment.data_stages:
-            console.print(f"{stage.label}: {context.artifact(stage).folder.address}", highlight=False)
-    console.print(f"data card: {write_data_card(config, experiment)}", highlight=False)
+def ingest(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Turn hospital tables into trajectories and labels, and write the data card."""
+    with one_line_errors(debug):
+        ingest_data(configured(config, overrides), debug)
+
+
+def ingest_data(config: Config, debug: bool = False) -> None:
+    """Run the unfinished data stages, print their folders and write the data card. Raises what `opened` and the stages raise."""
+    from pipelines.scheduling.opening import opened, print_addresses
+    from pipelines.scheduling.progress import console
+    from pipelines.scheduling.runner import ensure
+    from pipelines.stages.data import DATA_EXECUTORS
+    from pipelines.stages.data_card import write_data_card
+
+    with opened(config, lambda experiment: experiment.data_stages, debug, trains=False) as run:
+        for stage in run.experiment.data_stages:
+            ensure(run.context, stage, DATA_EXECUTORS)
+    print_addresses(config, run.experiment.data_stages)
+    console.print(f"data card: {write_data_card(config, run.experiment)}", highlight=False)
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
-
-    main("ingest")
+    run_as_module(ingest, "ingest")

@@ -1,31 +1,36 @@
-"""`clinjepa pretrain`: one recipe, phase by phase, each a Ray Train stage that hands its checkpoint to the next."""
+"""`clinjepa pretrain`: one recipe, phase by phase, each a Ray Train stage that starts from the checkpoint of the phase before."""
 
 from __future__ import annotations
 
-from clinjepa.config import Config
-from pipelines.scheduling.preflight import check_gpus
-from pipelines.scheduling.preparing import prepared
-from pipelines.scheduling.progress import console, say_what_is_reused, watch
-from pipelines.scheduling.runner import ensure
-from pipelines.scheduling.session import ray_session
-from pipelines.stages.executors import EXECUTORS
+from typing import TYPE_CHECKING
+
+from pipelines.terminal.arguments import ConfigPath, Debug, Overrides, configured, run_as_module
+from pipelines.terminal.faults import one_line_errors
+
+if TYPE_CHECKING:
+    from clinjepa.config import Config
 
 
-def pretrain(config: Config, debug: bool = False) -> None:
+def pretrain(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Train the first recipe of the grid with its first seed, phase by phase; no evaluation."""
+    with one_line_errors(debug):
+        pretrain_first_trial(configured(config, overrides), debug)
+
+
+def pretrain_first_trial(config: Config, debug: bool = False) -> None:
+    """Run the unfinished phases of the first trial and print their folders. Raises what `opened` and the stages raise."""
+    from pipelines.scheduling.opening import opened, print_addresses
+    from pipelines.scheduling.runner import ensure
+    from pipelines.stages.executors import EXECUTORS
+
     first = config.grid.model_copy(update={"recipes": config.grid.recipes[:1], "seeds": config.grid.seeds[:1]})
-    trial = prepared(config.model_copy(update={"grid": first})).trials[0]
-    stages = trial.phases[-1].closure()
-    say_what_is_reused(config, stages)
-    with ray_session(config, debug) as context:
-        check_gpus(context, stages)
-        with watch(context.coordinator, config.execution.progress):
-            for stage in trial.phases:
-                ensure(context, stage, EXECUTORS, trial.phases[-1].depth)
-        for stage in trial.phases:
-            console.print(f"{stage.label}: {context.artifact(stage).folder.address}", highlight=False)
+    config = config.model_copy(update={"grid": first})
+    with opened(config, lambda experiment: experiment.trials[0].phases[-1:], debug) as run:
+        phases = run.experiment.trials[0].phases
+        for stage in phases:
+            ensure(run.context, stage, EXECUTORS, phases[-1].depth)
+    print_addresses(config, phases)
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
-
-    main("pretrain")
+    run_as_module(pretrain, "pretrain")

@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
-import time
+from typing import TYPE_CHECKING
 
-from clinjepa.config import Config
-from clinjepa.errors import StoreError
-from clinjepa.storage import Folder
-from pipelines.grid import raise_faults, run_grid
-from pipelines.report import RUN_SCHEMA_VERSION, write_report
-from pipelines.scheduling.preflight import check_gpus
-from pipelines.scheduling.preparing import prepared
-from pipelines.scheduling.progress import console, say_what_is_reused, watch
-from pipelines.scheduling.session import ray_session
+from pipelines.terminal.arguments import ConfigPath, Debug, Overrides, configured, run_as_module
+from pipelines.terminal.faults import one_line_errors
+
+if TYPE_CHECKING:
+    from clinjepa.config import Config
 
 
-def run(config: Config, debug: bool = False) -> None:
-    """Everything the configuration asks for; what is already done is reused. The report is written even if a trial failed."""
+def run(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Run everything: data, five phases for every recipe and seed, evaluations, report."""
+    with one_line_errors(debug):
+        run_experiment(configured(config, overrides), debug)
+
+
+def run_experiment(config: Config, debug: bool = False) -> None:
+    """Run all unfinished stages, then write the report, also when some trials failed.
+
+    Raises ClinJepaError naming every trial that failed, and what `opened` raises.
+    """
+    import time
+
+    from pipelines.results.run_report import write_report
+    from pipelines.scheduling.opening import opened
+    from pipelines.scheduling.progress import console
+    from pipelines.scheduling.trials import raise_faults, run_trials
+    from pipelines.stages.executors import EXECUTORS
+
     started = time.monotonic()
-    experiment = prepared(config, check_run_folder)
-    say_what_is_reused(config, experiment.stages)
-    with ray_session(config, debug) as context:
-        check_gpus(context, experiment.stages)
-        with watch(context.coordinator, config.execution.progress):
-            faults = run_grid(context, experiment, experiment.ingest.settings["source"]["digest"])
-        run_id = context.run_id
-    if len(faults) == len(experiment.trials):
+    with opened(config, lambda experiment: experiment.stages, debug, writes_report=True) as run:
+        faults = run_trials(run.context, run.experiment, EXECUTORS)
+    if len(faults) == len(run.experiment.trials):
         raise_faults(faults)
-    address = write_report(config, experiment, run_id)
+    address = write_report(config, run.experiment, run.context.run_id)
     console.print(f"report: {address} ({time.monotonic() - started:.0f} s)", highlight=False)
     raise_faults(faults)
 
 
-def check_run_folder(config: Config) -> None:
-    """Refuse a run folder that another schema version made, before anything is done."""
-    folder = Folder(config.storage) / f"runs/{config.name}"
-    if folder.exists("run.json"):
-        found = folder.read_json("run.json").get("schema_version")
-        if found != RUN_SCHEMA_VERSION:
-            raise StoreError(
-                f"{folder.address}/run.json has schema version {found}, this clinjepa writes {RUN_SCHEMA_VERSION}; "
-                "give another name=… or storage=…, or move the folder away"
-            )
-
-
 if __name__ == "__main__":
-    from pipelines.cli import main
-
-    main("run")
+    run_as_module(run, "run")

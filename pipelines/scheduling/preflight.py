@@ -1,14 +1,12 @@
-"""What can be known to be wrong before hours are spent: of the workers, the model that is adapted, the GPUs that training asks for.
+"""May a run start? One check before the cluster (`check_before_cluster`) and one on it (`check_on_cluster`).
 
-What no command could work with is refused where the configuration is read; this is what training needs, and what takes a look at
-the model's files, the storage or the cluster.
+Loading a configuration already refuses what no command could work with. These checks look at what training needs, and at the model's
+files, the storage, the source and the cluster, before hours are spent.
 """
 
 from __future__ import annotations
 
 import os
-
-import ray
 
 from clinjepa.config import Config, result_fields
 from clinjepa.curriculum.jobs import alignment_shortfall
@@ -18,15 +16,55 @@ from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.context import RunContext
 from pipelines.graph.experiment import Experiment
+from pipelines.graph.planning import plan_experiment
+from pipelines.graph.run_record import check_run_folder
 from pipelines.graph.stage import Stage
 from pipelines.scheduling.locations import inside_job
+from pipelines.scheduling.progress import console
+from pipelines.scheduling.trackers import check_trackers
 
 _LAYERS_MADE_HERE = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 _WITH_GPU = ("sft", "phase", "embed")
 
 
+def check_before_cluster(config: Config, trains: bool = True, writes_report: bool = False) -> Experiment:
+    """The stages of the experiment, after every check that needs no cluster; prints warnings on standard error.
+
+    The cheap checks come first: workers, then the storage, then the source (which is read once for its digest), then the model.
+
+    Args:
+        config: The configuration, with absolute addresses.
+        trains: False where only data stages run: the model and the workers are not looked at.
+        writes_report: Also refuse a run folder of another schema version.
+
+    Raises:
+        ConfigError: More workers than micro-batches, a model that is not there, adapters that match no layer, a tracker without address.
+        StorageError: The storage cannot be reached or written.
+        SourceError: The source's files cannot be read.
+        StoreError: The run's folder has another schema version.
+        CheckpointError: Results in storage are of another model of the same name.
+    """
+    if trains:
+        check_workers(config)
+    check_storage(config)
+    if writes_report:
+        check_run_folder(config)
+    experiment = plan_experiment(config)
+    if trains:
+        check_model(config, experiment)
+        for line in warnings(config):
+            console.print(f"warning: {line}", highlight=False)
+    return experiment
+
+
+def check_storage(config: Config) -> None:
+    """Refuse trackers that cannot be used and a storage that cannot be written. Raises ConfigError, StorageError."""
+    check_trackers(config)
+    Folder(config.storage).check_writable()
+
+
 def check_workers(config: Config) -> None:
-    """Raise ConfigError, before any work, when there may be more workers than micro-batches for them to share."""
+    """Raise ConfigError when there may be more workers than a step has micro-batches."""
     num_micro_batches = {"curriculum.micro_batch": _micro_batches(config)}
     if any(load_recipe(recipe).encoder_start == "sft" for recipe in config.grid.recipes):
         num_micro_batches["sft.micro_tokens"] = -(-config.sft.tokens_per_step // config.sft.micro_tokens)
@@ -39,7 +77,7 @@ def check_workers(config: Config) -> None:
 
 
 def warnings(config: Config) -> list[str]:
-    """What will probably not work as hoped, each with its remedy; known before the data are."""
+    """Settings that are allowed but will probably disappoint, each with its remedy. Needs no data."""
     lines = []
     for recipe in map(load_recipe, config.grid.recipes):
         for phase, steps in zip(recipe.phases, phase_steps(recipe, result_fields(config.curriculum)), strict=True):
@@ -55,14 +93,16 @@ def warnings(config: Config) -> list[str]:
 
 
 def _micro_batches(config: Config) -> int:
-    """Of a step of the phases."""
+    """Micro-batches of one step of a phase."""
     return -(-config.curriculum.global_batch // config.curriculum.micro_batch)
 
 
 def check_model(config: Config, experiment: Experiment) -> None:
-    """Refuse a model that is not there or was replaced, and adapters that would go nowhere. What is on other machines is not looked at.
+    """Refuse a model that is missing or was replaced, and adapters that match no layer. Looks at this machine's files only.
 
-    Raises ConfigError, and CheckpointError when results in storage are of another model of the same name.
+    Raises:
+        ConfigError: The model is not on this machine and may not be downloaded, or `encoder.lora.targets` match none of its layers.
+        CheckpointError: Results in storage are of another model of the same name.
     """
     encoder = config.encoder
     if encoder.init == "config":
@@ -87,29 +127,33 @@ def check_model(config: Config, experiment: Experiment) -> None:
     for stage in experiment.stages:
         base = Artifact.at(Folder(config.storage), stage.kind, stage.key)
         if stage.kind == "base" and base.is_complete():
-            check_content(encoder.model, base.folder.read_json("model.json").get("content"), found)
+            check_content(str(encoder.model), base.folder.read_json("model.json").get("content"), found)
     if encoder.adaptation == "lora":
         import torch
 
         try:
             model = hollow_model(str(encoder.model), torch.bfloat16, revision=encoder.revision, local_files_only=True)
         except (OSError, ValueError):
-            return  # a class that cannot be made without its weights; the workers see for themselves
+            return  # a class that cannot be built without its weights; the workers check it
         check_targets(model, encoder.lora.targets)
 
 
-def check_gpus(context: RunContext, stages: list[Stage]) -> None:
-    """Refuse to wait for GPUs that nobody has: raises ResourceError when what is to do asks for more than the cluster's, or when torch
-    can use none of this machine's. On a cluster every worker looks for itself (`pipelines/stages/training.py`, `embed.py`).
+def check_on_cluster(context: RunContext, stages: list[Stage]) -> None:
+    """Raise ResourceError when unfinished stages need more GPUs than there are, or torch can use none of this machine's.
 
-    A cluster that grows is waited for: `execution.concurrent_gpus` says that it does.
+    On a cluster every worker also checks its own GPU (`pipelines/stages/training.py`, `latents.py`). `execution.concurrent_gpus` says
+    that the cluster will grow: then nothing is refused.
+
+    Args:
+        context: The connected run.
+        stages: The stages that will run, with all their inputs.
     """
     execution = context.config.execution
     to_do = {stage.kind for stage in stages if stage.kind in _WITH_GPU and not context.artifact(stage).is_complete()}
     if not execution.use_gpu or not to_do or (_on_a_cluster() and execution.concurrent_gpus is not None):
         return
     needed = 1 if to_do == {"embed"} else execution.min_workers
-    there = int(ray.cluster_resources().get("GPU", 0))
+    there = _num_gpus()
     if there < needed:
         asks = "one encoder worker" if to_do == {"embed"} else "execution.num_workers"
         raise ResourceError(
@@ -121,6 +165,13 @@ def check_gpus(context: RunContext, stages: list[Stage]) -> None:
         from clinjepa.curriculum.dist import require_gpu
 
         require_gpu()
+
+
+def _num_gpus() -> int:
+    """GPUs of the connected cluster."""
+    import ray  # here, so that `clinjepa plan` does not wait for the import
+
+    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray does not annotate it
 
 
 def _on_a_cluster() -> bool:

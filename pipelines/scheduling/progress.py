@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import ray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -45,6 +44,8 @@ def say_what_is_reused(config: Config, stages: Iterable[Stage]) -> None:
 
 
 def _read(coordinator: Any) -> dict[str, dict[str, Any]] | None:
+    import ray  # here, so that commands which start no cluster can print without it
+
     try:
         return ray.get(coordinator.progress.remote(), timeout=5)
     except (ray.exceptions.RayError, TimeoutError):

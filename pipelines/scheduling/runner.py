@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from clinjepa.errors import StoreError
@@ -15,7 +16,7 @@ from pipelines.scheduling.lease import LeaseQueue
 _POLL_SECONDS = 1.0
 
 
-def ensure(context: RunContext, stage: Stage, executors: dict[str, Executor], chain_length: int | None = None) -> dict[str, Any]:
+def ensure(context: RunContext, stage: Stage, executors: Mapping[str, Executor], chain_length: int | None = None) -> dict[str, Any]:
     """The manifest of `stage`, after running it and whatever it needs if nobody has.
 
     Two callers of the same stage, in one cluster or in several, run it once: the other waits without holding CPUs.

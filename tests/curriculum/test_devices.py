@@ -134,11 +134,11 @@ def test_a_gpu_that_is_asked_for_and_not_in_sight_is_an_error_with_its_remedy(mo
 
 def test_a_run_on_this_machine_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_gpu: None) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(preflight.ray, "cluster_resources", lambda: {"GPU": 8.0})
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 8.0})
     unfinished = SimpleNamespace(is_complete=lambda: False)
     context = SimpleNamespace(config=small_config(tmp_path, "execution.use_gpu=true"), artifact=lambda _: unfinished)
     with pytest.raises(ResourceError, match="has no CUDA build"):
-        preflight.check_gpus(context, [Stage("sft", "SFT", {})])  # type: ignore[arg-type]
+        preflight.check_on_cluster(context, [Stage("sft", "SFT", {})])  # type: ignore[arg-type]
 
 
 def asked_device(root: Path, monkeypatch: pytest.MonkeyPatch, use_gpu: bool | None) -> torch.device:

@@ -19,7 +19,7 @@ from clinjepa.model.predictor import PREDICTOR_ENCODER
 from clinjepa.model.tensor_files import write_tensors
 from clinjepa.report.document import build_report
 from clinjepa.storage import Folder
-from pipelines.export import export
+from pipelines.results.model_export import export_model as export
 from tests.support.cli import ROOT, python_without
 from tests.support.finished_training import TEXTS, FinishedTraining, small_config
 from tests.support.report_results import results

@@ -18,10 +18,14 @@ from clinjepa.errors import CheckpointError, ConfigError, ResourceError, Storage
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.weights import public_content
 from clinjepa.storage import Folder
-from pipelines import evaluate, grid, plan, pretrain, run
+from pipelines.evaluate import evaluate_trials
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.planning import plan_experiment
-from pipelines.scheduling import preparing
+from pipelines.grid import run_grid
+from pipelines.pretrain import pretrain_first_trial
+from pipelines.results.plan_tables import print_plan
+from pipelines.run import run_experiment
+from pipelines.scheduling import opening, preflight
 from pipelines.scheduling.preflight import check_model, check_workers, warnings
 from tests.support.curriculum_jobs import phase_job
 from tests.support.curriculum_store import make_trajectories
@@ -114,7 +118,7 @@ def test_an_alignment_that_is_just_long_enough_is_not_warned_of(tmp_path: Path) 
 @pytest.mark.parametrize("workers", ["64", "[1, 64]"])
 @pytest.mark.parametrize("use_gpu", ["true", "false"])
 def test_a_run_that_would_be_refused_for_its_workers_is_planned_with_the_remedy(tmp_path, capsys, workers, use_gpu) -> None:
-    plan.plan(small_config(tmp_path, f"execution.num_workers={workers}", f"execution.use_gpu={use_gpu}"))
+    print_plan(small_config(tmp_path, f"execution.num_workers={workers}", f"execution.use_gpu={use_gpu}"))
     said = " ".join(capsys.readouterr().out.split())
     assert "change: execution.num_workers: 64 workers would share" in said and "some will idle" not in said
 
@@ -123,16 +127,15 @@ def test_a_storage_that_is_away_is_told_soon_whatever_else_is_looked_for_in_it(t
     def is_away(config):
         raise StorageError("away")
 
-    monkeypatch.setattr(preparing, "check_storage", is_away)
-    monkeypatch.setattr(run, "check_run_folder", lambda config: pytest.fail("looked into a storage that is away"))
+    monkeypatch.setattr(preflight, "check_storage", is_away)
+    monkeypatch.setattr(preflight, "check_run_folder", lambda config: pytest.fail("looked into a storage that is away"))
     with pytest.raises(StorageError, match="away"):
-        run.run(small_config(tmp_path))
+        run_experiment(small_config(tmp_path))
 
 
-@pytest.mark.parametrize("module", [evaluate, grid, pretrain, run], ids=lambda module: module.__name__)
-def test_every_command_that_trains_refuses_and_warns_before_it_asks_for_a_cluster(tmp_path, monkeypatch, capsys, module) -> None:
-    command = getattr(module, module.__name__.rpartition(".")[2])
-    monkeypatch.setattr(module, "ray_session", lambda *_: pytest.fail("a cluster is asked for"))
+@pytest.mark.parametrize("command", [evaluate_trials, run_grid, pretrain_first_trial, run_experiment], ids=lambda command: command.__name__)
+def test_every_command_that_trains_refuses_and_warns_before_it_asks_for_a_cluster(tmp_path, monkeypatch, capsys, command) -> None:
+    monkeypatch.setattr(opening, "ray_session", lambda *_: pytest.fail("a cluster is asked for"))
     with pytest.raises(ConfigError, match="64 workers would share"):
         command(small_config(tmp_path, "execution.num_workers=64"))
     with pytest.raises(pytest.fail.Exception):
@@ -147,11 +150,11 @@ def test_a_pretraining_asks_for_gpus_for_its_own_stages_alone(tmp_path, monkeypa
         asked.extend(stages)
         raise ResourceError("enough seen")
 
-    monkeypatch.setattr(pretrain, "ray_session", lambda *_: nullcontext())
-    monkeypatch.setattr(pretrain, "check_gpus", ends)
+    monkeypatch.setattr(opening, "ray_session", lambda *_: nullcontext())
+    monkeypatch.setattr(opening, "check_on_cluster", ends)
     config = small_config(tmp_path, "grid.recipes=[clin_jepa]")
     with pytest.raises(ResourceError, match="enough seen"):
-        pretrain.pretrain(config)
+        pretrain_first_trial(config)
     assert {stage.key for stage in asked} == {stage.key for stage in plan_experiment(config).trials[0].phases[-1].closure()}
 
 

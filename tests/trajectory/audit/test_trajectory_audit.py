@@ -336,7 +336,7 @@ def test_the_command_writes_its_findings_and_fails_on_a_leak(tmp_path):
     next(file for file in manifest["files"] if file["path"] == "labels.parquet")["bytes"] = labels.size("labels.parquet")
     labels.write_json("manifest.json", manifest)
     spoiled_run = CliRunner().invoke(app, ["data", "audit", str(file)])
-    assert spoiled_run.exit_code == 2 and "found a leak" in " ".join(spoiled_run.output.split())
+    assert spoiled_run.exit_code == 3 and "found a leak" in " ".join(spoiled_run.output.split())
     assert Folder(tmp_path).read_json("runs/small/audit.json")["num_leaks"] == 2
 
 

@@ -1,0 +1,134 @@
+"""`clinjepa export`: a finished encoder and predictor as one folder that loads without Ray."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from clinjepa.config import Config, result_fields
+from clinjepa.curriculum.recipes import load_recipe
+from clinjepa.errors import ConfigError, StoreError
+from clinjepa.export.card import model_card, package_versions, report_figures
+from clinjepa.export.folder import CARD, begin_export, finish_export
+from clinjepa.export.weights import TrainedParts, write_weights
+from clinjepa.model.identity import check_predictor, encoder_digest
+from clinjepa.sources.open_data import list_open_data
+from clinjepa.storage import Folder
+from pipelines.graph.artifacts import Artifact, code_digest, content_key
+from pipelines.graph.experiment import Experiment
+from pipelines.graph.planning import plan_experiment
+from pipelines.graph.stage import Stage
+from pipelines.graph.trial_stages import Trial
+
+
+def export_model(config: Config, folder: str, recipe: str | None = None, seed: int | None = None) -> dict[str, Any]:
+    """Write the trained parts of one recipe and seed (the grid's first ones by default) to `folder`; starts nothing.
+
+    Returns the base, and whether the model may be shared. Raises ConfigError for an unknown recipe or seed, StoreError when the stages are
+    not finished, were altered or do not belong together, or when `folder` holds something else.
+    """
+    experiment = plan_experiment(config, remember=False)
+    trial = _trial(config, experiment, recipe, seed)
+    stages = _stages(experiment, trial)
+    storage, out = Folder(config.storage), Folder(folder)
+    artifacts = {part: Artifact.at(storage, stage.kind, stage.key) for part, stage in stages.items()}
+    unfinished = [stages[part].label for part, artifact in artifacts.items() if not artifact.is_complete()]
+    if unfinished:
+        raise StoreError(
+            f"nothing to export yet: {trial.recipe}, seed {trial.seed} of {config.name} lacks {', '.join(dict.fromkeys(unfinished))}; "
+            "run `clinjepa pretrain` or `clinjepa run` first"
+        )
+    for part in ("base", "encoder", "predictor"):
+        if part in artifacts:
+            artifacts[part].verify(contents=True)
+    base, online = artifacts["base"].folder, artifacts["encoder"].folder if "encoder" in artifacts else None
+    check_predictor(artifacts["predictor"].folder, encoder_digest(base, online), f"that of {(online or base).address}")
+    identity = {"run": config.name, "recipe": trial.recipe, "seed": trial.seed}
+    begin_export(out, identity)
+    parts = TrainedParts(
+        base=base,
+        online=online,
+        trajectories=artifacts["trajectories"].folder,
+        predictor=artifacts["predictor"].folder,
+    )
+    weights = write_weights(parts, config.encoder.model_dump(mode="json"), config.tokenizer.model_dump(mode="json"), out)
+    access, facts = _data_facts(config, artifacts["trajectories"].folder)
+    card = identity | weights | facts | _model_facts(config, trial, weights) | _figures(config, trial, storage)
+    out.write_bytes(CARD, model_card(card).encode())
+    record = identity | {
+        "config_digest": card["config_digest"],
+        "code_digest": code_digest(),
+        "dataset": config.source.name,
+        "access": access,
+        "base": weights["base"],
+        "tokenizer": weights["tokenizer"],
+        "stages": {part: f"{stage.kind}/{stage.key}" for part, stage in stages.items()},
+        "versions": package_versions(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    finish_export(out, record)
+    return record
+
+
+def _trial(config: Config, experiment: Experiment, recipe: str | None, seed: int | None) -> Trial:
+    recipe = config.grid.recipes[0] if recipe is None else recipe
+    seed = config.grid.seeds[0] if seed is None else seed
+    for trial in experiment.trials:
+        if (trial.recipe, trial.seed) == (recipe, seed):
+            return trial
+    raise ConfigError(
+        f"{config.name} has no recipe {recipe} with seed {seed}; its recipes are {', '.join(config.grid.recipes)}, "
+        f"its seeds {', '.join(map(str, config.grid.seeds))}"
+    )
+
+
+def _stages(experiment: Experiment, trial: Trial) -> dict[str, Stage]:
+    """The stages that hold what is exported; `encoder` only where the base was adapted."""
+    predictor = [stage for stage in trial.phases if stage.kind == "phase"][-1]
+    stages = {"trajectories": experiment.trajectories, "base": trial.embed.inputs["base"], "predictor": predictor}
+    return stages | ({"encoder": trial.embed.inputs["encoder"]} if "encoder" in trial.embed.inputs else {})
+
+
+def _data_facts(config: Config, trajectories: Folder) -> tuple[str, dict[str, Any]]:
+    data = trajectories.read_json("data_card.json")
+    access = data.get("access", "synthetic" if config.source.kind == "simulator" else "credentialed")
+    licences = [f"{each.name}, {each.licence}" for each in list_open_data() if each.source_kind == config.source.kind]
+    return access, {
+        "access": access,
+        "dataset": config.source.name,
+        "licences": "; ".join(licences) if access == "open" else "",
+        "num_stays": data["num_stays"],
+        "num_patients": data["num_patients"],
+    }
+
+
+def _model_facts(config: Config, trial: Trial, weights: dict[str, Any]) -> dict[str, Any]:
+    encoder, base = config.encoder, weights["base"]
+    name = base.get("model") or f"Qwen3 of {encoder.num_layers} layers of {encoder.hidden_size}, made here"
+    if weights["adapted"]:
+        name += f", with LoRA of rank {encoder.lora.rank} on {', '.join(encoder.lora.targets)}"
+    steps = {stage.settings["phase"]["name"]: stage.settings.get("num_steps") for stage in trial.phases}
+    return {
+        "config_digest": content_key(result_fields(config)),
+        "encoder_words": name,
+        "latent_from": encoder.latent_from,
+        "append_eos": encoder.append_eos,
+        "latent_dim": weights["predictor"]["latent_dim"],
+        "trained_tokenizer": config.tokenizer.init == "train",
+        "encoder_start": load_recipe(trial.recipe).encoder_start,
+        "phases": ", ".join(name + (f" ({count} steps)" if count else "") for name, count in steps.items()),
+    }
+
+
+def _figures(config: Config, trial: Trial, storage: Folder) -> dict[str, Any]:
+    """Figures of the run's report, if that report is about these very weights."""
+    found: dict[str, Any] = {"split": config.evaluation.split, "figures": [], "no_figures": "the run has no report yet"}
+    run = storage / f"runs/{config.name}"
+    if not run.exists("run.json") or not run.exists("report.json"):
+        return found
+    judged = {f"{stage.kind}/{stage.key}" for stage in trial.evaluations.values()}
+    for record in run.read_json("run.json")["trials"]:
+        if (record["recipe"], record["seed"]) == (trial.recipe, trial.seed) and judged <= set(record["artifacts"].values()):
+            figures = report_figures(run.read_json("report.json"), trial.recipe, config.evaluation.drift.headline_context)
+            return found | {"figures": figures}
+    return found | {"no_figures": "the report of the run is about another configuration"}
