@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from pipelines import data
@@ -17,13 +19,29 @@ from pipelines.run import run
 app = typer.Typer(
     help="Pretrain a joint-embedding predictive world model of intensive-care patients, and find out honestly whether it works.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import clinjepa
+
+        typer.echo(f"clinjepa {clinjepa.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    pass
+
+
 for _command in (run, ingest, pretrain, grid, evaluate, report, plan, export):
     app.command()(_command)
 app.add_typer(data.app, name="data")
 
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="clinjepa")

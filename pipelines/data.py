@@ -22,17 +22,25 @@ app.command("show")(show)
 
 @app.command("list")
 def list_data() -> None:
-    """List the open data sets this project can get, with licence, size and address."""
+    """List the open data sets this project can get, with licence, size and address; tab-separated where the output is no terminal."""
     from rich.console import Console
     from rich.table import Table
 
     from clinjepa.sources.open_data import list_open_data
 
     with one_line_errors(False):
-        table = Table("name", "what", "licence", "size", "address")
-        for entry in list_open_data():
-            table.add_row(entry.name, entry.title, entry.licence, entry.size_text, entry.address)
-        Console().print(table)
+        console = Console()
+        rows = [(entry.name, entry.title, entry.licence, entry.size_text, entry.address) for entry in list_open_data()]
+        if not console.is_terminal:
+            for row in rows:
+                typer.echo("\t".join(row))
+            return
+        table = Table()
+        for column in ("name", "what", "licence", "size", "address"):
+            table.add_column(column, no_wrap=column == "name", min_width=max(len(row[0]) for row in rows) if column == "name" else None)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
 
 
 @app.command("get")
@@ -75,7 +83,7 @@ def _simulate(folder: str, patients: int, seed: int, workers: int | None) -> Non
     console = Console(soft_wrap=True)
     settings = SimulatorConfig(num_patients=patients, seed=seed, mean_stay_hours=MIMIC_STAY_HOURS, measurement_density=MIMIC_DENSITY)
     number = workers or min(len(os.sched_getaffinity(0)), -(-patients // PATIENTS_PER_BLOCK))
-    with Progress(console=console) as progress:
+    with Progress(console=console, disable=not console.is_interactive) as progress:
         task = progress.add_task(f"{patients} patients", total=patients)
         record = write_simulated_mimic(Folder(folder), settings, number, on_progress=lambda done: progress.update(task, completed=done))
     rows = sum(record["rows"].values())

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from pipelines.terminal.arguments import ConfigPath, Debug, Overrides, configured, run_as_module
 from pipelines.terminal.faults import one_line_errors
 
 
-def plan(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
-    """Print the stages, which are done and what each needs; starts nothing."""
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, described in docs/commands.md.")] = False,
+    without_data: Annotated[
+        bool, typer.Option("--without-data", help="Do not read the source: estimates only, for texts of MIMIC-IV's size.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Print the stages, which are done and what each needs, with estimates of memory, time and storage; starts nothing."""
+    from pipelines.results.plan_record import plan_record
     from pipelines.results.plan_tables import print_plan
 
     with one_line_errors(debug):
-        print_plan(configured(config, overrides))
+        found = plan_record(configured(config, overrides), without_data)
+        if as_json:
+            typer.echo(found.model_dump_json(indent=2))
+        else:
+            print_plan(found)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""What `clinjepa plan` says of a run's GPUs and storage: memory and time per phase, what to change when it does not fit, latents' bytes.
+"""What `clinjepa plan` estimates: memory and time per phase on a kind of GPU, what to change when it does not fit, bytes of latents.
 
-The arithmetic is in `clinjepa/capacity/memory.py` and `timing.py`; here the configuration goes in and tables come out.
+The arithmetic is in `clinjepa/capacity/memory.py` and `duration.py`; this module hands them the configuration and, where it is there,
+the trajectory store. The records are pydantic models because `plan --json` prints them and `docs/commands.md` describes their fields.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from rich.table import Table
+from pydantic import BaseModel, ConfigDict
 
 from clinjepa.capacity.duration import ASSUMED, PhaseTime, TextFigures, run_times, text_figures
-from clinjepa.capacity.memory import ALLOWANCE, GIB, RunSizes, advice, peak_bytes, run_memory
+from clinjepa.capacity.memory import ALLOWANCE, GIB, PhaseMemory, RunSizes, advice, peak_bytes, run_memory
 from clinjepa.capacity.model_sizes import Architecture, known_gpus, known_model
 from clinjepa.config import Config
 from clinjepa.curriculum.recipes import Recipe, load_recipe
@@ -24,12 +26,159 @@ from pipelines.graph.experiment import Experiment, build_experiment
 from pipelines.graph.stage import Stage
 
 _TIGHT = 1 / 1.15
-"""Above this share of the memory an estimate that is true to 15 % may be wrong about fitting."""
+"""Memory estimates are within 15 % of measured peaks; above this share of a GPU's memory that error decides whether a phase fits."""
 
 
-def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Table], list[str]]:
-    """Tables and lines to print: of the grid's recipe that needs most memory, and a line on the others. experiment: None when its data
-    cannot be read."""
+class PlanPart(BaseModel):
+    """A record of `clinjepa plan --json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class PhaseEstimate(PlanPart):
+    """One training phase or pass of the encoder: bytes per GPU, and time."""
+
+    name: str
+    """Name of the phase in its recipe; `sft` and `embed…` are the stages outside the recipe's phases."""
+    encoder_bytes: int
+    """Weights of the base model: this worker's shard and what is gathered of it at a time."""
+    adapter_bytes: int
+    """Trained encoder weights and their EMA target, with gradients and optimizer moments."""
+    predictor_bytes: int
+    """Predictor with gradients and optimizer moments."""
+    latent_bytes: int
+    """Latents of a micro-batch."""
+    activation_bytes: int
+    """Largest simultaneous activations."""
+    runtime_bytes: int
+    """Allowance for CUDA, libraries and fragmentation."""
+    total_bytes: int
+    """Sum of the fields above."""
+    verdict: Literal["fits", "tight", "too large"]
+    """`tight`: an estimate 15 % too low would not fit."""
+    steps: int
+    """Optimizer steps; 0 for a pass without training."""
+    encoder_tokens: float
+    """Tokens through the encoder; a token that passes twice counts twice."""
+    seconds: float
+    """Time of this phase alone."""
+
+
+class RecipeEstimate(PlanPart):
+    """Another recipe of the grid, each planned alone."""
+
+    recipe: str
+    """Name of the recipe."""
+    peak_bytes: int
+    """Bytes per GPU of its largest phase."""
+    seconds: float
+    """Time of all its phases."""
+
+
+class TextEstimate(PlanPart):
+    """The texts that the times are computed from."""
+
+    measured: bool
+    """True: counted in the trajectory store; false: assumed, in the order of MIMIC-IV."""
+    hours_per_window: float
+    """Mean hours of a training window."""
+    tokens_per_static: float
+    """Mean tokens of a static text."""
+    tokens_per_state: float
+    """Mean tokens of an hour's state text."""
+    tokens_per_action: float
+    """Mean tokens of an hour's action text."""
+    num_hours: int
+    """Hours of all stays."""
+
+
+class GpuEstimate(PlanPart):
+    """Memory and time on `execution.gpu_kind`, of the recipe that needs most memory."""
+
+    workers: str
+    """Number of workers, for example `8` or `2 to 8`; memory and time are those of the fewest."""
+    gpu_kind: str
+    """`execution.gpu_kind`."""
+    memory_gib: float
+    """Memory of one GPU in GiB."""
+    bf16_tflops: float
+    """Peak of matrix products in bf16, TFLOP/s."""
+    fp32_tflops: float
+    """Peak in fp32, TFLOP/s."""
+    utilisation: float
+    """Share of the peak that is reached (`execution.gpu_utilisation`)."""
+    recipe: str
+    """Name of the recipe that needs most memory."""
+    phases: list[PhaseEstimate]
+    """Its phases in order."""
+    peak_bytes: int
+    """Bytes per GPU of its largest phase."""
+    seconds: float
+    """Time of all its phases."""
+    num_steps: int
+    """Optimizer steps of the curriculum."""
+    texts: TextEstimate
+    """What the times are computed from."""
+    other_recipes: list[RecipeEstimate]
+    """The grid's other recipes."""
+    embed_workers: int
+    """GPUs that fill latent stores (`execution.embed_workers`)."""
+    num_workers: int
+    """GPUs that train."""
+    changes: list[str]
+    """What to change so that every recipe fits, best first; empty when all fit."""
+    changes_for_room: list[str]
+    """What to change so that every recipe fits even when the estimate is 15 % too low; empty where `changes` is not."""
+
+
+class LatentStoreEstimate(PlanPart):
+    """One latent store of the grid."""
+
+    label: str
+    """Label of its stage."""
+    key: str | None
+    """Key of its stage; null while the source is not read."""
+    encoder: str
+    """Label of the stage that made its encoder."""
+    num_bytes: int
+    """Bytes of its files when it is written, else of its vectors."""
+    written: bool
+    """True when the store is finished."""
+
+
+class LatentEstimate(PlanPart):
+    """Bytes of every latent store that the grid needs, equal stores once."""
+
+    unknown: str | None
+    """Why the sizes are not known; null when they are."""
+    num_stores: int
+    """Number of stores."""
+    num_vectors: int
+    """Vectors of one store: a state and an action for each hour, a static text for each stay."""
+    measured: bool
+    """True: counted in the trajectory store; false: assumed, in the order of MIMIC-IV."""
+    width: int
+    """Values of a vector."""
+    value_bytes: int
+    """Bytes of a value."""
+    bytes_each: int
+    """num_vectors * width * value_bytes; a header of some kB a file is not counted."""
+    stores: list[LatentStoreEstimate]
+    """The stores."""
+    total_bytes: int
+    """Sum over the stores."""
+
+
+def gpu_estimate(config: Config, experiment: Experiment | None) -> GpuEstimate:
+    """Memory and time of the grid's recipes on the configured GPUs.
+
+    Args:
+        config: The configuration.
+        experiment: Its stages, whose trajectory store gives the texts' sizes; None when the source was not read.
+
+    Raises:
+        ConfigError: The sizes of the encoder's model are not known.
+    """
     sections = config.model_dump(mode="json")
     execution = config.execution
     gpu = known_gpus()[execution.gpu_kind]
@@ -37,80 +186,117 @@ def gpu_budget(config: Config, experiment: Experiment | None) -> tuple[list[Tabl
     peak = execution.gpu_tflops or gpu["bf16_tflops"]
     recipes = list(map(load_recipe, config.grid.recipes))
     run = RunSizes.from_settings(_architecture(config), sections, memory)
-    recipe = max(recipes, key=lambda each: peak_bytes(run, each))
-    phases = run_memory(run, recipe)
     texts = _texts(config, experiment)
 
     def times_of(each: Recipe) -> list[PhaseTime]:
         return run_times(run, each, texts, sections, peak, gpu["fp32_tflops"])
 
-    times = {each.name: each for each in times_of(recipe)}
-    title = f"{execution.workers_in_words} x {execution.gpu_kind} ({memory:g} GiB): GiB per GPU and time, recipe {recipe.name} (estimates)"
-    columns = ("phase", "encoder", "adapters", "predictor", "latents", "activations", "runtime", "total", "", "steps", "tokens", "time")
-    table = Table(*columns, title=title)
-    for phase in phases:
-        parts = (phase.encoder, phase.trained, phase.predictor, phase.latents, phase.activations, ALLOWANCE, phase.total)
-        time = times[phase.name]
-        table.add_row(
-            phase.name,
-            *(f"{part / GIB:.2f}" if part else "-" for part in parts),
-            _verdict(phase.total / GIB, memory),
-            str(time.steps or ""),
-            f"{time.encoder_tokens:.2g}" if time.encoder_tokens else "-",
-            _duration(time.seconds),
-        )
-    total = sum(time.seconds for time in times.values())
-    table.add_section()
-    peak_gib = max(phase.total for phase in phases) / GIB
-    table.add_row("together", *[""] * 6, f"{peak_gib:.2f}", "", str(config.curriculum.num_steps), "", _duration(total))
-    source = "of the trajectory store" if texts.measured else "assumed, for there is no trajectory store yet"
-    lines = [
-        f"texts ({source}): {texts.hours_per_window:.1f} h a window, {texts.tokens_per_static:.0f} tokens a static text, "
-        f"{texts.tokens_per_state:.0f} a state, {texts.tokens_per_action:.0f} an action, {texts.num_hours:,} hours in all",
-        f"time: {peak:g} TFLOP/s bf16, {gpu['fp32_tflops']:g} fp32, at {execution.gpu_utilisation:.0%} of it (execution.gpu_utilisation); "
-        "without start-up, reading and communication. Formulas: docs/scaling.md",
-    ]
-    others = [
-        f"{each.name} {peak_bytes(run, each) / GIB:.2f} GiB, {_duration(sum(time.seconds for time in times_of(each)))}"
-        for each in recipes
-        if each != recipe
-    ]
-    if others:
-        lines.append(f"other recipes, each alone: {'; '.join(others)}. What they share is trained once; further seeds come on top")
-    if (pool := execution.embed_workers) < run.num_workers:
-        lines.append(f"latent stores are filled by {pool} of {run.num_workers} GPUs (execution.embed_workers)")
-    return [table], lines + _changes(run, recipes)
+    largest = max(recipes, key=lambda each: peak_bytes(run, each))
+    times = {each.name: each for each in times_of(largest)}
+    phases = [_phase_estimate(phase, times[phase.name], memory) for phase in run_memory(run, largest)]
+    changes = advice(run, recipes)
+    return GpuEstimate(
+        workers=execution.workers_in_words,
+        gpu_kind=execution.gpu_kind,
+        memory_gib=memory,
+        bf16_tflops=peak,
+        fp32_tflops=gpu["fp32_tflops"],
+        utilisation=execution.gpu_utilisation,
+        recipe=largest.name,
+        phases=phases,
+        peak_bytes=max(phase.total_bytes for phase in phases),
+        seconds=sum(time.seconds for time in times.values()),
+        num_steps=config.curriculum.num_steps,
+        texts=TextEstimate(
+            measured=texts.measured,
+            hours_per_window=texts.hours_per_window,
+            tokens_per_static=texts.tokens_per_static,
+            tokens_per_state=texts.tokens_per_state,
+            tokens_per_action=texts.tokens_per_action,
+            num_hours=texts.num_hours,
+        ),
+        other_recipes=[
+            RecipeEstimate(recipe=each.name, peak_bytes=peak_bytes(run, each), seconds=sum(time.seconds for time in times_of(each)))
+            for each in recipes
+            if each != largest
+        ],
+        embed_workers=execution.embed_workers,
+        num_workers=run.num_workers,
+        changes=changes,
+        changes_for_room=[] if changes else advice(replace(run, gpu_memory_gib=run.gpu_memory_gib * _TIGHT), recipes),
+    )
 
 
-def latent_store_lines(config: Config, experiment: Experiment | None) -> list[str]:
-    """Bytes of every latent store that the grid's recipes and seeds need, each once. experiment: None when its data cannot be read.
+def _phase_estimate(memory: PhaseMemory, time: PhaseTime, gpu_memory_gib: float) -> PhaseEstimate:
+    needed = memory.total / GIB
+    verdict: Literal["fits", "tight", "too large"] = "fits"
+    if needed > gpu_memory_gib:
+        verdict = "too large"
+    elif needed > _TIGHT * gpu_memory_gib:
+        verdict = "tight"
+    return PhaseEstimate(
+        name=memory.name,
+        encoder_bytes=memory.encoder,
+        adapter_bytes=memory.trained,
+        predictor_bytes=memory.predictor,
+        latent_bytes=memory.latents,
+        activation_bytes=memory.activations,
+        runtime_bytes=ALLOWANCE,
+        total_bytes=memory.total,
+        verdict=verdict,
+        steps=time.steps,
+        encoder_tokens=time.encoder_tokens,
+        seconds=time.seconds,
+    )
 
-    Of the vectors alone until a store is there (a header of some kB a file comes on top), then of its files, from its manifest.
+
+def latent_estimate(config: Config, experiment: Experiment | None) -> LatentEstimate:
+    """Bytes of every latent store: of its vectors until the store is finished, then of its files.
+
+    Args:
+        config: The configuration.
+        experiment: Its stages; None when the source was not read.
+
+    Raises:
+        ConfigError: As `build_experiment`.
     """
-    # What the data are changes keys, not how many stores there are.
-    graph = experiment or build_experiment(config, "")
-    stores = [stage for stage in graph.stages if stage.kind == "embed"]
+    graph = experiment or build_experiment(config, "")  # the source decides keys, not how many stores there are
+    stages = [stage for stage in graph.stages if stage.kind == "embed"]
+    num_vectors, measured = _num_latents(config, experiment)
+    value_bytes = 2 if config.encoder.dtype == "bfloat16" else 4
+    unknown, width = None, 0
     try:
         width = _architecture(config).hidden
-    except ConfigError as unknown:
-        return [f"latent stores: {len(stores)}, of unknown size: {unknown}"]
-    value_bytes = 2 if config.encoder.dtype == "bfloat16" else 4
-    num_latents, measured = _num_latents(config, experiment)
-    expected = num_latents * width * value_bytes
-    source = "the trajectory store's" if measured else "assumed, for there is no trajectory store yet"
-    lines = [f"latent stores: {num_latents:,} vectors ({source}) x {width:,} x {value_bytes} B = {_gigabytes(expected)} each"]
-    total = 0
-    for stage in stores:
-        written = _written_bytes(config, stage) if experiment else None
-        total += expected if written is None else written
-        encoder = stage.inputs.get("encoder", stage.inputs["base"]).label.split(" · ")[0]
-        name = f"{stage.label} {stage.key[:8]}" if experiment else stage.label
-        lines.append(f"  {name}, encoder of {encoder}: {_gigabytes(expected) + ' to write' if written is None else _gigabytes(written)}")
-    return [*lines, f"  together: {_gigabytes(total)}"]
+    except ConfigError as error:
+        unknown = str(error)
+    each = num_vectors * width * value_bytes
+    stores = [] if unknown else [_store_estimate(config, stage, each, experiment is not None) for stage in stages]
+    return LatentEstimate(
+        unknown=unknown,
+        num_stores=len(stages),
+        num_vectors=num_vectors,
+        measured=measured,
+        width=width,
+        value_bytes=value_bytes,
+        bytes_each=each,
+        stores=stores,
+        total_bytes=sum(store.num_bytes for store in stores),
+    )
+
+
+def _store_estimate(config: Config, stage: Stage, expected: int, keys_known: bool) -> LatentStoreEstimate:
+    written = _written_bytes(config, stage) if keys_known else None
+    return LatentStoreEstimate(
+        label=stage.label,
+        key=stage.key if keys_known else None,
+        encoder=stage.inputs.get("encoder", stage.inputs["base"]).label.split(" · ")[0],
+        num_bytes=expected if written is None else written,
+        written=written is not None,
+    )
 
 
 def _num_latents(config: Config, experiment: Experiment | None) -> tuple[int, bool]:
-    """(vectors of a latent store, whether they were counted)."""
+    """Vectors of one latent store, and whether they were counted in the trajectory store."""
     artifact = _trajectories(config, experiment)
     if artifact is None:
         return ASSUMED.num_latents, False
@@ -122,28 +308,12 @@ def _num_latents(config: Config, experiment: Experiment | None) -> tuple[int, bo
 
 
 def _written_bytes(config: Config, stage: Stage) -> int | None:
-    """Bytes of a finished latent store's files; None when it is not finished."""
+    """Bytes of a finished latent store's files; None when it is not finished, or damaged, which the table of stages shows."""
     artifact = Artifact.at(Folder(config.storage), stage.kind, stage.key)
     try:
         return int(artifact.manifest()["metrics"]["bytes"]) if artifact.is_complete() else None
     except (ClinJepaError, KeyError):
-        return None  # damaged: the table of stages says so
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count:,} B ({count / 1e9:.3g} GB)"
-
-
-def _changes(run: RunSizes, recipes: list[Recipe]) -> list[str]:
-    needed = advice(run, recipes)
-    careful = [] if needed else advice(replace(run, gpu_memory_gib=run.gpu_memory_gib * _TIGHT), recipes)
-    return [*(f"change: {line}" for line in needed), *(f"with room for an estimate 15 % too low: {line}" for line in careful)]
-
-
-def _verdict(needed: float, there: float) -> str:
-    if needed > there:
-        return "TOO LARGE"
-    return "tight" if needed > _TIGHT * there else "fits"
+        return None
 
 
 def _architecture(config: Config) -> Architecture:
@@ -187,14 +357,8 @@ def _texts(config: Config, experiment: Experiment | None) -> TextFigures:
 
 
 def _trajectories(config: Config, experiment: Experiment | None) -> Artifact | None:
-    """The finished trajectory store, if there is one."""
+    """The trajectory store's artifact when it is finished."""
     if experiment is None:
         return None
     artifact = Artifact.at(Folder(config.storage), experiment.trajectories.kind, experiment.trajectories.key)
     return artifact if artifact.is_complete() else None
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,97 +1,137 @@
-"""The stages of an experiment as a table, with memory, time and storage estimates; starts nothing and writes nothing."""
+"""A plan as tables and lines on the terminal."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
 
-from clinjepa.config import Config
-from clinjepa.errors import ClinJepaError, ConfigError, StoreError
-from clinjepa.storage import Folder
-from pipelines.graph.artifacts import Artifact
-from pipelines.graph.estimates import gpu_budget, latent_store_lines
-from pipelines.graph.experiment import Experiment
-from pipelines.graph.planning import plan_experiment
-from pipelines.graph.provenance import by_other_code, other_code_line
-from pipelines.graph.stage import Stage
-from pipelines.scheduling.preflight import check_workers, warnings
+from clinjepa.capacity.memory import GIB
+from pipelines.graph.estimates import GpuEstimate, LatentEstimate
+from pipelines.results.plan_record import PlanRecord, StagePlan
 
-_console = Console(width=None if Console().is_terminal else 150)
+_WIDTH_WITHOUT_TERMINAL = 150
 
 
-def print_plan(config: Config) -> None:
-    """Print the table of stages, the estimates and the warnings. Raises SourceError when the source cannot be read."""
-    try:
-        experiment = plan_experiment(config, remember=False)
-    except ClinJepaError:
-        _print_warnings(config)
-        _print_sizes(config, None)  # what GPUs and storage must have can be known before the data is there
-        raise
-    storage = Folder(config.storage)
-    table = Table(
-        "stage",
-        "kind",
-        "key",
-        "state",
-        "steps",
-        "needs",
-        "used by",
-        title=f"{config.name}: {len(experiment.stages)} stages in {storage.address}",
-    )
-    others: list[str] = []
-    damages: list[str] = []
-    for stage in experiment.stages:
-        artifact = Artifact.at(storage, stage.kind, stage.key)
-        state = "to do"
-        if artifact.is_complete():
-            state = _finished_state(stage, artifact, others, damages)
-        elif artifact.folder.exists("checkpoints"):
-            state = "begun"
-        needs = ", ".join(dict.fromkeys(upstream.label.split(" · ")[0] for upstream in stage.inputs.values())) or "source"
-        table.add_row(
-            stage.label, stage.kind, stage.key[:8], state, str(stage.settings.get("num_steps", "")), needs, _users(experiment, stage)
+def print_plan(plan: PlanRecord) -> None:
+    """Print the table of stages, the estimates and the warnings on standard output."""
+    terminal = Console()
+    console = terminal if terminal.is_terminal else Console(width=_WIDTH_WITHOUT_TERMINAL)
+    if plan.stages:
+        console.print(stage_table(plan))
+        console.print("done: the manifest is there and every file it names has its size; contents (SHA-256) were not read", highlight=False)
+    for stage in plan.stages:
+        if stage.damage:
+            console.print(f"damaged: {stage.damage}", highlight=False, markup=False)
+    if plan.other_code:
+        console.print(f"note: {plan.other_code}", highlight=False, markup=False)
+    if plan.gpu:
+        console.print(gpu_table(plan.gpu))
+        for line in gpu_lines(plan.gpu):
+            console.print(line, markup=False)
+    for line in latent_lines(plan.latents):
+        console.print(line, markup=False)
+    for line in plan.refusals:
+        console.print(f"change: {line}", markup=False)
+    for line in plan.warnings:
+        console.print(f"warning: {line}", markup=False)
+
+
+def stage_table(plan: PlanRecord) -> Table:
+    """One row per stage."""
+    columns = ("stage", "kind", "key", "state", "steps", "needs", "used by")
+    table = Table(*columns, title=f"{plan.name}: {len(plan.stages)} stages in {plan.storage}")
+    labels = {stage.key: stage.label.split(" · ")[0] for stage in plan.stages}
+    num_trials = len({(trial.recipe, trial.seed) for stage in plan.stages for trial in stage.used_by})
+    for stage in plan.stages:
+        needs = ", ".join(dict.fromkeys(labels[key] for key in stage.needs)) or "source"
+        users = "all" if len(stage.used_by) == num_trials else ", ".join(dict.fromkeys(trial.recipe for trial in stage.used_by))
+        steps = "" if stage.num_steps is None else str(stage.num_steps)
+        table.add_row(stage.label, stage.kind, stage.key[:8], _state(stage), steps, needs, users)
+    return table
+
+
+def _state(stage: StagePlan) -> str:
+    if stage.seconds is None:
+        return stage.state
+    return f"{stage.state} ({stage.seconds:.0f} s)" + (", other code" if stage.other_code else "")
+
+
+def gpu_table(gpu: GpuEstimate) -> Table:
+    """One row per phase: GiB per GPU by what holds them, the verdict, steps, tokens, time."""
+    title = f"{gpu.workers} x {gpu.gpu_kind} ({gpu.memory_gib:g} GiB): GiB per GPU and time, recipe {gpu.recipe} (estimates)"
+    columns = ("phase", "encoder", "adapters", "predictor", "latents", "activations", "runtime", "total", "", "steps", "tokens", "time")
+    table = Table(*columns, title=title)
+    for phase in gpu.phases:
+        parts = (
+            phase.encoder_bytes,
+            phase.adapter_bytes,
+            phase.predictor_bytes,
+            phase.latent_bytes,
+            phase.activation_bytes,
+            phase.runtime_bytes,
+            phase.total_bytes,
         )
-    _console.print(table)
-    _console.print("done: the manifest is there and every file it names has its size; contents (SHA-256) were not read", highlight=False)
-    for line in damages:
-        _console.print(f"damaged: {line}", highlight=False)
-    if others:
-        _console.print(f"note: {other_code_line(others, len(experiment.stages), storage.address)}", highlight=False)
-    _print_sizes(config, experiment)
-    _print_warnings(config)
+        table.add_row(
+            phase.name,
+            *(f"{part / GIB:.2f}" if part else "-" for part in parts),
+            "TOO LARGE" if phase.verdict == "too large" else phase.verdict,
+            str(phase.steps or ""),
+            f"{phase.encoder_tokens:.2g}" if phase.encoder_tokens else "-",
+            _duration(phase.seconds),
+        )
+    table.add_section()
+    table.add_row("together", *[""] * 6, f"{gpu.peak_bytes / GIB:.2f}", "", str(gpu.num_steps), "", _duration(gpu.seconds))
+    return table
 
 
-def _print_warnings(config: Config) -> None:
-    """What training would refuse, and what it would warn of."""
-    try:
-        check_workers(config)
-    except ConfigError as refusal:
-        _console.print(f"change: {refusal}")
-    for line in warnings(config):
-        _console.print(f"warning: {line}")
+def gpu_lines(gpu: GpuEstimate) -> Iterator[str]:
+    """What the table's figures are computed from, the other recipes, and what to change."""
+    texts = gpu.texts
+    yield (
+        f"texts ({_measured(texts.measured, 'of the trajectory store')}): {texts.hours_per_window:.1f} h a window, "
+        f"{texts.tokens_per_static:.0f} tokens a static text, {texts.tokens_per_state:.0f} a state, "
+        f"{texts.tokens_per_action:.0f} an action, {texts.num_hours:,} hours in all"
+    )
+    yield (
+        f"time: {gpu.bf16_tflops:g} TFLOP/s bf16, {gpu.fp32_tflops:g} fp32, at {gpu.utilisation:.0%} of it (execution.gpu_utilisation); "
+        "without start-up, reading and communication. Formulas: docs/scaling.md"
+    )
+    if gpu.other_recipes:
+        others = "; ".join(f"{each.recipe} {each.peak_bytes / GIB:.2f} GiB, {_duration(each.seconds)}" for each in gpu.other_recipes)
+        yield f"other recipes, each alone: {others}. Stages that recipes share run once; further seeds come on top"
+    if gpu.embed_workers < gpu.num_workers:
+        yield f"latent stores are filled by {gpu.embed_workers} of {gpu.num_workers} GPUs (execution.embed_workers)"
+    yield from (f"change: {line}" for line in gpu.changes)
+    yield from (f"with room for an estimate 15 % too low: {line}" for line in gpu.changes_for_room)
 
 
-def _finished_state(stage: Stage, artifact: Artifact, others: list[str], damages: list[str]) -> str:
-    """What the table says of a stage with a manifest; notes it where other code made it or it is not whole."""
-    try:
-        manifest = artifact.verify()
-    except StoreError as error:
-        damages.append(str(error))
-        return "damaged"
-    if not by_other_code(manifest):
-        return f"done ({manifest['seconds']:.0f} s)"
-    others.append(stage.label)
-    return f"done ({manifest['seconds']:.0f} s), other code"
+def latent_lines(latents: LatentEstimate) -> Iterator[str]:
+    """Bytes of every latent store and of all together."""
+    if latents.unknown:
+        yield f"latent stores: {latents.num_stores}, of unknown size: {latents.unknown}"
+        return
+    where = _measured(latents.measured, "the trajectory store's")
+    yield (
+        f"latent stores: {latents.num_vectors:,} vectors ({where}) "
+        f"x {latents.width:,} x {latents.value_bytes} B = {_gigabytes(latents.bytes_each)} each"
+    )
+    for store in latents.stores:
+        name = f"{store.label} {store.key[:8]}" if store.key else store.label
+        yield f"  {name}, encoder of {store.encoder}: {_gigabytes(store.num_bytes)}{'' if store.written else ' to write'}"
+    yield f"  together: {_gigabytes(latents.total_bytes)}"
 
 
-def _print_sizes(config: Config, experiment: Experiment | None) -> None:
-    tables, lines = gpu_budget(config, experiment) if config.execution.use_gpu else ([], [])
-    for table in tables:
-        _console.print(table)
-    for line in [*lines, *latent_store_lines(config, experiment)]:
-        _console.print(line)
+def _measured(measured: bool, where: str) -> str:
+    return where if measured else "assumed, for there is no trajectory store yet"
 
 
-def _users(experiment: Experiment, stage: Stage) -> str:
-    recipes = [trial.recipe for trial in experiment.trials if any(stage.key == s.key for s in trial.stages)]
-    return "all" if len(recipes) == len(experiment.trials) else ", ".join(dict.fromkeys(recipes))
+def _gigabytes(count: int) -> str:
+    return f"{count:,} B ({count / 1e9:.3g} GB)"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -26,7 +26,7 @@ def watch(coordinator: Any, enabled: bool = True) -> Iterator[None]:
         yield
         return
     stop = threading.Event()
-    follow = _follow_bars if console.is_terminal else _follow_lines
+    follow = _follow_bars if console.is_interactive else _follow_lines
     thread = threading.Thread(target=follow, args=(coordinator, stop), name="progress", daemon=True)
     thread.start()
     try:

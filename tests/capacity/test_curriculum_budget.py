@@ -27,9 +27,10 @@ from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 from pipelines.graph.artifacts import Artifact
-from pipelines.graph.estimates import gpu_budget, latent_store_lines
+from pipelines.graph.estimates import gpu_estimate, latent_estimate
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.stage import Stage
+from pipelines.results.plan_tables import gpu_lines, gpu_table, latent_lines
 from tests.support.curriculum_store import make_base_and_latents, make_trajectories
 from tests.support.finished_training import small_config
 from tests.support.live_bytes import LiveBytes
@@ -224,7 +225,8 @@ def test_a_recipe_that_does_not_fit_is_told_wherever_it_stands_in_the_grid() -> 
     said = []
     for recipes in (["clin_jepa", "untrained"], ["untrained", "clin_jepa"]):
         grid = CONFIG.grid.model_copy(update={"recipes": recipes})
-        (table,), lines = gpu_budget(CONFIG.model_copy(update={"execution": small, "grid": grid}), None)
+        estimate = gpu_estimate(CONFIG.model_copy(update={"execution": small, "grid": grid}), None)
+        table, lines = gpu_table(estimate), list(gpu_lines(estimate))
         assert "TOO LARGE" in list(table.columns[8].cells) and "recipe clin_jepa" in str(table.title)
         assert any(line.startswith("other recipes, each alone: untrained ") for line in lines)
         said.append([line for line in lines if line.startswith("change: ")])
@@ -233,8 +235,8 @@ def test_a_recipe_that_does_not_fit_is_told_wherever_it_stands_in_the_grid() -> 
 
 def planned(workers: int | tuple[int, int]):
     config = CONFIG.model_copy(update={"execution": CONFIG.execution.model_copy(update={"num_workers": workers})})
-    (table,), lines = gpu_budget(config, None)
-    return table, lines
+    estimate = gpu_estimate(config, None)
+    return gpu_table(estimate), list(gpu_lines(estimate))
 
 
 def test_time_of_joint_refinement_by_hand() -> None:
@@ -299,7 +301,7 @@ def test_the_figures_of_the_documentation_are_those_of_the_plan() -> None:
 
 
 def test_latent_stores_are_sized_before_the_data_are_there() -> None:
-    first, *stores, together = latent_store_lines(CONFIG, None)
+    first, *stores, together = latent_lines(latent_estimate(CONFIG, None))
     assert "15,094,000 vectors (assumed" in first and first.endswith("x 4,096 x 2 B = 123,650,048,000 B (124 GB) each")
     assert [line.split("encoder of ")[1].split(":")[0] for line in stores] == ["base model", "SFT", "joint"]
     assert together == "  together: 370,950,144,000 B (371 GB)"
@@ -312,7 +314,7 @@ def test_latent_stores_are_sized_by_the_trajectory_store_and_then_by_their_own_f
     publish(config, experiment.trajectories, made, {})
     vectors = sum(2 * hours + 1 for hours in TrajectoryReader(made).stays["num_hours"].to_pylist())
     expected = vectors * config.encoder.hidden_size * 4
-    first, *stores, together = latent_store_lines(config, experiment)
+    first, *stores, together = latent_lines(latent_estimate(config, experiment))
     assert first.startswith(f"latent stores: {vectors:,} vectors (the trajectory store's)")
     assert len(stores) == 2 and all(f": {expected:,} B" in line and line.endswith("to write") for line in stores)
     assert f"{2 * expected:,} B" in together
@@ -320,7 +322,7 @@ def test_latent_stores_are_sized_by_the_trajectory_store_and_then_by_their_own_f
     written = Folder(make_base_and_latents(tmp_path, made.address, SETTINGS))
     size = sum(file.stat().st_size for file in (tmp_path / "base_latents" / "latents").iterdir())
     publish(config, experiment.trials[0].embed, written, {"bytes": size})
-    _, *stores, together = latent_store_lines(config, experiment)
+    _, *stores, together = latent_lines(latent_estimate(config, experiment))
     assert sorted(line.endswith("to write") for line in stores) == [False, True]
     assert any(f": {size:,} B" in line for line in stores) and f"{expected + size:,} B" in together
 

@@ -11,6 +11,7 @@ from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.provenance import reuse_warning
+from pipelines.results.plan_record import plan_record
 from pipelines.results.plan_tables import print_plan
 from tests.support.finished_data import finish_data, simulated
 
@@ -42,7 +43,7 @@ def test_a_reused_stage_of_other_code_is_one_line_with_the_way_to_redo_it(
         line = reuse_warning(config, plan_experiment(config).stages)
         assert line is not None and "\n" not in line
         assert line.startswith("1 of ") and "(trajectories)" in line and "remove their folders" in line and config.storage in line
-        print_plan(config)
+        print_plan(plan_record(config))
         shown = " ".join(capsys.readouterr().out.split())
         assert "done (1 s), other code" in shown and "1 of " in shown
     finally:
@@ -56,13 +57,13 @@ def test_plan_says_which_stage_is_damaged_and_what_it_looked_at(
     whole = artifact.folder.read_bytes(name)
     artifact.folder.write_bytes(name, whole[:-1])
     try:
-        print_plan(config)
+        print_plan(plan_record(config))
         shown = " ".join(capsys.readouterr().out.split())
         assert "damaged: " in shown and f"{name} was altered" in shown and "remove" in shown
         assert "contents (SHA-256) were not read" in shown
     finally:
         artifact.folder.write_bytes(name, whole)
-    print_plan(config)
+    print_plan(plan_record(config))
     assert "damaged" not in capsys.readouterr().out
 
 

@@ -23,6 +23,7 @@ from pipelines.graph.artifacts import Artifact
 from pipelines.graph.planning import plan_experiment
 from pipelines.grid import run_grid
 from pipelines.pretrain import pretrain_first_trial
+from pipelines.results.plan_record import plan_record
 from pipelines.results.plan_tables import print_plan
 from pipelines.run import run_experiment
 from pipelines.scheduling import opening, preflight
@@ -118,7 +119,7 @@ def test_an_alignment_that_is_just_long_enough_is_not_warned_of(tmp_path: Path) 
 @pytest.mark.parametrize("workers", ["64", "[1, 64]"])
 @pytest.mark.parametrize("use_gpu", ["true", "false"])
 def test_a_run_that_would_be_refused_for_its_workers_is_planned_with_the_remedy(tmp_path, capsys, workers, use_gpu) -> None:
-    print_plan(small_config(tmp_path, f"execution.num_workers={workers}", f"execution.use_gpu={use_gpu}"))
+    print_plan(plan_record(small_config(tmp_path, f"execution.num_workers={workers}", f"execution.use_gpu={use_gpu}")))
     said = " ".join(capsys.readouterr().out.split())
     assert "change: execution.num_workers: 64 workers would share" in said and "some will idle" not in said
 
