@@ -1,4 +1,16 @@
-"""Clinical knowledge as data: variables, units, source maps, tasks, cohorts, exclusions, and the small code that reads and checks it."""
+"""Clinical knowledge as data (YAML beside this file), and the code that reads and checks it.
+
+| module | contents |
+|---|---|
+| `definitions` | reading of the YAML files, checking of their keys |
+| `variables` | the variable dictionary (`variables.yaml`) and unit spellings |
+| `conditions` | three-valued conditions on the values of an hour |
+| `derived` | derived quantities (`derived/*.yaml`) |
+| `tasks`, `task_keys` | prediction tasks (`tasks/*.yaml`) and their keys |
+| `rules` | cohort presets and the exclusion list |
+| `reference`, `field_reference` | the generated pages docs/tasks.md and docs/clinical_fields.md |
+| `scaffold` | skeletons of new tasks and variables |
+"""
 
 from clinjepa.clinical.conditions import Combination, Condition
 from clinjepa.clinical.derived import Derived, can_give, grid_inputs, load_derived

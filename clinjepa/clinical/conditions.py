@@ -1,6 +1,6 @@
-"""Three-valued conditions on one hour's values, as data: true, surely false, or unknown.
+"""Three-valued conditions on the values of one hour, as data: true, false or unknown.
 
-Tasks (`tasks/*.yaml`) and derived states (`derived/*.yaml`) are written in them; `trajectory/labels/states.py` evaluates them.
+Tasks (`tasks/*.yaml`) and derived states (`derived/*.yaml`) contain conditions; `trajectory/labels/states.py` evaluates them.
 """
 
 from __future__ import annotations
@@ -9,30 +9,55 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-from clinjepa.clinical.definitions import check_keys
+from clinjepa.clinical.definitions import Key, check_entry, optional
 from clinjepa.clinical.variables import load_variables
 from clinjepa.errors import ConfigError
 
 Stat = Literal["observed", "given"]
 Operator = Literal["<", "<=", ">", ">=", "=="]
 Rule = Literal["all", "any", "not", "agree"]
+Pick = Literal["first", "any"]
+
+CONDITION_KEYS = (
+    Key("variables", "List of numeric variables or derived quantities."),
+    Key(
+        "stat",
+        "`observed`: the hourly value, unknown where null. `given`: the hourly rate, amount or indicator of a treatment, 0 where null.",
+        allowed=get_args(Stat),
+    ),
+    Key("op", "Comparison of the value with `value`.", allowed=get_args(Operator)),
+    Key("value", "Number, in the variables' unit."),
+    optional(
+        "pick",
+        "`any` (default): true if a known variable satisfies the comparison, false if one is known and none does. `first`: the first "
+        "variable of the list that is known decides.",
+        get_args(Pick),
+    ),
+)
+"""Keys of a comparison."""
+
+RULES: dict[Rule, str] = {
+    "all": "List of conditions: false if one is false, otherwise unknown if one is unknown, otherwise true.",
+    "any": "List of conditions: true if one is true, otherwise unknown if one is unknown, otherwise false.",
+    "not": "One condition: true and false are swapped, unknown stays unknown.",
+    "agree": "List of conditions: true if all are true, false if all are false, otherwise unknown.",
+}
+"""Combinations of conditions: the only key of a mapping, and its meaning."""
 
 
 @dataclass(frozen=True)
 class Condition:
     """A three-valued comparison of one hour's values.
 
-    variables: grid columns or derived quantities. stat `observed`: the hourly aggregate, unknown where null; `given`: the hourly rate,
-    amount or indicator of a treatment, 0 where null (so never unknown). pick `first`: the first variable of the list that is known
-    decides (a fallback); `any`: true where one of the known ones satisfies the comparison, false where at least one is known
-    and none does. value: in the variables' unit.
+    Grid columns or derived quantities are compared with `value`, a number in their unit. CONDITION_KEYS explains the fields; with stat
+    `given` a condition is never unknown, since a null means that nothing was given.
     """
 
     variables: tuple[str, ...]
     stat: Stat
     op: Operator
     value: float
-    pick: Literal["first", "any"] = "any"
+    pick: Pick = "any"
 
     def all_variables(self) -> tuple[str, ...]:
         """Columns that the condition reads."""
@@ -41,12 +66,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Combination:
-    """Three-valued logic over parts.
-
-    `all`: false if one part is false, else unknown if one is unknown, else true. `any`: true if one part is true, else unknown if
-    one is unknown, else false. `not` (one part): true and false swap, unknown stays. `agree`: true if all are true,
-    false if all are false, else unknown.
-    """
+    """Three-valued logic over parts; RULES explains the rules."""
 
     rule: Rule
     parts: tuple[Condition | Combination, ...]
@@ -57,7 +77,16 @@ class Combination:
 
 
 def parse_condition(raw: Any, where: str, derived: Collection[str] = ()) -> Condition | Combination:
-    """A condition from parsed YAML; `derived`: names beyond the dictionary that it may read. ConfigError names the place."""
+    """A condition from parsed YAML.
+
+    Args:
+        raw: The parsed YAML.
+        where: File and key, for messages.
+        derived: Names besides the variables that the condition may read.
+
+    Raises:
+        ConfigError: An unknown key, name or value.
+    """
     if isinstance(raw, dict) and len(raw) == 1 and next(iter(raw)) in get_args(Rule):
         rule, content = next(iter(raw.items()))
         parts = [content] if rule == "not" else content
@@ -66,21 +95,18 @@ def parse_condition(raw: Any, where: str, derived: Collection[str] = ()) -> Cond
         return Combination(
             cast(Rule, rule), tuple(parse_condition(part, f"{where}.{rule}[{index}]", derived) for index, part in enumerate(parts))
         )
-    entry = check_keys(raw, {"variables", "stat", "op", "value"}, {"pick"}, where)
+    entry = check_entry(raw, CONDITION_KEYS, where)
     names = tuple(entry["variables"]) if isinstance(entry["variables"], list) else ()
     if not names:
         raise ConfigError(f"{where}.variables: expected a list of variable names")
     check_columns(names, where, derived)
-    for key, allowed in (("stat", get_args(Stat)), ("op", get_args(Operator)), ("pick", ("first", "any"))):
-        if key in entry and entry[key] not in allowed:
-            raise ConfigError(f"{where}.{key}={entry[key]!r} is not one of {list(allowed)}")
     if not isinstance(entry["value"], int | float) or isinstance(entry["value"], bool):
         raise ConfigError(f"{where}.value={entry['value']!r} is not a number")
     return Condition(names, entry["stat"], entry["op"], float(entry["value"]), entry.get("pick", "any"))
 
 
 def check_columns(names: Collection[str], where: str, derived: Collection[str] = ()) -> None:
-    """ConfigError unless every name is a numeric variable of the dictionary or one of `derived`."""
+    """ConfigError unless every name is one of `derived` or a numeric variable of the dictionary."""
     variables = load_variables()
     for name in names:
         if name in derived:

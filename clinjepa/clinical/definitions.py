@@ -1,16 +1,33 @@
-"""Reads the YAML files that lie beside this module, with messages that name file and entry."""
+"""Reading and checking of the YAML files beside this module, with messages that name file and entry.
+
+A loader describes the keys of its entries as `Key`s. `check_entry` checks them, `field_reference` lists them in the docs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from clinjepa.errors import ConfigError
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Key(NamedTuple):
+    """A key of a YAML entry. allowed: its values, or the values of its list; empty: not an enumeration."""
+
+    name: str
+    meaning: str
+    required: bool = True
+    allowed: tuple[str, ...] = ()
+
+
+def optional(name: str, meaning: str, allowed: tuple[str, ...] = ()) -> Key:
+    """A key that may be left out."""
+    return Key(name, meaning, False, allowed)
 
 
 def read_definitions(name: str) -> Any:
@@ -42,6 +59,33 @@ def check_keys(entry: Any, required: set[str], optional: set[str], where: str) -
     if unknown:
         raise ConfigError(f"{where}: unknown {sorted(unknown)}; known are {sorted(required | optional)}")
     return entry
+
+
+def check_entry(entry: Any, keys: Sequence[Key], where: str) -> Mapping[str, Any]:
+    """`entry` as a mapping with the given keys.
+
+    Args:
+        entry: The entry as parsed from YAML.
+        keys: All keys that it may have.
+        where: File and entry, for messages.
+
+    Raises:
+        ConfigError: A required key is missing, a key is unknown, or a value is not one of the allowed ones.
+    """
+    required = {key.name for key in keys if key.required}
+    checked = check_keys(entry, required, {key.name for key in keys} - required, where)
+    for key in keys:
+        if key.allowed and key.name in checked:
+            value = checked[key.name]
+            check_choice(value if isinstance(value, list) else [value], key.allowed, f"{where}: {key.name}")
+    return checked
+
+
+def check_choice(values: Sequence[Any], allowed: Sequence[str], where: str) -> None:
+    """ConfigError unless all `values` are allowed ones."""
+    for value in values:
+        if value not in allowed:
+            raise ConfigError(f"{where}={value!r} is not one of {list(allowed)}")
 
 
 def file_names(folder: str) -> list[str]:

@@ -1,32 +1,46 @@
-"""Derived clinical state as data: what is computed per hour from grid and history, from which columns, by whose definition.
+"""Derived clinical quantities as data: what is computed per hour from grid and history, from which columns, with its source.
 
 One file per family (`derived/respiratory.yaml` …) with its thresholds as `parameters`. A quantity with a `condition` needs no
-code; the others are functions of `clinjepa/trajectory/labels/derived/registry.py`. They serve labels only and are in no text.
+code; the others are functions in `clinjepa/trajectory/labels/derived/`. They serve labels only and are in no text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from clinjepa.clinical.conditions import Combination, Condition, parse_condition
-from clinjepa.clinical.definitions import check_keys, file_names, read_definitions
+from clinjepa.clinical.definitions import Key, check_entry, file_names, optional, read_definitions
 from clinjepa.clinical.variables import load_variables
 from clinjepa.errors import ConfigError
 
-_QUANTITY_OPTIONAL = {"inputs", "requires", "requires_any", "looks_ahead_hours", "condition", "note"}
+FAMILY_KEYS = (
+    Key("family", "Name of the family: the file's name."),
+    Key("parameters", "Thresholds and windows that the family's functions read. May be empty: `{}`."),
+    Key("quantities", "List of quantities, see below."),
+)
+"""Keys of a file `derived/<family>.yaml`."""
+
+QUANTITY_KEYS = (
+    Key("name", "Identifier; different from all variables and other quantities."),
+    Key("title", "What it is, in words."),
+    Key("unit", "Unit of its values; `indicator` for 0 and 1."),
+    Key("source", "Where the definition is taken from."),
+    optional("inputs", "Variables and quantities it is computed from. Default: those of `condition`."),
+    optional("requires", "Variables that a data set must have to give it. `requires` or `requires_any` is needed."),
+    optional("requires_any", "Variables of which a data set must have at least one."),
+    optional("looks_ahead_hours", "Hours after hour h that its value at h may depend on. Default: 0."),
+    optional("condition", "Definition as a condition: 1 if true, 0 if false, missing if unknown. Without it a function is needed."),
+    optional("note", "Remarks for the reader."),
+)
+"""Keys of a derived quantity."""
 
 
 @dataclass(frozen=True)
 class Derived:
-    """One derived quantity.
-
-    inputs: columns and other quantities it is computed from. requires: variables without which a source cannot give it;
-    requires_any: at least one of these. looks_ahead_hours: how many hours after hour h its value at h may depend on. parameters: those
-    of its family, thresholds and windows. condition: its definition, where that alone says it (1 true, 0 false, NaN unknown).
-    """
+    """One derived quantity; QUANTITY_KEYS explains the fields. parameters: those of its family."""
 
     name: str
     family: str
@@ -44,13 +58,13 @@ class Derived:
 
 @lru_cache(maxsize=1)
 def load_derived() -> dict[str, Derived]:
-    """All derived quantities by name; ConfigError when a file contradicts itself or the dictionary."""
+    """All derived quantities by name; ConfigError when a file is not consistent with itself or with the variables."""
     found: dict[str, Derived] = {}
     files = {family: read_definitions(f"derived/{family}.yaml") for family in file_names("derived")}
     names = {raw.get("name") for content in files.values() for raw in content.get("quantities", ())}
     for family, content in files.items():
         where = f"clinjepa/clinical/derived/{family}.yaml"
-        check_keys(content, {"family", "parameters", "quantities"}, set(), where)
+        check_entry(content, FAMILY_KEYS, where)
         if content["family"] != family:
             raise ConfigError(f"{where}: family={content['family']!r} differs from the file's name")
         for raw in content["quantities"]:
@@ -61,9 +75,20 @@ def load_derived() -> dict[str, Derived]:
     return found
 
 
-def parse_quantity(raw: Any, content: dict[str, Any], where: str, names: Collection[str]) -> Derived:
-    """One entry of a family's file; `names`: all derived quantities there are."""
-    entry = check_keys(raw, {"name", "title", "unit", "source"}, _QUANTITY_OPTIONAL, where)
+def parse_quantity(raw: Any, content: Mapping[str, Any], where: str, names: Collection[str]) -> Derived:
+    """One derived quantity from parsed YAML.
+
+    Args:
+        raw: The entry.
+        content: The family's file, of which `family` and `parameters` are read.
+        where: The file, for messages.
+        names: Names of all derived quantities.
+
+    Raises:
+        ConfigError: The entry has unknown or missing keys, or names that do not exist.
+    """
+    name = raw.get("name") if isinstance(raw, Mapping) else None
+    entry = check_entry(raw, QUANTITY_KEYS, f"{where}: {name}" if name else where)
     place = f"{where}: {entry['name']}"
     condition = parse_condition(entry["condition"], f"{place}: condition", names) if "condition" in entry else None
     inputs = tuple(entry.get("inputs", ())) or (condition.all_variables() if condition else ())
@@ -90,7 +115,7 @@ def parse_quantity(raw: Any, content: dict[str, Any], where: str, names: Collect
 
 
 def grid_inputs(names: Iterable[str]) -> list[str]:
-    """The grid columns behind columns and derived quantities, each once."""
+    """The grid columns that columns and derived quantities are computed from, each once."""
     derived, found, open_names = load_derived(), dict[str, None](), list(names)
     while open_names:
         name = open_names.pop()
@@ -102,7 +127,7 @@ def grid_inputs(names: Iterable[str]) -> list[str]:
 
 
 def can_give(name: str, given: Collection[str]) -> bool:
-    """Whether a source that gives the variables `given` can give this column or derived quantity."""
+    """Whether a source with the variables `given` can give this column or derived quantity."""
     quantity = load_derived().get(name)
     if quantity is None:
         return name in given

@@ -1,13 +1,14 @@
-"""The page of tasks and derived quantities, generated from their definitions: `python -m clinjepa.clinical.reference > docs/tasks.md`."""
+"""Text of docs/tasks.md, generated from the definitions: `python -m clinjepa.clinical.reference > docs/tasks.md`."""
 
 from __future__ import annotations
 
 from clinjepa.clinical.derived import load_derived
-from clinjepa.clinical.tasks import SOURCES, list_tasks, load_task
+from clinjepa.clinical.task_keys import SOURCES
+from clinjepa.clinical.tasks import list_tasks, load_task
 
 
 def reference() -> str:
-    """The Markdown page: every task with the sources it can be computed on, every derived quantity with its definition."""
+    """The Markdown page: all tasks with the sources that give them, and all derived quantities with their definitions."""
     lines = [
         "# Tasks and derived quantities",
         "",

@@ -1,57 +1,50 @@
-"""Prediction tasks as data: what is predicted, when, from which columns, on which sources, by whose definition.
+"""Prediction tasks as data: what is predicted, when, from which columns, on which sources, and where the definition is from.
 
-Adding `tasks/<name>.yaml` adds a task. Columns are grid variables or derived quantities (`derived/*.yaml`). Kinds:
+Adding `tasks/<name>.yaml` adds a task; `task_keys.py` lists the keys. Columns are grid variables or derived quantities. Kinds:
 
-*event*: `state` gives every hour 1 (in the event), 0 (surely not) or unknown. The label of hour h with horizon H, from the states of
-hours h+1 … h+H (eth-mds/icu-features `eep_label`): missing where hour h is in the event; 1 where one of them is 1; 0 where none is 1
-and one is 0; missing where none is known. `switches_only`: a 1 is missing too where the last known state up to h was 1. `free_hours`:
-missing where one of the last so many hours, h included, was in the event ("all": where any was), so that only new onsets count.
-*time*: every hour, 1 where a time of the stay lies in the horizon after the prediction, 0 where not.
-*change*: `column` at hour h+H minus `column` at hour h against a threshold; both must be known.
+*event*: `state` gives every hour 1 (in the event), 0 (not in it) or unknown. The label of hour h with horizon H is computed from hours
+h+1 … h+H (eth-mds/icu-features `eep_label`): missing if hour h is in the event, 1 if one of them is 1, 0 if none is 1 and one is 0,
+missing if none is known. `switches_only`: a 1 is also missing if the last known state up to h was 1. `free_hours`: missing if one of the
+last so many hours, h included, was in the event ("all": if any was), so that only new onsets count.
+*time*: every hour, 1 if a time of the stay lies in the horizon after the prediction, otherwise 0.
+*change*: `column` at hour h+H minus `column` at hour h, compared with a threshold; both must be known.
 *regression*: a number, hourly or once: a column in hours ahead, or the time that is left.
-*column*: a grid column that is a label as it stands (a label that the source itself gives).
+*column*: a grid column that is itself a label (a label that the data set provides).
 *stay*: one outcome per stay, at the prediction hour or at ICU discharge.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from clinjepa.clinical.conditions import Combination, Condition, Operator, check_columns, parse_condition
-from clinjepa.clinical.definitions import check_keys, file_names, parse_definitions, read_definitions
+from clinjepa.clinical.definitions import Key, check_choice, check_entry, file_names, parse_definitions, read_definitions
 from clinjepa.clinical.derived import load_derived
+from clinjepa.clinical.task_keys import (
+    COMMON_KEYS,
+    KIND_KEYS,
+    OUTCOME_STATE_KEYS,
+    OUTCOME_TIME_KEYS,
+    TARGET_TIME_KEYS,
+    TARGET_VALUE_KEYS,
+    Kind,
+    PredictedAt,
+    Statistic,
+    StayFlag,
+    StayTime,
+    Transform,
+)
 from clinjepa.errors import ConfigError
-
-Kind = Literal["event", "time", "change", "regression", "column", "stay"]
-StayTime = Literal[
-    "intime", "outtime", "death_time", "hospital_admission_time", "hospital_discharge_time", "next_icu_admission_time",
-    "next_hospital_admission_time",
-]  # fmt: skip
-StayFlag = Literal["died_in_hospital", "died_in_icu", "sepsis", "chronic_dialysis"]
-Statistic = Literal["first", "last", "median", "mean", "min", "max"]
-SOURCES = ("meds", "mimic_iv", "cinc2012", "cinc2019", "simulator")
-
-_COMMON = {"name", "title", "kind", "source"}
-_COMMON_OPTIONAL = {"requires", "sources", "note", "exclude_stays"}
-_KEYS: dict[str, tuple[set[str], set[str]]] = {
-    "event": ({"horizon_hours", "switches_only", "state", "requires"}, {"free_hours", "unless"}),
-    "time": ({"horizon_hours", "time"}, {"gap_hours", "only_if"}),
-    "change": ({"horizon_hours", "column", "op", "value", "requires"}, set()),
-    "regression": ({"target"}, set()),
-    "column": ({"column", "requires"}, set()),
-    "stay": ({"outcome"}, {"at", "unless"}),
-}
 
 
 @dataclass(frozen=True)
 class StayOutcome:
-    """What becomes of a stay, in one of three ways.
+    """Outcome of a stay, in one of three forms: a boolean column of `stays` (flag), a time, or a state.
 
-    flag: a boolean column of `stays`. time: 1 when that time lies within `within_hours` after `since` (or beyond `beyond_hours`); a time
-    that is null is never; `known_if` columns must not be null. state: 1 when an hour after the prediction is in that state; no label where
-    an hour up to it was, and none where no later hour is known.
+    OUTCOME_TIME_KEYS and OUTCOME_STATE_KEYS explain the fields.
     """
 
     flag: StayFlag | None = None
@@ -67,15 +60,14 @@ class StayOutcome:
 class Target:
     """A number to predict: `statistic` of the known values of `column` in hours h+first_hour … h+last_hour, or the time left until `time`.
 
-    transform `log`: ln(x + offset). once: predicted only at the stay's prediction hour. whole_window: only where the stay lasts until the
-    last of these hours has passed. unit_hours: of the time left.
+    TARGET_VALUE_KEYS and TARGET_TIME_KEYS explain the fields.
     """
 
     column: str | None = None
     first_hour: int = 0
     last_hour: int = 0
     statistic: Statistic = "last"
-    transform: Literal["none", "log"] = "none"
+    transform: Transform = "none"
     offset: float = 0.0
     once: bool = False
     whole_window: bool = False
@@ -85,12 +77,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Task:
-    """One prediction task; the module's text says what each kind means.
+    """One prediction task. The module's docstring describes the kinds; COMMON_KEYS and KIND_KEYS of `task_keys.py` explain the fields.
 
-    requires: columns without which a source cannot give the task (of several in one `any`/`first` condition not all are needed).
-    sources: kinds of source on which it can be computed; empty: wherever the required columns are. exclude_stays: boolean columns of
-    `stays`; where one is true, there is no label. unless: a state that takes the label of the hour away (event) or of the stay where it
-    held by the prediction (stay). horizon_hours: hours after the predicted hour that the label speaks about.
+    requires: of several variables in one `any` or `first` condition not all need to be required. sources: empty means wherever the
+    required columns are.
     """
 
     name: str
@@ -103,7 +93,7 @@ class Task:
     state: Condition | Combination | None = None
     unless: Condition | Combination | None = None
     outcome: StayOutcome | None = None
-    at: Literal["prediction_hour", "icu_discharge"] = "prediction_hour"
+    at: PredictedAt = "prediction_hour"
     time: StayTime | None = None
     gap_hours: int = 0
     only_if: StayFlag | None = None
@@ -118,7 +108,7 @@ class Task:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Grid columns and derived quantities that it reads; empty for tasks made of the stay's own columns."""
+        """Grid columns and derived quantities that it reads; empty for tasks that only read columns of `stays`."""
         nodes = [self.state, self.unless, self.outcome.state if self.outcome else None]
         named = [name for node in nodes if node for name in node.all_variables()]
         columns = [self.column, self.target.column if self.target else None]
@@ -131,12 +121,12 @@ class Task:
 
     @property
     def is_classification(self) -> bool:
-        """Whether its labels are 0 or 1, not a number to be decoded."""
+        """Whether its labels are 0 or 1 rather than a number."""
         return self.kind != "regression"
 
     @property
     def looks_ahead_hours(self) -> int | None:
-        """Hours after the predicted one on which a label may depend; None: on the whole stay."""
+        """Hours after the predicted hour that a label may depend on; None: the whole stay."""
         ahead = max((load_derived()[name].looks_ahead_hours for name in self.variables if name in load_derived()), default=0)
         if self.kind in ("stay", "time") or (self.target is not None and self.target.time is not None):
             return None
@@ -144,13 +134,13 @@ class Task:
 
 
 def list_tasks() -> list[str]:
-    """Names of all tasks that are there."""
+    """Names of all tasks."""
     return file_names("tasks")
 
 
 @lru_cache(maxsize=256)
 def load_task(name: str) -> Task:
-    """The task `clinjepa/clinical/tasks/<name>.yaml`; ConfigError when it is unknown or contradicts itself."""
+    """The task `clinjepa/clinical/tasks/<name>.yaml`; ConfigError when it is unknown or not valid."""
     known = list_tasks()
     if name not in known:
         raise ConfigError(f"task {name!r} is not known; known are {known}")
@@ -172,98 +162,89 @@ def parse_task(text: str, where: str) -> Task:
 
 
 def _task(content: Any, where: str) -> Task:
-    every = set().union(*(required | optional for required, optional in _KEYS.values()))
-    kind = check_keys(content, _COMMON, _COMMON_OPTIONAL | every, where)["kind"]
-    if kind not in _KEYS:
-        raise ConfigError(f"{where}: kind={kind!r} is not one of {list(_KEYS)}")
-    required, optional = _KEYS[kind]
-    entry = check_keys(content, _COMMON | required, _COMMON_OPTIONAL | optional, f"{where} (kind: {kind})")
+    everything = (*COMMON_KEYS, *(key._replace(required=False, allowed=()) for keys in KIND_KEYS.values() for key in keys))
+    kind = check_entry(content, everything, where)["kind"]
+    entry = check_entry(content, _keys_of(kind), f"{where} (kind: {kind})")
     derived = load_derived()
-    fields: dict[str, Any] = {name: entry[name] for name in ("name", "title", "kind", "source")} | {"note": entry.get("note", "")}
-    for key in ("horizon_hours", "gap_hours"):
-        if key in entry:
-            fields[key] = _whole(entry[key], f"{where}: {key}", lowest=0 if key == "gap_hours" else 1)
-    for key in ("state", "unless"):
-        if key in entry:
-            fields[key] = parse_condition(entry[key], f"{where}: {key}", derived)
-    if "free_hours" in entry:
-        free = entry["free_hours"]
-        fields["free_hours"] = free if free == "all" else _whole(free, f"{where}: free_hours", lowest=1)
-    if kind == "event":
-        fields["switches_only"] = bool(entry["switches_only"])
-    if kind == "time":
-        fields["time"] = _choice(entry["time"], get_args(StayTime), f"{where}: time")
-        fields["only_if"] = _choice(entry["only_if"], get_args(StayFlag), f"{where}: only_if") if "only_if" in entry else None
-    if kind in ("change", "column"):
-        check_columns([entry["column"]], f"{where}: column", derived)
-        fields["column"] = entry["column"]
-    if kind == "change":
-        fields["op"] = _choice(entry["op"], get_args(Operator), f"{where}: op")
-        fields["value"] = _number(entry["value"], f"{where}: value")
-    if kind == "regression":
-        fields["target"] = _target(entry["target"], f"{where}: target", derived)
-    if kind == "stay":
-        fields["outcome"] = _outcome(entry["outcome"], f"{where}: outcome", derived)
-        fields["at"] = _choice(entry.get("at", "prediction_hour"), ("prediction_hour", "icu_discharge"), f"{where}: at")
-    fields["requires"] = tuple(entry.get("requires", ()))
-    check_columns(fields["requires"], f"{where}: requires", derived)
-    for key, allowed in (("sources", SOURCES), ("exclude_stays", get_args(StayFlag))):
-        fields[key] = tuple(_choice(one, allowed, f"{where}: {key}") for one in entry.get(key, ()))
-    task = Task(**fields)
+    for column in (*([entry["column"]] if "column" in entry else []), *entry.get("requires", ())):
+        check_columns([column], f"{where}: {'column' if column == entry.get('column') else 'requires'}", derived)
+    free = entry.get("free_hours")
+    task = Task(
+        name=entry["name"],
+        title=entry["title"],
+        kind=kind,
+        source=entry["source"],
+        horizon_hours=_whole(entry["horizon_hours"], f"{where}: horizon_hours", lowest=1) if "horizon_hours" in entry else None,
+        switches_only=bool(entry.get("switches_only", False)),
+        free_hours=free if free is None or free == "all" else _whole(free, f"{where}: free_hours", lowest=1),
+        state=parse_condition(entry["state"], f"{where}: state", derived) if "state" in entry else None,
+        unless=parse_condition(entry["unless"], f"{where}: unless", derived) if "unless" in entry else None,
+        outcome=_outcome(entry["outcome"], f"{where}: outcome", derived) if "outcome" in entry else None,
+        at=entry.get("at", "prediction_hour"),
+        time=entry.get("time"),
+        gap_hours=_whole(entry.get("gap_hours", 0), f"{where}: gap_hours", lowest=0),
+        only_if=entry.get("only_if"),
+        column=entry.get("column"),
+        op=entry.get("op"),
+        value=_number(entry["value"], f"{where}: value") if "value" in entry else None,
+        target=_target(entry["target"], f"{where}: target", derived) if "target" in entry else None,
+        requires=tuple(entry.get("requires", ())),
+        sources=tuple(entry.get("sources", ())),
+        exclude_stays=tuple(entry.get("exclude_stays", ())),
+        note=entry.get("note", ""),
+    )
     unused = set(task.requires) - set(task.variables)
     if unused:
         raise ConfigError(f"{where}: requires names {sorted(unused)}, which the {'state' if task.state else 'task'} does not read")
     return task
 
 
-def _outcome(raw: Any, where: str, derived: Any) -> StayOutcome:
+def _keys_of(kind: Kind) -> list[Key]:
+    """Keys of a kind of task; a key of the kind replaces the common one of that name."""
+    return list({key.name: key for key in (*COMMON_KEYS, *KIND_KEYS[kind])}.values())
+
+
+def _outcome(raw: Any, where: str, derived: Collection[str]) -> StayOutcome:
     if isinstance(raw, str):
-        return StayOutcome(flag=_choice(raw, get_args(StayFlag), where))
+        check_choice([raw], get_args(StayFlag), where)
+        return StayOutcome(flag=cast(StayFlag, raw))
     if isinstance(raw, dict) and "state" in raw:
-        check_keys(raw, {"state"}, set(), where)
+        check_entry(raw, OUTCOME_STATE_KEYS, where)
         return StayOutcome(state=parse_condition(raw["state"], f"{where}.state", derived))
-    entry = check_keys(raw, {"time", "since"}, {"within_hours", "beyond_hours", "known_if"}, where)
+    entry = check_entry(raw, OUTCOME_TIME_KEYS, where)
     if ("within_hours" in entry) == ("beyond_hours" in entry):
         raise ConfigError(f"{where}: needs either within_hours or beyond_hours")
-    known_if = tuple(_choice(one, (*get_args(StayTime), *get_args(StayFlag)), f"{where}.known_if") for one in entry.get("known_if", ()))
     return StayOutcome(
-        time=_choice(entry["time"], get_args(StayTime), f"{where}.time"),
-        since=_choice(entry["since"], get_args(StayTime), f"{where}.since"),
+        time=entry["time"],
+        since=entry["since"],
         within_hours=_number(entry["within_hours"], f"{where}.within_hours") if "within_hours" in entry else None,
         beyond_hours=_number(entry["beyond_hours"], f"{where}.beyond_hours") if "beyond_hours" in entry else None,
-        known_if=known_if,
+        known_if=tuple(entry.get("known_if", ())),
     )
 
 
-def _target(raw: Any, where: str, derived: Any) -> Target:
+def _target(raw: Any, where: str, derived: Collection[str]) -> Target:
     if isinstance(raw, dict) and "time" in raw:
-        entry = check_keys(raw, {"time"}, {"unit_hours"}, where)
-        unit = _number(entry.get("unit_hours", 24), f"{where}.unit_hours")
-        return Target(time=_choice(entry["time"], get_args(StayTime), f"{where}.time"), unit_hours=unit)
-    entry = check_keys(raw, {"column", "hours"}, {"statistic", "transform", "offset", "once", "whole_window"}, where)
+        entry = check_entry(raw, TARGET_TIME_KEYS, where)
+        return Target(time=entry["time"], unit_hours=_number(entry.get("unit_hours", 24), f"{where}.unit_hours"))
+    entry = check_entry(raw, TARGET_VALUE_KEYS, where)
     check_columns([entry["column"]], f"{where}.column", derived)
     hours = entry["hours"] if isinstance(entry["hours"], list) else [entry["hours"], entry["hours"]]
     if len(hours) != 2:
         raise ConfigError(f"{where}.hours={hours!r} must be one number of hours ahead or the first and the last")
     first, last = (_whole(hour, f"{where}.hours", lowest=1) for hour in hours)
     if last < first:
-        raise ConfigError(f"{where}.hours: the last hour {last} lies before the first {first}")
+        raise ConfigError(f"{where}.hours: the last hour {last} is before the first {first}")
     return Target(
         column=entry["column"],
         first_hour=first,
         last_hour=last,
-        statistic=_choice(entry.get("statistic", "last"), get_args(Statistic), f"{where}.statistic"),
-        transform=_choice(entry.get("transform", "none"), ("none", "log"), f"{where}.transform"),
+        statistic=entry.get("statistic", "last"),
+        transform=entry.get("transform", "none"),
         offset=_number(entry.get("offset", 0), f"{where}.offset"),
         once=bool(entry.get("once", False)),
         whole_window=bool(entry.get("whole_window", False)),
     )
-
-
-def _choice(value: Any, allowed: tuple[str, ...], where: str) -> Any:
-    if value not in allowed:
-        raise ConfigError(f"{where}={value!r} is not one of {list(allowed)}")
-    return value
 
 
 def _whole(value: Any, where: str, lowest: int) -> int:

@@ -1,31 +1,82 @@
-"""The variable dictionary: what can be observed in or given to an ICU patient, in which unit, from which item ids.
+"""The variable dictionary: everything that is observed in or given to an ICU patient, with unit, range, item ids and hourly rule.
 
-Read from `variables.yaml` (its header explains the fields); sources map their codes onto these names, trajectories take
-order, text names and hourly rules from here. The fixed clinical order of a text is that of Clin-JEPA (arXiv 2605.10840).
+Read from `variables.yaml`. Sources map their codes to these names; trajectories use the order, text names and hourly rules. The fixed
+clinical order of a text is that of Clin-JEPA (arXiv 2605.10840).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args
 
-from clinjepa.clinical.definitions import check_keys, read_definitions
+from clinjepa.clinical.definitions import Key, check_choice, check_entry, check_keys, optional, read_definitions
 from clinjepa.errors import ConfigError
 
 Role = Literal["state", "action", "static", "label_only"]
 Kind = Literal["numeric", "category", "indicator", "rate"]
 Aggregation = Literal["median", "min", "last", "sum", "any", "time_weighted_mean", "first", "starts"]
 
-_REQUIRED = {"name", "text_name", "section", "role", "kind", "group", "unit", "sources", "min", "max", "conversions", "agg", "provenance"}
-_OPTIONAL = {"unit_aliases", "alternates", "alt_ranges", "icarefm_tag", "note", "lookback_hours"}
 _DEFAULT_LOOKBACK_HOURS = 24
-_CONVERSION_KEYS = {"itemid", "unit", "text", "patient_weight", "from", "to", "add", "multiply", "per_kg", "drop"}
+
+VARIABLE_KEYS = (
+    Key("name", "Identifier, and the column of the hourly grid."),
+    Key("text_name", "Name in the hour's text."),
+    Key("section", "Section of the text, one of `sections` at the top of the file. Inside a section the order of the file counts."),
+    Key(
+        "role",
+        "`state`: observed, in state texts. `action`: given, in action texts. `static`: once per stay. `label_only`: only on the grid.",
+        allowed=get_args(Role),
+    ),
+    Key("kind", "`rate` is the rate of an infusion, `indicator` is 0 or 1.", allowed=get_args(Kind)),
+    Key("group", "Clinical group, such as `circulatory` or `lab`."),
+    Key("unit", "Unit of all stored values."),
+    Key("sources", "List of MIMIC-IV tables with item ids, see below; `[]` if MIMIC-IV does not have the variable."),
+    Key("min", "Lowest plausible value in `unit`; values below are dropped and counted. null for a category."),
+    Key("max", "Highest plausible value in `unit`; values above are dropped and counted. null for a category."),
+    Key("conversions", "List of rules that bring values to `unit`, see below; `[]` if none is needed."),
+    Key(
+        "agg",
+        "Rule for the value of an hour. `time_weighted_mean`: rate x overlap / 1 h, 0 if nothing runs. `starts`: starts in the hour.",
+        allowed=get_args(Aggregation),
+    ),
+    Key("provenance", "List of places that the definition is taken from."),
+    optional("unit_aliases", "More spellings of `unit` in the data. General ones are in `maps/units.yaml`."),
+    optional("lookback_hours", "Hours before ICU admission in which an event still counts. Default: 24."),
+    optional("alternates", "Item ids that are deliberately not used, with the reason. Not read by the code."),
+    optional("alt_ranges", "Plausible ranges of other projects. Not read by the code."),
+    optional("icarefm_tag", "Name of the variable in ICareFM. Not read by the code."),
+    optional("note", "Remarks for the reader. Not read by the code."),
+)
+"""Keys of an entry of `variables.yaml`."""
+
+ITEM_KEYS = (
+    Key("table", "MIMIC-IV table."),
+    optional("itemids", "Item ids of the table. Without them the entry is documentation only."),
+    optional("labels", "Item id -> label in the table's dictionary; compared with the data at start-up."),
+    optional("column", "Column of the table, for variables that are not items. Not read by the code."),
+)
+"""Keys of an entry of a variable's `sources`."""
+
+CONVERSION_KEYS = (
+    optional("itemid", "Applies only to this item."),
+    optional("unit", "Applies only to rows with this unit."),
+    optional("text", "Applies only to rows with this text."),
+    optional("patient_weight", "Applies only to rows with this patient weight, in kg."),
+    optional("from", "Applies only to values of at least this. Values of the item outside all such ranges are dropped."),
+    optional("to", "Applies only to values of at most this."),
+    optional("add", "Added to the value, before the multiplication. Default: 0."),
+    optional("multiply", "Factor. Default: 1."),
+    optional("per_kg", "true: divide the result by the patient's weight in kg."),
+    optional("drop", "Drop the row and count it under this name, instead of a conversion."),
+)
+"""Keys of an entry of a variable's `conversions`. The first rule that applies is used."""
 
 
 @dataclass(frozen=True)
 class ItemSource:
-    """MIMIC-IV items of one table that mean a variable. `labels`: item id -> the table's own label."""
+    """MIMIC-IV items of one table that map to a variable. `labels`: item id -> label in the table's dictionary."""
 
     table: str
     itemids: tuple[int, ...]
@@ -34,10 +85,10 @@ class ItemSource:
 
 @dataclass(frozen=True)
 class Conversion:
-    """One rule from a source's value to the variable's unit: (value + add) * multiply, divided by body weight with `per_kg`.
+    """One rule that converts a source's value to the variable's unit: (value + add) * multiply, divided by body weight with `per_kg`.
 
     The rule applies where all its selectors hold: `itemid`, `unit` (canonical spelling), `text`, `patient_weight` (kg),
-    lowest <= value <= highest. `drop` names the count under which a selected row is dropped instead.
+    lowest <= value <= highest. With `drop`, a selected row is dropped and counted under that name instead.
     """
 
     itemid: int | None = None
@@ -54,15 +105,13 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Variable:
-    """One entry of the dictionary.
+    """One variable of the dictionary; VARIABLE_KEYS explains the fields.
 
-    name: identifier, also the grid's column. text_name: what a text says. unit: of every stored value. section: position of
-    its section in the fixed clinical order; `order`: position among all variables in that order (sort texts by it).
-    role: `state` and `action` appear in those texts, `static` once per stay, `label_only` on the grid but in no text.
-    aggregation: hourly rule of the grid. minimum, maximum: plausible values in `unit`, None for categories.
-    For an interval event (with end_time) of kind `rate` the value is the rate; of aggregation `sum` it is the whole amount
-    given over the interval; of kind `indicator` it is 1 and the event's text may name what was given.
-    lookback_hours: how long before ICU admission an event may lie; such events are in no text and serve labels only.
+    section: position of its section in the fixed clinical order. order: position among all variables in that order; texts are sorted by
+    it. aggregation: `agg` of the entry. minimum, maximum: plausible values in `unit`, None for categories.
+    The value of an interval event (with end_time) is the rate (kind `rate`), the total amount given over the interval (aggregation
+    `sum`) or 1 (kind `indicator`; the event's text may name what was given). Events before ICU admission, within `lookback_hours`, are
+    in no text and serve labels only.
     """
 
     name: str
@@ -85,7 +134,7 @@ class Variable:
 
 @lru_cache(maxsize=1)
 def load_variables() -> dict[str, Variable]:
-    """All variables by name, in the fixed clinical order; ConfigError when the file contradicts itself."""
+    """All variables by name, in the fixed clinical order; ConfigError when the file is not consistent."""
     return parse_variables(read_definitions("variables.yaml"), "clinjepa/clinical/variables.yaml")
 
 
@@ -96,39 +145,22 @@ def section_names() -> tuple[str, ...]:
 
 
 def parse_variables(content: Any, where: str) -> dict[str, Variable]:
-    """Check and build the dictionary from parsed YAML; ConfigError names the entry and what is wrong with it."""
+    """Build the dictionary from parsed YAML; ConfigError names the entry and its fault."""
     content = check_keys(content, {"version", "sections", "defaults", "variables"}, {"derived"}, where)
-    sections: list[str] = content["sections"]
-    seen: set[str] = set()
-    rows: list[tuple[int, int, dict[str, Any]]] = []
+    found: dict[str, Variable] = {}
     for position, raw in enumerate(content["variables"]):
-        entry = dict(check_keys(raw, _REQUIRED, _OPTIONAL, f"{where}: variable {position + 1}"))
-        place = f"{where}: variable {entry['name']!r}"
-        if entry["name"] in seen:
-            raise ConfigError(f"{place} stands there twice")
-        seen.add(entry["name"])
-        _check_choice(entry["section"], sections, "section", place)
-        _check_choice(entry["role"], get_args(Role), "role", place)
-        _check_choice(entry["kind"], get_args(Kind), "kind", place)
-        _check_choice(entry["agg"], get_args(Aggregation), "agg", place)
-        low, high = entry["min"], entry["max"]
-        if entry["kind"] == "category":
-            if low is not None or high is not None:
-                raise ConfigError(f"{place}: a category has no min and max")
-        elif low is None or high is None or not low < high:
-            raise ConfigError(f"{place}: needs min < max, found {low} and {high}")
-        lookback = entry.get("lookback_hours", _DEFAULT_LOOKBACK_HOURS)
-        if not isinstance(lookback, int) or lookback < 0:
-            raise ConfigError(f"{place}: lookback_hours={lookback!r} must be a whole number of hours >= 0")
-        rows.append((sections.index(entry["section"]), position, entry))
-    ordered = enumerate(sorted(rows, key=lambda row: row[:2]))
-    return {
-        entry["name"]: _variable(entry, section, order, f"{where}: variable {entry['name']!r}") for order, (section, _, entry) in ordered
-    }
+        name = raw.get("name") if isinstance(raw, Mapping) else None
+        place = f"{where}: variable {name!r}" if name else f"{where}: variable {position + 1}, which has no name"
+        variable = _variable(raw, content["sections"], place)
+        if variable.name in found:
+            raise ConfigError(f"{place} is defined twice")
+        found[variable.name] = variable
+    ordered = sorted(found.values(), key=lambda variable: variable.section)
+    return {variable.name: replace(variable, order=order) for order, variable in enumerate(ordered)}
 
 
 def canonical_unit(unit: str | None) -> str | None:
-    """The dictionary's spelling of a unit; None for a missing one; the stripped input when it is not known."""
+    """The dictionary's spelling of a unit; None for a missing unit, the stripped input for an unknown one."""
     if unit is None or not unit.strip():
         return None
     spelled = unit.strip()
@@ -143,33 +175,45 @@ def _unit_spellings() -> dict[str, str]:
     return spellings | {spelling.casefold(): "" for spelling in content["missing"]}
 
 
-def _variable(entry: dict[str, Any], section: int, order: int, place: str) -> Variable:
+def _variable(raw: Any, sections: list[str], place: str) -> Variable:
+    """One variable of the dictionary; its `order` is not set yet."""
+    entry = check_entry(raw, VARIABLE_KEYS, place)
+    check_choice([entry["section"]], sections, f"{place}: section")
+    low, high = entry["min"], entry["max"]
+    if entry["kind"] == "category":
+        if low is not None or high is not None:
+            raise ConfigError(f"{place}: a category has no min and max")
+    elif low is None or high is None or not low < high:
+        raise ConfigError(f"{place}: needs min < max, found {low} and {high}")
+    lookback = entry.get("lookback_hours", _DEFAULT_LOOKBACK_HOURS)
+    if not isinstance(lookback, int) or lookback < 0:
+        raise ConfigError(f"{place}: lookback_hours={lookback!r} must be a whole number of hours >= 0")
     return Variable(
         name=entry["name"],
         text_name=entry["text_name"],
         unit=entry["unit"],
-        section=section,
+        section=sections.index(entry["section"]),
         section_name=entry["section"],
-        order=order,
+        order=0,
         role=cast(Role, entry["role"]),
         aggregation=cast(Aggregation, entry["agg"]),
-        minimum=None if entry["min"] is None else float(entry["min"]),
-        maximum=None if entry["max"] is None else float(entry["max"]),
+        minimum=None if low is None else float(low),
+        maximum=None if high is None else float(high),
         kind=cast(Kind, entry["kind"]),
         group=entry["group"],
         sources=tuple(
             ItemSource(source["table"], tuple(source["itemids"]), {int(item): label for item, label in source.get("labels", {}).items()})
-            for source in entry["sources"]
+            for source in (check_entry(one, ITEM_KEYS, f"{place}: sources") for one in entry["sources"])
             if "itemids" in source
         ),
-        conversions=tuple(_conversion(raw, place) for raw in entry["conversions"]),
+        conversions=tuple(_conversion(one, place) for one in entry["conversions"]),
         unit_aliases=tuple(entry.get("unit_aliases", ())),
-        lookback_hours=entry.get("lookback_hours", _DEFAULT_LOOKBACK_HOURS),
+        lookback_hours=lookback,
     )
 
 
 def _conversion(raw: Any, place: str) -> Conversion:
-    rule = check_keys(raw, set(), _CONVERSION_KEYS, f"{place}: conversion")
+    rule = check_entry(raw, CONVERSION_KEYS, f"{place}: conversion")
     return Conversion(
         itemid=rule.get("itemid"),
         unit=canonical_unit(rule.get("unit")),
@@ -182,8 +226,3 @@ def _conversion(raw: Any, place: str) -> Conversion:
         per_kg=bool(rule.get("per_kg", False)),
         drop=rule.get("drop"),
     )
-
-
-def _check_choice(value: Any, allowed: Any, key: str, place: str) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{place}: {key}={value!r} is not one of {list(allowed)}")

@@ -9,6 +9,7 @@ import pytest
 from clinjepa.clinical import Combination, Condition, can_give, list_tasks, load_task, load_variables, parse_task
 from clinjepa.clinical.definitions import read_definitions
 from clinjepa.clinical.derived import parse_quantity
+from clinjepa.clinical.field_reference import field_reference
 from clinjepa.clinical.reference import reference
 from clinjepa.errors import ConfigError
 from clinjepa.sources.simulated import charting
@@ -51,7 +52,7 @@ def test_hypoxaemia_falls_back_to_arterial_saturation():
     [
         ("[map], stat", "[blood_pressure], stat", "low.yaml: state: 'blood_pressure' is not in variables.yaml"),
         ("[map], stat", "[o2_device], stat", "'o2_device' is a category"),
-        ('"<"', '"less"', "state.op='less'"),
+        ('"<"', '"less"', "state: op='less'"),
         ("value: 65", "value: low", "state.value='low' is not a number"),
         ("horizon_hours: 8", "horizon_hours: 0", "horizon_hours=0"),
         ("kind: event", "kind: guess", "kind='guess'"),
@@ -142,7 +143,7 @@ outcome: {time: death_time, since: intime, within_hours: 24}
 @pytest.mark.parametrize(
     ("text", "old", "new", "message"),
     [
-        (_STAY, "death_time", "nap_time", "outcome.time='nap_time' is not one of"),
+        (_STAY, "death_time", "nap_time", "outcome: time='nap_time' is not one of"),
         (_STAY, ", within_hours: 24", "", "either within_hours or beyond_hours"),
         (_STAY, "outcome: {time: death_time, since: intime, within_hours: 24}", "outcome: boredom", "outcome='boredom' is not one of"),
         (_STAY, "source: here", "source: here\nsources: [eicu]", "sources='eicu' is not one of"),
@@ -168,3 +169,17 @@ def test_a_derived_quantity_must_be_made_of_known_columns():
 def test_the_page_of_tasks_is_up_to_date():
     page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
     assert page == reference(), "docs/tasks.md is behind: python -m clinjepa.clinical.reference > docs/tasks.md"
+
+
+def test_the_page_of_keys_is_up_to_date():
+    page = (Path(__file__).parents[2] / "docs" / "clinical_fields.md").read_text(encoding="utf-8")
+    assert page == field_reference(), (
+        "docs/clinical_fields.md is behind: python -m clinjepa.clinical.field_reference > docs/clinical_fields.md"
+    )
+
+
+def test_every_key_of_the_files_is_on_the_page():
+    page = field_reference()
+    for name in list_tasks():
+        assert all(f"| `{key}` |" in page for key in read_definitions(f"tasks/{name}.yaml"))
+    assert all(f"| `{key}` |" in page for entry in read_definitions("variables.yaml")["variables"] for key in entry)

@@ -68,7 +68,8 @@ def test_units_are_brought_to_one_spelling(spelled, unit):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda entry: entry.pop("unit"), "missing \\['unit'\\]"),
+        (lambda entry: entry.pop("unit"), "variable 'heart_rate': missing \\['unit'\\]"),
+        (lambda entry: entry.pop("name"), "variable 1, which has no name: missing \\['name'\\]"),
         (lambda entry: entry.update(role="observation"), "heart_rate.*role='observation'"),
         (lambda entry: entry.update(min=400), "heart_rate.*min < max"),
         (lambda entry: entry.update(colour="red"), "unknown \\['colour'\\]"),
@@ -82,5 +83,5 @@ def test_a_broken_entry_is_refused_by_name(content, change, message):
 
 def test_a_variable_that_stands_there_twice_is_refused(content):
     content["variables"].append(content["variables"][0])
-    with pytest.raises(ConfigError, match="'heart_rate' stands there twice"):
+    with pytest.raises(ConfigError, match="'heart_rate' is defined twice"):
         parse_variables(content, "variables.yaml")
