@@ -36,8 +36,11 @@ def prose(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+def blocks(page: Path, language: str, since: str = "", until: str = "") -> list[str]:
+    """Fenced blocks of a language, of the whole page or from the line that begins with `since` to the one that begins with `until`."""
+    text = page.read_text(encoding="utf-8")
+    text = text[text.index("\n" + since) :].partition("\n" + until)[0] if since else text
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 @cache
@@ -105,9 +108,9 @@ def test_a_name_that_is_gone_is_found() -> None:
     assert missing(text) == ["clinjepa.model.io", "clinjepa.model.packing.gone", "clinjepa/storage/object_store.py"]
 
 
-def commands(page: Path) -> Iterator[list[str]]:
+def commands(page: Path, since: str = "", until: str = "") -> Iterator[list[str]]:
     """Words of every `clinjepa …` and `python -m …` line in the page's shell blocks, without comments."""
-    for block in [*blocks(page, "sh"), *blocks(page, "console"), *blocks(page, "")]:
+    for block in [block for language in ("sh", "console", "") for block in blocks(page, language, since, until)]:
         for line in block.splitlines():
             line = line.partition(" -- ")[2] or line if "ray job submit" in line else line
             if re.match(r"(\$ )?(clinjepa|python -m|\.venv/bin/python -m) ", line):
