@@ -1,6 +1,6 @@
 """`clinjepa data list|get|simulate|audit|show`: open ICU data sets, simulated tables, and finished data.
 
-`data audit` is in `audit.py`, `data show` in `show.py`.
+`data audit` is in `audit.py`, `data show` in `show.py`, `data new-task` and `data new-variable` in `new_definition.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pipelines.audit import audit
+from pipelines.new_definition import new_task, new_variable
 from pipelines.show import show
 from pipelines.terminal.arguments import Debug
 from pipelines.terminal.faults import one_line_errors
@@ -18,6 +19,8 @@ _HELP = "Open and simulated ICU data sets, and a look at finished data."
 app = typer.Typer(help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("audit")(audit)
 app.command("show")(show)
+app.command("new-task")(new_task)
+app.command("new-variable")(new_variable)
 
 
 @app.command("list")

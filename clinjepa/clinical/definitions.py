@@ -16,6 +16,10 @@ from clinjepa.errors import ConfigError
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+BLANK = "FILL_IN"
+"""Value that a skeleton of `scaffold` has where the user must enter one."""
+
+
 class Key(NamedTuple):
     """A key of a YAML entry. allowed: its values, or the values of its list; empty: not an enumeration."""
 
@@ -70,14 +74,17 @@ def check_entry(entry: Any, keys: Sequence[Key], where: str) -> Mapping[str, Any
         where: File and entry, for messages.
 
     Raises:
-        ConfigError: A required key is missing, a key is unknown, or a value is not one of the allowed ones.
+        ConfigError: A required key is missing, a key is unknown, a value is not one of the allowed ones or not filled in.
     """
     required = {key.name for key in keys if key.required}
     checked = check_keys(entry, required, {key.name for key in keys} - required, where)
     for key in keys:
+        value = checked.get(key.name)
+        values = value if isinstance(value, list) else [value]
+        if BLANK in values:
+            raise ConfigError(f"{where}: {key.name} is still {BLANK}; enter a value: {key.meaning}")
         if key.allowed and key.name in checked:
-            value = checked[key.name]
-            check_choice(value if isinstance(value, list) else [value], key.allowed, f"{where}: {key.name}")
+            check_choice(values, key.allowed, f"{where}: {key.name}")
     return checked
 
 
