@@ -26,13 +26,13 @@ NOT_FINITE = "the computed value is not a finite number"
 def build_report(results: Mapping[str, Any]) -> dict[str, Any]:
     """The content of report.json from the results of a run.
 
-    results: the fields of report.json, without `schema_version`, `stage_sharing` and `other_code`, which are added here. A figure
+    results: the fields of report.json, without `schema_version` and `stage_sharing`, which are added here. A figure
     whose value is NaN or infinite becomes null with a reason; other such numbers become null.
     Raises StoreError naming the field that does not fit the schema (never its value).
     """
     report = {"schema_version": SCHEMA_VERSION, **_finite(results)}
     report["stage_sharing"] = stage_sharing(report.get("stages", []))
-    report["other_code"] = other_code(report.get("stages", []), report.get("code_digest"))
+    report.setdefault("other_code", [])
     faults = sorted(
         jsonschema.Draft202012Validator(report_schema()).iter_errors(report), key=lambda fault: list(map(str, fault.absolute_path))
     )
@@ -90,12 +90,6 @@ def stage_sharing(stages: list[dict[str, Any]]) -> dict[str, Any]:
             for name, used in by_recipe.items()
         },
     }
-
-
-def other_code(stages: list[dict[str, Any]], code_digest: str | None) -> list[dict[str, Any]]:
-    """Name, key and code of the stages that were not made by the code that writes the report."""
-    found = [{name: stage.get(name) for name in ("name", "key", "code_digest")} for stage in stages]
-    return [stage for stage in found if stage["code_digest"] != code_digest]
 
 
 def _finite(value: Any) -> Any:

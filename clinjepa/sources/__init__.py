@@ -36,7 +36,20 @@ SOURCES: dict[str, type[Source[Any]]] = {
     "simulator": SimulatorSource,
 }
 
-__all__ = ["EVENTS_SCHEMA", "SCHEMA_VERSION", "SOURCES", "STAYS_SCHEMA", "Source", "SourceTables", "open_source", "validate"]
+FORMAT_VERSIONS = {"extract": 2}
+"""By kind of stage that this room's code makes; raised when the content of an extraction changes for the same settings."""
+
+__all__ = [
+    "EVENTS_SCHEMA",
+    "FORMAT_VERSIONS",
+    "SCHEMA_VERSION",
+    "SOURCES",
+    "STAYS_SCHEMA",
+    "Source",
+    "SourceTables",
+    "open_source",
+    "validate",
+]
 
 
 def open_source(config: SourceConfig) -> Source[Any]:

@@ -1,23 +1,21 @@
 """Content-keyed results of stages in storage.
 
-`<storage>/artifacts/<kind>/<key>/` holds one stage's output; it is complete when its `manifest.json` is there, and the manifest is
-written last. The key is a hash of everything that determines the content, so a finished stage is never run twice, whoever asks.
+`<storage>/artifacts/<kind>/<key>/` holds one stage's output. The manifest is written last, so an artifact is complete when its
+`manifest.json` exists. The key is a hash of everything that determines the content, so a finished stage is never run twice.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import clinjepa
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
+from pipelines.graph.code_digest import code_digest
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -29,19 +27,33 @@ def content_key(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()[:20]
 
 
-@functools.cache
-def code_digest() -> str:
-    """Digest of the package's own files: the manifest records it, and `plan` says when an artifact was made by other code."""
-    sha = hashlib.sha256()
-    root = Path(clinjepa.__file__).parent
-    for path in sorted(p for p in root.rglob("*") if p.suffix in {".py", ".yaml", ".json"}):
-        sha.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return sha.hexdigest()[:16]
+@dataclass(frozen=True)
+class WorkRecord:
+    """How an artifact was made; its manifest records this beside the files."""
+
+    label: str
+    """Name of the stage for the user."""
+
+    inputs: dict[str, str]
+    """Role -> key of the input artifact."""
+
+    settings: Mapping[str, Any]
+    """The stage's settings, as in its key."""
+
+    metrics: Mapping[str, Any]
+    """What the executor returned."""
+
+    seconds: float
+    """Duration of the work."""
+
+    num_workers: int = 1
+    run_id: str = ""
+    """The invocation that did the work."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One stage's output folder."""
+    """The output folder of one stage."""
 
     kind: str
     key: str
@@ -49,13 +61,15 @@ class Artifact:
 
     @classmethod
     def at(cls, storage: Folder, kind: str, key: str) -> Artifact:
+        """The artifact of a kind and key in a storage folder, whether or not it exists yet."""
         return cls(kind, key, storage / f"artifacts/{kind}/{key}")
 
     def is_complete(self) -> bool:
+        """Whether the manifest exists."""
         return self.folder.exists(MANIFEST)
 
     def manifest(self) -> dict[str, Any]:
-        """Raises StoreError when the artifact is not finished, or was made under another schema version."""
+        """The content of the manifest. Raises StoreError when it does not exist or has another schema version."""
         manifest = self.folder.read_json(MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
             found = manifest.get("schema_version") if isinstance(manifest, dict) else type(manifest).__name__
@@ -66,9 +80,11 @@ class Artifact:
         return manifest
 
     def verify(self, contents: bool = False) -> dict[str, Any]:
-        """Check that every file is there with its size (and its digest, when `contents`); returns the manifest.
+        """Check that every file of the manifest exists with its size; with `contents` also its digest.
 
-        Sizes come from one listing, whatever the number of files; without `contents` nothing but the manifest is read.
+        Sizes come from one listing, whatever the number of files. Without `contents` only the manifest is read.
+
+        Returns the manifest. Raises StoreError naming the file that is missing or altered.
         """
         manifest = self.manifest()
         sizes = self.folder.files()
@@ -84,21 +100,16 @@ class Artifact:
                 )
         return manifest
 
-    def publish(
-        self,
-        *,
-        inputs: dict[str, str],
-        settings: dict[str, Any],
-        metrics: dict[str, Any],
-        seconds: float,
-        num_workers: int,
-        run_id: str,
-        label: str,
-        may_publish: Callable[[], None] = lambda: None,
-    ) -> dict[str, Any]:
-        """Write the manifest, which makes the artifact exist; one that is there is never replaced.
+    def publish(self, work: WorkRecord, may_publish: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Write the manifest, which completes the artifact. An existing manifest is never replaced.
 
-        may_publish: raises when the caller has lost its right; called after the digests, which take long, right before the manifest.
+        Args:
+            work: how the artifact was made.
+            may_publish: raises when the caller no longer holds the stage's lease. Called right before the manifest is written, after the
+                digests of the files, which take long.
+
+        Returns:
+            The manifest that is in storage.
         """
         files = [
             {"path": name, "bytes": size, "sha256": self.folder.digest(name)}
@@ -109,15 +120,15 @@ class Artifact:
             "schema_version": SCHEMA_VERSION,
             "kind": self.kind,
             "key": self.key,
-            "label": label,
-            "inputs": inputs,
-            "settings": settings,
+            "label": work.label,
+            "inputs": work.inputs,
+            "settings": work.settings,
             "files": files,
-            "metrics": metrics,
-            "seconds": round(seconds, 3),
-            "num_workers": num_workers,
-            "run_id": run_id,
-            "code_digest": code_digest(),
+            "metrics": work.metrics,
+            "seconds": round(work.seconds, 3),
+            "num_workers": work.num_workers,
+            "run_id": work.run_id,
+            "code_digest": code_digest(self.kind),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         may_publish()

@@ -1,7 +1,8 @@
 """Which code made the stages that a run reuses.
 
-A stage's key holds its kind's format version, not the code: an edit that changes no format keeps what is finished, and whether an edit
-changes results is for its author to say (`stages.FORMAT_VERSIONS`). So every manifest records the code, and whoever reuses says so.
+A stage's key holds the format version of its kind, not its code. An edit of the code keeps finished stages, unless its author raises the
+version (`FORMAT_VERSIONS` in each room's `__init__.py`). Manifests record a digest of the code that made them, and a run that reuses stages
+of other code reports it.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ from typing import Any
 
 from clinjepa.config import Config
 from clinjepa.storage import Folder
-from pipelines.graph.artifacts import Artifact, code_digest
+from pipelines.graph.artifacts import Artifact
+from pipelines.graph.code_digest import code_digest
 from pipelines.graph.stage import Stage
 
 
 def by_other_code(manifest: dict[str, Any]) -> bool:
-    """True when the artifact was made by another version of the package than this one."""
-    return manifest["code_digest"] != code_digest()
+    """Whether an artifact was made by code that differs from the installed one in what its kind of stage uses."""
+    return bool(manifest["code_digest"] != code_digest(manifest["kind"]))
 
 
 def reuse_warning(config: Config, stages: Iterable[Stage]) -> str | None:
-    """One line on the finished stages among `stages` that other code made, and how to make them again; None when there is none.
+    """One line on the finished stages among `stages` that other code made, and how to recompute them; None when there are none.
 
-    Reads the manifests; StoreError for one of another schema version.
+    Reads the manifests. Raises StoreError for a manifest of another schema version.
     """
     storage = Folder(config.storage)
     asked = list({stage.key: stage for stage in stages}.values())
@@ -33,7 +35,7 @@ def reuse_warning(config: Config, stages: Iterable[Stage]) -> str | None:
 
 
 def other_code_line(labels: list[str], num_asked: int, storage: str) -> str:
-    """What `plan`, `run` and the others print."""
+    """The line that `plan`, `run` and the other commands print. labels: those of the stages; num_asked: stages looked at."""
     shown = ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
     return (
         f"{len(labels)} of {num_asked} stages are finished and reused although other code made them, in the same formats ({shown}); "

@@ -11,26 +11,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from clinjepa import curriculum, evaluation, sources, trajectory
 from pipelines.graph.artifacts import content_key
 
-FORMAT_VERSIONS = {
-    "extract": 2,
-    "ingest": 5,
-    "tokenizer": 1,
-    "trajectories": 2,
-    "labels": 3,
-    "base": 1,
-    "sft": 3,
-    "embed": 2,
-    "phase": 3,
-    "sync": 1,
-    "roundtrip": 1,
-    "drift": 1,
-    "geometry": 2,
-    "downstream": 1,
-    "baselines": 2,
-}
-"""Raised when the content of a kind of artifact changes for the same settings."""
+FORMAT_VERSIONS: dict[str, int] = (
+    sources.FORMAT_VERSIONS | trajectory.FORMAT_VERSIONS | curriculum.FORMAT_VERSIONS | evaluation.FORMAT_VERSIONS
+)
+"""By kind of stage. Each room's `__init__.py` holds the numbers of the artifacts that its code makes."""
 
 
 @dataclass(eq=False)
@@ -39,7 +26,7 @@ class Stage:
 
     kind: str
     label: str
-    """What the user reads; the one field that is no part of the key."""
+    """The name shown to the user; not part of the key."""
 
     settings: dict[str, Any]
     inputs: dict[str, Stage] = field(default_factory=dict)
@@ -57,11 +44,11 @@ class Stage:
 
     @cached_property
     def depth(self) -> int:
-        """Stages on the longest way from the data to here."""
+        """Number of stages on the longest path from the data to this stage, itself included."""
         return 1 + max((stage.depth for stage in self.inputs.values()), default=0)
 
     def closure(self) -> list[Stage]:
-        """This stage and all it needs, inputs first, each key once."""
+        """This stage and all that it depends on, inputs first, each key once."""
         seen: dict[str, Stage] = {}
 
         def visit(stage: Stage) -> None:

@@ -14,7 +14,8 @@ from clinjepa.export.weights import TrainedParts, write_weights
 from clinjepa.model.identity import check_predictor, encoder_digest
 from clinjepa.sources.open_data import list_open_data
 from clinjepa.storage import Folder
-from pipelines.graph.artifacts import Artifact, code_digest, content_key
+from pipelines.graph.artifacts import Artifact, content_key
+from pipelines.graph.code_digest import project_digest
 from pipelines.graph.experiment import Experiment
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.stage import Stage
@@ -57,7 +58,7 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
     out.write_bytes(CARD, model_card(card).encode())
     record = identity | {
         "config_digest": card["config_digest"],
-        "code_digest": code_digest(),
+        "code_digest": project_digest(),
         "dataset": config.source.name,
         "access": access,
         "base": weights["base"],

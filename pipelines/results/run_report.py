@@ -13,7 +13,8 @@ from clinjepa.errors import StoreError
 from clinjepa.evaluation.metrics import combine_seeds
 from clinjepa.report.document import build_report, render_html
 from clinjepa.storage import Folder
-from pipelines.graph.artifacts import Artifact, code_digest, content_key
+from pipelines.graph.artifacts import Artifact, content_key
+from pipelines.graph.code_digest import project_digest
 from pipelines.graph.experiment import Experiment
 from pipelines.graph.provenance import by_other_code
 from pipelines.graph.run_record import RUN_SCHEMA_VERSION
@@ -50,9 +51,14 @@ class _Assembly:
             "run": self.config.name,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "config_digest": content_key(result_fields(self.config)),
-            "code_digest": code_digest(),
+            "code_digest": project_digest(),
             "dataset": self._dataset(),
             "stages": [self._stage(stage) for stage in self.experiment.stages if stage.key in self.manifests],
+            "other_code": [
+                {"name": manifest["label"], "key": key, "code_digest": manifest["code_digest"]}
+                for key, manifest in self.manifests.items()
+                if by_other_code(manifest)
+            ],
             "phases": self._per_recipe_and_seed(self._phases),
             "roundtrip": self._evaluations("roundtrip"),
             "drift": self._evaluations("drift"),
@@ -169,7 +175,7 @@ class _Assembly:
             "schema_version": RUN_SCHEMA_VERSION,
             "name": self.config.name,
             "config_digest": content_key(result_fields(self.config)),
-            "code_digest": code_digest(),
+            "code_digest": project_digest(),
             "other_code": {
                 f"{manifest['kind']}/{key}": manifest["code_digest"] for key, manifest in self.manifests.items() if by_other_code(manifest)
             },

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clinjepa.errors import StoreError
-from pipelines.graph.artifacts import Artifact
+from pipelines.graph.artifacts import Artifact, WorkRecord
 from pipelines.graph.context import Executor, RunContext
 from pipelines.graph.stage import Stage
 from pipelines.scheduling.coordinator import slot
@@ -46,16 +46,16 @@ def ensure(context: RunContext, stage: Stage, executors: Mapping[str, Executor],
                     metrics = executor.run(context, stage, artifact)
                 finally:
                     context.coordinator.finish.remote(stage.key)
-                artifact.publish(
+                work = WorkRecord(
+                    label=stage.label,
                     inputs={name: upstream.key for name, upstream in stage.inputs.items()},
                     settings=stage.settings,
                     metrics=metrics,
                     seconds=time.monotonic() - started,
                     num_workers=executor.num_workers(config),
                     run_id=context.run_id,
-                    label=stage.label,
-                    may_publish=lease.check,
                 )
+                artifact.publish(work, may_publish=lease.check)
     return artifact.manifest()
 
 

@@ -26,7 +26,7 @@ from clinjepa.model.predictor import build_predictor
 from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
-from pipelines.graph.artifacts import Artifact
+from pipelines.graph.artifacts import Artifact, WorkRecord
 from pipelines.graph.estimates import gpu_estimate, latent_estimate
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.stage import Stage
@@ -330,4 +330,4 @@ def test_latent_stores_are_sized_by_the_trajectory_store_and_then_by_their_own_f
 def publish(config: Config, stage: Stage, content: Folder, metrics: dict[str, int]) -> None:
     artifact = Artifact.at(Folder(config.storage), stage.kind, stage.key)
     artifact.folder.upload(content.address)
-    artifact.publish(inputs={}, settings={}, metrics=metrics, seconds=0.0, num_workers=1, run_id="test", label=stage.label)
+    artifact.publish(WorkRecord(label=stage.label, inputs={}, settings={}, metrics=metrics, seconds=0.0))

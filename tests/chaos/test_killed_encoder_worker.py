@@ -15,6 +15,7 @@ import pytest
 from clinjepa.config import Config
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.storage import Folder
+from pipelines.graph.artifacts import WorkRecord
 from pipelines.graph.context import Executor
 from pipelines.graph.stage import Stage
 from pipelines.scheduling.runner import ensure
@@ -66,7 +67,7 @@ def test_a_killed_encoder_worker_costs_no_finished_part_and_changes_no_latent(tm
         for name, upstream in inputs.items():
             artifact = context.artifact(upstream)
             artifact.folder.upload(str(tmp_path / name))
-            artifact.publish(inputs={}, settings={}, metrics={}, seconds=0.0, num_workers=1, run_id="test", label=name)
+            artifact.publish(WorkRecord(label=name, inputs={}, settings={}, metrics={}, seconds=0.0))
         out = Path(context.artifact(stage).folder.address)
         killer = threading.Thread(target=kill_one_when_a_part_is_done, args=(out, killed))
         killer.start()

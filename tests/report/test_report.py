@@ -28,7 +28,7 @@ def test_report_is_plain_json_that_reads_back_equal() -> None:
 
 def test_report_that_was_built_builds_again() -> None:
     report = build_report(results())
-    again = {name: value for name, value in report.items() if name not in ("schema_version", "stage_sharing", "other_code")}
+    again = {name: value for name, value in report.items() if name not in ("schema_version", "stage_sharing")}
     assert build_report(again) == report
 
 
@@ -40,9 +40,7 @@ def test_stages_that_other_code_made_are_listed_and_told_on_the_page() -> None:
     ]
     told = re.sub(r"<[^>]+>|\s+", " ", page())
     assert re.search(r"2 of them were made by other code than this report's, .* Trajectories \( fedcba98 \)", told, re.IGNORECASE)
-    for stage in (alike := results())["stages"]:
-        stage["code_digest"] = alike["code_digest"]
-    assert "made by other code" not in page(alike)
+    assert "made by other code" not in page(results() | {"other_code": []})
 
 
 def test_missing_figure_without_a_reason_is_refused() -> None:

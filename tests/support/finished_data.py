@@ -13,7 +13,7 @@ from clinjepa.trajectory.labels.artifact import build_labels, finish_labels
 from clinjepa.trajectory.settings import TrajectorySettings, tokenizer_settings
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
-from pipelines.graph.artifacts import Artifact
+from pipelines.graph.artifacts import Artifact, WorkRecord
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.stage import Stage
 
@@ -49,4 +49,4 @@ def finish_data(config: Config) -> dict[str, Artifact]:
 
 def _publish(artifact: Artifact, stage: Stage, metrics: dict) -> None:
     inputs = {name: upstream.key for name, upstream in stage.inputs.items()}
-    artifact.publish(inputs=inputs, settings=stage.settings, metrics=metrics, seconds=1.0, num_workers=1, run_id="", label=stage.label)
+    artifact.publish(WorkRecord(label=stage.label, inputs=inputs, settings=stage.settings, metrics=metrics, seconds=1.0))

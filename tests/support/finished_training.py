@@ -13,7 +13,7 @@ from clinjepa.model.predictor import predictor_state
 from clinjepa.model.tensor_files import write_tensors
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.tokenizer import train_tokenizer
-from pipelines.graph.artifacts import Artifact
+from pipelines.graph.artifacts import Artifact, WorkRecord
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import Trial
@@ -78,4 +78,4 @@ class FinishedTraining:
         artifact = Artifact.at(self.storage, stage.kind, stage.key)
         artifact.folder.remove("manifest.json")  # a test may publish again; a stage never replaces its manifest
         inputs = {name: upstream.key for name, upstream in stage.inputs.items()}
-        artifact.publish(inputs=inputs, settings=stage.settings, metrics={}, seconds=0.0, num_workers=1, run_id="test", label=stage.label)
+        artifact.publish(WorkRecord(label=stage.label, inputs=inputs, settings=stage.settings, metrics={}, seconds=0.0, run_id="test"))

@@ -51,6 +51,7 @@ def results() -> dict[str, Any]:
         "code_digest": CODE,
         "dataset": dataset,
         "stages": _stages(),
+        "other_code": [{name: stage[name] for name in ("name", "key", "code_digest")} for stage in _stages() if stage["reused"]],
         "phases": {
             recipe: {"0": [_phase(name, level, 600 // len(PHASES[recipe])) for name in PHASES[recipe]]} for recipe, level in RECIPES.items()
         },

@@ -1,6 +1,6 @@
 """What a stage writes for the same settings does not change unless its format version does.
 
-When a change of output is meant, raise the stage's number in `pipelines/stages.FORMAT_VERSIONS` and write the new digests:
+When a change of output is meant, raise the stage's number in its room's `FORMAT_VERSIONS` and write the new digests:
 `PYTHONPATH=. python tests/pipelines/graph/test_golden_formats.py`.
 """
 

@@ -15,7 +15,7 @@ import pytest
 
 from clinjepa.errors import StorageError
 from clinjepa.storage import Folder
-from pipelines.graph.artifacts import Artifact
+from pipelines.graph.artifacts import Artifact, WorkRecord
 from pipelines.scheduling.lease import LeaseQueue
 
 
@@ -131,6 +131,4 @@ def test_a_manifest_that_is_there_is_never_replaced(folder: Folder) -> None:
 
 
 def publish(artifact: Artifact, run_id: str, may_publish: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    return artifact.publish(
-        inputs={}, settings={}, metrics={}, seconds=1.0, num_workers=1, run_id=run_id, label="x", may_publish=may_publish
-    )
+    return artifact.publish(WorkRecord(label="x", inputs={}, settings={}, metrics={}, seconds=1.0, run_id=run_id), may_publish)

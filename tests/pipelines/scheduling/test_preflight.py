@@ -19,7 +19,7 @@ from clinjepa.model.encoder import build_encoder
 from clinjepa.model.weights import public_content
 from clinjepa.storage import Folder
 from pipelines.evaluate import evaluate_trials
-from pipelines.graph.artifacts import Artifact
+from pipelines.graph.artifacts import Artifact, WorkRecord
 from pipelines.graph.planning import plan_experiment
 from pipelines.grid import run_grid
 from pipelines.pretrain import pretrain_first_trial
@@ -85,7 +85,7 @@ def test_results_of_a_model_that_was_replaced_in_its_folder_are_not_gone_on_from
     (stage,) = [stage for stage in plan_experiment(config).stages if stage.kind == "base"]
     base = Artifact.at(Folder(config.storage), stage.kind, stage.key)
     base.folder.write_json("model.json", {"model": str(model), "revision": None, "content": public_content(str(model), None)})
-    base.publish(inputs={}, settings=stage.settings, metrics={}, seconds=0.0, num_workers=1, run_id="", label="base")
+    base.publish(WorkRecord(label="base", inputs={}, settings=stage.settings, metrics={}, seconds=0.0))
     check(config)
     spec = encoder_spec(init="pretrained", model=str(model))
     build_encoder(spec, base.folder, 0)
