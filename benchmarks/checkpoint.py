@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Report, arguments, publish
 from clinjepa.curriculum.checkpoints.checkpoint import CheckpointWriter, find_checkpoint
-from clinjepa.curriculum.checkpoints.input_digests import agreed_digests
+from clinjepa.curriculum.checkpoints.input_digests import agreed_digests, phase_inputs
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.micro_batches import plain_feed
 from clinjepa.curriculum.optimizer import GroupedAdamW
@@ -152,7 +153,7 @@ def blocked_in_training(stores: DemoStores, root: Path, num_steps: int, every: i
     """Seconds per save and per step of joint refinement. The last save, which always waits, is apart: its own state knows those before."""
     job = stores.job("joint", root, num_steps, checkpoint_every_steps=every, asynchronous_checkpoints=asynchronous)
     run_phase(job, Dist.current(), plain_feed(job), lambda *_: None)
-    checkpoint = find_checkpoint(Folder(job.out) / "checkpoints", agreed_digests(job, Dist.current()))
+    checkpoint = find_checkpoint(Folder(job.out) / "checkpoints", agreed_digests(job, partial(phase_inputs, job), Dist.current()))
     if checkpoint is None:
         raise RuntimeError("the training left no checkpoint")
     timing = checkpoint.state()["history"]["timing"]

@@ -29,7 +29,9 @@ from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Cost, Report, arguments, publish, timed
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher, plain_feed
-from clinjepa.curriculum.phase import hard_sync, run_phase
+from clinjepa.curriculum.hard_sync import hard_sync
+from clinjepa.curriculum.jobs import SyncJob
+from clinjepa.curriculum.phase import run_phase
 from clinjepa.storage import Folder
 
 SIDES = {"stored": False, "every_step": True}
@@ -115,7 +117,7 @@ def run_curriculum(stores: DemoStores, root: Path, num_steps: int, reencode: boo
     joint = before = train("joint")
     latents = embed("latents-after", joint)
     before = train("alignment", latents=latents, encoder=joint, target=joint)
-    hard_sync(stores.job("hard_sync", root / "hard_sync", 0, encoder=joint, target=before, first_step=0))
+    hard_sync(SyncJob(Folder(root / "hard_sync").address, joint, before))
     train("finalization", latents=latents, encoder=joint)
     return outcome
 
@@ -134,7 +136,7 @@ def shape_of(stores: DemoStores, num_steps: int, tokens: Mapping[str, int]) -> S
     return Shape(
         shares={name: count / num_steps for name, count in steps.items()},
         targets=targets / inputs,
-        epochs=num_steps * int(job.curriculum_settings["global_batch"]) / len(plan.training_ids),
+        epochs=num_steps * job.curriculum_settings.global_batch / len(plan.training_ids),
         overlap=float(hours.sum()) / len(held),
         training=training_share(stores),
     )

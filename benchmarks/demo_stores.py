@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from clinjepa.config import Config, load_config, result_fields
-from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
+from clinjepa.curriculum.encoder_specs import encoder_spec
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.recipes import Recipe, load_recipe, phase_steps
+from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings
 from clinjepa.model.base_model import make_base
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder
@@ -82,8 +83,8 @@ class DemoStores:
         make_base(encoder_spec(self.encoder_settings, out), 0, Folder(self.root / "base"))
 
     @property
-    def encoder_settings(self) -> dict[str, Any]:
-        return result_fields(self.config.encoder)
+    def encoder_settings(self) -> EncoderSettings:
+        return EncoderSettings.from_json(result_fields(self.config.encoder))
 
     @property
     def trajectories(self) -> str:
@@ -99,7 +100,10 @@ class DemoStores:
 
     def embed(self, out: Path, encoder: str | None = None) -> str:
         """A latent store in `out` of the base, or of the online adapters in the folder `encoder`; returns its address."""
-        job = EmbedJob(Folder(out).address, self.trajectories, self.base, encoder, self.encoder_settings)
+        settings = self.encoder_settings
+        job = EmbedJob(
+            Folder(out).address, self.trajectories, self.base, encoder, settings.base, settings.reading(adapted=encoder is not None)
+        )
         embedder, counts = Embedder(job), Counts()
         for shard in Folder(self.trajectories).names("shards"):
             done = embedder.embed_shard(shard.removesuffix(".parquet"))
@@ -116,19 +120,19 @@ class DemoStores:
     def job(self, phase: str, out: Path, num_steps: int, **changes: Any) -> PhaseJob:
         """A job of one phase of `clin_jepa` with the configuration's settings; `changes`: fields of the job or its curriculum settings."""
         curriculum = result_fields(self.config.curriculum)
-        settings = {name: changes.pop(name, value) for name, value in curriculum.items() if name not in ("num_steps", "shares")}
+        settings = CurriculumSettings.from_section({name: changes.pop(name, value) for name, value in curriculum.items()})
         execution = self.config.curriculum
         fields: dict[str, Any] = {
             "out": Folder(out).address,
             "trajectories": self.trajectories,
             "base": self.base,
-            "phase": next(each for each in self.recipe.phases if each.name == phase).to_dict(),
+            "phase": next(each for each in self.recipe.phases if each.name == phase),
             "num_steps": num_steps,
             "first_step": 0,
             "total_steps": num_steps,
             "seed": 0,
             "encoder_settings": self.encoder_settings,
-            "predictor_settings": result_fields(self.config.predictor),
+            "predictor_settings": PredictorSettings.from_json(result_fields(self.config.predictor)),
             "curriculum_settings": settings,
             "checkpoint_every_steps": execution.checkpoint_every_steps,
             "keep_checkpoints": execution.keep_checkpoints,
@@ -142,8 +146,8 @@ class DemoStores:
 
     def steps(self, num_steps: int) -> dict[str, int]:
         """Steps of each phase when the curriculum has this many."""
-        settings = result_fields(self.config.curriculum) | {"num_steps": num_steps}
-        return {phase.name: steps for phase, steps in zip(self.recipe.phases, phase_steps(self.recipe, settings), strict=True)}
+        steps = phase_steps(self.recipe, num_steps, self.config.curriculum.shares)
+        return {phase.name: own for phase, own in zip(self.recipe.phases, steps, strict=True)}
 
     def describe(self) -> dict[str, Any]:
         """What a result was measured on."""

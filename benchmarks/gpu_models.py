@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ import torch
 
 from clinjepa.capacity.memory import RunSizes
 from clinjepa.capacity.model_sizes import Architecture, known_model
+from clinjepa.config import load_config, result_fields
 from clinjepa.curriculum.jobs import PhaseJob, pack_places
 from clinjepa.curriculum.recipes import load_recipe
+from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings
 from clinjepa.model.adapters import add_adapters
 from clinjepa.model.base_model import drop_head
 from clinjepa.model.encoder import Encoder
@@ -28,6 +31,7 @@ STATE_TOKENS = (9, 45, 54, 62, 80, 128, 209, 306, 465, 1145)
 ACTION_TOKENS = (7, 11, 13, 20, 38, 71, 111, 136, 188, 309)
 """Lengths of hour texts at these quantiles: 11,190 hours of the MIMIC-IV demo, pieces as Qwen's tokenizer splits them."""
 STATIC_TOKENS = 15
+_CONFIG = Path(__file__).parents[1] / "configs/mimic_iv_qwen3_8b.yaml"
 
 
 @dataclass(frozen=True)
@@ -190,18 +194,19 @@ def micro_batch(size: Size, seed: int) -> dict[str, torch.Tensor]:
 
 def phase_job(size: Size, name: str, recompute: str = "none") -> PhaseJob:
     """One phase of the recipe with the settings of configs/mimic_iv_qwen3_8b.yaml; it names no folders, for none are read."""
+    config = load_config(_CONFIG)
     phase = next(phase for phase in load_recipe("clin_jepa").phases if phase.name == name)
     return PhaseJob(
         out="",
         trajectories="",
-        phase=phase.to_dict(),
+        phase=phase,
         num_steps=1,
         first_step=0,
         total_steps=1,
         seed=0,
-        encoder_settings={"token_budget": size.token_budget},
-        predictor_settings=size.predictor,
-        curriculum_settings={"rollout_steps": 2, "rollout_weight": 1.0, "ema_momentum": 0.996, "clip_norm": 1.0, "weight_decay": 0.04},
+        encoder_settings=replace(EncoderSettings.from_json(result_fields(config.encoder)), token_budget=size.token_budget),
+        predictor_settings=PredictorSettings.from_json({name: value for name, value in size.predictor.items() if name != "latent_dim"}),
+        curriculum_settings=CurriculumSettings.from_section(result_fields(config.curriculum)),
         latents="",
         activation_checkpointing=recompute,
     )

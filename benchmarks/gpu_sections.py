@@ -108,7 +108,7 @@ class Bench:
             self.measured[f"{name}_tokens_per_second"] = rate
             self.note_mfu(name, rate, 4 * self.latent_layers + 6 * self.lora)
         if name not in self.faults and not compiled:
-            planned = phase_memory(run_sizes(self.size, recompute), phase_job(self.size, "joint").parsed_phase)
+            planned = phase_memory(run_sizes(self.size, recompute), phase_job(self.size, "joint").phase)
             # Of the joint phase only the chunk, the base and the online adapters with their gradients are there.
             alone = PhaseMemory(name, planned.encoder, 2 * 4 * self.lora, 0, 0, planned.encoding, 0, 0)
             self.note_memory(name, memory, alone)
@@ -163,7 +163,7 @@ class Bench:
             self.note_mfu("joint", 1 / seconds, statistics.mean(map(self.joint_flops, batches)))
         if "joint" not in self.faults:
             run = run_sizes(self.size, recompute)
-            self.note_memory("joint", memory, phase_memory(run, phase_job(self.size, "joint").parsed_phase))
+            self.note_memory("joint", memory, phase_memory(run, phase_job(self.size, "joint").phase))
 
     def joint_flops(self, batch: dict[str, torch.Tensor]) -> float:
         """Of a step, as the plan counts them: every text without a graph and with one, the target reads states (docs/scaling.md, Time)."""
@@ -182,7 +182,7 @@ class Bench:
             _, seconds = self.timed(step)
             self.measured |= {"predictor_step_seconds": seconds, "predictor_windows_per_second": size.micro_batch / seconds}
         if "predictor" not in self.faults:
-            self.note_memory("predictor", memory, phase_memory(run_sizes(size, "none"), phase_job(size, "warmup").parsed_phase))
+            self.note_memory("predictor", memory, phase_memory(run_sizes(size, "none"), phase_job(size, "warmup").phase))
 
     def phase_step(
         self, phase: str, encoder: Encoder | None, batches: list[dict[str, torch.Tensor]], recompute: str

@@ -34,7 +34,7 @@ def rounds_of(job: PhaseJob, root: Path, rounds: int, num_workers: int) -> dict[
         for name in SIDES if number % 2 == 0 else reversed(SIDES):
             found[name].append(_run_side(name, job, root / f"{name}-{number}", num_workers))
     if len({tuple(each.losses) for side in found.values() for each in side}) > 1:
-        raise SystemExit(f"{job.parsed_phase.name}: the launchers found different losses")
+        raise SystemExit(f"{job.phase.name}: the launchers found different losses")
     return found
 
 

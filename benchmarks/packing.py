@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Report, all_rounds, arguments, interleaved, median, publish, timed
-from clinjepa.curriculum.assembly import encoder_spec
+from clinjepa.curriculum.encoder_specs import encoder_spec
 from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.packing import pack_texts
@@ -115,7 +115,7 @@ def plan_texts(stores: DemoStores, num_texts: int) -> list[np.ndarray]:
     job = stores.job("joint", stores.root / "unused", 1)
     fetcher = MicroBatchFetcher(job)
     texts: list[np.ndarray] = []
-    for step in range(-(-len(fetcher.plan.training_ids) // int(job.curriculum_settings["global_batch"]))):
+    for step in range(-(-len(fetcher.plan.training_ids) // job.curriculum_settings.global_batch)):
         for micro, windows in enumerate(fetcher.plan.step(step)):
             arrays = fetcher.window_arrays(windows, fetcher.plan.rollout_starts(step, micro))
             texts += np.split(arrays["tokens"].astype(np.int64), np.cumsum(arrays["text_lengths"])[:-1])
@@ -126,7 +126,7 @@ def plan_texts(stores: DemoStores, num_texts: int) -> list[np.ndarray]:
 
 def moved_encoder(stores: DemoStores, **sizes: Any) -> Encoder:
     """The demo's encoder, or one of other sizes, with random weights and adapters that are not zero."""
-    spec = encoder_spec(stores.encoder_settings | sizes, Folder(stores.trajectories))
+    spec = encoder_spec(replace(stores.encoder_settings, **sizes), Folder(stores.trajectories))
     encoder = build_encoder(spec, None, 0)
     generator = torch.Generator().manual_seed(1)
     encoder.load_online({name: torch.randn(value.shape, generator=generator) * 0.05 for name, value in encoder.online_state().items()})

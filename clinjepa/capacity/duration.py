@@ -108,7 +108,8 @@ def run_times(
         num_micro = -(-int(sft["tokens_per_step"]) // int(sft["micro_tokens"]))
         times.append(PhaseTime("sft", steps, tokens, flops, flops / encoder_rate / busy_workers(num_micro, workers)))
     pool = min(int(sections["execution"]["embed_workers"]), workers)  # of the same GPUs
-    steps_of = dict(zip((phase.name for phase in recipe.phases), phase_steps(recipe, sections["curriculum"]), strict=True))
+    num_steps = phase_steps(recipe, sections["curriculum"]["num_steps"], sections["curriculum"]["shares"])
+    steps_of = dict(zip((phase.name for phase in recipe.phases), num_steps, strict=True))
     for phase in run_order(recipe):
         if isinstance(phase, str):
             flops = texts.tokens * forward_flops(run)

@@ -1,27 +1,24 @@
-"""Puts a phase's modules together, from the previous phase's folders or from a checkpoint, and takes their states apart again.
+"""Builds the modules of a phase, from the previous phase's folders or from a checkpoint, and captures their states.
 
-Predictor-only phases never build the encoder. What phases write are whole tensors, and every worker takes its shards of them, so
-any number of workers can start from what any other number wrote.
+A phase that only reads latents never builds the encoder. Phases write whole tensors and every worker reads its shards of them, so the
+number of workers may change between phases and between attempts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from tokenizers import Tokenizer
-from torch import Tensor
 
 from clinjepa.curriculum.checkpoints.checkpoint import Checkpoint
+from clinjepa.curriculum.checkpoints.saving import Captured
 from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.encoder_specs import encoder_spec
 from clinjepa.curriculum.feed.window_plan import mix_seed
 from clinjepa.curriculum.gathering import keep_gathered
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.optimizer import GroupedAdamW
-from clinjepa.errors import StoreError
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.predictor import Predictor, build_predictor, load_predictor_state, predictor_state, shard_predictor
-from clinjepa.model.specs import EncoderSpec, PredictorSpec
+from clinjepa.model.specs import PredictorSpec
 from clinjepa.model.tensor_files import read_tensors
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentReader
@@ -31,29 +28,29 @@ _INIT_TAG = 5
 
 @dataclass
 class PhaseModules:
-    """What trains, and with what."""
+    """The modules of a phase and their optimizer."""
 
     predictor: Predictor
     encoder: Encoder | None
     optimizer: GroupedAdamW
 
-    def tensors(self, job: PhaseJob) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Whole tensors of everything the phase changes, by file name, and the optimizer's JSON state. All workers call it."""
+    def captured(self, job: PhaseJob) -> Captured:
+        """Whole tensors of everything the phase changes, by file name, and the optimizer's JSON state; all workers call it."""
         moments, optimizer_state = self.optimizer.state()
         tensors = {"predictor": predictor_state(self.predictor), "optimizer": moments}
         if self.encoder is not None and job.trains_encoder:
             tensors["online"] = self.encoder.online_state()
-        if self.encoder is not None and job.parsed_phase.ema_moves:
+        if self.encoder is not None and job.phase.ema_moves:
             tensors["target"] = self.encoder.target_state()
         return tensors, optimizer_state
 
 
 def assemble(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> PhaseModules:
-    """Build, fill and shard the modules of a phase; raises CheckpointError when what is found does not fit the settings."""
+    """Build, fill and shard the modules of a phase; raises CheckpointError when stored tensors do not fit the settings."""
     predictor_folder = Folder(job.predictor) if job.predictor else None
     encoder = _encoder(job, dist, checkpoint) if job.needs_encoder else None
     latent_dim = encoder.dim if encoder is not None else _latent_dim(job)
-    predictor = build_predictor(PredictorSpec.from_settings(job.predictor_settings, latent_dim), mix_seed(_INIT_TAG, job.seed))
+    predictor = build_predictor(PredictorSpec.from_settings(job.predictor_settings.to_json(), latent_dim), mix_seed(_INIT_TAG, job.seed))
     if checkpoint is not None:
         load_predictor_state(predictor, checkpoint.tensors("predictor"))
     elif predictor_folder is not None:
@@ -66,7 +63,7 @@ def assemble(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> PhaseM
     groups = {"predictor": list(predictor.named_parameters())}
     if job.trains_encoder and encoder is not None:
         groups["encoder"] = encoder.online_parameters()
-    optimizer = GroupedAdamW(groups, float(job.curriculum_settings["weight_decay"]))
+    optimizer = GroupedAdamW(groups, job.curriculum_settings.weight_decay)
     if checkpoint is not None:
         optimizer.load(checkpoint.tensors("optimizer"), checkpoint.state()["optimizer"]["updates"])
     elif predictor_folder is not None:
@@ -76,19 +73,8 @@ def assemble(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> PhaseM
     return PhaseModules(predictor, encoder, optimizer)
 
 
-def encoder_spec(settings: dict[str, Any], trajectories: Folder) -> EncoderSpec:
-    """The encoder's specification, with the vocabulary of the store's own tokenizer. Raises StoreError when its files were altered."""
-    special = trajectories.read_json("special_tokens.json")
-    try:
-        tokenizer = Tokenizer.from_str(trajectories.read_bytes("tokenizer.json").decode())
-        eos_id = tokenizer.token_to_id(special["eos"])
-    except (ValueError, KeyError):
-        raise StoreError(f"{trajectories.address}: its tokenizer files were altered; remove the folder and run again") from None
-    return EncoderSpec.from_settings(settings, vocab_size=tokenizer.get_vocab_size(), eos_id=eos_id)
-
-
 def _encoder(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> Encoder:
-    phase = job.parsed_phase
+    phase = job.phase
     spec = encoder_spec(job.encoder_settings, Folder(job.trajectories))
     base = Folder(job.base) if job.base else None
     seed = mix_seed(_INIT_TAG, job.seed, 1)

@@ -1,7 +1,7 @@
-"""Diagnostics while a phase trains, on a fixed, seeded batch of tuning windows: is the space collapsing, is anything learned?
+"""Diagnostics during a phase, on a fixed, seeded batch of tuning windows: collapse of the latent space, and error of the predictor.
 
-A falling L1 can be a shrinking space, so every L1 stands beside copy-forward, the constant mean latent and the centred
-cosine (Clin-JEPA, arXiv 2605.10840, monitors std only; the rest is this project's). Padding is masked out everywhere.
+L1 also falls when the latent space shrinks, so every L1 is reported beside that of copy-forward and of the constant mean latent, and
+beside the centred cosine (Clin-JEPA, arXiv 2605.10840, monitors std only; the rest is this project's). Padding is masked out everywhere.
 """
 
 from __future__ import annotations
@@ -23,15 +23,9 @@ from clinjepa.errors import TrainingError
 from clinjepa.model.diagnostics import latent_diagnostics, prediction_diagnostics
 
 NUM_WINDOWS = 8
-"""Windows looked at; every worker computes all of them, so that the figures do not depend on the number of workers."""
+"""Windows measured; every worker computes all of them, so the figures do not depend on the number of workers."""
 
-_MEASUREMENTS_PER_PHASE, _MIN_STEPS_BETWEEN = 4, 5
 _WINDOWS_TAG = 6
-
-
-def is_diagnostic_step(done: int, num_steps: int) -> bool:
-    """Whether to measure after `done` steps of a phase: at its end and up to four times before, whatever is logged or saved."""
-    return done == num_steps or done % max(_MIN_STEPS_BETWEEN, num_steps // _MEASUREMENTS_PER_PHASE) == 0
 
 
 class PhaseDiagnostics:
@@ -52,11 +46,11 @@ class PhaseDiagnostics:
         history.diagnostics.append({"step": done, **figures})
         if not len(self._fetcher.plan.tuning_ids):
             history.alarm("no_tuning_windows", done, "there are no tuning windows: diagnostics are taken on training windows")
-        threshold = float(settings["collapse_rankme"])
+        threshold = settings.collapse_rankme
         if figures["rankme"] < threshold:
             message = f"RankMe of the state latents is {figures['rankme']:.2f}, below {threshold:g}: the space has collapsed"
             history.alarm("collapse", done, message, rankme=figures["rankme"], threshold=threshold)
-            if settings["stop_on_collapse"]:
+            if settings.stop_on_collapse:
                 raise TrainingError(f"step {done}: {message}; lower encoder_lr, raise ema_momentum, or unset stop_on_collapse")
 
     @torch.no_grad()
@@ -78,6 +72,6 @@ class PhaseDiagnostics:
         following = arrays["valid"][:, 1:]
         targets_ND, copied_ND = latents.target_BTD[:, 1:][following], latents.target_BTD[:, :-1][following]
         figures = prediction_diagnostics(pred_BTD[:, :-1][following], targets_ND, copied_ND, targets_ND.mean(dim=0))
-        if self._job.parsed_phase.needs_target and self._modules.encoder is not None:
+        if self._job.phase.needs_target and self._modules.encoder is not None:
             figures["target_gap"] = self._modules.encoder.target_gap()
         return latent_diagnostics(latents.z_state_BTD[arrays["valid"]]) | figures

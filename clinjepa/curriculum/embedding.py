@@ -1,18 +1,17 @@
-"""From a trajectory store to a latent store with one frozen encoder, shard by shard."""
+"""The latent store: every text of a trajectory store encoded once by one frozen encoder, shard by shard."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.curriculum.dist import chosen_device
-from clinjepa.curriculum.out_of_memory import embedding_remedies, is_out_of_memory, out_of_memory
+from clinjepa.curriculum.encoder_specs import reading_spec
+from clinjepa.curriculum.out_of_memory import embedding_remedies, names_settings
+from clinjepa.curriculum.settings import BaseSettings, ReadingSettings, Settings
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.identity import encoder_digest
 from clinjepa.model.packing import encode_texts
@@ -23,8 +22,8 @@ from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 
 
 @dataclass(frozen=True)
-class EmbedJob:
-    """Everything an encoder worker needs; JSON-able."""
+class EmbedJob(Settings):
+    """Everything an encoder worker of a latent store needs, with a JSON form."""
 
     out: str
     trajectories: str
@@ -32,33 +31,26 @@ class EmbedJob:
     encoder: str | None
     """Folder with `online.safetensors`; None when the base itself encodes."""
 
-    encoder_settings: dict[str, Any]
+    base_settings: BaseSettings
+    reading: ReadingSettings
     use_gpu: bool | None = None
     """Whether to compute on a GPU; None: where torch sees one."""
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> EmbedJob:
-        return cls(**json.loads(text))
-
 
 class Embedder:
-    """Encodes the shards of one trajectory store into one latent store; shards may be done by different workers in any order."""
+    """Encodes the shards of one trajectory store into one latent store; several workers may share the shards, in any order."""
 
     def __init__(self, job: EmbedJob) -> None:
-        self.out = Folder(job.out)
+        self._job, self.out = job, Folder(job.out)
         self.reader = TrajectoryReader(Folder(job.trajectories))
-        spec = encoder_spec(job.encoder_settings, self.reader.folder)
+        self._spec = reading_spec(job.base_settings, job.reading, self.reader.folder)
         self._base, self._online = Folder(job.base), Folder(job.encoder) if job.encoder is not None else None
-        self.token_budget = int(job.encoder_settings["token_budget"])
-        self._settings, self._spec, self._use_gpu = job.encoder_settings, spec, job.use_gpu
+        self.token_budget, self._use_gpu = job.reading.token_budget, job.use_gpu
 
     @cached_property
     def writer(self) -> LatentWriter:
-        """Marks what it writes as this encoder's."""
-        return LatentWriter(encoder_digest(self._base, self._online), self._spec.dtype)  # type: ignore[arg-type]
+        """Writes the encoder's digest into every file."""
+        return LatentWriter(encoder_digest(self._base, self._online), self._job.reading.dtype)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -72,7 +64,7 @@ class Embedder:
     def embed_shard(self, shard: str) -> dict[str, int]:
         """Write `latents/<shard>.safetensors`; equal texts of the shard are encoded once.
 
-        A shard that this encoder has finished is not done again; what another one left there is replaced.
+        A shard that this encoder has finished is skipped; a shard of another encoder is replaced.
         Returns {"num_texts": texts encoded, "num_tokens": their tokens}.
         """
         if part_index(self.out, shard, self.writer.encoder_digest) is not None:
@@ -83,13 +75,9 @@ class Embedder:
         for stay_id in chosen:
             tokens = self.reader.stay(stay_id)
             texts += [tokens.static, *tokens.states, *tokens.actions]
-        try:
+        with names_settings("latent store", embedding_remedies(self.token_budget)):
             device = next(self.encoder.parameters()).device
             z_ND = encode_texts(self.encoder, texts, self.token_budget, device=device, keep_on="cpu").float().numpy()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise out_of_memory(error, "latent store", embedding_remedies(self._settings)) from None
 
         def stays() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
             row = 0

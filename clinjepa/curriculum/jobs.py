@@ -1,7 +1,7 @@
-"""What one training job needs to know, as plain JSON: a phase of the curriculum, or the SFT stage before it.
+"""What one training job needs, with a JSON form: SFT, a phase of the curriculum, or the hard sync between two phases.
 
-A job names folders and settings, never objects, so that a launcher can hand it to a worker on any machine. Settings are
-the result-changing fields of the configuration's sections (`encoder_settings`, …).
+A job names folders by address and holds typed settings, so a launcher can send it to a worker on any machine. It holds only settings
+that are in its stage's key (`pipelines/graph/trial_stages.py`), and fields that change how a result is computed but not the result.
 """
 
 from __future__ import annotations
@@ -11,10 +11,20 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 from clinjepa.curriculum.recipes import Phase
+from clinjepa.curriculum.settings import (
+    BaseSettings,
+    CurriculumSettings,
+    EncoderSettings,
+    LoraSettings,
+    PredictorSettings,
+    Recompute,
+    Settings,
+    SftSettings,
+)
 from clinjepa.errors import ConfigError
 
 _ADDRESSES = ("out", "trajectories", "latents", "base", "encoder", "target", "predictor")
@@ -31,52 +41,106 @@ ALIGNMENT_RULE = 4.0
 
 
 @dataclass(frozen=True)
-class PhaseJob:
-    """One phase of a recipe. Folders are addresses (local or fsspec URLs); None means that there is none yet."""
+class TrainingJob(Settings):
+    """What SFT and the phases have in common. Folders are addresses (local or fsspec URLs); None means that there is none."""
+
+    KIND: ClassVar[str]
+    """Value of `kind` in the job's JSON form."""
+    MICRO_BATCH_SETTING: ClassVar[str]
+    """Setting that decides how many micro-batches a step has."""
 
     out: str
     trajectories: str
-    phase: dict[str, Any]
+    seed: int
+    base: str | None = field(default=None, kw_only=True)
+    """Folder of a base made here or of a public base's name."""
+    checkpoint_every_steps: int = field(default=50, kw_only=True)
+    keep_checkpoints: int = field(default=2, kw_only=True)
+    asynchronous_checkpoints: bool = field(default=True, kw_only=True)
+    """Write checkpoints while training continues; otherwise training waits until each is whole."""
+    log_every_steps: int = field(default=10, kw_only=True)
+    activation_checkpointing: Recompute = field(default="none", kw_only=True)
+
+    @classmethod
+    def from_json(cls, value: object, where: str | None = None) -> Self:
+        """Build and validate a job; raises ConfigError before any work is done."""
+        job = super().from_json(_without_kind(value, cls.KIND), where or f"{cls.KIND} job")
+        job.validate()
+        return job
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, with the job's kind."""
+        return {"kind": self.KIND, **super().to_json()}
+
+    @property
+    def name(self) -> str:
+        """The job in messages."""
+        raise NotImplementedError
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches that every optimizer step is cut into, whatever the number of workers."""
+        raise NotImplementedError
+
+    @property
+    def start_step(self) -> int:
+        """Number of the job's first optimizer step, counted over all phases; SFT counts from 0."""
+        return 0
+
+    @property
+    def expected_steps(self) -> int:
+        """Optimizer steps of the job as far as its settings alone say."""
+        raise NotImplementedError
+
+    def validate(self) -> None:
+        """Raise ConfigError for values that cannot work."""
+        for name in ("checkpoint_every_steps", "keep_checkpoints", "log_every_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class PhaseJob(TrainingJob):
+    """One phase of a recipe that trains something."""
+
+    KIND: ClassVar[str] = "phase"
+    MICRO_BATCH_SETTING: ClassVar[str] = "curriculum.micro_batch"
+
+    phase: Phase
     num_steps: int
     first_step: int
     """Number of the phase's first optimizer step, counted over all phases."""
     total_steps: int
     """Steps of all phases together: the length of the learning-rate schedule."""
-    seed: int
-    encoder_settings: dict[str, Any]
-    predictor_settings: dict[str, Any]
-    curriculum_settings: dict[str, Any]
+    encoder_settings: EncoderSettings
+    predictor_settings: PredictorSettings
+    curriculum_settings: CurriculumSettings
     latents: str | None = None
     """Latent store of the online encoder, for phases in which it is frozen."""
-    base: str | None = None
     encoder: str | None = None
     """Folder with `online.safetensors`; None starts adapters as the base itself."""
     target: str | None = None
     """Folder with `target.safetensors`; None makes the target a copy of online (joint refinement)."""
     predictor: str | None = None
     """Folder with `predictor.*` and `optimizer.*` of the phase before; None initialises a new predictor from `seed`."""
-    checkpoint_every_steps: int = 50
-    keep_checkpoints: int = 2
-    asynchronous_checkpoints: bool = True
-    """Write checkpoints beside the training; otherwise it stands still until each is whole."""
-    log_every_steps: int = 10
     reencode: bool = False
     """Run the encoder at every step of a frozen phase instead of reading the latent store; the losses are the same."""
-    activation_checkpointing: str = "none"
-    """`none`, `selective` or `full`: what the encoder's layers compute again in their backward pass; the losses are the same."""
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> PhaseJob:
-        """Validate and build; raises ConfigError before any work is done."""
-        return _from_json(cls, value, "phase")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, with the job's kind."""
-        return {"kind": "phase", **asdict(self)}
 
     @property
-    def parsed_phase(self) -> Phase:
-        return Phase.from_dict(self.phase)
+    def name(self) -> str:
+        return f"phase {self.phase.name}"
+
+    @property
+    def num_micro_batches(self) -> int:
+        return -(-self.curriculum_settings.global_batch // self.curriculum_settings.micro_batch)
+
+    @property
+    def start_step(self) -> int:
+        return self.first_step
+
+    @property
+    def expected_steps(self) -> int:
+        return self.num_steps
 
     @property
     def last_step(self) -> int:
@@ -85,7 +149,7 @@ class PhaseJob:
 
     @property
     def trains_encoder(self) -> bool:
-        return self.parsed_phase.trains == "both"
+        return self.phase.trains == "both"
 
     @property
     def reads_latents(self) -> bool:
@@ -95,75 +159,105 @@ class PhaseJob:
     @property
     def needs_encoder(self) -> bool:
         """Some step runs the encoder."""
-        return self.trains_encoder or self.reencode or self.parsed_phase.needs_target
+        return self.trains_encoder or self.reencode or self.phase.needs_target
 
     def validate(self) -> None:
-        """Raise ConfigError for what cannot work; warn when alignment is too short to align."""
-        phase = self.parsed_phase
-        _check_counts(self)
-        if phase.trains == "nothing":
-            if self.num_steps:
-                raise ConfigError(f"phase {phase.name} is an operation on checkpoints and takes no steps; num_steps is {self.num_steps}")
-            if not self.encoder:
-                raise ConfigError(f"phase {phase.name} copies online to target: encoder (a folder with online.safetensors) is needed")
-            return
+        """Raise ConfigError for values that cannot work; warn when alignment is too short for its target to arrive."""
+        super().validate()
+        if self.phase.trains == "nothing":
+            raise ConfigError(f"{self.name} takes no training steps; it is an operation on checkpoints (a sync job, see hard_sync)")
         if self.num_steps < 1:
-            raise ConfigError(f"phase {phase.name}: num_steps is {self.num_steps}; at least 1 is needed")
+            raise ConfigError(f"{self.name}: num_steps is {self.num_steps}; at least 1 is needed")
         if self.first_step < 0 or self.last_step > self.total_steps:
-            raise ConfigError(
-                f"phase {phase.name}: steps {self.first_step} to {self.last_step} do not fit into total_steps={self.total_steps}"
-            )
+            raise ConfigError(f"{self.name}: steps {self.first_step} to {self.last_step} do not fit into total_steps={self.total_steps}")
         if self.reads_latents and not self.latents:
-            raise ConfigError(f"phase {phase.name}: the encoder is frozen, so latents (a latent store) is needed; or set reencode")
-        if phase.needs_target and not self.trains_encoder and not self.target:
-            raise ConfigError(f"phase {phase.name}: its target is the EMA encoder of an earlier phase, so target is needed")
-        shortfall = alignment_shortfall(phase, self.num_steps, float(self.curriculum_settings["ema_momentum"]))
+            raise ConfigError(f"{self.name}: the encoder is frozen, so latents (a latent store) is needed; or set reencode")
+        if self.phase.needs_target and not self.trains_encoder and not self.target:
+            raise ConfigError(f"{self.name}: its target is the EMA encoder of an earlier phase, so target is needed")
+        shortfall = alignment_shortfall(self.phase, self.num_steps, self.curriculum_settings.ema_momentum)
         if shortfall is not None:
             warnings.warn(f"phase {shortfall}", stacklevel=2)
 
 
 @dataclass(frozen=True)
-class SftJob:
+class SftJob(TrainingJob):
     """Next-token fine-tuning of the encoder on the pooled hour texts of the training stays."""
 
+    KIND: ClassVar[str] = "sft"
+    MICRO_BATCH_SETTING: ClassVar[str] = "sft.micro_tokens"
+
+    base_settings: BaseSettings
+    sft_settings: SftSettings
+    lora: LoraSettings | None = None
+    """Adapters to train on a frozen base; None trains all weights of the base in fp32."""
+
+    @property
+    def name(self) -> str:
+        return "SFT"
+
+    @property
+    def num_micro_batches(self) -> int:
+        return -(-self.sft_settings.tokens_per_step // self.sft_settings.micro_tokens)
+
+    @property
+    def expected_steps(self) -> int:
+        return self.sft_settings.max_steps or 1  # without max_steps the number of steps follows from the texts
+
+
+@dataclass(frozen=True)
+class SyncJob(Settings):
+    """The hard sync: target := online, on the tensors of two folders. It builds no model and takes no settings."""
+
+    KIND: ClassVar[str] = "sync"
+
     out: str
-    trajectories: str
-    seed: int
-    encoder_settings: dict[str, Any]
-    sft_settings: dict[str, Any]
-    base: str | None = None
-    """Folder of a base made here; None when `encoder_settings` names a public model."""
-    checkpoint_every_steps: int = 50
-    keep_checkpoints: int = 2
-    asynchronous_checkpoints: bool = True
-    """Write checkpoints beside the training; otherwise it stands still until each is whole."""
-    log_every_steps: int = 10
-    activation_checkpointing: str = "none"
-    """As in `PhaseJob`."""
+    online: str
+    """Folder with `online.safetensors`."""
+    target: str | None = None
+    """Folder with the `target.safetensors` of the phase before; None when the gap before the sync is not to be measured."""
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> SftJob:
-        """Validate and build; raises ConfigError before any work is done."""
-        return _from_json(cls, value, "sft")
+    def from_json(cls, value: object, where: str | None = None) -> Self:
+        """Build a job; raises ConfigError."""
+        return super().from_json(_without_kind(value, cls.KIND), where or f"{cls.KIND} job")
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, with the job's kind."""
-        return {"kind": "sft", **asdict(self)}
-
-    def validate(self) -> None:
-        """Raise ConfigError for what cannot work."""
-        _check_counts(self)
+        return {"kind": self.KIND, **super().to_json()}
 
 
 Job = PhaseJob | SftJob
+"""A job that trains."""
+
+
+def load_job(value: object) -> PhaseJob | SftJob | SyncJob:
+    """The job that `to_json` wrote; raises ConfigError."""
+    kinds: dict[str, type[PhaseJob] | type[SftJob] | type[SyncJob]] = {job.KIND: job for job in (PhaseJob, SftJob, SyncJob)}
+    if not isinstance(value, Mapping) or value.get("kind") not in kinds:
+        raise ConfigError(f"a job is a JSON object with kind: {' or '.join(kinds)}")
+    return kinds[value["kind"]].from_json(value)
+
+
+def load_training_job(value: object) -> Job:
+    """As `load_job`, for a job that trains; raises ConfigError for a hard sync."""
+    job = load_job(value)
+    if isinstance(job, SyncJob):
+        raise ConfigError("a hard sync is not a training job; run it with hard_sync")
+    return job
+
+
+def job_digest(job: TrainingJob) -> str:
+    """SHA-256 over what determines the job's result apart from its inputs' content: no addresses, nothing about execution."""
+    kept = {key: value for key, value in job.to_json().items() if key not in _ADDRESSES and key not in _EXECUTION}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def alignment_shortfall(phase: Phase, num_steps: int, ema_momentum: float) -> str | None:
-    """What to say, with the remedy, of an alignment too short for its target to arrive (`ALIGNMENT_RULE`); None when it is long enough."""
+    """The fault and its remedy when an alignment is too short for its target to arrive (`ALIGNMENT_RULE`); None when it is long enough."""
     reached = num_steps * (1.0 - ema_momentum)
     if not phase.ema_moves or phase.trains == "both" or reached >= ALIGNMENT_RULE - 1e-9:
         return None
-    # Rounded down: rounded up, what is advised would be warned of again.
+    # Rounded down: a momentum rounded up would be too high by the same rule.
     momentum = math.floor((1 - ALIGNMENT_RULE / num_steps) * 1e4) / 1e4 if num_steps > ALIGNMENT_RULE else 0.0
     remedy = f"set curriculum.ema_momentum <= {momentum:g} or give" if momentum > 0 else "give"
     return (
@@ -172,55 +266,28 @@ def alignment_shortfall(phase: Phase, num_steps: int, ema_momentum: float) -> st
     )
 
 
-def load_job(value: Mapping[str, Any]) -> Job:
-    """The job that `to_json` wrote; raises ConfigError."""
-    kinds: dict[str, type[PhaseJob] | type[SftJob]] = {"phase": PhaseJob, "sft": SftJob}
-    if not isinstance(value, Mapping) or value.get("kind") not in kinds:
-        raise ConfigError(f"a job is a JSON object with kind: {' or '.join(kinds)}")
-    return kinds[value["kind"]].from_json(value)
-
-
-def job_digest(job: Job) -> str:
-    """SHA-256 over what determines the job's result apart from its inputs' content: no addresses, nothing about execution."""
-    kept = {key: value for key, value in job.to_json().items() if key not in _ADDRESSES and key not in _EXECUTION}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def num_micro_batches(job: Job) -> int:
-    """Micro-batches that every optimizer step is cut into, whatever the number of workers."""
-    if isinstance(job, SftJob):
-        return -(-int(job.sft_settings["tokens_per_step"]) // int(job.sft_settings["micro_tokens"]))
-    return -(-int(job.curriculum_settings["global_batch"]) // int(job.curriculum_settings["micro_batch"]))
-
-
 def pack_places(micro_tokens: int) -> int:
-    """Token places that an SFT pack may take: a text overhangs where the plan cuts and rows have gaps, and what is left over would make
-    a small second pack, for which a GPU is told as many operations as for a full one and FSDP2 gathers the whole model again."""
+    """Token places that an SFT pack may take: an eighth more than `micro_tokens`.
+
+    A text may extend beyond the plan's cut and rows have gaps. Without the extra places the rest would make a small second pack, for
+    which a GPU launches as many operations as for a full one and FSDP2 gathers the whole model again.
+    """
     return micro_tokens + micro_tokens // 8
 
 
-def check_workers(job: Job, world_size: int) -> None:
+def check_workers(job: TrainingJob, world_size: int) -> None:
     """Raise ConfigError when there are more workers than micro-batches in a step."""
-    available = num_micro_batches(job)
+    available = job.num_micro_batches
     if world_size > available:
-        cut = "sft.micro_tokens" if isinstance(job, SftJob) else "curriculum.micro_batch"
-        raise ConfigError(f"{world_size} workers share {available} micro-batches of a step; use at most {available} workers or lower {cut}")
+        raise ConfigError(
+            f"{world_size} workers share {available} micro-batches of a step; use at most {available} workers "
+            f"or lower {job.MICRO_BATCH_SETTING}"
+        )
 
 
-def _check_counts(job: Job) -> None:
-    for name in ("checkpoint_every_steps", "keep_checkpoints", "log_every_steps"):
-        if getattr(job, name) < 1:
-            raise ConfigError(f"{name} is {getattr(job, name)}; at least 1 is needed")
-
-
-def _from_json(cls: Any, value: Mapping[str, Any], kind: str) -> Any:
-    names = {field.name for field in fields(cls)}
-    given = {key: item for key, item in value.items() if key != "kind"}
-    if value.get("kind", kind) != kind or set(given) - names:
-        raise ConfigError(f"not a {kind} job: unknown {', '.join(sorted(set(given) - names)) or 'kind ' + str(value.get('kind'))}")
-    try:
-        job = cls(**given)
-    except TypeError:
-        raise ConfigError(f"a {kind} job lacks some of its fields; it needs: {', '.join(sorted(names))}") from None
-    job.validate()
-    return job
+def _without_kind(value: object, kind: str) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    if value.get("kind", kind) != kind:
+        raise ConfigError(f"not a {kind} job: its kind is {value['kind']!r}")
+    return {key: item for key, item in value.items() if key != "kind"}

@@ -1,14 +1,13 @@
 """AdamW with a group for the predictor and one for the encoder, on this worker's shards; clipping per group.
 
-The encoder's group is absent, not zero-gradient, in phases that freeze it, so that weight decay cannot move what is frozen.
-The optimizer works on the local shards of FSDP2 parameters: element-wise updates need no knowledge of the whole tensor,
-and the whole tensors are put together only to be saved.
+In phases that freeze the encoder its group is absent, because weight decay would move weights whose gradient is zero. The optimizer
+works on the local shards of FSDP2 parameters, since its updates are element-wise; whole tensors are put together only to be saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -19,6 +18,13 @@ from clinjepa.errors import CheckpointError
 from clinjepa.model.sharding import fill, local, whole
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class OptimizerState(TypedDict):
+    """JSON state of the optimizer."""
+
+    updates: dict[str, int]
+    """Number of updates of each group."""
 
 
 class GroupedAdamW:
@@ -43,7 +49,7 @@ class GroupedAdamW:
         return list(self._parameters)
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Drop all gradients."""
         for members in self._parameters.values():
             for parameter in members.values():
                 parameter.grad = None
@@ -77,7 +83,7 @@ class GroupedAdamW:
             for shard in members.values():
                 shard.grad = None
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[dict[str, Tensor], OptimizerState]:
         """Whole moment tensors named `<group>.<parameter>.<moment>` and each group's number of updates; all workers call it."""
         tensors: dict[str, Tensor] = {}
         updates: dict[str, int] = {}
@@ -93,7 +99,7 @@ class GroupedAdamW:
         return tensors, {"updates": updates}
 
     def load(self, tensors: Mapping[str, Tensor], updates: Mapping[str, int]) -> None:
-        """Take over the moments of the groups that both have; a group the saved state lacks starts with fresh moments.
+        """Load the moments of every group that was updated before; a group that the saved state lacks starts with fresh moments.
 
         Raises CheckpointError when a shared group's tensors are not those of this optimizer's parameters.
         """

@@ -1,64 +1,53 @@
-"""Recipes and phases: what `recipes.yaml` says, validated, and how a budget of optimizer steps is divided among the phases.
+"""Recipes and phases: `recipes.yaml`, validated, and the division of a budget of optimizer steps among the phases of a recipe.
 
-The words and the five phases follow Clin-JEPA (arXiv 2605.10840).
+What a phase does (`Phase`) is separate from the share of the budget that a recipe gives it (`Recipe.shares`). Names and the five phases
+follow Clin-JEPA (arXiv 2605.10840).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Literal, Self, get_args
 
 import yaml
 
+from clinjepa.curriculum.settings import Settings
 from clinjepa.errors import ConfigError
 
-ENCODER_STARTS = ("untrained", "sft", "random")
-TRAINS = ("predictor", "both", "nothing")
-TARGETS = ("online", "ema")
-ROLLOUTS = ("native", "teacher_forced")
+EncoderStart = Literal["untrained", "sft"]
 _RECIPES_FILE = Path(__file__).with_name("recipes.yaml")
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One step of the curriculum."""
+class Phase(Settings):
+    """What one step of the curriculum does."""
+
+    SECTION: ClassVar[str] = "phase"
 
     name: str
-    trains: str
+    trains: Literal["predictor", "both", "nothing"]
     """`predictor`, `both` (encoder and predictor) or `nothing` (hard sync)."""
-    target: str
-    """Whose latents are regressed on: `online` or `ema`."""
-    rollout: str
-    """`native` (own output fed back) or `teacher_forced` (true online latent fed)."""
+    target: Literal["online", "ema"]
+    """Which encoder's latents are the targets."""
+    rollout: Literal["native", "teacher_forced"]
+    """Input of a rollout step: `native` (the predictor's previous output) or `teacher_forced` (the true online latent)."""
     ema_moves: bool
     """Whether the target follows the online encoder after every optimizer step."""
-    shares: tuple[str, ...]
-    """Names in `curriculum.shares` that this phase's budget is the sum of."""
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any], where: str = "phase") -> Phase:
-        """Validate and build; raises ConfigError naming the field, what was given and what is allowed."""
-        _check_keys(value, cls, where)
-        for key, allowed in (("trains", TRAINS), ("target", TARGETS), ("rollout", ROLLOUTS)):
-            if value[key] not in allowed:
-                raise ConfigError(f"{where}.{key} is {value[key]!r}; allowed: {', '.join(allowed)}")
-        phase = cls(**{**value, "ema_moves": bool(value["ema_moves"]), "shares": tuple(value["shares"])})
+    def from_json(cls, value: object, where: str | None = None) -> Self:
+        """Validate and build; raises ConfigError with the field, the value and the allowed values."""
+        phase, where = super().from_json(value, where), where or cls.SECTION
         if phase.trains == "both" and phase.target != "ema":
             raise ConfigError(f"{where}: an encoder that trains against its own online latents collapses; set target: ema")
         if phase.target == "ema" and phase.rollout == "native":
             raise ConfigError(f"{where}: rollout: native needs inputs and targets in one space; with target: ema use teacher_forced")
-        if (phase.trains == "nothing") != (not phase.shares):
-            raise ConfigError(f"{where}: a phase that trains needs shares, a phase that trains nothing must have none")
         return phase
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` reads them back."""
-        return {**asdict(self), "shares": list(self.shares)}
 
     @property
     def needs_target(self) -> bool:
@@ -68,11 +57,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """An initialisation and an ordered list of phases."""
+    """An initialisation of the encoder and an ordered list of phases."""
 
     name: str
-    encoder_start: str
+    encoder_start: EncoderStart
+    """`untrained`: the base as it is. `sft`: after next-token fine-tuning."""
     phases: tuple[Phase, ...]
+    shares: tuple[tuple[str, ...], ...]
+    """For each phase the names in `curriculum.shares` whose sum is its part of the budget; none for a phase that trains nothing."""
 
 
 def recipe_names() -> list[str]:
@@ -93,35 +85,26 @@ def parse_recipes(text: str) -> dict[str, Recipe]:
     loaded = yaml.safe_load(text)
     if not isinstance(loaded, dict):
         raise ConfigError("recipes: expected a mapping from recipe name to encoder_start and phases")
-    recipes = {}
-    for name, value in loaded.items():
-        if not isinstance(value, dict) or set(value) != {"encoder_start", "phases"} or not value["phases"]:
-            raise ConfigError(f"recipe {name}: needs exactly encoder_start and a non-empty list phases")
-        if value["encoder_start"] not in ENCODER_STARTS:
-            raise ConfigError(f"recipe {name}: encoder_start is {value['encoder_start']!r}; allowed: {', '.join(ENCODER_STARTS)}")
-        phases = tuple(Phase.from_dict(phase, f"recipe {name}, phase {i}") for i, phase in enumerate(value["phases"]))
-        if len({phase.name for phase in phases}) != len(phases):
-            raise ConfigError(f"recipe {name}: two phases have the same name")
-        shares = [share for phase in phases for share in phase.shares]
-        if len(set(shares)) != len(shares):
-            raise ConfigError(f"recipe {name}: a share is given to two phases; each belongs to one, or the budget would not be matched")
-        recipes[name] = Recipe(name, value["encoder_start"], phases)
-    return recipes
+    return {name: _parse_recipe(name, value) for name, value in loaded.items()}
 
 
-def phase_steps(recipe: Recipe, settings: Mapping[str, Any]) -> list[int]:
-    """Optimizer steps of each phase, summing to `num_steps` (a phase ends at its rounded cumulative share).
+def phase_steps(recipe: Recipe, num_steps: int, shares: Mapping[str, float]) -> list[int]:
+    """Optimizer steps of each phase; they sum to `num_steps`, and a phase ends at its rounded cumulative share.
 
-    Rounding ends and not lengths gives recipes with equal first phases equal steps for them, so that they can share them.
+    Ends are rounded, not lengths, so recipes with equal first phases give them equal steps and can share them.
 
-    settings: the `curriculum` section as plain values (`num_steps`, `shares`). Raises ConfigError when a phase's share is
-    unknown, or so small that a phase that trains would get no step.
+    Args:
+        recipe: the phases and the names of their shares.
+        num_steps: optimizer steps of all phases together (`curriculum.num_steps`).
+        shares: part of the budget by name (`curriculum.shares`); only their ratios matter.
+
+    Raises:
+        ConfigError: a share of the recipe is not in `shares`, or is so small that a phase that trains would get no step.
     """
-    shares, num_steps = settings["shares"], int(settings["num_steps"])
-    unknown = sorted({share for phase in recipe.phases for share in phase.shares} - set(shares))
+    unknown = sorted({share for own in recipe.shares for share in own} - set(shares))
     if unknown:
         raise ConfigError(f"curriculum.shares lacks {', '.join(unknown)}, which recipe {recipe.name} needs; it has: {', '.join(shares)}")
-    weights = [sum(float(shares[share]) for share in phase.shares) for phase in recipe.phases]
+    weights = [sum(float(shares[share]) for share in own) for own in recipe.shares]
     total = sum(weights)
     if min(weights) < 0 or total <= 0:
         raise ConfigError(f"curriculum.shares must not be negative and must add up to more than 0 for recipe {recipe.name}")
@@ -136,18 +119,18 @@ def phase_steps(recipe: Recipe, settings: Mapping[str, Any]) -> list[int]:
 
 
 def run_order(recipe: Recipe) -> list[Phase | str]:
-    """What a run does on GPUs after SFT: the phases that train and, as names `embed (…)`, the latent stores that are filled between them.
+    """The work of a run on GPUs after SFT: the phases that train and, as names `embed (…)`, the latent stores filled between them.
 
-    A store is filled for every encoder whose latents somebody reads: a phase that trains the predictor alone, or the evaluation at the
-    end. The name says what made the encoder: `encoder_start`, or the phase that trained it.
+    A store is filled for every encoder whose latents are read, by a phase that trains the predictor alone or by the evaluation at the
+    end. The name in brackets is what made the encoder: `encoder_start`, or the phase that trained it.
     """
     order: list[Phase | str] = []
+    encoder: str = recipe.encoder_start
 
     def fill() -> None:
         if (store := f"embed ({encoder})") not in order:
             order.append(store)
 
-    encoder = recipe.encoder_start
     for phase in recipe.phases:
         if phase.trains == "predictor":
             fill()
@@ -159,13 +142,36 @@ def run_order(recipe: Recipe) -> list[Phase | str]:
     return order
 
 
+def _parse_recipe(name: str, value: object) -> Recipe:
+    if not isinstance(value, dict) or set(value) != {"encoder_start", "phases"} or not value["phases"]:
+        raise ConfigError(f"recipe {name}: needs exactly encoder_start and a non-empty list phases")
+    if value["encoder_start"] not in get_args(EncoderStart):
+        allowed = ", ".join(get_args(EncoderStart))
+        raise ConfigError(f"recipe {name}: encoder_start is {value['encoder_start']!r}; allowed: {allowed}")
+    parsed = [_parse_phase(f"recipe {name}, phase {i}", phase) for i, phase in enumerate(value["phases"])]
+    phases, shares = tuple(phase for phase, _ in parsed), tuple(own for _, own in parsed)
+    if len({phase.name for phase in phases}) != len(phases):
+        raise ConfigError(f"recipe {name}: two phases have the same name")
+    given = [share for own in shares for share in own]
+    if len(set(given)) != len(given):
+        raise ConfigError(f"recipe {name}: a share is given to two phases; each belongs to one, or the budget would not be matched")
+    return Recipe(name, value["encoder_start"], phases, shares)
+
+
+def _parse_phase(where: str, value: object) -> tuple[Phase, tuple[str, ...]]:
+    """A phase and its shares."""
+    if not isinstance(value, dict) or not _is_list_of_names(value.get("shares")):
+        raise ConfigError(f"{where}: needs the fields of a phase and shares, a list of names in curriculum.shares")
+    phase = Phase.from_json({key: item for key, item in value.items() if key != "shares"}, where)
+    if (phase.trains != "nothing") != bool(value["shares"]):
+        raise ConfigError(f"{where}: a phase that trains needs shares, a phase that trains nothing must have none")
+    return phase, tuple(value["shares"])
+
+
+def _is_list_of_names(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(each, str) for each in value)
+
+
 @cache
 def _load_file() -> dict[str, Recipe]:
     return parse_recipes(_RECIPES_FILE.read_text(encoding="utf-8"))
-
-
-def _check_keys(value: Mapping[str, Any], cls: type, where: str) -> None:
-    names = [field.name for field in fields(cls)]
-    if not isinstance(value, Mapping) or set(value) != set(names):
-        given = ", ".join(map(str, value)) if isinstance(value, Mapping) else repr(value)
-        raise ConfigError(f"{where}: needs exactly {', '.join(names)}; given: {given}")

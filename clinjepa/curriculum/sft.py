@@ -1,102 +1,123 @@
-"""SFT initialisation: next-token training of the encoder on the pooled hour texts, before the curriculum.
+"""SFT as the step loop's work: next-token training of the encoder on the pooled hour texts, before the curriculum.
 
-A small base made here is trained whole and becomes the base that LoRA then adapts (`config.json`, `model.safetensors`); a
-public model gets its online adapters trained (`online.safetensors`). End-of-text is always appended (Clin-JEPA,
-arXiv 2605.10840). Same plan, checkpoints and determinism as the phases.
+Without adapters the whole base is trained in fp32 and becomes the base that LoRA then adapts (`config.json`, `model.safetensors`); with
+adapters the online adapters of a public model are trained (`online.safetensors`). End-of-text is always appended (Clin-JEPA,
+arXiv 2605.10840). Plan, checkpoints and determinism are those of the phases.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clinjepa.curriculum.assembly import encoder_spec
-from clinjepa.curriculum.checkpoints.checkpoint import Checkpoint, newest_for_all
-from clinjepa.curriculum.checkpoints.history import TrainingHistory
-from clinjepa.curriculum.checkpoints.input_digests import agreed_digests
-from clinjepa.curriculum.checkpoints.saving import Notice, OnReport, Saver
-from clinjepa.curriculum.diagnostics import is_diagnostic_step
+from clinjepa.curriculum.checkpoints.checkpoint import Checkpoint, Digests
+from clinjepa.curriculum.checkpoints.history import Row, TrainingHistory
+from clinjepa.curriculum.checkpoints.input_digests import sft_inputs
+from clinjepa.curriculum.checkpoints.saving import Captured, Notice, OnReport
 from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.encoder_specs import next_token_spec
 from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher
-from clinjepa.curriculum.feed.text_plan import TextPlan
-from clinjepa.curriculum.feed.unpacking import unpacked
-from clinjepa.curriculum.feed.window_plan import Assignment, assignments, mix_seed, torch_seed
+from clinjepa.curriculum.feed.window_plan import Assignment, mix_seed, torch_seed
 from clinjepa.curriculum.gathering import communicates_in_every_forward, keep_gathered, set_gradient_sync
-from clinjepa.curriculum.jobs import SftJob, check_workers, num_micro_batches, pack_places
+from clinjepa.curriculum.jobs import SftJob, pack_places
 from clinjepa.curriculum.optimizer import GroupedAdamW
-from clinjepa.curriculum.out_of_memory import names_settings
-from clinjepa.curriculum.phase import Feed
+from clinjepa.curriculum.out_of_memory import names_settings, sft_remedies
 from clinjepa.curriculum.schedule import Schedule
+from clinjepa.curriculum.training_loop import Feed, Launch, train
 from clinjepa.model.base_model import write_base
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.packing import Pack, pack_texts
-from clinjepa.model.tensor_files import write_tensors
+from clinjepa.model.tensor_files import ONLINE_TENSORS, write_tensors
 from clinjepa.storage import Folder
 
 _INIT_TAG = 8
 NUM_TUNING_TEXTS = 256
-"""Texts of tuning stays whose loss is measured while training."""
+"""Texts of tuning stays whose loss is measured during training."""
 
 
-@names_settings
-def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport, notice: Notice | None = None) -> dict[str, Any]:
+def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport, notice: Notice | None = None) -> dict[str, object]:
     """Train from the newest checkpoint, or the start, to the end and write the base or the adapters to `job.out`; returns a summary.
 
-    All workers call it alike; `feed`, `on_report`, `notice` and what is raised are as in `run_phase`. Loss is in nats per predicted token.
+    Arguments and errors are those of `run_phase`. The loss is in nats per predicted token.
     """
-    job.validate()
-    check_workers(job, dist.world_size)
-    settings = job.sft_settings
-    checkpoints, digests = Folder(job.out) / "checkpoints", agreed_digests(job, dist)
-    checkpoint = newest_for_all(checkpoints, digests, dist)
-    history = TrainingHistory(checkpoint.state()["history"] if checkpoint else None)
-    start = checkpoint.step if checkpoint else 0
-    encoder, optimizer = _assemble(job, dist, checkpoint)
-    fetcher = MicroBatchFetcher(job)
-    plan: TextPlan = fetcher.plan
-    tuning = _TuningLoss(job, encoder, fetcher, dist)
-    schedule = Schedule(plan.num_steps, float(settings["warmup_fraction"]))
-    rounds = -(-num_micro_batches(job) // dist.world_size)
-    assigned = list(assignments(job, dist.rank, dist.world_size, start, plan.num_steps))
-    arrivals = feed(assigned)
-    if start == 0 and not history.diagnostics:
-        tuning.measure(0, history)
-    with Saver(job, checkpoints, digests, history, dist, (0, plan.num_steps), on_report, notice) as saver:
-        for step in range(start, plan.num_steps):
-            began, waited = time.perf_counter(), 0.0
-            optimizer.zero_grad()
-            labels = plan.label_count(step)
-            sums = torch.zeros(2, dtype=torch.float64, device=dist.device)
-            for turn in range(rounds):
-                before = time.perf_counter()
-                arrays = unpacked(next(arrivals), torch.device("cpu"))
-                waited += time.perf_counter() - before
-                current = assigned[(step - start) * rounds + turn]
-                loss, tokens = _forward_backward(job, encoder, arrays, current, labels, turn == rounds - 1, dist)
-                sums += torch.tensor([loss, tokens], dtype=torch.float64, device=dist.device)
-            sums = torch.cat([sums, optimizer.squared_norms(dist.device), saver.signals()])
-            *totals, whole, asks = dist.sum_(sums).tolist()
-            rate = schedule.predictor_factor(step) * float(settings["learning_rate"])
-            norm = math.sqrt(totals[2])
-            row = {"step": step, "loss": totals[0] / labels, "grad_norm_encoder": norm, "lr_encoder": rate}
-            history.check(row, checkpoints.address)
-            optimizer.step({"encoder": rate}, {"encoder": norm}, float(settings["clip_norm"]))
-            history.add(row, int(totals[1]))
-            history.add_time(time.perf_counter() - began, waited, dist.world_size, starts_at=step if step == start else None)
-            done = step + 1
-            if is_diagnostic_step(done, plan.num_steps):
-                tuning.measure(done, history)
-            saver.after_step(done, [whole, asks], lambda: _captured(encoder, optimizer))
-    _write_outputs(job, encoder, history, dist)
-    return history.summary() | history.time_summary()
+    with names_settings(job.name, sft_remedies(job)):
+        return train(job, partial(sft_inputs, job), partial(SftTraining, job, dist), Launch(dist, feed, on_report, notice))
 
 
-class _TuningLoss:
+class SftTraining:
+    """SFT with its modules; see `Training` for the methods."""
+
+    num_loss_terms = 1
+
+    def __init__(self, job: SftJob, dist: Dist, checkpoint: Checkpoint | None) -> None:
+        self._job, self._dist, self._settings = job, dist, job.sft_settings
+        self.encoder, self.optimizer = _assemble(job, dist, checkpoint)
+        fetcher = MicroBatchFetcher(job)
+        self._plan = fetcher.plan
+        self._tuning = TuningLoss(job, self.encoder, fetcher, dist)
+        self._schedule = Schedule(self._plan.num_steps, self._settings.warmup_fraction)
+        self._num_labels = 1
+        self.last_step: int = self._plan.num_steps
+        self.clip_norm, self.arrays_on = self._settings.clip_norm, torch.device("cpu")
+
+    def begin_step(self, step: int) -> None:
+        self._num_labels = self._plan.label_count(step)
+
+    def forward_backward(self, arrays: dict[str, Tensor], assigned: Assignment, sync: bool) -> tuple[Tensor, int]:
+        """Sum of the next-token losses of one micro-batch, which is cut into packs of at most `pack_places` places."""
+        lengths = arrays["text_lengths"].tolist()
+        texts = [text.numpy() for text in torch.split(arrays["tokens"], lengths)] if lengths else []
+        # A micro-batch without texts still takes part in the collectives, with one end-of-text that predicts nothing.
+        encoder, places = self.encoder, pack_places(self._settings.micro_tokens)
+        packs = pack_texts(texts or [np.zeros(0, dtype=np.int64)], places, encoder.spec.eos_id)
+        rounds = self._dist.max_int(len(packs)) if communicates_in_every_forward(encoder) else len(packs)
+        torch.manual_seed(torch_seed(self._job.seed, assigned.step, assigned.micro))
+        total, num_tokens = 0.0, 0
+        for i in range(rounds):
+            spare = i >= len(packs)
+            pack, weight = packs[0 if spare else i], 0 if spare else assigned.weight
+            set_gradient_sync(encoder, sync and i == rounds - 1)
+            loss = _next_token_sum(encoder, pack, self._dist)
+            torch.autograd.backward(loss * (weight / self._num_labels))
+            total, num_tokens = total + float(loss.detach()) * weight, num_tokens + pack.num_tokens * weight
+        return torch.tensor([total], dtype=torch.float64, device=self._dist.device), num_tokens
+
+    def losses(self, totals: Sequence[float]) -> Row:
+        return {"loss": totals[0] / self._num_labels}
+
+    def learning_rates(self, step: int) -> Mapping[str, float]:
+        return {"encoder": self._schedule.predictor_factor(step) * self._settings.learning_rate}
+
+    def after_update(self) -> None:
+        """SFT has no target that moves."""
+
+    def measure(self, done: int, history: TrainingHistory) -> None:
+        self._tuning.measure(done, history)
+
+    def captured(self) -> Captured:
+        moments, optimizer_state = self.optimizer.state()
+        return {"online": self.encoder.online_state(), "optimizer": moments}, optimizer_state
+
+    def write_outputs(self, history: TrainingHistory, digests: Digests) -> None:
+        whole_model = self._job.lora is None
+        state = self.encoder.base_state() if whole_model else self.encoder.online_state()
+        if self._dist.is_main:
+            out = Folder(self._job.out)
+            if whole_model:
+                write_base(out, self.encoder.base_config(), state)
+            else:
+                write_tensors(out, ONLINE_TENSORS, state)
+            out.write_json("metrics.json", history.metrics())
+            out.write_json("timing.json", history.time_summary())
+        self._dist.barrier()
+
+
+class TuningLoss:
     """Next-token loss on fixed texts of tuning stays, in nats per token; nothing is measured when there are none."""
 
     def __init__(self, job: SftJob, encoder: Encoder, fetcher: MicroBatchFetcher, dist: Dist) -> None:
@@ -114,6 +135,7 @@ class _TuningLoss:
         self._texts = self._texts[:NUM_TUNING_TEXTS]
 
     def measure(self, done: int, history: TrainingHistory) -> None:
+        """Append the loss after `done` steps; all workers call it."""
         if not self._texts:
             history.alarm("no_tuning_stays", done, "there are no tuning stays: the tuning loss is not measured")
             return
@@ -126,46 +148,23 @@ class _TuningLoss:
     def _loss(self) -> float:
         self._encoder.eval()
         total = 0.0
-        for pack in pack_texts(self._texts, int(self._job.sft_settings["micro_tokens"]), self._encoder.spec.eos_id):
+        for pack in pack_texts(self._texts, self._job.sft_settings.micro_tokens, self._encoder.spec.eos_id):
             total += float(_next_token_sum(self._encoder, pack, self._dist))
         self._encoder.train()
         return total / sum(len(text) for text in self._texts)
 
 
-def _forward_backward(
-    job: SftJob, encoder: Encoder, arrays: dict[str, Tensor], assigned: Assignment, labels: int, sync: bool, dist: Dist
-) -> tuple[float, int]:
-    """(summed loss, tokens) of one micro-batch; in several packs where one would take more places than memory is planned for."""
-    lengths = arrays["text_lengths"].tolist()
-    texts = [text.numpy() for text in torch.split(arrays["tokens"], lengths)] if lengths else []
-    # A micro-batch without texts still takes part in the collectives, with one end-of-text that predicts nothing.
-    places = pack_places(int(job.sft_settings["micro_tokens"]))
-    packs = pack_texts(texts or [np.zeros(0, dtype=np.int64)], places, encoder.spec.eos_id)
-    rounds = dist.max_int(len(packs)) if communicates_in_every_forward(encoder) else len(packs)
-    torch.manual_seed(torch_seed(job.seed, assigned.step, assigned.micro))
-    total, tokens = 0.0, 0
-    for i in range(rounds):
-        spare = i >= len(packs)
-        pack, weight = packs[0 if spare else i], 0 if spare else assigned.weight
-        set_gradient_sync(encoder, sync and i == rounds - 1)
-        loss = _next_token_sum(encoder, pack, dist)
-        (loss * (weight / labels)).backward()
-        total, tokens = total + float(loss.detach()) * weight, tokens + pack.num_tokens * weight
-    return total, tokens
-
-
 def _next_token_sum(encoder: Encoder, pack: Pack, dist: Dist) -> Tensor:
     ids, positions, labels = (each.to(dist.device) for each in (pack.input_ids_L, pack.position_ids_L, pack.labels_L))
-    return encoder(ids, positions, labels_L=labels)
+    loss: Tensor = encoder(ids, positions, labels_L=labels)
+    return loss
 
 
 def _assemble(job: SftJob, dist: Dist, checkpoint: Checkpoint | None) -> tuple[Encoder, GroupedAdamW]:
-    spec = encoder_spec(job.encoder_settings, Folder(job.trajectories))
     encoder = build_encoder(
-        spec,
+        next_token_spec(job.base_settings, job.lora, Folder(job.trajectories)),
         Folder(job.base) if job.base else None,
         mix_seed(_INIT_TAG, job.seed),
-        whole_model_trainable=_trains_whole_model(job),
         device=dist.device,
         mesh=dist.mesh(),
         with_head=True,
@@ -175,30 +174,7 @@ def _assemble(job: SftJob, dist: Dist, checkpoint: Checkpoint | None) -> tuple[E
     encoder.train()
     encoder.recompute(job.activation_checkpointing)
     keep_gathered(encoder)
-    optimizer = GroupedAdamW({"encoder": encoder.online_parameters()}, float(job.sft_settings["weight_decay"]))
+    optimizer = GroupedAdamW({"encoder": encoder.online_parameters()}, job.sft_settings.weight_decay)
     if checkpoint is not None:
         optimizer.load(checkpoint.tensors("optimizer"), checkpoint.state()["optimizer"]["updates"])
     return encoder, optimizer
-
-
-def _trains_whole_model(job: SftJob) -> bool:
-    return job.encoder_settings["init"] == "config" or job.encoder_settings["adaptation"] == "full"
-
-
-def _captured(encoder: Encoder, optimizer: GroupedAdamW) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    moments, optimizer_state = optimizer.state()
-    return {"online": encoder.online_state(), "optimizer": moments}, optimizer_state
-
-
-def _write_outputs(job: SftJob, encoder: Encoder, history: TrainingHistory, dist: Dist) -> None:
-    whole_model = _trains_whole_model(job)
-    state = encoder.base_state() if whole_model else encoder.online_state()
-    if dist.is_main:
-        out = Folder(job.out)
-        if whole_model:
-            write_base(out, encoder.base_config(), state)
-        else:
-            write_tensors(out, "online.safetensors", state)
-        out.write_json("metrics.json", history.metrics())
-        out.write_json("timing.json", history.time_summary())
-    dist.barrier()

@@ -1,6 +1,6 @@
 """Runs one job in a plain process or under `torchrun`: `python -m clinjepa.curriculum.worker JOB.json`.
 
-The same code that a cluster runs; only the launcher and the feed differ.
+A cluster runs the same code (`pipelines/stages/training.py`); only the launcher and the feed differ.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from pathlib import Path
 import torch
 import torch.distributed as torch_dist
 
+from clinjepa.curriculum.checkpoints.history import Row
+from clinjepa.curriculum.checkpoints.saving import OnReport
+from clinjepa.curriculum.dispatch import run_training_job
 from clinjepa.curriculum.dist import Dist, set_up_gpu
 from clinjepa.curriculum.feed.micro_batches import plain_feed
-from clinjepa.curriculum.jobs import PhaseJob, load_job
-from clinjepa.curriculum.phase import hard_sync, run_phase
-from clinjepa.curriculum.sft import run_sft
+from clinjepa.curriculum.hard_sync import hard_sync
+from clinjepa.curriculum.jobs import SyncJob, load_job
+from clinjepa.curriculum.training_loop import Launch
 from clinjepa.errors import ClinJepaError, ConfigError
 
 
-def run_job_file(path: str) -> dict:
+def run_job_file(path: str) -> dict[str, object]:
     """Run the job in a JSON file with this process's place in the process group; returns the job's summary."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -38,21 +41,19 @@ def run_job_file(path: str) -> dict:
         torch_dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         dist = Dist.current()
-        if isinstance(job, PhaseJob) and job.parsed_phase.trains == "nothing":
-            result = hard_sync(job) if dist.is_main else {}
+        if isinstance(job, SyncJob):
+            result: dict[str, object] = {**hard_sync(job)} if dist.is_main else {}
             dist.barrier()
-        elif isinstance(job, PhaseJob):
-            result = run_phase(job, dist, plain_feed(job), _progress(dist))
         else:
-            result = run_sft(job, dist, plain_feed(job), _progress(dist))
+            result = run_training_job(job, Launch(dist, plain_feed(job), _progress(dist)))
     finally:
         if torch_dist.is_initialized():
             torch_dist.destroy_process_group()
     return result
 
 
-def _progress(dist: Dist):
-    def report(step: int, metrics: dict, checkpoint: str | None) -> None:
+def _progress(dist: Dist) -> OnReport:
+    def report(step: int, metrics: Row, checkpoint: str | None) -> None:
         if dist.is_main:
             print(json.dumps({"step": step, "loss": metrics["loss"], "checkpoint": bool(checkpoint)}), flush=True)
 
@@ -60,11 +61,11 @@ def _progress(dist: Dist):
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0 on success; 1 with one line on stderr for a fault the user can act on. A wrong call raises SystemExit, with 2."""
+    """Exit status 0 on success, 1 with one line on stderr for a fault that the user can act on; a wrong call raises SystemExit with 2."""
     parser = argparse.ArgumentParser(
         prog="python -m clinjepa.curriculum.worker", description="Run one training job in this process, or in those of torchrun."
     )
-    parser.add_argument("job", metavar="JOB.json", help="a phase or SFT as PhaseJob.to_json() or SftJob.to_json() writes it")
+    parser.add_argument("job", metavar="JOB.json", help="the to_json() of a PhaseJob, an SftJob or a SyncJob")
     given = parser.parse_args(arguments)
     try:
         result = run_job_file(given.job)

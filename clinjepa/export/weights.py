@@ -19,7 +19,8 @@ from typing import Any
 
 from torch import Tensor
 
-from clinjepa.curriculum.assembly import encoder_spec
+from clinjepa.curriculum.encoder_specs import encoder_spec
+from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.errors import CheckpointError, ConfigError
 from clinjepa.model.adapters import lora_config
 from clinjepa.model.base_model import BASE_CONFIG, BASE_TENSORS
@@ -49,10 +50,12 @@ class TrainedParts:
     predictor: Folder
 
 
-def write_weights(parts: TrainedParts, encoder_settings: dict[str, Any], tokenizer_settings: dict[str, Any], out: Folder) -> dict[str, Any]:
+def write_weights(
+    parts: TrainedParts, encoder_settings: EncoderSettings, tokenizer_settings: dict[str, Any], out: Folder
+) -> dict[str, Any]:
     """Write `encoder/`, `predictor/` and, where they were made here, `base/` and `tokenizer/`; returns what was written.
 
-    encoder_settings, tokenizer_settings: the configuration's sections as plain values. Raises CheckpointError for weights that do not
+    tokenizer_settings: the configuration's section as plain values. Raises CheckpointError for weights that do not
     belong together.
     """
     spec = encoder_spec(encoder_settings, parts.trajectories)
@@ -76,7 +79,7 @@ def write_weights(parts: TrainedParts, encoder_settings: dict[str, Any], tokeniz
             _write_adapter(state, spec, base, out / "encoder")
     tokenizer = {"folder": "../tokenizer"}
     if tokenizer_settings["init"] == "pretrained":
-        tokenizer = _reference({"model": encoder_settings["model"], "revision": encoder_settings["revision"]})
+        tokenizer = _reference({"model": encoder_settings.model, "revision": encoder_settings.revision})
     else:
         for name in ("tokenizer.json", "special_tokens.json"):
             (out / "tokenizer").write_bytes(name, parts.trajectories.read_bytes(name))
@@ -90,7 +93,7 @@ def write_weights(parts: TrainedParts, encoder_settings: dict[str, Any], tokeniz
             "tokenizer": tokenizer,
             "eos": special["eos"],
             "max_tokens": tokenizer_settings["max_tokens"],
-            "token_budget": encoder_settings["token_budget"],
+            "token_budget": encoder_settings.token_budget,
             "spec": {name: value for name, value in asdict(spec).items() if name not in NOT_DESCRIBED},
         },
     )

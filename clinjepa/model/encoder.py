@@ -244,15 +244,16 @@ def build_encoder(
     left on the disk where nothing else needs it (a layer of its own, no trained weight).
     Raises StoreError or ConfigError for a base that cannot be read or does not fit the tokenizer.
     """
-    lora = spec.adaptation == "lora" and not whole_model_trainable
-    dtype = spec.torch_dtype if lora else torch.float32
+    trains_whole = whole_model_trainable or spec.adaptation == "full"
+    lora = spec.adaptation == "lora" and not trains_whole
+    dtype = torch.float32 if trains_whole else spec.torch_dtype
 
     def built(model: PreTrainedModel) -> Encoder:
         known = model.get_input_embeddings().num_embeddings
         if known < spec.vocab_size:
             raise ConfigError(f"the tokenizer has {spec.vocab_size} tokens, the base model only {known}; they do not belong together")
-        if lora and not with_head:
-            drop_head(model, spec.lora_targets)
+        if not trains_whole and not with_head:
+            drop_head(model, spec.lora_targets if lora else ())
         return Encoder(spec, add_adapters(model, spec, seed, with_target) if lora else model, lora, with_target)
 
     if base is None and spec.init == "config":

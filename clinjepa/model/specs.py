@@ -31,7 +31,7 @@ class EncoderSpec:
     num_kv_heads: int
     ffn_size: int
     adaptation: str
-    """`lora`: adapters on a frozen base. `full`: all weights, in fp32."""
+    """`lora`: adapters on a frozen base. `full`: all weights, in fp32. `frozen`: the base alone, in `dtype`; nothing is trained."""
 
     lora_rank: int
     lora_alpha: float
@@ -50,7 +50,7 @@ class EncoderSpec:
     def __post_init__(self) -> None:
         for name, allowed in (
             ("init", ("config", "pretrained")),
-            ("adaptation", ("lora", "full")),
+            ("adaptation", ("lora", "full", "frozen")),
             ("latent_from", ("post_norm", "pre_norm")),
             ("dtype", tuple(_DTYPES)),
         ):
@@ -59,8 +59,8 @@ class EncoderSpec:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], vocab_size: int, eos_id: int) -> EncoderSpec:
-        """From the configuration's `encoder` section as plain values (its nested `lora` included) and the tokenizer's figures."""
-        lora = settings["lora"]
+        """From the configuration's `encoder` section as plain values and the tokenizer's figures; `lora` is None without adapters."""
+        lora = settings["lora"] or {"rank": 0, "alpha": 0.0, "targets": (), "dropout": 0.0}
         plain = ("init", "model", "revision", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "ffn_size")
         read = ("adaptation", "latent_from", "append_eos", "dtype")
         return cls(

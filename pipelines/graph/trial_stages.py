@@ -1,20 +1,25 @@
-"""The stages of one trial: a recipe's phases in order, the latent store after them, and the evaluations."""
+"""The stages of one trial: the phases of a recipe in order, the latent store after them, and the evaluations.
+
+Settings enter a stage through the typed classes that its executor reads them back into (`clinjepa/curriculum/settings.py`), so a stage's
+key holds exactly what its work receives.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from clinjepa.config.schema import Config
 from clinjepa.config.section import result_fields
-from clinjepa.curriculum.recipes import Recipe, phase_steps
+from clinjepa.curriculum.recipes import Phase, Recipe, phase_steps
+from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings, SftSettings
 from clinjepa.evaluation.settings import DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
 from pipelines.graph.stage import Stage
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One recipe with one seed: its phases in order and what judges them."""
+    """One recipe with one seed: its phases in order and their evaluations."""
 
     recipe: str
     seed: int
@@ -32,26 +37,26 @@ class Trial:
 
 
 class TrialBuilder:
+    """Builds the trials of an experiment; equal stages of several trials are one object."""
+
     def __init__(self, config: Config, ingest: Stage, tokenizer: Stage, trajectories: Stage, labels: Stage) -> None:
         self.config = config
         self.ingest, self.tokenizer, self.trajectories, self.labels = ingest, tokenizer, trajectories, labels
-        encoder = result_fields(config.encoder)
-        self.encoder = encoder
-        self.reading = {name: encoder[name] for name in ("latent_from", "append_eos", "dtype", "token_budget")}
-        self.architecture = {name: value for name, value in encoder.items() if name not in (*self.reading, "adaptation", "lora")} | {
-            "dtype": encoder["dtype"]
-        }
-
+        self.encoder = EncoderSettings.from_json(result_fields(config.encoder))
+        self.predictor = PredictorSettings.from_json(result_fields(config.predictor))
+        self.sft = SftSettings.from_json(result_fields(config.sft))
+        self.curriculum = CurriculumSettings.from_section(result_fields(config.curriculum))
         self._pool: dict[str, Stage] = {}
 
-    def _stage(self, kind: str, label: str, settings: dict[str, Any], inputs: dict[str, Stage]) -> Stage:
-        """The stage with that content: equal ones of several trials are one object."""
-        stage = Stage(kind, label, settings, inputs)
+    def _stage(self, kind: str, label: str, settings: Mapping[str, object], inputs: dict[str, Stage]) -> Stage:
+        """The stage with that content."""
+        stage = Stage(kind, label, dict(settings), inputs)
         return self._pool.setdefault(stage.key, stage)
 
     def trial(self, recipe: Recipe, seed: int) -> Trial:
+        """The stages of a recipe with a seed. Raises ConfigError for shares that do not fit the recipe."""
         base, encoder = self._start(recipe, seed)
-        steps = phase_steps(recipe, result_fields(self.config.curriculum))
+        steps = phase_steps(recipe, self.config.curriculum.num_steps, self.config.curriculum.shares)
         total = sum(steps)
         first = 0
         done: list[Stage] = []
@@ -65,7 +70,7 @@ class TrialBuilder:
                 stage = self._stage(
                     "sync",
                     name,
-                    {"phase": {part: value for part, value in phase.to_dict().items() if part != "shares"}},
+                    {"phase": phase.to_json()},
                     {"online": encoder, "target": target, "after": done[-1], "base": base, "trajectories": self.trajectories},
                 )
                 target = stage
@@ -77,7 +82,7 @@ class TrialBuilder:
                 inputs |= {part: stage for part, stage in optional.items() if stage is not None}
                 if done and done[-1].kind == "sync":
                     inputs["after"] = done[-1]
-                stage = self._stage("phase", name, self._phase_settings(phase.to_dict(), num_steps, first, total, seed), inputs)
+                stage = self._stage("phase", name, self._phase_settings(phase, num_steps, first, total, seed), inputs)
                 predictor = stage
                 if phase.trains == "both":
                     encoder = target = stage
@@ -91,34 +96,32 @@ class TrialBuilder:
         return Trial(recipe.name, seed, tuple(done), encoder or base, embed, self._evaluations(embed, predictor))
 
     def _start(self, recipe: Recipe, seed: int) -> tuple[Stage, Stage | None]:
-        """The base and, where the base is a public model that SFT gave a LoRA, the stage that holds it."""
-        base = self._stage("base", "base model", {"encoder": self.architecture, "seed": seed}, {"tokenizer": self.tokenizer})
+        """(the base, the stage with its adapters); the latter is None unless SFT trained adapters of a public model."""
+        base = self._stage("base", "base model", {"encoder": self.encoder.base.to_json(), "seed": seed}, {"tokenizer": self.tokenizer})
         if recipe.encoder_start != "sft":
             return base, None
-        settings = {"sft": result_fields(self.config.sft), "seed": seed}
-        adapters = self.config.encoder.init == "pretrained" and self.config.encoder.adaptation == "lora"
+        settings: dict[str, object] = {"sft": self.sft.to_json(), "seed": seed}
+        adapters = self.encoder.init == "pretrained" and self.encoder.adaptation == "lora"
         if adapters:
-            settings["lora"] = self.encoder["lora"]
+            settings["lora"] = self.encoder.lora.to_json()
         sft = self._stage("sft", "SFT", settings, {"base": base, "trajectories": self.trajectories})
         return (base, sft) if adapters else (sft, None)
 
     def _embed(self, base: Stage, encoder: Stage | None) -> Stage:
         inputs = {"base": base, "trajectories": self.trajectories} | ({"encoder": encoder} if encoder else {})
-        adaptation = {name: self.encoder[name] for name in ("adaptation", "lora")} if encoder else {}
-        return self._stage("embed", "latents", self.reading | adaptation, inputs)
+        reading = self.encoder.reading(adapted=encoder is not None)
+        return self._stage("embed", "latents", reading.without_defaults(), inputs)
 
-    def _phase_settings(self, phase: dict[str, Any], num_steps: int, first: int, total: int, seed: int) -> dict[str, Any]:
-        curriculum = {name: value for name, value in result_fields(self.config.curriculum).items() if name not in ("num_steps", "shares")}
-        phase = {name: value for name, value in phase.items() if name != "shares"}
+    def _phase_settings(self, phase: Phase, num_steps: int, first: int, total: int, seed: int) -> dict[str, object]:
         return {
-            "phase": phase,
+            "phase": phase.to_json(),
             "num_steps": num_steps,
             "first_step": first,
             "total_steps": total,
             "seed": seed,
-            "curriculum": curriculum,
-            "encoder": self.encoder,
-            "predictor": result_fields(self.config.predictor),
+            "curriculum": self.curriculum.to_json(),
+            "encoder": self.encoder.to_json(),
+            "predictor": self.predictor.to_json(),
         }
 
     def _evaluations(self, embed: Stage, predictor: Stage) -> dict[str, Stage]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from clinjepa.config import Config, result_fields
 from clinjepa.curriculum.recipes import load_recipe
+from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.export.card import model_card, package_versions, report_figures
 from clinjepa.export.folder import CARD, begin_export, finish_export
@@ -52,7 +53,7 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
         trajectories=artifacts["trajectories"].folder,
         predictor=artifacts["predictor"].folder,
     )
-    weights = write_weights(parts, config.encoder.model_dump(mode="json"), config.tokenizer.model_dump(mode="json"), out)
+    weights = write_weights(parts, EncoderSettings.from_json(result_fields(config.encoder)), config.tokenizer.model_dump(mode="json"), out)
     access, facts = _data_facts(config, artifacts["trajectories"].folder)
     card = identity | weights | facts | _model_facts(config, trial, weights) | _figures(config, trial, storage)
     out.write_bytes(CARD, model_card(card).encode())

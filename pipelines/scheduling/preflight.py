@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from clinjepa.config import Config, result_fields
+from clinjepa.config import Config
 from clinjepa.curriculum.jobs import alignment_shortfall
 from clinjepa.curriculum.recipes import load_recipe, phase_steps
 from clinjepa.errors import ConfigError, ResourceError
@@ -80,7 +80,7 @@ def warnings(config: Config) -> list[str]:
     """Settings that are allowed but will probably disappoint, each with its remedy. Needs no data."""
     lines = []
     for recipe in map(load_recipe, config.grid.recipes):
-        for phase, steps in zip(recipe.phases, phase_steps(recipe, result_fields(config.curriculum)), strict=True):
+        for phase, steps in zip(recipe.phases, phase_steps(recipe, config.curriculum.num_steps, config.curriculum.shares), strict=True):
             shortfall = alignment_shortfall(phase, steps, config.curriculum.ema_momentum)
             lines += [f"{recipe.name}, {shortfall}"] if shortfall else []
     num_workers, available = config.execution.max_workers, _micro_batches(config)

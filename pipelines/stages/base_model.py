@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from clinjepa.config import Config
+from clinjepa.curriculum.settings import BaseSettings
 from clinjepa.model.weights import public_content
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
@@ -13,22 +11,26 @@ from pipelines.graph.stage import Stage
 from pipelines.stages.tasks import run_remotely
 
 
-def run_base_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    """The encoder before any training: random weights made here, or the name of a public model (never a copy of it)."""
+def base_settings(stage: Stage) -> BaseSettings:
+    """Which model the base of a stage is, from the settings of the base stage that it comes from."""
+    while stage.kind != "base":
+        stage = stage.inputs["base"]
+    return BaseSettings.from_json(stage.settings["encoder"])
+
+
+def run_base_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
+    """Executor of the `base` stage: random weights made here, or the name of a public model (never a copy of it)."""
     tokenizer = context.artifact(stage.inputs["tokenizer"]).folder
-    return run_remotely(context, _write_base, tokenizer, artifact.folder, stage.settings["encoder"], stage.settings["seed"], context.config)
+    return run_remotely(context, _write_base, tokenizer, artifact.folder, base_settings(stage), stage.settings["seed"])
 
 
-def _write_base(tokenizer: Folder, out: Folder, architecture: dict[str, Any], seed: int, config: Config) -> dict[str, Any]:
+def _write_base(tokenizer: Folder, out: Folder, settings: BaseSettings, seed: int) -> dict[str, object]:
+    from clinjepa.curriculum.encoder_specs import next_token_spec
     from clinjepa.model.base_model import make_base
-    from clinjepa.model.specs import EncoderSpec
-    from clinjepa.trajectory.tokens.tokenizer import load_tokenizer
 
-    if architecture["init"] == "pretrained":
-        named = {name: architecture[name] for name in ("model", "revision")}
-        out.write_json("model.json", named | {"content": public_content(**named)})
+    if settings.init == "pretrained":
+        named = {"model": settings.model, "revision": settings.revision}
+        out.write_json("model.json", named | {"content": public_content(str(settings.model), settings.revision)})
         return {"made_here": False}
-    loaded = load_tokenizer(tokenizer)
-    spec = EncoderSpec.from_settings(config.encoder.model_dump(mode="json"), loaded.vocab_size, loaded.eos_id)
-    make_base(spec, seed, out)
+    make_base(next_token_spec(settings, None, tokenizer), seed, out)
     return {"made_here": True}

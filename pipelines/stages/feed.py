@@ -13,7 +13,7 @@ import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher
-from clinjepa.curriculum.jobs import Job, load_job
+from clinjepa.curriculum.jobs import Job, load_training_job
 from clinjepa.errors import ClinJepaError, retold
 
 _ROWS_PER_BLOCK = 8
@@ -109,7 +109,7 @@ class _Fetch:
         places = zip(rows["step"].to_pylist(), rows["micro"].to_pylist(), strict=True)
         try:
             if self._fetch is None:
-                self._fetch = MicroBatchFetcher(load_job(self._job))
+                self._fetch = MicroBatchFetcher(load_training_job(self._job))
             for payload in self._fetch.micro_batches(places):
                 yield _row(payload)
         except ClinJepaError as error:

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
 
 import pyarrow as pa
 import ray.data
 
 from clinjepa.config import Config
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
+from clinjepa.curriculum.settings import ReadingSettings
 from clinjepa.errors import ClinJepaError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import finish_latents
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.context import Needs, RunContext
 from pipelines.graph.stage import Stage
+from pipelines.stages.base_model import base_settings
 from pipelines.stages.tasks import raise_fault
 
 _WORKER_CPUS = 0.5
 
 
 def embed_needs(config: Config) -> Needs:
-    """What the pool uses when it is full."""
+    """CPUs and GPUs of the pool at its largest."""
     return {name: amount * config.execution.embed_workers for name, amount in least_embed_needs(config).items()}
 
 
 def least_embed_needs(config: Config) -> Needs:
-    """What one encoder worker uses; the pool starts with one and grows as the cluster has room."""
+    """CPUs and GPUs of one encoder worker; the pool starts with one and grows as the cluster has room."""
     return {"CPU": _WORKER_CPUS} | ({"GPU": 1.0} if config.execution.use_gpu else {})
 
 
-def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    """Shard by shard; a shard that this encoder has done is recognised by its header, so a restart costs at most the shards in work."""
+def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
+    """Executor of `embed` stages. A shard that this encoder has finished is recognised by its header and skipped after a restart."""
     config, out = context.config, artifact.folder
     address = {name: context.artifact(upstream).folder.address for name, upstream in stage.inputs.items()}
     job = EmbedJob(
@@ -40,7 +42,8 @@ def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> di
         trajectories=address["trajectories"],
         base=address["base"],
         encoder=address.get("encoder"),
-        encoder_settings=config.encoder.model_dump(mode="json"),
+        base_settings=base_settings(stage),
+        reading=ReadingSettings.from_json(stage.settings),
         use_gpu=config.execution.use_gpu,
     )
     shards = [name.removesuffix(".parquet") for name in Folder(job.trajectories).names("shards")]
@@ -66,14 +69,14 @@ def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> di
 class _EmbedShards:
     """One encoder worker of the pool."""
 
-    def __init__(self, job: str, threads: int) -> None:
+    def __init__(self, job: Mapping[str, object], threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self.embedder = Embedder(EmbedJob.from_json(job))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        counts = {"num_tokens": 0, "num_texts": 0, "fault": "", "message": ""}
+        counts: dict[str, int | str] = {"num_tokens": 0, "num_texts": 0, "fault": "", "message": ""}
         try:
             for shard in rows["shard"].to_pylist():
                 counts |= self.embedder.embed_shard(shard)

@@ -1,8 +1,8 @@
-"""SFT and the phases as Ray Train stages: one `TorchTrainer` each, fed by Ray Data, run by the same loop as under `torchrun`.
+"""SFT and the phases as Ray Train stages: one `TorchTrainer` each, fed by Ray Data, with the same step loop as under `torchrun`.
 
-The loop keeps its own checkpoints in the artifact's folder (safetensors, manifest last) and resumes from the newest whole one by
-itself, so a restarted worker group, a restarted driver and another cluster all go on at the same step. Ray Train is handed a
-pointer to each, which is what its metrics ride on.
+The loop writes its checkpoints into the artifact's folder (safetensors, manifest last) and resumes from the newest whole one, so a
+restarted worker group, a restarted driver and another cluster all resume at the same step. Ray Train gets a pointer to each checkpoint,
+with which it reports metrics.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import ray
 import ray.data
@@ -23,9 +23,12 @@ from ray.train.torch import TorchTrainer
 from ray.train.torch.config import TorchConfig, _TorchBackend
 
 from clinjepa import errors
-from clinjepa.config import Config, result_fields
-from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob, load_job
-from clinjepa.curriculum.phase import hard_sync
+from clinjepa.config import Config
+from clinjepa.curriculum.checkpoints.history import Row
+from clinjepa.curriculum.hard_sync import hard_sync
+from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob, SyncJob, load_training_job
+from clinjepa.curriculum.recipes import Phase
+from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, LoraSettings, PredictorSettings, Recompute, SftSettings
 from clinjepa.storage import Folder
 from clinjepa.storage.faults import translated
 from pipelines.graph.artifacts import Artifact
@@ -34,17 +37,26 @@ from pipelines.graph.stage import Stage
 from pipelines.scheduling.coordinator import coordinator
 from pipelines.scheduling.session import WATCHER_VARIABLE
 from pipelines.scheduling.trackers import open_trackers, tracker_settings
+from pipelines.stages.base_model import base_settings
 from pipelines.stages.feed import ray_data_feed
 from pipelines.stages.tasks import run_remotely
 
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
-def run_phase_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+class _Execution(TypedDict):
+    """Fields of a training job that change how it is computed, never its result."""
+
+    checkpoint_every_steps: int
+    keep_checkpoints: int
+    asynchronous_checkpoints: bool
+    log_every_steps: int
+    activation_checkpointing: Recompute
+
+
+def run_phase_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `phase` stages."""
-    settings = stage.settings
-    execution = context.config.curriculum
-    address = {name: context.artifact(upstream).folder.address for name, upstream in stage.inputs.items()}
+    settings, address = stage.settings, _addresses(context, stage)
     job = PhaseJob(
         out=artifact.folder.address,
         trajectories=address["trajectories"],
@@ -53,61 +65,55 @@ def run_phase_stage(context: RunContext, stage: Stage, artifact: Artifact) -> di
         encoder=address.get("encoder"),
         target=address.get("target"),
         predictor=address.get("predictor"),
-        phase=settings["phase"] | {"shares": [settings["phase"]["name"]]},
+        phase=Phase.from_json(settings["phase"]),
         num_steps=settings["num_steps"],
         first_step=settings["first_step"],
         total_steps=settings["total_steps"],
         seed=settings["seed"],
-        encoder_settings=settings["encoder"],
-        predictor_settings=settings["predictor"],
-        curriculum_settings=settings["curriculum"],
-        checkpoint_every_steps=execution.checkpoint_every_steps,
-        keep_checkpoints=execution.keep_checkpoints,
-        asynchronous_checkpoints=execution.asynchronous_checkpoints,
-        log_every_steps=execution.log_every_steps,
-        activation_checkpointing=context.config.encoder.activation_checkpointing,
+        encoder_settings=EncoderSettings.from_json(settings["encoder"]),
+        predictor_settings=PredictorSettings.from_json(settings["predictor"]),
+        curriculum_settings=CurriculumSettings.from_json(settings["curriculum"]),
+        **_execution(context.config),
     )
     return run_training(context, stage, artifact, job)
 
 
-def run_sft_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+def run_sft_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of the `sft` stage."""
-    execution = context.config.curriculum
+    settings, address = stage.settings, _addresses(context, stage)
     job = SftJob(
-        out=artifact.folder.address,
-        trajectories=context.artifact(stage.inputs["trajectories"]).folder.address,
-        base=context.artifact(stage.inputs["base"]).folder.address,
-        seed=stage.settings["seed"],
-        encoder_settings=result_fields(context.config.encoder),
-        sft_settings=stage.settings["sft"],
-        checkpoint_every_steps=execution.checkpoint_every_steps,
-        keep_checkpoints=execution.keep_checkpoints,
-        asynchronous_checkpoints=execution.asynchronous_checkpoints,
-        log_every_steps=execution.log_every_steps,
-        activation_checkpointing=context.config.encoder.activation_checkpointing,
-    )
-    return run_training(context, stage, artifact, job)
-
-
-def run_sync_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
-    """Executor of `sync` stages: target := online, checked; an operation on checkpoints."""
-    address = {name: context.artifact(upstream).folder.address for name, upstream in stage.inputs.items()}
-    job = PhaseJob(
         out=artifact.folder.address,
         trajectories=address["trajectories"],
         base=address["base"],
-        encoder=address["online"],
-        target=address["target"],
-        phase=stage.settings["phase"] | {"shares": []},
-        num_steps=0,
-        first_step=0,
-        total_steps=0,
-        seed=0,
-        encoder_settings=result_fields(context.config.encoder),
-        predictor_settings={},
-        curriculum_settings={},
+        seed=settings["seed"],
+        base_settings=base_settings(stage),
+        sft_settings=SftSettings.from_json(settings["sft"]),
+        lora=LoraSettings.from_json(settings["lora"]) if "lora" in settings else None,
+        **_execution(context.config),
     )
-    return run_remotely(context, hard_sync, job)
+    return run_training(context, stage, artifact, job)
+
+
+def run_sync_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
+    """Executor of `sync` stages: target := online, checked; an operation on checkpoints."""
+    address = _addresses(context, stage)
+    return run_remotely(context, hard_sync, SyncJob(artifact.folder.address, address["online"], address["target"]))
+
+
+def _addresses(context: RunContext, stage: Stage) -> dict[str, str]:
+    """Addresses of the artifacts of a stage's inputs."""
+    return {name: context.artifact(upstream).folder.address for name, upstream in stage.inputs.items()}
+
+
+def _execution(config: Config) -> _Execution:
+    curriculum = config.curriculum
+    return {
+        "checkpoint_every_steps": curriculum.checkpoint_every_steps,
+        "keep_checkpoints": curriculum.keep_checkpoints,
+        "asynchronous_checkpoints": curriculum.asynchronous_checkpoints,
+        "log_every_steps": curriculum.log_every_steps,
+        "activation_checkpointing": config.encoder.activation_checkpointing,
+    }
 
 
 def training_needs(config: Config) -> Needs:
@@ -127,7 +133,7 @@ def _worker_needs(config: Config) -> Needs:
     return {"CPU": execution.cpus_per_worker + execution.data_cpus} | ({"GPU": 1.0} if execution.use_gpu else {})
 
 
-def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dict[str, Any]:
+def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dict[str, object]:
     """Train a job with Ray Train into `artifact` (`job.out`), from its newest checkpoint; returns its summary.
 
     Lost workers and nodes cost a restart from the last checkpoint; what a restart cannot mend is raised as the worker raised it.
@@ -138,7 +144,7 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
     ray.get(context.coordinator.forget_fault.remote(name))
     os.environ[_START_TIMEOUT] = str(execution.start_timeout_seconds)
     state = context.storage / "ray_train"
-    context.report(stage, 0, job.num_steps if isinstance(job, PhaseJob) else context.config.sft.max_steps or 1, "starting workers")
+    context.report(stage, 0, job.expected_steps, "starting workers")
     trainer = TorchTrainer(
         _train_loop,
         train_loop_config={
@@ -215,25 +221,26 @@ def _train_loop(work: dict[str, Any]) -> None:
     """Runs in every Ray Train worker."""
     import torch
 
+    from clinjepa.curriculum.dispatch import run_training_job
     from clinjepa.curriculum.dist import Dist
+    from clinjepa.curriculum.training_loop import Launch
 
     torch.set_num_threads(work["threads"])
     watcher = coordinator()
     if ray.get(watcher.fault.remote(work["name"])) is not None:
         return  # of an earlier attempt, which another would meet again; the driver asks for it
-    job = load_job(work["job"])
+    job = load_training_job(work["job"])
     rank = ray.train.get_context().get_world_rank()
-    first_step = job.first_step if isinstance(job, PhaseJob) else 0
     trackers = open_trackers(work["trackers"]) if rank == 0 else []
 
-    def on_report(step: int, metrics: dict[str, Any], checkpoint: str | None) -> None:
-        numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+    def on_report(step: int, metrics: Row, checkpoint: str | None) -> None:
+        numbers = {name: float(value) for name, value in metrics.items()}
         for tracker in trackers:
             tracker.log(step, numbers)
         if rank == 0:
             note = f"loss {metrics['loss']:.4g}" if metrics.get("loss") is not None else ""
-            total = job.num_steps if isinstance(job, PhaseJob) else metrics["num_steps"]
-            watcher.report.remote(work["stage_key"], work["label"], step - first_step, total, note)
+            total = int(metrics["num_steps"]) - job.start_step
+            watcher.report.remote(work["stage_key"], work["label"], step - job.start_step, total, note)
         if checkpoint is None:
             return
         with tempfile.TemporaryDirectory() as scratch:
@@ -241,12 +248,8 @@ def _train_loop(work: dict[str, Any]) -> None:
             ray.train.report(numbers | {"step": step}, checkpoint=Checkpoint.from_directory(scratch) if rank == 0 else None)
 
     try:
-        from clinjepa.curriculum.phase import run_phase
-        from clinjepa.curriculum.sft import run_sft
-
-        run = run_phase if isinstance(job, PhaseJob) else run_sft
         notice = _leaving_nodes if work["nodes_may_leave"] else None
-        run(job, Dist.current(), ray_data_feed(job), on_report, notice)  # type: ignore[arg-type]
+        run_training_job(job, Launch(Dist.current(), ray_data_feed(job), on_report, notice))
         for tracker in trackers:
             tracker.close()
     except errors.TornCheckpointError:

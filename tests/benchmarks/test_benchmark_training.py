@@ -22,7 +22,7 @@ from clinjepa.model.encoder import build_encoder
 from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder
 from tests.support.cli import ROOT, environment
-from tests.support.curriculum_jobs import ENCODER, phase_job
+from tests.support.curriculum_jobs import encoder_settings, phase_job
 from tests.support.curriculum_store import make_base_and_latents, make_trajectories
 from tests.support.model_encoders import encoder_spec, move_online, random_texts
 
@@ -180,7 +180,7 @@ def test_eight_gpus_eat_38_mb_of_bfloat16_a_step():
 def latent_job(tmp_path_factory):
     root = tmp_path_factory.mktemp("feed")
     trajectories = make_trajectories(root)
-    latents = make_base_and_latents(root, trajectories, ENCODER)
+    latents = make_base_and_latents(root, trajectories, encoder_settings())
     return phase_job("warmup", trajectories=trajectories, latents=latents, num_steps=8, global_batch=16, micro_batch=2)
 
 

@@ -18,6 +18,7 @@ from clinjepa.capacity.memory import RunSizes, advice, fits, phase_memory, run_m
 from clinjepa.capacity.model_sizes import Architecture, known_gpus, known_model, predictor_kept_bytes, predictor_parameters
 from clinjepa.config import Config, load_config
 from clinjepa.curriculum.recipes import load_recipe
+from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.model.base_model import random_model
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.losses import rollout_loss, teacher_forcing_loss
@@ -319,7 +320,7 @@ def test_latent_stores_are_sized_by_the_trajectory_store_and_then_by_their_own_f
     assert len(stores) == 2 and all(f": {expected:,} B" in line and line.endswith("to write") for line in stores)
     assert f"{2 * expected:,} B" in together
 
-    written = Folder(make_base_and_latents(tmp_path, made.address, SETTINGS))
+    written = Folder(make_base_and_latents(tmp_path, made.address, EncoderSettings.from_json(SETTINGS)))
     size = sum(file.stat().st_size for file in (tmp_path / "base_latents" / "latents").iterdir())
     publish(config, experiment.trials[0].embed, written, {"bytes": size})
     _, *stores, together = latent_lines(latent_estimate(config, experiment))

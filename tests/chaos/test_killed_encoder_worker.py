@@ -21,7 +21,7 @@ from pipelines.graph.stage import Stage
 from pipelines.scheduling.runner import ensure
 from pipelines.scheduling.session import ray_session
 from pipelines.stages.latents import embed_needs, least_embed_needs, run_embed_stage
-from tests.support.curriculum_jobs import ENCODER
+from tests.support.curriculum_jobs import ENCODER, encoder_settings
 from tests.support.curriculum_store import make_base_and_latents, make_trajectories
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(300)]
@@ -56,11 +56,16 @@ def kill_one_when_a_part_is_done(out: Path, killed: list[int]) -> None:
 
 def test_a_killed_encoder_worker_costs_no_finished_part_and_changes_no_latent(tmp_path: Path) -> None:
     trajectories = make_trajectories(tmp_path, num_stays=240, num_parts=NUM_PARTS)
-    make_base_and_latents(tmp_path, trajectories, ENCODER)
+    make_base_and_latents(tmp_path, trajectories, encoder_settings())
     storage = Folder(tmp_path / "storage")
     config = Config(storage=storage.address, encoder=ENCODER, execution={"embed_workers": 2, "threads_per_worker": 1, "progress": False})
-    inputs = {name: Stage(name, name, {}) for name in ("trajectories", "base")}
-    stage = Stage("embed", "embed", {}, inputs)
+    settings = encoder_settings()
+    reading = settings.reading(adapted=False)
+    inputs = {
+        "trajectories": Stage("trajectories", "trajectories", {}),
+        "base": Stage("base", "base", {"encoder": settings.base.to_json()}),
+    }
+    stage = Stage("embed", "embed", reading.without_defaults(), inputs)
     executor = Executor(run_embed_stage, embed_needs, least=least_embed_needs)
     killed: list[int] = []
     with ray_session(config) as context:
@@ -74,7 +79,7 @@ def test_a_killed_encoder_worker_costs_no_finished_part_and_changes_no_latent(tm
         ensure(context, stage, {"embed": executor})
         killer.join()
     assert len(killed) == 1, "no worker was killed while there was work left"
-    alone = EmbedJob(str(tmp_path / "alone"), trajectories, str(tmp_path / "base"), None, config.encoder.model_dump(mode="json"))
+    alone = EmbedJob(str(tmp_path / "alone"), trajectories, str(tmp_path / "base"), None, settings.base, reading)
     for shard in {name.removesuffix(".parquet") for name in Folder(trajectories).names("shards")}:
         Embedder(alone).embed_shard(shard)
     assert len(digests(out)) == NUM_PARTS

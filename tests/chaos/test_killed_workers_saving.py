@@ -42,7 +42,7 @@ def kill_all_when(nodes: RayNodes, training: Training, reached: Callable[[], boo
 
 def test_in_the_middle_of_a_save_they_go_on_from_the_checkpoint_before(nodes, inputs: Inputs, started, tmp_path):
     job = inputs.job("warmup", 12 * EVERY, tmp_path / "unused")
-    job = replace(job, predictor_settings=job.predictor_settings | LARGE)
+    job = replace(job, predictor_settings=replace(job.predictor_settings, **LARGE))
     training = started(nodes, job, tmp_path)
     training.wait_for(lambda: training.saved() >= 2 * EVERY)
 

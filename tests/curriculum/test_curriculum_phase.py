@@ -14,23 +14,27 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clinjepa.curriculum import assembly, sft
-from clinjepa.curriculum.assembly import assemble, encoder_spec
+from clinjepa.curriculum.assembly import assemble
 from clinjepa.curriculum.checkpoints import checkpoint, saving
 from clinjepa.curriculum.checkpoints.checkpoint import save_checkpoint
 from clinjepa.curriculum.diagnostics import PhaseDiagnostics
+from clinjepa.curriculum.dispatch import run_training_job
 from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.encoder_specs import encoder_spec
 from clinjepa.curriculum.encoding import _CHUNK_TAG
 from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher, plain_feed
 from clinjepa.curriculum.feed.window_plan import Assignment, mix_seed, torch_seed
-from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob
+from clinjepa.curriculum.hard_sync import hard_sync
+from clinjepa.curriculum.jobs import Job, PhaseJob, SyncJob
 from clinjepa.curriculum.objective import PhaseObjective, spread
-from clinjepa.curriculum.phase import hard_sync, run_phase
+from clinjepa.curriculum.phase import run_phase
+from clinjepa.curriculum.training_loop import Launch
 from clinjepa.errors import CheckpointError, ConfigError, StoreError, TrainingError
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import pack_texts
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentReader, LatentWriter, finish_latents
-from tests.support.curriculum_jobs import CURRICULUM, ENCODER, SFT, phase_job
+from tests.support.curriculum_jobs import CURRICULUM, ENCODER, encoder_settings, phase_job, sft_job
 from tests.support.curriculum_processes import run_job
 from tests.support.curriculum_store import make_base_and_latents, make_latents, make_trajectories
 from tests.support.saved import checkpoints_in, newest_whole
@@ -46,10 +50,10 @@ class Curriculum:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.trajectories = make_trajectories(root)
-        self.base_latents = make_base_and_latents(root, self.trajectories, ENCODER)
+        self.base_latents = make_base_and_latents(root, self.trajectories, encoder_settings())
         run_job(self.job("warmup"))
         run_job(self.job("joint"))
-        self.joint_latents = make_latents(root / "joint_latents", self.trajectories, root / "base", root / "joint", ENCODER)
+        self.joint_latents = make_latents(root / "joint_latents", self.trajectories, root / "base", root / "joint", encoder_settings())
         run_job(self.job("alignment"))
 
     def job(self, phase: str, **changes) -> PhaseJob:
@@ -88,7 +92,10 @@ class Curriculum:
         """A phase, or SFT of the base."""
         if name != "sft":
             return self.job(name)
-        return SftJob(str(self.root / "sft"), self.trajectories, 0, ENCODER, SFT_SETTINGS, base=str(self.root / "base"))
+        return sft_job(self.root / "sft", self.trajectories, base=str(self.root / "base"), **SFT_STEPS)
+
+    def sync_job(self, **changes) -> SyncJob:
+        return replace(SyncJob(str(self.root / "hard_sync"), str(self.root / "joint"), str(self.root / "alignment")), **changes)
 
     def undisturbed(self, stage: str) -> Path:
         """The folder of what a stage leaves when nothing interrupts it."""
@@ -175,7 +182,7 @@ def test_the_learning_rate_is_one_curve_over_the_phases(curriculum):
 
 
 def test_hard_sync_makes_the_target_equal_to_online(curriculum, tmp_path):
-    gaps = hard_sync(curriculum.job("hard_sync", out=str(tmp_path)))
+    gaps = hard_sync(curriculum.sync_job(out=str(tmp_path)))
     assert gaps["target_gap_before"] > 1e-5 > gaps["target_gap_after"]
     assert not changed(curriculum.tensors("joint", "online"), load_file(tmp_path / "target.safetensors"))
 
@@ -185,7 +192,7 @@ def test_hard_sync_refuses_states_of_different_encoders(curriculum, tmp_path):
     (tmp_path / "target").mkdir()
     save_file(other, tmp_path / "target" / "target.safetensors")
     with pytest.raises(CheckpointError, match="shape"):
-        hard_sync(curriculum.job("hard_sync", out=str(tmp_path), target=str(tmp_path / "target")))
+        hard_sync(curriculum.sync_job(out=str(tmp_path), target=str(tmp_path / "target")))
 
 
 @pytest.mark.parametrize("phase", ["warmup", "alignment"])
@@ -205,7 +212,7 @@ def test_the_chunked_gradient_is_that_of_the_plain_graph(curriculum, adapter_dro
     """Without dropout the plain graph is of one chunk; with it, of the same chunks, because their masks are drawn chunk by chunk."""
     gradients = []
     for plain in (False, True):
-        settings = {**ENCODER, "lora": {**ENCODER["lora"], "dropout": adapter_dropout}, "token_budget": plain_budget if plain else 96}
+        settings = encoder_settings(lora={**ENCODER["lora"], "dropout": adapter_dropout}, token_budget=plain_budget if plain else 96)
         job = curriculum.job("joint", encoder_settings=settings, micro_batch=6)
         modules = assemble(job, Dist.current(), None)
         objective, arrays = PhaseObjective(job, modules.predictor, modules.encoder, Dist.current()), window_batch(job)
@@ -237,14 +244,14 @@ def plain_backward(objective: PhaseObjective, arrays: dict[str, torch.Tensor], t
     latents.z_static_BD = z_UD[arrays["static_texts"].long()]
     latents.z_state_BTD, latents.z_action_BTD = spread(z_UD, arrays["state_texts"]), spread(z_UD, arrays["action_texts"])
     torch.manual_seed(seed)
-    sum(objective._losses(latents, arrays)).backward()
+    sum(objective._terms(latents, arrays)).backward()
 
 
 @pytest.mark.parametrize("stage", ["warmup", "joint", "joint_again", "alignment", "finalization", "sft"])
 def test_an_interrupted_stage_leaves_the_same_bytes_as_an_uninterrupted_one(curriculum, tmp_path, stage):
     often = {"checkpoint_every_steps": 2, "log_every_steps": 1, "asynchronous_checkpoints": False}
     job = replace(curriculum.stage(stage), out=str(tmp_path), **often)
-    first = job.first_step if isinstance(job, PhaseJob) else 0
+    first = job.start_step
     run_until(job, first + 3)
     run_job(job)
     assert starts(tmp_path) == [first, first + 2]
@@ -265,14 +272,13 @@ def run_until(job: Job, last_step: int) -> None:
         if step == last_step:
             raise Interrupted
 
-    run = run_phase if isinstance(job, PhaseJob) else sft.run_sft
     with pytest.raises(Interrupted):
-        run(job, Dist.current(), plain_feed(job), stop)
+        run_training_job(job, Launch(Dist.current(), plain_feed(job), stop))
 
 
 @pytest.mark.parametrize("stage", ["warmup", "sft"])
 def test_the_time_of_diagnostics_is_told_apart_from_that_of_steps(curriculum, tmp_path, monkeypatch, stage):
-    measured = (PhaseDiagnostics, "_figures") if stage == "warmup" else (sft._TuningLoss, "_loss")
+    measured = (PhaseDiagnostics, "_figures") if stage == "warmup" else (sft.TuningLoss, "_loss")
     measure = getattr(*measured)
 
     def slowly(*arguments):
@@ -313,7 +319,7 @@ def test_every_further_node_that_is_going_away_brings_one_checkpoint_at_once(cur
 def test_weights_of_another_size_are_refused(curriculum, tmp_path):
     job = curriculum.job("joint", out=str(tmp_path))
     with pytest.raises(CheckpointError, match="another model"):
-        run_job(PhaseJob(**{**job.__dict__, "predictor_settings": {**job.predictor_settings, "ffn_size": 128}}))
+        run_job(replace(job, predictor_settings=replace(job.predictor_settings, ffn_size=128)))
 
 
 def test_a_loss_that_is_not_finite_stops_the_phase_and_keeps_the_last_good_checkpoint(curriculum, tmp_path):
@@ -406,13 +412,12 @@ def test_a_micro_batch_holds_equal_texts_once(curriculum):
     assert len(set(texts)) == len(texts) < int(arrays["valid"].sum()) * 2
 
 
-SFT_SETTINGS = SFT | {"max_steps": 4, "tokens_per_step": 1024, "micro_tokens": 300}
+SFT_STEPS = {"max_steps": 4, "tokens_per_step": 1024, "micro_tokens": 300}
 
 
 def test_sft_of_a_small_base_makes_a_base_that_predicts_its_texts_better(curriculum, tmp_path):
-    settings = {"encoder_settings": ENCODER, "sft_settings": SFT_SETTINGS}
-    run_job(SftJob(str(tmp_path), curriculum.trajectories, 0, base=str(curriculum.root / "base"), **settings))
-    build_encoder(encoder_spec(ENCODER, Folder(curriculum.trajectories)), Folder(tmp_path), 0)
+    run_job(sft_job(tmp_path, curriculum.trajectories, base=str(curriculum.root / "base"), **SFT_STEPS))
+    build_encoder(encoder_spec(encoder_settings(), Folder(curriculum.trajectories)), Folder(tmp_path), 0)
     measured = [row["tuning_loss"] for row in json.loads((tmp_path / "metrics.json").read_text())["diagnostics"]]
     assert measured[-1] < measured[0] - 0.3
 
@@ -430,17 +435,8 @@ def test_sft_computes_no_more_places_at_a_time_than_a_pack_may_take_and_the_same
     losses = []
     for micro_tokens in (300, 1024):
         places.clear()
-        out, settings = tmp_path / str(micro_tokens), SFT_SETTINGS | {"micro_tokens": micro_tokens, "max_steps": 1}
-        run_job(
-            SftJob(
-                str(out),
-                curriculum.trajectories,
-                0,
-                base=str(curriculum.root / "base"),
-                encoder_settings=ENCODER,
-                sft_settings=settings,
-            )
-        )
+        out, steps = tmp_path / str(micro_tokens), SFT_STEPS | {"micro_tokens": micro_tokens, "max_steps": 1}
+        run_job(sft_job(out, curriculum.trajectories, base=str(curriculum.root / "base"), **steps))
         losses.append(json.loads((out / "metrics.json").read_text())["steps"][0]["loss"])
         assert 0 < max(places) <= micro_tokens * 9 // 8
         # What overhangs is in the same pack.

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob
+from clinjepa.curriculum.jobs import Job, PhaseJob
 from tests.support.cli import ROOT, environment
-from tests.support.curriculum_jobs import ENCODER, SFT, phase_job
+from tests.support.curriculum_jobs import ENCODER, encoder_settings, phase_job, sft_job
 from tests.support.curriculum_processes import run_job, run_on_workers
 from tests.support.curriculum_store import make_base_and_latents, make_latents, make_trajectories
 
@@ -24,7 +24,7 @@ LAYER_BY_LAYER = 2
 """With this many workers, modules are gathered as large ones are; otherwise they stay gathered for a step."""
 
 PHASES = ("warmup", "joint", "alignment")
-WITH_DROPOUT = {**ENCODER, "lora": {**ENCODER["lora"], "dropout": 0.1}}
+WITH_DROPOUT = encoder_settings(lora={**ENCODER["lora"], "dropout": 0.1})
 pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")
 
 
@@ -34,10 +34,10 @@ class Stores:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.trajectories = make_trajectories(root)
-        self.latents = make_base_and_latents(root, self.trajectories, ENCODER)
+        self.latents = make_base_and_latents(root, self.trajectories, encoder_settings())
         self.joint = root / "refined" / "joint"
         run_job(self.job("joint", root / "refined", root, predictor=None))
-        self.joint_latents = make_latents(root / "joint_latents", self.trajectories, root / "base", self.joint, ENCODER)
+        self.joint_latents = make_latents(root / "joint_latents", self.trajectories, root / "base", self.joint, encoder_settings())
 
     def job(self, phase: str, out: Path, before: Path, **changes) -> PhaseJob:
         """A phase of two steps: joint refinement from what warmup left under `before`, alignment from `self.joint`."""
@@ -54,7 +54,7 @@ class Stores:
         return phase_job(phase, **{**fields, "global_batch": 10, "micro_batch": 2, **inputs[phase], **changes})
 
     def chain(self, out: Path) -> list[Job]:
-        sft = SftJob(str(out / "sft"), self.trajectories, 0, ENCODER, SFT, base=str(self.root / "base"))
+        sft = sft_job(str(out / "sft"), self.trajectories, base=str(self.root / "base"))
         return [*(self.job(phase, out, out) for phase in PHASES), sft]
 
 

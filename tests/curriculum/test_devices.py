@@ -20,18 +20,18 @@ import clinjepa.model.text_encoder as text_encoder
 import pipelines.scheduling.preflight as preflight
 import pipelines.stages.latents as embed
 import pipelines.stages.training as training
-from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.curriculum.dist import Dist, chosen_device, require_gpu, set_up_gpu
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
+from clinjepa.curriculum.encoder_specs import encoder_spec
 from clinjepa.errors import ResourceError
 from clinjepa.model.base_model import make_base
 from clinjepa.model.encoder import build_encoder
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.stage import Stage
+from tests.support.curriculum_jobs import encoder_settings
 from tests.support.curriculum_store import make_trajectories
 from tests.support.finished_training import small_config
-from tests.support.model_encoders import SETTINGS
 from tests.support.model_encoders import encoder_spec as model_spec
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -115,11 +115,16 @@ def test_the_pool_tells_its_encoder_workers(tmp_path: Path, monkeypatch: pytest.
         raise Told(fields["use_gpu"])
 
     monkeypatch.setattr(embed, "EmbedJob", job)
-    inputs = {name: Stage(name, name, {}) for name in ("trajectories", "base")}
+    settings = encoder_settings()
+    inputs = {
+        "trajectories": Stage("trajectories", "trajectories", {}),
+        "base": Stage("base", "base", {"encoder": settings.base.to_json()}),
+    }
+    stage = Stage("embed", "latents", settings.reading(adapted=False).without_defaults(), inputs)
     artifact = Artifact("embed", "key", Folder(tmp_path))
     context = SimpleNamespace(config=small_config(tmp_path, f"execution.use_gpu={str(use_gpu).lower()}"), artifact=lambda _: artifact)
     with pytest.raises(Told) as told:
-        embed.run_embed_stage(context, Stage("embed", "latents", {}, inputs), artifact)  # type: ignore[arg-type]
+        embed.run_embed_stage(context, stage, artifact)  # type: ignore[arg-type]
     assert told.value.args == (use_gpu,)
 
 
@@ -154,9 +159,9 @@ def asked_device(root: Path, monkeypatch: pytest.MonkeyPatch, use_gpu: bool | No
 
     monkeypatch.setattr(embedding, "build_encoder", build)
     trajectories = make_trajectories(root, num_stays=3, max_hours=4)
-    settings = SETTINGS | {"activation_checkpointing": "none"}
+    settings = encoder_settings()
     make_base(encoder_spec(settings, Folder(trajectories)), 0, Folder(root / "base"))
-    job = EmbedJob(str(root / "out"), trajectories, str(root / "base"), None, settings, use_gpu)
+    job = EmbedJob(str(root / "out"), trajectories, str(root / "base"), None, settings.base, settings.reading(adapted=False), use_gpu)
     with pytest.raises(Asked):
         Embedder(EmbedJob.from_json(job.to_json())).embed_shard("p0")
     return devices[0]

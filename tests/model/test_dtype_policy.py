@@ -15,17 +15,17 @@ from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher
 from clinjepa.curriculum.feed.window_plan import Assignment
-from clinjepa.curriculum.jobs import PhaseJob, SftJob
+from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.objective import PhaseObjective
-from clinjepa.curriculum.sft import _assemble as assemble_sft
-from clinjepa.curriculum.sft import _forward_backward as sft_micro_batch
+from clinjepa.curriculum.settings import EncoderSettings
+from clinjepa.curriculum.sft import SftTraining
 from clinjepa.model.adapters import adapter_of
 from clinjepa.model.encoder import Encoder
 from clinjepa.model.packing import encode_texts
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentReader, finish_latents
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
-from tests.support.curriculum_jobs import SFT, phase_job
+from tests.support.curriculum_jobs import phase_job, sft_job
 from tests.support.curriculum_processes import run_job
 from tests.support.curriculum_store import make_trajectories
 from tests.support.model_encoders import SETTINGS
@@ -41,10 +41,11 @@ class Run:
     def __init__(self, root: Path) -> None:
         self.root, self.trajectories = root, make_trajectories(root, num_stays=9, max_hours=8)
         model = str(write_shrunk_model(root))
-        self.settings = SETTINGS | {"init": "pretrained", "model": model, "dtype": "bfloat16", "activation_checkpointing": "none"}
+        self.settings = EncoderSettings.from_json(SETTINGS | {"init": "pretrained", "model": model, "dtype": "bfloat16"})
         Folder(root / "base").write_json("model.json", {"model": model, "revision": None})
         self.latents = Folder(root / "latents").address
-        embedder = Embedder(EmbedJob(self.latents, self.trajectories, Folder(root / "base").address, None, self.settings))
+        reading = self.settings.reading(adapted=False)
+        embedder = Embedder(EmbedJob(self.latents, self.trajectories, Folder(root / "base").address, None, self.settings.base, reading))
         embedder.embed_shard("p0")
         finish_latents(Folder(self.latents))
         self.encoder = embedder.encoder
@@ -90,15 +91,12 @@ def moments(modules: PhaseModules) -> set[torch.dtype]:
 
 
 def test_next_token_training_has_a_bf16_base_and_fp32_adapters(run: Run) -> None:
-    job = SftJob(
-        str(run.root / "sft"),
-        run.trajectories,
-        0,
-        run.settings,
-        SFT | {"max_steps": 1, "tokens_per_step": 512, "micro_tokens": 256, "learning_rate": 1e-3},
-    )
-    encoder, optimizer = assemble_sft(job, Dist.current(), None)
-    sft_micro_batch(job, encoder, load(MicroBatchFetcher(job)(0, 0).to_pybytes()), Assignment(0, 0, 1), 100, True, Dist.current())
+    steps = {"max_steps": 1, "tokens_per_step": 512, "micro_tokens": 256, "learning_rate": 1e-3}
+    job = sft_job(run.root / "sft", run.trajectories, run.settings, **steps)
+    training = SftTraining(job, Dist.current(), None)
+    encoder, optimizer = training.encoder, training.optimizer
+    training.begin_step(0)
+    training.forward_backward(load(MicroBatchFetcher(job)(0, 0).to_pybytes()), Assignment(0, 0, 1), sync=True)
     assert dtypes(encoder) == {None: {BF16}, "online": {FP32}}
     assert {parameter.grad.dtype for _, parameter in encoder.online_parameters()} == {FP32}
     optimizer.step({"encoder": 1e-3}, {"encoder": 1.0}, 1.0)

@@ -16,7 +16,7 @@ from clinjepa.config import Config
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.curriculum.feed.micro_batches import plain_feed
-from clinjepa.curriculum.jobs import PhaseJob, SftJob
+from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.phase import run_phase
 from clinjepa.curriculum.worker import main
 from clinjepa.errors import CheckpointError, StoreError
@@ -28,7 +28,7 @@ from clinjepa.trajectory.tokens.latent_store import LatentReader, finish_latents
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.stage import Stage
 from pipelines.stages import evaluation as evaluation_stages
-from tests.support.curriculum_jobs import ENCODER, SFT, phase_job
+from tests.support.curriculum_jobs import encoder_settings, phase_job, sft_job
 from tests.support.curriculum_processes import run_job
 from tests.support.curriculum_store import make_base_and_latents, make_latents, make_trajectories
 
@@ -42,14 +42,14 @@ class Stores:
     def __init__(self, root: Path) -> None:
         self.root, self.base = root, root / "base"
         self.trajectories = make_trajectories(root, num_stays=12, max_hours=8, num_parts=2)
-        self.base_latents = make_base_and_latents(root, self.trajectories, ENCODER)
+        self.base_latents = make_base_and_latents(root, self.trajectories, encoder_settings())
         run_job(self.job("joint", out=str(root / "joint")))
         made_again = {name: tensor + 1e-7 for name, tensor in load_file(root / "joint/online.safetensors").items()}
         shutil.copytree(root / "joint", root / "joint_made_again")
         save_file(made_again, root / "joint_made_again/online.safetensors")
         digest = encoder_digest(Folder(self.base), Folder(root / "joint_made_again"))
         Folder(root / "joint_made_again").write_json(PREDICTOR_ENCODER, {"encoder_digest": digest})
-        self.latents = make_latents(root / "latents", self.trajectories, self.base, root / "joint", ENCODER)
+        self.latents = make_latents(root / "latents", self.trajectories, self.base, root / "joint", encoder_settings())
 
     def job(self, phase: str, joint: str = "joint", **changes) -> PhaseJob:
         encoder = str(self.root / joint)
@@ -125,8 +125,11 @@ def test_a_public_base_is_told_by_the_content_that_was_recorded_else_by_its_name
 
 
 def test_a_part_of_another_encoder_is_done_again_and_one_of_this_is_kept(stores, tmp_path):
-    encoders = [stores.root / name for name in ("joint_made_again", "joint")]
-    old, new = (Embedder(EmbedJob(str(tmp_path), stores.trajectories, str(stores.base), str(each), ENCODER)) for each in encoders)
+    settings, encoders = encoder_settings(), [stores.root / name for name in ("joint_made_again", "joint")]
+    old, new = (
+        Embedder(EmbedJob(str(tmp_path), stores.trajectories, str(stores.base), str(each), settings.base, settings.reading(adapted=True)))
+        for each in encoders
+    )
     old.embed_shard("p0")
     with pytest.raises(StoreError, match="different encoders"):
         new.embed_shard("p1")
@@ -170,7 +173,7 @@ def test_an_evaluation_refuses_latents_of_adapters_that_were_made_again(stores, 
 
 def test_a_phase_refuses_a_predictor_that_was_trained_with_adapters_before_they_were_made_again(stores, tmp_path):
     joint = stores.root / "joint_made_again"
-    latents = make_latents(tmp_path / "latents", stores.trajectories, stores.base, joint, ENCODER)
+    latents = make_latents(tmp_path / "latents", stores.trajectories, stores.base, joint, encoder_settings())
     job = replace(
         stores.job("alignment", "joint_made_again", out=str(tmp_path / "out"), latents=latents), predictor=str(stores.root / "joint")
     )
@@ -214,7 +217,7 @@ def test_a_phase_does_not_go_on_from_a_checkpoint_of_another_input(stores, tmp_p
 def test_a_phase_does_not_go_on_with_another_encoder_though_its_latents_were_made_again(stores, tmp_path):
     job = begun(stores.job("alignment"), tmp_path / "out")
     joint = stores.root / "joint_made_again"
-    latents = make_latents(tmp_path / "latents", stores.trajectories, stores.base, joint, ENCODER)
+    latents = make_latents(tmp_path / "latents", stores.trajectories, stores.base, joint, encoder_settings())
     with pytest.raises(CheckpointError, match=r"\(encoder, latents\)"):
         run_job(replace(job, encoder=str(joint), latents=latents, predictor=str(joint)))
 
@@ -223,7 +226,7 @@ def test_a_phase_does_not_go_on_with_another_encoder_though_its_latents_were_mad
 def test_a_training_does_not_go_on_with_other_trajectories(stores, tmp_path, kind):
     other = make_trajectories(tmp_path, num_stays=14, max_hours=8, num_parts=2)
     if kind == "sft":
-        job = SftJob(str(tmp_path / "out"), stores.trajectories, 0, ENCODER, SFT, base=str(stores.base))
+        job = sft_job(str(tmp_path / "out"), stores.trajectories, base=str(stores.base))
         run_job(job)
     else:
         job = begun(stores.job("joint"), tmp_path / "out")
@@ -239,7 +242,7 @@ def test_joint_refinement_does_not_go_on_with_another_base(stores, tmp_path):
 
 
 def test_next_token_training_does_not_go_on_with_another_base(stores, tmp_path):
-    job = SftJob(str(tmp_path / "out"), stores.trajectories, 0, ENCODER, SFT, base=str(stores.base))
+    job = sft_job(str(tmp_path / "out"), stores.trajectories, base=str(stores.base))
     run_job(job)
     base = with_other_bytes(stores.base, tmp_path / "base", "model.safetensors")
     with pytest.raises(CheckpointError, match=r"\(base\)"):

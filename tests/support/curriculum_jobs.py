@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from clinjepa.curriculum.jobs import PhaseJob
+from clinjepa.curriculum.jobs import PhaseJob, SftJob
 from clinjepa.curriculum.recipes import load_recipe
+from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings, SftSettings
 from tests.support.model_encoders import SETTINGS
 
 CURRICULUM = {
@@ -45,7 +46,12 @@ SFT = {
     "weight_decay": 0.0,
     "clip_norm": 1.0,
 }
-PHASES = {phase.name: phase.to_dict() for phase in load_recipe("clin_jepa").phases}
+PHASES = {phase.name: phase for phase in load_recipe("clin_jepa").phases}
+
+
+def encoder_settings(**changes: Any) -> EncoderSettings:
+    """The encoder of the curriculum's tests with some settings changed."""
+    return EncoderSettings.from_json(ENCODER | changes)
 
 
 def phase_job(phase: str = "warmup", **changes: Any) -> PhaseJob:
@@ -60,8 +66,19 @@ def phase_job(phase: str = "warmup", **changes: Any) -> PhaseJob:
         "first_step": 0,
         "total_steps": 12,
         "seed": 0,
-        "encoder_settings": ENCODER,
-        "predictor_settings": PREDICTOR,
-        "curriculum_settings": settings,
+        "encoder_settings": encoder_settings(),
+        "predictor_settings": PredictorSettings.from_json(PREDICTOR),
+        "curriculum_settings": CurriculumSettings.from_json(settings),
     }
     return PhaseJob(**{**fields, **changes})
+
+
+def sft_job(out: object = "out", trajectories: str = "trajectories", encoder: EncoderSettings | None = None, **changes: Any) -> SftJob:
+    """A job of SFT of a base, or of the adapters of a public one; `changes` are fields of the job or of its SFT settings."""
+    settings = SftSettings.from_json({**SFT, **{key: changes.pop(key) for key in list(changes) if key in SFT}})
+    encoder = encoder or encoder_settings()
+    lora = encoder.lora if encoder.init == "pretrained" and encoder.adaptation == "lora" else None
+    return SftJob(
+        **{"out": str(out), "trajectories": trajectories, "seed": 0, "base_settings": encoder.base, "sft_settings": settings, "lora": lora}
+        | changes
+    )

@@ -15,11 +15,11 @@ import torch
 import torch.distributed as torch_dist
 
 from clinjepa.curriculum import gathering
+from clinjepa.curriculum.dispatch import run_training_job
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.micro_batches import plain_feed
-from clinjepa.curriculum.jobs import Job, PhaseJob, load_job
-from clinjepa.curriculum.phase import run_phase
-from clinjepa.curriculum.sft import run_sft
+from clinjepa.curriculum.jobs import Job, load_training_job
+from clinjepa.curriculum.training_loop import Launch
 
 KILLED = 9
 
@@ -31,8 +31,7 @@ def run_job(job: Job, die_after: int | None = None) -> dict[str, Any]:
         if step == die_after:
             os._exit(KILLED)
 
-    run = run_phase if isinstance(job, PhaseJob) else run_sft
-    return run(job, Dist.current(), plain_feed(job), on_report)  # type: ignore[arg-type]
+    return run_training_job(job, Launch(Dist.current(), plain_feed(job), on_report))
 
 
 def run_on_workers(jobs: Sequence[Job], world_size: int, die_after: int | None = None, layer_by_layer: bool = False) -> None:
@@ -65,7 +64,7 @@ def _main(scratch: str, world_size: str, die_after: str, layer_by_layer: str, ra
     torch.set_num_threads(1)
     torch_dist.init_process_group("gloo", init_method=f"file://{scratch}/rendezvous", rank=int(rank), world_size=int(world_size))
     for value in json.loads(Path(scratch, "jobs.json").read_text()):
-        run_job(load_job(value), int(die_after) or None)
+        run_job(load_training_job(value), int(die_after) or None)
     torch_dist.destroy_process_group()
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from clinjepa.config.schema import Config
-from clinjepa.curriculum.assembly import encoder_spec
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
+from clinjepa.curriculum.encoder_specs import encoder_spec
+from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.model.base_model import make_base
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours import ingest
@@ -63,9 +63,10 @@ def make_trajectories(folder: Path, num_stays: int = 24, max_hours: int = 20, se
     return out.address
 
 
-def make_latents(out: Path, trajectories: str, base: Path, encoder: Path | None, encoder_settings: dict[str, Any]) -> str:
+def make_latents(out: Path, trajectories: str, base: Path, encoder: Path | None, settings: EncoderSettings) -> str:
     """The latents of every stay under a base, or the online adapters in the folder `encoder` on it; returns the store's address."""
-    job = EmbedJob(Folder(out).address, trajectories, str(base), str(encoder) if encoder else None, encoder_settings)
+    reading = settings.reading(adapted=encoder is not None)
+    job = EmbedJob(Folder(out).address, trajectories, str(base), str(encoder) if encoder else None, settings.base, reading)
     embedder = Embedder(job)
     for shard in Folder(trajectories).names("shards"):
         embedder.embed_shard(shard.removesuffix(".parquet"))
@@ -73,8 +74,8 @@ def make_latents(out: Path, trajectories: str, base: Path, encoder: Path | None,
     return job.out
 
 
-def make_base_and_latents(root: Path, trajectories: str, encoder_settings: dict[str, Any]) -> str:
+def make_base_and_latents(root: Path, trajectories: str, settings: EncoderSettings) -> str:
     """A random base in `root/base`, and its latent store `root/base_latents` (encoded with one thread), whose address is returned."""
     torch.set_num_threads(1)
-    make_base(encoder_spec(encoder_settings, Folder(trajectories)), 0, Folder(root / "base"))
-    return make_latents(root / "base_latents", trajectories, root / "base", None, encoder_settings)
+    make_base(encoder_spec(settings, Folder(trajectories)), 0, Folder(root / "base"))
+    return make_latents(root / "base_latents", trajectories, root / "base", None, settings)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from clinjepa.config import Config, load_config
-from clinjepa.curriculum.assembly import encoder_spec
+from clinjepa.config import Config, load_config, result_fields
+from clinjepa.curriculum.encoder_specs import encoder_spec
+from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.model import Encoder, PredictorSpec, build_encoder, build_predictor, make_base, save_predictor
 from clinjepa.model.predictor import predictor_state
 from clinjepa.model.tensor_files import write_tensors
@@ -39,7 +40,7 @@ class FinishedTraining:
         self.config, self.storage = config, Folder(config.storage)
         experiment = plan_experiment(config)
         self.trial: Trial = experiment.trial(recipe, config.grid.seeds[0])
-        settings = config.encoder.model_dump(mode="json")
+        settings = EncoderSettings.from_json(result_fields(config.encoder))
         self.trajectories = self._artifact(experiment.trajectories)
         train_tokenizer(TEXTS, 300).save(self.trajectories)
         self.trajectories.write_json("data_card.json", {"num_stays": 60, "num_patients": 55})

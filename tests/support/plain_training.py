@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from clinjepa.curriculum.jobs import PhaseJob
+from clinjepa.curriculum.settings import PredictorSettings
 from clinjepa.storage import Folder
 from tests.support.cli import ROOT, environment
-from tests.support.curriculum_jobs import ENCODER, PREDICTOR, phase_job
+from tests.support.curriculum_jobs import PREDICTOR, encoder_settings, phase_job
 from tests.support.curriculum_store import make_base_and_latents, make_trajectories
 
 STEPS = 8
@@ -22,11 +23,11 @@ STEPS = 8
 def warmup_job(root: Path) -> PhaseJob:
     """A phase that saves after every step, with stores under `root` and a predictor large enough (60 MB a checkpoint) to be met saving."""
     trajectories = make_trajectories(root)
-    latents = make_base_and_latents(root, trajectories, ENCODER)
+    latents = make_base_and_latents(root, trajectories, encoder_settings())
     return replace(
         phase_job("warmup", trajectories=trajectories, latents=latents, num_steps=STEPS, total_steps=STEPS, checkpoint_every_steps=1),
         base=str(root / "base"),
-        predictor_settings={**PREDICTOR, "hidden_size": 384, "num_layers": 3, "ffn_size": 1536},
+        predictor_settings=PredictorSettings.from_json({**PREDICTOR, "hidden_size": 384, "num_layers": 3, "ffn_size": 1536}),
         log_every_steps=1,
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clinjepa.config import Config
-from clinjepa.curriculum.jobs import Job, load_job
+from clinjepa.curriculum.jobs import Job, load_training_job
 from clinjepa.errors import ClinJepaError
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
@@ -32,7 +32,7 @@ def folder_of(job: Job, storage: str | Path) -> Folder:
 
 def main(path: str) -> int:
     spec: dict[str, Any] = json.loads(Path(path).read_text())
-    job = load_job(spec["job"])
+    job = load_training_job(spec["job"])
     config = Config.model_validate(spec["config"])
 
     def run(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:

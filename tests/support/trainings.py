@@ -23,7 +23,7 @@ from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import content_key
 from tests.support.cli import ROOT
-from tests.support.curriculum_jobs import ENCODER, SFT, phase_job
+from tests.support.curriculum_jobs import encoder_settings, phase_job, sft_job
 from tests.support.curriculum_processes import run_job, run_on_workers
 from tests.support.curriculum_store import make_base_and_latents, make_latents, make_trajectories
 from tests.support.ray_nodes import RayNodes
@@ -45,12 +45,11 @@ class Inputs:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.trajectories = make_trajectories(root)
-        self.latents = make_base_and_latents(root, self.trajectories, ENCODER)
+        self.latents = make_base_and_latents(root, self.trajectories, encoder_settings())
 
     def sft_job(self, num_steps: int, out: Path) -> SftJob:
-        settings = SFT | {"num_epochs": 1000.0, "max_steps": num_steps}
-        base = str(self.root / "base")
-        return SftJob(str(out), self.trajectories, 0, ENCODER, settings, base=base, checkpoint_every_steps=EVERY, log_every_steps=1)
+        steps = {"num_epochs": 1000.0, "max_steps": num_steps}
+        return sft_job(out, self.trajectories, base=str(self.root / "base"), checkpoint_every_steps=EVERY, log_every_steps=1, **steps)
 
     def job(self, phase: str, num_steps: int, out: Path) -> PhaseJob:
         inputs: dict[str, Any] = {"latents": None} if phase == "joint" else {"latents": self.latents}
@@ -72,7 +71,9 @@ class Inputs:
     @cached_property
     def joint_latents(self) -> str:
         """The latent store of what joint refinement left."""
-        return make_latents(self.root / "joint_latents", self.trajectories, self.root / "base", Path(self.after("joint")), ENCODER)
+        return make_latents(
+            self.root / "joint_latents", self.trajectories, self.root / "base", Path(self.after("joint")), encoder_settings()
+        )
 
     def after(self, phase: str) -> str:
         """A folder that a short phase left."""

@@ -1,33 +1,36 @@
-"""When all workers of a job save together, and when they may say that a checkpoint is whole.
+"""When all workers of a job save together, and when they report that a checkpoint is whole.
 
-Worker 0 writes, usually beside the training. What it alone knows (the write has ended; it is time to ask whether a node is going
-away) reaches the others as two numbers in the sum that every step makes anyway, so that all of them decide alike.
+Worker 0 writes, usually while training continues. Only worker 0 knows that a write has ended and that it is time to ask whether a node
+is about to leave. It passes both to the others as two numbers in the sum that every step makes, so all workers decide alike.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Collection
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from clinjepa.curriculum.checkpoints.checkpoint import CheckpointWriter, Digests, checkpoint_folder
-from clinjepa.curriculum.checkpoints.history import TrainingHistory
+from clinjepa.curriculum.checkpoints.history import Row, TrainingHistory
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.jobs import Job
+from clinjepa.curriculum.jobs import TrainingJob
+from clinjepa.curriculum.optimizer import OptimizerState
 from clinjepa.storage import Folder
 
-OnReport = Callable[[int, dict[str, Any], str | None], None]
+OnReport = Callable[[int, Row, str | None], None]
+"""Takes the steps done over all phases, the latest metrics, and the address of a checkpoint that is now whole or None."""
 Notice = Callable[[], Collection[str]]
-"""Which of the nodes that compute this job are going away."""
+"""Returns the names of the job's nodes that are about to leave the cluster."""
 
-Capture = Callable[[], tuple[Mapping[str, Mapping[str, Tensor]], dict[str, Any]]]
+Captured = tuple[dict[str, dict[str, Tensor]], OptimizerState]
+"""Whole tensors by file name without suffix, and the optimizer's JSON state."""
 
 NUM_SIGNALS = 2
 SECONDS_BETWEEN_QUESTIONS = 2.0
-"""How often the launcher is asked whether a node is going away: the question is a round trip between all workers."""
+"""Least time between two calls of `Notice`, which costs a round trip between all workers."""
 
 
 class Saver:
@@ -35,20 +38,30 @@ class Saver:
 
     def __init__(
         self,
-        job: Job,
-        checkpoints: Folder,
+        job: TrainingJob,
         digests: Digests,
         history: TrainingHistory,
         dist: Dist,
-        steps: tuple[int, int],
+        last_step: int,
         on_report: OnReport,
         notice: Notice | None,
     ) -> None:
-        """steps: counted over all phases, the first of the job and how many are done when it is complete."""
-        self._job, self._checkpoints, self._history, self._dist = job, checkpoints, history, dist
-        self._first_step, self._last_step = steps
+        """Opens the checkpoint writer of a job.
+
+        Args:
+            job: the job that is trained.
+            digests: of the job's settings and inputs.
+            history: saved with every checkpoint.
+            dist: the workers that save together.
+            last_step: steps done, over all phases, when the job is complete.
+            on_report: called when a step is logged and when a checkpoint is whole.
+            notice: returns the nodes that are about to leave; None where nodes do not leave.
+        """
+        self._job, self._history, self._dist = job, history, dist
+        self._checkpoints = Folder(job.out) / "checkpoints"
+        self._first_step, self._last_step = job.start_step, last_step
         self._on_report, self._notice = on_report, notice
-        self._writer = CheckpointWriter(checkpoints, digests, job.keep_checkpoints, job.asynchronous_checkpoints)
+        self._writer = CheckpointWriter(self._checkpoints, digests, job.keep_checkpoints, job.asynchronous_checkpoints)
         self._pending: int | None = None
         self._asked_at = time.monotonic()
         self._leaving: set[str] = set()
@@ -63,31 +76,37 @@ class Saver:
                 self._asked_at = time.monotonic()
         return signals
 
-    def after_step(self, done: int, signals: list[float], capture: Capture) -> None:
-        """Save and report as is due after `done` steps; all workers call it with the sums of their signals.
+    def after_step(self, done: int, signals: list[float], capture: Callable[[], Captured]) -> None:
+        """Save and report where it is due after `done` steps; all workers call it.
 
-        capture: gives whole tensors by file name and the optimizer's state; collective. Raises StorageError.
+        Args:
+            done: steps done, over all phases.
+            signals: the sums of all workers' `signals`.
+            capture: returns the state to save; collective.
+
+        Raises:
+            StorageError: writing a checkpoint failed.
         """
         is_whole, asks = (bool(round(signal)) for signal in signals)
         newly_leaving = set(self._notice()) - self._leaving if asks and self._notice is not None else set()
         self._leaving |= newly_leaving
         address = self._settled() if is_whole else None
         if newly_leaving or done == self._last_step or (done - self._first_step) % self._job.checkpoint_every_steps == 0:
-            # A node that is going away leaves no time to write beside the training.
+            # A node that is about to leave allows no time to write while training continues.
             address = self._save(done, capture, bool(newly_leaving) or done == self._last_step) or address
         if address is not None or (done - self._first_step) % self._job.log_every_steps == 0:
             began = time.perf_counter()
-            self._on_report(done, self._history.latest() | {"num_steps": self._last_step}, address)
+            self._on_report(done, {**self._history.latest(), "num_steps": self._last_step}, address)
             self._history.add_report(time.perf_counter() - began)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *fault: object) -> None:
-        """Wait for what is being written, also when the training must stop: what was captured before the fault is a good checkpoint."""
+        """Wait for a write in progress, also after a fault: the state captured before the fault is a good checkpoint."""
         self._writer.close()
 
-    def _save(self, done: int, capture: Capture, at_once: bool) -> str | None:
+    def _save(self, done: int, capture: Callable[[], Captured], at_once: bool) -> str | None:
         began = time.perf_counter()
         address = self._wait() if self._pending is not None else None
         tensors, optimizer = capture()

@@ -1,4 +1,4 @@
-"""The plan of the SFT stage: which hour texts each step reads, cut into micro-batches of near-equal tokens.
+"""The plan of SFT: the hour texts of every step, cut into micro-batches of near-equal tokens.
 
 A function of (seed, step, micro-batch) and of the store, never of the number of workers.
 """
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clinjepa.curriculum.feed.window_plan import ORDER_TAG, mix_seed
-from clinjepa.curriculum.jobs import SftJob, num_micro_batches
+from clinjepa.curriculum.jobs import SftJob
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.storage import Folder
 
@@ -21,7 +21,7 @@ class TextPlan:
     """The SFT stage's plan over hour texts: epochs of shuffled texts cut into steps of `tokens_per_step`, those into micro-batches.
 
     Texts are shuffled inside groups of `_GROUP_BLOCKS` storage blocks of `_BLOCK_STAYS` stays (blocks are shuffled too), so a
-    step reads few places of a large store. Text 0 of a stay is its static text, then states, then actions.
+    step reads few parts of a large store. Text 0 of a stay is its static text, then states, then actions.
     """
 
     def __init__(self, stay_ids: np.ndarray, lengths: list[np.ndarray], job: SftJob) -> None:
@@ -33,16 +33,16 @@ class TextPlan:
         self._stay = np.repeat(np.arange(len(lengths)), [len(each) for each in lengths])
         self._text = np.concatenate([np.arange(len(each)) for each in lengths])
         self._tokens = np.concatenate(lengths).astype(np.int64)
-        self._seed, self._num_micro = job.seed, num_micro_batches(job)
-        self._tokens_per_step = int(settings["tokens_per_step"])
+        self._seed, self._num_micro = job.seed, job.num_micro_batches
+        self._tokens_per_step = settings.tokens_per_step
         longest = int(self._tokens.max()) + 1
         if longest > self._tokens_per_step:
             raise ConfigError(f"sft.tokens_per_step={self._tokens_per_step} is less than the longest text ({longest} tokens); raise it")
         total = int((self._tokens + 1).sum())
         self._steps_per_epoch = -(-total // self._tokens_per_step)
         # An epoch's last start lies below `total`, and no text is longer than a step, so only the last step can be without a text.
-        wanted = max(1, round(float(settings["num_epochs"]) * self._steps_per_epoch))
-        self.num_steps = min(wanted, int(settings["max_steps"])) if settings.get("max_steps") else wanted
+        wanted = max(1, round(settings.num_epochs * self._steps_per_epoch))
+        self.num_steps = min(wanted, settings.max_steps) if settings.max_steps else wanted
         self._epoch_cache: tuple[int, np.ndarray, np.ndarray] = (-1, np.empty(0), np.empty(0))
 
     def micro(self, step: int, micro: int) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
-"""The plan: which windows (or texts) step k trains on, cut into micro-batches, and which worker runs which.
+"""The plan of a phase: the windows of every step, cut into micro-batches; and the micro-batches that each worker runs.
 
-Everything here is a function of (seed, step, micro-batch) and of the store, never of the number of workers, so the loss
-curve is the same on 1, 2 or 3 workers, after a crash and after a resize. Counts of valid positions come from the plan
-too: the global batch's divisor is known without communication.
+The plan is a function of (seed, step, micro-batch) and of the store, never of the number of workers, so the loss curve is the same on
+1, 2 or 3 workers, after a crash and after a resize. Counts of valid positions come from the plan too, so the divisor of the global
+batch is known without communication.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clinjepa.curriculum.jobs import Job, PhaseJob, num_micro_batches
+from clinjepa.curriculum.jobs import PhaseJob, TrainingJob
 from clinjepa.errors import StoreError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ ORDER_TAG, _ROLLOUT_TAG, _TORCH_TAG = 1, 2, 3
 
 @dataclass(frozen=True)
 class Assignment:
-    """One micro-batch for one worker; weight 0 keeps a short worker's collectives aligned and adds nothing."""
+    """One micro-batch for one worker. Weight 0 adds nothing; it gives every worker the same number of collectives."""
 
     step: int
     micro: int
@@ -47,8 +47,8 @@ def torch_seed(seed: int, step: int, micro: int) -> int:
 class SamplePlan:
     """Window ids of every optimizer step: epochs are seeded permutations laid end to end and cut into global batches.
 
-    The micro-batches of a step get near-equal hours, because workers wait for the longest: longest window first, each goes to
-    the micro-batch with the fewest hours that has room.
+    The micro-batches of a step get near-equal hours, because workers wait for the longest: windows are placed from the longest to the
+    shortest, each into the micro-batch with the fewest hours that has room.
     """
 
     def __init__(self, window_ids: np.ndarray, seed: int, global_batch: int, micro_batch: int, num_hours: np.ndarray) -> None:
@@ -96,12 +96,10 @@ class PhasePlan:
         self.num_hours = windows["num_hours"].to_numpy().astype(np.int64)
         split = np.asarray(windows["split"].to_pylist())
         self.tuning_ids = np.flatnonzero(split == "tuning")
-        self.rollout_steps = int(settings["rollout_steps"])
-        self.shared_k = bool(settings["shared_k"])
+        self.rollout_steps = settings.rollout_steps
+        self.shared_k = settings.shared_k
         self.seed = job.seed
-        self._samples = SamplePlan(
-            np.flatnonzero(split == "train"), job.seed, int(settings["global_batch"]), int(settings["micro_batch"]), self.num_hours
-        )
+        self._samples = SamplePlan(np.flatnonzero(split == "train"), job.seed, settings.global_batch, settings.micro_batch, self.num_hours)
         self._cached: tuple[int, list[np.ndarray]] = (-1, [])
 
     @property
@@ -140,13 +138,13 @@ class PhasePlan:
         return np.where(highest >= 1, 1 + np.floor(uniform * np.maximum(choices, 1)).astype(np.int64), -1)
 
 
-def assignments(job: Job, rank: int, world_size: int, first_step: int, last_step: int) -> Iterator[Assignment]:
-    """What worker `rank` runs in steps first_step … last_step − 1, in order: every world_size-th micro-batch of each step.
+def assignments(job: TrainingJob, rank: int, world_size: int, first_step: int, last_step: int) -> Iterator[Assignment]:
+    """Micro-batches of worker `rank` in steps first_step … last_step − 1, in order: every world_size-th one of each step.
 
-    All workers get the same number per step; where the micro-batches do not divide, the missing ones are repeats of the
-    step's last micro-batch with weight 0.
+    All workers get the same number per step; where the micro-batches do not divide, a worker repeats the step's last micro-batch with
+    weight 0.
     """
-    available = num_micro_batches(job)
+    available = job.num_micro_batches
     rounds = -(-available // world_size)
     for step in range(first_step, last_step):
         for turn in range(rounds):

@@ -8,8 +8,9 @@ import pytest
 
 from clinjepa.curriculum.feed.text_plan import TextPlan
 from clinjepa.curriculum.feed.window_plan import PhasePlan, SamplePlan, assignments, torch_seed
-from clinjepa.curriculum.jobs import SftJob, num_micro_batches
+from clinjepa.curriculum.jobs import SftJob
 from clinjepa.errors import ConfigError, StoreError
+from tests.support import curriculum_jobs
 from tests.support.curriculum_jobs import phase_job
 
 
@@ -74,7 +75,7 @@ def test_workers_share_every_micro_batch_exactly_once(world_size):
     job = phase_job(global_batch=10, micro_batch=2)
     shares = [list(assignments(job, rank, world_size, 4, 6)) for rank in range(world_size)]
     run = sorted((each.step, each.micro) for share in shares for each in share if each.weight)
-    assert run == [(step, micro) for step in (4, 5) for micro in range(num_micro_batches(job))]
+    assert run == [(step, micro) for step in (4, 5) for micro in range(job.num_micro_batches)]
 
 
 def test_a_short_worker_runs_as_many_micro_batches_with_weight_zero():
@@ -124,8 +125,7 @@ def test_seeds_differ_between_micro_batches_and_steps():
 
 
 def sft_job(**sft) -> SftJob:
-    settings = {"num_epochs": 1.0, "max_steps": None, "tokens_per_step": 200, "micro_tokens": 60, **sft}
-    return SftJob(out="o", trajectories="t", seed=1, encoder_settings={}, sft_settings=settings)
+    return curriculum_jobs.sft_job(seed=1, **{"num_epochs": 1.0, "max_steps": None, "tokens_per_step": 200, "micro_tokens": 60, **sft})
 
 
 def text_lengths() -> list[np.ndarray]:

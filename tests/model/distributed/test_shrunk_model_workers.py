@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from clinjepa.curriculum.jobs import Job, SftJob
+from clinjepa.curriculum.jobs import Job
+from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.storage import Folder
-from tests.support.curriculum_jobs import SFT, phase_job
+from tests.support.curriculum_jobs import phase_job, sft_job
 from tests.support.curriculum_processes import run_job, run_on_workers
 from tests.support.curriculum_store import make_trajectories
 from tests.support.model_encoders import SETTINGS
@@ -27,14 +28,14 @@ class Results:
         self.root, self.trajectories = root, make_trajectories(root, num_stays=9, max_hours=8)
         model = str(write_shrunk_model(root))
         Folder(root / "base").write_json("model.json", {"model": model, "revision": None})
-        self.settings: dict[str, Any] = SETTINGS | {"init": "pretrained", "model": model, "dtype": "bfloat16"}
+        self.settings = EncoderSettings.from_json(SETTINGS | {"init": "pretrained", "model": model, "dtype": "bfloat16"})
         for job in self.jobs(1):
             run_job(job)
         run_on_workers(self.jobs(2), 2, layer_by_layer=True)
 
     def jobs(self, num_workers: int) -> list[Job]:
         out, base = self.root / f"{num_workers}", str(self.root / "base")
-        sft = SftJob(str(out / "sft"), self.trajectories, 0, self.settings, SFT, base=base, activation_checkpointing="full")
+        sft = sft_job(out / "sft", self.trajectories, self.settings, base=base, activation_checkpointing="full")
         fields = {"trajectories": self.trajectories, "base": base, "encoder": str(out / "sft"), "encoder_settings": self.settings}
         joint = phase_job(
             "joint", out=str(out / "joint"), latents=None, num_steps=STEPS, activation_checkpointing="selective", global_batch=4, **fields

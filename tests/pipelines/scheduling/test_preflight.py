@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from clinjepa.config import Config
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.jobs import SftJob
-from clinjepa.curriculum.out_of_memory import remedies
+from clinjepa.curriculum.out_of_memory import phase_remedies, sft_remedies
 from clinjepa.curriculum.phase import run_phase
 from clinjepa.errors import CheckpointError, ConfigError, ResourceError, StorageError
 from clinjepa.model.encoder import build_encoder
@@ -28,10 +27,10 @@ from pipelines.results.plan_tables import print_plan
 from pipelines.run import run_experiment
 from pipelines.scheduling import opening, preflight
 from pipelines.scheduling.preflight import check_model, check_workers, warnings
-from tests.support.curriculum_jobs import phase_job
+from tests.support.curriculum_jobs import phase_job, sft_job
 from tests.support.curriculum_store import make_trajectories
 from tests.support.finished_training import small_config
-from tests.support.model_encoders import SETTINGS, encoder_spec
+from tests.support.model_encoders import encoder_spec
 from tests.support.public_models import write_shrunk_model
 
 SAID = (
@@ -209,10 +208,9 @@ def test_a_machine_that_is_full_in_a_phase_names_what_to_change(tmp_path: Path) 
 
 
 def test_what_is_named_is_what_the_job_runs() -> None:
-    assert [line.split(" (")[0] for line in remedies(phase_job("warmup"))] == ["a lower curriculum.micro_batch"]
-    alignment = remedies(phase_job("alignment", target="target"))
+    assert [line.split(" (")[0] for line in phase_remedies(phase_job("warmup"))] == ["a lower curriculum.micro_batch"]
+    alignment = phase_remedies(phase_job("alignment", target="target"))
     assert "encoder.token_budget" in alignment[1] and not any("activation_checkpointing" in line for line in alignment)
-    full = remedies(phase_job("joint", activation_checkpointing="full"))
+    full = phase_remedies(phase_job("joint", activation_checkpointing="full"))
     assert not any("activation_checkpointing" in line for line in full)
-    sft = SftJob("out", "trajectories", 0, SETTINGS, {"micro_tokens": 300})
-    assert [line.split(" (")[0] for line in remedies(sft)][-1] == "a lower sft.micro_tokens"
+    assert [line.split(" (")[0] for line in sft_remedies(sft_job())][-1] == "a lower sft.micro_tokens"

@@ -17,7 +17,7 @@ from clinjepa.curriculum.feed.window_plan import assignments
 from clinjepa.errors import StoreError
 from pipelines.scheduling.session import ray_session
 from pipelines.stages import feed
-from tests.support.curriculum_jobs import ENCODER, phase_job
+from tests.support.curriculum_jobs import encoder_settings, phase_job
 from tests.support.curriculum_store import make_base_and_latents, make_trajectories
 
 pytestmark = pytest.mark.ray
@@ -30,7 +30,7 @@ FULL_BYTES = 200_000
 def job(tmp_path_factory: pytest.TempPathFactory):
     root = tmp_path_factory.mktemp("stores")
     trajectories = make_trajectories(root)
-    latents = make_base_and_latents(root, trajectories, ENCODER)
+    latents = make_base_and_latents(root, trajectories, encoder_settings())
     return phase_job("warmup", trajectories=trajectories, latents=latents, base=str(root / "base"), num_steps=400, total_steps=400)
 
 
