@@ -24,7 +24,7 @@ from clinjepa.curriculum.dist import Dist
 from clinjepa.errors import CheckpointError, StoreError, TornCheckpointError
 from clinjepa.storage import Folder
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 Digests = Mapping[str, str]
 """Of what a job's result follows from: of its settings and of each input's content (`inputs.agreed_digests`)."""
 _STEP_NAME = re.compile(r"step-(\d{8,})$")
