@@ -20,7 +20,7 @@ def new_task(
     kind: Annotated[str, typer.Option(help="Kind of label: event, time, change, regression, column or stay.")] = "event",
     debug: Debug = False,
 ) -> None:
-    """Write clinjepa/clinical/tasks/NAME.yaml, a commented skeleton of a prediction task."""
+    """Write a commented skeleton of a prediction task, as a file NAME.yaml in `clinjepa/clinical/tasks/`."""
     from clinjepa.clinical.scaffold import write_task
 
     with one_line_errors(debug):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +129,9 @@ def test_a_simulation_draws_no_bar_into_a_file(tmp_path: Path) -> None:
     done = invoke("data", "simulate", str(tmp_path / "out"), "--patients", "4", "--workers", "1")
     assert done.exit_code == 0, done.output
     assert len(done.stdout.splitlines()) == 1 and done.stdout.split()[1] == "stays,"
+
+
+def test_the_page_of_commands_is_current() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "site" / "commands_page.py"))["commands_page"]()
+    current = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert current == page, "docs/commands.md is behind the commands: python docs/site/commands_page.py > docs/commands.md"
