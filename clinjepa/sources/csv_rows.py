@@ -157,7 +157,7 @@ def _stray_mark(block: bytes) -> BadRow | None:
     """The first line with an odd number of quotation marks."""
     for place, line in enumerate(block.split(b"\n")):
         if line.count(b'"') % 2:
-            return BadRow(place, "a quotation mark stands alone in this line or inside a field; export the table as PhysioNet publishes it")
+            return BadRow(place, "this line has a single quotation mark, or one inside a field; export the table as PhysioNet publishes it")
     return None
 
 

@@ -58,7 +58,7 @@ class Cinc2012Source:
         for letter in self._files:
             if not self._folder.exists(f"Outcomes-{letter}.txt"):
                 raise SourceError(
-                    f"{self._folder.address}/Outcomes-{letter}.txt is missing; it lies beside set-{letter}.zip at https://physionet.org/content/challenge-2012/1.0.0/"
+                    f"{self._folder.address}/Outcomes-{letter}.txt is missing; it is beside set-{letter}.zip at https://physionet.org/content/challenge-2012/1.0.0/"
                 )
         self._known_records: list[_Record] | None = None
 

@@ -61,39 +61,11 @@ def people_tables(stays: Sequence[SimulatedStay]) -> dict[str, pl.DataFrame]:
     for stay in stays:
         by_patient.setdefault(stay.subject_id, []).append(stay)
     for subject_id, mine in by_patient.items():
-        first, patient = mine[0], mine[0].patient
-        dod = next((stay.death_time.date() for stay in mine if stay.death_time), None)
-        age = int(first.age_years)
-        patients.append(
-            {
-                "subject_id": subject_id,
-                "gender": "F" if patient.female else "M",
-                "anchor_age": 91 if age > 89 else age,
-                "anchor_year": first.intime.year,
-                "anchor_year_group": "2014 - 2016",
-                "dod": dod,
-            }
-        )
-        codes = [code for name, code in definitions["diagnoses"].items() if getattr(patient, name)]
+        patients.append(_patient(mine))
+        codes = [code for name, code in definitions["diagnoses"].items() if getattr(mine[0].patient, name)]
         for hadm_id in dict.fromkeys(stay.hadm_id for stay in mine):
             inside = [stay for stay in mine if stay.hadm_id == hadm_id]
-            death, (admitted, discharged) = inside[0].death_time, admission_span(inside)
-            admissions.append(
-                {
-                    "subject_id": subject_id,
-                    "hadm_id": hadm_id,
-                    "admittime": admitted,
-                    "dischtime": discharged,
-                    "deathtime": death,
-                    "admission_type": "EW EMER.",
-                    "admission_location": "EMERGENCY ROOM",
-                    "discharge_location": "DIED" if death else "HOME",
-                    "insurance": "Other",
-                    "language": "ENGLISH",
-                    "race": words["race"][patient.race],
-                    "hospital_expire_flag": int(death is not None),
-                }
-            )
+            admissions.append(_admission(inside))
             for number, code in enumerate([*codes, *definitions["other_diagnoses"]], 1):
                 diagnoses.append({"subject_id": subject_id, "hadm_id": hadm_id, "seq_num": number, "icd_code": code, "icd_version": 10})
             transfers += [
@@ -111,6 +83,39 @@ def people_tables(stays: Sequence[SimulatedStay]) -> dict[str, pl.DataFrame]:
     lists = {"hosp/patients": patients, "hosp/admissions": admissions, "hosp/transfers": transfers, "hosp/diagnoses_icd": diagnoses}
     tables = {name: pl.DataFrame(rows, infer_schema_length=None) for name, rows in lists.items()}
     return tables | {"icu/icustays": _icustays(stays)}
+
+
+def _patient(stays: Sequence[SimulatedStay]) -> Row:
+    """The row of `patients` for all stays of a patient."""
+    first, age = stays[0], int(stays[0].age_years)
+    return {
+        "subject_id": first.subject_id,
+        "gender": "F" if first.patient.female else "M",
+        "anchor_age": 91 if age > 89 else age,
+        "anchor_year": first.intime.year,
+        "anchor_year_group": "2014 - 2016",
+        "dod": next((stay.death_time.date() for stay in stays if stay.death_time), None),
+    }
+
+
+def _admission(stays: Sequence[SimulatedStay]) -> Row:
+    """The row of `admissions` for the stays of a hospital admission."""
+    first, (admitted, discharged) = stays[0], admission_span(stays)
+    death = first.death_time
+    return {
+        "subject_id": first.subject_id,
+        "hadm_id": first.hadm_id,
+        "admittime": admitted,
+        "dischtime": discharged,
+        "deathtime": death,
+        "admission_type": "EW EMER.",
+        "admission_location": "EMERGENCY ROOM",
+        "discharge_location": "DIED" if death else "HOME",
+        "insurance": "Other",
+        "language": "ENGLISH",
+        "race": table_definitions()["words"]["race"][first.patient.race],
+        "hospital_expire_flag": int(death is not None),
+    }
 
 
 def _icustays(stays: Sequence[SimulatedStay]) -> pl.DataFrame:
