@@ -27,7 +27,12 @@ PACKAGES = ("clinjepa", "pipelines", "benchmarks", "tests", "docs", "configs", "
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 PATH = re.compile(rf"(?<![\w/.$:-])(?:{'|'.join(PACKAGES)})/[\w./*-]*[\w/]")
 MODULE = re.compile(r"(?<![\w/.-])(?:clinjepa|pipelines|benchmarks)(?:\.\w+)+")
-WRITTEN_BY_USERS = {"clinjepa/sources/ward.py", "clinjepa/clinical/maps/ward.yaml", "configs/ward.yaml"}
+WRITTEN_BY_USERS = {
+    "clinjepa/sources/ward.py",
+    "clinjepa/clinical/maps/ward.yaml",
+    "clinjepa/clinical/tasks/low_map_4h.yaml",
+    "configs/ward.yaml",
+}
 """Files that the reader of a page is asked to write."""
 
 
