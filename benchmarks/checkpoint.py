@@ -24,7 +24,7 @@ from benchmarks.harness import Report, arguments, publish
 from clinjepa.curriculum.checkpoints.checkpoint import CheckpointWriter, find_checkpoint
 from clinjepa.curriculum.checkpoints.input_digests import agreed_digests, phase_inputs
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.feed.micro_batches import plain_feed
+from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.optimizer import GroupedAdamW
 from clinjepa.curriculum.phase import run_phase
 from clinjepa.model.predictor import build_predictor, predictor_state

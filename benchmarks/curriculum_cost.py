@@ -28,7 +28,8 @@ import torch
 from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Cost, Report, arguments, publish, timed
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher, plain_feed
+from clinjepa.curriculum.feed.plain_feed import plain_feed
+from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.hard_sync import hard_sync
 from clinjepa.curriculum.jobs import SyncJob
 from clinjepa.curriculum.phase import run_phase
@@ -128,7 +129,7 @@ def shape_of(stores: DemoStores, num_steps: int, tokens: Mapping[str, int]) -> S
     inputs = (tokens["warmup"] + tokens["finalization"]) / (steps["warmup"] + steps["finalization"])
     targets = tokens["alignment"] / steps["alignment"] - inputs
     job = stores.job("joint", stores.root / "unused", 1)
-    plan = MicroBatchFetcher(job).plan
+    plan = WindowBatches(job).plan
     windows = stores.reader.windows
     split = np.asarray(windows["split"].to_pylist())
     stays, first, hours = (windows[name].to_numpy()[split == "train"] for name in ("stay_id", "start_hour", "num_hours"))

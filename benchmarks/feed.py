@@ -26,7 +26,7 @@ from benchmarks.harness import Report, arguments, publish
 from benchmarks.launcher_overhead import PROBE_STEPS, steps_for
 from benchmarks.launchers import NUM_WORKERS, Trained, on_ray
 from clinjepa.capacity.model_sizes import known_gpus
-from clinjepa.curriculum.feed.micro_batches import plain_feed
+from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.feed.unpacking import unpacked
 from clinjepa.curriculum.feed.window_plan import assignments
 from clinjepa.curriculum.jobs import PhaseJob

@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Report, all_rounds, arguments, interleaved, median, publish, timed
 from clinjepa.curriculum.encoder_specs import encoder_spec
-from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher
+from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.packing import pack_texts
 from clinjepa.storage import Folder
@@ -113,7 +113,7 @@ def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 def plan_texts(stores: DemoStores, num_texts: int) -> list[np.ndarray]:
     """Unique texts of whole training micro-batches, at least `num_texts` unless the epoch ends before."""
     job = stores.job("joint", stores.root / "unused", 1)
-    fetcher = MicroBatchFetcher(job)
+    fetcher = WindowBatches(job)
     texts: list[np.ndarray] = []
     for step in range(-(-len(fetcher.plan.training_ids) // job.curriculum_settings.global_batch)):
         for micro, windows in enumerate(fetcher.plan.step(step)):

@@ -14,8 +14,9 @@ import torch
 from clinjepa.curriculum.assembly import PhaseModules
 from clinjepa.curriculum.checkpoints.history import TrainingHistory
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher, payload
+from clinjepa.curriculum.feed.payload import payload
 from clinjepa.curriculum.feed.unpacking import unpacked
+from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.feed.window_plan import mix_seed
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.objective import PhaseObjective
@@ -31,7 +32,7 @@ _WINDOWS_TAG = 6
 class PhaseDiagnostics:
     """Measures the phase's modules on its fixed batch and raises the collapse alarm."""
 
-    def __init__(self, job: PhaseJob, objective: PhaseObjective, modules: PhaseModules, fetcher: MicroBatchFetcher, dist: Dist) -> None:
+    def __init__(self, job: PhaseJob, objective: PhaseObjective, modules: PhaseModules, fetcher: WindowBatches, dist: Dist) -> None:
         self._job, self._objective, self._modules, self._fetcher, self._dist = job, objective, modules, fetcher, dist
 
     def measure(self, done: int, history: TrainingHistory) -> None:

@@ -14,13 +14,14 @@ from clinjepa.curriculum.checkpoints.input_digests import phase_inputs
 from clinjepa.curriculum.checkpoints.saving import Captured, Notice, OnReport
 from clinjepa.curriculum.diagnostics import PhaseDiagnostics
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher
+from clinjepa.curriculum.feed.plain_feed import Feed
+from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.feed.window_plan import Assignment
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.objective import PhaseObjective
 from clinjepa.curriculum.out_of_memory import names_settings, phase_remedies
 from clinjepa.curriculum.schedule import Schedule
-from clinjepa.curriculum.training_loop import Feed, Launch, train
+from clinjepa.curriculum.training_loop import Launch, train
 from clinjepa.model.identity import encoder_digest
 from clinjepa.model.predictor import PREDICTOR_ENCODER, save_predictor
 from clinjepa.model.tensor_files import write_tensors
@@ -56,7 +57,7 @@ class PhaseTraining:
     def __init__(self, job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> None:
         self._job, self._dist, self._settings = job, dist, job.curriculum_settings
         self._modules = assemble(job, dist, checkpoint)
-        fetcher = MicroBatchFetcher(job)
+        fetcher = WindowBatches(job)
         self._plan = fetcher.plan
         self._objective = PhaseObjective(job, self._modules.predictor, self._modules.encoder, dist)
         self._diagnostics = PhaseDiagnostics(job, self._objective, self._modules, fetcher, dist)

@@ -21,14 +21,15 @@ from clinjepa.curriculum.checkpoints.input_digests import sft_inputs
 from clinjepa.curriculum.checkpoints.saving import Captured, Notice, OnReport
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.encoder_specs import next_token_spec
-from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher
+from clinjepa.curriculum.feed.plain_feed import Feed
+from clinjepa.curriculum.feed.text_batches import TextBatches
 from clinjepa.curriculum.feed.window_plan import Assignment, mix_seed, torch_seed
 from clinjepa.curriculum.gathering import communicates_in_every_forward, keep_gathered, set_gradient_sync
 from clinjepa.curriculum.jobs import SftJob, pack_places
 from clinjepa.curriculum.optimizer import GroupedAdamW
 from clinjepa.curriculum.out_of_memory import names_settings, sft_remedies
 from clinjepa.curriculum.schedule import Schedule
-from clinjepa.curriculum.training_loop import Feed, Launch, train
+from clinjepa.curriculum.training_loop import Launch, train
 from clinjepa.model.base_model import write_base
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.packing import Pack, pack_texts
@@ -57,7 +58,7 @@ class SftTraining:
     def __init__(self, job: SftJob, dist: Dist, checkpoint: Checkpoint | None) -> None:
         self._job, self._dist, self._settings = job, dist, job.sft_settings
         self.encoder, self.optimizer = _assemble(job, dist, checkpoint)
-        fetcher = MicroBatchFetcher(job)
+        fetcher = TextBatches(job)
         self._plan = fetcher.plan
         self._tuning = TuningLoss(job, self.encoder, fetcher, dist)
         self._schedule = Schedule(self._plan.num_steps, self._settings.warmup_fraction)
@@ -120,7 +121,7 @@ class SftTraining:
 class TuningLoss:
     """Next-token loss on fixed texts of tuning stays, in nats per token; nothing is measured when there are none."""
 
-    def __init__(self, job: SftJob, encoder: Encoder, fetcher: MicroBatchFetcher, dist: Dist) -> None:
+    def __init__(self, job: SftJob, encoder: Encoder, fetcher: TextBatches, dist: Dist) -> None:
         self._job, self._encoder, self._dist = job, encoder, dist
         stays = fetcher.trajectories.stays
         split = np.asarray(stays["split"].to_pylist())

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -22,14 +21,12 @@ from clinjepa.curriculum.checkpoints.history import Row, TrainingHistory
 from clinjepa.curriculum.checkpoints.input_digests import agreed_digests
 from clinjepa.curriculum.checkpoints.saving import Captured, Notice, OnReport, Saver
 from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.feed.plain_feed import Feed
 from clinjepa.curriculum.feed.unpacking import unpacked
 from clinjepa.curriculum.feed.window_plan import Assignment, assignments
 from clinjepa.curriculum.jobs import TrainingJob, check_workers
 from clinjepa.curriculum.optimizer import GroupedAdamW
 from clinjepa.storage import Folder
-
-Feed = Callable[[Sequence[Assignment]], Iterator[pa.Buffer]]
-"""Yields this worker's micro-batches, as safetensors bytes, in the order of the assignments it is given."""
 
 _MEASUREMENTS_PER_JOB, _MIN_STEPS_BETWEEN = 4, 5
 

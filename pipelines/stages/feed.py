@@ -1,4 +1,7 @@
-"""Ray Data carries out a worker's part of the plan, ahead of the training step. Apart from the trainer: its readers need no torch."""
+"""The feed under Ray: Ray Data reads a worker's part of the plan ahead of the training step.
+
+This module is apart from `training`, because its reader processes need no torch.
+"""
 
 from __future__ import annotations
 
@@ -12,36 +15,40 @@ import pyarrow as pa
 import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher
+from clinjepa.curriculum.feed.micro_batches import open_micro_batches
+from clinjepa.curriculum.feed.plain_feed import Feed
+from clinjepa.curriculum.feed.text_batches import TextBatches
+from clinjepa.curriculum.feed.window_batches import WindowBatches
+from clinjepa.curriculum.feed.window_plan import Assignment
 from clinjepa.curriculum.jobs import Job, load_training_job
 from clinjepa.errors import ClinJepaError, retold
 
 _ROWS_PER_BLOCK = 8
 _MOST_BLOCKS, _BLOCK_BYTES = 1024, 64 << 20
-"""What Ray Data does for a block costs as much as for a row, so micro-batches travel several to a block, but not above this size."""
+"""Ray Data's overhead is per block, so several micro-batches travel in a block, up to this size."""
 
 _PAUSE_SECONDS = 0.05
 
 _LAST_SECONDS = 10.0
-"""For threads of Ray Data to end after the training has left the feed; they take a tenth of a second on an idle machine."""
+"""Longest wait for threads of Ray Data to end after training has left the feed; on an idle machine they take a tenth of a second."""
 
 
-def ray_data_feed(job: Job) -> Any:
-    """A feed that lets Ray Data execute this rank's part of the plan, in its order, ahead of the training step.
+def ray_data_feed(job: Job) -> Feed:
+    """A feed in which Ray Data reads this rank's part of the plan, in its order, ahead of the training step.
 
-    Its reader asks for no CPU: the training worker has reserved it.
+    Its reader requests no CPU, because the training worker has reserved it.
     """
 
-    def feed(assignments: Sequence[Any]) -> Iterator[pa.Buffer]:
+    def feed(assignments: Sequence[Assignment]) -> Iterator[pa.Buffer]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True  # before the dataset is made: it copies the context
         context.target_max_block_size = _BLOCK_BYTES
-        if _Unhurried not in context.custom_execution_callback_classes:
-            context.custom_execution_callback_classes.append(_Unhurried)
+        if _PauseWhenIdle not in context.custom_execution_callback_classes:
+            context.custom_execution_callback_classes.append(_PauseWhenIdle)
         if not assignments:
             return
-        # from_items: its blocks are made here, whereas from_arrow starts a task that wants a whole CPU, which a busy cluster may not have.
+        # from_items makes its blocks in this process; from_arrow starts a task that needs a whole CPU, which a busy cluster may not have.
         rows = [{"step": each.step, "micro": each.micro} for each in assignments]
         dataset = ray.data.from_items(rows, override_num_blocks=min(-(-len(rows) // _ROWS_PER_BLOCK), _MOST_BLOCKS)).map_batches(
             _Fetch,
@@ -67,19 +74,19 @@ def ray_data_feed(job: Job) -> Any:
 
 
 def _wait_for_threads(others: set[threading.Thread]) -> None:
-    """Until Ray Data's threads of a feed that was left have ended: one that asks Ray for anything after its shutdown ends the process."""
+    """Wait for Ray Data's threads of a closed feed to end: a thread that calls Ray after its shutdown would end the process."""
     deadline = time.monotonic() + _LAST_SECONDS
     for thread in set(threading.enumerate()) - others:
         if thread.name.startswith(("iter_threaded", "StreamingExecutor")):
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-class _Unhurried(ExecutionCallback):
+class _PauseWhenIdle(ExecutionCallback):
     """A pause after every step of Ray Data's scheduling loop in which nothing happened; the loop runs in the training process.
 
-    It waits for tasks only while some run and may hand over. Once the object store is as full as it may be it would go round without a
-    pause until the training has eaten a block, and hold the interpreter lock all the while (four fifths of the time, measured with
-    Ray 2.60). After a step that submitted a task or brought a block a pause would cost half of what a reader can deliver.
+    The loop waits for tasks only while some are running. When the object store has reached its limit, the loop would spin until training
+    has taken a block, and hold the interpreter lock (four fifths of the time, measured with Ray 2.60). There is no pause after a step that
+    submitted a task or received a block, where it would halve the throughput of a reader.
     """
 
     def __init__(self) -> None:
@@ -98,25 +105,25 @@ class _Unhurried(ExecutionCallback):
 class _Fetch:
     """Ray Data actor that turns (step, micro-batch) rows into collated micro-batches.
 
-    A fault of the project's own is told in a row: what a task raises arrives with Ray's traceback and advice in its words.
+    Faults that the user can act on travel as a row, because an exception raised in a task arrives wrapped in Ray's traceback and advice.
     """
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._job = job
-        self._fetch: MicroBatchFetcher | None = None
+        self._micro_batches: WindowBatches | TextBatches | None = None
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         places = zip(rows["step"].to_pylist(), rows["micro"].to_pylist(), strict=True)
         try:
-            if self._fetch is None:
-                self._fetch = MicroBatchFetcher(load_training_job(self._job))
-            for payload in self._fetch.micro_batches(places):
+            if self._micro_batches is None:
+                self._micro_batches = open_micro_batches(load_training_job(self._job))
+            for payload in self._micro_batches.in_order(places):
                 yield _row(payload)
         except ClinJepaError as error:
             yield _row(pa.py_buffer(b""), type(error).__name__, str(error))
 
 
 def _row(payload: pa.Buffer, fault: str = "", message: str = "") -> pa.Table:
-    """A table of one row; its payload is these bytes themselves, not a copy."""
+    """A table of one row whose payload is these bytes, not a copy."""
     column = pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(struct.pack("<qq", 0, payload.size)), payload])
     return pa.table({"payload": column, "fault": [fault], "message": [message]})

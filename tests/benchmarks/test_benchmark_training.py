@@ -16,7 +16,7 @@ from benchmarks.curriculum_cost import Outcome, Shape
 from benchmarks.harness import Cost
 from benchmarks.launchers import Trained, read_trained
 from clinjepa.curriculum.checkpoints.history import TrainingHistory
-from clinjepa.curriculum.feed.micro_batches import plain_feed
+from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.feed.window_plan import assignments
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.specs import PredictorSpec

@@ -22,7 +22,8 @@ from clinjepa.curriculum.dispatch import run_training_job
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.encoder_specs import encoder_spec
 from clinjepa.curriculum.encoding import _CHUNK_TAG
-from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher, plain_feed
+from clinjepa.curriculum.feed.plain_feed import plain_feed
+from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.feed.window_plan import Assignment, mix_seed, torch_seed
 from clinjepa.curriculum.hard_sync import hard_sync
 from clinjepa.curriculum.jobs import Job, PhaseJob, SyncJob
@@ -227,7 +228,7 @@ def test_the_chunked_gradient_is_that_of_the_plain_graph(curriculum, adapter_dro
 
 
 def window_batch(job: PhaseJob) -> dict[str, torch.Tensor]:
-    fetcher = MicroBatchFetcher(job)
+    fetcher = WindowBatches(job)
     ids = fetcher.plan.step(5)[0]
     return {name: torch.from_numpy(value) for name, value in fetcher.window_arrays(ids, fetcher.plan.rollout_starts(5, 0)).items()}
 

@@ -13,7 +13,8 @@ from safetensors.torch import load, load_file
 from clinjepa.curriculum.assembly import PhaseModules, assemble
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
-from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher
+from clinjepa.curriculum.feed.text_batches import TextBatches
+from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.feed.window_plan import Assignment
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.objective import PhaseObjective
@@ -63,7 +64,7 @@ class Run:
     def stepped(self, phase: str) -> PhaseModules:
         """The phase's modules after one micro-batch, with its gradients, and the optimizer's step."""
         job = self.job(phase)
-        modules, fetcher = assemble(job, Dist.current(), None), MicroBatchFetcher(job)
+        modules, fetcher = assemble(job, Dist.current(), None), WindowBatches(job)
         ids = fetcher.plan.step(0)[0]
         arrays = {name: torch.from_numpy(value) for name, value in fetcher.window_arrays(ids, fetcher.plan.rollout_starts(0, 0)).items()}
         objective = PhaseObjective(job, modules.predictor, modules.encoder, Dist.current())
@@ -96,7 +97,7 @@ def test_next_token_training_has_a_bf16_base_and_fp32_adapters(run: Run) -> None
     training = SftTraining(job, Dist.current(), None)
     encoder, optimizer = training.encoder, training.optimizer
     training.begin_step(0)
-    training.forward_backward(load(MicroBatchFetcher(job)(0, 0).to_pybytes()), Assignment(0, 0, 1), sync=True)
+    training.forward_backward(load(TextBatches(job)(0, 0).to_pybytes()), Assignment(0, 0, 1), sync=True)
     assert dtypes(encoder) == {None: {BF16}, "online": {FP32}}
     assert {parameter.grad.dtype for _, parameter in encoder.online_parameters()} == {FP32}
     optimizer.step({"encoder": 1e-3}, {"encoder": 1.0}, 1.0)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from clinjepa.config import Config
 from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
-from clinjepa.curriculum.feed.micro_batches import plain_feed
+from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.phase import run_phase
 from clinjepa.curriculum.worker import main

@@ -17,7 +17,7 @@ import torch.distributed as torch_dist
 from clinjepa.curriculum import gathering
 from clinjepa.curriculum.dispatch import run_training_job
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.feed.micro_batches import plain_feed
+from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.jobs import Job, load_training_job
 from clinjepa.curriculum.training_loop import Launch
 

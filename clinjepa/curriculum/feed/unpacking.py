@@ -1,10 +1,10 @@
-"""A micro-batch's safetensors bytes as tensors on the device that trains on them. Apart from batches.py: readers need no torch."""
+"""The safetensors bytes of a micro-batch (`payload`) as tensors on the training device."""
 
 from __future__ import annotations
 
 import json
 import struct
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +14,19 @@ from torch import Tensor
 _DTYPES = {"BOOL": torch.bool, "I32": torch.int32, "I64": torch.int64, "F32": torch.float32, "BF16": torch.bfloat16}
 
 
-def unpacked(payload: pa.Buffer, device: torch.device) -> dict[str, Tensor]:
-    """Tensors by name (see batches.py), each with memory of its own on `device`.
+class _Entry(TypedDict):
+    """A tensor in the header of a safetensors file."""
 
-    The payload may lie in Ray's object store, where nothing may be written; it is copied once, for a GPU into pinned memory that goes
-    over while the loop goes on, and may then be let go.
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+
+
+def unpacked(payload: pa.Buffer, device: torch.device) -> dict[str, Tensor]:
+    """Tensors by name (`collating`), each with memory of its own on `device`.
+
+    The payload may lie in Ray's object store, which is read-only. It is copied once and may then be released; for a GPU it is copied into
+    pinned memory, from which it is transferred while the loop continues.
     """
     (length,) = struct.unpack_from("<Q", payload)
     data = np.frombuffer(payload, dtype=np.uint8)
@@ -26,7 +34,7 @@ def unpacked(payload: pa.Buffer, device: torch.device) -> dict[str, Tensor]:
     return {name: _copied(data[8 + length :], entry, device) for name, entry in entries.items()}
 
 
-def _copied(data: np.ndarray, entry: dict[str, Any], device: torch.device) -> Tensor:
+def _copied(data: np.ndarray, entry: _Entry, device: torch.device) -> Tensor:
     begin, end = entry["data_offsets"]
     own = torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]], pin_memory=device.type == "cuda")
     if own.numel():

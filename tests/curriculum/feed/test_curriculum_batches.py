@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load
 
 from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.feed import micro_batches as batches
-from clinjepa.curriculum.feed.micro_batches import MicroBatchFetcher, payload
+from clinjepa.curriculum.feed.payload import payload
+from clinjepa.curriculum.feed.stored_latents import REQUESTS_AT_A_TIME
 from clinjepa.curriculum.feed.unpacking import unpacked
+from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.objective import PhaseObjective
 from clinjepa.model.predictor import build_predictor
 from clinjepa.model.specs import PredictorSpec
@@ -55,7 +56,7 @@ def stored_in(job, dtype: str):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_training_step_reads_the_latents_that_are_stored(job, dtype):
     job = stored_in(job, dtype)
-    fetcher, reader = MicroBatchFetcher(job), LatentReader(Folder(job.latents))
+    fetcher, reader = WindowBatches(job), LatentReader(Folder(job.latents))
     arrays = load(fetcher(0, 1).to_pybytes())
     assert arrays["z_state"].dtype is getattr(torch, dtype)
     objective = PhaseObjective(job, build_predictor(PredictorSpec.from_settings(PREDICTOR, DIM), 0), None, Dist.current())
@@ -72,18 +73,18 @@ def test_the_training_step_reads_the_latents_that_are_stored(job, dtype):
 
 
 def test_latents_stored_in_bfloat16_travel_in_half_the_bytes(job):
-    whole, half = (len(MicroBatchFetcher(stored_in(job, dtype))(0, 1)) for dtype in ("float32", "bfloat16"))
+    whole, half = (len(WindowBatches(stored_in(job, dtype))(0, 1)) for dtype in ("float32", "bfloat16"))
     assert whole - half > 0.4 * whole
 
 
 def test_windows_of_a_store_behind_a_network_are_asked_for_at_the_same_time(job, monkeypatch):
-    fetcher = MicroBatchFetcher(stored_in(job, "float32"))
+    fetcher = WindowBatches(stored_in(job, "float32"))
     plan = fetcher.plan
     opened = int(plan.training_ids[0])
     _, first = np.unique(plan.stay_ids, return_index=True)
     two = [window for window in first.tolist() if plan.stay_ids[window] != plan.stay_ids[opened]][:2]
     none = np.full(2, -1)
-    expected = MicroBatchFetcher(fetcher.job).window_arrays(np.array(two), none)
+    expected = WindowBatches(fetcher.job).window_arrays(np.array(two), none)
     fetcher.window_arrays(np.array([opened]), none[:1])
     both, read = threading.Barrier(2), Folder.read_bytes
 
@@ -145,13 +146,13 @@ def test_micro_batches_in_a_row_are_those_asked_for_one_by_one(job):
     tokens = phase_job("joint", trajectories=job.trajectories, latents=None)
     for each in (stored_in(job, "float32"), stored_in(job, "bfloat16"), tokens):
         places = [(step, micro) for step in (3, 0, 1) for micro in range(2)]
-        one_by_one = MicroBatchFetcher(each)
-        in_a_row = list(MicroBatchFetcher(each).micro_batches(places))
+        one_by_one = WindowBatches(each)
+        in_a_row = list(WindowBatches(each).in_order(places))
         assert [payload.to_pybytes() for payload in in_a_row] == [one_by_one(*place).to_pybytes() for place in places]
 
 
 def test_latents_behind_a_network_are_asked_for_some_micro_batches_ahead(job, monkeypatch):
-    fetcher = MicroBatchFetcher(stored_in(job, "float32"))
+    fetcher = WindowBatches(stored_in(job, "float32"))
     places = [(step, micro) for step in range(8) for micro in range(2)]
     windows_of_one = len(fetcher.plan.step(0)[0])
     monkeypatch.setattr(Folder, "is_local", False)
@@ -163,10 +164,10 @@ def test_latents_behind_a_network_are_asked_for_some_micro_batches_ahead(job, mo
         return stored(self, *window)
 
     monkeypatch.setattr(LatentReader, "stored", noted)
-    arrivals = fetcher.micro_batches(places)
+    arrivals = fetcher.in_order(places)
     next(arrivals)
     deadline = time.monotonic() + 60
     while len(asked) == windows_of_one and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert windows_of_one < len(asked) <= batches._REQUESTS_AT_A_TIME + windows_of_one
+    assert windows_of_one < len(asked) <= REQUESTS_AT_A_TIME + windows_of_one
     assert len(list(arrivals)) == len(places) - 1

@@ -12,7 +12,7 @@ import pytest
 import ray.data
 
 from clinjepa.config import Config
-from clinjepa.curriculum.feed.micro_batches import plain_feed
+from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.feed.window_plan import assignments
 from clinjepa.errors import StoreError
 from pipelines.scheduling.session import ray_session
@@ -62,13 +62,13 @@ def test_what_a_reader_meets_is_raised_as_it_is_and_not_with_rays_traceback(job,
 def test_the_scheduling_loop_rests_while_all_that_may_wait_is_waiting(job, session, monkeypatch):
     """It runs in the training process: every round without need is taken from the steps."""
     rounds: Counter[str] = Counter()
-    step = feed._Unhurried.on_execution_step
+    step = feed._PauseWhenIdle.on_execution_step
 
     def counted(callback, executor):
         rounds["all"] += 1
         step(callback, executor)
 
-    monkeypatch.setattr(feed._Unhurried, "on_execution_step", counted)
+    monkeypatch.setattr(feed._PauseWhenIdle, "on_execution_step", counted)
     options = ray.data.DataContext.get_current().execution_options
     monkeypatch.setattr(options, "resource_limits", options.resource_limits.copy(object_store_memory=FULL_BYTES))
     arrivals = feed.ray_data_feed(job)(list(assignments(job, 0, 1, 0, 400)))
