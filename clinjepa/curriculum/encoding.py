@@ -1,8 +1,8 @@
-"""Encoding the unique texts of a micro-batch, chunk by chunk, and giving each chunk its gradient (the gradient cache).
+"""Encodes the unique texts of a micro-batch chunk by chunk and passes each chunk its gradient (the gradient cache).
 
-Memory is set by the token budget of a chunk, not by a window of 145 texts: joint refinement encodes without a graph, the
-predictor's backward gives dL/dz, then each chunk is encoded again with a graph and receives its part: exact, one more
-forward (Gao et al. 2021, arXiv 2101.06983). Workers run the same number of chunks where layers are gathered one by one.
+Memory depends on the token budget of a chunk, not on a window of 145 texts. Joint refinement encodes without a graph, the predictor's
+backward pass gives dL/dz, then each chunk is encoded again with a graph and receives its part of dL/dz. The gradient is exact and costs
+one more forward pass (Gao et al. 2021, arXiv 2101.06983). Workers run the same number of chunks where layers are gathered one by one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CHUNK_TAG = 4
 
 @dataclass(frozen=True)
 class TextChunks:
-    """The packs of one micro-batch's unique texts and how many rounds are run; what is beyond `packs` repeats pack 0."""
+    """The packs of one micro-batch's unique texts, and the number of rounds; rounds beyond the packs repeat pack 0 with no effect."""
 
     packs: list[Pack]
     rounds: int
@@ -35,10 +35,15 @@ class TextChunks:
 def cut_chunks(
     encoder: Encoder, arrays: dict[str, Tensor], token_budget: int, seed: int, dist: Dist, num_texts: int | None = None
 ) -> TextChunks:
-    """Pack `tokens`/`text_lengths` of a collated micro-batch into chunks of at most `token_budget` tokens. All workers call it.
+    """Pack `tokens`/`text_lengths` of a collated micro-batch into chunks of at most `token_budget` tokens; all workers call it.
 
-    seed: of the micro-batch, adapter dropout of chunk i is drawn from (seed, i) whenever that chunk is encoded; num_texts:
-    only the first this many texts (the states).
+    Args:
+        encoder: its settings decide whether texts get an end-of-text token, its sharding whether workers agree on the rounds.
+        arrays: the collated micro-batch.
+        token_budget: tokens of a chunk; a longer text is a chunk of its own.
+        seed: of the micro-batch; adapter dropout of chunk i is drawn from (seed, i) whenever that chunk is encoded.
+        dist: the workers.
+        num_texts: pack only the first this many texts (the states).
     """
     lengths = arrays["text_lengths"][:num_texts].tolist()
     texts = [text.numpy() for text in torch.split(arrays["tokens"][: sum(lengths)].cpu(), lengths)]
@@ -48,7 +53,7 @@ def cut_chunks(
 
 
 def encode_chunks(encoder: Encoder, chunks: TextChunks, which: str, device: torch.device) -> Tensor:
-    """z_UD of the unique texts, without a graph. Raises ValueError when there is no text."""
+    """z_UD (fp32) of the unique texts, without a graph; `which`: `online` or `target`. Raises ValueError when there is no text."""
     z_UD: Tensor | None = None
     with torch.no_grad():
         for i in range(chunks.rounds):
@@ -74,10 +79,11 @@ def backward_chunks(encoder: Encoder, chunks: TextChunks, gradient_UD: Tensor, s
         set_gradient_sync(encoder, sync and i == chunks.rounds - 1)
         z_ND = _forward(encoder, pack, chunks.seed, i, "online", device)
         part = gradient_UD[pack.order.to(device)].to(z_ND.dtype)
-        z_ND.backward(torch.zeros_like(part) if spare else part)
+        torch.autograd.backward(z_ND, torch.zeros_like(part) if spare else part)
 
 
 def _forward(encoder: Encoder, pack: Pack, seed: int, chunk: int, which: str, device: torch.device) -> Tensor:
     torch.manual_seed(mix_seed(_CHUNK_TAG, seed, chunk))
     ids, positions, last = (each.to(device) for each in (pack.input_ids_L, pack.position_ids_L, pack.last_index_N))
-    return encoder(ids, positions, last, which=which)
+    z_ND: Tensor = encoder(ids, positions, last, which=which)
+    return z_ND

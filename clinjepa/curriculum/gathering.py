@@ -1,8 +1,8 @@
 """When sharded weights are gathered and gradients reduced: as rarely as memory allows.
 
-Every collective costs a wake-up of every worker, which on busy cores is longer than a small layer's work. So a module whose
-gathered weights are small stays gathered from a step's first forward to its last backward; a large one is gathered
-layer by layer. Gradients are reduced once a step, with the last backward.
+Every collective wakes every worker, which on busy cores takes longer than a small layer's work. So a module whose gathered weights are
+small stays gathered from a step's first forward to its last backward; a large one is gathered layer by layer. Gradients are reduced once
+a step, with the last backward.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ KEPT_GATHERED_BYTES = 1 << 30
 
 
 def keep_gathered(module: nn.Module) -> None:
-    """Call once after sharding: small modules are not given back to shards after a forward."""
+    """Keep a small module gathered after a forward; call it once after sharding."""
     if isinstance(module, FSDPModule) and _is_small(module):
         module.set_reshard_after_forward(False)
 
 
 def set_gradient_sync(module: nn.Module, sync: bool) -> None:
-    """Whether the next backward reduces gradients over workers; nothing happens on a module that is not sharded."""
+    """Set whether the next backward reduces gradients over workers; no effect on a module that is not sharded."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(sync)
-        # The optimizer writes shards: after the reducing backward, gathered weights are out of date and must be given back.
+        # The optimizer writes shards: after the reducing backward, gathered weights are out of date and must be resharded.
         module.set_reshard_after_backward(sync or not _is_small(module))
 
 

@@ -67,7 +67,7 @@ def ray_data_feed(job: Job) -> Feed:
                         raise retold(fault.as_py(), message.as_py())
                     yield payload.as_buffer()
         finally:
-            blocks.close()
+            blocks.close()  # type: ignore[attr-defined]  # a generator, which Ray annotates as an iterator
             _wait_for_threads(others)
 
     return feed

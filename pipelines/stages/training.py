@@ -117,27 +117,39 @@ def _execution(config: Config) -> _Execution:
 
 
 def training_needs(config: Config) -> Needs:
-    """What as many workers as a training stage may have use, their readers included."""
+    """CPUs and GPUs of the largest number of workers of a training stage, readers included."""
     return {name: amount * config.execution.max_workers for name, amount in _worker_needs(config).items()}
 
 
 def least_training_needs(config: Config) -> Needs:
-    """What a training stage does not start without."""
+    """CPUs and GPUs of the smallest number of workers of a training stage."""
     return {name: amount * config.execution.min_workers for name, amount in _worker_needs(config).items()}
 
 
 def _worker_needs(config: Config) -> Needs:
-    # A worker's reader is inside its own share: the elastic scheduler gives all CPUs to workers, and a reader that asked for one would
-    # wait for ever.
+    # A worker's reader is part of the worker's share: the elastic scheduler gives all CPUs to workers, and a reader that requested one
+    # would wait for ever.
     execution = config.execution
     return {"CPU": execution.cpus_per_worker + execution.data_cpus} | ({"GPU": 1.0} if execution.use_gpu else {})
 
 
 def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dict[str, object]:
-    """Train a job with Ray Train into `artifact` (`job.out`), from its newest checkpoint; returns its summary.
+    """Train a job with Ray Train into `artifact` (`job.out`), from its newest checkpoint.
 
-    Lost workers and nodes cost a restart from the last checkpoint; what a restart cannot mend is raised as the worker raised it.
-    Raises TrainingError when the workers failed more often than `execution.max_worker_failures`.
+    After a lost worker or node, training restarts from the last checkpoint.
+
+    Args:
+        context: of the run; its configuration's execution settings decide the workers.
+        stage: named in reports of progress.
+        artifact: where the job writes.
+        job: the job, with `out` the artifact's address.
+
+    Returns:
+        The job's summary and how many steps were taken by how many workers.
+
+    Raises:
+        ClinJepaError: the fault of a worker that a restart cannot mend, as the worker raised it.
+        TrainingError: the workers failed more often than `execution.max_worker_failures`.
     """
     execution = context.config.execution
     name = f"{stage.key}-{context.run_id}"
@@ -157,8 +169,9 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
             "trackers": tracker_settings(context.config, stage.label, stage.key),
         },
         torch_config=_CheckedTorchConfig(name=name, use_gpu=execution.use_gpu),
-        scaling_config=ScalingConfig(
-            num_workers=execution.num_workers if execution.min_workers < execution.max_workers else execution.max_workers,
+        # The annotations of ray.train's configurations are those of Ray Train V1; at run time V2 replaces the classes.
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
+            num_workers=execution.num_workers if execution.min_workers < execution.max_workers else execution.max_workers,  # type: ignore[arg-type]
             elastic_resize_monitor_interval_s=execution.resize_interval_seconds,
             use_gpu=execution.use_gpu,
             resources_per_worker=_worker_needs(context.config),
@@ -167,7 +180,9 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
             name=name,
             storage_path=state.path(),
             storage_filesystem=None if state.is_local else PyFileSystem(FSSpecHandler(state.fs)),
-            failure_config=FailureConfig(max_failures=execution.max_worker_failures, max_preemption_failures=-1),
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=execution.max_worker_failures, max_preemption_failures=-1
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=job.keep_checkpoints),
         ),
     )
@@ -177,18 +192,18 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
         _raise_fault(context, name)
         raise _failed_for_good(f"{artifact.kind} {artifact.key}", state, error) from error
     _raise_fault(context, name)
-    summary = artifact.folder.read_json("metrics.json")
+    metrics, timing = artifact.folder.read_json("metrics.json"), artifact.folder.read_json("timing.json")
     (state / name).remove()
     artifact.folder.remove("checkpoints")
-    return summary.get("summary", {}) | {"steps_by_workers": artifact.folder.read_json("timing.json")["steps_by_workers"]}
+    return {**metrics["summary"], "steps_by_workers": timing["steps_by_workers"]}
 
 
 @dataclass
 class _CheckedTorchConfig(TorchConfig):
-    """Ray's own, after every worker has looked whether torch can use the GPU it was given: NCCL would refuse in its own words."""
+    """Ray's configuration, with a check in every worker that torch can use its GPU; NCCL's own message names no remedy."""
 
     name: str = ""
-    """Of the training, under which a fault is noted."""
+    """Name of the training, under which a fault is noted."""
     use_gpu: bool = False
 
     @property
@@ -197,15 +212,15 @@ class _CheckedTorchConfig(TorchConfig):
 
 
 class _CheckedTorchBackend(_TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: _CheckedTorchConfig) -> None:
-        # A fault raised here would be tried again without end; noted, it ends the training loop before it begins.
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        # Ray would retry for ever after a fault raised here; a noted fault ends the training loop before it begins.
         if backend_config.use_gpu and not all(worker_group.execute(_can_use_gpu, backend_config.name)):
             backend_config = replace(backend_config, backend="gloo")
         super().on_start(worker_group, backend_config)
 
 
 def _can_use_gpu(name: str) -> bool:
-    """Runs in every Ray Train worker that was given a GPU, before Ray starts CUDA there; notes the fault when torch cannot use it."""
+    """Runs in every Ray Train worker with a GPU, before Ray starts CUDA there; notes the fault when torch cannot use the GPU."""
     from clinjepa.curriculum.dist import require_gpu, set_up_gpu
 
     set_up_gpu()
@@ -228,7 +243,7 @@ def _train_loop(work: dict[str, Any]) -> None:
     torch.set_num_threads(work["threads"])
     watcher = coordinator()
     if ray.get(watcher.fault.remote(work["name"])) is not None:
-        return  # of an earlier attempt, which another would meet again; the driver asks for it
+        return  # a fault of an earlier attempt, which would occur again; the driver raises it
     job = load_training_job(work["job"])
     rank = ray.train.get_context().get_world_rank()
     trackers = open_trackers(work["trackers"]) if rank == 0 else []
@@ -253,26 +268,33 @@ def _train_loop(work: dict[str, Any]) -> None:
         for tracker in trackers:
             tracker.close()
     except errors.TornCheckpointError:
-        raise  # the next attempt takes the one before
+        raise  # the next attempt restores the previous checkpoint
     except errors.ClinJepaError as error:
         _note(work["name"], error)
         raise
 
 
 def _leaving_nodes() -> list[str]:
-    """All workers ask alike and get the same answer."""
+    """Nodes that are about to leave; all workers call it alike and get the same answer."""
     info = ray.train.get_preemption_info()
     return [] if info is None else info.preempted_node_ids
 
 
 def _note(name: str, error: errors.ClinJepaError) -> None:
-    """Leave word for the driver of a fault that a restart cannot mend; not by way of the storage, which may be what is full or away."""
+    """Pass the driver a fault that a restart cannot mend, through the coordinator: the storage may be full or unreachable."""
     ray.get(coordinator().note_fault.remote(name, type(error).__name__, str(error)))
 
 
 def _failed_for_good(stage: str, state: Folder, error: TrainingFailedError) -> errors.ClinJepaError:
-    """What to raise when Ray Train gave up and no worker noted why. Its controller writes to the storage, too, and may be the first that
-    finds it full or away. stage: its kind and key; state: where the controller writes."""
+    """The error to raise when Ray Train gave up and no worker noted a fault.
+
+    Ray Train's controller writes to the storage too, and may be the first to find it full or unreachable.
+
+    Args:
+        stage: kind and key of the stage.
+        state: where the controller writes.
+        error: of Ray Train.
+    """
     of_controller = getattr(error, "controller_failure", None)
     if isinstance(of_controller, errors.StorageError):
         return errors.StorageError(f"{state.address}: {of_controller}")
@@ -285,7 +307,7 @@ def _failed_for_good(stage: str, state: Folder, error: TrainingFailedError) -> e
 
 
 def _raise_fault(context: RunContext, name: str) -> None:
-    """Raise what a worker met that a restart cannot mend, if any did."""
+    """Raise the fault that a worker noted, if there is one."""
     fault = ray.get(context.coordinator.fault.remote(name))
     if fault is not None:
         raise errors.retold(*fault)

@@ -1,8 +1,8 @@
-"""Checkpoints of a job in the making: safetensors and JSON, complete when `manifest.json` with every file's digest is there.
+"""Checkpoints of a job in training: safetensors and JSON, complete when `manifest.json` with every file's digest is there.
 
-`out/checkpoints/step-XXXXXXXX/` is named by the number of steps done over all phases. Each file is written under a
-temporary name and the manifest last; a reader takes the newest whole checkpoint and refuses torn or altered ones. Whole
-tensors are stored, so any number of workers can go on from it.
+`out/checkpoints/step-XXXXXXXX/` is named by the number of steps done over all phases. Each file is written under a temporary name and
+the manifest last; a reader takes the newest whole checkpoint and refuses torn or altered ones. Whole tensors are stored, so any number of
+workers can resume from it.
 """
 
 from __future__ import annotations
@@ -15,40 +15,57 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from safetensors.torch import load, save
 from torch import Tensor
 
+from clinjepa.curriculum.checkpoints.history import SavedHistory
 from clinjepa.curriculum.dist import Dist
+from clinjepa.curriculum.optimizer import OptimizerState
 from clinjepa.errors import CheckpointError, StoreError, TornCheckpointError
 from clinjepa.storage import Folder
 
 SCHEMA_VERSION = 5
 Digests = Mapping[str, str]
-"""Of what a job's result follows from: of its settings and of each input's content (`inputs.agreed_digests`)."""
+"""Digests of a job's settings and of the content of each input (`input_digests.agreed_digests`)."""
 _STEP_NAME = re.compile(r"step-(\d{8,})$")
+
+
+class FileRecord(TypedDict):
+    """Size and SHA-256 of a checkpoint's file."""
+
+    bytes: int
+    sha256: str
+
+
+class TrainingState(TypedDict):
+    """The JSON state saved with the tensors."""
+
+    optimizer: OptimizerState
+    history: SavedHistory
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: its folder, the steps done over all phases, the expected digests of its files."""
+    """A whole checkpoint: its folder, the steps done over all phases, the expected sizes and digests of its files."""
 
     folder: Folder
     step: int
-    files: dict[str, dict[str, Any]]
+    files: Mapping[str, FileRecord]
 
     def has(self, name: str) -> bool:
         """Whether tensors of that name were saved."""
         return f"{name}.safetensors" in self.files
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors saved as `name`; raises CheckpointError when the file is not what was written."""
+        """The tensors saved as `name`; raises CheckpointError when the file was altered or cut."""
         return load(self._checked(f"{name}.safetensors"))
 
-    def state(self) -> dict[str, Any]:
-        """The JSON state saved with it."""
-        return json.loads(self._checked("state.json"))
+    def state(self) -> TrainingState:
+        """The JSON state; raises CheckpointError as `tensors`."""
+        state: TrainingState = json.loads(self._checked("state.json"))
+        return state
 
     def verify(self) -> None:
         """Raise CheckpointError when a file is missing, cut or altered."""
@@ -65,17 +82,26 @@ class Checkpoint:
         return data
 
 
-def save_checkpoint(
-    folder: Folder, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any] | str, digests: Digests, keep: int
-) -> str:
-    """Write a checkpoint after `step` steps and drop the older ones beyond `keep`; returns its address.
+def save_checkpoint(folder: Folder, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: str, digests: Digests, keep: int) -> str:
+    """Write a checkpoint after `step` steps and remove the older ones beyond `keep`; one worker calls it.
 
-    folder: `out/checkpoints`; tensors: by file name without suffix, whole tensors; state: JSON values or JSON; digests: of the job.
-    One worker calls this. Raises StorageError (a full disk, an unreachable bucket); earlier checkpoints are left whole.
+    Args:
+        folder: `out/checkpoints`.
+        step: steps done over all phases.
+        tensors: whole tensors by file name without suffix.
+        state: JSON text of the state.
+        digests: of the job's settings and inputs.
+        keep: newest whole checkpoints to keep.
+
+    Returns:
+        The checkpoint's address.
+
+    Raises:
+        StorageError: a full disk or an unreachable bucket; earlier checkpoints are left whole.
     """
     target = checkpoint_folder(folder, step)
     target.remove()
-    files = {}
+    files: dict[str, FileRecord] = {}
 
     def write(name: str, data: bytes) -> None:
         target.write_bytes(name, data)
@@ -83,7 +109,7 @@ def save_checkpoint(
 
     for name, group in tensors.items():
         write(f"{name}.safetensors", tensor_bytes(group))
-    write("state.json", (state if isinstance(state, str) else json.dumps(state, allow_nan=False)).encode())
+    write("state.json", state.encode())
     manifest = {"schema_version": SCHEMA_VERSION, "step": step, "job": dict(digests), "files": files}
     target.write_json("manifest.json", manifest | {"sha256": _manifest_digest(manifest)})
     _retain(folder, step, keep, digests)
@@ -91,10 +117,10 @@ def save_checkpoint(
 
 
 class CheckpointWriter:
-    """Writes a job's checkpoints from one worker, beside the training unless told otherwise; at most one is being written.
+    """Writes a job's checkpoints from one worker, one at a time; while training continues if `asynchronous`.
 
-    What is given to `save` must not change afterwards (whole copies on the CPU). `blocked_seconds` and `num_saves` say what it cost
-    the training.
+    The tensors given to `save` must not change afterwards (whole copies on the CPU). `blocked_seconds` is the time that training waited,
+    for `num_saves` checkpoints.
     """
 
     def __init__(self, folder: Folder, digests: Digests, keep: int, asynchronous: bool) -> None:
@@ -104,11 +130,11 @@ class CheckpointWriter:
         self._writing: Future[str] | None = None
         self.blocked_seconds, self.num_saves = 0.0, 0
 
-    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Start writing the checkpoint after `step` steps, when the one before is whole. Raises what that one raised."""
+    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: TrainingState) -> None:
+        """Start writing the checkpoint after `step` steps, once the one before is whole. Raises the error of that one, if it failed."""
         began = time.perf_counter()
         self.wait()
-        text = json.dumps(state, allow_nan=False)  # now: the training goes on adding to it
+        text = json.dumps(state, allow_nan=False)  # now, because training goes on to change the history
         self._writing = self._pool.submit(save_checkpoint, self._folder, step, tensors, text, self._digests, self._keep)
         if not self._asynchronous:
             self.wait()
@@ -116,7 +142,7 @@ class CheckpointWriter:
         self.num_saves += 1
 
     def is_whole(self) -> bool:
-        """Whether nothing is being written any more. Raises StorageError when writing failed; earlier checkpoints are left whole."""
+        """Whether no write is in progress. Raises StorageError when writing failed; earlier checkpoints are left whole."""
         if self._writing is None:
             return True
         if not self._writing.done():
@@ -125,21 +151,21 @@ class CheckpointWriter:
         return True
 
     def wait(self) -> None:
-        """Until the last checkpoint is whole; raises StorageError when writing it failed."""
+        """Wait until the last checkpoint is whole; raises StorageError when writing it failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def close(self) -> None:
-        """Let the thread end; what is being written is finished first."""
+        """Finish the write in progress and end the thread."""
         self._pool.shutdown(wait=True)
 
 
 def find_checkpoint(folder: Folder, digests: Digests) -> Checkpoint | None:
     """The newest whole checkpoint of the job, verified; None when there is none.
 
-    A torn or altered one is passed over with a warning. Raises CheckpointError when one is whole but of another schema
-    version or of a job with other settings or inputs.
+    A torn or altered checkpoint is skipped with a warning. Raises CheckpointError when one is whole but of another schema version or of a
+    job with other settings or inputs.
     """
     for step in sorted(_steps(folder), reverse=True):
         place = checkpoint_folder(folder, step)
@@ -156,7 +182,7 @@ def find_checkpoint(folder: Folder, digests: Digests) -> Checkpoint | None:
 def newest_for_all(folder: Folder, digests: Digests, dist: Dist) -> Checkpoint | None:
     """The newest whole checkpoint, chosen and verified by worker 0, opened by every worker; all workers call it.
 
-    What worker 0 raises, all raise.
+    All workers raise the error that worker 0 raises.
     """
 
     def newest() -> int | None:
@@ -168,12 +194,15 @@ def newest_for_all(folder: Folder, digests: Digests, dist: Dist) -> Checkpoint |
 
 
 def checkpoint_folder(folder: Folder, step: int) -> Folder:
-    """Where the checkpoint after `step` steps lies in `out/checkpoints`."""
+    """The folder in `out/checkpoints` of the checkpoint after `step` steps."""
     return folder / _step_name(step)
 
 
 def open_checkpoint(place: Folder, digests: Digests) -> Checkpoint:
-    """The checkpoint in one folder; its manifest is checked here, its files when they are read."""
+    """The checkpoint in a folder. The manifest is checked here, the files when they are read.
+
+    Raises TornCheckpointError for a manifest that is missing, cut or altered, CheckpointError for one of another job or schema version.
+    """
     try:
         manifest = place.read_json("manifest.json")
     except StoreError:
@@ -209,7 +238,7 @@ def _step_name(step: int) -> str:
 
 
 def _manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """Of all else that it says: a file struck off the list or another step would be as wrong as other tensors."""
+    """SHA-256 of the other fields: an altered list of files or step number would be as wrong as altered tensors."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
@@ -218,8 +247,8 @@ def _steps(folder: Folder) -> list[int]:
 
 
 def _retain(folder: Folder, step: int, keep: int, digests: Digests) -> None:
-    # What is newer than the checkpoint just written was refused when the job went on from before it; what was cut short would keep
-    # the place of a whole one.
+    # A checkpoint newer than the one just written was refused when the job resumed from an older one. A torn one is removed, since it
+    # would count as one of those to keep.
     steps = _steps(folder)
     whole = sorted(other for other in steps if other <= step and _opens(checkpoint_folder(folder, other), digests))
     for other in set(steps) - set(whole[-keep:]):

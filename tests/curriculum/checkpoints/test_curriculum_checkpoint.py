@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 
 import pytest
@@ -18,7 +19,7 @@ JOB = {"settings": "digest-of-the-settings", "encoder": "digest-of-the-encoder",
 def folder(tmp_path):
     folder = Folder(tmp_path)
     for step in (4, 8):
-        save_checkpoint(folder, step, {"predictor": {"w": torch.full((3,), float(step))}}, {"at": step}, JOB, keep=3)
+        save_checkpoint(folder, step, {"predictor": {"w": torch.full((3,), float(step))}}, json.dumps({"at": step}), JOB, keep=3)
     return folder
 
 
@@ -115,19 +116,19 @@ def test_a_checkpoint_of_another_schema_is_an_error(folder):
 
 
 def test_only_the_newest_are_kept(folder):
-    save_checkpoint(folder, 12, {}, {}, JOB, keep=2)
+    save_checkpoint(folder, 12, {}, "{}", JOB, keep=2)
     assert folder.names() == ["step-00000008", "step-00000012"]
 
 
 def test_what_was_cut_short_does_not_keep_the_place_of_a_whole_one(folder):
     cut_manifest(checkpoint_folder(folder, 8))
-    save_checkpoint(folder, 12, {}, {}, JOB, keep=2)
+    save_checkpoint(folder, 12, {}, "{}", JOB, keep=2)
     assert folder.names() == ["step-00000004", "step-00000012"]
 
 
 def test_what_was_refused_is_removed_when_the_job_passes_its_step_again(folder):
     cut_manifest(checkpoint_folder(folder, 8))
-    save_checkpoint(folder, 6, {}, {}, JOB, keep=2)
+    save_checkpoint(folder, 6, {}, "{}", JOB, keep=2)
     assert folder.names() == ["step-00000004", "step-00000006"]
 
 
