@@ -64,8 +64,8 @@ def _entry(name: str, value: Any) -> str:
     if fields := list(_fields(value)):
         text += "\n" + "\n".join(f"- `{field}`: {about}" for field, about in fields) + "\n"
     for member, what in _members(value):
-        shown = _signature(member, what).replace("(self, ", "(").replace("(self)", "()") if inspect.isfunction(what) else member
-        text += f"\n**`{name}.{shown}`**\n\n{markdown(what)}\n"
+        shown = f"{name}.{_signature(member, what) if inspect.isfunction(what) else member}"
+        text += f"\n```python\n{shown}\n```\n{markdown(what)}\n" if "\n" in shown else f"\n**`{shown}`**\n\n{markdown(what)}\n"
     return text
 
 
@@ -94,18 +94,23 @@ def _signature(name: str, value: Any) -> str:
     if inspect.isclass(value) and ("__init__" not in vars(value) or issubclass(value, Exception)):
         return f"class {name}"
     given = inspect.signature(value)
-    shown = [p if p.annotation is p.empty else p.replace(annotation=_Text(p.annotation)) for p in given.parameters.values()]
+    shown = [
+        p if p.annotation is p.empty else p.replace(annotation=_Text(p.annotation))
+        for p in given.parameters.values()
+        if p.name not in ("self", "cls")
+    ]
     returns = given.return_annotation
-    if inspect.isclass(value) or returns is given.empty:
-        found = given.replace(parameters=shown, return_annotation=given.empty)
-    else:
-        found = given.replace(parameters=shown, return_annotation=_Text(returns))
+    silent = inspect.isclass(value) or returns is given.empty
+    found = given.replace(parameters=shown, return_annotation=given.empty if silent else _Text(returns))
     whole = f"{name}{found}"
     if len(whole) <= 110:
         return whole
-    lines = ",\n    ".join(str(p) for p in shown)
-    arrow = "" if found.return_annotation is found.empty else f" -> {found.return_annotation!r}"
-    return f"{name}(\n    {lines},\n){arrow}"
+    words = [str(p) for p in shown]
+    keyword_only = [i for i, p in enumerate(shown) if p.kind is p.KEYWORD_ONLY]
+    if keyword_only and not any(p.kind is p.VAR_POSITIONAL for p in shown):
+        words.insert(keyword_only[0], "*")
+    arrow = "" if silent else f" -> {returns}"
+    return "\n".join([f"{name}(", *(f"    {word}," for word in words), f"){arrow}"])
 
 
 def markdown(value: Any) -> str:
