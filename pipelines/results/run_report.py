@@ -9,6 +9,7 @@ from typing import Any
 
 import clinjepa
 from clinjepa.config import Config, result_fields, save_config
+from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.metrics import combine_seeds
 from clinjepa.report.document import build_report, render_html
@@ -74,6 +75,7 @@ class _Assembly:
             "config_yaml": save_config(self.config),
             "headline_context": self.config.evaluation.drift.headline_context,
             "data_card": PAGE,
+            "recipes": {name: load_recipe(name) for name in dict.fromkeys(trial.recipe for trial in self.trials)},
             "notes": [f"Not finished and not in this report: {name}." for name in self.unfinished],
         }
         write_data_card(self.config, self.experiment)
