@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from clinjepa.evaluation.metrics import Figure
+from clinjepa.evaluation.figures import Figure
 from clinjepa.report.charts.parts import number
 from clinjepa.report.words import percent, title
 

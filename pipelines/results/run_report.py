@@ -11,7 +11,7 @@ import clinjepa
 from clinjepa.config import Config, result_fields, save_config
 from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.errors import StoreError
-from clinjepa.evaluation.metrics import combine_seeds
+from clinjepa.evaluation.seeds import combine_seeds
 from clinjepa.report.document import build_report, render_html
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact, content_key
