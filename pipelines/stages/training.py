@@ -184,7 +184,7 @@ def _trainer(context: RunContext, stage: Stage, job: Job, name: str) -> TorchTra
         "trackers": tracker_settings(context.config, stage.label, stage.key),
     }
     return TorchTrainer(
-        _train_loop,
+        _train_loop,  # type: ignore[arg-type]  # a TypedDict is a dict
         train_loop_config={**work},
         torch_config=_CheckedTorchConfig(name=name, use_gpu=execution.use_gpu),
         # The annotations of ray.train's configurations are those of Ray Train V1; at run time V2 replaces the classes.
