@@ -16,7 +16,7 @@
 """
 
 from clinjepa.model.base_model import make_base
-from clinjepa.model.encoder import Encoder, build_encoder, shard_encoder
+from clinjepa.model.encoder import Encoder, Loading, build_encoder, shard_encoder
 from clinjepa.model.packing import Pack, encode_texts, pack_texts
 from clinjepa.model.predictor import Predictor, build_predictor, load_predictor, save_predictor, shard_predictor
 from clinjepa.model.rollout import rollout
@@ -26,6 +26,7 @@ from clinjepa.model.text_encoder import TextEncoder
 __all__ = [
     "Encoder",
     "EncoderSpec",
+    "Loading",
     "Pack",
     "Predictor",
     "PredictorSpec",

@@ -99,7 +99,7 @@ class Predictor(nn.Module):
         Args:
             z_static_BD: static latents; None with a cache.
             z_state_BTD: state latents; T = 1 with a cache.
-            z_action_BTD: action latents; with a cache it may be None for an unknown action, and the state then attends to itself and the past.
+            z_action_BTD: action latents; with a cache, None for an unknown action: the state then attends to itself and the past.
             valid_BT: bool, False = padding after the window (its latents are not read; its outputs are meaningless); None: all valid.
             cache: the hours before.
             keep_cache: also return a Cache of all hours so far.

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clinjepa.errors import CheckpointError, ConfigError
-from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.packing import encode_texts
 from clinjepa.model.specs import EncoderSpec
 from clinjepa.model.tensor_files import read_local_json, read_local_tensors
@@ -70,7 +70,7 @@ class TextEncoder:
         tokenizer = _tokenizer(folder, described["tokenizer"], base, allow_download)
         if (tokenizer.get_vocab_size(), tokenizer.token_to_id(described["eos"])) != (spec.vocab_size, spec.eos_id):
             raise CheckpointError(f"{os.fspath(folder)}: the tokenizer is not the one that this encoder was trained with")
-        encoder = build_encoder(spec, None, seed=0, allow_download=allow_download)
+        encoder = build_encoder(spec, None, seed=0, loading=Loading(allow_download=allow_download))
         if described["adapted"]:
             encoder.load_online(read_local_tensors(folder, ADAPTER_TENSORS))
         return cls(encoder, tokenizer, described["max_tokens"], described["token_budget"])
