@@ -88,7 +88,9 @@ def recomputed(folder: Path, mesh: DeviceMesh) -> dict[str, bool]:
     for dtype in ("float32", "bfloat16"):
         gradients = {}
         for what in ("none", "selective", "full"):
-            encoder = build_encoder(encoder_spec(dtype=dtype, lora=SETTINGS["lora"] | {"dropout": 0.2}), Folder(folder), 4, loading=Loading(mesh=mesh))
+            encoder = build_encoder(
+                encoder_spec(dtype=dtype, lora=SETTINGS["lora"] | {"dropout": 0.2}), Folder(folder), 4, loading=Loading(mesh=mesh)
+            )
             encoder.train()
             encoder.recompute(what)
             torch.manual_seed(5)
