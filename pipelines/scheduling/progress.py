@@ -46,7 +46,7 @@ def say_what_is_reused(config: Config, stages: Iterable[Stage]) -> None:
     """Print one warning when another version of the code made finished stages that this run reuses."""
     line = reuse_warning(config, stages)
     if line:
-        console.print(f"warning: {line}", highlight=False)
+        console.print(f"warning: {line}", highlight=False, markup=False)
 
 
 def _read(coordinator: Any) -> dict[str, StageProgress] | None:
@@ -100,8 +100,8 @@ def _follow_lines(coordinator: Any, stop: threading.Event) -> None:
                 spent = now - begun[key][0]
                 left = spent / state.done * (state.total - state.done) if state.done else None
                 estimate = f", about {left:.0f} s left" if left is not None else ""
-                console.print(f"{state.label}: {state.done:.0f}/{state.total:.0f} {state.note}{estimate}", highlight=False)
+                console.print(f"{state.label}: {state.done:.0f}/{state.total:.0f} {state.note}{estimate}", highlight=False, markup=False)
         for key in set(begun) - set(current):
             started, label = begun.pop(key)
             logged.pop(key, None)
-            console.print(f"done {label} {now - started:.0f} s", highlight=False)
+            console.print(f"done {label} {now - started:.0f} s", highlight=False, markup=False)
