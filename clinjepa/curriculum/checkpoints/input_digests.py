@@ -28,7 +28,8 @@ def agreed_digests(job: TrainingJob, inputs: Callable[[], Mapping[str, str]], di
     Raises:
         StoreError: on all workers, when the latents are of another encoder than the job's or an input is missing.
     """
-    return dist.from_main(lambda: {"settings": job_digest(job), **inputs()})
+    found: dict[str, str] = dist.from_main(lambda: {"settings": job_digest(job), **inputs()})
+    return found
 
 
 def sft_inputs(job: SftJob) -> dict[str, str]:
