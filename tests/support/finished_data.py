@@ -7,6 +7,7 @@ from pathlib import Path
 from clinjepa.clinical import load_tasks
 from clinjepa.config import Config
 from clinjepa.sources import open_source
+from clinjepa.sources.extraction import extract_all
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels.artifact import build_labels, finish_labels
@@ -31,9 +32,13 @@ def finish_data(config: Config) -> dict[str, Artifact]:
     artifacts = {kind: Artifact.at(Folder(config.storage), kind, stage.key) for kind, stage in stages.items()}
     ingest, tokenizer, store = (artifacts[kind].folder for kind in ("ingest", "tokenizer", "trajectories"))
     source = open_source(config.source)
+    extracted = None
+    if "extract" in stages:
+        extracted = artifacts["extract"].folder
+        _publish(artifacts["extract"], stages["extract"], {"left_out": extract_all(source, extracted, config.execution.memory_mb)})
     names = [f"part-{index:05d}" for index in range(len(source.partitions()))]
     for name, partition in zip(names, source.partitions(), strict=True):
-        build_partition(source, partition, config, ingest, name)
+        build_partition(source, partition, config, ingest, name, extracted)
     _publish(artifacts["ingest"], stages["ingest"], finish_ingest(ingest, config))
     _publish(artifacts["tokenizer"], stages["tokenizer"], build_tokenizer(ingest, tokenizer_settings(config), tokenizer))
     for name in names:
