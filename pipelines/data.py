@@ -1,4 +1,4 @@
-"""`clinjepa data list|get|simulate|audit|show`: open ICU data sets, simulated tables, and finished data.
+"""`clinjepa data …`: open ICU data sets, simulated tables, a look at finished data, new clinical definitions.
 
 `data audit` is in `audit.py`, `data show` in `show.py`, `data new-task` and `data new-variable` in `new_definition.py`.
 """
@@ -15,7 +15,7 @@ from pipelines.show import show
 from pipelines.terminal.arguments import Debug
 from pipelines.terminal.faults import one_line_errors
 
-_HELP = "Open and simulated ICU data sets, and a look at finished data."
+_HELP = "Open and simulated ICU data sets, finished data, new clinical definitions."
 app = typer.Typer(help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("audit")(audit)
 app.command("show")(show)

@@ -36,10 +36,10 @@ def export_and_print(config: Config, folder: str, recipe: str | None, seed: int 
 
     record = export_model(config, folder, recipe, seed)
     console = Console(soft_wrap=True)
-    console.print(f"export: {record['recipe']}, seed {record['seed']} → {Folder(folder).address}", highlight=False)
+    console.print(f"export: {record['recipe']}, seed {record['seed']} → {Folder(folder).address}", highlight=False, markup=False)
     terms = data_terms(record["access"])
     if not terms["may_be_shared"]:
-        console.print(f"trained on {terms['title']}: {terms['text']}", highlight=False)
+        console.print(f"trained on {terms['title']}: {terms['text']}", highlight=False, markup=False)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def ingest_data(config: Config, debug: bool = False) -> None:
         for stage in run.experiment.data_stages:
             ensure(run.context, stage, DATA_EXECUTORS)
     print_addresses(config, run.experiment.data_stages)
-    console.print(f"data card: {write_data_card(config, run.experiment)}", highlight=False)
+    console.print(f"data card: {write_data_card(config, run.experiment)}", highlight=False, markup=False)
 
 
 if __name__ == "__main__":

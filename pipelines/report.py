@@ -25,7 +25,7 @@ def report_finished(config: Config) -> None:
     from pipelines.results.run_report import write_report
 
     address = write_report(config, plan_experiment(config), run_id=None)
-    Console(soft_wrap=True).print(f"report: {address}", highlight=False)
+    Console(soft_wrap=True).print(f"report: {address}", highlight=False, markup=False)
 
 
 if __name__ == "__main__":

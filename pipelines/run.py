@@ -36,7 +36,7 @@ def run_experiment(config: Config, debug: bool = False) -> None:
     if len(faults) == len(run.experiment.trials):
         raise_faults(faults)
     address = write_report(config, run.experiment, run.context.run_id)
-    console.print(f"report: {address} ({time.monotonic() - started:.0f} s)", highlight=False)
+    console.print(f"report: {address} ({time.monotonic() - started:.0f} s)", highlight=False, markup=False)
     raise_faults(faults)
 
 

@@ -1,7 +1,7 @@
-"""How long a run takes, by arithmetic: the floating-point operations of every phase over what the GPUs give.
+"""Duration of a run, by arithmetic: the floating-point operations of every phase divided by the rate of the GPUs.
 
-Tokens per window come from the trajectory store where it is there, else from assumptions that the plan prints. Communication,
-reading and start-up are not in it. Formulas: docs/scaling.md.
+Tokens per window come from the trajectory store where it exists, otherwise from assumptions that the plan prints. Communication, reading
+and start-up are not counted. Formulas: docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SAMPLED_STAYS = 64
 
 @dataclass(frozen=True)
 class TextFigures:
-    """What the texts of a trajectory store come to."""
+    """Sizes of the texts of a trajectory store."""
 
     hours_per_window: float
     tokens_per_static: float
@@ -44,25 +44,27 @@ class TextFigures:
 
     @property
     def tokens(self) -> float:
-        """Of all texts, the static ones apart."""
+        """Tokens of all texts except static ones."""
         return self.num_hours * self.tokens_per_hour
 
     @property
     def num_latents(self) -> int:
-        """Vectors of a latent store: a state and an action an hour, a static text a stay."""
+        """Vectors of a latent store: a state and an action for each hour, a static text for each stay."""
         return 2 * self.num_hours + self.num_stays
 
 
 ASSUMED = TextFigures(48, 40, 90, 30, 7_500_000, 94_000, 0.7, measured=False)
-"""Where there is no trajectory store: MIMIC-IV's order of magnitude (94,000 stays, about 15 M texts), windows of up to 72 h."""
+"""Used without a trajectory store: the order of magnitude of MIMIC-IV (94,000 stays, about 15 M texts), windows of up to 72 h."""
 
 
 @dataclass(frozen=True)
 class PhaseTime:
+    """Steps, operations and time of one phase."""
+
     name: str
     steps: int
     encoder_tokens: float
-    """Through the encoder, each time it runs counted."""
+    """Tokens through the encoder; a token that is encoded twice counts twice."""
     flops: float
     seconds: float
 
@@ -92,7 +94,16 @@ def text_figures(reader: TrajectoryReader) -> TextFigures:
 def run_times(
     run: RunSizes, recipe: Recipe, texts: TextFigures, sections: Mapping[str, Mapping[str, Any]], peak_tflops: float, fp32_tflops: float
 ) -> list[PhaseTime]:
-    """SFT, every latent store (`run_order`), and every phase that trains. sections: the configuration as plain values."""
+    """Times of SFT, of every latent store (`run_order`), and of every phase that trains.
+
+    Args:
+        run: sizes of the run.
+        recipe: its phases.
+        texts: sizes of the texts.
+        sections: the configuration as plain values.
+        peak_tflops: bf16 peak of a GPU.
+        fp32_tflops: fp32 peak of a GPU, for the predictor.
+    """
     utilisation, workers = float(sections["execution"]["gpu_utilisation"]), run.num_workers
     encoder_rate = (peak_tflops if run.compute_bytes == 2 else fp32_tflops) * 1e12 * utilisation
     predictor_rate = fp32_tflops * 1e12 * utilisation
@@ -127,14 +138,14 @@ def run_times(
 
 
 def forward_flops(run: RunSizes) -> float:
-    """Per token without a graph: two for every weight of a matrix product (attention between a text's tokens is left out)."""
+    """FLOPs per token without a graph: two for every weight of a matrix product (attention between tokens of a text is not counted)."""
     adapters = run.lora_parameters if run.lora else 0
     return 2.0 * (run.model.latent_product_parameters + adapters)
 
 
 def trained_flops(run: RunSizes) -> float:
-    """Per token of a latent with a graph: forward and gradient of the input 2 N each, of trained weights 2 N more, `full` checkpointing
-    2 N more."""
+    """FLOPs per token with a graph: 2 N each for the forward pass and the gradient of the input, 2 N for trained weights, 2 N for `full`
+    checkpointing."""
     return _flops_with_a_graph(run, run.model.latent_product_parameters, not run.lora)
 
 
@@ -145,7 +156,7 @@ def _flops_with_a_graph(run: RunSizes, base: int, whole: bool) -> float:
 
 
 def sft_flops(run: RunSizes) -> float:
-    """Per token of next-token training: as above plus the output layer, whose logits are computed twice."""
+    """FLOPs per token of next-token training: those of `trained_flops` and of the output layer, whose logits are computed twice."""
     whole = run.made_here or not run.lora
     head = run.model.vocab * run.model.hidden
     return _flops_with_a_graph(run, run.model.product_parameters, whole) + (8 if whole else 6) * head

@@ -1,12 +1,12 @@
-"""Memory per GPU of every phase of a run, by arithmetic, and what to change when it does not fit.
+"""Memory per GPU of every phase of a run, by arithmetic, and the settings to change when it does not fit.
 
-A phase's peak is what it holds all the time plus the larger of three moments: encoding a chunk, the predictor's micro-batch,
-the optimizer's step. Formulas and their derivation: docs/scaling.md. No torch, nothing is built.
+The peak of a phase is what it holds all the time plus the largest of three moments: encoding a chunk, the predictor's micro-batch, the
+optimizer's step. Formulas and their derivation: docs/scaling.md. No model is built, and torch is not imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ _GATHERED_LAYERS = 3
 
 @dataclass(frozen=True)
 class RunSizes:
-    """What decides the memory of a run. Made by `from_settings`."""
+    """The sizes that decide the memory of a run, in GiB, tokens, windows and hours. Made by `from_settings`."""
 
     model: Architecture
     adaptation: str
@@ -48,9 +48,9 @@ class RunSizes:
     num_workers: int
     gpu_memory_gib: float
     max_tokens: int = 1
-    """Of the longest text: a chunk holds at least one text."""
+    """Tokens of the longest text: a chunk holds at least one text."""
     fused_norms: bool = True
-    """As on a GPU; without, as on a CPU (`clinjepa.model.norms`)."""
+    """True as on a GPU, False as on a CPU (`clinjepa.model.norms`)."""
 
     @classmethod
     def from_settings(cls, model: Architecture, sections: Mapping[str, Mapping[str, Any]], gpu_memory_gib: float) -> RunSizes:
@@ -83,22 +83,22 @@ class RunSizes:
 
     @property
     def busy_workers(self) -> float:
-        """Workers that have something to do on average in a phase."""
+        """Average number of workers with a micro-batch to run in a phase."""
         return busy_workers(self.num_micro_batches, self.num_workers)
 
     @property
     def chunk_tokens(self) -> int:
-        """Of the largest chunk for latents."""
+        """Tokens of the largest chunk for latents."""
         return max(self.token_budget, self.max_tokens)
 
     @property
     def pack_tokens(self) -> int:
-        """Of the largest pack of SFT."""
+        """Token places of the largest pack of SFT."""
         return max(pack_places(self.micro_tokens), self.max_tokens)
 
     @property
     def least_micro_tokens(self) -> int:
-        """Of SFT: below it memory is that of a pack of the longest text."""
+        """Lowest useful `sft.micro_tokens`: below it memory is that of a pack of the longest text."""
         return self.max_tokens * 8 // 9
 
     @property
@@ -120,9 +120,9 @@ class PhaseMemory:
 
     name: str
     encoder: int
-    """Weights of the base, this worker's shard, and what is gathered of them at a time."""
+    """Weights of the base: this worker's shard and the part that is gathered at a time."""
     trained: int
-    """Adapters or all weights that are trained or follow as EMA target, with gradients and moments."""
+    """Weights that are trained (adapters or all) and their EMA target, with gradients and moments."""
     predictor: int
     """Predictor with gradients and moments."""
     latents: int
@@ -134,7 +134,7 @@ class PhaseMemory:
 
     @property
     def activations(self) -> int:
-        """The largest of the moments, which do not come together."""
+        """The largest of the three moments, which do not coincide."""
         return max(self.encoding, self.predicting, self.updating)
 
     @property
@@ -143,12 +143,12 @@ class PhaseMemory:
 
 
 def busy_workers(num_micro_batches: int, num_workers: int) -> float:
-    """Micro-batches of a step over the rounds that so many workers take."""
+    """Micro-batches of a step divided by the rounds that `num_workers` workers take."""
     return num_micro_batches / -(-num_micro_batches // num_workers)
 
 
 def run_memory(run: RunSizes, recipe: Recipe) -> list[PhaseMemory]:
-    """SFT where the recipe has it, every latent store's encoder, and every phase that trains; in the order of the run."""
+    """Memory of SFT where the recipe has it, of every latent store's encoder, and of every phase that trains; in the order of the run."""
     sft = [sft_memory(run)] if recipe.encoder_start == "sft" else []
     return [*sft, *(embed_memory(run, each) if isinstance(each, str) else phase_memory(run, each) for each in run_order(recipe))]
 
@@ -170,7 +170,7 @@ def sft_memory(run: RunSizes) -> PhaseMemory:
 
 
 def phase_memory(run: RunSizes, phase: Phase) -> PhaseMemory:
-    """A phase of the curriculum. Without a target or a trained encoder the encoder is not even loaded."""
+    """A phase of the curriculum. A phase without a target or a trained encoder does not load the encoder."""
     joint = phase.trains == "both"
     encoder = trained = encoding = updating = 0
     if joint or phase.needs_target:
@@ -194,7 +194,10 @@ def phase_memory(run: RunSizes, phase: Phase) -> PhaseMemory:
 
 
 def advice(run: RunSizes, recipes: Sequence[Recipe]) -> list[str]:
-    """Settings that, changed alone, make all recipes fit; the first that do together when none alone does. Empty when they fit."""
+    """Changes of settings that make all recipes fit, as lines to print; empty when they fit.
+
+    First every setting that is enough alone. If none is, the first combination that is enough; if none is either, a line that says so.
+    """
     if fits(run, recipes):
         return []
     alone: dict[str, str] = {}
@@ -204,18 +207,19 @@ def advice(run: RunSizes, recipes: Sequence[Recipe]) -> list[str]:
     if alone:
         return [f"{setting}={value}" for setting, value in alone.items()]
     together: list[str] = []
-    changed, as_many_as_may = run, None
-    for setting, field, given in (
-        ("encoder.activation_checkpointing", "activation_checkpointing", "full"),
-        ("execution.num_workers", "num_workers", as_many_as_may),
-        ("encoder.token_budget", "token_budget", min(run.token_budget, run.max_tokens)),
-        ("sft.micro_tokens", "micro_tokens", min(run.micro_tokens, run.least_micro_tokens)),
-        ("curriculum.micro_batch", "micro_batch", 1),
-        ("execution.num_workers", "num_workers", as_many_as_may),
-    ):
-        value = max(run.num_workers, _most_workers(changed, recipes)) if given is as_many_as_may else given
-        if value != getattr(changed, field):
-            changed = replace(changed, **{field: value})
+    changed = run
+    combined: tuple[tuple[str, Callable[[RunSizes], RunSizes]], ...] = (
+        ("encoder.activation_checkpointing", lambda sizes: replace(sizes, activation_checkpointing="full")),
+        ("execution.num_workers", lambda sizes: _with_most_workers(sizes, run, recipes)),
+        ("encoder.token_budget", lambda sizes: replace(sizes, token_budget=min(run.token_budget, run.max_tokens))),
+        ("sft.micro_tokens", lambda sizes: replace(sizes, micro_tokens=min(run.micro_tokens, run.least_micro_tokens))),
+        ("curriculum.micro_batch", lambda sizes: replace(sizes, micro_batch=1)),
+        ("execution.num_workers", lambda sizes: _with_most_workers(sizes, run, recipes)),
+    )
+    for setting, change in combined:
+        before, changed = changed, change(changed)
+        if changed != before:
+            value = getattr(changed, setting.rpartition(".")[2])
             together = [each for each in together if not each.startswith(f"{setting}=")] + [f"{setting}={value}"]
         if fits(changed, recipes):
             return [f"no single setting makes it fit, together these do: {' '.join(together)}"]
@@ -227,18 +231,24 @@ def advice(run: RunSizes, recipes: Sequence[Recipe]) -> list[str]:
 
 
 def peak_bytes(run: RunSizes, recipe: Recipe) -> int:
-    """Of the recipe's largest phase, per GPU."""
+    """Bytes per GPU of the recipe's largest phase."""
     return max(phase.total for phase in run_memory(run, recipe))
 
 
 def fits(run: RunSizes, recipes: Sequence[Recipe]) -> bool:
+    """Whether the largest phase of every recipe fits the memory of a GPU."""
     return all(peak_bytes(run, recipe) <= run.gpu_memory_gib * GIB for recipe in recipes)
 
 
 def _most_workers(run: RunSizes, recipes: Sequence[Recipe]) -> int:
-    """Beyond which a phase or SFT has fewer micro-batches than workers, and is refused."""
+    """The largest number of workers for which a phase and SFT have a micro-batch each; more workers are refused."""
     in_sft = -(-run.tokens_per_step // run.micro_tokens)
     return min([run.num_micro_batches, *(in_sft for recipe in recipes if recipe.encoder_start == "sft")])
+
+
+def _with_most_workers(sizes: RunSizes, run: RunSizes, recipes: Sequence[Recipe]) -> RunSizes:
+    """`sizes` with as many workers as its micro-batches allow, but not fewer than `run` has."""
+    return replace(sizes, num_workers=max(run.num_workers, _most_workers(sizes, recipes)))
 
 
 def _changes(run: RunSizes, recipes: Sequence[Recipe]) -> list[tuple[str, str, RunSizes]]:
@@ -263,7 +273,11 @@ def _changes(run: RunSizes, recipes: Sequence[Recipe]) -> list[tuple[str, str, R
 
 
 def _encoder(run: RunSizes, whole: bool, with_target: bool, trains: bool, with_head: bool = False) -> tuple[int, int, int]:
-    """(base, what is trained or follows, temporary values of the update); `whole`: all weights, fp32, instead of adapters."""
+    """Bytes of (the base, the weights that are trained or follow, temporary values of the update).
+
+    whole: all weights in fp32 instead of adapters; with_target: also an EMA target; trains: with gradients and moments; with_head: with the
+    output layer.
+    """
     workers, model = run.num_workers, run.model
     weight_bytes = 4 if whole else run.compute_bytes
     sets = 2 if whole and with_target else 1
@@ -284,10 +298,11 @@ def _encoder(run: RunSizes, whole: bool, with_target: bool, trains: bool, with_h
 
 
 def _chunk(run: RunSizes, tokens: int, what: str, trained_whole: bool = False, everywhere: bool = False) -> int:
-    """Bytes of one chunk: what all layers keep, one layer computed again, what comes and goes; `nothing`: without a graph.
+    """Bytes of one chunk of `tokens` tokens: kept by all layers, by one layer that is computed again, and temporary.
 
-    everywhere: of next-token training. Else the last layer is computed where latents are read, and what it keeps is gone when the
-    backward pass is at its highest, in the layer before.
+    what: activation checkpointing, or `nothing` for a forward pass without a graph. trained_whole: all weights take gradients. everywhere:
+    next-token training; otherwise the last layer is computed only where latents are read, and the values it keeps are freed before the
+    backward pass reaches its peak, in the layer before.
     """
     model, c = run.model, run.compute_bytes
     if what == "nothing":

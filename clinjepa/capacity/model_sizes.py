@@ -20,7 +20,7 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a decoder of the Qwen3 kind: grouped-query attention with normed queries and keys, gated feed-forward, no biases."""
+    """Sizes of a Qwen3 decoder: grouped-query attention with normed queries and keys, gated feed-forward, no biases."""
 
     hidden: int
     layers: int
@@ -65,22 +65,22 @@ class Architecture:
 
     @property
     def product_parameters(self) -> int:
-        """Weights of all layers' matrix products: what a token costs 2 FLOPs each of."""
+        """Weights of all layers' matrix products; each costs a token 2 FLOPs."""
         return self.layers * (2 * self.hidden * (self.query + self.key) + 3 * self.hidden * self.ffn)
 
     @property
     def latent_product_parameters(self) -> int:
-        """As `product_parameters` where latents alone are read: of the last layer a token costs its key and value."""
+        """As `product_parameters` where only latents are read: of the last layer a token needs its key and value only."""
         return self.product_parameters - (2 * self.hidden * self.query + 3 * self.hidden * self.ffn)
 
     @property
     def root_parameters(self) -> int:
-        """Weights outside the layers: embeddings, an output layer of its own, the last norm."""
+        """Weights outside the layers: embeddings, the output layer where it is not tied to them, the last norm."""
         return self.vocab * self.hidden * (1 if self.tied else 2) + self.hidden
 
     @property
     def head_parameters(self) -> int:
-        """Weights of an output layer of its own, which only next-token training loads; 0 where it is the embeddings."""
+        """Weights of an untied output layer, which only next-token training loads; 0 where it is tied to the embeddings."""
         return 0 if self.tied else self.vocab * self.hidden
 
     @property
@@ -88,7 +88,7 @@ class Architecture:
         return self.layers * self.layer_parameters + self.root_parameters
 
     def lora_parameters(self, rank: int, targets: Sequence[str]) -> int:
-        """Weights of adapters of `rank` on the named projections. Raises ConfigError for a name it does not know."""
+        """Weights of adapters of `rank` on the named projections. Raises ConfigError for an unknown name."""
         sides = {
             "q_proj": self.hidden + self.query,
             "k_proj": self.hidden + self.key,
@@ -103,11 +103,14 @@ class Architecture:
         return self.layers * rank * sum(sides[name] for name in targets)
 
     def kept_bytes(self, compute_bytes: int, what: str, trained_whole: bool, fused_norms: bool = True) -> int:
-        """Bytes that one token keeps of one layer for its backward pass.
+        """Bytes per token that one layer keeps for its backward pass.
 
-        compute_bytes: of a matrix product's value (2 bf16, 4 fp32); what: `none`, `selective`, `full` activation checkpointing;
-        trained_whole: weights take gradients, so the inputs of all products are kept too. fused_norms: as on a GPU
-        (`clinjepa.model.norms`), where weights have the precision of products; else norms keep an fp32 copy of their inputs.
+        Args:
+            compute_bytes: of a value of a matrix product (2 in bf16, 4 in fp32).
+            what: activation checkpointing, `none`, `selective` or `full`.
+            trained_whole: all weights take gradients, so the inputs of all products are kept too.
+            fused_norms: as on a GPU (`clinjepa.model.norms`), where weights have the precision of products; otherwise norms keep an fp32
+                copy of their inputs.
         """
         c, h, q, k, f = compute_bytes, self.hidden, self.query, self.key, self.ffn
         if what == "full":
@@ -125,7 +128,7 @@ class Architecture:
         return norms + inputs + attention + feed_forward + whole
 
     def working_bytes(self, compute_bytes: int, graph: bool) -> int:
-        """Bytes per token that come and go in a layer, on the way back (`graph`), or on the way forward without a graph."""
+        """Temporary bytes per token in a layer: of the backward pass (`graph`), or of a forward pass without a graph."""
         return compute_bytes * (2 if graph else 4) * self.ffn + 8 * self.hidden
 
 
@@ -138,7 +141,15 @@ def predictor_parameters(latent_dim: int, settings: Mapping[str, Any]) -> int:
 
 
 def predictor_kept_bytes(latent_dim: int, settings: Mapping[str, Any], windows: int, hours: int, rollout_steps: int) -> int:
-    """Bytes of the predictor's graph, fp32, for a micro-batch of `windows` windows of `hours` hours with a native rollout."""
+    """Bytes of the predictor's fp32 graph for a micro-batch with a native rollout.
+
+    Args:
+        latent_dim: width of the latents.
+        settings: the configuration's `predictor` section as plain values.
+        windows: windows of the micro-batch.
+        hours: hours of each window.
+        rollout_steps: hours of the rollout.
+    """
     h, f, heads = int(settings["hidden_size"]), int(settings["ffn_size"]), int(settings["num_heads"])
     length = 2 * hours + 1
     tokens = windows * length
@@ -151,11 +162,12 @@ def predictor_kept_bytes(latent_dim: int, settings: Mapping[str, Any], windows: 
 
 
 def known_model(name: str) -> Architecture | None:
-    """Sizes of a public model of models.yaml; None when it is not there."""
+    """Sizes of a public model listed in models.yaml; None for any other."""
     values = yaml.safe_load((_FOLDER / "models.yaml").read_text(encoding="utf-8")).get(name)
     return None if values is None else Architecture.from_config(values)
 
 
 def known_gpus() -> dict[str, dict[str, float]]:
-    """Memory and peaks of gpus.yaml."""
-    return yaml.safe_load((_FOLDER / "gpus.yaml").read_text(encoding="utf-8"))
+    """Memory (GiB) and peaks (TFLOP/s) of gpus.yaml, by kind of GPU."""
+    gpus: dict[str, dict[str, float]] = yaml.safe_load((_FOLDER / "gpus.yaml").read_text(encoding="utf-8"))
+    return gpus

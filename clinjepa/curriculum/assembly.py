@@ -16,7 +16,7 @@ from clinjepa.curriculum.feed.window_plan import mix_seed
 from clinjepa.curriculum.gathering import keep_gathered
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.optimizer import GroupedAdamW
-from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.predictor import Predictor, build_predictor, load_predictor_state, predictor_state, shard_predictor
 from clinjepa.model.specs import PredictorSpec
 from clinjepa.model.tensor_files import read_tensors
@@ -78,7 +78,7 @@ def _encoder(job: PhaseJob, dist: Dist, checkpoint: Checkpoint | None) -> Encode
     spec = encoder_spec(job.encoder_settings, Folder(job.trajectories))
     base = Folder(job.base) if job.base else None
     seed = mix_seed(_INIT_TAG, job.seed, 1)
-    encoder = build_encoder(spec, base, seed, with_target=phase.needs_target, device=dist.device, mesh=dist.mesh())
+    encoder = build_encoder(spec, base, seed, with_target=phase.needs_target, loading=Loading(dist.device, dist.mesh()))
     if checkpoint is not None and checkpoint.has("online"):
         encoder.load_online(checkpoint.tensors("online"))
     elif job.encoder:

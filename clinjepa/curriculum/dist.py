@@ -1,4 +1,4 @@
-"""The worker's place among the workers of a job, and the few collectives the training loop uses.
+"""The worker's rank among the workers of a job, and the collectives of the training loop.
 
 Without `torch.distributed` (a plain process) there is one worker and every collective is the identity.
 """
@@ -10,7 +10,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as torch_dist
@@ -20,12 +20,14 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from clinjepa import errors
 from clinjepa.errors import ResourceError
 
+Value = TypeVar("Value")
+
 
 def chosen_device(use_gpu: bool | None) -> torch.device:
-    """Where this process computes: as it is told; when nobody tells it (None), on a GPU if torch sees one.
+    """The device of this process: as `use_gpu` says; if None, a GPU where torch sees one.
 
-    That a GPU is seen does not mean that it was given: Ray hides none from a worker that asked for none.
-    Raises ResourceError when a GPU is asked for and torch can use none.
+    A process may see a GPU that it must not use: Ray hides none from a worker that requested none.
+    Raises ResourceError when a GPU is requested and torch can use none.
     """
     if use_gpu:
         require_gpu()
@@ -36,10 +38,10 @@ def chosen_device(use_gpu: bool | None) -> torch.device:
 
 
 def set_up_gpu() -> None:
-    """How this process uses its GPU. Call it before anything starts CUDA, which reads the allocator's settings once; it does not itself.
+    """Configure torch for this process's GPU, without starting CUDA. Call it before CUDA starts and reads the allocator's settings.
 
-    Chunks of texts have ever other shapes. cuDNN's attention builds a kernel for each, which took longer than the chunk (an H100,
-    Qwen3-8B), so torch's own kernels are taken. Memory comes in segments that grow, so that it is not left over in pieces, unless
+    Chunks of texts keep changing shape. cuDNN's attention builds a kernel for each shape, which took longer than the chunk (an H100,
+    Qwen3-8B), so it is turned off in favour of torch's own kernels. The allocator uses expandable segments against fragmentation, unless
     `PYTORCH_ALLOC_CONF` or `PYTORCH_CUDA_ALLOC_CONF` is set.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
@@ -48,7 +50,7 @@ def set_up_gpu() -> None:
 
 
 def require_gpu() -> None:
-    """Raise ResourceError when torch can use no GPU in this process; takes none, so that a driver may ask too."""
+    """Raise ResourceError when torch can use no GPU in this process. It starts no CUDA, so a driver may call it too."""
     if torch.cuda.is_available():
         return
     where = f"execution.use_gpu=true, but on {platform.node()} torch {torch.__version__}"
@@ -73,7 +75,7 @@ class Dist:
     def current(cls) -> Dist:
         """From `torch.distributed` when it is initialised (by Ray Train, `torchrun`), else a single worker.
 
-        Who made the process group chose the device with its backend: gloo is the CPU, whatever GPUs are seen.
+        The backend of the process group decides the device: gloo is the CPU, whatever GPUs are visible.
         """
         if torch_dist.is_available() and torch_dist.is_initialized():
             device = chosen_device(False if torch_dist.get_backend() == "gloo" else None)
@@ -107,8 +109,11 @@ class Dist:
         torch_dist.all_reduce(tensor, op=torch_dist.ReduceOp.MAX)
         return int(tensor.item())
 
-    def from_main(self, find: Callable[[], Any]) -> Any:
-        """What `find` returns on worker 0, as JSON values, on all; when it raises there, all raise, so that none waits on."""
+    def from_main(self, find: Callable[[], Value]) -> Value:
+        """The JSON value that `find` returns on worker 0, on all workers. When `find` raises there, all raise, so none is left waiting.
+
+        Workers other than 0 raise a project error with the same class and message, and RuntimeError for any other exception.
+        """
         if self.world_size == 1:
             return find()
         said, unforeseen = b"", None
@@ -131,7 +136,8 @@ class Dist:
         answer = json.loads(bytes(letters.tolist()))
         if "fault" in answer:
             raise errors.retold(answer["fault"], answer["message"], RuntimeError)
-        return answer["found"]
+        found: Value = answer["found"]
+        return found
 
     def barrier(self) -> None:
         """Wait for all workers."""

@@ -12,7 +12,7 @@ from clinjepa.curriculum.dist import chosen_device
 from clinjepa.curriculum.encoder_specs import reading_spec
 from clinjepa.curriculum.out_of_memory import embedding_remedies, names_settings
 from clinjepa.curriculum.settings import BaseSettings, ReadingSettings, Settings
-from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.identity import encoder_digest
 from clinjepa.model.packing import encode_texts
 from clinjepa.model.tensor_files import ONLINE_TENSORS, read_tensors
@@ -55,7 +55,7 @@ class Embedder:
     @cached_property
     def encoder(self) -> Encoder:
         """The frozen encoder, built when the first shard needs it."""
-        encoder = build_encoder(self._spec, self._base, 0, device=chosen_device(self._use_gpu))
+        encoder = build_encoder(self._spec, self._base, 0, loading=Loading(chosen_device(self._use_gpu)))
         if self._online is not None:
             encoder.load_online(read_tensors(self._online, ONLINE_TENSORS))
         encoder.freeze()

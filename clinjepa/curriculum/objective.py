@@ -26,7 +26,7 @@ from clinjepa.curriculum.feed.window_plan import Assignment, torch_seed
 from clinjepa.curriculum.gathering import set_gradient_sync
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.model.encoder import Encoder
-from clinjepa.model.losses import rollout_loss, teacher_forcing_loss
+from clinjepa.model.losses import TeacherForced, rollout_loss, teacher_forcing_loss
 from clinjepa.model.predictor import Predictor
 
 
@@ -145,8 +145,7 @@ class PhaseObjective:
         teacher_forcing, _ = teacher_forcing_loss(pred_BTD, latents.target_BTD, valid)
         rollout, _ = rollout_loss(
             self._predictor,
-            cache,
-            pred_BTD,
+            TeacherForced(pred_BTD, cache),
             latents.z_action_BTD,
             latents.target_BTD,
             arrays["rollout_starts"],

@@ -31,7 +31,7 @@ from clinjepa.curriculum.out_of_memory import names_settings, sft_remedies
 from clinjepa.curriculum.schedule import Schedule
 from clinjepa.curriculum.training_loop import Launch, train
 from clinjepa.model.base_model import write_base
-from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.packing import Pack, pack_texts
 from clinjepa.model.tensor_files import ONLINE_TENSORS, write_tensors
 from clinjepa.storage import Folder
@@ -166,9 +166,8 @@ def _assemble(job: SftJob, dist: Dist, checkpoint: Checkpoint | None) -> tuple[E
         next_token_spec(job.base_settings, job.lora, Folder(job.trajectories)),
         Folder(job.base) if job.base else None,
         mix_seed(_INIT_TAG, job.seed),
-        device=dist.device,
-        mesh=dist.mesh(),
         with_head=True,
+        loading=Loading(dist.device, dist.mesh()),
     )
     if checkpoint is not None:
         encoder.load_online(checkpoint.tensors("online"))

@@ -1,13 +1,12 @@
 """Controls that need no latent: gradient boosting on hand-made features, and the hours in the ICU alone.
 
-Same prediction points, patients and splits as the probes. LightGBM settings: Clin-JEPA's released baseline (300 trees, rate 0.05,
-31 leaves, depth 5, at least 500 rows in a leaf, early stop 20), with smaller leaves where the data are few.
+Prediction points, patients and splits are those of the probes. LightGBM settings: Clin-JEPA's released baseline (300 trees, rate 0.05,
+31 leaves, depth 5, at least 500 rows in a leaf, early stop after 20 rounds), with smaller leaves for small data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import lightgbm
 import numpy as np
@@ -15,7 +14,7 @@ import pyarrow as pa
 
 from clinjepa.clinical import Task
 from clinjepa.config.schema import DownstreamConfig
-from clinjepa.evaluation.prediction_points import Points, null_cell, prediction_points, score_cell, union, why_not
+from clinjepa.evaluation.prediction_points import Points, TaskTables, null_cell, prediction_points, score_cell, union, why_not
 from clinjepa.evaluation.probes import Rows, probe_scores
 from clinjepa.evaluation.tabular_features import FeatureTable, tabular_features
 from clinjepa.storage import Folder
@@ -33,11 +32,19 @@ def evaluate_baselines(
     *,
     split: str = "held_out",
     seed: int = 0,
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """{task: {"lightgbm": {"history_only": cell}, "hours_in_icu": {"history_only": cell}}}; the latter for hourly tasks only.
+) -> TaskTables:
+    """{task: {method: {"history_only": cell}}} of the tasks with 0/1 labels, with the cells of `evaluate_downstream`.
 
-    ingest: ingest artifact (its grid is read); stays: its `stays.parquet`. Cells as in `evaluate_downstream`.
-    Tasks with 0/1 labels only.
+    The methods are `lightgbm` and, for hourly tasks, `hours_in_icu`.
+
+    Args:
+        ingest: Ingest artifact; its hour grid is read.
+        labels: Label table with stay_id, task, hour, label.
+        stays: The ingest's `stays.parquet`.
+        tasks: Tasks to evaluate; those without 0/1 labels are left out.
+        settings: Prediction points, probes and bootstrap.
+        split: The split that is scored.
+        seed: Seed of the trees, the probe and the bootstrap.
     """
     used = ["train", "tuning", split]
     tasks = [task for task in tasks if task.is_classification]
@@ -49,7 +56,7 @@ def evaluate_baselines(
         stay_N, hour_N, found = union([points[name].where(np.isin(points[name].split_N, used)) for name in estimable])
         features = tabular_features(ingest, stays, stay_N, hour_N)
         rows = dict(zip(estimable, found, strict=True))
-    result: dict[str, dict[str, dict[str, Any]]] = {}
+    result: TaskTables = {}
     for task in tasks:
         scored = points[task.name].of(split)
         methods = ["lightgbm"] + (["hours_in_icu"] if task.is_hourly else [])
@@ -68,7 +75,16 @@ def evaluate_baselines(
 
 
 def lightgbm_scores(features: FeatureTable, points: Points, split: str, seed: int) -> np.ndarray:
-    """Log-odds of the points of `split` from trees grown on train and stopped on tuning (log-loss). One thread, deterministic."""
+    """Log-odds of the points of `split` from trees fitted on train and stopped early on tuning (log-loss).
+
+    Deterministic: one thread and a fixed seed.
+
+    Args:
+        features: Features of all points, in the order of `points`.
+        points: Points of train, tuning and `split`.
+        split: The split whose points are scored.
+        seed: Seed of LightGBM.
+    """
     train, tuning = (_rows(points, features.x_NF, name) for name in ("train", "tuning"))
     settings = {
         "objective": "binary",

@@ -1,31 +1,69 @@
-"""Rollout drift: how far an autoregressive rollout strays from the latents of the hours that really came.
+"""Rollout drift: the distance between an autoregressive rollout and the latents of the recorded hours.
 
-A rollout starts after the first C hours of a stay, is fed the recorded actions, and is compared at horizon h with the
-latent of hour C + h − 1 (h = 1 is the first hour not given). Definitions: Clin-JEPA (arXiv 2605.10840), evaluation of
-rollouts. Near-constant predictions drift little, so L1 relative to the training mean latent and the centred cosine
-stand beside it, and two controls that need no model: copy-forward and linear extrapolation.
+A rollout starts after the first C hours of a stay and is fed the recorded actions. At horizon h it is compared with the latent of hour
+C + h − 1 (h = 1 is the first hour not given). Definitions: Clin-JEPA (arXiv 2605.10840), evaluation of rollouts.
+Near-constant predictions drift little. Therefore the L1 relative to the training mean latent, the centred cosine, and two controls without
+a model (copy-forward and linear extrapolation) are measured too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from clinjepa.config.schema import DriftConfig
-from clinjepa.evaluation.metrics import figure, patient_draws, patient_index, ratio_draws, sums_by_patient, unknown
+from clinjepa.evaluation.figures import Figure, figure
+from clinjepa.evaluation.metrics import patient_draws, patient_index, ratio_draws, sums_by_patient
 from clinjepa.evaluation.space import Latents, stays_of, train_mean_latent
 from clinjepa.model.predictor import Predictor
 from clinjepa.model.rollout import rollout
 
 MIN_PATIENTS = 5
 """A horizon that fewer patients reach is not reported."""
-MEASURES = ("l1", "l1_per_dimension", "centred_cosine", "norm_ratio", "mase", "vs_mean")
 _METHODS = ("model", "copy_forward", "linear_extrapolation")
+
+
+class Horizon(TypedDict):
+    """Measures at one horizon; None where the reference error is 0 or too few patients reach the horizon."""
+
+    l1: Figure | None
+    """Mean over stays of the L1 summed over D, latent units."""
+    l1_per_dimension: Figure | None
+    """The same over D."""
+    centred_cosine: Figure | None
+    """Mean cosine after the training mean latent is subtracted from both sides."""
+    norm_ratio: Figure | None
+    """Mean of |z_predicted| / |z|."""
+    mase: Figure | None
+    """L1 over the L1 of repeating the last given hour's latent."""
+    vs_mean: Figure | None
+    """L1 over the L1 of the training mean latent."""
+    reason: NotRequired[str]
+    """Why a measure is None."""
+
+
+class Curve(TypedDict):
+    """Measures of one method by horizon in hours, and its drift L1(h_max) / L1(1) − 1."""
+
+    horizons: dict[str, Horizon]
+    drift: Figure | None
+    reason: NotRequired[str]
+    """Why `drift` is None."""
+
+
+class ContextDrift(Curve):
+    """The model's curve after one context, with the controls' curves. All figures are over the same stays."""
+
+    h_max: int | None
+    """Longest horizon that MIN_PATIENTS patients reach, hours."""
+    num_stays: int
+    """Stays that last C + h_max hours."""
+    controls: dict[str, Curve]
 
 
 def evaluate_drift(
@@ -36,42 +74,61 @@ def evaluate_drift(
     *,
     split: str = "held_out",
     seed: int = 0,
-    device: str = "cpu",
     batch_size: int = 64,
-) -> dict[str, Any]:
-    """Drift curves per context.
+) -> dict[str, ContextDrift]:
+    """{context in hours: drift curves}, computed on the predictor's device.
 
-    stays: stay_id, subject_id, split, num_hours. Returns {context: {"h_max", "num_stays", "horizons": {h: {"l1", "l1_per_dimension",
-    "centred_cosine", "norm_ratio", "mase", "vs_mean"}}, "drift", "controls": {method: {"horizons", "drift"}}}}. All figures of a context
-    are over the same stays, those that last C + h_max hours; h_max is the longest horizon that at least MIN_PATIENTS patients reach.
-    l1: mean over stays of the L1 summed over D, in latent units; norm_ratio: mean of |z_predicted| / |z|; mase: L1 over that of repeating
-    the last given hour's latent; vs_mean: L1 over that of the training mean latent; drift: L1(h_max) / L1(1) − 1.
+    Args:
+        predictor: The trained predictor; it is set to evaluation mode.
+        latents: Latents of the stays, from the encoder that the predictor was trained with.
+        stays: Stays with stay_id, subject_id, split, num_hours.
+        settings: Contexts, horizons and number of bootstrap draws.
+        split: The split that is evaluated.
+        seed: Seed of the bootstrap and of the training mean's sample.
+        batch_size: Stays of one rollout.
     """
     mean_D = train_mean_latent(latents, stays, seed=seed)
     chosen = stays_of(stays, split)
     max_hours = predictor.spec.max_hours
-    predictor = predictor.to(device).eval()
-    result: dict[str, Any] = {}
+    predictor = predictor.eval()
+    wanted = sorted({1, *settings.horizons})
+    lengths_S = np.minimum(chosen["num_hours"].to_numpy(), max_hours)
+    subjects_S = chosen["subject_id"].to_numpy()
+    result: dict[str, ContextDrift] = {}
     for context in settings.contexts:
-        wanted = sorted({1, *settings.horizons})
-        lengths_S = np.minimum(chosen["num_hours"].to_numpy(), max_hours)
-        subjects_S = chosen["subject_id"].to_numpy()
         reached = [h for h in wanted if len(np.unique(subjects_S[lengths_S >= context + h])) >= MIN_PATIENTS]
         if not reached:
-            reason = f"fewer than {MIN_PATIENTS} patients have {context + 1} h within the predictor's {max_hours} h"
-            horizons = {str(h): unknown(MEASURES, reason) for h in wanted}
-            result[str(context)] = {"h_max": None, "num_stays": 0, "horizons": horizons, "controls": {}, **unknown(["drift"], reason)}
+            result[str(context)] = _unreached(
+                wanted, f"fewer than {MIN_PATIENTS} patients have {context + 1} h within the predictor's {max_hours} h"
+            )
             continue
         kept = chosen.filter(pa.array(lengths_S >= context + reached[-1]))
-        errors = _errors(predictor, latents, kept["stay_id"].to_numpy(), context, reached, mean_D, device, batch_size)
+        errors = _errors(predictor, latents, kept["stay_id"].to_numpy(), context, reached, mean_D, batch_size)
         draws = _Bootstrap(kept["subject_id"].to_numpy(), settings.num_bootstrap, seed)
         curves = {method: _curve(errors[method], errors, reached, latents.dim, draws) for method in _METHODS}
+        model = curves.pop("model")
         for h in sorted(set(wanted) - set(reached)):
             reason = f"fewer than {MIN_PATIENTS} patients have {context} + {h} h within the predictor's {max_hours} h"
-            curves["model"]["horizons"][str(h)] = unknown(MEASURES, reason)
-        model = curves.pop("model")
+            model["horizons"][str(h)] = _unknown_horizon(reason)
         result[str(context)] = {"h_max": reached[-1], "num_stays": kept.num_rows, **model, "controls": curves}
     return result
+
+
+def _unreached(horizons: Sequence[int], reason: str) -> ContextDrift:
+    unknown = {str(h): _unknown_horizon(reason) for h in horizons}
+    return {"h_max": None, "num_stays": 0, "horizons": unknown, "controls": {}, "drift": None, "reason": reason}
+
+
+def _unknown_horizon(reason: str) -> Horizon:
+    return {
+        "l1": None,
+        "l1_per_dimension": None,
+        "centred_cosine": None,
+        "norm_ratio": None,
+        "mase": None,
+        "vs_mean": None,
+        "reason": reason,
+    }
 
 
 @dataclass
@@ -85,14 +142,14 @@ class _Errors:
 
 
 class _Bootstrap:
-    """The same patient resamplings for every figure of a context."""
+    """One set of patient resamplings, used for every figure of a context."""
 
     def __init__(self, subjects_S: np.ndarray, num_draws: int, seed: int) -> None:
         self.index_S, self.num_patients = patient_index(subjects_S)
         self.counts_RP = patient_draws(self.num_patients, num_draws, seed)
 
-    def ratio(self, numerator_S: np.ndarray, denominator_S: np.ndarray, shift: float = 0.0) -> dict[str, Any] | None:
-        """sum / sum + shift; None where the denominator is 0."""
+    def ratio(self, numerator_S: np.ndarray, denominator_S: np.ndarray, shift: float = 0.0) -> Figure | None:
+        """sum(numerator) / sum(denominator) + shift over stays [S]; None where the denominator is 0."""
         numerator_P, denominator_P = (
             sums_by_patient(values_S, self.index_S, self.num_patients) for values_S in (numerator_S, denominator_S)
         )
@@ -102,13 +159,13 @@ class _Bootstrap:
         return figure(numerator_P.sum() / denominator_P.sum() + shift, draws_R + shift, self.num_patients)
 
 
-def _curve(errors: _Errors, all_errors: dict[str, _Errors], horizons: Sequence[int], dim: int, draws: _Bootstrap) -> dict[str, Any]:
+def _curve(errors: _Errors, all_errors: dict[str, _Errors], horizons: Sequence[int], dim: int, draws: _Bootstrap) -> Curve:
     copy_l1_SH = all_errors["copy_forward"].l1_SH
     ones_S = np.ones(len(errors.l1_SH))
-    curve: dict[str, Any] = {"horizons": {}}
+    measures: dict[str, Horizon] = {}
     for column, h in enumerate(horizons):
         l1_S = errors.l1_SH[:, column]
-        measured = {
+        measured: Horizon = {
             "l1": draws.ratio(l1_S, ones_S),
             "l1_per_dimension": draws.ratio(l1_S / dim, ones_S),
             "centred_cosine": draws.ratio(errors.cosine_SH[:, column], ones_S),
@@ -117,12 +174,14 @@ def _curve(errors: _Errors, all_errors: dict[str, _Errors], horizons: Sequence[i
             "vs_mean": draws.ratio(l1_S, errors.mean_l1_SH[:, column]),
         }
         if None in measured.values():
-            measured["reason"] = "the reference never errs: these latents do not move, or are all the same"
-        curve["horizons"][str(h)] = measured
+            measured["reason"] = "the reference error is zero: the latents are constant"
+        measures[str(h)] = measured
     if horizons[-1] == 1:
-        return {**curve, **unknown(["drift"], "no horizon beyond 1 h is reached")}
+        return {"horizons": measures, "drift": None, "reason": "no horizon beyond 1 h is reached"}
     drift = draws.ratio(errors.l1_SH[:, -1], errors.l1_SH[:, 0], shift=-1.0)
-    return {**curve, **({"drift": drift} if drift else unknown(["drift"], "the error at 1 h is exactly 0"))}
+    if drift is None:
+        return {"horizons": measures, "drift": None, "reason": "the error at 1 h is exactly 0"}
+    return {"horizons": measures, "drift": drift}
 
 
 def _errors(
@@ -132,9 +191,10 @@ def _errors(
     context: int,
     horizons: Sequence[int],
     mean_D: np.ndarray,
-    device: str,
     batch_size: int,
 ) -> dict[str, _Errors]:
+    """Errors of the model and of both controls at every horizon, over stays that last context + horizons[-1] hours."""
+    device = next(predictor.parameters()).device
     parts: dict[str, list[tuple[np.ndarray, ...]]] = {method: [] for method in _METHODS}
     steps_H = np.array(horizons)
     for z_static_BD, z_state_BTD, z_action_BTD in _batches(latents, stay_ids, context + horizons[-1], batch_size):

@@ -1,39 +1,26 @@
-"""Discrimination figures and their intervals: exact with ties, bootstrapped over patients.
+"""AUROC and AUPRC, exact with ties, and the bootstrap over patients that every interval uses.
 
-A *figure* is {"value", "ci95": [lo, hi] | null, "num_patients", "num_seeds"}; what cannot be estimated is null, and the
-dictionary that holds it has a `reason`. Intervals resample patients with all their stays and hours (1,000 draws,
-percentile 95 %), because the rows of one patient are not independent; definitions follow docs/contracts.md section 9.
+Intervals resample patients with all their stays and hours (percentile 95 %), because the rows of one patient are not independent.
+Definitions: docs/contracts.md, section 9.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
-from scipy import stats as scipy_stats
 
-Figure = dict[str, Any]
+from clinjepa.evaluation.figures import Figure, figure
+
 _CHUNK_CELLS = 4_000_000
-"""Draws times rows held at once while bootstrapping (32 MB of float64)."""
+"""Bootstrap draws times rows held in memory at once (32 MB of float64)."""
 
 
-def figure(value: float, draws_R: np.ndarray | None, num_patients: int, num_seeds: int = 1) -> Figure:
-    """One figure with the percentile 95 % interval of its bootstrap draws; draws that are not finite are left out.
+class Discrimination(TypedDict):
+    """AUROC and AUPRC of one set of scores."""
 
-    The interval is null when fewer than half of the draws could be computed (too few patients of one class).
-    """
-    interval = None
-    if draws_R is not None:
-        finite_R = draws_R[np.isfinite(draws_R)]
-        if finite_R.size * 2 >= max(draws_R.size, 1) and finite_R.size > 1:
-            interval = [float(bound) for bound in np.percentile(finite_R, [2.5, 97.5])]
-    return {"value": float(value), "ci95": interval, "num_patients": int(num_patients), "num_seeds": int(num_seeds)}
-
-
-def unknown(names: Sequence[str], reason: str) -> dict[str, Any]:
-    """The named figures as nulls beside the reason why they cannot be estimated."""
-    return {**dict.fromkeys(names), "reason": reason}
+    auroc: Figure
+    auprc: Figure
 
 
 def patient_draws(num_patients: int, num_draws: int, seed: int) -> np.ndarray:
@@ -69,10 +56,16 @@ def auprc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
     return float(_Ranking(labels_N, scores_N).auprc(np.ones((1, len(labels_N))))[0])
 
 
-def discrimination(
-    labels_N: np.ndarray, scores_N: np.ndarray, subject_ids_N: np.ndarray, num_bootstrap: int, seed: int
-) -> dict[str, Figure]:
-    """AUROC and AUPRC with patient-level intervals; the caller has made sure that both classes are there."""
+def discrimination(labels_N: np.ndarray, scores_N: np.ndarray, subject_ids_N: np.ndarray, num_bootstrap: int, seed: int) -> Discrimination:
+    """AUROC and AUPRC with patient-level 95 % intervals. Both classes must be present.
+
+    Args:
+        labels_N: Labels in {0, 1}.
+        scores_N: Scores; only their order counts.
+        subject_ids_N: Patient of each row; patients are resampled.
+        num_bootstrap: Number of resamplings.
+        seed: Seed of the resamplings.
+    """
     index_N, num_patients = patient_index(subject_ids_N)
     ranking = _Ranking(labels_N, scores_N)
     counts_RP = patient_draws(num_patients, num_bootstrap, seed)
@@ -88,32 +81,8 @@ def discrimination(
     }
 
 
-def combine_seeds(results: Sequence[Any]) -> Any:
-    """One result from the equal-shaped results of several training seeds.
-
-    Figures become the mean over the seeds that have them. The seeds are scored on the same patients, so the patients'
-    part of the interval is the mean of theirs; the seeds' part, t(0.975) · sd / √seeds, is added in quadrature.
-    Other numbers that differ become their mean; of other values the first is kept.
-    """
-    present = [result for result in results if result is not None]
-    if not present:
-        return None
-    first = present[0]
-    if _is_figure(first):
-        return _combine_figures([result for result in present if _is_figure(result)])
-    if isinstance(first, Mapping):
-        names = list(dict.fromkeys(name for result in present if isinstance(result, Mapping) for name in result))
-        combined = {name: combine_seeds([result.get(name) for result in present if isinstance(result, Mapping)]) for name in names}
-        if "reason" in combined and all(value is not None for value in combined.values()):
-            del combined["reason"]
-        return combined
-    if isinstance(first, int | float) and not isinstance(first, bool) and any(result != first for result in present):
-        return float(np.mean(present))
-    return first
-
-
 class _Ranking:
-    """Rows sorted by score once, tied scores as groups, so that every bootstrap draw is a cumulative sum."""
+    """Rows sorted by score once, with tied scores as groups: each bootstrap draw is then a cumulative sum."""
 
     def __init__(self, labels_N: np.ndarray, scores_N: np.ndarray) -> None:
         if len(labels_N) == 0 or len(labels_N) != len(scores_N):
@@ -142,21 +111,3 @@ class _Ranking:
         precision_RG = np.divide(true_RG, all_RG, out=np.zeros_like(true_RG), where=all_RG > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             return (positive_RG * precision_RG).sum(1) / positive_RG.sum(1)
-
-
-def _is_figure(value: Any) -> bool:
-    return isinstance(value, Mapping) and {"value", "ci95", "num_patients", "num_seeds"} <= set(value)
-
-
-def _combine_figures(figures: Sequence[Figure]) -> Figure:
-    values = np.array([one["value"] for one in figures])
-    mean, num_seeds = float(values.mean()), sum(one["num_seeds"] for one in figures)
-    intervals = [(one["value"] - one["ci95"][0], one["ci95"][1] - one["value"]) for one in figures if one["ci95"] is not None]
-    interval = None
-    if len(intervals) == len(figures):
-        below, above = np.mean(intervals, axis=0)
-        spread = 0.0
-        if len(figures) > 1:
-            spread = float(scipy_stats.t.ppf(0.975, len(figures) - 1) * values.std(ddof=1) / np.sqrt(len(figures)))
-        interval = [mean - float(np.hypot(below, spread)), mean + float(np.hypot(above, spread))]
-    return {"value": mean, "ci95": interval, "num_patients": min(one["num_patients"] for one in figures), "num_seeds": num_seeds}

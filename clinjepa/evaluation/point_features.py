@@ -1,12 +1,13 @@
-"""What the frozen encoder and predictor know at a prediction point: its history, and the futures that they imagine from it.
+"""Features of a prediction point from the frozen encoder and predictor: its history and two rollouts from it.
 
-History: hours 0…h of the stay, or where the predictor's longest window does not hold them beside the rollout, those from the next
-multiple of 12 h on that fits (as training windows begin, and so that neighbouring points share a pass). Future: a rollout of the
-hours after h, once with the last known action repeated, once with the recorded actions (an upper bound, since those
-are known only afterwards; beyond the end of the stay its last action is repeated, so that the length of the rollout
-tells nothing). Poolings: Clin-JEPA leaves open how a history becomes one vector, so the choices are named.
+History: hours 0…h of the stay. Where the predictor's longest window does not hold them beside the rollout, the history begins at the first
+multiple of 12 h that fits; training windows begin there too, and neighbouring points share a forward pass.
+Future: a rollout of the hours after h, once with the last known action repeated and once with the recorded actions. The second is an upper
+bound, since those actions are known only afterwards. Beyond the end of a stay its last action is repeated, so the length of the rollout
+does not leak the length of the stay.
+Pooling: Clin-JEPA does not state how a history becomes one vector, so it is a setting.
 
-One causal pass over a stay serves all its points: each rollout starts from the keys and values of the hours up to its own.
+One causal pass over a stay serves all its points: each rollout starts from the cached keys and values of the hours up to its own.
 """
 
 from __future__ import annotations
@@ -67,13 +68,22 @@ def point_features(
     *,
     rollout_hours: int,
     pooling: str,
-    device: str = "cpu",
     batch_size: int = 64,
 ) -> PointFeatures:
-    """Features of the points (stay_N, hour_N), N >= 1, which are sorted by stay.
+    """Features of N >= 1 points, computed on the predictor's device.
 
-    pooling: `last`, `mean` or `last+mean` of the state latents (future: of the predicted ones), or `context`, the predictor's hidden
-    state at s_h (future: at the last predicted hour). Raises ConfigError when the rollout leaves no room for a history.
+    Args:
+        predictor: The trained predictor; it is set to evaluation mode.
+        latents: Latents of the points' stays.
+        stay_N: Stay of each point, ascending.
+        hour_N: Hour of each point.
+        rollout_hours: Hours of each rollout.
+        pooling: `last`, `mean` or `last+mean` of the state latents (future: of the predicted latents), or `context`, the predictor's hidden
+            state at s_h (future: at the last predicted hour).
+        batch_size: Sequences, and points, of one forward pass.
+
+    Raises:
+        ConfigError: The rollout leaves no room for a history within the predictor's longest window.
     """
     max_history = predictor.spec.max_hours - rollout_hours
     if max_history < 1:
@@ -81,12 +91,12 @@ def point_features(
             f"evaluation.downstream.rollout_hours={rollout_hours} leaves no history inside "
             f"predictor.max_hours={predictor.spec.max_hours}; shorten it"
         )
-    predictor = predictor.to(device).eval()
+    predictor = predictor.eval()
     columns: list[np.ndarray] = []
     for stay_ids, windows in _chunks(stay_N, hour_N, max_history):
         known = {stay_id: latents.stay(stay_id) for stay_id in stay_ids}
         for sequences in _batches_of_sequences(windows, batch_size):
-            for window, vectors in _features(predictor, known, sequences, rollout_hours, pooling, device, batch_size):
+            for window, vectors in _features(predictor, known, sequences, rollout_hours, pooling, batch_size):
                 if not columns:
                     columns = [np.zeros((len(stay_N), len(vector)), dtype=np.float32) for vector in vectors]
                 for column, vector in zip(columns, vectors, strict=True):
@@ -95,7 +105,7 @@ def point_features(
 
 
 def _chunks(stay_N: np.ndarray, hour_N: np.ndarray, max_history: int) -> Iterator[tuple[list[int], list[_Window]]]:
-    """The points of some stays at a time, so that only their latents are in memory."""
+    """Stay ids and windows of _STAYS_AT_ONCE stays at a time, which bounds the latents in memory."""
     unique, first_S = np.unique(stay_N, return_index=True)
     bounds = [*first_S[::_STAYS_AT_ONCE].tolist(), len(stay_N)]
     for number, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
@@ -127,10 +137,10 @@ def _features(
     sequences: list[list[_Window]],
     rollout_hours: int,
     pooling: str,
-    device: str,
     batch_size: int,
 ) -> Iterator[tuple[_Window, tuple[np.ndarray, ...]]]:
     """(window, (history_F, carried_G, recorded_G)) of every window of a batch of sequences."""
+    device = next(predictor.parameters()).device
     lengths = [max(window.last for window in sequence) + 1 for sequence in sequences]
     dim = len(known[sequences[0][0].stay_id][0])
     z_state_BTD = np.zeros((len(sequences), max(lengths), dim), dtype=np.float32)
@@ -175,7 +185,7 @@ def _future(predictor: Predictor, cache: Cache, state_P1D: torch.Tensor, actions
 
 
 def _rows(cache: Cache, row_P: torch.Tensor, num_hours: int) -> Cache:
-    """The first hours of some rows of a cache; a row is repeated where it is named more than once."""
+    """The first `num_hours` hours of some rows of a cache; `row_P` may name a row more than once."""
     num_tokens = 2 * num_hours + 1
     return Cache(
         tuple(key[row_P, :, :num_tokens] for key in cache.keys),
@@ -193,5 +203,4 @@ def _next_actions(z_action_TD: np.ndarray, window: _Window, rollout_hours: int, 
 
 
 def _pool(z_BTD: np.ndarray, pooling: str) -> np.ndarray:
-    parts = {"last": lambda: z_BTD[:, -1], "mean": lambda: z_BTD.mean(1)}
-    return np.concatenate([parts[name]() for name in pooling.split("+")], axis=-1)
+    return np.concatenate([z_BTD[:, -1] if name == "last" else z_BTD.mean(1) for name in pooling.split("+")], axis=-1)

@@ -1,14 +1,14 @@
-"""Where a task is predicted, and what a table's cell says about it: the same points and patients for every method of a row.
+"""The prediction points of a task and the cells of its table. All methods of a row share points and patients.
 
 A point is (stay, hour h): the prediction is made at intime + (h + 1) h from hours 0…h only. Hourly tasks are predicted every
-`hourly_stride` hours once `min_history_hours` have been seen; tasks of the whole stay once, at the hour of their label.
+`hourly_stride` hours from `min_history_hours` on; tasks of the whole stay once, at the hour of their label.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,26 @@ import pyarrow.compute as pc
 
 from clinjepa.clinical import Task
 from clinjepa.config.schema import DownstreamConfig
-from clinjepa.evaluation.metrics import discrimination, unknown
+from clinjepa.evaluation.figures import Figure
+from clinjepa.evaluation.metrics import discrimination
+
+
+class Cell(TypedDict):
+    """One cell of a task's table: figures of one method and input, with the labels that they rest on."""
+
+    auroc: Figure | None
+    auprc: Figure | None
+    reason: NotRequired[str]
+    """Why the figures are None."""
+    num_positive: int
+    num_total: int
+    num_positive_patients: int
+
+
+MethodTable = dict[str, Cell]
+"""{input column: cell} of one method."""
+TaskTables = dict[str, dict[str, MethodTable]]
+"""{task: {method: {input column: cell}}}, the result of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,7 @@ class Points:
         return Points(self.stay_N[mask_N], self.hour_N[mask_N], self.label_N[mask_N], self.subject_N[mask_N], self.split_N[mask_N])
 
     def of(self, split: str) -> Points:
+        """The points of one split."""
         return self.where(self.split_N == split)
 
     @property
@@ -48,7 +68,14 @@ class Points:
 
 
 def prediction_points(labels: pa.Table, stays: pa.Table, task: Task, settings: DownstreamConfig) -> Points:
-    """The points of a task, with patient and split. labels: stay_id, task, hour, label; stays: stay_id, subject_id, split, num_hours."""
+    """The points of a task, with patient and split.
+
+    Args:
+        labels: Label table with stay_id, task, hour, label.
+        stays: Stays with stay_id, subject_id, split, num_hours. Labels of other stays, and beyond a stay's end, are left out.
+        task: The task whose labels are taken.
+        settings: First hour and stride of hourly tasks.
+    """
     rows = labels.filter(pc.equal(labels["task"].cast(pa.string()), task.name)).select(["stay_id", "hour", "label"])
     joined = rows.join(stays.select(["stay_id", "subject_id", "split", "num_hours"]), "stay_id", join_type="inner")
     joined = joined.sort_by([("stay_id", "ascending"), ("hour", "ascending")])
@@ -67,7 +94,7 @@ def prediction_points(labels: pa.Table, stays: pa.Table, task: Task, settings: D
 
 
 def union(several: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, list[tuple[Points, np.ndarray]]]:
-    """All distinct (stay, hour) of several tasks, sorted, and for each task its points with their rows in them."""
+    """The distinct (stay, hour) of several tasks, sorted: stay_N, hour_N, and for each task its points with their rows in these arrays."""
     pairs_N2 = np.unique(np.concatenate([np.stack([one.stay_N, one.hour_N.astype(np.int64)], axis=1) for one in several]), axis=0)
     place = {pair: row for row, pair in enumerate(map(tuple, pairs_N2.tolist()))}
     rows = [(one, np.array([place[pair] for pair in zip(one.stay_N.tolist(), one.hour_N.tolist(), strict=True)])) for one in several]
@@ -75,7 +102,7 @@ def union(several: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, list[tuple
 
 
 def why_not(points: Points, split: str, min_positives: int) -> str | None:
-    """Why a task cannot be estimated, or None: too few patients of a class in training or scored data, or nothing to choose on."""
+    """Why a task cannot be estimated, or None: too few patients of a class in train or `split`, or no points in tuning."""
     for name in ("train", split):
         part = points.of(name)
         for kind, number in (("a positive", part.num_positive_patients), ("a negative", part.num_negative_patients)):
@@ -86,17 +113,31 @@ def why_not(points: Points, split: str, min_positives: int) -> str | None:
     return None
 
 
-def score_cell(scored: Points, scores_N: np.ndarray, num_bootstrap: int, seed: int) -> dict[str, Any]:
-    """One cell: AUROC and AUPRC of `scores_N` at the scored points with patient-level intervals, and how many labels they rest on."""
-    return {**discrimination(scored.label_N, scores_N, scored.subject_N, num_bootstrap, seed), **_counts(scored)}
+def score_cell(scored: Points, scores_N: np.ndarray, num_bootstrap: int, seed: int) -> Cell:
+    """A cell with AUROC and AUPRC of `scores_N` at the scored points and their patient-level intervals.
+
+    Args:
+        scored: Points with labels of both classes.
+        scores_N: One score per point; higher means more likely positive.
+        num_bootstrap: Number of resamplings of the patients.
+        seed: Seed of the resamplings.
+    """
+    found = discrimination(scored.label_N, scores_N, scored.subject_N, num_bootstrap, seed)
+    return {"auroc": found["auroc"], "auprc": found["auprc"], **_counts(scored)}
 
 
-def null_cell(scored: Points, reason: str) -> dict[str, Any]:
-    """A cell that cannot be estimated: nulls, the reason, and the counts all the same."""
-    return {**unknown(["auroc", "auprc"], reason), **_counts(scored)}
+def null_cell(scored: Points, reason: str) -> Cell:
+    """A cell that cannot be estimated: its figures are None, the counts are those of the scored points."""
+    return {"auroc": None, "auprc": None, "reason": reason, **_counts(scored)}
 
 
-def _counts(scored: Points) -> dict[str, int]:
+class _Counts(TypedDict):
+    num_positive: int
+    num_total: int
+    num_positive_patients: int
+
+
+def _counts(scored: Points) -> _Counts:
     return {
         "num_positive": int((scored.label_N > 0.5).sum()),
         "num_total": len(scored),

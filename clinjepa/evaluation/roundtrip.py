@@ -1,19 +1,21 @@
-"""Round trip: are the numbers that an hour's text says still in its latent? Linear R² per variable, fitted on train.
+"""Round trip: linear R², per variable, of the values in an hour's text from the latent of that text, fitted on train.
 
-A last-token latent may drop the values it was made from, and nothing downstream can restore them, so this belongs beside every
-result. Targets are the grid's hourly values of the variables that appear in state texts, extremes cut.
+A last-token latent may lose the values of its text, and nothing downstream can restore them. Targets are the grid's hourly values of the
+variables in state texts, with extremes clipped.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import scipy.linalg
 
+from clinjepa.evaluation.figures import Figure, figure
 from clinjepa.evaluation.hour_grid import grid_variables, parts_of, read_grid
-from clinjepa.evaluation.metrics import figure, patient_draws, patient_index, sums_by_patient, unknown
+from clinjepa.evaluation.metrics import patient_draws, patient_index, sums_by_patient
 from clinjepa.evaluation.probes import Standardiser
 from clinjepa.evaluation.space import Latents, gather_hours, sample_hours
 from clinjepa.storage import Folder
@@ -22,8 +24,36 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge penalties per row that tuning chooses from, on standardised latents."""
 MIN_TRAIN_HOURS, MIN_SCORED_HOURS, MIN_PATIENTS = 200, 50, 5
 CLIPPED_PERCENTILES = (1.0, 99.0)
-"""Targets are cut at these percentiles of training hours: one enzyme in the thousands would otherwise decide its variable's R²."""
+"""Targets are clipped at these percentiles of the training hours. Otherwise a single extreme enzyme value decides a variable's R²."""
 _SHARES = {"train": 0.6, "tuning": 0.2, "scored": 0.2}
+
+
+class VariableR2(TypedDict):
+    """R² of one variable and the hours that have a value of it."""
+
+    r2: Figure | None
+    reason: NotRequired[str]
+    num_train: int
+    num_scored: int
+
+
+class Roundtrip(TypedDict):
+    """Mean R² over the variables that have one, and the R² of each."""
+
+    r2: Figure | None
+    reason: NotRequired[str]
+    variables: dict[str, float | None]
+    figures: dict[str, VariableR2]
+    num_hours: int
+    """State texts used in all."""
+
+
+class _Sample(NamedTuple):
+    """Hours drawn for one role: latents [N, D], grid values [N, V] (NaN where not observed), patients [N]."""
+
+    z_ND: np.ndarray
+    targets_NV: np.ndarray
+    subject_N: np.ndarray
 
 
 def evaluate_roundtrip(
@@ -35,54 +65,72 @@ def evaluate_roundtrip(
     split: str = "held_out",
     num_bootstrap: int = 200,
     seed: int = 0,
-) -> dict[str, Any]:
-    """{"r2": mean over variables, "variables": {name: R² | null}, "figures": {name: {"r2", "num_train", "num_scored"}}, "num_hours"}.
+) -> Roundtrip:
+    """Linear R² of each variable's hourly value from the latent of its state text.
 
-    stays: ingest `stays.parquet`. About `num_hours` state texts are used: 60 % to fit, 20 % of tuning to choose the ridge, 20 % of
-    `split` to score. R² is 1 − squared error over squared deviation from the scored mean; the intervals resample patients.
+    R² is 1 − squared error over squared deviation from the scored mean; its interval resamples patients.
+
+    Args:
+        latents: Latents of the stays.
+        ingest: Ingest artifact; its hour grid is read.
+        stays: The ingest's `stays.parquet`.
+        num_hours: State texts used: 60 % to fit, 20 % of tuning to choose the ridge penalty, 20 % of `split` to score.
+        split: The split that is scored.
+        num_bootstrap: Number of resamplings of the patients.
+        seed: Seed of the drawn hours and of the resamplings.
     """
     names = [variable.name for variable in grid_variables("state", kinds=("numeric", "rate"))]
     sampled = {}
     for role, share in _SHARES.items():
-        source = split if role == "scored" else role
-        hours = sample_hours(stays, source, max(1, round(num_hours * share)), seed)
-        sampled[role] = (gather_hours(latents, hours), _targets(ingest, stays, hours, names), _subjects(stays, hours))
-    counts_RP, index_N = None, np.zeros(0, dtype=np.int64)
-    subjects_N = sampled["scored"][2]
-    if len(subjects_N):
-        index_N, num_patients = patient_index(subjects_N)
+        hours = sample_hours(stays, split if role == "scored" else role, max(1, round(num_hours * share)), seed)
+        sampled[role] = _Sample(gather_hours(latents, hours), _targets(ingest, stays, hours, names), _subjects(stays, hours))
+    subject_N = sampled["scored"].subject_N
+    counts_RP, index_N = np.zeros((0, 0)), np.zeros(0, dtype=np.int64)
+    if len(subject_N):
+        index_N, num_patients = patient_index(subject_N)
         counts_RP = patient_draws(num_patients, num_bootstrap, seed)
-    figures: dict[str, Any] = {}
+    figures: dict[str, VariableR2] = {}
     draws = []
     for column, name in enumerate(names):
-        known = {role: np.isfinite(targets_NV[:, column]) for role, (_, targets_NV, _) in sampled.items()}
-        num_train, num_scored = int(known["train"].sum()), int(known["scored"].sum())
-        if num_train == 0 and num_scored == 0:
-            continue
-        counted = {"num_train": num_train, "num_scored": num_scored}
-        few = len(np.unique(subjects_N[known["scored"]])) < MIN_PATIENTS
-        if counts_RP is None or few or num_train < MIN_TRAIN_HOURS or num_scored < MIN_SCORED_HOURS or not known["tuning"].any():
-            reason = f"{num_train} hours to fit and {num_scored} to score; {MIN_TRAIN_HOURS} and {MIN_SCORED_HOURS} are needed"
-            figures[name] = {**unknown(["r2"], f"{reason}, from {MIN_PATIENTS} patients"), **counted}
-            continue
-        rows = {role: (z_ND[known[role]], targets_NV[known[role], column]) for role, (z_ND, targets_NV, _) in sampled.items()}
-        bounds = np.percentile(rows["train"][1], CLIPPED_PERCENTILES)
-        rows = {role: (z_ND, np.clip(y_N, *bounds)) for role, (z_ND, y_N) in rows.items()}
-        predicted_N = _ridge(*rows["train"], *rows["tuning"], rows["scored"][0])
-        value, draws_R = _r2(rows["scored"][1], predicted_N, index_N[known["scored"]], counts_RP)
-        if not np.isfinite(value):
-            figures[name] = {**unknown(["r2"], "the scored values do not vary"), **counted}
-            continue
-        draws.append(draws_R)
-        figures[name] = {"r2": figure(value, draws_R, len(np.unique(subjects_N[known["scored"]]))), **counted}
-    total = {role: len(z_ND) for role, (z_ND, _, _) in sampled.items()}
+        found = _variable_r2(sampled, column, index_N, counts_RP)
+        if found is not None:
+            figures[name], draws_R = found
+            draws.append(draws_R)
+    total = {role: len(sample.z_ND) for role, sample in sampled.items()}
     values = {name: one["r2"]["value"] if one["r2"] is not None else None for name, one in figures.items()}
-    result = {"variables": values, "figures": figures, "num_hours": sum(total.values())}
     estimated = [value for value in values.values() if value is not None]
     if not estimated:
-        return {**unknown(["r2"], f"no variable has enough hours ({total['train']} to fit, {total['scored']} to score in all)"), **result}
-    mean_R = np.nanmean(np.stack(draws), axis=0)
-    return {"r2": figure(float(np.mean(estimated)), mean_R, len(np.unique(subjects_N))), **result}
+        reason = f"no variable has enough hours ({total['train']} to fit, {total['scored']} to score in all)"
+        return {"r2": None, "reason": reason, "variables": values, "figures": figures, "num_hours": sum(total.values())}
+    mean_R = np.nanmean(np.stack([draws_R for draws_R in draws if draws_R is not None]), axis=0)
+    mean = figure(float(np.mean(estimated)), mean_R, len(np.unique(subject_N)))
+    return {"r2": mean, "variables": values, "figures": figures, "num_hours": sum(total.values())}
+
+
+def _variable_r2(
+    sampled: Mapping[str, _Sample], column: int, index_N: np.ndarray, counts_RP: np.ndarray
+) -> tuple[VariableR2, np.ndarray | None] | None:
+    """R² of the variable in `column` and its draws [R]; None where no hour to fit or to score has a value."""
+    known = {role: np.isfinite(sample.targets_NV[:, column]) for role, sample in sampled.items()}
+    num_train, num_scored = int(known["train"].sum()), int(known["scored"].sum())
+    if num_train == 0 and num_scored == 0:
+        return None
+
+    def unknown(reason: str) -> tuple[VariableR2, None]:
+        return {"r2": None, "reason": reason, "num_train": num_train, "num_scored": num_scored}, None
+
+    num_patients = len(np.unique(sampled["scored"].subject_N[known["scored"]]))
+    if num_patients < MIN_PATIENTS or num_train < MIN_TRAIN_HOURS or num_scored < MIN_SCORED_HOURS or not known["tuning"].any():
+        reason = f"{num_train} hours to fit and {num_scored} to score; {MIN_TRAIN_HOURS} and {MIN_SCORED_HOURS} are needed"
+        return unknown(f"{reason}, from {MIN_PATIENTS} patients")
+    rows = {role: (sample.z_ND[known[role]], sample.targets_NV[known[role], column]) for role, sample in sampled.items()}
+    bounds = np.percentile(rows["train"][1], CLIPPED_PERCENTILES)
+    rows = {role: (z_ND, np.clip(y_N, *bounds)) for role, (z_ND, y_N) in rows.items()}
+    predicted_N = _ridge(*rows["train"], *rows["tuning"], rows["scored"][0])
+    value, draws_R = _r2(rows["scored"][1], predicted_N, index_N[known["scored"]], counts_RP)
+    if not np.isfinite(value):
+        return unknown("the scored values do not vary")
+    return {"r2": figure(value, draws_R, num_patients), "num_train": num_train, "num_scored": num_scored}, draws_R
 
 
 def _ridge(x_ND: np.ndarray, y_N: np.ndarray, tuning_ND: np.ndarray, tuning_N: np.ndarray, scored_ND: np.ndarray) -> np.ndarray:
@@ -101,7 +149,7 @@ def _ridge(x_ND: np.ndarray, y_N: np.ndarray, tuning_ND: np.ndarray, tuning_N: n
 
 
 def _r2(y_N: np.ndarray, predicted_N: np.ndarray, index_N: np.ndarray, counts_RP: np.ndarray) -> tuple[float, np.ndarray]:
-    """R² and its bootstrap draws; the mean that it is compared with is that of the drawn patients."""
+    """R² and its bootstrap draws [R]; each draw is compared with the mean of its drawn patients."""
     error_N = (y_N - predicted_N).astype(np.float64) ** 2
     y_N = y_N.astype(np.float64) - y_N.mean(dtype=np.float64)
     parts = (error_N, y_N, y_N**2, np.ones(len(y_N)))

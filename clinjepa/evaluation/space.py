@@ -1,16 +1,32 @@
-"""The latent space itself: which stays belong to a split, the training mean, and whether the space has collapsed.
+"""The latent space: the stays of a split, the training mean latent, sampled hours, and diagnostics of collapse.
 
-Everything that other measures subtract or divide by comes from here and from the training split only. A pinned norm hides
-collapse (a final RMSNorm holds it near sqrt(D)), so the diagnostics are centred statistics and the effective rank.
+The mean that other measures subtract comes from the training split only. The diagnostics are centred statistics and the effective rank,
+because the norm hides collapse: a final RMSNorm holds it near sqrt(D).
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+
+class Space(TypedDict):
+    """Collapse diagnostics of a sample of hour latents; None, with a reason, for fewer than two hours."""
+
+    latent_std: float | None
+    """Mean over dimensions of the standard deviation over hours, latent units."""
+    rankme: float | None
+    """Effective rank of the centred latents: exp of the entropy of their normalised singular values (RankMe, arXiv 2210.02885)."""
+    norm: float | None
+    """Mean L2 norm, latent units."""
+    cosine_of_random_hours: float | None
+    """Mean cosine of unrelated hours; 1 when all latents point the same way."""
+    num_hours: int
+    """Size of the sample."""
+    reason: NotRequired[str]
 
 
 class Latents(Protocol):
@@ -66,13 +82,8 @@ def gather_hours(latents: Latents, hours: list[tuple[int, np.ndarray]]) -> np.nd
     return np.concatenate([latents.stay(stay_id)[1][hours_n] for stay_id, hours_n in hours])
 
 
-def describe_space(latents: Latents, stays: pa.Table, split: str = "held_out", *, num_hours: int = 4096, seed: int = 0) -> dict[str, Any]:
-    """Collapse diagnostics of a sample of hour latents.
-
-    latent_std: mean over dimensions of the standard deviation over hours; rankme: effective rank of the centred latents,
-    exp of the entropy of the normalised singular values (RankMe, arXiv 2210.02885, on centred rows); norm: mean L2 norm;
-    cosine_of_random_hours: mean cosine of unrelated hours, 1 when all point the same way; num_hours: size of the sample.
-    """
+def describe_space(latents: Latents, stays: pa.Table, split: str = "held_out", *, num_hours: int = 4096, seed: int = 0) -> Space:
+    """Collapse diagnostics of about `num_hours` hour latents of one split."""
     z_ND = gather_hours(latents, sample_hours(stays, split, num_hours, seed)).astype(np.float64)
     if len(z_ND) < 2:
         return {

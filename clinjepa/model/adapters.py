@@ -1,6 +1,6 @@
 """Two LoRA adapters, `online` and `target`, on one frozen base (peft), and the switch between them.
 
-Tensor names in files are peft's own without the adapter's name, so online and target states have the same names.
+Tensor names in files are those of peft without the adapter's name, so online and target states have the same names.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -17,23 +17,32 @@ from clinjepa.errors import ConfigError
 from clinjepa.model.specs import EncoderSpec
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
 _ADAPTER_NAME = re.compile(r"^(.*\.lora_[A-Za-z_]+)\.(online|target)(\..*)?$")
 
 
 def add_adapters(model: PreTrainedModel, spec: EncoderSpec, seed: int, with_target: bool) -> nn.Module:
-    """Wrap `model` in fresh fp32 adapters (B = 0, so it acts as the base; A depends on `seed` only) and freeze the rest.
+    """Wrap `model` in fresh fp32 adapters and freeze everything else.
 
-    The target starts as a copy of online, has no dropout and takes no gradient. Raises ConfigError for a LoRA target that
-    matches no layer.
+    B = 0, so the model computes as the base does; A depends on `seed` only. The target adapter has no dropout and takes no gradient;
+    `build_encoder` makes it a copy of the online one.
+
+    Args:
+        model: the base.
+        spec: sizes of the adapters.
+        seed: of A.
+        with_target: add the target adapter.
+
+    Raises:
+        ConfigError: a LoRA target matches no layer.
     """
     from peft import PeftModel
 
     check_targets(model, spec.lora_targets)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # peft still asks transformers for an attribute under its former name.
+        # peft reads a transformers attribute by its deprecated name.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(seed)
         adapted = PeftModel(model, lora_config(spec, spec.lora_dropout), adapter_name="online", autocast_adapter_dtype=True)
@@ -41,15 +50,15 @@ def add_adapters(model: PreTrainedModel, spec: EncoderSpec, seed: int, with_targ
             adapted.add_adapter("target", lora_config(spec, 0.0), autocast_adapter_dtype=True)
     for module in adapted.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
-            # Autocast rounds what peft would cast up to fp32 back to bf16: the same values, and a copy kept for each adapter.
-            module.cast_input_dtype_enabled = spec.dtype == "float32"
+            # In bf16, autocast would round peft's fp32 inputs back to bf16: the same values, with one more copy per adapter.
+            module.cast_input_dtype_enabled = spec.dtype == "float32"  # type: ignore[assignment]  # an attribute of peft's layers
     for name, parameter in adapted.named_parameters():
         parameter.requires_grad_(adapter_of(name)[1] == "online")
     return adapted
 
 
 def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
-    """Raise ConfigError for a LoRA target that matches no linear layer; a model without weights (on `meta`) is enough."""
+    """Raise ConfigError if a LoRA target matches no linear layer. A model without weights (on `meta`) is enough."""
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     unmatched = [wanted for wanted in targets if not any(name == wanted or name.endswith("." + wanted) for name in names)]
     if unmatched:
@@ -58,12 +67,12 @@ def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
 
 
 def lora_config(spec: EncoderSpec, dropout: float) -> LoraConfig:
-    """peft's description of one adapter."""
+    """The configuration of one adapter, as peft takes it."""
     from peft import LoraConfig
 
     return LoraConfig(
         r=spec.lora_rank,
-        lora_alpha=spec.lora_alpha,
+        lora_alpha=spec.lora_alpha,  # type: ignore[arg-type]  # declared int; any number scales by lora_alpha / r
         target_modules=list(spec.lora_targets),
         lora_dropout=dropout,
         task_type="CAUSAL_LM",
@@ -79,10 +88,10 @@ def adapter_of(name: str) -> tuple[str, str | None]:
 
 
 def switch_adapter(adapted: nn.Module, which: str) -> None:
-    """Let `which` act in the next forward; what requires a gradient stays as it is (peft's own switch would flip it)."""
+    """Use adapter `which` from the next forward on. `requires_grad` stays as it is; peft's `set_adapter` alone would change it."""
     parameters = [parameter for name, parameter in adapted.named_parameters() if ".lora_" in name]
     trainable = [parameter.requires_grad for parameter in parameters]
 
-    adapted.set_adapter(which)
+    cast("PeftModel", adapted).set_adapter(which)
     for parameter, required in zip(parameters, trainable, strict=True):
         parameter.requires_grad_(required)

@@ -1,6 +1,7 @@
 """The base: a Hugging Face causal language model as a folder of `config.json` and `model.safetensors`.
 
-Small ones are made here with random weights; public ones are named by model id and revision and never copied.
+Small bases are made here with random weights. Public ones are referred to by model id and revision and never copied. The encoder adds
+adapters to a base (`adapters.py`) and turns it into text -> latent (`encoder.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 BASE_CONFIG, BASE_TENSORS = "config.json", "model.safetensors"
 NAMED_BASE = "model.json"
-"""In a base folder that only names a public model."""
+"""File of a base folder that refers to a public model: model, revision, content digest."""
 
 
 def make_base(spec: EncoderSpec, seed: int, out: Folder) -> None:
@@ -37,7 +38,7 @@ def make_base(spec: EncoderSpec, seed: int, out: Folder) -> None:
 
 
 def random_model(spec: EncoderSpec, seed: int) -> PreTrainedModel:
-    """The small Qwen3 of `spec`'s sizes, fp32, with random weights; the global random generator is left as it was."""
+    """A small Qwen3 of `spec`'s sizes, fp32, with random weights that depend on `seed` only; the global generator is not advanced."""
     from transformers import AutoModelForCausalLM, Qwen3Config
 
     config = Qwen3Config(
@@ -56,45 +57,53 @@ def random_model(spec: EncoderSpec, seed: int) -> PreTrainedModel:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    return model
 
 
 def base_config(model: PreTrainedModel) -> dict[str, Any]:
-    """What `config.json` says about `model`: nothing about where it was loaded from, which is no part of what it is."""
-    written = json.loads(model.config.to_json_string(use_diff=False))
+    """The content of `config.json`, without the path that the model was loaded from."""
+    written: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
     written.pop("_name_or_path", None)
     return written
 
 
 def write_base(out: Folder, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Write a base folder; `state` are whole tensors under Hugging Face's names, a tied output layer left out."""
+    """Write a base folder. state: whole tensors under Hugging Face's names, without a tied output layer."""
     write_tensors(out, BASE_TENSORS, state)
     out.write_json(BASE_CONFIG, dict(config))
 
 
 @dataclass(frozen=True)
 class BaseSource:
-    """Where a base can be read from now: a local folder, or a public model and its revision."""
+    """Where a base can be read: a local folder, or a public model and its revision."""
 
     source: str
-    options: dict[str, Any]
-    """`revision` and `local_files_only`, as Hugging Face's loaders take them."""
-
+    revision: str | None = None
+    local_files_only: bool = True
     content: str | None = None
-    """Content digest of the public model that the run began with, where it is known (`clinjepa.model.weights`)."""
+    """Content digest of the public model that the run began with, if known (`clinjepa.model.weights`)."""
 
 
 @contextlib.contextmanager
 def open_base(spec: EncoderSpec, base: Folder | None, allow_download: bool = False) -> Iterator[BaseSource]:
-    """The base of a folder, or `spec.model` at `spec.revision` where there is none or the folder only names it.
+    """The base in a folder, or `spec.model` at `spec.revision` if there is no folder or the folder refers to a public model.
 
-    What goes wrong while it is read becomes a StoreError or ConfigError with the remedy. Only safetensors are read and no code
-    of a model repository is run.
+    Only safetensors files are read, and no code of a model repository is run.
+
+    Args:
+        spec: names the public model.
+        base: folder of the base, or None.
+        allow_download: let the Hugging Face hub be reached.
+
+    Raises:
+        StoreError: the folder has no readable base (also while reading it inside the context).
+        ConfigError: the public model cannot be loaded, or none is set.
     """
     if base is not None and not base.exists(NAMED_BASE):
         with base.local_copy("") as path:
             try:
-                yield BaseSource(os.fspath(path), {"revision": None, "local_files_only": True})
+                yield BaseSource(os.fspath(path))
             except (OSError, ValueError, safetensors.SafetensorError) as error:
                 raise StoreError(f"{base.address} holds no readable base model ({first_line(error)}); remove it and run again") from None
         return
@@ -102,7 +111,7 @@ def open_base(spec: EncoderSpec, base: Folder | None, allow_download: bool = Fal
         raise ConfigError("no base folder was given and encoder.model is not set; set encoder.model, or encoder.init=config")
     content = base.read_json(NAMED_BASE).get("content") if base is not None else None
     try:
-        yield BaseSource(spec.model, {"revision": spec.revision, "local_files_only": not allow_download}, content)
+        yield BaseSource(spec.model, spec.revision, not allow_download, content)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         remedy = "check the id and the network" if allow_download else "fetch it first, or set encoder.allow_download=true"
         what = f"encoder.model={spec.model} (revision {spec.revision})"
@@ -110,7 +119,7 @@ def open_base(spec: EncoderSpec, base: Folder | None, allow_download: bool = Fal
 
 
 def check_content(model: str | None, begun_with: str | None, found: str) -> None:
-    """Raise CheckpointError when the model in a place is not the one that a run began with: adapters belong to one base."""
+    """Raise CheckpointError if the model is not the one that the run began with: adapters belong to one base."""
     if begun_with not in (None, found):
         raise CheckpointError(
             f"encoder.model={model} is not the model that this run began with (its files were replaced); put that one back, "
@@ -119,27 +128,37 @@ def check_content(model: str | None, begun_with: str | None, found: str) -> None
 
 
 def load_base(source: BaseSource, dtype: torch.dtype) -> PreTrainedModel:
-    """The whole base in `dtype` on the CPU, by transformers' own way, which also knows files of other names and layouts.
+    """The whole base in `dtype` on the CPU, loaded by transformers, which also supports files of other names and layouts.
 
-    Raises ValueError when tensors are missing or have another shape; `open_base` words it, and what transformers raises.
+    Raises ValueError if tensors are missing or have another shape; `open_base` converts it and the errors of transformers.
     """
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True, "trust_remote_code": False}
+    load: Any = AutoModelForCausalLM.from_pretrained  # declared to return the model alone, whatever `output_loading_info` is
+    model: PreTrainedModel
     with quiet():
-        model, found = AutoModelForCausalLM.from_pretrained(source.source, output_loading_info=True, **options, **source.options)
+        model, found = load(
+            source.source,
+            output_loading_info=True,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            revision=source.revision,
+            local_files_only=source.local_files_only,
+        )
     if found["missing_keys"] or found["mismatched_keys"]:
-        # transformers would go on with random values in their place.
+        # transformers would continue with random values in their place.
         raise ValueError(f"{len(found['missing_keys'])} tensors are missing, {len(found['mismatched_keys'])} have another shape")
     return model
 
 
 class NoHead(nn.Module):
-    """Stands where an output layer was not read."""
+    """Placeholder for an output layer that was not read."""
 
 
 def drop_head(model: PreTrainedModel, adapted: Collection[str]) -> None:
-    """Leave out an output layer that shares no weights with the embeddings and gets no adapter: only next-token losses read it.
+    """Replace an output layer that shares no weights with the embeddings and gets no adapter: only next-token losses need it.
 
     adapted: names of the layers that get adapters, as peft matches them.
     """
@@ -153,7 +172,7 @@ def drop_head(model: PreTrainedModel, adapted: Collection[str]) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bar per worker while weights are read."""
+    """Disable transformers' progress bars, which every worker would show."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

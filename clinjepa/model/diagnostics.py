@@ -1,8 +1,8 @@
-"""Figures that tell a good latent space and a good prediction from a shrinking one; logged in every phase next to the loss.
+"""Diagnostics of latents and predictions, logged in every phase beside the loss: they show a collapse that the loss hides.
 
-L1 is not scale-free: it falls when a space shrinks, and a near-constant prediction hardly drifts. So the effective rank, the
-spread, the *centred* cosine and L1 relative to two trivial forecasts (copy-forward, the global mean latent) belong beside it.
-All functions take rows that count only: the caller leaves padding out. Figures are floats, computed in fp32 or finer.
+L1 is not scale-free: it falls when the latent space shrinks, and a near-constant prediction drifts little. Effective rank, spread, the
+*centred* cosine, and L1 relative to two trivial forecasts (copy-forward, the global mean latent) therefore complement it. All functions
+take valid rows only (the caller removes padding) and return floats, computed in fp32 or finer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 def rankme(z_ND: Tensor) -> float:
     """Effective rank in [1, min(N, D)]: exp of the entropy of the normalised singular values. Source: RankMe (arXiv 2210.02885).
 
-    Not centred: latents that are all alike give 1. A latent space of zeros gives 1.
+    Not centred: identical latents give 1, and so does a latent space of zeros.
     """
     values = torch.linalg.svdvals(z_ND.detach().double())
     total = values.sum()
@@ -35,18 +35,18 @@ def latent_norm(z_ND: Tensor) -> float:
 
 
 def centred_cosine(pred_ND: Tensor, target_ND: Tensor, mean_D: Tensor) -> float:
-    """Mean cosine of prediction and truth after the global mean latent is taken off both, in [-1, 1]."""
+    """Mean cosine of prediction and truth after the global mean latent is subtracted from both, in [-1, 1]."""
     pred, target = pred_ND.detach().float() - mean_D, target_ND.detach().float() - mean_D
     return float(torch.nn.functional.cosine_similarity(pred, target, dim=-1).mean())
 
 
 def norm_ratio(pred_ND: Tensor, target_ND: Tensor) -> float:
-    """Mean norm of the predictions over mean norm of the truth; 1 is right, below 1 is a prediction that hedges."""
+    """Mean norm of the predictions / mean norm of the truth; 1 is ideal, below 1 the predictions are shrunk towards zero."""
     return latent_norm(pred_ND) / max(latent_norm(target_ND), 1e-12)
 
 
 def mean_l1(pred_ND: Tensor, target_ND: Tensor) -> float:
-    """L1 summed over D, mean over rows, in latent units: the loss's own scale."""
+    """L1 summed over D, averaged over rows, in latent units: the scale of the loss."""
     return float((pred_ND.detach().float() - target_ND.detach().float()).abs().sum(-1).mean())
 
 
@@ -56,10 +56,17 @@ def latent_diagnostics(z_ND: Tensor) -> dict[str, float]:
 
 
 def prediction_diagnostics(pred_ND: Tensor, target_ND: Tensor, current_ND: Tensor, mean_D: Tensor) -> dict[str, float]:
-    """How predictions [N, D] of the next hour's latents compare with the truth and with two trivial forecasts.
+    """Predictions of the next hour's latents against the truth and against two trivial forecasts.
 
-    current_ND: latents of the hours predicted from (copy-forward); mean_D: the global mean latent. `l1_vs_copy` and
-    `l1_vs_mean` are L1 over the trivial forecast's L1: below 1 is better than it.
+    Args:
+        pred_ND: predictions.
+        target_ND: the next hour's latents.
+        current_ND: latents of the hours predicted from; they are the copy-forward forecast.
+        mean_D: the global mean latent.
+
+    Returns:
+        {l1, centred_cosine, norm_ratio, l1_vs_copy, l1_vs_mean}. The last two are L1 divided by that of the trivial forecast; below 1 is
+        better than that forecast.
     """
     l1 = mean_l1(pred_ND, target_ND)
     return {

@@ -1,7 +1,7 @@
-"""The encoder: a causal language model that turns one text into one latent, the hidden state of its last token.
+"""The encoder: a causal language model that turns one text into one latent, the hidden state of the text's last token.
 
-Its *online* weights (LoRA tensors, or all of them) are trained; its *target* weights, of the same names, follow them as an
-exponential moving average in fp32. The latent is taken without a projection head (Clin-JEPA, arXiv 2605.10840, section 3).
+Its *online* weights (LoRA tensors, or all weights) are trained. Its *target* weights, of the same names, follow them as an exponential
+moving average in fp32. The latent is taken without a projection head (Clin-JEPA, arXiv 2605.10840, section 3).
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -31,17 +32,18 @@ from clinjepa.model.tensor_files import check_same_tensors
 from clinjepa.model.weights import content_digest, fill_from_files, fits, hollow_model, hollow_on_cpu, weight_files
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedModel
 
     from clinjepa.storage import Folder
 
 _LOGITS_AT_ONCE = 1 << 26
-"""Logits that are in memory at a time in next-token training (256 MiB in fp32)."""
+"""Largest number of logits in memory at a time in next-token training (256 MiB in fp32)."""
 
 
 class Encoder(nn.Module):
-    """Built by `build_encoder`. Every use of its weights goes through `forward`, so that it can be an FSDP2 root."""
+    """Text -> latent; made by `build_encoder`. Its weights are used in `forward` only, so that it can be an FSDP2 root."""
 
     def __init__(self, spec: EncoderSpec, model: nn.Module, lora: bool, with_target: bool) -> None:
         super().__init__()
@@ -52,7 +54,7 @@ class Encoder(nn.Module):
         self.dim = int(_causal(model).config.hidden_size)
         fuse_norms(self)
         last = [layers[-1] for layers in self._lists_of_layers()]
-        self._reads_at = all(map(can_read_at, last))  # settled now: sharding gives layers other classes
+        self._reads_at = all(map(can_read_at, last))  # before sharding, which changes the layers' classes
         for layer in last if self._reads_at else []:
             read_at(layer)
 
@@ -64,14 +66,21 @@ class Encoder(nn.Module):
         which: str = "online",
         labels_L: Tensor | None = None,
     ) -> Tensor:
-        """Latents of packed texts, or, with `labels_L`, the summed next-token cross-entropy over them.
+        """Latents of packed texts or, with `labels_L`, their summed next-token cross-entropy.
 
-        input_ids_L, position_ids_L: int64 [R, S] rows (or [L], one row) as `pack_texts` lays them out: texts end to end,
-        positions restart at 0 with each, and none attends to another. last_index_N: place of each text's last token in the
-        flattened rows. Returns z_ND in `spec.dtype`; of `target` always without a graph.
-        labels_L: what the model is to predict *at* each place (already shifted; `Pack.labels_L`), -100 = nothing; then a
-        scalar in nats, fp32, is returned; the caller divides by the number of labels of the global step.
-        Raises ValueError when asked for a target that was not built.
+        Args:
+            input_ids_L: int64 [R, S] rows (or [L], one row) as `pack_texts` lays them out: texts end to end, none attends to another.
+            position_ids_L: int64 of the same shape; restarts at 0 with each text.
+            last_index_N: place of each text's last token in the flattened rows; needed for latents.
+            which: `online` or `target` weights.
+            labels_L: the token to predict *at* each place (already shifted: `Pack.labels_L`); -100 for none.
+
+        Returns:
+            z_ND in `spec.dtype`, for `target` always without a graph. With labels_L: a scalar in nats, fp32, which the caller divides by
+            the number of labels of the global step.
+
+        Raises:
+            ValueError: the encoder has no such weights or no output layer, or neither last_index_N nor labels_L is given.
         """
         if which == "target" and not self.with_target or which not in ("online", "target"):
             raise ValueError(f"this encoder has no {which!r} weights; build it with with_target=True")
@@ -102,7 +111,7 @@ class Encoder(nn.Module):
         return torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.spec.dtype == "bfloat16")
 
     def _hidden(self, causal: PreTrainedModel, input_ids_RS: Tensor, position_ids_RS: Tensor, index_N: Tensor | None = None) -> Tensor:
-        """States [N, D] at places of the flattened rows, or [L, D] of all of them."""
+        """Hidden states [N, D] at places of the flattened rows, or [L, D] of all places."""
         inner = causal.base_model
         captured: list[Tensor] = []
         with contextlib.ExitStack() as hooks:
@@ -110,7 +119,7 @@ class Encoder(nn.Module):
                 hook = _final_norm(inner).register_forward_pre_hook(lambda _, args: captured.append(args[0]))
                 hooks.callback(hook.remove)
             if index_N is not None and self._reads_at:
-                # Looked at before the layers: on a GPU the number of slots has to be waited for.
+                # Before the layers run: the number of slots needs a synchronisation with the GPU.
                 places = {"places": Places.of(index_N, *input_ids_RS.shape)}
                 hook = _layers(inner)[-1].register_forward_pre_hook(lambda _, args, kwargs: (args, kwargs | places), with_kwargs=True)
                 hooks.callback(hook.remove)
@@ -121,17 +130,18 @@ class Encoder(nn.Module):
         return hidden.flatten(0, 1) if index_N is None else hidden.flatten(0, 1)[index_N]
 
     def recompute(self, what: str) -> None:
-        """Set activation checkpointing (`none`, `selective`, `full`) of the online layers; once, before sharding. Results stay the same."""
+        """Set activation checkpointing (`none`, `selective`, `full`) of the online layers. Call once, before sharding."""
         layers = _layers(_causal(self.model).base_model)
-        # Only online forwards have a graph; the target may have been switched to since.
+        # Only online forwards have a graph, but the target may be active when a layer is computed again.
         recompute_in_backward(layers, what, self.spec.lora_rank if self.lora else 0, before=lambda: self._activate("online"))
 
     @property
     def is_sharded(self) -> bool:
+        """Whether `shard_encoder` has sharded it."""
         return any(isinstance(parameter, DTensor) for parameter in self.parameters())
 
     def layers(self) -> list[nn.Module]:
-        """The transformer layers, which are sharded one by one."""
+        """The transformer layers, online and target, which are sharded one by one."""
         return [layer for layers in self._lists_of_layers() for layer in layers]
 
     def _lists_of_layers(self) -> list[nn.ModuleList]:
@@ -139,18 +149,19 @@ class Encoder(nn.Module):
         return [_layers(_causal(model).base_model) for model in models]
 
     def online_parameters(self) -> list[tuple[str, Parameter]]:
-        """(tensor name, parameter) of the online weights, whether frozen or not; shards where the encoder is sharded."""
+        """(tensor name, parameter) of the online weights, frozen or not; shards if the encoder is sharded."""
         to_shards(self)
         return list(self._named("online"))
 
     def target_parameters(self) -> list[tuple[str, Parameter]]:
-        """(tensor name, parameter) of the target weights, in the order of `online_parameters`. Raises ValueError where there are none."""
+        """(tensor name, parameter) of the target weights, in the order of `online_parameters`. Raises ValueError if there are none."""
         if not self.with_target:
             raise ValueError("this encoder has no target weights; build it with with_target=True")
         to_shards(self)
         return list(self._named("target"))
 
     def _named(self, which: str | None) -> Iterator[tuple[str, Parameter]]:
+        """Weights of `online`, `target` or, with None, the base; all weights if there are no adapters."""
         model = self.target_model if which == "target" and self.target_model is not None else self.model
         for name, parameter in model.named_parameters():
             if not self.lora:
@@ -167,7 +178,7 @@ class Encoder(nn.Module):
         return {name: whole(parameter) for name, parameter in self.target_parameters()}
 
     def base_state(self) -> dict[str, Tensor]:
-        """Whole tensors of the base under Hugging Face's names (all weights when there are no adapters); collective when sharded."""
+        """Whole tensors of the base under Hugging Face's names (all weights if there are no adapters); collective when sharded."""
         to_shards(self)
         return {name: whole(parameter) for name, parameter in self._named(None)}
 
@@ -176,11 +187,11 @@ class Encoder(nn.Module):
         return base_config(_causal(self.model))
 
     def load_online(self, state: Mapping[str, Tensor]) -> None:
-        """Take over whole tensors that every worker holds. Raises CheckpointError when names or shapes differ."""
+        """Load whole tensors, present on every worker. Raises CheckpointError if names or shapes differ."""
         self._load(state, dict(self.online_parameters()), "online weights")
 
     def load_target(self, state: Mapping[str, Tensor]) -> None:
-        """As `load_online`, for the target weights."""
+        """Like `load_online`, for the target weights."""
         self._load(state, dict(self.target_parameters()), "target weights")
 
     def _load(self, state: Mapping[str, Tensor], parameters: dict[str, Parameter], what: str) -> None:
@@ -189,7 +200,7 @@ class Encoder(nn.Module):
             fill(parameter, state[name])
 
     def copy_online_to_target(self) -> None:
-        """Hard sync: target <- online, on local shards."""
+        """Hard sync: target <- online, on local shards, without communication."""
         self.ema_update(0.0)
 
     @torch.no_grad()
@@ -213,15 +224,27 @@ class Encoder(nn.Module):
         return online, [local(parameter.detach()) for _, parameter in self.target_parameters()]
 
     def freeze(self) -> None:
-        """No weight takes a gradient."""
+        """Switch off gradients of all weights."""
         to_shards(self)
         self.requires_grad_(False)
 
     def unfreeze_online(self) -> None:
-        """The online weights take gradients, and nothing else does."""
+        """Switch on gradients of the online weights only."""
         self.freeze()
         for _, parameter in self.online_parameters():
             parameter.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Where and how the weights of a new encoder are loaded."""
+
+    device: torch.device | str = "cpu"
+    mesh: DeviceMesh | None = None
+    """Shard over these workers; each worker reads its shards only."""
+
+    allow_download: bool = False
+    """Let the Hugging Face hub be reached for a public base."""
 
 
 def build_encoder(
@@ -230,26 +253,31 @@ def build_encoder(
     seed: int,
     whole_model_trainable: bool = False,
     with_target: bool = False,
-    allow_download: bool = False,
-    device: torch.device | str = "cpu",
-    mesh: DeviceMesh | None = None,
     with_head: bool = False,
+    loading: Loading = Loading(),
 ) -> Encoder:
-    """An encoder on `device`, or sharded over `mesh`, whose online weights are trainable.
+    """A new encoder whose online weights are trainable.
 
-    base: folder of the base; None takes `spec.model`, or a fresh random one where `spec.init` is `config`. seed: of fresh
-    adapters (B = 0: it starts as the base) and of a fresh base. whole_model_trainable: no adapters, all weights in fp32 (SFT
-    of a small base; `adaptation=full`). with_target: a second set of online weights, equal at the start. mesh: every worker
-    reads its shards only. with_head: next-token losses will be asked for; without it the output layer of a base that is read is
-    left on the disk where nothing else needs it (a layer of its own, no trained weight).
-    Raises StoreError or ConfigError for a base that cannot be read or does not fit the tokenizer.
+    Args:
+        spec: sizes and choices.
+        base: folder of the base; None takes `spec.model`, or a fresh random base if `spec.init` is `config`.
+        seed: of fresh adapters (B = 0, so it starts as the base) and of a fresh base.
+        whole_model_trainable: no adapters, all weights in fp32 (SFT of a small base), whatever `spec.adaptation` is.
+        with_target: a second set of online weights, equal at the start.
+        with_head: keep the output layer, which next-token losses need. Without it, an output layer of a base that is read stays on disk
+            unless it is tied to the embeddings or trained.
+        loading: device, sharding and download.
+
+    Raises:
+        StoreError: the base folder cannot be read.
+        ConfigError: the public model cannot be loaded, or the base does not fit the tokenizer.
     """
     trains_whole = whole_model_trainable or spec.adaptation == "full"
     lora = spec.adaptation == "lora" and not trains_whole
     dtype = torch.float32 if trains_whole else spec.torch_dtype
 
     def built(model: PreTrainedModel) -> Encoder:
-        known = model.get_input_embeddings().num_embeddings
+        known = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
         if known < spec.vocab_size:
             raise ConfigError(f"the tokenizer has {spec.vocab_size} tokens, the base model only {known}; they do not belong together")
         if not trains_whole and not with_head:
@@ -257,29 +285,29 @@ def build_encoder(
         return Encoder(spec, add_adapters(model, spec, seed, with_target) if lora else model, lora, with_target)
 
     if base is None and spec.init == "config":
-        encoder = built(random_model(spec, seed).to(dtype))
+        model = random_model(spec, seed)
+        cast(nn.Module, model).to(dtype)
+        encoder = built(model)
     else:
-        with open_base(spec, base, allow_download) as source:
-            encoder = _read_encoder(source, dtype, built, device, mesh)
-    # On what was sharded and filled, this lets FSDP2 pad its shards now and not at the first forward, when an optimizer holds them.
-    encoder.to(device)
-    if mesh is not None and not encoder.is_sharded:
-        shard_encoder(encoder, mesh)
+        with open_base(spec, base, loading.allow_download) as source:
+            encoder = _read_encoder(source, dtype, built, loading)
+    # After sharding and filling, this makes FSDP2 pad its shards now, not at the first forward, when an optimizer already holds them.
+    encoder.to(loading.device)
+    if loading.mesh is not None and not encoder.is_sharded:
+        shard_encoder(encoder, loading.mesh)
     if with_target:
         encoder.copy_online_to_target()
     encoder.unfreeze_online()
     return encoder
 
 
-def _read_encoder(
-    source: BaseSource, dtype: torch.dtype, built: Callable[[PreTrainedModel], Encoder], device: torch.device | str, mesh: DeviceMesh | None
-) -> Encoder:
-    """Straight into place where the files hold the model's own tensors; else whole, by transformers, and not sharded yet."""
-    files = weight_files(source.source, **source.options)
+def _read_encoder(source: BaseSource, dtype: torch.dtype, built: Callable[[PreTrainedModel], Encoder], loading: Loading) -> Encoder:
+    """Read straight into the shards if the files contain the model's tensors; else load it whole with transformers, not sharded yet."""
+    files = weight_files(source.source, source.revision, source.local_files_only)
     if source.content is not None:
         check_content(source.source, source.content, content_digest(files))
     try:
-        model = hollow_model(source.source, dtype, **source.options)
+        model = hollow_model(source.source, dtype, source.revision, source.local_files_only)
     except ValueError:
         return built(load_base(source, dtype))
     with hollow_on_cpu(model):
@@ -287,18 +315,19 @@ def _read_encoder(
     names = {name: adapter_of(name.partition(".")[2])[0] for name, parameter in encoder.named_parameters() if parameter.is_meta}
     if not fits(encoder, files, names):
         return built(load_base(source, dtype))
-    if mesh is not None:
-        shard_encoder(encoder, mesh)
-    fill_from_files(encoder, files, names, device)
+    if loading.mesh is not None:
+        shard_encoder(encoder, loading.mesh)
+    fill_from_files(encoder, files, names, loading.device)
     return encoder
 
 
 def _causal(model: nn.Module) -> PreTrainedModel:
     """The causal language model inside peft's wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return cast("PreTrainedModel", cast("PeftModel", model).get_base_model() if hasattr(model, "get_base_model") else model)
 
 
 def _layers(inner: nn.Module) -> nn.ModuleList:
+    """The list of transformer layers. Raises ConfigError if the model keeps none."""
     for child in inner.children():
         if isinstance(child, nn.ModuleList):
             return child
@@ -306,6 +335,7 @@ def _layers(inner: nn.Module) -> nn.ModuleList:
 
 
 def _final_norm(inner: nn.Module) -> nn.Module:
+    """The norm after the last layer. Raises ConfigError if it has no known name."""
     for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f"):
         if isinstance(norm := getattr(inner, name, None), nn.Module):
             return norm
@@ -313,14 +343,14 @@ def _final_norm(inner: nn.Module) -> nn.Module:
 
 
 def _next_token_loss(head: nn.Module, hidden_LD: Tensor, labels_L: Tensor) -> Tensor:
-    """Cross-entropy summed over labelled places; logits exist for a bounded number of places at a time."""
+    """Cross-entropy summed over labelled places; logits are computed for a bounded number of places at a time."""
     labelled = labels_L != -100
     hidden, labels = hidden_LD[labelled], labels_L[labelled]
 
     def loss_of(hidden: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
 
-    places = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
+    places = max(1, _LOGITS_AT_ONCE // cast(Tensor, head.weight).shape[0])
     if len(labels) <= places:
         return loss_of(hidden, labels)
     parts = [checkpoint(loss_of, h, y, use_reentrant=False) for h, y in zip(hidden.split(places), labels.split(places), strict=True)]
@@ -328,10 +358,10 @@ def _next_token_loss(head: nn.Module, hidden_LD: Tensor, labels_L: Tensor) -> Te
 
 
 def shard_encoder(encoder: Encoder, mesh: DeviceMesh) -> None:
-    """Shard in place: every layer, then the encoder. A frozen bf16 base computes in bf16 with its fp32 adapters cast to it.
+    """Shard in place: every layer, then the encoder. A frozen bf16 base computes in bf16, with its fp32 adapters cast to bf16.
 
-    What is to be trained must be unfrozen before the first sharded forward: FSDP2 settles then in which dtype gradients are
-    reduced. Freezing later is fine.
+    Weights to be trained must be unfrozen before the first sharded forward, when FSDP2 decides the dtype in which gradients are reduced.
+    Freezing later is possible.
     """
     bf16_base = encoder.lora and encoder.spec.dtype == "bfloat16"
     shard_layers(encoder, encoder.layers(), mesh, torch.bfloat16 if bf16_base else None)

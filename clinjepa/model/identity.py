@@ -1,4 +1,7 @@
-"""Which encoder it is, by content and without loading it: what latents and checkpoints remember of the weights they were made with."""
+"""Content digests of encoders, without loading them.
+
+Latents, predictors and checkpoints record the digest of the encoder they were made with, and refuse another one.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,19 @@ if TYPE_CHECKING:
     from clinjepa.storage import Folder
 
 _READ_WHOLE_BYTES = 512 << 20
-"""Weights up to this size, adapters among them, are read whole, so that no difference is missed. Of larger ones samples are."""
+"""Files up to this size (adapters among them) are read whole, so that no difference is missed; larger ones are sampled."""
 
 
 def encoder_digest(base: Folder, online: Folder | None = None) -> str:
-    """SHA-256 in hex of an encoder's content, the same wherever its folders lie; cheap beside loading it.
+    """SHA-256 in hex of an encoder's content, independent of the folders' addresses; much cheaper than loading it.
 
-    base: of a public model counts the content digest that was recorded when the run began, or, where its files were not at hand then,
-    its id and revision. online: folder with `online.safetensors` on top; None when the base itself encodes.
-    Raises StoreError when a file is missing or cut.
+    Args:
+        base: folder of the base. For a public model the digest covers the content digest recorded when the run began or, if the files
+            were not on the machine then, its id and revision.
+        online: folder with `online.safetensors`; None if the base itself encodes.
+
+    Raises:
+        StoreError: a file is missing or truncated.
     """
     digests = {"base": _base_digest(base)} | ({"online": tensors_digest(online, ONLINE_TENSORS)} if online is not None else {})
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
@@ -35,12 +42,12 @@ def encoder_digest(base: Folder, online: Folder | None = None) -> str:
 def _base_digest(base: Folder) -> str:
     if base.exists(NAMED_BASE):
         named = base.read_json(NAMED_BASE)
-        return named.get("content") or json.dumps({name: named.get(name) for name in ("model", "revision")})
+        return str(named["content"]) if named.get("content") else json.dumps({name: named.get(name) for name in ("model", "revision")})
     return hashlib.sha256(base.read_bytes(BASE_CONFIG) + tensors_digest(base, BASE_TENSORS).encode()).hexdigest()
 
 
 def check_predictor(predictor: Folder, encoder_digest: str, encoder: str) -> None:
-    """Raise StoreError when a predictor says that it was trained in another encoder's space. encoder: where that is, for the message."""
+    """Raise StoreError if a predictor was trained in another encoder's latent space. encoder: its folders, for the message."""
     if predictor.exists(PREDICTOR_ENCODER) and predictor.read_json(PREDICTOR_ENCODER)["encoder_digest"] != encoder_digest:
         raise StoreError(
             f"{predictor.address} holds a predictor that was trained in the space of another encoder than {encoder}: that was made again "
@@ -49,7 +56,7 @@ def check_predictor(predictor: Folder, encoder_digest: str, encoder: str) -> Non
 
 
 def tensors_digest(folder: Folder, name: str) -> str:
-    """SHA-256 in hex of a safetensors file, or of its header and samples where it is large. Raises StoreError when it is missing or cut."""
+    """SHA-256 in hex of a safetensors file, or of its header and samples if it is large. Raises StoreError if missing or truncated."""
     size = folder.size(name)
     if size <= _READ_WHOLE_BYTES:
         return folder.digest(name)

@@ -1,9 +1,9 @@
-"""The last transformer layer, computed only where its result is read.
+"""The last transformer layer, computed only at the places whose result is read.
 
-A latent is the state of one place of its text. Below the last layer every place is needed, because later places look at it; of the
-last layer only keys and values are. Its queries, its output product and its feed-forward part, most of its work, are done for the
-places that are read. With L layers and texts of many tokens about (1 - 2 d k / layer) / L of all products are saved (d: hidden
-size, k: size of all keys): nearly a half of a two-layer encoder, 2.6 % of Qwen3-8B.
+A latent is the hidden state at one place of its text. Layers below the last are needed at every place, because later places attend to
+them; of the last layer, only keys and values are. Its queries, output product and feed-forward part, most of its work, are computed
+for the places that are read. With L layers and texts of many tokens this saves about (1 - 2 d k / layer) / L of all products (d: hidden
+size, k: size of all keys): nearly half of a two-layer encoder, 2.6 % of Qwen3-8B.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 KNOWN = ("LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
-"""Layers that are h + attention(norm(h)), then h + mlp(norm(h)), with rotary positions. Others are computed everywhere."""
+"""Classes that compute h + attention(norm(h)), then h + mlp(norm(h)), with rotary positions. Others are computed everywhere."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,11 @@ class Places:
     slot_N: Tensor
 
     column_RQ: Tensor
-    """Column that a slot reads at; 0 for a slot that is left over, so that it has something to attend to."""
+    """Column that a slot reads; 0 for an unused slot, so that it attends to something."""
 
     @classmethod
     def of(cls, index_N: Tensor, rows: int, width: int) -> Places:
+        """The places `index_N` of flattened rows of `width` tokens."""
         row_N = index_N // width
         counts_R = torch.bincount(row_N, minlength=rows)
         order = torch.argsort(row_N, stable=True)
@@ -46,7 +47,7 @@ class Places:
 
 
 def can_read_at(layer: nn.Module) -> bool:
-    """Whether `read_at` knows this layer as it is set up."""
+    """Whether `read_at` supports this layer and its attention."""
     attention = getattr(layer, "self_attn", None)
     return (
         type(layer).__name__ in KNOWN
@@ -57,32 +58,34 @@ def can_read_at(layer: nn.Module) -> bool:
 
 
 def read_at(layer: nn.Module) -> None:
-    """Let a layer's `forward` take `places`, and return [N, D] for them alone; without, it stays as it was."""
-    layer.forward = partial(_forward, layer, layer.forward)  # type: ignore[method-assign]
+    """Let a layer's `forward` accept `places` and return [N, D] for these only; without `places` it is unchanged."""
+    layer.forward = partial(_forward, layer, layer.forward)
 
 
 def _forward(layer: Any, everywhere: Any, hidden_RSD: Tensor, *args: Any, places: Places | None = None, **kwargs: Any) -> Tensor:
     if places is None:
         result: Tensor = everywhere(hidden_RSD, *args, **kwargs)
         return result
-    attended_ND = _attention(layer.self_attn, layer.input_layernorm(hidden_RSD), places, kwargs)
+    mask = kwargs.get("attention_mask")
+    attended_ND = _attention(layer.self_attn, layer.input_layernorm(hidden_RSD), places, kwargs["position_embeddings"], mask)
     hidden_ND = hidden_RSD.flatten(0, 1)[places.index_N] + attended_ND
     changed: Tensor = layer.mlp(layer.post_attention_layernorm(hidden_ND))
     return hidden_ND + changed
 
 
-def _attention(attention: Any, normed_RSD: Tensor, places: Places, given: dict[str, Any]) -> Tensor:
+def _attention(attention: Any, normed_RSD: Tensor, places: Places, rotation_RSH: tuple[Tensor, Tensor], mask_R1SS: Tensor | None) -> Tensor:
+    """Output of the attention at the places, [N, D]. rotation_RSH: cosine and sine of the rotary positions."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb  # type: ignore[attr-defined]
-    cos_RSH, sin_RSH = given["position_embeddings"]
+    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+    cos_RSH, sin_RSH = rotation_RSH
     rows, width = normed_RSD.shape[:2]
     q_norm, k_norm = (getattr(attention, name, nn.Identity()) for name in ("q_norm", "k_norm"))
     query_NAH = q_norm(attention.q_proj(normed_RSD.flatten(0, 1)[places.index_N]).unflatten(-1, (-1, attention.head_dim)))
     key_RKSH = k_norm(attention.k_proj(normed_RSD).unflatten(-1, (-1, attention.head_dim))).transpose(1, 2)
     value_RKSH = attention.v_proj(normed_RSD).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
     cos_NH, sin_NH = (each.expand(rows, -1, -1).flatten(0, 1)[places.index_N] for each in (cos_RSH, sin_RSH))
-    # It turns queries and keys of the same places; here they are of different ones, so each goes with itself.
+    # The function rotates queries and keys of the same places; here they differ, so each is rotated with itself.
     query_NAH = rotate(query_NAH, query_NAH, cos_NH, sin_NH)[0]
     key_RKSH = rotate(key_RKSH, key_RKSH, cos_RSH, sin_RSH)[1]
     query_RQAH = query_NAH.new_zeros(*places.column_RQ.shape, *query_NAH.shape[1:])
@@ -92,7 +95,7 @@ def _attention(attention: Any, normed_RSD: Tensor, places: Places, given: dict[s
         query_RQAH.transpose(1, 2),
         key_RKSH,
         value_RKSH,
-        _mask(given.get("attention_mask"), places, width),
+        _mask(mask_R1SS, places, width),
         dropout=attention.attention_dropout if attention.training else 0.0,
         scaling=attention.scaling,
     )
@@ -101,7 +104,7 @@ def _attention(attention: Any, normed_RSD: Tensor, places: Places, given: dict[s
 
 
 def _mask(mask_R1SS: Tensor | None, places: Places, width: int) -> Tensor:
-    """The rows of the attention mask that are read, [R, 1, Q, S]; no mask stands for a causal one."""
+    """Rows of the attention mask at the places read, [R, 1, Q, S]; None stands for a causal mask."""
     if mask_R1SS is None:
         columns = torch.arange(width, device=places.column_RQ.device)
         return (columns <= places.column_RQ[:, :, None])[:, None]

@@ -1,11 +1,13 @@
-"""The two losses of the method: L1 summed over the latent, teacher-forced over all hours, and over a short rollout.
+"""The two training losses: L1 summed over the latent, teacher-forced over all hours, and over a short rollout.
 
-All functions return a sum and the count it belongs to: the caller divides by the counts of the *global* batch, so that any
-number of workers gives the same loss. Source: Clin-JEPA (arXiv 2605.10840, section 5); one rollout start per window is this
-project's default, one per batch (`shared`) is the paper's.
+All functions return a sum and its count. The caller divides by the counts of the *global* batch, so that any number of workers gives the
+same loss. Source: Clin-JEPA (arXiv 2605.10840, section 5); one rollout start per window is this project's default, one per batch
+(`shared`) is the paper's.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,33 +18,56 @@ from clinjepa.model.predictor import Cache, Predictor
 def teacher_forcing_loss(pred_BTD: Tensor, target_BTD: Tensor, valid_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of |ẑ_{t+1} - z_{t+1}| over D and over every valid hour t + 1 >= 1.
 
-    pred_BTD: the predictor's output, pred[:, t] = ẑ_{t+1}; target_BTD: latents of hours 0..T-1, taken without gradient;
-    valid_BT: bool, True for hours 0..length-1. Returns (scalar in latent units, number of hours predicted).
+    Args:
+        pred_BTD: the predictor's output, pred[:, t] = ẑ_{t+1}.
+        target_BTD: latents of hours 0 to T - 1; no gradient flows into them.
+        valid_BT: bool, True for hours 0 to length - 1 of each window.
+
+    Returns:
+        (scalar in latent units, number of hours predicted).
     """
     error_BT = _l1(pred_BTD[:, :-1], target_BTD[:, 1:])
     counted = valid_BT[:, 1:]
     return error_BT.masked_fill(~counted, 0).sum(), counted.sum()
 
 
+class TeacherForced(NamedTuple):
+    """What the predictor returns for a teacher-forced window with `keep_cache=True`, without the hidden states."""
+
+    pred_BTD: Tensor
+    cache: Cache
+
+
 def rollout_loss(
     predictor: Predictor,
-    cache: Cache,
-    pred_BTD: Tensor,
+    window: TeacherForced,
     z_action_BTD: Tensor,
     target_BTD: Tensor,
     start_B: Tensor,
     num_steps: int,
     kind: str,
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the L1 of rollout steps 1..num_steps, which predict hours start + 1 .. start + num_steps.
+    """Sum of the L1 of rollout steps 1 to num_steps, which predict hours start + 1 to start + num_steps.
 
-    pred_BTD, cache: what the predictor returned for the teacher-forced window (`keep_cache=True`); step 1 is its prediction at
-    `start`, step 2 onwards costs one more hour each. kind: `native` feeds the model its own last prediction, with gradient
-    through the chain; `teacher_forced` feeds it the recorded latent, which by the block-causal mask is the window's own
-    prediction at start + 1 …. start_B: last recorded hour of each window's rollout, -1 where it is too short (not counted).
-    Returns (scalar in latent units, number of windows counted): the steps' losses are summed, the mean is over windows. Raises ValueError
-    for another kind.
+    Step 1 is the window's prediction at `start`; each further step costs one more hour.
+
+    Args:
+        predictor: the predictor.
+        window: its output for the teacher-forced window.
+        z_action_BTD: actions of the window.
+        target_BTD: latents of hours 0 to T - 1; no gradient flows into them.
+        start_B: last recorded hour of each window's rollout; -1 for a window that is too short, which is not counted.
+        num_steps: steps of the rollout.
+        kind: `native` feeds the model its last prediction, with gradient through the chain. `teacher_forced` feeds it the recorded
+            latent; by the block-causal mask, that gives the window's predictions at start + 1 and later.
+
+    Returns:
+        (scalar in latent units, number of windows counted). Losses of the steps are summed; the mean is over windows.
+
+    Raises:
+        ValueError: another `kind`.
     """
+    pred_BTD, cache = window
     counted = start_B >= 0
     last = pred_BTD.shape[1] - 1
     begin_B = start_B.clamp(min=0)
@@ -66,8 +91,12 @@ def rollout_loss(
 def rollout_starts(lengths_B: Tensor, num_steps: int, shared: bool = False) -> Tensor:
     """Draw the last recorded hour k of each window's rollout, uniform in [1, length - 1 - num_steps], from torch's global CPU generator.
 
-    lengths_B: hours of each window. Windows shorter than num_steps + 2 hours get -1. shared: one k for all, in
-    [1, shortest - 1 - num_steps] over the windows that are long enough. Two steps make [1, length - 3] (Clin-JEPA, section 5).
+    For two steps that is [1, length - 3] (Clin-JEPA, section 5).
+
+    Args:
+        lengths_B: hours of each window; windows shorter than num_steps + 2 hours get -1.
+        num_steps: steps of the rollout.
+        shared: draw one k for all windows that are long enough, in [1, shortest - 1 - num_steps].
     """
     choices_B = (lengths_B - 1 - num_steps).cpu()
     long_enough = choices_B >= 1
@@ -80,8 +109,10 @@ def rollout_starts(lengths_B: Tensor, num_steps: int, shared: bool = False) -> T
 
 
 def _l1(pred: Tensor, target: Tensor) -> Tensor:
+    """L1 over the last dimension, without a gradient into the target."""
     return (pred - target.detach().to(pred.dtype)).abs().sum(-1)
 
 
 def _at(sequence_BTD: Tensor, hour_B: Tensor) -> Tensor:
+    """[B, 1, D]: each row's latent at its hour."""
     return sequence_BTD[torch.arange(len(hour_B), device=hour_B.device), hour_B][:, None]

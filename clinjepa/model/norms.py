@@ -1,9 +1,9 @@
-"""RMS norms as one kernel on a GPU.
+"""Fused RMS norms on a GPU: one kernel per norm.
 
-transformers writes a norm as six operations, each of which reads and writes all of its values, in fp32: much of a chunk's time, and of
-Qwen3-8B's graph of 8,192 tokens 7 GiB (figures from an H100: docs/decisions.md). Torch's own kernel reads once, computes in fp32 as well
-and keeps the input as it came. It multiplies by the weight before rounding instead of after it: in fp32 the same but for the order of a
-sum, in bf16 one rounding fewer. On a CPU nothing changes.
+transformers computes a norm in six fp32 operations, each of which reads and writes all values. They take much of a chunk's time and, of
+Qwen3-8B's graph of 8,192 tokens, 7 GiB (measured on an H100: docs/decisions.md). Torch's kernel reads once, also computes in fp32, and
+saves the input in its own dtype. It multiplies by the weight before rounding: in fp32 equal up to the order of a sum, in bf16 one rounding
+fewer. On a CPU nothing changes.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 KNOWN = ("LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
-"""Norms that are weight * x / sqrt(mean(x²) + variance_epsilon). Others stay as they are."""
+"""Classes that compute weight * x / sqrt(mean(x²) + variance_epsilon). Others stay unchanged."""
 
 
 def fuse_norms(model: nn.Module) -> None:
-    """Let the known norms of `model` run as one kernel wherever they meet values on a GPU; once."""
+    """Make the known norms of `model` use one kernel for values on a GPU. Call once."""
     for module in model.modules():
         if type(module).__name__ in KNOWN:
-            module.forward = partial(_forward, module, module.forward)  # type: ignore[method-assign]
+            module.forward = partial(_forward, module, module.forward)
 
 
 def _forward(norm: nn.Module, plain: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
     weight: Tensor = norm.weight  # type: ignore[assignment]
-    # Trained whole, weights are fp32 beside bf16 values, and the result is to be fp32.
+    # When all weights are trained, they are fp32 beside bf16 values, and the result must be fp32.
     if not _on_gpu(hidden) or hidden.dtype != weight.dtype:
         return plain(hidden)
-    # The newer torch's autocast (2.13, not 2.11) would widen both first and hand on fp32: more to keep than the six operations.
+    # Autocast of torch 2.13 (not of 2.11) would cast both to fp32 first and return fp32, which saves more than the six operations.
     with torch.autocast(hidden.device.type, enabled=False):
         return F.rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)  # type: ignore[arg-type]
 

@@ -1,8 +1,8 @@
-"""Texts of different lengths as few dense rows: positions restart at every text, and attention stays inside each.
+"""Packing texts of different lengths into few dense rows: positions restart at every text, and no text attends to another.
 
-A row is as long as the longest text of its chunk (at least 64 tokens), not as the whole chunk: attention's mask and work grow
-with the square of a row, and one row of all texts costs several times more on a CPU (measured: 16 k tokens a chunk of 5-120
-token texts, rows of 64-128 tokens 65-75k tokens/s forward, rows of 1024 22k). Rows are filled best-fit, longest text first.
+A row is as long as the longest text of its chunk (at least 64 tokens), not as the whole chunk: the attention mask and its work grow with
+the square of a row's length, and one row for all texts is several times slower on a CPU (measured: chunks of 16 k tokens, texts of 5-120
+tokens; rows of 64-128 tokens 65-75k tokens/s forward, rows of 1024 22k). Rows are filled best-fit, longest text first.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ class Pack:
     """One chunk of texts: L = R·S token places laid out as R rows of S."""
 
     input_ids_L: Tensor
-    """int64 [R, S]; 0 in the places that are left over."""
+    """int64 [R, S]; 0 in unused places."""
 
     position_ids_L: Tensor
-    """int64 [R, S]; restarts at 0 with every text and at every left-over place."""
+    """int64 [R, S]; restarts at 0 with every text and at every unused place."""
 
     last_index_N: Tensor
     """int64 [N]: place (in the flattened rows) of each text's last token."""
 
     order: Tensor
-    """int64 [N]: index of each text in the list that was packed, so `z[pack.order] = encoder(…)`."""
+    """int64 [N]: index of each text in the packed list, so `z[pack.order] = encoder(…)`."""
 
     num_tokens: int
-    """Tokens of the texts, without left-over places."""
+    """Tokens of the texts, without unused places."""
 
     @property
     def labels_L(self) -> Tensor:
-        """int64 [R, S]: the next token of the same text; -100 at a text's last token and at left-over places."""
+        """int64 [R, S]: the next token of the same text; -100 at a text's last token and in unused places."""
         flat, positions = self.input_ids_L.flatten(), self.position_ids_L.flatten()
         labels = torch.full_like(flat, -100)
         goes_on = positions[1:] > 0
@@ -51,10 +51,15 @@ class Pack:
 
 
 def pack_texts(texts: Sequence[np.ndarray], token_budget: int, end_id: int | None = None) -> list[Pack]:
-    """Cut texts into chunks of at most `token_budget` places (a longer text is a chunk of its own), longest texts first.
+    """Divide texts into chunks of at most `token_budget` places, longest texts first; deterministic.
 
-    texts: 1-D integer arrays of at least one token each. end_id: appended to every text. A function of its arguments alone.
-    Raises ValueError when a text has no token.
+    Args:
+        texts: 1-D integer arrays of at least one token each.
+        token_budget: largest number of places R·S of a chunk; a longer text is a chunk by itself.
+        end_id: token appended to every text, or None.
+
+    Raises:
+        ValueError: a text has no token.
     """
     extra = 0 if end_id is None else 1
     lengths = np.array([len(text) + extra for text in texts], dtype=np.int64)
@@ -75,7 +80,7 @@ def pack_texts(texts: Sequence[np.ndarray], token_budget: int, end_id: int | Non
 
 
 class _Rows:
-    """Rows of one length, filled best-fit: a text goes where it leaves the least room."""
+    """Rows of one length, filled best-fit: a text goes into the row where it leaves the least room."""
 
     def __init__(self, length: int, token_budget: int) -> None:
         self.length, self._max_rows = length, max(1, token_budget // length)
@@ -84,7 +89,7 @@ class _Rows:
         self._rooms = 0  # bit r is set while some row has room for exactly r tokens
 
     def add(self, index: int, length: int) -> bool:
-        """False when neither a row nor the budget has room."""
+        """Add a text; returns False if neither a row nor the budget has room."""
         fitting = self._rooms >> length
         if fitting:
             room = length + (fitting & -fitting).bit_length() - 1
@@ -104,6 +109,7 @@ class _Rows:
 
 
 def _lay_out(texts: Sequence[np.ndarray], lengths: np.ndarray, rows: _Rows, end_id: int | None) -> Pack:
+    """The pack of some rows. lengths: tokens of every text, its end token included."""
     order = np.array([index for row in rows.texts for index in row], dtype=np.int64)
     sizes = lengths[order]
     used = [int(sum(lengths[index] for index in row)) for row in rows.texts]
@@ -132,7 +138,7 @@ def _lay_out(texts: Sequence[np.ndarray], lengths: np.ndarray, rows: _Rows, end_
 
 
 def unique_texts(texts: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Each distinct text once, in order of first appearance, and for every given text the index of its like (int64)."""
+    """(distinct texts in order of first appearance; for every given text the index of its distinct one, int64)."""
     first: dict[bytes, int] = {}
     distinct: list[np.ndarray] = []
     index_of = np.empty(len(texts), dtype=np.int64)
@@ -153,10 +159,20 @@ def encode_texts(
     device: torch.device | str = "cpu",
     keep_on: torch.device | str | None = None,
 ) -> Tensor:
-    """Latents z_ND of texts (1-D token ids), without a graph and without dropout, in the texts' order and in `spec.dtype`.
+    """Latents z_ND of texts, without a graph and without dropout, in the texts' order and in `spec.dtype`.
 
-    Equal texts are encoded once; chunks hold at most `token_budget` places. The end token is appended where the spec says so.
-    device: of the encoder. keep_on: of the latents, `device` when None; with `cpu` a GPU holds those of one chunk at a time.
+    Equal texts are encoded once. The end token is appended if the spec has one.
+
+    Args:
+        encoder: the encoder.
+        texts: 1-D token ids of at least one token each.
+        token_budget: largest number of places of a chunk.
+        which: `online` or `target` weights.
+        device: of the encoder.
+        keep_on: device of the latents, by default `device`; with `cpu` a GPU holds the latents of one chunk at a time.
+
+    Raises:
+        ValueError: a text has no token, or the encoder has no target weights.
     """
     distinct, index_of = unique_texts(texts)
     keep_on = device if keep_on is None else keep_on

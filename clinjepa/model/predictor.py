@@ -1,15 +1,15 @@
-"""The predictor: a block-causal transformer over [static, s_0, a_0, …, s_{T-1}, a_{T-1}] that foresees the next hour's state latent.
+"""The predictor: a block-causal transformer over [static, s_0, a_0, …, s_{T-1}, a_{T-1}] that predicts the next hour's state latent.
 
-Sizes, mask, positions and initialisation follow Clin-JEPA (arXiv 2605.10840, section 4): the static token sees only itself and
-is seen by all, state and action of an hour see each other, every hour sees all earlier ones; ẑ_{t+1} is read at s_t, so it
-knows a_t. Hours are counted from the window's start, from 0. Always fp32.
+Sizes, mask, positions and initialisation follow Clin-JEPA (arXiv 2605.10840, section 4). The static token attends to itself only, and all
+tokens attend to it; state and action of an hour attend to each other and to all earlier hours. ẑ_{t+1} is read at s_t, so it depends on
+a_t. Hours count from 0 at the window's start. Always fp32.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 
 
 class Cache(NamedTuple):
-    """What later hours need of earlier ones: per layer keys and values [B, heads, N, head_dim], and which of the N tokens count."""
+    """Keys and values of earlier hours for later ones, per layer [B, heads, N, head_dim], and which of the N tokens are visible."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     hour_BN: Tensor
-    """Hour of each cached token; -1 for the static one."""
+    """Hour of each cached token, int64; -1 for the static one."""
 
     visible_BN: Tensor
-    """Tokens that following hours may see."""
+    """Tokens that later hours attend to, bool."""
 
     next_hour_B: Tensor
-    """The hour that the next call supplies."""
+    """Hour of the next call."""
 
     def up_to(self, last_hour_B: Tensor) -> Cache:
-        """The same tokens, but only those of hours 0..last_hour_B (per row) are seen, and the next hour follows them."""
+        """The same tokens with hours 0 to last_hour_B (per row) visible; the next hour is the one after."""
         return self._replace(visible_BN=self.hour_BN <= last_hour_B[:, None], next_hour_B=last_hour_B + 1)
 
 
 class Predictor(nn.Module):
-    """z_static, z_state, z_action -> ẑ of the next hours. All use goes through `forward`, so that it can be an FSDP2 root."""
+    """z_static, z_state, z_action -> ẑ of the next hours. Its weights are used in `forward` only, so that it can be an FSDP2 root."""
 
     def __init__(self, spec: PredictorSpec) -> None:
         super().__init__()
@@ -59,13 +59,16 @@ class Predictor(nn.Module):
         self.out = nn.Linear(spec.hidden_size, spec.latent_dim)
         self.reset_parameters()
 
+    def _layers(self) -> list[_Layer]:
+        return [cast(_Layer, layer) for layer in self.layers]
+
     def reset_parameters(self) -> None:
-        """Positions N(0, 0.02), output layer N(0, 0.02), Xavier-uniform elsewhere (query, key and value each on their own), biases 0."""
+        """Positions and output layer N(0, 0.02), other matrices Xavier-uniform (query, key and value separately), biases 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for layer in self.layers:
+        for layer in self._layers():
             for block in layer.qkv.weight.chunk(3):
                 nn.init.xavier_uniform_(block)
         nn.init.normal_(self.positions, std=0.02)
@@ -75,10 +78,10 @@ class Predictor(nn.Module):
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Predictor:
         """The predictor of a local folder with `predictor.json` and `predictor.safetensors`, on the CPU, without dropout (`eval`).
 
-        Raises StoreError for a missing file, CheckpointError for one that was cut or is of another version.
+        Raises:
+            StoreError: a file is missing.
+            CheckpointError: a file is damaged or of another version.
         """
-        from clinjepa.model.predictor import read_local_predictor
-
         return read_local_predictor(folder).eval()
 
     def forward(
@@ -91,14 +94,21 @@ class Predictor(nn.Module):
         cache: Cache | None = None,
         keep_cache: bool = False,
     ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Cache]:
-        """Predict hour t + 1 from hours 0..t, for every t of the window at once; or, with `cache`, for the one hour that follows it.
+        """Predict hour t + 1 from hours 0 to t, for every t of the window at once; with `cache`, for the one hour after the cached ones.
 
-        valid_BT: bool, False = padding behind the window (its latents are not read; its outputs mean nothing); None is all valid.
-        cache: hours that were already seen; then z_static_BD is None, T is 1, and z_action_BTD may be None (a state whose
-            action is not known: it sees itself and the past).
-        keep_cache: return a Cache (of these hours, after `cache`'s) as third value.
-        Returns (pred_BTD, hidden_BTH): pred[:, t] is ẑ_{t+1} in latent units, hidden[:, t] the last layer's output, both at s_t.
-        Raises ValueError when the window is longer than the learned positions reach.
+        Args:
+            z_static_BD: static latents; None with a cache.
+            z_state_BTD: state latents; T = 1 with a cache.
+            z_action_BTD: action latents; with a cache, None for an unknown action: the state then attends to itself and the past.
+            valid_BT: bool, False = padding after the window (its latents are not read; its outputs are meaningless); None: all valid.
+            cache: the hours before.
+            keep_cache: also return a Cache of all hours so far.
+
+        Returns:
+            (pred_BTD, hidden_BTH[, cache]): pred[:, t] is ẑ_{t+1} in latent units, hidden[:, t] the last layer's output, both at s_t.
+
+        Raises:
+            ValueError: the window is longer than the learned positions, or its static or action latents are missing.
         """
         if cache is None:
             x_BNH, hour_BN, visible_BN, mask = self._window(z_static_BD, z_state_BTD, z_action_BTD, valid_BT)
@@ -109,12 +119,12 @@ class Predictor(nn.Module):
         keys, values = [], []
         for i, layer in enumerate(self.layers):
             past = (cache.keys[i], cache.values[i]) if cache is not None else (None, None)
-            # Only state tokens are read, so the last layer computes nothing but keys and values for the others.
+            # Only state tokens are read, so for the others the last layer computes keys and values only.
             last = i == len(self.layers) - 1
             x_BNH, key, value = layer(x_BNH, mask[:, :, read] if last else mask, *past, read if last else slice(None))
             keys.append(key)
             values.append(value)
-        # A linear layer's output is a view; what an FSDP2 unit returns must be a tensor of its own.
+        # A linear layer's output is a view; an FSDP2 unit must not return a view.
         pred_BTD = self.out(x_BNH) + z_state_BTD if self.spec.mode == "residual" else self.out(x_BNH).clone()
         if not keep_cache:
             return pred_BTD, x_BNH
@@ -130,7 +140,7 @@ class Predictor(nn.Module):
         num_tokens = 2 * num_hours + 1
         self.check_reach(num_hours)
         if valid_BT is not None:
-            # A NaN in padding would get through attention weights of zero.
+            # A NaN in padding would propagate even through attention weights of zero.
             z_state_BTD = z_state_BTD.masked_fill(~valid_BT[..., None], 0)
             z_action_BTD = z_action_BTD.masked_fill(~valid_BT[..., None], 0)
         pairs = torch.stack([self.state_in(z_state_BTD), self.action_in(z_action_BTD)], dim=2).flatten(1, 2)
@@ -152,7 +162,7 @@ class Predictor(nn.Module):
         return x_BNH, hour_BN, visible_BN, visible_BN[:, None, None]
 
     def check_reach(self, num_hours: int) -> None:
-        """Raise ValueError for a window longer than the positions that were learned."""
+        """Raise ValueError for a window longer than the learned positions."""
         if num_hours > self.spec.max_hours + 2:
             raise ValueError(f"{num_hours} hours exceed the predictor's max_hours={self.spec.max_hours} (+ 2); raise it or cut the window")
 
@@ -174,15 +184,23 @@ class _Layer(nn.Module):
     def forward(
         self, x_BNH: Tensor, mask: Tensor, past_keys: Tensor | None, past_values: Tensor | None, read: slice
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x_BNH: new tokens; mask: bool, True = seen, broadcastable to [B, heads, tokens read, past + new].
+        """One layer.
 
-        Returns (outputs of the tokens read, keys and values of past and new tokens).
+        Args:
+            x_BNH: new tokens.
+            mask: bool, True = attended to, broadcastable to [B, heads, tokens read, past + new].
+            past_keys: of earlier tokens, or None.
+            past_values: of earlier tokens, or None.
+            read: new tokens whose output is computed.
+
+        Returns:
+            (output of the tokens read, keys and values of past and new tokens).
         """
         batch, _, width = x_BNH.shape
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(self.attention_norm(x_BNH)).chunk(3, dim=-1)
         )
-        # Not views, for the same reason as the prediction.
+        # Contiguous, not views, for the same reason as the prediction.
         key, value = key.contiguous(), value.contiguous()
         if past_keys is not None and past_values is not None:
             key, value = torch.cat([past_keys, key], dim=2), torch.cat([past_values, value], dim=2)
@@ -195,27 +213,25 @@ class _Layer(nn.Module):
 
 
 def build_predictor(spec: PredictorSpec, seed: int) -> Predictor:
-    """A predictor with fresh weights that depend on `seed` only; the global random generator is left as it was."""
+    """A predictor with fresh weights that depend on `seed` only; the global generator is not advanced."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Predictor(spec)
 
 
 PREDICTOR_TENSORS, PREDICTOR_SPEC = "predictor.safetensors", "predictor.json"
-
-
 PREDICTOR_ENCODER = "encoder.json"
-"""Beside a predictor: {"encoder_digest": of the encoder in whose space it predicts (`model.identity`)}."""
+"""File beside a predictor: {"encoder_digest": of the encoder in whose latent space it predicts (`model.identity`)}."""
 
 
 def predictor_state(predictor: Predictor) -> dict[str, Tensor]:
-    """Whole tensors on the CPU; collective when sharded."""
+    """All weights as whole tensors on the CPU; collective when sharded."""
     to_shards(predictor)
     return {name: whole(parameter) for name, parameter in predictor.named_parameters()}
 
 
 def load_predictor_state(predictor: Predictor, state: Mapping[str, Tensor]) -> None:
-    """Take over whole tensors that every worker holds, into shards or not. Raises CheckpointError when names or shapes differ."""
+    """Load whole tensors, present on every worker, sharded or not. Raises CheckpointError if names or shapes differ."""
     to_shards(predictor)
     parameters = dict(predictor.named_parameters())
     check_same_tensors(state, parameters, PREDICTOR_TENSORS)
@@ -224,23 +240,23 @@ def load_predictor_state(predictor: Predictor, state: Mapping[str, Tensor]) -> N
 
 
 def save_predictor(state: Mapping[str, Tensor], spec: PredictorSpec, out: Folder) -> None:
-    """Write `predictor.safetensors` and then `predictor.json`. `state`: whole tensors, as `predictor_state` gathers them."""
+    """Write `predictor.safetensors`, then `predictor.json`. state: whole tensors, from `predictor_state`."""
     write_tensors(out, PREDICTOR_TENSORS, state)
     out.write_json(PREDICTOR_SPEC, spec.to_dict())
 
 
 def load_predictor(folder: Folder) -> Predictor:
-    """The predictor that `save_predictor` wrote, on the CPU, in training mode."""
+    """The predictor that `save_predictor` wrote, on the CPU, in training mode. Raises StoreError or CheckpointError."""
     return _filled_predictor(folder.read_json(PREDICTOR_SPEC), read_tensors(folder, PREDICTOR_TENSORS), folder.address)
 
 
 def read_local_predictor(folder: str | os.PathLike[str]) -> Predictor:
-    """As `load_predictor`, from a local folder and without the storage layer: torch and safetensors are enough."""
+    """Like `load_predictor`, from a local folder, without the storage layer: torch and safetensors are enough."""
     where = os.fspath(folder)
     return _filled_predictor(read_local_json(folder, PREDICTOR_SPEC), read_local_tensors(folder, PREDICTOR_TENSORS), where)
 
 
-def _filled_predictor(written: dict[str, Any], state: Mapping[str, Tensor], where: str) -> Predictor:
+def _filled_predictor(written: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> Predictor:
     try:
         spec = PredictorSpec(**written)
     except TypeError:

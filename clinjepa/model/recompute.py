@@ -1,13 +1,13 @@
-"""Activation checkpointing: what a layer keeps for its backward pass, and what it computes again.
+"""Activation checkpointing: which activations a layer keeps for its backward pass, and which it computes again.
 
 | setting | kept of a layer | computed again |
 |---|---|---|
-| `none` | everything autograd asks for | nothing |
+| `none` | everything autograd saves | nothing |
 | `selective` | results of the base's matrix products and of attention | norms, rotary positions, activations, casts, adapters |
 | `full` | the layer's input | the whole layer: one more forward |
 
-Results are the same bit for bit. The layer's `forward` is wrapped, not the layer, so FSDP2's hooks stay outside: a layer is
-gathered once for its backward pass, which recomputation is part of.
+Results are equal bit for bit. The layer's `forward` is wrapped, not the layer, so FSDP2's hooks stay outside: a layer is gathered once
+for its backward pass, which includes the recomputation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from clinjepa.errors import ConfigError
 
@@ -38,22 +38,27 @@ _ATTENTION = {
 
 
 def recompute_in_backward(layers: Iterable[nn.Module], what: str, narrow: int, before: Callable[[], None] | None = None) -> None:
-    """Let each layer keep only what `what` (see above) says. Call before sharding, once.
+    """Set activation checkpointing of layers. Call once, before sharding. Forwards without a graph are unchanged.
 
-    narrow: matrix products with a side of at most this many columns (an adapter's rank) are cheap and computed again by
-    `selective`. before: runs before a layer is computed again, to bring back the state of the first time. Forwards without a
-    graph are left as they are. Raises ConfigError for another `what`.
+    Args:
+        layers: the layers.
+        what: one of CHOICES (table above).
+        narrow: `selective` computes matrix products again if one side has at most this many columns (an adapter's rank): they are cheap.
+        before: called before a layer is computed again, to restore the state of its first forward.
+
+    Raises:
+        ConfigError: `what` is not one of CHOICES.
     """
     if what not in CHOICES:
         raise ConfigError(f"encoder.activation_checkpointing={what!r} is not one of {', '.join(CHOICES)}")
     if what == "none":
         return
-    contexts = {"context_fn": partial(create_selective_checkpoint_contexts, partial(_policy, narrow))} if what == "selective" else {}
+    contexts = partial(create_selective_checkpoint_contexts, partial(_policy, narrow)) if what == "selective" else noop_context_fn
     for layer in layers:
-        layer.forward = partial(_forward, layer.forward, before, contexts)  # type: ignore[method-assign]
+        layer.forward = partial(_forward, layer.forward, before, contexts)
 
 
-def _forward(forward: Callable[..., Any], before: Callable[[], None] | None, contexts: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+def _forward(forward: Callable[..., Any], before: Callable[[], None] | None, contexts: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
 
@@ -62,7 +67,7 @@ def _forward(forward: Callable[..., Any], before: Callable[[], None] | None, con
             before()
         return forward(*args, **kwargs)
 
-    return checkpoint(again, *args, use_reentrant=False, **contexts, **kwargs)
+    return checkpoint(again, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
 
 def _policy(narrow: int, _: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:

@@ -1,7 +1,7 @@
 """Autoregressive rollout: the predictor reads recorded hours, then its own predictions, hour by hour.
 
-Each hour's keys and values are kept, so an hour costs two tokens instead of the whole window; because of the block-causal
-mask this equals recomputation (a test holds it to 1e-5).
+Keys and values of earlier hours are cached, so an hour costs two tokens instead of the whole window. With the block-causal mask this
+equals recomputation (tested to 1e-5).
 """
 
 from __future__ import annotations
@@ -17,10 +17,20 @@ def rollout(
 ) -> tuple[Tensor, Tensor]:
     """Predict `num_steps` hours after `context_hours` recorded ones; differentiable, in the predictor's current mode.
 
-    z_state_BTD: recorded states, of which hours 0..C-1 are read; z_action_BUD: actions of hours 0..U-1, U >= C + num_steps - 1.
-    Returns (pred_BHD, hidden_BHH): ẑ of hours C..C+H-1, and the last layer at these hours' state positions. The last of them
-    sees its hour's action only when it is given (U >= C + H); else it sees its own state and the past.
-    Raises ValueError when hours are missing or positions do not reach.
+    Args:
+        predictor: the predictor.
+        z_static_BD: static latents.
+        z_state_BTD: recorded states; hours 0 to C - 1 are read.
+        z_action_BUD: actions of hours 0 to U - 1, U >= C + H - 1.
+        context_hours: C, at least 1.
+        num_steps: H, at least 1.
+
+    Returns:
+        (pred_BHD, hidden_BHH): predictions of hours C to C + H - 1 in latent units, and the last layer's output at these hours' state
+        positions. The last of these attends to its hour's action only if it is given (U >= C + H).
+
+    Raises:
+        ValueError: hours are missing, or the window is longer than the learned positions.
     """
     last = context_hours + num_steps
     if not 1 <= context_hours <= z_state_BTD.shape[1] or num_steps < 1:

@@ -1,13 +1,12 @@
-"""FSDP2 placement of encoder and predictor, and the way between shards and whole tensors.
+"""FSDP2 sharding of encoder and predictor, and conversion between shards and whole tensors.
 
-Every layer is a unit, the module itself is the root. Gradients are *summed* over workers, because losses are already divided
-by the counts of the global batch. Works on gloo and NCCL, with any number of workers.
+Every layer is a unit, and the module itself is the root. Gradients are *summed* over workers, because losses are already divided by the
+counts of the global batch. Works on gloo and NCCL, with any number of workers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +14,18 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-if TYPE_CHECKING:
-    pass
-
 
 def shard_layers(root: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, param_dtype: torch.dtype | None = None) -> None:
-    # Gathered weights are cast to param_dtype; gradients are reduced in fp32 whatever it is.
+    """Shard each layer, then the root, in place. param_dtype: gathered weights are cast to it; gradients are reduced in fp32 regardless."""
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32 if param_dtype is not None else None)
     for module in [*layers, root]:
-        fully_shard(module, mesh=mesh, mp_policy=policy)
-        module.set_gradient_divide_factor(1.0)
-        module.set_force_sum_reduction_for_comms(True)
+        unit = fully_shard(module, mesh=mesh, mp_policy=policy)
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)
 
 
 def to_shards(root: nn.Module) -> None:
-    """Put parameters that a forward left gathered back to shards: only then is what is read or written the parameter itself."""
+    """Reshard parameters that a forward left gathered; until then, reading or writing a parameter would not reach its shards."""
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -48,7 +44,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill(parameter: Tensor, value: Tensor) -> None:
-    """Write a whole tensor, which every worker holds, into `parameter` or this worker's shard of it; no communication."""
+    """Write a whole tensor, present on every worker, into `parameter` or this worker's shard of it; no communication."""
     value = value.to(device=parameter.device, dtype=parameter.dtype)
     if isinstance(parameter, DTensor):
         value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()

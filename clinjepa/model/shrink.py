@@ -1,7 +1,7 @@
-"""A public model shrunk to fit a laptop, to rehearse a large run with: same class and structure, few and narrow layers, random weights.
+"""A public model shrunk to laptop size, to rehearse a large run: same class and structure, few and narrow layers, random weights.
 
-What decides how a model is read and trained stays as it is: grouped queries, normed queries and keys, an output layer of its
-own or not, the vocabulary and its tokenizer, bf16 weights in several files. `python -m clinjepa.model.shrink MODEL FOLDER`
+Everything that decides how a model is read and trained is kept: grouped queries, normed queries and keys, a tied or separate output
+layer, the vocabulary and its tokenizer, bf16 weights in several files. `python -m clinjepa.model.shrink MODEL FOLDER`
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,24 @@ from clinjepa.model.base_model import quiet
 
 def shrink_model(
     source: str, out: str | os.PathLike[str], revision: str | None = None, num_layers: int = 4, head_dim: int = 16, num_files: int = 3
-) -> dict[str, Any]:
-    """Write the shrunk model and its tokenizer to `out` as transformers does; returns its sizes.
+) -> dict[str, int]:
+    """Write the shrunk model and its tokenizer to `out` in transformers' layout.
 
-    source: a model folder or an id in the local cache; its configuration and tokenizer are read, its weights need not be there.
-    The ratio of query to key/value heads and of feed-forward to hidden size is kept. num_files: safetensors files, about.
-    Raises ConfigError for a source that is not on the machine, and for `out` that holds something already.
+    The ratios of query to key/value heads and of feed-forward to hidden size are kept.
+
+    Args:
+        source: a model folder or an id in the local cache; its configuration and tokenizer are read, its weights are not needed.
+        out: a new or empty folder.
+        revision: of the source.
+        num_layers: largest number of layers.
+        head_dim: width of an attention head.
+        num_files: approximate number of safetensors files.
+
+    Returns:
+        The sizes, under their names in `config.json`.
+
+    Raises:
+        ConfigError: the source is not on this machine, or `out` is not empty.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -39,7 +52,7 @@ def shrink_model(
         raise ConfigError(f"{source}: no config.json and tokenizer.json there; give a model folder, or fetch these two first") from None
     values = config.to_dict()
     sizes = _shrunk(values, num_layers, head_dim)
-    # Which layer is of which kind is settled again for the layers that are left.
+    # transformers derives `layer_types` again for the remaining layers.
     smaller = type(config)(**{name: value for name, value in values.items() if name != "layer_types"} | sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -51,7 +64,8 @@ def shrink_model(
     return sizes
 
 
-def _shrunk(values: dict[str, Any], num_layers: int, head_dim: int) -> dict[str, Any]:
+def _shrunk(values: Mapping[str, Any], num_layers: int, head_dim: int) -> dict[str, int]:
+    """Sizes of the shrunk model. values: the source's `config.json`."""
     heads = int(values["num_attention_heads"])
     kv_heads = int(values.get("num_key_value_heads") or heads)
     hidden = int(values["hidden_size"])
@@ -69,6 +83,7 @@ def _shrunk(values: dict[str, Any], num_layers: int, head_dim: int) -> dict[str,
 
 
 def main() -> int:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Write a public model shrunk, with random weights, to rehearse a run with.")
     parser.add_argument("model", help="a model folder, or an id in the local Hugging Face cache")
     parser.add_argument("folder", help="where to write the shrunk one")

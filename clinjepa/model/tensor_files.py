@@ -1,6 +1,6 @@
-"""Tensors as safetensors, sizes as JSON: what a model leaves in an artifact folder.
+"""Files of a model in an artifact folder: tensors as safetensors, sizes as JSON.
 
-A file that cannot be read, or does not fit what it is loaded into, is a `CheckpointError` that names the file.
+A file that cannot be read, or that does not fit the model it is loaded into, raises a `CheckpointError` that names the file.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def write_tensors(folder: Folder, name: str, state: Mapping[str, Tensor]) -> Non
 
 
 def read_tensors(folder: Folder, name: str) -> dict[str, Tensor]:
-    """Read tensors on the CPU. Raises CheckpointError on a file that was cut or altered, StoreError on one that is missing."""
+    """Read tensors to the CPU. Raises CheckpointError for a truncated or altered file, StoreError for a missing one."""
     return _parse_tensors(folder.read_bytes(name), f"{folder.address}/{name}")
 
 
 def read_local_json(folder: str | os.PathLike[str], name: str) -> Any:
-    """JSON of a local file; StoreError when it is missing, CheckpointError when it was cut."""
+    """JSON of a local file. Raises StoreError if it is missing, CheckpointError if it is not valid JSON."""
     try:
         return json.loads(_read_local(folder, name))
     except ValueError:
@@ -43,7 +43,7 @@ def read_local_json(folder: str | os.PathLike[str], name: str) -> Any:
 
 
 def read_local_tensors(folder: str | os.PathLike[str], name: str) -> dict[str, Tensor]:
-    """As `read_tensors`, from a local folder."""
+    """Like `read_tensors`, from a local folder, without the storage layer."""
     return _parse_tensors(_read_local(folder, name), str(Path(folder, name)))
 
 
@@ -62,7 +62,7 @@ def _parse_tensors(data: bytes, where: str) -> dict[str, Tensor]:
 
 
 def check_same_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
-    """Raise CheckpointError unless names and shapes agree; the message names one tensor that does not."""
+    """Raise CheckpointError unless names and shapes agree; the message names one tensor that does not. what: the file, for the message."""
     missing, surplus = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if missing or surplus:
         example = f"{missing[0]} is missing" if missing else f"{surplus[0]} is not known here"

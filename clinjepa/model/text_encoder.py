@@ -1,13 +1,13 @@
-"""Texts to latents from a folder that `clinjepa export` wrote: its tokenizer, its base and its adapters put together again.
+"""Texts to latents with an exported encoder: tokenizer, base and adapters of a folder that `clinjepa export` wrote.
 
-Needs torch, transformers, tokenizers, safetensors and, for adapters, peft. The folder's `encoder.json` says how a latent is read.
+Needs torch, transformers, tokenizers, safetensors and, for adapters, peft. The folder's `encoder.json` describes the encoder.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clinjepa.errors import CheckpointError, ConfigError
-from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.packing import encode_texts
 from clinjepa.model.specs import EncoderSpec
 from clinjepa.model.tensor_files import read_local_json, read_local_tensors
@@ -27,11 +27,11 @@ SCHEMA_VERSION = 1
 DESCRIPTION = "encoder.json"
 ADAPTER_TENSORS = "adapter_model.safetensors"
 NOT_DESCRIBED = ("init", "model", "revision", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "ffn_size")
-"""Fields of `EncoderSpec` that the base itself answers."""
+"""Fields of `EncoderSpec` that `encoder.json` lacks, because the base determines them."""
 
 
 class TextEncoder:
-    """A frozen encoder with its tokenizer. Call it with texts."""
+    """A frozen encoder with its tokenizer; call it with texts."""
 
     def __init__(self, encoder: Encoder, tokenizer: Tokenizer, max_tokens: int, token_budget: int) -> None:
         self.encoder, self.tokenizer = encoder, tokenizer
@@ -46,9 +46,15 @@ class TextEncoder:
     ) -> TextEncoder:
         """The encoder of an export's `encoder` folder, on the CPU.
 
-        base: folder or model id to take instead of the base (and the tokenizer, if it is the base's) that the export names.
-        allow_download: let Hugging Face's hub be asked for a public base. Raises StoreError for a missing file, ConfigError for a base
-        that is not there, CheckpointError for what does not belong together.
+        Args:
+            folder: the `encoder` folder of an export.
+            base: folder or model id to use in place of the export's base (and of its tokenizer, if that is the base's).
+            allow_download: let the Hugging Face hub be reached for a public base.
+
+        Raises:
+            StoreError: a file is missing.
+            ConfigError: the base is not on this machine.
+            CheckpointError: files are damaged or do not belong together.
         """
         described = read_local_json(folder, DESCRIPTION)
         if described.get("schema_version") != SCHEMA_VERSION:
@@ -64,7 +70,7 @@ class TextEncoder:
         tokenizer = _tokenizer(folder, described["tokenizer"], base, allow_download)
         if (tokenizer.get_vocab_size(), tokenizer.token_to_id(described["eos"])) != (spec.vocab_size, spec.eos_id):
             raise CheckpointError(f"{os.fspath(folder)}: the tokenizer is not the one that this encoder was trained with")
-        encoder = build_encoder(spec, None, seed=0, allow_download=allow_download)
+        encoder = build_encoder(spec, None, seed=0, loading=Loading(allow_download=allow_download))
         if described["adapted"]:
             encoder.load_online(read_local_tensors(folder, ADAPTER_TENSORS))
         return cls(encoder, tokenizer, described["max_tokens"], described["token_budget"])
@@ -75,17 +81,17 @@ class TextEncoder:
         return self
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """z_ND of texts of at least one token, float32, without a graph. A text of more than `max_tokens` tokens is cut at its end."""
+        """Latents z_ND of texts of at least one token, float32, without a graph; texts are cut at `max_tokens` tokens."""
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         ids = [np.asarray(encoding.ids[: self.max_tokens], dtype=np.int64) for encoding in encodings]
         device = next(self.encoder.parameters()).device
-        # cuDNN would build a kernel for every new shape of rows, which takes longer than they do.
+        # cuDNN would build a kernel for every new shape of rows, which takes longer than the forward itself.
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
             return encode_texts(self.encoder, ids, self.token_budget, device=device).float()
 
 
-def _place(folder: str | os.PathLike[str], where: dict[str, Any], instead: str | os.PathLike[str] | None) -> tuple[str, str | None]:
-    """(folder or model id, revision) of something that an export names."""
+def _place(folder: str | os.PathLike[str], where: Mapping[str, Any], instead: str | os.PathLike[str] | None) -> tuple[str, str | None]:
+    """(folder or model id, revision) of a base or tokenizer. where: its entry in `encoder.json`; instead: given in its place."""
     if "folder" in where:
         return os.path.normpath(Path(folder, where["folder"])), None
     if instead is not None:
@@ -96,7 +102,7 @@ def _place(folder: str | os.PathLike[str], where: dict[str, Any], instead: str |
 
 
 def _tokenizer(
-    folder: str | os.PathLike[str], where: dict[str, Any], base: str | os.PathLike[str] | None, allow_download: bool
+    folder: str | os.PathLike[str], where: Mapping[str, Any], base: str | os.PathLike[str] | None, allow_download: bool
 ) -> Tokenizer:
     model, revision = _place(folder, where, base)
     if "folder" in where:

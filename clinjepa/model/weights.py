@@ -1,7 +1,7 @@
-"""From safetensors files straight to where the weights belong: this worker's shards, on its device, tensor by tensor.
+"""Reading safetensors files straight into a worker's shards, on its device, tensor by tensor.
 
-The model is made without weights (`hollow_model`), gets its adapters, is sharded, and only then each worker reads its rows of
-each tensor. Beside its shards a worker holds one slice at a time, however large the model is.
+The model is built without weights (`hollow_model`), gets its adapters and is sharded; then each worker reads its rows of each tensor.
+Besides its shards a worker holds one slice at a time, whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -29,25 +29,30 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def weight_files(source: str, revision: str | None, local_files_only: bool) -> list[Path]:
-    """The safetensors files of a model folder or a public model, one or several. Raises OSError when there are none."""
-    from transformers.utils import cached_file
+    """The safetensors files of a model folder or a public model. Raises OSError if there are none."""
+    from transformers.utils.hub import cached_file
 
-    options: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
-    single = cached_file(source, _SINGLE, _raise_exceptions_for_missing_entries=False, **options)
+    def path(name: str) -> Path:
+        found = cached_file(source, name, revision=revision, local_files_only=local_files_only)
+        if found is None:
+            raise OSError(f"{name} is missing")
+        return Path(found)
+
+    single = cached_file(source, _SINGLE, revision=revision, local_files_only=local_files_only, _raise_exceptions_for_missing_entries=False)
     if single is not None:
         return [Path(single)]
-    index = json.loads(Path(cached_file(source, _INDEX, **options)).read_text(encoding="utf-8"))
-    return [Path(cached_file(source, name, **options)) for name in sorted(set(index["weight_map"].values()))]
+    index = json.loads(path(_INDEX).read_text(encoding="utf-8"))
+    return [path(name) for name in sorted(set(index["weight_map"].values()))]
 
 
 def content_digest(files: Sequence[Path]) -> str:
-    """Tells models of the same shape apart without reading all of them: SHA-256 over config.json, and each file's header and samples."""
+    """SHA-256 in hex over config.json and each file's size, header and samples: differs between models of the same shape, reads little."""
     config = (files[0].parent / "config.json").read_bytes()
     return sampled_digest(config, ((path.stat().st_size, partial(_read_range, path)) for path in files))
 
 
 def sampled_digest(config: bytes, files: Iterable[tuple[int, Callable[[int, int], bytes]]]) -> str:
-    """`content_digest` of files wherever they lie. files: (size in bytes, read(start, end)) each; raises struct.error for one cut short."""
+    """`content_digest` of files in any storage. files: (size in bytes, read(start, end)); raises struct.error for a truncated file."""
     digest = hashlib.sha256(config)
     for size, read in files:
         (header,) = struct.unpack("<Q", read(0, 8))
@@ -65,18 +70,25 @@ def _read_range(path: Path, start: int, end: int) -> bytes:
         return file.read(end - start)
 
 
-def hollow_model(source: str, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
-    """The causal language model of a folder or public model without weights, on the meta device; its computed buffers are real.
+def hollow_model(source: str, dtype: torch.dtype, revision: str | None, local_files_only: bool) -> PreTrainedModel:
+    """The causal language model of a folder or public model without weights, on the meta device; its buffers are computed.
 
-    options: of `AutoConfig.from_pretrained`. Raises ValueError for a class whose buffers cannot be made again.
+    Args:
+        source: folder or model id.
+        dtype: of the weights.
+        revision: of a public model.
+        local_files_only: do not reach the Hugging Face hub.
+
+    Raises:
+        ValueError: the class has buffers that cannot be computed without weights.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, revision=revision, local_files_only=local_files_only)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype, trust_remote_code=False)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype, trust_remote_code=False)
     for module in model.modules():
-        # What is in no file (rotary frequencies) is computed again where it was computed first: by the module's own constructor.
+        # Buffers that are in no file (rotary frequencies) are computed by the constructor of their module.
         missing = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
         if not missing:
             continue
@@ -86,12 +98,13 @@ def hollow_model(source: str, dtype: torch.dtype, **options: Any) -> PreTrainedM
             raise ValueError(f"{type(module).__name__} has buffers that cannot be made without its weights") from None
         for name in missing:
             module._buffers[name] = fresh[name]
-    return model.eval()
+    model.eval()
+    return model
 
 
 @contextmanager
 def hollow_on_cpu(model: nn.Module) -> Iterator[None]:
-    """While it lasts, hollow weights pass for CPU weights (of one repeated element): adapters are made where their layer is."""
+    """In this context, hollow weights are CPU tensors of one repeated element, so that peft creates adapters on the CPU."""
     hollow = {name: parameter for name, parameter in model.named_parameters() if parameter.is_meta}
     stand_ins = {p: Parameter(torch.zeros((), dtype=p.dtype).expand(p.shape), requires_grad=False) for p in hollow.values()}
     _replace(model, stand_ins)
@@ -102,7 +115,7 @@ def hollow_on_cpu(model: nn.Module) -> Iterator[None]:
 
 
 def fits(model: nn.Module, files: Sequence[Path], names: Mapping[str, str]) -> bool:
-    """Whether the files hold every weight in `names` (parameter name → name in files) in its shape."""
+    """Whether the files contain every weight in `names` (parameter name -> name in files) with its shape."""
     shapes: dict[str, list[int]] = {}
     for path in files:
         with safe_open(path, framework="pt") as opened:
@@ -111,10 +124,18 @@ def fits(model: nn.Module, files: Sequence[Path], names: Mapping[str, str]) -> b
 
 
 def fill_from_files(model: nn.Module, files: Sequence[Path], names: Mapping[str, str], device: torch.device | str) -> int:
-    """Give every hollow parameter in `names` (parameter name → name in files) its values or this worker's rows of them.
+    """Fill every hollow parameter in `names` from the files: whole, or this worker's rows where it is sharded.
 
-    Plain parameters are made on `device`, sharded ones on their mesh's device. Returns the bytes that were read. Call before
-    an optimizer is made: the parameters are new objects.
+    Parameters are replaced by new objects, so call it before an optimizer is made.
+
+    Args:
+        model: the model.
+        files: safetensors files that contain all weights in `names` (`fits`).
+        names: parameter name -> name in files.
+        device: of plain parameters; sharded ones are on their mesh's device.
+
+    Returns:
+        Bytes read.
     """
     wanted: dict[str, list[Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -132,6 +153,7 @@ def fill_from_files(model: nn.Module, files: Sequence[Path], names: Mapping[str,
 
 
 def _filled(parameter: Parameter, stored: Any, device: torch.device | str) -> tuple[Parameter, int]:
+    """(a filled parameter in place of a hollow one, bytes read). stored: a slice of a safetensors file."""
     if not isinstance(parameter, DTensor):
         values = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
         return Parameter(values, parameter.requires_grad), _copy_rows(values, stored, 0)
@@ -147,16 +169,16 @@ def _filled(parameter: Parameter, stored: Any, device: torch.device | str) -> tu
 
 
 def _copy_rows(values: Tensor, stored: Any, first: int) -> int:
-    """Copy rows first, first + 1, … of what is stored into `values`; returns the bytes read."""
+    """Fill `values` with the stored rows from `first` on; returns the bytes read."""
     if not values.numel():
         return 0
-    part = stored[first : first + len(values)]
+    part: Tensor = stored[first : first + len(values)]
     values.copy_(part)
     return part.numel() * part.element_size()
 
 
 def _replace(model: nn.Module, new: Mapping[Parameter, Parameter]) -> None:
-    """Put other parameters in the place of some, wherever they are shared (tied embeddings)."""
+    """Replace parameters wherever they occur; a tied weight occurs more than once."""
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter in new:
@@ -164,9 +186,7 @@ def _replace(model: nn.Module, new: Mapping[Parameter, Parameter]) -> None:
 
 
 def public_content(model: str, revision: str | None) -> str | None:
-    """Content digest of a public model's files; None where they are not on this machine."""
-    from clinjepa.model.weights import content_digest, weight_files
-
+    """Content digest of a public model's files; None if they are not on this machine."""
     try:
         return content_digest(weight_files(model, revision, local_files_only=True))
     except (OSError, ValueError):

@@ -48,7 +48,7 @@ def render_html(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
 
     extras, all optional: `training` {recipe: {seed: [metrics of a phase: "name", "steps", "diagnostics"]}}, `umap` {recipe:
     {"points": [[x, y]], "groups": [name]}}, `config_yaml` text, `headline_context` hours, `notes` [text], `data_card` the
-    name of the data card's page beside the report.
+    name of the data card's page beside the report, `recipes` {name: a recipe of `clinjepa.curriculum.recipes`}.
     """
     template = page_environment().get_template("templates/report.html")
     return template.render(view=ReportView(report, extras), report=report, style=page_style())

@@ -11,7 +11,8 @@ from clinjepa.report.charts.lines import Point, Row, Series, bar_chart, interval
 from clinjepa.report.charts.parts import number
 from clinjepa.report.charts.training import training_charts
 from clinjepa.report.charts.umap_picture import group_colours, scatter_data_url
-from clinjepa.report.words import RECIPES, Footnotes, duration, plain, stage_title, title
+from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headlines
+from clinjepa.report.words import RECIPES, Footnotes, duration, plain, recipe_words, stage_title, title
 
 DRIFT_PANELS = (
     ("l1", "L1 to the real hour's latent", "L1, latent units", None),
@@ -31,7 +32,7 @@ class ReportView:
         self.title: Callable[[str], str] = title
         self.stage_title: Callable[[str], str] = stage_title
         self.duration, self.plain, self.number = duration, plain, number
-        self.footnotes = Footnotes
+        self.footnotes, self.min_patients = Footnotes, MIN_PATIENTS
 
     def key(self, recipe: str) -> Markup:
         return Markup(marker_svg(self.slots.get(recipe, 0)))
@@ -39,40 +40,26 @@ class ReportView:
     def column_key(self, slot: int) -> Markup:
         return Markup(marker_svg(slot))
 
-    def cards(self) -> list[tuple[str, str, str]]:
+    def tiles(self) -> list[Tile]:
+        """The tiles at the top of the page: what was run, then the headline figures."""
         data, sharing = self.report["dataset"], self.report["stage_sharing"]
         seeds = max((len(by_seed) for by_seed in self.report["phases"].values()), default=0)
         seconds = sum(stage["seconds"] or 0 for stage in self.report["stages"])
-        cards = [
-            ("Patients", number(data["num_patients"]), f"{number(data['num_stays'])} ICU stays"),
-            ("Hours", number(data["num_hours"]), f"{number(data['num_windows'])} training windows"),
-            ("Recipes", str(len(self.recipes)), f"{seeds} seed{'s' if seeds != 1 else ''} each"),
-            ("Stages", str(sharing["num_stages"]), f"{sharing['num_shared']} shared by recipes, {sharing['num_reused']} reused"),
-            ("Computing", duration(seconds), "sum over stages, when they ran"),
+        return [
+            Tile("Patients", number(data["num_patients"]), f"{number(data['num_stays'])} ICU stays"),
+            Tile("Hours", number(data["num_hours"]), f"{number(data['num_windows'])} training windows"),
+            Tile("Recipes", str(len(self.recipes)), f"{seeds} seed{'s' if seeds != 1 else ''} each"),
+            Tile("Stages", str(sharing["num_stages"]), f"{sharing['num_shared']} shared by recipes, {sharing['num_reused']} reused"),
+            Tile("Computing", duration(seconds), "sum over stages, when they ran"),
+            *(headline.tile() for headline in headlines(self.report, self.headline_recipe(), self.headline_context())),
         ]
-        return cards + self._headlines()
 
-    def _headlines(self) -> list[tuple[str, str, str]]:
-        main = "clin_jepa" if "clin_jepa" in self.recipes else next(iter(self.recipes), "")
-        context = self.headline_context()
-        drift = self.report["drift"].get(main, {}).get(context, {})
-        ratio = self.report["geometry"].get(main, {})
-        shown = []
-        if drift.get("drift") is not None:
-            shown.append(
-                (
-                    "Drift",
-                    f"{100 * drift['drift']['value']:+.1f} %",
-                    f"{title(main)}: L1 {drift['h_max']} h ahead against 1 h, given {context} h",
-                )
-            )
-        else:
-            shown.append(("Drift", "–", drift.get("reason", "not computed in this run")))
-        if ratio.get("ratio") is not None:
-            shown.append(("Geometry", number(ratio["ratio"]["value"]), f"{title(main)}: displacement, deteriorating over stable"))
-        else:
-            shown.append(("Geometry", "–", ratio.get("reason", "not computed in this run")))
-        return shown
+    def cautions(self) -> list[str]:
+        """Why the headline figures allow no conclusions; empty when each has enough patients."""
+        return cautions(self.report, self.headline_recipe(), self.headline_context())
+
+    def headline_recipe(self) -> str:
+        return "clin_jepa" if "clin_jepa" in self.recipes else next(iter(self.recipes), "")
 
     def recipe_rows(self) -> list[dict[str, Any]]:
         rows = []
@@ -82,13 +69,18 @@ class ReportView:
             rows.append(
                 {
                     "name": name,
-                    "about": RECIPES.get(name, ""),
+                    "about": self._about(name),
                     "num_seeds": len(by_seed),
                     "num_steps": sum(phase["num_steps"] for phase in first),
                     "sharing": self.report["stage_sharing"]["recipes"].get(name),
                 }
             )
         return rows
+
+    def _about(self, recipe: str) -> str:
+        """What the recipe is: the words for a built-in one, else its phases."""
+        described = self.extras.get("recipes", {}).get(recipe)
+        return RECIPES.get(recipe) or (recipe_words(described) if described else "")
 
     def attrition_chart(self) -> Markup:
         rules = self.report["dataset"]["attrition"]

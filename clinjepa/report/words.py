@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from markupsafe import Markup, escape
 
@@ -43,6 +43,52 @@ RECIPES = {
     "random": "Encoder with random weights, frozen; the predictor gets the whole budget.",
 }
 
+_STARTS = {
+    "untrained": "Starts from the untrained encoder",
+    "sft": "Starts from the encoder after next-token fine-tuning",
+}
+_TRAINED = {"predictor": "predictor", "both": "encoder and predictor"}
+_ROLLOUTS = {"native": "own predictions fed back", "teacher_forced": "teacher-forced"}
+_TARGETS = {"online": "the online encoder's latents", "ema": "the EMA target's latents"}
+
+
+class PhaseFacts(Protocol):
+    """What the page says of one phase (`clinjepa.curriculum.recipes.Phase`)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def trains(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def rollout(self) -> str: ...
+    @property
+    def ema_moves(self) -> bool: ...
+
+
+class RecipeFacts(Protocol):
+    """What the page says of a recipe (`clinjepa.curriculum.recipes.Recipe`)."""
+
+    @property
+    def encoder_start(self) -> str: ...
+    @property
+    def phases(self) -> Sequence[PhaseFacts]: ...
+
+
+def recipe_words(recipe: RecipeFacts) -> str:
+    """A recipe in a sentence or two: where its encoder starts, then each phase, what it trains and on what."""
+    start = _STARTS.get(recipe.encoder_start, f"Starts from the encoder {recipe.encoder_start}")
+    return f"{start}. " + "; ".join(_phase_words(phase) for phase in recipe.phases) + "."
+
+
+def _phase_words(phase: PhaseFacts) -> str:
+    name = phase.name.replace("_", " ")
+    if phase.trains == "nothing":
+        return f"{name}: the target is set to the online encoder"
+    words = f"{name}: {_TRAINED[phase.trains]} on {_TARGETS[phase.target]}, {_ROLLOUTS[phase.rollout]}"
+    return words + (", the target follows" if phase.ema_moves else "")
+
 
 def title(name: str) -> str:
     """`hypotension_8h` becomes `Hypotension within 8 h`; names with a title of their own get it; `a · b` is `a, b`."""
@@ -52,6 +98,11 @@ def title(name: str) -> str:
         return ", ".join(TITLES.get(part, part.replace("_", " ")) for part in name.split(" · "))
     words = re.sub(r"_(\d+)_?h$", r" within \1 h", name).replace("_", " ")
     return words[:1].upper() + words[1:]
+
+
+def percent(value: float) -> str:
+    """A share with its sign: `-18.5 %`."""
+    return f"{100 * value:+.1f} %"
 
 
 def stage_title(name: str) -> str:
@@ -79,18 +130,18 @@ class Footnotes:
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
-    def cell(self, container: Mapping[str, Any], name: str, *, percent: bool = False) -> Markup:
+    def cell(self, container: Mapping[str, Any], name: str, *, in_percent: bool = False) -> Markup:
         """A figure with its interval, or a dash with the number of the footnote that says why it is missing."""
         figure = container.get(name)
         if figure is None:
             return self.dash(container.get("reason") or "not computed in this run")
         value, interval = figure["value"], figure["ci95"]
         basis = f"{figure['num_patients']} patients, {figure['num_seeds']} seed(s)"
-        shown = _percent(value) if percent else number(value)
+        shown = percent(value) if in_percent else number(value)
         if interval is None:
             missing = self.dash(container["interval_reason"]) if container.get("interval_reason") else ""
             return Markup('<span title="{}">{} {}</span>').format(basis, shown, missing)
-        ends = [_percent(end) if percent else number(end) for end in interval]
+        ends = [percent(end) if in_percent else number(end) for end in interval]
         return Markup('<span title="{}">{} <span class="ci">{} to {}</span></span>').format(basis, shown, *ends)
 
     def dash(self, reason: str) -> Markup:
@@ -107,7 +158,3 @@ class Footnotes:
 def plain(value: float | int | None) -> Markup:
     """A bare number in a table."""
     return escape("–" if value is None else number(value))
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:+.1f} %"

@@ -7,7 +7,7 @@ of other code reports it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from clinjepa.config import Config
@@ -17,7 +17,7 @@ from pipelines.graph.code_digest import code_digest
 from pipelines.graph.stage import Stage
 
 
-def by_other_code(manifest: dict[str, Any]) -> bool:
+def by_other_code(manifest: Mapping[str, Any]) -> bool:
     """Whether an artifact was made by code that differs from the installed one in what its kind of stage uses."""
     return bool(manifest["code_digest"] != code_digest(manifest["kind"]))
 

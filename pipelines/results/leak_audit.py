@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from clinjepa.clinical import load_tasks
 from clinjepa.config import Config
 from clinjepa.errors import StoreError
 from clinjepa.sources import open_source
 from clinjepa.sources.extraction import read_partition
 from clinjepa.storage import Folder
-from clinjepa.trajectory.audit.checks import AuditedData, Labelling, Sampling
+from clinjepa.trajectory.audit.checks import AuditedData, AuditReport, Labelling, Sampling
 from clinjepa.trajectory.audit.label_checks import relabeller
 from clinjepa.trajectory.audit.leaks import audit
 from pipelines.graph.artifacts import Artifact
@@ -19,7 +17,7 @@ from pipelines.graph.stage import Stage
 from pipelines.stages.data_card import AUDIT, write_data_card
 
 
-def audit_stages(config: Config, num_partitions: int, num_stays: int) -> tuple[dict[str, Any], str]:
+def audit_stages(config: Config, num_partitions: int, num_stays: int) -> tuple[AuditReport, str]:
     """Run every check, write `audit.json` into the run's folder and, where the trajectories are finished, the data card.
 
     Args:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 from clinjepa.config import Config, result_fields
 from clinjepa.curriculum.recipes import load_recipe
@@ -19,15 +20,85 @@ from pipelines.graph.artifacts import Artifact, content_key
 from pipelines.graph.code_digest import project_digest
 from pipelines.graph.experiment import Experiment
 from pipelines.graph.planning import plan_experiment
+from pipelines.graph.run_record import RUN_RECORD
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import Trial
 
 
-def export_model(config: Config, folder: str, recipe: str | None = None, seed: int | None = None) -> dict[str, Any]:
-    """Write the trained parts of one recipe and seed (the grid's first ones by default) to `folder`; starts nothing.
+class Identity(TypedDict):
+    """Which trial was exported."""
 
-    Returns the base, and whether the model may be shared. Raises ConfigError for an unknown recipe or seed, StoreError when the stages are
-    not finished, were altered or do not belong together, or when `folder` holds something else.
+    run: str
+    recipe: str
+    seed: int
+
+
+class ExportRecord(Identity):
+    """What `export.json` says beside its list of files."""
+
+    config_digest: str
+    code_digest: str
+    dataset: str
+    access: str
+    """open, synthetic or credentialed: decides whether the model may be shared."""
+
+    base: Mapping[str, Any]
+    """Where the base model is: a public model's id and revision, or a folder of the export."""
+
+    tokenizer: Mapping[str, Any]
+    stages: dict[str, str]
+    """Exported part -> `<kind>/<key>` of its stage."""
+
+    versions: dict[str, str]
+    created: str
+
+
+class _DataFacts(TypedDict):
+    """What the model card says of the data."""
+
+    access: str
+    dataset: str
+    licences: str
+    num_stays: int
+    num_patients: int
+
+
+class _ModelFacts(TypedDict):
+    """What the model card says of the model."""
+
+    config_digest: str
+    encoder_words: str
+    latent_from: str
+    append_eos: bool
+    latent_dim: int
+    trained_tokenizer: bool
+    encoder_start: str
+    phases: str
+
+
+class _FigureFacts(TypedDict):
+    """Figures of the model card, or why it has none."""
+
+    split: str
+    figures: list[tuple[str, str]]
+    no_figures: str
+
+
+def export_model(config: Config, folder: str, recipe: str | None = None, seed: int | None = None) -> ExportRecord:
+    """Write the trained parts of one recipe and seed as one folder; starts nothing.
+
+    Args:
+        config: The configuration of the run.
+        folder: Address to write to: a new folder, or an earlier export of the same run.
+        recipe: Of `grid.recipes`; the first by default.
+        seed: Of `grid.seeds`; the first by default.
+
+    Returns:
+        The content of `export.json` without the list of files.
+
+    Raises:
+        ConfigError: The grid has no such recipe or seed.
+        StoreError: The stages are not finished, were altered or do not belong together, or `folder` holds something else.
     """
     experiment = plan_experiment(config, remember=False)
     trial = _trial(config, experiment, recipe, seed)
@@ -45,8 +116,8 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
             artifacts[part].verify(contents=True)
     base, online = artifacts["base"].folder, artifacts["encoder"].folder if "encoder" in artifacts else None
     check_predictor(artifacts["predictor"].folder, encoder_digest(base, online), f"that of {(online or base).address}")
-    identity = {"run": config.name, "recipe": trial.recipe, "seed": trial.seed}
-    begin_export(out, identity)
+    identity: Identity = {"run": config.name, "recipe": trial.recipe, "seed": trial.seed}
+    begin_export(out, {**identity})
     parts = TrainedParts(
         base=base,
         online=online,
@@ -54,21 +125,22 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
         predictor=artifacts["predictor"].folder,
     )
     weights = write_weights(parts, EncoderSettings.from_json(result_fields(config.encoder)), config.tokenizer.model_dump(mode="json"), out)
-    access, facts = _data_facts(config, artifacts["trajectories"].folder)
-    card = identity | weights | facts | _model_facts(config, trial, weights) | _figures(config, trial, storage)
+    data, model = _data_facts(config, artifacts["trajectories"].folder), _model_facts(config, trial, weights)
+    card = {**identity, **weights, **data, **model, **_figures(config, trial, storage)}
     out.write_bytes(CARD, model_card(card).encode())
-    record = identity | {
-        "config_digest": card["config_digest"],
+    record: ExportRecord = {
+        **identity,
+        "config_digest": model["config_digest"],
         "code_digest": project_digest(),
         "dataset": config.source.name,
-        "access": access,
+        "access": data["access"],
         "base": weights["base"],
         "tokenizer": weights["tokenizer"],
         "stages": {part: f"{stage.kind}/{stage.key}" for part, stage in stages.items()},
         "versions": package_versions(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    finish_export(out, record)
+    finish_export(out, {**record})
     return record
 
 
@@ -91,11 +163,11 @@ def _stages(experiment: Experiment, trial: Trial) -> dict[str, Stage]:
     return stages | ({"encoder": trial.embed.inputs["encoder"]} if "encoder" in trial.embed.inputs else {})
 
 
-def _data_facts(config: Config, trajectories: Folder) -> tuple[str, dict[str, Any]]:
+def _data_facts(config: Config, trajectories: Folder) -> _DataFacts:
     data = trajectories.read_json("data_card.json")
     access = data.get("access", "synthetic" if config.source.kind == "simulator" else "credentialed")
     licences = [f"{each.name}, {each.licence}" for each in list_open_data() if each.source_kind == config.source.kind]
-    return access, {
+    return {
         "access": access,
         "dataset": config.source.name,
         "licences": "; ".join(licences) if access == "open" else "",
@@ -104,7 +176,7 @@ def _data_facts(config: Config, trajectories: Folder) -> tuple[str, dict[str, An
     }
 
 
-def _model_facts(config: Config, trial: Trial, weights: dict[str, Any]) -> dict[str, Any]:
+def _model_facts(config: Config, trial: Trial, weights: Mapping[str, Any]) -> _ModelFacts:
     encoder, base = config.encoder, weights["base"]
     name = base.get("model") or f"Qwen3 of {encoder.num_layers} layers of {encoder.hidden_size}, made here"
     if weights["adapted"]:
@@ -122,15 +194,15 @@ def _model_facts(config: Config, trial: Trial, weights: dict[str, Any]) -> dict[
     }
 
 
-def _figures(config: Config, trial: Trial, storage: Folder) -> dict[str, Any]:
+def _figures(config: Config, trial: Trial, storage: Folder) -> _FigureFacts:
     """Figures of the run's report, if that report is about these very weights."""
-    found: dict[str, Any] = {"split": config.evaluation.split, "figures": [], "no_figures": "the run has no report yet"}
+    found: _FigureFacts = {"split": config.evaluation.split, "figures": [], "no_figures": "the run has no report yet"}
     run = storage / f"runs/{config.name}"
-    if not run.exists("run.json") or not run.exists("report.json"):
+    if not run.exists(RUN_RECORD) or not run.exists("report.json"):
         return found
     judged = {f"{stage.kind}/{stage.key}" for stage in trial.evaluations.values()}
-    for record in run.read_json("run.json")["trials"]:
+    for record in run.read_json(RUN_RECORD)["trials"]:
         if (record["recipe"], record["seed"]) == (trial.recipe, trial.seed) and judged <= set(record["artifacts"].values()):
             figures = report_figures(run.read_json("report.json"), trial.recipe, config.evaluation.drift.headline_context)
-            return found | {"figures": figures}
-    return found | {"no_figures": "the report of the run is about another configuration"}
+            return {**found, "figures": figures}
+    return {**found, "no_figures": "the report of the run is about another configuration"}

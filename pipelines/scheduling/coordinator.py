@@ -1,8 +1,8 @@
-"""One actor per cluster that budgets logical CPUs and GPUs between stages and gathers their progress and faults; it needs none itself.
+"""One actor per cluster that shares logical CPUs and GPUs between stages and collects their progress and faults; it uses no CPU itself.
 
-A stage asks for all it will use at once (workers, readers, tasks), and gets it or waits without holding anything, the longest
-chain first; so two stages can never hold half of what each needs. An elastic one gets what is free between its least and its most,
-and more when the cluster grows. A holder that stops renewing is forgotten.
+A stage requests everything it will use at once: workers, readers, tasks. It gets all of it, or waits without holding anything; the
+longest chain of stages is served first. So two stages cannot deadlock by each holding half of what it needs. An elastic stage gets what
+is free between its minimum and its maximum, and more when the cluster grows. A grant that is not renewed for 15 s is released.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +22,46 @@ import ray
 from pipelines.graph.context import Needs
 
 NAME = "clinjepa-coordinator-" + hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-"""Versions of this file do not share an actor: one would be asked for what it does not know. Equal ones share their CPUs."""
+"""Holds the digest of this file: drivers with different versions of it use different actors, those with equal versions share CPUs."""
 
 NAMESPACE = "clinjepa"
 _SILENCE_SECONDS = 15.0
 
 
+@dataclass(frozen=True)
+class StageProgress:
+    """How far a running stage is."""
+
+    label: str
+    done: float
+    total: float
+    """In the unit of `done`: steps, parts or texts."""
+
+    note: str
+
+
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Coordinator:
-    """Grants slots and keeps the latest progress of every running stage."""
+    """Grants CPUs and GPUs and keeps the latest progress of every running stage."""
 
     def __init__(self) -> None:
-        self._granted: dict[str, tuple[Needs, float]] = {}  # holder -> (what it has, last seen)
-        self._waiting: dict[str, tuple[int, float]] = {}  # holder -> (priority, last seen)
-        self._progress: dict[str, dict[str, Any]] = {}
+        self._granted: dict[str, tuple[Needs, float]] = {}  # holder -> (grant, last renewal)
+        self._waiting: dict[str, tuple[int, float]] = {}  # holder -> (priority, last request)
+        self._progress: dict[str, StageProgress] = {}
         self._faults: dict[str, tuple[str, str]] = {}
 
     def request(self, holder: str, most: Needs, priority: int, budget: Needs, least: Needs | None = None) -> bool:
-        """True when `holder` may start; otherwise ask again. Renews the holder either way.
+        """Grant or renew a slot; a holder that gets False repeats the request.
 
-        most: what it will use at once; least: what it can start with, where that is less; budget: what all may use together, the
-        cluster's where it says nothing.
+        Args:
+            holder: Id of the slot.
+            most: What the holder will use at once.
+            priority: Stages after this one in its chain; the highest is served first.
+            budget: What all holders may use together; the cluster's amount where it names none.
+            least: What the holder can start with, where that is less than `most`.
+
+        Returns:
+            True when the holder may start or go on.
         """
         now = time.monotonic()
         self._forget_silent(now)
@@ -52,7 +72,7 @@ class Coordinator:
             self._granted[holder] = (grown, now)
             return True
         self._waiting[holder] = (priority, now)
-        # The earliest of the longest chains: a dict keeps its order.
+        # The earliest request among the highest priorities, since a dict keeps its order.
         first = max(self._waiting, key=lambda name: self._waiting[name][0])
         enough = least or most
         if holder == first and (not self._granted or all(enough[name] <= free[name] for name in enough)):
@@ -63,7 +83,7 @@ class Coordinator:
         return False
 
     def _free(self, needs: Needs, budget: Needs, apart_from: str) -> Needs:
-        total = ray.cluster_resources() | budget
+        total = ray.cluster_resources() | budget  # type: ignore[no-untyped-call]  # Ray does not annotate it
         used = [held for name, (held, _) in self._granted.items() if name != apart_from]
         return {name: total.get(name, 0.0) + 1e-6 - sum(held.get(name, 0.0) for held in used) for name in needs}
 
@@ -72,13 +92,13 @@ class Coordinator:
         self._waiting.pop(holder, None)
 
     def report(self, key: str, label: str, done: float, total: float, note: str) -> None:
-        self._progress[key] = {"label": label, "done": done, "total": total, "note": note, "time": time.time()}
+        self._progress[key] = StageProgress(label, done, total, note)
 
     def finish(self, key: str) -> None:
         self._progress.pop(key, None)
 
     def note_fault(self, name: str, kind: str, message: str) -> None:
-        """A fault of the training `name` that no restart mends: the name of its class and its message. The first one stays."""
+        """Record a fault of the training `name` that a restart cannot mend: class name and message. The first one is kept."""
         self._faults.setdefault(name, (kind, message))
 
     def fault(self, name: str) -> tuple[str, str] | None:
@@ -87,7 +107,8 @@ class Coordinator:
     def forget_fault(self, name: str) -> None:
         self._faults.pop(name, None)
 
-    def progress(self) -> dict[str, dict[str, Any]]:
+    def progress(self) -> dict[str, StageProgress]:
+        """By stage key."""
         return dict(self._progress)
 
     def _forget_silent(self, now: float) -> None:
@@ -96,14 +117,22 @@ class Coordinator:
 
 
 def coordinator() -> Any:
-    """The cluster's coordinator, started when there is none."""
+    """The cluster's coordinator; starts it when there is none."""
     options = {"name": NAME, "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached", "scheduling_strategy": "DEFAULT"}
     return Coordinator.options(**options).remote()  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
 def slot(actor: Any, most: Needs, priority: int, budget: Needs | None = None, least: Needs | None = None) -> Iterator[None]:
-    """Hold up to `most` while the block runs; waits, holding nothing, until that (or `least`) is granted."""
+    """Hold a grant while the block runs; waits without holding anything until it is given.
+
+    Args:
+        actor: The coordinator.
+        most: What the block will use at once.
+        priority: Stages after this one in its chain.
+        budget: What all holders may use together.
+        least: What the block can start with, where that is less than `most`.
+    """
     holder = uuid.uuid4().hex
     while not ray.get(actor.request.remote(holder, most, priority, budget or {}, least)):
         time.sleep(0.25)

@@ -1,9 +1,10 @@
-"""Who may work on a stage: a lease in storage, safe between processes, machines and clusters that share nothing else.
+"""Exclusive work on a stage: a lease in storage, safe between processes, machines and clusters that share only that storage.
 
-A lease is a numbered file made by an atomic create; the highest number owns. Its owner renews it; who sees no renewal for
-`lease_seconds` (by their own clock, times when storage did not answer left out), or finds the owner's process gone on the same
-machine, creates the next number and owns. The earlier owner, should it come back, finds the higher number and stops before it
-publishes anything. A record holds its owner's id, so a create whose answer was lost is recognised as one's own.
+A lease is a numbered file that is created atomically; the process that created the highest number owns the stage and renews the file.
+A process that sees no renewal for `lease_seconds` creates the next number and takes over; so does one that finds the owner's process
+gone on the same machine. The time is taken from the waiting process's clock, and time during which storage is unreachable does not
+count. An earlier owner that comes back finds the higher number and stops before it publishes. The file holds its owner's id, so that
+an owner recognises a create whose answer was lost.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +31,26 @@ def _boot_id() -> str:
 
 
 def _pid_namespace() -> str:
-    """Process ids mean something only inside their namespace: containers of one machine share its name and boot id, not its processes."""
+    """Id of the process namespace. Containers share their machine's name and boot id, but process ids are valid in one namespace only."""
     with contextlib.suppress(OSError):
         return str(os.stat("/proc/self/ns/pid").st_ino)
     return "unknown"
 
 
 def _is_gone(pid: int, started: str | None) -> bool:
-    """True when process `pid` of this machine has ended (or its number went to another one)."""
+    """Whether process `pid` of this machine has ended, or its id now belongs to another process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except OSError:
-        pass  # somebody else's process, and there
+        pass  # another user's process, which exists
     now = _process_start(pid)
     return now is not None and started is not None and now != started
 
 
 def _process_start(pid: int) -> str | None:
-    """A value that tells a process from a later one with the same id; None when it is gone or cannot be known."""
+    """Start time of a process, which differs from that of a later process with the same id; None when it is gone or unknown."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     except (OSError, IndexError):
@@ -57,7 +58,7 @@ def _process_start(pid: int) -> str | None:
 
 
 class LeaseQueue:
-    """One process's view of the lease on one folder; call `try_acquire` until it gives a lease or the work is done."""
+    """One process's view of the lease on one folder; call `try_acquire` until it returns a lease or the work is done."""
 
     def __init__(self, folder: Folder, lease_seconds: float) -> None:
         self.folder = folder / "lease"
@@ -75,7 +76,7 @@ class LeaseQueue:
             raw = self.folder.read_bytes(latest).decode()
             record = self.folder.read_json(latest)
         except StoreError:
-            return None  # removed or being rewritten at this moment: look again
+            return None  # just removed or being rewritten: try again
         if record.get("released") or self._owner_is_gone(record) or self._is_silent(latest, raw):
             return self._create(int(latest.removesuffix(".json")) + 1)
         return None
@@ -88,20 +89,22 @@ class LeaseQueue:
         now = time.monotonic()
         if self._seen != (name, raw):
             self._seen, self._silent_for = (name, raw), 0.0
-        else:  # between two looks an outage may have kept both of us from storage: it is not the owner's silence
+        else:  # an outage between two looks may have kept the owner from renewing: count at most a quarter of the lease
             self._silent_for += min(now - self._looked_at, self.lease_seconds / 4)
         self._looked_at = now
         return self._silent_for > self.lease_seconds
 
     @staticmethod
-    def _owner_is_gone(record: dict[str, Any]) -> bool:
+    def _owner_is_gone(record: Mapping[str, Any]) -> bool:
         here = {"host": socket.gethostname(), "boot_id": _boot_id(), "pid_namespace": _pid_namespace()}
         if "unknown" in here.values() or any(record.get(name) != value for name, value in here.items()):
-            return False  # not ours to see: only its silence tells
+            return False  # its processes cannot be seen from here; only a missing renewal shows that it is gone
         return _is_gone(int(record["pid"]), record.get("process_start"))
 
 
 class Lease:
+    """The right to work on one folder."""
+
     def __init__(self, folder: Folder, number: int, lease_seconds: float) -> None:
         self.folder = folder
         self.number = number
@@ -129,7 +132,7 @@ class Lease:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Lease]:
-        """Renew in the background while the block runs; release afterwards unless the block removed the folder."""
+        """Renew in the background while the block runs; release the lease afterwards, unless the block removed the folder."""
         thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         thread.start()
         try:
@@ -138,12 +141,14 @@ class Lease:
             self._stop.set()
             thread.join()
             if self._lost is None:
-                with contextlib.suppress(StorageError, StoreError):  # then others wait for its silence; what the block raised counts more
+                with contextlib.suppress(
+                    StorageError, StoreError
+                ):  # others then wait until the lease expires; the block's own exception must not be hidden
                     if self.folder.exists(self.name):
                         self.folder.write_bytes(self.name, self.record(released=True))
 
     def check(self) -> None:
-        """Raises StorageError when somebody else has taken over: nothing may be published then."""
+        """Raise StorageError when another process has taken over, so that nothing is published."""
         self._look()
         if self._lost:
             raise StorageError(self._lost)
@@ -158,7 +163,7 @@ class Lease:
     def _renew(self) -> None:
         while not self._stop.wait(self.lease_seconds / 4):
             self._beats += 1
-            with contextlib.suppress(StorageError, StoreError):  # a missed beat is not the end: the next one may succeed
+            with contextlib.suppress(StorageError, StoreError):  # the next renewal may succeed
                 self._look()
                 if self._lost:
                     return

@@ -1,4 +1,4 @@
-"""Local addresses made absolute, once, where a command starts: Tune's trials and Ray's workers run in folders of their own."""
+"""Local addresses are made absolute when a command starts, since Tune's trials and Ray's workers run in other folders."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def inside_job() -> bool:
 
 
 def absolute(config: Config) -> Config:
-    """`config` with storage, source and a local model named by absolute addresses.
+    """`config` with absolute addresses of storage, source and a local model.
 
-    Raises ConfigError inside a job whose storage is relative: it would vanish with the job's folder.
+    Raises ConfigError inside a job whose storage is relative, since the job's folder is deleted at its end.
     """
     if inside_job() and "://" not in config.storage and not os.path.isabs(config.storage):
         raise ConfigError(

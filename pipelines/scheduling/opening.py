@@ -59,4 +59,4 @@ def print_addresses(config: Config, stages: Sequence[Stage]) -> None:
     """One line on standard error per finished stage: its label and its folder."""
     storage = Folder(config.storage)
     for stage in stages:
-        console.print(f"{stage.label}: {Artifact.at(storage, stage.kind, stage.key).folder.address}", highlight=False)
+        console.print(f"{stage.label}: {Artifact.at(storage, stage.kind, stage.key).folder.address}", highlight=False, markup=False)

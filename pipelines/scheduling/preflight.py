@@ -53,7 +53,7 @@ def check_before_cluster(config: Config, trains: bool = True, writes_report: boo
     if trains:
         check_model(config, experiment)
         for line in warnings(config):
-            console.print(f"warning: {line}", highlight=False)
+            console.print(f"warning: {line}", highlight=False, markup=False)
     return experiment
 
 

@@ -1,4 +1,4 @@
-"""What the user sees while it works: one line per running stage, with an estimate of the time left."""
+"""Progress on standard error: a bar per running stage on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,13 +15,19 @@ from clinjepa.config import Config
 from pipelines.graph.provenance import reuse_warning
 from pipelines.graph.stage import Stage
 
+if TYPE_CHECKING:
+    from pipelines.scheduling.coordinator import StageProgress
+
 console = Console(stderr=True, soft_wrap=True)
 _LOG_SECONDS = 15.0
 
 
 @contextlib.contextmanager
 def watch(coordinator: Any, enabled: bool = True) -> Iterator[None]:
-    """Show the progress of all running stages until the block ends: bars on a terminal, a line now and then elsewhere."""
+    """Show the progress of all running stages until the block ends.
+
+    coordinator: handle of the actor; enabled: False shows nothing (`execution.progress`).
+    """
     if not enabled:
         yield
         return
@@ -37,19 +43,21 @@ def watch(coordinator: Any, enabled: bool = True) -> Iterator[None]:
 
 
 def say_what_is_reused(config: Config, stages: Iterable[Stage]) -> None:
-    """One warning, before anything starts, when finished stages that this run reuses were made by other code."""
+    """Print one warning when another version of the code made finished stages that this run reuses."""
     line = reuse_warning(config, stages)
     if line:
-        console.print(f"warning: {line}", highlight=False)
+        console.print(f"warning: {line}", highlight=False, markup=False)
 
 
-def _read(coordinator: Any) -> dict[str, dict[str, Any]] | None:
+def _read(coordinator: Any) -> dict[str, StageProgress] | None:
+    """Progress by stage key; None while the cluster starts, stops or is busy."""
     import ray  # here, so that commands which start no cluster can print without it
 
     try:
-        return ray.get(coordinator.progress.remote(), timeout=5)
+        progress: dict[str, StageProgress] = ray.get(coordinator.progress.remote(), timeout=5)
+        return progress
     except (ray.exceptions.RayError, TimeoutError):
-        return None  # the cluster is starting, stopping or busy: show what is known
+        return None
 
 
 def _follow_bars(coordinator: Any, stop: threading.Event) -> None:
@@ -67,8 +75,8 @@ def _follow_bars(coordinator: Any, stop: threading.Event) -> None:
                 continue
             for key, state in current.items():
                 if key not in tasks:
-                    tasks[key] = bars.add_task(state["label"], total=state["total"], note="")
-                bars.update(tasks[key], completed=state["done"], total=state["total"], note=state["note"])
+                    tasks[key] = bars.add_task(state.label, total=state.total, note="")
+                bars.update(tasks[key], completed=state.done, total=state.total, note=state.note)
             for key in set(tasks) - set(current):
                 task = tasks.pop(key)
                 seconds = bars.tasks[bars.task_ids.index(task)].elapsed or 0
@@ -86,14 +94,14 @@ def _follow_lines(coordinator: Any, stop: threading.Event) -> None:
         now = time.monotonic()
         for key, state in current.items():
             if key not in begun:
-                begun[key] = (now, state["label"])
+                begun[key] = (now, state.label)
             if now - logged.get(key, 0.0) >= _LOG_SECONDS:
                 logged[key] = now
                 spent = now - begun[key][0]
-                left = spent / state["done"] * (state["total"] - state["done"]) if state["done"] else None
+                left = spent / state.done * (state.total - state.done) if state.done else None
                 estimate = f", about {left:.0f} s left" if left is not None else ""
-                console.print(f"{state['label']}: {state['done']:.0f}/{state['total']:.0f} {state['note']}{estimate}", highlight=False)
+                console.print(f"{state.label}: {state.done:.0f}/{state.total:.0f} {state.note}{estimate}", highlight=False, markup=False)
         for key in set(begun) - set(current):
             started, label = begun.pop(key)
             logged.pop(key, None)
-            console.print(f"done {label} {now - started:.0f} s", highlight=False)
+            console.print(f"done {label} {now - started:.0f} s", highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""Running a stage exactly once: inputs first, then lease, then CPUs and GPUs, then the work, then the manifest."""
+"""Running a stage exactly once: first its inputs, then the lease, then CPUs and GPUs, then the work, then the manifest."""
 
 from __future__ import annotations
 
@@ -17,9 +17,22 @@ _POLL_SECONDS = 1.0
 
 
 def ensure(context: RunContext, stage: Stage, executors: Mapping[str, Executor], chain_length: int | None = None) -> dict[str, Any]:
-    """The manifest of `stage`, after running it and whatever it needs if nobody has.
+    """Run a stage and the stages it needs, unless they are finished.
 
-    Two callers of the same stage, in one cluster or in several, run it once: the other waits without holding CPUs.
+    Two callers of the same stage, in one cluster or in several, run it once: the second waits without holding CPUs.
+
+    Args:
+        context: The connected run.
+        stage: The stage.
+        executors: By stage kind.
+        chain_length: Stages on the longest way to the end of the trial; those with more to come after them get CPUs first.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        StoreError: A finished artifact is damaged or belongs to another stage.
+        StorageError: The storage cannot be reached, or another process took the stage over.
     """
     length = stage.depth if chain_length is None else chain_length
     artifact = context.artifact(stage)
@@ -60,7 +73,7 @@ def ensure(context: RunContext, stage: Stage, executors: Mapping[str, Executor],
 
 
 def _checked(artifact: Artifact, stage: Stage) -> dict[str, Any]:
-    """The manifest of a finished artifact; one whose files are gone or altered is refused, not silently used."""
+    """The manifest of a finished artifact. Raises StoreError when its files are missing or altered, or it is another stage's."""
     manifest = artifact.verify()
     if manifest["key"] != stage.key or manifest["kind"] != stage.kind:
         raise StoreError(

@@ -6,11 +6,11 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# Before Ray is imported: no usage reports, no hub look-ups, and workers that inherit both.
+# Set before Ray is imported, and inherited by workers: no usage reports, no look-ups on the model hub.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -23,43 +23,35 @@ import ray.data  # noqa: E402
 import clinjepa  # noqa: E402
 from clinjepa.config import Config  # noqa: E402
 from clinjepa.errors import ResourceError, StorageError  # noqa: E402
-from clinjepa.storage import Folder  # noqa: E402
 from clinjepa.storage.s3 import PATIENCE_VARIABLE  # noqa: E402
 from pipelines.graph.context import RunContext
 from pipelines.scheduling.coordinator import coordinator  # noqa: E402
 from pipelines.scheduling.locations import inside_job  # noqa: E402
-from pipelines.scheduling.trackers import check_trackers  # noqa: E402
 
-# In trials too, which import this: what Ray Data raises instead says neither kind nor place of what went wrong.
+# Also in trials, which import this module. Ray Data's own exception names neither the kind nor the place of the error.
 ray.data.DataContext.get_current().raise_original_map_exception = True
 
 WATCHER_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
-"""Whether Ray Train looks for notices that nodes leave, for this process and those it starts."""
-
-
-def check_storage(config: Config) -> None:
-    """Refuse a storage that cannot be written and trackers that are not there, before any work is done."""
-    check_trackers(config)
-    Folder(config.storage).check_writable()
+"""Whether Ray Train watches for notices that nodes will be removed, in this process and those it starts."""
 
 
 def quieten_ray() -> None:
-    """Errors only, and none of Ray Data's: it logs what a task raised, whole, and a library's words can quote a patient's value."""
+    """Log errors only, and none of Ray Data: it logs whole exceptions of tasks, and a library's message can quote a patient's value."""
     for name in ("ray", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _quieten_raylet() -> None:
-    """Keep the raylet's remark on many worker processes off the terminal: trials that wait without a CPU are many on purpose.
+    """Suppress the raylet's warning about many worker processes: many trials wait without a CPU on purpose.
 
-    Ray prints what the raylet says past its log levels and has no setting for it.
+    Ray prints the raylet's output regardless of log levels and has no setting for it.
     """
     show = getattr(ray._private.worker, "print_to_stdstream", None)
     if show is None or hasattr(show, "quiet"):
         return
 
-    def print_to_stdstream(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
+    def print_to_stdstream(data: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
         if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
             show(data, *arguments, **options)
 
@@ -69,9 +61,9 @@ def _quieten_raylet() -> None:
 
 @contextlib.contextmanager
 def _notices_ignored() -> Iterator[None]:
-    """Nobody takes this machine away with a notice, and the watcher would be one more process for every training.
+    """Turn the watcher off on this machine, which is not removed with a notice: it would be one more process per training.
 
-    Put back afterwards: a later session of this process, or a program it starts, may join a cluster whose nodes do leave with a notice.
+    The setting is restored afterwards, since a later session of this process may join a cluster whose nodes are removed with a notice.
     """
     set_by_user = WATCHER_VARIABLE in os.environ
     os.environ.setdefault(WATCHER_VARIABLE, "0")
@@ -83,16 +75,22 @@ def _notices_ignored() -> Iterator[None]:
 
 
 def _cluster() -> str:
-    """The cluster that is joined, as an error names it."""
+    """Name of the joined cluster in error messages."""
     address = os.environ.get("RAY_ADDRESS")
     return f"the Ray cluster at RAY_ADDRESS={address}" if address else "the Ray cluster of this job"
 
 
 @contextlib.contextmanager
 def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
-    """A connected driver and its context. Joins the cluster of `RAY_ADDRESS` or the job; else starts one here.
+    """Connect to the cluster of `RAY_ADDRESS` or of the job, else start one on this machine; disconnect when the block ends.
 
-    Raises StorageError when that cluster cannot be reached, ResourceError when Ray refuses to join or to start.
+    Args:
+        config: The configuration.
+        debug: Show Ray's logs.
+
+    Raises:
+        StorageError: The cluster cannot be reached.
+        ResourceError: Ray refuses to join or to start.
     """
     if not config.encoder.allow_download:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -116,7 +114,12 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
         except ConnectionError as error:
             remedy = "submit the job again" if inside_job() else "unset RAY_ADDRESS to run on this machine"
             raise StorageError(f"{_cluster()} cannot be reached ({error}); {remedy}") from None
-        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:  # before any data: words about machines
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            ray.exceptions.RayError,
+        ) as error:  # no data are read yet: safe to quote
             where = f"join {_cluster()}" if joined else "start on this machine"
             remedy = "is the address right, and the cluster up?" if joined else "see execution.object_store_mb and local_num_cpus, /tmp/ray"
             raise ResourceError(f"Ray could not {where}: {' '.join(str(error).split())[:500]} ({remedy})") from None

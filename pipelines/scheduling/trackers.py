@@ -1,6 +1,6 @@
-"""What a training stage measures, sent to TensorBoard or MLflow while it runs; off unless `execution.trackers` asks for it.
+"""Losses and diagnostics of a training stage, sent to TensorBoard or MLflow while it runs; off unless `execution.trackers` is set.
 
-Numbers only: losses, learning rates, diagnostics, under the stage's label. The reports and `metrics.json` do not depend on it.
+Only numbers are sent, under the stage's label. Reports and `metrics.json` do not depend on trackers.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from clinjepa.config import Config
@@ -16,10 +17,10 @@ from clinjepa.storage import Folder
 
 
 class Tracker(Protocol):
-    """Where numbers go; one object per training stage, in its first worker."""
+    """Receives numbers; one object per training stage, in its first worker."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Numbers after `step` optimizer steps over all phases. A step that a resumed stage repeats is sent again with equal values."""
+        """Send the numbers after `step` optimizer steps, counted over all phases. A resumed stage sends repeated steps again."""
         ...
 
     def close(self) -> None:
@@ -27,21 +28,37 @@ class Tracker(Protocol):
         ...
 
 
-def tracker_settings(config: Config, label: str, key: str) -> dict[str, Any]:
-    """What a worker needs to open its trackers. label, key: the stage's."""
+@dataclass(frozen=True)
+class TrackerSettings:
+    """What a worker needs to open the trackers of a stage."""
+
+    kinds: tuple[str, ...]
+    uri: str | None
+    """Address of the MLflow server."""
+
+    folder: str
+    """Where TensorBoard's event files go."""
+
+    run: str
+    label: str
+    key: str
+
+
+def tracker_settings(config: Config, label: str, key: str) -> TrackerSettings:
+    """Settings of the trackers of one stage.
+
+    Args:
+        config: The configuration.
+        label: The stage's label.
+        key: The stage's key.
+    """
     execution = config.execution
-    return {
-        "kinds": list(execution.trackers),
-        "uri": execution.tracker_uri,
-        "folder": (Folder(config.storage) / f"runs/{config.name}/tensorboard").address,
-        "run": config.name,
-        "label": label,
-        "key": key,
-    }
+    folder = (Folder(config.storage) / f"runs/{config.name}/tensorboard").address
+    return TrackerSettings(tuple(execution.trackers), execution.tracker_uri, folder, config.name, label, key)
 
 
 def check_trackers(config: Config) -> None:
-    """Refuse, before any work, a tracker that is not installed or cannot write where it is told to."""
+    """Raise ConfigError for a tracker that is not installed, has no address or cannot write to the storage."""
     kinds = config.execution.trackers
     if "tensorboard" in kinds and not Folder(config.storage).is_local:
         raise ConfigError(f"execution.trackers: tensorboard writes to local folders only, storage is {config.storage}; use mlflow")
@@ -51,20 +68,20 @@ def check_trackers(config: Config) -> None:
         _mlflow()
 
 
-def open_trackers(settings: Mapping[str, Any]) -> list[Tracker]:
+def open_trackers(settings: TrackerSettings) -> list[Tracker]:
     """The trackers of a stage, ready to log."""
-    kinds = {"tensorboard": TensorBoardTracker, "mlflow": MlflowTracker}
-    return [kinds[kind](settings) for kind in settings["kinds"]]
+    kinds: dict[str, type[TensorBoardTracker] | type[MlflowTracker]] = {"tensorboard": TensorBoardTracker, "mlflow": MlflowTracker}
+    return [kinds[kind](settings) for kind in settings.kinds]
 
 
 class TensorBoardTracker:
-    """Event files under `<storage>/runs/<name>/tensorboard/<stage>/`; look at them with `tensorboard --logdir`."""
+    """Writes event files to `<storage>/runs/<name>/tensorboard/<stage>/`; show them with `tensorboard --logdir`."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: TrackerSettings) -> None:
         from tensorboardX import SummaryWriter
 
-        name = f"{settings['label'].replace(' · ', '-').replace(' ', '_')}-{settings['key'][:8]}"
-        self._writer = SummaryWriter(os.path.join(Folder(settings["folder"]).path(), name), flush_secs=10, write_to_disk=True)
+        name = f"{settings.label.replace(' · ', '-').replace(' ', '_')}-{settings.key[:8]}"
+        self._writer = SummaryWriter(os.path.join(Folder(settings.folder).path(), name), flush_secs=10, write_to_disk=True)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -76,18 +93,18 @@ class TensorBoardTracker:
 
 
 class MlflowTracker:
-    """One MLflow run per stage in the experiment `clinjepa/<name>`; a resumed stage goes on in the run it began."""
+    """One MLflow run per stage in the experiment `clinjepa/<name>`; a resumed stage continues its run."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._client = _mlflow().MlflowClient(tracking_uri=settings["uri"])
-        title = f"clinjepa/{settings['run']}"
+    def __init__(self, settings: TrackerSettings) -> None:
+        self._client = _mlflow().MlflowClient(tracking_uri=settings.uri)
+        title = f"clinjepa/{settings.run}"
         found = self._client.get_experiment_by_name(title)
         experiment = found.experiment_id if found else self._client.create_experiment(title)
-        begun = self._client.search_runs([experiment], f"tags.stage = '{settings['key']}'", max_results=1)
+        begun = self._client.search_runs([experiment], f"tags.stage = '{settings.key}'", max_results=1)
         if begun:
             self._run = begun[0].info.run_id
         else:
-            self._run = self._client.create_run(experiment, run_name=settings["label"], tags={"stage": settings["key"]}).info.run_id
+            self._run = self._client.create_run(experiment, run_name=settings.label, tags={"stage": settings.key}).info.run_id
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric

@@ -97,7 +97,7 @@ def _trial(parameters: _Parameters, shared: _Run) -> None:
 
 def _faults(results: ray.tune.ResultGrid) -> list[str]:
     faults = []
-    for result in results:
+    for result in (results[index] for index in range(len(results))):
         config = result.config or {}
         if result.error is not None:
             faults.append(f"{config.get('recipe')}, seed {config.get('seed')}: unexpected {in_safe_words(result.error)}")

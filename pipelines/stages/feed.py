@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -108,7 +108,7 @@ class _Fetch:
     Faults that the user can act on travel as a row, because an exception raised in a task arrives wrapped in Ray's traceback and advice.
     """
 
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, job: Mapping[str, object]) -> None:
         self._job = job
         self._micro_batches: WindowBatches | TextBatches | None = None
 

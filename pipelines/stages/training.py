@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -155,19 +156,36 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
     name = f"{stage.key}-{context.run_id}"
     ray.get(context.coordinator.forget_fault.remote(name))
     os.environ[_START_TIMEOUT] = str(execution.start_timeout_seconds)
-    state = context.storage / "ray_train"
+    state = _train_state(context)
     context.report(stage, 0, job.expected_steps, "starting workers")
-    trainer = TorchTrainer(
-        _train_loop,
-        train_loop_config={
-            "job": job.to_json(),
-            "name": name,
-            "stage_key": stage.key,
-            "label": stage.label,
-            "threads": execution.threads_per_worker,
-            "nodes_may_leave": os.environ.get(WATCHER_VARIABLE, "1") != "0",
-            "trackers": tracker_settings(context.config, stage.label, stage.key),
-        },
+    trainer = _trainer(context, stage, job, name)
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        _raise_fault(context, name)
+        raise _failed_for_good(f"{artifact.kind} {artifact.key}", state, error) from error
+    _raise_fault(context, name)
+    metrics, timing = artifact.folder.read_json("metrics.json"), artifact.folder.read_json("timing.json")
+    (state / name).remove()
+    artifact.folder.remove("checkpoints")
+    return {**metrics["summary"], "steps_by_workers": timing["steps_by_workers"]}
+
+
+def _trainer(context: RunContext, stage: Stage, job: Job, name: str) -> TorchTrainer:
+    """Ray Train's trainer of a job; name: of the training, under which its state lies in the storage."""
+    execution, state = context.config.execution, _train_state(context)
+    work: _Work = {
+        "job": job.to_json(),
+        "name": name,
+        "stage_key": stage.key,
+        "label": stage.label,
+        "threads": execution.threads_per_worker,
+        "nodes_may_leave": os.environ.get(WATCHER_VARIABLE, "1") != "0",
+        "trackers": tracker_settings(context.config, stage.label, stage.key),
+    }
+    return TorchTrainer(
+        _train_loop,  # type: ignore[arg-type]  # a TypedDict is a dict
+        train_loop_config={**work},
         torch_config=_CheckedTorchConfig(name=name, use_gpu=execution.use_gpu),
         # The annotations of ray.train's configurations are those of Ray Train V1; at run time V2 replaces the classes.
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
@@ -186,16 +204,24 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
             checkpoint_config=CheckpointConfig(num_to_keep=job.keep_checkpoints),
         ),
     )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        _raise_fault(context, name)
-        raise _failed_for_good(f"{artifact.kind} {artifact.key}", state, error) from error
-    _raise_fault(context, name)
-    metrics, timing = artifact.folder.read_json("metrics.json"), artifact.folder.read_json("timing.json")
-    (state / name).remove()
-    artifact.folder.remove("checkpoints")
-    return {**metrics["summary"], "steps_by_workers": timing["steps_by_workers"]}
+
+
+def _train_state(context: RunContext) -> Folder:
+    """Where Ray Train's controller writes."""
+    return context.storage / "ray_train"
+
+
+class _Work(TypedDict):
+    """What every worker gets; plain values, because Ray Train sends it."""
+
+    job: Mapping[str, object]
+    name: str
+    """Of the training, under which a fault is noted."""
+    stage_key: str
+    label: str
+    threads: int
+    nodes_may_leave: bool
+    trackers: Mapping[str, Any]
 
 
 @dataclass
@@ -232,7 +258,7 @@ def _can_use_gpu(name: str) -> bool:
     return True
 
 
-def _train_loop(work: dict[str, Any]) -> None:
+def _train_loop(work: _Work) -> None:
     """Runs in every Ray Train worker."""
     import torch
 

@@ -21,7 +21,7 @@ from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.model.base_model import random_model
 from clinjepa.model.encoder import build_encoder
-from clinjepa.model.losses import rollout_loss, teacher_forcing_loss
+from clinjepa.model.losses import TeacherForced, rollout_loss, teacher_forcing_loss
 from clinjepa.model.packing import pack_texts
 from clinjepa.model.predictor import build_predictor
 from clinjepa.model.specs import PredictorSpec
@@ -127,7 +127,7 @@ def test_the_predictors_graph_takes_what_was_measured() -> None:
     with LiveBytes(*predictor.parameters(), static, state, action, valid) as live:
         pred, _, cache = predictor(static, state, action, valid, keep_cache=True)
         loss = teacher_forcing_loss(pred, state, valid)[0]
-        loss = loss + rollout_loss(predictor, cache, pred, action, state, torch.full((3,), 5), 2, "native")[0]
+        loss = loss + rollout_loss(predictor, TeacherForced(pred, cache), action, state, torch.full((3,), 5), 2, "native")[0]
     assert loss.requires_grad
     assert 0.85 < predictor_kept_bytes(96, spec.to_dict(), 3, 48, 2) / live.now < 1.2
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clinjepa.evaluation.metrics import _Ranking, auprc, auroc, combine_seeds, discrimination, figure, ratio_draws, unknown
+from clinjepa.evaluation.figures import figure
+from clinjepa.evaluation.metrics import _Ranking, auprc, auroc, discrimination, ratio_draws
+from clinjepa.evaluation.seeds import combine_seeds
 
 
 @pytest.fixture
@@ -80,9 +82,9 @@ def test_seeds_combine_to_their_mean_with_an_interval_that_holds_their_spread() 
 
 def test_a_seed_without_a_figure_does_not_hide_those_that_have_it() -> None:
     known = {"auroc": {"value": 0.6, "ci95": None, "num_patients": 7, "num_seeds": 1}}
-    combined = combine_seeds([unknown(["auroc"], "no positives"), known])
+    combined = combine_seeds([{"auroc": None, "reason": "no positives"}, known])
     assert combined == known
 
 
 def test_figures_null_in_every_seed_keep_their_reason() -> None:
-    assert combine_seeds([unknown(["auroc"], "no positives")] * 2) == {"auroc": None, "reason": "no positives"}
+    assert combine_seeds([{"auroc": None, "reason": "no positives"}] * 2) == {"auroc": None, "reason": "no positives"}

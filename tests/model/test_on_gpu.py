@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clinjepa.curriculum.dist import chosen_device
-from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.packing import encode_texts, pack_texts
 from tests.support.model_encoders import encoder_spec, move_online, random_texts
 
@@ -21,7 +21,7 @@ def gpu() -> torch.device:
 
 
 def built(device: torch.device | str, what: str = "none", dtype: str = "float32") -> Encoder:
-    encoder = build_encoder(encoder_spec(dtype=dtype), None, seed=0, device=device)
+    encoder = build_encoder(encoder_spec(dtype=dtype), None, seed=0, loading=Loading(device))
     move_online(encoder)
     encoder.recompute(what)
     return encoder

@@ -12,6 +12,13 @@ def test_training_needs_neither_ray_nor_pydantic_nor_polars() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_the_help_loads_no_library_of_training_or_tables() -> None:
+    """Loading them takes seconds; commands import what they use when they run."""
+    absent = ("ray", "torch", "transformers", "pydantic", "polars", "pyarrow", "pandas", "numpy", "yaml")
+    done = python_without(absent, "from pipelines.cli import app\napp(['--help'])")
+    assert done.returncode == 0 and "pretrain" in done.stdout, done.stderr[-2000:]
+
+
 def test_an_ingest_loads_nothing_that_trains_or_evaluates() -> None:
     """Loading these took 7 CPU seconds and 300 MB of every ingest."""
     absent = ("torch", "transformers", "peft", "sklearn", "lightgbm", "umap", "matplotlib")

@@ -107,6 +107,21 @@ class Browser:
             })()"""
         )
 
+    def clipped(self, width: int) -> list[str]:
+        """Tables, tiles and sections whose content is wider than they are at that width of the window, folded parts included."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        return self.value(
+            """(() => {
+                const closed = [...document.querySelectorAll('details:not([open])')];
+                closed.forEach(part => part.open = true);
+                const wide = [...document.querySelectorAll('.table, .card, .alarm, section, main')]
+                    .filter(part => part.scrollWidth > part.clientWidth)
+                    .map(part => `${part.closest('section')?.id ?? 'top'}: ${part.scrollWidth} > ${part.clientWidth}`);
+                closed.forEach(part => part.open = false);
+                return wide;
+            })()"""
+        )
+
     def picture(self, width: int) -> bytes:
         """The whole page at that width, as PNG. Fails when it is wider than the window."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 import clinjepa.model.encoder as encoder_module
-from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.packing import encode_texts, pack_texts
 from clinjepa.model.sharding import local, whole
 from clinjepa.storage import Folder
@@ -67,7 +67,7 @@ def equalities(folder: Path, mesh: DeviceMesh) -> dict[str, bool]:
     for adaptation in ("lora", "full"):
         spec = encoder_spec(adaptation=adaptation)
         plain = plainly_built(Folder(folder), spec=spec, with_target=True)
-        direct = build_encoder(spec, Folder(folder), 4, with_target=True, mesh=mesh)
+        direct = build_encoder(spec, Folder(folder), 4, with_target=True, loading=Loading(mesh=mesh))
         shards = {name: local(parameter.detach()).data_ptr() for name, parameter in direct.named_parameters()}
         pairs = list(zip(plain.named_parameters(), direct.named_parameters(), strict=True))
         buffers = list(zip(plain.named_buffers(), direct.named_buffers(), strict=True))
@@ -88,7 +88,9 @@ def recomputed(folder: Path, mesh: DeviceMesh) -> dict[str, bool]:
     for dtype in ("float32", "bfloat16"):
         gradients = {}
         for what in ("none", "selective", "full"):
-            encoder = build_encoder(encoder_spec(dtype=dtype, lora=SETTINGS["lora"] | {"dropout": 0.2}), Folder(folder), 4, mesh=mesh)
+            encoder = build_encoder(
+                encoder_spec(dtype=dtype, lora=SETTINGS["lora"] | {"dropout": 0.2}), Folder(folder), 4, loading=Loading(mesh=mesh)
+            )
             encoder.train()
             encoder.recompute(what)
             torch.manual_seed(5)
@@ -112,7 +114,7 @@ def cost(folder: Path, mesh: DeviceMesh) -> dict[str, int]:
     encoder_module.fill_from_files = counted
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = _status("VmRSS")
-    encoder = build_encoder(encoder_spec(), Folder(folder), 4, mesh=mesh, with_head=True)
+    encoder = build_encoder(encoder_spec(), Folder(folder), 4, with_head=True, loading=Loading(mesh=mesh))
     grown = _status("VmHWM") - before
     encoder_module.fill_from_files = fill
     assert encoder.is_sharded

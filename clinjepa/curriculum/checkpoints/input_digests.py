@@ -28,8 +28,7 @@ def agreed_digests(job: TrainingJob, inputs: Callable[[], Mapping[str, str]], di
     Raises:
         StoreError: on all workers, when the latents are of another encoder than the job's or an input is missing.
     """
-    found: dict[str, str] = dist.from_main(lambda: {"settings": job_digest(job), **inputs()})
-    return found
+    return dist.from_main(lambda: {"settings": job_digest(job), **inputs()})
 
 
 def sft_inputs(job: SftJob) -> dict[str, str]:

@@ -1,0 +1,9 @@
+"""MIMIC-IV in the MEDS format (Medical Event Data Standard).
+
+| module | contents |
+|---|---|
+| `source` | `MedsSource`: files, partitions, reading |
+| `stays` | admission and discharge codes to stays |
+| `events` | the other codes to events, in the columns of `mimic_iv.row_meaning` |
+| `intervals` | start rows and end rows to intervals |
+"""

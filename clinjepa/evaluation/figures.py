@@ -1,0 +1,44 @@
+"""A figure, the form in which every evaluation gives a number: value, 95 % interval, patients and seeds.
+
+What cannot be estimated is None, and the record that holds it has a `reason`. Results are TypedDicts of figures: they are written as JSON
+without conversion, and `report.json` has them as they are (docs/report.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypedDict, TypeGuard
+
+import numpy as np
+
+
+class Figure(TypedDict):
+    """A number with its basis. `ci95` is [low, high], or None where no interval can be given."""
+
+    value: float
+    ci95: list[float] | None
+    num_patients: int
+    num_seeds: int
+
+
+def figure(value: float, draws_R: np.ndarray | None, num_patients: int, num_seeds: int = 1) -> Figure:
+    """A figure with the percentile 95 % interval of its bootstrap draws.
+
+    Args:
+        value: The estimate.
+        draws_R: Bootstrap draws [R]; draws that are not finite are left out. The interval is None without draws and when fewer than half of
+            them are finite (too few patients of one class).
+        num_patients: Patients that the value rests on.
+        num_seeds: Training seeds that it rests on.
+    """
+    interval = None
+    if draws_R is not None:
+        finite_R = draws_R[np.isfinite(draws_R)]
+        if finite_R.size * 2 >= max(draws_R.size, 1) and finite_R.size > 1:
+            interval = [float(bound) for bound in np.percentile(finite_R, [2.5, 97.5])]
+    return {"value": float(value), "ci95": interval, "num_patients": int(num_patients), "num_seeds": int(num_seeds)}
+
+
+def is_figure(value: object) -> TypeGuard[Figure]:
+    """True for a mapping with the four keys of a figure."""
+    return isinstance(value, Mapping) and {"value", "ci95", "num_patients", "num_seeds"} <= set(value)

@@ -1,0 +1,46 @@
+"""Every value of every choice that a recipe may make changes the key of a stage."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from clinjepa.curriculum.recipes import EncoderStart, Phase, Recipe, load_recipe
+from pipelines.graph.experiment import build_experiment
+from pipelines.graph.trial_stages import TrialBuilder
+from tests.support.finished_training import small_config
+
+CHOICES = {field.name: get_args(get_type_hints(Phase)[field.name]) or (False, True) for field in fields(Phase) if field.name != "name"}
+PHASE = Phase("joint", trains="both", target="ema", rollout="teacher_forced", ema_moves=True)
+
+
+def last_key(root: Path, recipe: Recipe, *overrides: str) -> str:
+    """Key of the last phase of a recipe."""
+    config = small_config(root, *overrides)
+    stages = {stage.kind: stage for stage in build_experiment(config, "0" * 16).stages}
+    builder = TrialBuilder(config, stages["ingest"], stages["tokenizer"], stages["trajectories"], stages["labels"])
+    return builder.trial(recipe, 0).phases[-1].key
+
+
+def test_the_choices_are_those_of_the_recipes() -> None:
+    assert set(CHOICES) == {"trains", "target", "rollout", "ema_moves"}
+
+
+@pytest.mark.parametrize("overrides", [(), ("encoder.init=pretrained", "encoder.model=public/model")], ids=["made_here", "public"])
+def test_every_start_of_the_encoder_changes_a_key(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    recipe = load_recipe("clin_jepa")
+    keys = [last_key(tmp_path, replace(recipe, encoder_start=start), *overrides) for start in get_args(EncoderStart)]
+    assert len(set(keys)) == len(get_args(EncoderStart)) >= 2
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_of_a_phase_changes_a_key(tmp_path: Path, choice: str) -> None:
+    keys = []
+    for value in CHOICES[choice]:
+        second = replace(PHASE, name="second", **{choice: value})
+        shares = () if second.trains == "nothing" else ("alignment",)
+        keys.append(last_key(tmp_path, Recipe("two", "sft", (PHASE, second), (("joint",), shares))))
+    assert len(set(keys)) == len(CHOICES[choice]) >= 2
