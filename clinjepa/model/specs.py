@@ -1,11 +1,12 @@
-"""What an encoder and a predictor are, as plain JSON-able values.
+"""Sizes and choices of encoder and predictor, as plain JSON-able values.
 
-Mirrors the configuration's `encoder` and `predictor` sections without pydantic, so that the model also runs where only
-PyTorch, transformers and peft are. Defaults follow Clin-JEPA (arXiv 2605.10840).
+They mirror the configuration's sections `encoder` and `predictor` without pydantic, so that the model runs with torch, transformers and
+peft only. Defaults follow Clin-JEPA (arXiv 2605.10840).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """A Hugging Face causal language model read as text -> latent, and what of it is adapted."""
+    """An encoder: a Hugging Face causal language model, how a latent is read from it, and which weights are trained."""
 
     init: str
     """`config`: a small Qwen3 of the sizes below. `pretrained`: `model` at `revision`."""
@@ -58,8 +59,14 @@ class EncoderSpec:
                 raise ConfigError(f"encoder.{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any], vocab_size: int, eos_id: int) -> EncoderSpec:
-        """From the configuration's `encoder` section as plain values and the tokenizer's figures; `lora` is None without adapters."""
+    def from_settings(cls, settings: Mapping[str, Any], vocab_size: int, eos_id: int) -> EncoderSpec:
+        """From the configuration's section `encoder`.
+
+        Args:
+            settings: the section as plain values; its `lora` is None without adapters.
+            vocab_size: tokens of the tokenizer.
+            eos_id: the tokenizer's end-of-text token.
+        """
         lora = settings["lora"] or {"rank": 0, "alpha": 0.0, "targets": (), "dropout": 0.0}
         plain = ("init", "model", "revision", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "ffn_size")
         read = ("adaptation", "latent_from", "append_eos", "dtype")
@@ -80,7 +87,7 @@ class EncoderSpec:
 
     @property
     def end_id(self) -> int | None:
-        """The token to append to a text before encoding it; None when texts are encoded as they are."""
+        """The token to append to a text before encoding; None to append nothing."""
         return self.eos_id if self.append_eos else None
 
 
@@ -106,8 +113,8 @@ class PredictorSpec:
             raise ConfigError(f"predictor.hidden_size={self.hidden_size} is not a multiple of predictor.num_heads={self.num_heads}")
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any], latent_dim: int) -> PredictorSpec:
-        """From the configuration's `predictor` section as plain values and the encoder's latent width."""
+    def from_settings(cls, settings: Mapping[str, Any], latent_dim: int) -> PredictorSpec:
+        """From the configuration's section `predictor` as plain values and the encoder's latent width."""
         return cls(latent_dim=latent_dim, **settings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,5 +123,5 @@ class PredictorSpec:
 
     @property
     def num_positions(self) -> int:
-        """Learned positions: the static token and two tokens for each of max_hours + 2 hours (149 for 72 h)."""
+        """Number of learned positions: the static token and two tokens for each of max_hours + 2 hours (149 for 72 h)."""
         return 2 * (self.max_hours + 2) + 1
