@@ -8,7 +8,7 @@ from clinjepa.clinical.tasks import list_tasks, load_task
 
 
 def reference() -> str:
-    """The Markdown page: all tasks with the sources that give them, and all derived quantities with their definitions."""
+    """The Markdown page: all tasks with the sources that give them, all derived quantities, and the definitions of both."""
     lines = [
         "# Tasks and derived quantities",
         "",
@@ -16,21 +16,29 @@ def reference() -> str:
         "Kinds: see [clinical.md](clinical.md). Ahead: hours after the predicted one that a label may depend on, or the whole stay.",
         "",
         "## Tasks",
-        f"| task | what | kind | ahead | {' | '.join(SOURCES)} | definition |",
-        "|---|---|---|---|" + "---|" * len(SOURCES) + "---|",
+        f"| task | what | kind | ahead | {' | '.join(SOURCES)} |",
+        "|---|---|---|---|" + "---|" * len(SOURCES),
     ]
+    definitions = []
     for name in list_tasks():
         task = load_task(name)
         ahead = "stay" if task.looks_ahead_hours is None else f"{task.looks_ahead_hours} h"
         on = " | ".join("x" if source in task.sources else "" for source in SOURCES)
-        text = task.source + (f". {task.note}" if task.note else "")
-        lines.append(f"| `{name}` | {task.title} | {task.kind} | {ahead} | {on} | {text} |")
-    lines += ["", "## Derived quantities", "| quantity | what | unit | ahead | made of | definition |", "|---|---|---|---|---|---|"]
+        lines.append(f"| `{name}` | {task.title} | {task.kind} | {ahead} | {on} |")
+        definitions += ["", f"**`{name}`**: {_definition(task.source, task.note)}"]
+    lines += ["", "### Definitions of the tasks", *definitions[1:]]
+    lines += ["", "## Derived quantities", "| quantity | what | unit | ahead |", "|---|---|---|---|"]
+    definitions = []
     for name, quantity in load_derived().items():
-        text = quantity.source + (f". {quantity.note}" if quantity.note else "")
-        inputs = ", ".join(quantity.inputs)
-        lines.append(f"| `{name}` | {quantity.title} | {quantity.unit} | {quantity.looks_ahead_hours} h | {inputs} | {text} |")
+        lines.append(f"| `{name}` | {quantity.title} | {quantity.unit} | {quantity.looks_ahead_hours} h |")
+        made_of = ", ".join(quantity.inputs)
+        definitions += ["", f"**`{name}`**, from {made_of}: {_definition(quantity.source, quantity.note)}"]
+    lines += ["", "### Definitions of the derived quantities", *definitions[1:]]
     return "\n".join(lines) + "\n"
+
+
+def _definition(source: str, note: str) -> str:
+    return source + (f". {note}" if note else "")
 
 
 if __name__ == "__main__":

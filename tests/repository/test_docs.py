@@ -205,3 +205,10 @@ def test_the_changelog_has_the_format_versions_of_the_code() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## ")[1]
     listed = dict(re.findall(r"^\| (\w+) \| (\d+) \|$", changelog.partition("### Format versions")[2], re.MULTILINE))
     assert {kind: int(version) for kind, version in listed.items()} == FORMAT_VERSIONS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_table_row_is_too_long_to_read(page: Path) -> None:
+    """docs/configuration.md is generated: a row holds the whole description of a setting."""
+    limit = 450 if page.name == "configuration.md" else 380
+    assert [row[:60] for row in page.read_text(encoding="utf-8").splitlines() if row.startswith("|") and len(row) > limit] == []
