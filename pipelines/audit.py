@@ -50,7 +50,7 @@ def audit_data(config: Config, num_partitions: int = 4, num_stays: int = 200) ->
     console.print(f"audit: {address}", highlight=False, soft_wrap=True)
     if found["num_leaks"]:
         names = "; ".join(check["name"] for check in found["checks"] if check["outcome"] == "leak")
-        raise LeakError(f"{found['num_leaks']} checks found a leak ({names}); docs/leak_audit.md says what each means and where to look")
+        raise LeakError(f"{found['num_leaks']} checks found a leak ({names}); docs/leak_audit.md explains each check and where to look")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def show(
     window: Annotated[int, typer.Option(help="Number of the window, counted from 0.")] = 0,
     html: Annotated[str | None, typer.Option(help="Also write a page with the plotted hour grid to this file.")] = None,
     credentialed: Annotated[
-        bool, typer.Option("--i-am-credentialed", help="The data use agreement covers you, and nobody else sees the output.")
+        bool, typer.Option("--i-am-credentialed", help="The data use agreement covers you, and only you see the output.")
     ] = False,
     debug: Debug = False,
 ) -> None:

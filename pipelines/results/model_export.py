@@ -34,7 +34,7 @@ class Identity(TypedDict):
 
 
 class ExportRecord(Identity):
-    """What `export.json` says beside its list of files."""
+    """Content of `export.json` beside its list of files."""
 
     config_digest: str
     code_digest: str
@@ -54,7 +54,7 @@ class ExportRecord(Identity):
 
 
 class _DataFacts(TypedDict):
-    """What the model card says of the data."""
+    """Facts of the model card about the data."""
 
     access: str
     dataset: str
@@ -64,7 +64,7 @@ class _DataFacts(TypedDict):
 
 
 class _ModelFacts(TypedDict):
-    """What the model card says of the model."""
+    """Facts of the model card about the model."""
 
     config_digest: str
     encoder_words: str

@@ -17,7 +17,7 @@ EXIT_STATUSES = {
     0: "The command did what it was asked to do.",
     UNEXPECTED: "An error that the program does not expect: please report it, with the output of `--debug`.",
     FAULT: "A fault that you can mend: a wrong argument or setting, data or a storage that cannot be read, too little memory. "
-    "One line on standard error says what was found, where, and what to change.",
+    "One line on standard error names what was found, where, and what to change.",
     LEAK: "`clinjepa data audit` finished and found a leak.",
     INTERRUPTED: "Interrupted (Ctrl-C). Finished stages and checkpoints are kept; the same command resumes.",
 }
