@@ -83,7 +83,7 @@ class Coordinator:
         return False
 
     def _free(self, needs: Needs, budget: Needs, apart_from: str) -> Needs:
-        total = ray.cluster_resources() | budget  # type: ignore[no-untyped-call]  # Ray does not annotate it
+        total = ray.cluster_resources() | budget
         used = [held for name, (held, _) in self._granted.items() if name != apart_from]
         return {name: total.get(name, 0.0) + 1e-6 - sum(held.get(name, 0.0) for held in used) for name in needs}
 

@@ -171,7 +171,7 @@ def _num_gpus() -> int:
     """GPUs of the connected cluster."""
     import ray  # here, so that `clinjepa plan` does not wait for the import
 
-    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray does not annotate it
+    return int(ray.cluster_resources().get("GPU", 0))
 
 
 def _on_a_cluster() -> bool:

@@ -37,7 +37,7 @@ from pipelines.graph.context import Needs, RunContext
 from pipelines.graph.stage import Stage
 from pipelines.scheduling.coordinator import coordinator
 from pipelines.scheduling.session import WATCHER_VARIABLE
-from pipelines.scheduling.trackers import open_trackers, tracker_settings
+from pipelines.scheduling.trackers import TrackerSettings, open_trackers, tracker_settings
 from pipelines.stages.base_model import base_settings
 from pipelines.stages.feed import ray_data_feed
 from pipelines.stages.tasks import run_remotely
@@ -221,7 +221,7 @@ class _Work(TypedDict):
     label: str
     threads: int
     nodes_may_leave: bool
-    trackers: Mapping[str, Any]
+    trackers: TrackerSettings
 
 
 @dataclass
