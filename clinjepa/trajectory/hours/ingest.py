@@ -12,7 +12,8 @@ from typing import TypedDict, cast
 import polars as pl
 import pyarrow as pa
 
-from clinjepa.clinical import load_variables
+from clinjepa.clinical import Variable, load_variables
+from clinjepa.config.schema import CohortConfig
 from clinjepa.errors import SourceError
 from clinjepa.sources.access import source_access
 from clinjepa.sources.extraction import read_partition
@@ -20,7 +21,7 @@ from clinjepa.sources.schema import STAYS_SCHEMA, Partition, PartitionReader, va
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import PartFile, add_counts, finished_part, read_records, write_part_table, write_record
 from clinjepa.trajectory.hours.aggregates import aggregate_hours
-from clinjepa.trajectory.hours.cohort import AttritionRow, apply_measurement_rules, apply_stay_rules, cohort_rules, sum_attrition
+from clinjepa.trajectory.hours.cohort import Attrition, AttritionRow, apply_measurement_rules, apply_stay_rules, cohort_rules, sum_attrition
 from clinjepa.trajectory.hours.data_card import DataCard, HourlyCoverage, SplitCounts, add_hourly, grouped_drops, hourly_coverage
 from clinjepa.trajectory.hours.grid import at_store_time, coverage, grid_columns, place_events
 from clinjepa.trajectory.hours.history import HISTORY_SCHEMA, history_hours
@@ -80,24 +81,15 @@ def build_partition(
         return cast(IngestRecord, finished)
     tables = validate(read_partition(source, partition, extracted))
     events = tables.events if settings.source.event_time == "measured" else at_store_time(tables.events)
-    variables, rules = load_variables(), cohort_rules(settings.cohort)
-    stays = pl.DataFrame(tables.stays)
-    attrition = apply_stay_rules(stays, rules)
-    placed, counts = place_events(events, attrition.stays, variables)
-    apply_measurement_rules(attrition, placed, variables, rules)
+    variables = load_variables()
+    attrition, placed, counts = _cohort(tables.stays, events, variables, settings.cohort)
     kept = attrition.stays.sort("stay_id")
-    placed = placed.filter(pl.col("stay_id").is_in(kept["stay_id"].to_list()))
-
     texts = hour_texts(placed, kept, variables, settings.text.max_decimals, settings.text.include_medications)
     texts = static_texts(kept).join(texts, on="stay_id", how="inner").sort("stay_id")
     grid = aggregate_hours(placed, kept, variables)
     history = history_hours(tables.events, kept, variables)
-    outcomes = []
-    if events is not tables.events:  # labels go by the time of measurement, whenever the value was stored
-        measured, _ = place_events(tables.events, kept, variables)
-        outcomes.append(
-            write_part_table(out, f"measured/{name}.parquet", _as_schema(aggregate_hours(measured, kept, variables), grid_schema()))
-        )
+    # Labels go by the time of measurement, whenever the value was stored.
+    outcomes = [] if events is tables.events else [_write_measured(out, name, tables.events, kept, variables)]
     dropped = dict(tables.counts)
     add_counts(dropped, counts)
     record: IngestRecord = {
@@ -119,6 +111,23 @@ def build_partition(
     }
     write_record(out, name, record)
     return record
+
+
+def _cohort(
+    stays: pa.Table, events: pa.Table, variables: Mapping[str, Variable], cohort: CohortConfig
+) -> tuple[Attrition, pl.DataFrame, dict[str, int]]:
+    """(stays under the cohort's rules, placed rows of the kept stays, rows that `place_events` left out by rule)."""
+    rules = cohort_rules(cohort)
+    attrition = apply_stay_rules(pl.DataFrame(stays), rules)
+    placed, counts = place_events(events, attrition.stays, variables)
+    apply_measurement_rules(attrition, placed, variables, rules)
+    return attrition, placed.filter(pl.col("stay_id").is_in(attrition.stays["stay_id"].to_list())), counts
+
+
+def _write_measured(out: Folder, name: str, events: pa.Table, stays: pl.DataFrame, variables: Mapping[str, Variable]) -> PartFile:
+    """Write the grid by time of measurement, `measured/<name>.parquet`."""
+    placed, _ = place_events(events, stays, variables)
+    return write_part_table(out, f"measured/{name}.parquet", _as_schema(aggregate_hours(placed, stays, variables), grid_schema()))
 
 
 def finish_ingest(out: Folder, settings: IngestSettings, left_out: dict[str, int] | None = None) -> DataCard:

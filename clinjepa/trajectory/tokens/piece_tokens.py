@@ -27,7 +27,7 @@ _PATTERNS = {
     QWEN_PIECES,
     # Llama 3
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    # GPT-2, as a pattern of its own
+    # GPT-2, as an explicit pattern
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
 }
 _SPACE, _FULL_STOP, _BAR = ord(" "), ord("."), ord("|")
