@@ -1,4 +1,19 @@
-"""Evaluation of frozen models: drift, geometry, downstream tasks, baselines, round trip. Plain functions with JSON-able results."""
+"""Evaluation of frozen models: rollout drift, latent geometry, risk tasks, baselines, round trip.
+
+An evaluation is a plain function of artifacts. Its result is a TypedDict of figures, which is written as JSON without conversion.
+
+| module | contents |
+|---|---|
+| `drift` | error of autoregressive rollouts by horizon, with two controls |
+| `geometry`, `centroid_ratio`, `cohorts` | displacement of deteriorating over stable stays; its estimator; who belongs to which cohort |
+| `downstream`, `point_features`, `probes` | risk tasks: probes on features of the history and of rollouts |
+| `baselines`, `tabular_features` | LightGBM on hand-made features, and the hours in the ICU alone |
+| `prediction_points` | where a task is predicted, and the cells of its table |
+| `roundtrip`, `hour_grid` | values of an hour read back from its latent; the hour grid as arrays |
+| `space` | stays of a split, the training mean latent, diagnostics of collapse |
+| `figures`, `metrics`, `seeds` | a figure with its interval; AUROC, AUPRC and the bootstrap; several seeds as one result |
+| `settings` | settings of the evaluation stages |
+"""
 
 FORMAT_VERSIONS = {"roundtrip": 1, "drift": 1, "geometry": 2, "downstream": 1, "baselines": 2}
 """By kind of stage that this room's code makes; raised when the result changes for the same settings."""

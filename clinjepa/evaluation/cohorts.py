@@ -122,4 +122,4 @@ def match(cohort: Cohort, num_hours: Mapping[int, int], k_hours: int, seed: int)
 
 def _hours_between(start: pa.ChunkedArray, end: pa.ChunkedArray) -> np.ndarray:
     micros = pc.subtract(end.cast(pa.timestamp("us")).cast(pa.int64()), start.cast(pa.timestamp("us")).cast(pa.int64()))
-    return micros.cast(pa.float64()).to_numpy() / 3.6e9
+    return np.asarray(micros.cast(pa.float64()).to_numpy() / 3.6e9)

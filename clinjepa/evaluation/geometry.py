@@ -76,11 +76,16 @@ class Picture(TypedDict):
 
 
 class Geometry(CohortGeometry):
-    """The death cohort's geometry, that of the onset cohorts by name, the diagnostics of the space and its picture."""
+    """The death cohort's geometry, that of the onset cohorts by name, and the diagnostics of the space."""
 
     cohorts: dict[str, CohortGeometry]
     space: Space
-    umap: NotRequired[Picture]
+
+
+class PicturedGeometry(Geometry):
+    """The same with the picture of the space."""
+
+    umap: Picture
 
 
 def evaluate_geometry(
@@ -92,7 +97,7 @@ def evaluate_geometry(
     *,
     split: str = "held_out",
     seed: int = 0,
-) -> Geometry:
+) -> Geometry | PicturedGeometry:
     """Displacement ratios of every cohort, diagnostics of the latent space, and its UMAP picture.
 
     Args:
@@ -123,7 +128,7 @@ def evaluate_geometry(
         "space": describe_space(latents, stays, split, seed=seed),
     }
     if settings.umap:
-        result["umap"] = umap_picture(latents, stays, headline, settings.max_umap_points, split, seed)
+        return {**result, "umap": umap_picture(latents, stays, headline, settings.max_umap_points, split, seed)}
     return result
 
 
@@ -178,7 +183,7 @@ def displacement_ratios(
     draws_R = ratio_draws(moved_G1[:, 0], stable_G1[:, 0], patient_draws(num_groups, num_bootstrap, seed))
     found: Ratios = {
         "ratio": None,
-        "plain_ratio": figure(np.linalg.norm(moved_PD.sum(0)) / np.linalg.norm(stable_PD.sum(0)), None, num_patients),
+        "plain_ratio": figure(float(np.linalg.norm(moved_PD.sum(0)) / np.linalg.norm(stable_PD.sum(0))), None, num_patients),
         "mean_displacement_ratio": figure(moved_G1.sum() / stable_G1.sum(), draws_R, num_patients),
     }
     value, interval = centroid_ratio(group_sums(moved_PD, group_P), group_sums(stable_PD, group_P))

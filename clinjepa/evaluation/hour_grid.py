@@ -24,7 +24,7 @@ class GridPart:
 
     def rows(self, stay_N: np.ndarray, hour_N: np.ndarray) -> np.ndarray:
         """Row numbers of (stay, hour) points [N]."""
-        return np.array([self.first_row[int(stay_id)] for stay_id in stay_N], dtype=np.int64) + hour_N
+        return np.asarray(np.array([self.first_row[int(stay_id)] for stay_id in stay_N], dtype=np.int64) + hour_N)
 
 
 def grid_variables(*roles: str, kinds: Sequence[str]) -> list[Variable]:

@@ -43,7 +43,7 @@ def sums_by_patient(values_N: np.ndarray, index_N: np.ndarray, num_patients: int
 def ratio_draws(numerator_P: np.ndarray, denominator_P: np.ndarray, counts_RP: np.ndarray) -> np.ndarray:
     """Bootstrap draws of sum(numerator) / sum(denominator); a mean is the ratio of a sum to a count. NaN where the denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (counts_RP @ numerator_P) / (counts_RP @ denominator_P)
+        return np.asarray((counts_RP @ numerator_P) / (counts_RP @ denominator_P))
 
 
 def auroc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
@@ -102,7 +102,7 @@ class _Ranking:
         positive_RG, negative_RG = self.groups(weights_RN)
         below_RG = np.cumsum(negative_RG, axis=1) - negative_RG
         with np.errstate(divide="ignore", invalid="ignore"):
-            return (positive_RG * (below_RG + 0.5 * negative_RG)).sum(1) / (positive_RG.sum(1) * negative_RG.sum(1))
+            return np.asarray((positive_RG * (below_RG + 0.5 * negative_RG)).sum(1) / (positive_RG.sum(1) * negative_RG.sum(1)))
 
     def auprc(self, weights_RN: np.ndarray) -> np.ndarray:
         positive_RG, negative_RG = (group[:, ::-1] for group in self.groups(weights_RN))
@@ -110,4 +110,4 @@ class _Ranking:
         all_RG = true_RG + np.cumsum(negative_RG, axis=1)
         precision_RG = np.divide(true_RG, all_RG, out=np.zeros_like(true_RG), where=all_RG > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return (positive_RG * precision_RG).sum(1) / positive_RG.sum(1)
+            return np.asarray((positive_RG * precision_RG).sum(1) / positive_RG.sum(1))

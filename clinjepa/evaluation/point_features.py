@@ -40,7 +40,7 @@ class PointFeatures:
     def column(self, name: str, rows_N: np.ndarray) -> np.ndarray:
         """Features of one table column for some rows: the history, with the future of that column appended where it has one."""
         if name == "history_only":
-            return self.history_NF[rows_N]
+            return np.asarray(self.history_NF[rows_N])
         future_NG = {"actions_carried_forward": self.carried_NG, "recorded_actions": self.recorded_NG}[name]
         return np.concatenate([self.history_NF[rows_N], future_NG[rows_N]], axis=1)
 
@@ -180,7 +180,7 @@ def _future(predictor: Predictor, cache: Cache, state_P1D: torch.Tensor, actions
         predicted.append(state_P1D)
         state_P1D, hidden_P1W, cache = predictor(None, state_P1D, actions_PHD[:, step : step + 1], cache=cache, keep_cache=True)
     if pooling == "context":
-        return hidden_P1W[:, 0].cpu().numpy()
+        return np.asarray(hidden_P1W[:, 0].cpu().numpy())
     return _pool(torch.cat(predicted, dim=1).cpu().numpy(), pooling)
 
 
@@ -199,7 +199,7 @@ def _rows(cache: Cache, row_P: torch.Tensor, num_hours: int) -> Cache:
 def _next_actions(z_action_TD: np.ndarray, window: _Window, rollout_hours: int, recorded: bool) -> np.ndarray:
     """Actions [H, D] of the hours after the window: as recorded, or the window's last one repeated."""
     hours = window.stop + np.arange(rollout_hours) if recorded else np.full(rollout_hours, window.stop - 1)
-    return z_action_TD[np.minimum(hours, len(z_action_TD) - 1)]
+    return np.asarray(z_action_TD[np.minimum(hours, len(z_action_TD) - 1)])
 
 
 def _pool(z_BTD: np.ndarray, pooling: str) -> np.ndarray:

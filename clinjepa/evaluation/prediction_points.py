@@ -59,6 +59,10 @@ class Points:
         return self.where(self.split_N == split)
 
     @property
+    def num_positive(self) -> int:
+        return int((self.label_N > 0.5).sum())
+
+    @property
     def num_positive_patients(self) -> int:
         return len(np.unique(self.subject_N[self.label_N > 0.5]))
 
@@ -123,23 +127,22 @@ def score_cell(scored: Points, scores_N: np.ndarray, num_bootstrap: int, seed: i
         seed: Seed of the resamplings.
     """
     found = discrimination(scored.label_N, scores_N, scored.subject_N, num_bootstrap, seed)
-    return {"auroc": found["auroc"], "auprc": found["auprc"], **_counts(scored)}
+    return {
+        "auroc": found["auroc"],
+        "auprc": found["auprc"],
+        "num_positive": scored.num_positive,
+        "num_total": len(scored),
+        "num_positive_patients": scored.num_positive_patients,
+    }
 
 
 def null_cell(scored: Points, reason: str) -> Cell:
     """A cell that cannot be estimated: its figures are None, the counts are those of the scored points."""
-    return {"auroc": None, "auprc": None, "reason": reason, **_counts(scored)}
-
-
-class _Counts(TypedDict):
-    num_positive: int
-    num_total: int
-    num_positive_patients: int
-
-
-def _counts(scored: Points) -> _Counts:
     return {
-        "num_positive": int((scored.label_N > 0.5).sum()),
+        "auroc": None,
+        "auprc": None,
+        "reason": reason,
+        "num_positive": scored.num_positive,
         "num_total": len(scored),
         "num_positive_patients": scored.num_positive_patients,
     }

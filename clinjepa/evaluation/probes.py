@@ -1,7 +1,7 @@
 """Probes on frozen features: logistic regression and the method's small MLP.
 
 Both see standardised features (statistics of the training rows only), are fitted on train and chosen by log-loss on
-tuning, which is defined even where tuning holds one class only. Settings: Clin-JEPA (arXiv 2605.10840), downstream probe.
+tuning. Log-loss is defined even where tuning has one class only. Settings: Clin-JEPA (arXiv 2605.10840), downstream probe.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Standardiser:
         return cls(mean_F.astype(np.float32), scale_F.astype(np.float32))
 
     def __call__(self, x_NF: np.ndarray) -> np.ndarray:
-        return np.clip((x_NF - self.mean_F) * self.scale_F, -10, 10).astype(np.float32)
+        return np.asarray(np.clip((x_NF - self.mean_F) * self.scale_F, -10, 10).astype(np.float32))
 
 
 def probe_scores(kind: str, train: Rows, tuning: Rows, scored_NF: np.ndarray, config: ProbeConfig, seed: int) -> np.ndarray:
@@ -73,7 +73,7 @@ def _linear(
     for strength in REGULARISATION:
         model = LogisticRegression(C=strength, max_iter=200, tol=1e-3, random_state=seed)
         with warnings.catch_warnings():
-            # Weakly regularised fits may stop at max_iter; tuning then judges them as they are.
+            # Weakly regularised fits may stop at max_iter; tuning then compares the unconverged fits.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(x_NF, y_N)
         loss = log_loss(tuning_y_N, model.decision_function(tuning_NF))
@@ -97,9 +97,12 @@ def _mlp(
         best_loss, best_N, waited = np.inf, np.zeros(len(scored_NF)), 0
         for _ in range(config.max_epochs):
             model.train()
-            for batch in torch.randperm(len(inputs_NF), generator=generator).split(config.batch_size):
+            order_N = torch.randperm(len(inputs_NF), generator=generator)
+            for begin in range(0, len(order_N), config.batch_size):
+                batch = order_N[begin : begin + config.batch_size]
                 optimizer.zero_grad()
-                nn.functional.binary_cross_entropy_with_logits(model(inputs_NF[batch]).squeeze(1), labels_N[batch]).backward()
+                train_loss = nn.functional.binary_cross_entropy_with_logits(model(inputs_NF[batch]).squeeze(1), labels_N[batch])
+                torch.autograd.backward(train_loss)
                 optimizer.step()
             model.eval()
             with torch.no_grad():

@@ -111,4 +111,4 @@ def describe_space(latents: Latents, stays: pa.Table, split: str = "held_out", *
 
 
 def _gram(x_ND: np.ndarray) -> np.ndarray:
-    return x_ND.T @ x_ND if x_ND.shape[1] <= x_ND.shape[0] else x_ND @ x_ND.T
+    return np.asarray(x_ND.T @ x_ND if x_ND.shape[1] <= x_ND.shape[0] else x_ND @ x_ND.T)

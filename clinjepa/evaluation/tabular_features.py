@@ -175,4 +175,4 @@ def _static_features(stays: pa.Table, stay_N: np.ndarray, hour_N: np.ndarray, in
 def _known_from(stays: pa.Table, column: str) -> np.ndarray:
     """Hours after ICU admission from which a static is known, per stay; -inf where it was at admission."""
     charted, admitted = (stays[name].cast(pa.int64()).to_pandas() for name in (column, "intime"))
-    return ((charted - admitted) / HOUR_US).fillna(-np.inf).to_numpy()
+    return np.asarray(((charted - admitted) / HOUR_US).fillna(-np.inf).to_numpy())

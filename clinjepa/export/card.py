@@ -1,6 +1,6 @@
-"""The model card of an export: what it is, from which data, under which terms, how well it does and how it is loaded.
+"""The model card of an export: contents, training data, terms, figures, and how it is loaded.
 
-Numbers are those of the run's `report.json`; terms are data (`terms.yaml`). Nothing of a single patient is in it.
+Figures are those of the run's `report.json`; the terms are in `terms.yaml`. The card contains no data of a single patient.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, TypedDict
 
 import jinja2
 import yaml
@@ -51,20 +51,28 @@ def model_card(facts: Mapping[str, Any]) -> str:
     )
 
 
-def data_terms(access: str) -> dict[str, Any]:
-    """title, text, may_be_shared. What is not known counts as credentialed."""
-    known = yaml.safe_load(_resource("terms.yaml"))["access"]
+class Terms(TypedDict):
+    """What may be done with data of one kind of access, and with a model that was trained on them."""
+
+    title: str
+    text: str
+    may_be_shared: bool
+
+
+def data_terms(access: str) -> Terms:
+    """The terms of `access` (open, synthetic or credentialed). An unknown value gets the terms of credentialed data."""
+    known: dict[str, Terms] = yaml.safe_load(_resource("terms.yaml"))["access"]
     return known.get(access, known["credentialed"])
 
 
 def package_versions() -> dict[str, str]:
-    """Versions that wrote the export."""
+    """Versions of the packages that write the export."""
     found = {"clinjepa": clinjepa.__version__, "python": platform.python_version()}
     return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def report_figures(report: Mapping[str, Any], recipe: str, headline_context: int) -> list[tuple[str, str]]:
-    """(name, text) of a recipe's figures in `report.json`; one that could not be estimated says why."""
+    """(name, text) of a recipe's figures in `report.json`; a figure that could not be estimated has its reason as text."""
     rows: list[tuple[str, str]] = []
     drift = report["drift"].get(recipe, {}).get(str(headline_context), {})
     for hours, metrics in drift.get("horizons", {}).items():

@@ -1,10 +1,11 @@
-"""The folder of an export: written into an empty place or over an earlier export of the same run, complete when `export.json` is there.
+"""The folder of an export. It is written into an empty folder or over an earlier export of the same run, recipe and seed.
 
-`export.json` has the SHA-256 of every other file and is written last; until then `export.unfinished.json` says whose folder it is.
+`export.json` holds the SHA-256 of every other file and is written last. Until then `export.unfinished.json` holds its identity.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from clinjepa.errors import StoreError
@@ -15,10 +16,10 @@ MANIFEST, UNFINISHED, CARD = "export.json", "export.unfinished.json", "README.md
 _OWN = ("encoder", "base", "predictor", "tokenizer", CARD)
 
 
-def begin_export(out: Folder, identity: dict[str, Any]) -> None:
-    """Make room: nothing but an earlier export (finished or not) of the same `identity` is removed.
+def begin_export(out: Folder, identity: Mapping[str, object]) -> None:
+    """Prepare the folder: remove an earlier export of the same `identity` (run, recipe and seed), finished or not.
 
-    identity: run, recipe and seed. Raises StoreError when anything else lies there.
+    Raises StoreError when the folder holds anything else.
     """
     present = out.names()
     if present:
@@ -30,12 +31,12 @@ def begin_export(out: Folder, identity: dict[str, Any]) -> None:
         foreign = sorted(set(present) - {*_OWN, MANIFEST, UNFINISHED})
         if foreign:
             raise StoreError(f"{out.address} holds an earlier export and {len(foreign)} other things; give an empty or new folder")
-    out.write_json(UNFINISHED, identity)
+    out.write_json(UNFINISHED, dict(identity))
     for name in (MANIFEST, *_OWN):
         out.remove(name)
 
 
-def finish_export(out: Folder, record: dict[str, Any]) -> None:
+def finish_export(out: Folder, record: Mapping[str, object]) -> None:
     """Write `export.json`: `record` and path, bytes and SHA-256 of every file."""
     found = out.files()
     files = [
@@ -46,8 +47,8 @@ def finish_export(out: Folder, record: dict[str, Any]) -> None:
 
 
 def check_export(out: Folder) -> dict[str, Any]:
-    """The manifest of a finished export whose files are all as they were written; StoreError names the first that is not."""
-    manifest = out.read_json(MANIFEST)
+    """The manifest of a finished export; raises StoreError naming the first file that is missing or differs from its SHA-256."""
+    manifest: dict[str, Any] = out.read_json(MANIFEST)
     for entry in manifest["files"]:
         if not out.exists(entry["path"]) or out.digest(entry["path"]) != entry["sha256"]:
             raise StoreError(f"{out.address}/{entry['path']} is missing or was altered after it was written; export again")

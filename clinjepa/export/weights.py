@@ -1,4 +1,4 @@
-"""The weights of an export, in the forms that other programs know: a PEFT adapter, a Hugging Face model, safetensors.
+"""The weights of an export, in formats that other programs read: a PEFT adapter, a Hugging Face model, safetensors.
 
 | what was trained | `encoder/` | `base/` |
 |---|---|---|
@@ -7,7 +7,7 @@
 | all weights, or nothing on a base made here | Hugging Face model | – |
 | nothing on a public base | no weights | – |
 
-A public base is named and never copied. `encoder/encoder.json` says beside it how a latent is read (clinjepa/model/text_encoder.py).
+A public base is named and never copied. `encoder/encoder.json` describes how a latent is computed (clinjepa/model/text_encoder.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import Tensor
 
@@ -36,7 +36,7 @@ PUBLIC_BASE = "model.json"
 
 @dataclass(frozen=True)
 class TrainedParts:
-    """Where what is exported lies in storage."""
+    """Folders in storage of the parts that are exported."""
 
     base: Folder
     """`config.json` and `model.safetensors` of a base made here, or `model.json`, the name of a public one."""
@@ -50,40 +50,63 @@ class TrainedParts:
     predictor: Folder
 
 
-def write_weights(
-    parts: TrainedParts, encoder_settings: EncoderSettings, tokenizer_settings: dict[str, Any], out: Folder
-) -> dict[str, Any]:
-    """Write `encoder/`, `predictor/` and, where they were made here, `base/` and `tokenizer/`; returns what was written.
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What the export states of the tokenizer that the encoder was trained with."""
 
-    tokenizer_settings: the configuration's section as plain values. Raises CheckpointError for weights that do not
-    belong together.
+    pretrained: bool
+    """True for the tokenizer of a public model; False for one that was trained here, which is then copied."""
+    max_tokens: int
+    """Tokens at which a text is cut."""
+
+
+class Reference(TypedDict):
+    """A public model by id and revision. `local` is True where the id was a folder; then only its last name is given."""
+
+    model: str
+    revision: str | None
+    local: bool
+
+
+class Beside(TypedDict):
+    """A model that was written with the export: its folder, relative to `encoder/`."""
+
+    folder: str
+
+
+class Written(TypedDict):
+    """What was written, for the manifest and the model card."""
+
+    base: Reference | Beside
+    tokenizer: Reference | Beside
+    adapted: bool
+    num_trained_encoder: int
+    num_predictor: int
+    predictor: dict[str, Any]
+
+
+def write_weights(parts: TrainedParts, encoder_settings: EncoderSettings, facts: TokenizerFacts, out: Folder) -> Written:
+    """Write `encoder/`, `predictor/` and, where they were made here, `base/` and `tokenizer/`.
+
+    Args:
+        parts: Where the trained parts are in storage.
+        encoder_settings: The settings of the encoder that was trained.
+        facts: Origin and length limit of its tokenizer.
+        out: The folder of the export.
+
+    Raises:
+        CheckpointError: The weights do not belong together.
     """
     spec = encoder_spec(encoder_settings, parts.trajectories)
-    special = parts.trajectories.read_json("special_tokens.json")
     public = parts.base.read_json(PUBLIC_BASE) if parts.base.exists(PUBLIC_BASE) else None
-    base = _reference(public) if public else {"folder": "."}
-    num_trained = 0
-    if parts.online is None:
-        if public is None:
-            _copy_model(parts.base, out / "encoder")
-    else:
-        state = read_tensors(parts.online, "online.safetensors")
-        num_trained = sum(tensor.numel() for tensor in state.values())
-        if spec.adaptation == "full":
-            _write_model(state, parts.base, public, out / "encoder")
-            base = {"folder": "."}
-        else:
-            if public is None:
-                _copy_model(parts.base, out / "base")
-                base = {"folder": "../base"}
-            _write_adapter(state, spec, base, out / "encoder")
-    tokenizer = {"folder": "../tokenizer"}
-    if tokenizer_settings["init"] == "pretrained":
+    base, num_trained = _write_encoder(parts, spec, public, out)
+    adapted = parts.online is not None and spec.adaptation == "lora"
+    tokenizer: Reference | Beside = {"folder": "../tokenizer"}
+    if facts.pretrained:
         tokenizer = _reference({"model": encoder_settings.model, "revision": encoder_settings.revision})
     else:
         for name in ("tokenizer.json", "special_tokens.json"):
             (out / "tokenizer").write_bytes(name, parts.trajectories.read_bytes(name))
-    adapted = parts.online is not None and spec.adaptation == "lora"
     (out / "encoder").write_json(
         DESCRIPTION,
         {
@@ -91,13 +114,13 @@ def write_weights(
             "base": base,
             "adapted": adapted,
             "tokenizer": tokenizer,
-            "eos": special["eos"],
-            "max_tokens": tokenizer_settings["max_tokens"],
+            "eos": parts.trajectories.read_json("special_tokens.json")["eos"],
+            "max_tokens": facts.max_tokens,
             "token_budget": encoder_settings.token_budget,
             "spec": {name: value for name, value in asdict(spec).items() if name not in NOT_DESCRIBED},
         },
     )
-    predictor = load_predictor(parts.predictor)  # as a check: what cannot be read here cannot be read elsewhere
+    predictor = load_predictor(parts.predictor)  # a check: a predictor that cannot be loaded here cannot be loaded elsewhere
     for name in (PREDICTOR_TENSORS, PREDICTOR_SPEC):
         (out / "predictor").write_bytes(name, parts.predictor.read_bytes(name))
     return {
@@ -110,7 +133,26 @@ def write_weights(
     }
 
 
-def _reference(public: Mapping[str, Any]) -> dict[str, Any]:
+def _write_encoder(parts: TrainedParts, spec: EncoderSpec, public: Mapping[str, Any] | None, out: Folder) -> tuple[Reference | Beside, int]:
+    """Write the encoder's weights in the form of the module's table; returns its base and the number of trained parameters."""
+    base: Reference | Beside = _reference(public) if public else {"folder": "."}
+    if parts.online is None:
+        if public is None:
+            _copy_model(parts.base, out / "encoder")
+        return base, 0
+    state = read_tensors(parts.online, "online.safetensors")
+    if spec.adaptation == "full":
+        _write_model(state, parts.base, public, out / "encoder")
+        base = {"folder": "."}
+    else:
+        if public is None:
+            _copy_model(parts.base, out / "base")
+            base = {"folder": "../base"}
+        _write_adapter(state, spec, base, out / "encoder")
+    return base, sum(tensor.numel() for tensor in state.values())
+
+
+def _reference(public: Mapping[str, Any]) -> Reference:
     """A public model by id and revision; a local folder by its name alone, since its path means nothing elsewhere."""
     model = str(public["model"])
     local = os.path.isabs(model) or os.path.isdir(model)
@@ -135,18 +177,19 @@ def _public_config(public: Mapping[str, Any]) -> dict[str, Any]:
         loaded = AutoConfig.from_pretrained(public["model"], revision=public["revision"], local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):
         raise ConfigError(f"encoder.model={public['model']}: its config.json is not on this machine; export where it was trained") from None
-    return {name: value for name, value in loaded.to_dict().items() if name != "_name_or_path"} | {"architectures": loaded.architectures}
+    plain: dict[str, Any] = loaded.to_dict()
+    return {name: value for name, value in plain.items() if name != "_name_or_path"} | {"architectures": loaded.architectures}
 
 
-def _write_adapter(state: Mapping[str, Tensor], spec: EncoderSpec, base: Mapping[str, Any], out: Folder) -> None:
+def _write_adapter(state: Mapping[str, Tensor], spec: EncoderSpec, base: Reference | Beside, out: Folder) -> None:
     """peft's own two files. The tensors' names in storage are peft's without the adapter's name, which is also how peft saves them."""
     unknown = [name for name in state if ".lora_" not in name]
     if unknown:
         raise CheckpointError(f"online.safetensors: {len(unknown)} of {len(state)} tensors are no LoRA tensors; check encoder.adaptation")
-    config = lora_config(spec, spec.lora_dropout)
+    config: Any = lora_config(spec, spec.lora_dropout)  # peft's methods have no annotations
     config.inference_mode = True
     config.base_model_name_or_path, config.revision = base.get("model"), base.get("revision")
     write_tensors(out, ADAPTER_TENSORS, state)
-    # Sets have no order of their own; the file must be the same each time.
+    # Sets have no fixed order, and the file must be the same each time.
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
     out.write_json(ADAPTER_CONFIG, dict(sorted(plain.items())))

@@ -1,12 +1,12 @@
-"""From a data card (docs/data_card.md) to one self-contained page: what came in, what was dropped and why, what is covered.
+"""The page of a data card (docs/data_card.md): what came in, what was dropped and why, and what is covered.
 
-The page has the style of the report and no numbers but those of `data_card.json`; nothing on it belongs to one patient.
+It is one self-contained HTML file in the style of the report. Its numbers are those of `data_card.json`; none belongs to a single patient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -30,7 +30,7 @@ REASONS = {
     "time": "outside the stay or without a usable time",
     "code": "codes that no variable takes",
     "identity": "stays without an id, patient or admission",
-    "repeat": "said twice",
+    "repeat": "repeated rows",
     "purpose": "left out on purpose",
     "files": "noted about the files (nothing dropped)",
     "other": "other rules",
@@ -38,13 +38,21 @@ REASONS = {
 _SPLIT_TITLES = {"num_died_in_hospital": "Died"}
 
 
+class LabelRow(NamedTuple):
+    """A task's row: per split the number of labels, the share that is positive (or the mean), and the patients."""
+
+    title: str
+    name: str
+    cells: list[tuple[str, str, str]]
+
+
 def render_data_card(card: Mapping[str, Any]) -> str:
-    """The page of a data card. `audit` (audit.json) and `artifacts` {kind: key} are shown where the card has them."""
+    """The page of a data card; `audit` (audit.json) and `artifacts` {kind: key} are shown where the card has them."""
     return page_environment().get_template("templates/data_card.html").render(view=DataCardView(card), card=card, style=page_style())
 
 
 class DataCardView:
-    """What the template asks for."""
+    """The values that the template of the data card reads."""
 
     def __init__(self, card: Mapping[str, Any]) -> None:
         self.card = card
@@ -107,8 +115,8 @@ class DataCardView:
             heat_map(rows, title="Share of stays with a value, hour by hour", x_label="hour since ICU admission; right: all hours", alt=alt)
         )
 
-    def coverage_rows(self) -> list[dict[str, Any]]:
-        """The table beside the map: every variable of the dictionary's order that has events, then medications."""
+    def coverage_rows(self) -> list[Mapping[str, Any]]:
+        """The table beside the map: the variables with events in the dictionary's order, then medications."""
         covered = self.card["coverage"]
         order = [*(name for name in load_variables() if name in covered), *(name for name in covered if name not in load_variables())]
         names = {name: variable.text_name for name, variable in load_variables().items()}
@@ -141,8 +149,8 @@ class DataCardView:
         name = f"{kind.capitalize()} texts by their tokens"
         return Markup(histogram(bins["counts"], bins["bin_width"], title=name, x_label="tokens", alt=alt, marks=marks))
 
-    def label_rows(self) -> list[dict[str, Any]]:
-        """One row per task with labels: its title and, by split, how much of it is positive (or its mean) and how many patients have it."""
+    def label_rows(self) -> list[LabelRow]:
+        """One row per task with labels."""
         rows = []
         for name, by_split in self.card["prevalence"]["tasks"].items():
             cells = []
@@ -153,7 +161,7 @@ class DataCardView:
                 middle = found.get("mean")
                 share = self.share(found["share_positive"]) if binary else "–" if middle is None else f"mean {number(float(middle))}"
                 cells.append((number(found["num_labels"]), share, who))
-            rows.append({"title": load_task(name).title, "name": name, "cells": cells})
+            rows.append(LabelRow(load_task(name).title, name, cells))
         return rows
 
 

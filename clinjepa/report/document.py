@@ -1,17 +1,17 @@
-"""The end of the data's way: `report.json`, checked against its schema, and one HTML file that shows it.
+"""`report.json`, checked against its schema, and the HTML page that shows it.
 
-`build_report` takes the structure of report.json itself (docs/report.md, schema.json), `render_html` takes its result
-and what only a picture needs (curves, UMAP points, the configuration's text).
+`build_report` returns the content of report.json (docs/report.md, schema.json). `render_html` takes that content, and what only the page
+shows: training curves, UMAP points, the configuration's text.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, TypedDict
 
 import jinja2
 import jsonschema
@@ -55,7 +55,7 @@ def render_html(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
 
 
 def page_environment() -> jinja2.Environment:
-    """Templates of this folder; every name they show is escaped, a missing one is an error."""
+    """The templates of this room; shown values are escaped, and a missing one is an error."""
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(_resource),
         autoescape=True,
@@ -73,11 +73,26 @@ def page_style() -> str:
 @cache
 def report_schema() -> dict[str, Any]:
     """The JSON Schema of report.json."""
-    return json.loads(_resource("schema.json"))
+    schema: dict[str, Any] = json.loads(_resource("schema.json"))
+    return schema
 
 
-def stage_sharing(stages: list[dict[str, Any]]) -> dict[str, Any]:
-    """How many stages two or more recipes use, in all and per recipe; a stage without `recipes` is the data set's and serves all."""
+class RecipeSharing(TypedDict):
+    """Stages of one recipe, and how many of them another recipe uses too."""
+
+    num_stages: int
+    num_shared: int
+
+
+class Sharing(RecipeSharing):
+    """The same over all recipes, with the stages that the run did not compute, and by recipe."""
+
+    num_reused: int
+    recipes: dict[str, RecipeSharing]
+
+
+def stage_sharing(stages: Sequence[Mapping[str, Any]]) -> Sharing:
+    """How many stages two or more recipes use, in all and per recipe; a stage without `recipes` belongs to the data set."""
     names = sorted({recipe for stage in stages for recipe in stage.get("recipes", [])})
     by_recipe = {name: [stage for stage in stages if name in stage.get("recipes", [])] for name in names}
     shared = [stage for stage in stages if len(set(stage.get("recipes", []))) > 1]

@@ -1,13 +1,13 @@
-"""From report.json and its extras to what the page shows: charts, cards and the order of things. The template only lays it out."""
+"""Charts, tables and tiles of the report page, computed from report.json and its extras. The template only lays them out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from clinjepa.report.charts.lines import Point, Row, Series, bar_chart, interval_chart, line_chart, marker_svg
+from clinjepa.report.charts.lines import LineStyle, Point, Row, Series, bar_chart, interval_chart, line_chart, marker_svg
 from clinjepa.report.charts.parts import number
 from clinjepa.report.charts.training import training_charts
 from clinjepa.report.charts.umap_picture import group_colours, scatter_data_url
@@ -21,8 +21,26 @@ DRIFT_PANELS = (
 )
 
 
+class RecipeRow(NamedTuple):
+    """A row of the table of recipes. `sharing` has num_stages and num_shared, or is None."""
+
+    name: str
+    about: str
+    num_seeds: int
+    num_steps: int
+    sharing: Mapping[str, int] | None
+
+
+class UmapPicture(NamedTuple):
+    """A picture as a data URL, or None with the reason in `alt`."""
+
+    recipe: str
+    src: str | None
+    alt: str
+
+
 class ReportView:
-    """What the template asks for. Every method returns plain rows or finished markup."""
+    """The values that the template of the report reads; each method returns plain rows or finished markup."""
 
     def __init__(self, report: Mapping[str, Any], extras: Mapping[str, Any]) -> None:
         self.report, self.extras = report, extras
@@ -61,20 +79,14 @@ class ReportView:
     def headline_recipe(self) -> str:
         return "clin_jepa" if "clin_jepa" in self.recipes else next(iter(self.recipes), "")
 
-    def recipe_rows(self) -> list[dict[str, Any]]:
+    def recipe_rows(self) -> list[RecipeRow]:
+        """The table of recipes, in the order of the run."""
         rows = []
         for name in self.recipes:
             by_seed = self.report["phases"].get(name, {})
-            first = next(iter(by_seed.values()), [])
-            rows.append(
-                {
-                    "name": name,
-                    "about": self._about(name),
-                    "num_seeds": len(by_seed),
-                    "num_steps": sum(phase["num_steps"] for phase in first),
-                    "sharing": self.report["stage_sharing"]["recipes"].get(name),
-                }
-            )
+            phases = next(iter(by_seed.values())) if by_seed else []
+            steps = sum(phase["num_steps"] for phase in phases)
+            rows.append(RecipeRow(name, self._about(name), len(by_seed), steps, self.report["stage_sharing"]["recipes"].get(name)))
         return rows
 
     def _about(self, recipe: str) -> str:
@@ -124,9 +136,7 @@ class ReportView:
                 x_label="hours ahead",
                 y_label=unit,
                 alt="; ".join(told),
-                log_y=measure == "l1",
-                x_ticks=ticks,
-                reference=reference,
+                style=LineStyle(log_y=measure == "l1", x_ticks=ticks, reference=reference),
             )
         )
 
@@ -150,15 +160,16 @@ class ReportView:
             )
         )
 
-    def umaps(self) -> list[dict[str, Any]]:
+    def umaps(self) -> list[UmapPicture]:
+        """The UMAP picture of each recipe that has one, or the reason why it has none."""
         pictures = []
         for recipe, umap in self.extras.get("umap", {}).items():
             if not umap.get("points"):
-                pictures.append({"recipe": recipe, "src": None, "alt": umap.get("reason", "no picture was made")})
+                pictures.append(UmapPicture(recipe, None, umap.get("reason", "no picture was made")))
                 continue
             counts = {group: umap["groups"].count(group) for group in group_colours(umap["groups"])}
             alt = f"UMAP of state latents, {title(recipe)}: " + ", ".join(f"{count} {group} hours" for group, count in counts.items())
-            pictures.append({"recipe": recipe, "src": scatter_data_url(umap["points"], umap["groups"]), "alt": alt})
+            pictures.append(UmapPicture(recipe, scatter_data_url(umap["points"], umap["groups"]), alt))
         return pictures
 
     def umap_groups(self) -> dict[str, str]:
@@ -205,7 +216,7 @@ class ReportView:
 
     def alarms(self) -> list[str]:
         """One sentence per alarm of a phase."""
-        said = []
+        said: list[str] = []
         for recipe, by_seed in self.report["phases"].items():
             for seed, phases in by_seed.items():
                 for phase in phases:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from markupsafe import Markup
 
 from clinjepa.report.charts.grids import HeatRow, heat_map
@@ -13,12 +11,12 @@ from clinjepa.trajectory.audit.show import GridRow, WindowView
 
 
 def render_window(view: WindowView, name: str) -> str:
-    """The page of a window; `name` is the data set's. It shows one patient: keep it where the data may lie."""
+    """The page of a window of the data set `name`. It shows one patient: keep it where the data may be kept."""
     hours = range(view.start_hour, view.start_hour + len(view.states))
     rows = list(zip(hours, view.states, view.actions, strict=True))
     chart = Markup(_chart(view)) if view.grid else Markup("")
-    content: dict[str, Any] = {"window": view, "name": name, "rows": rows, "chart": chart, "style": page_style()}
-    return page_environment().get_template("templates/window.html").render(**content)
+    template = page_environment().get_template("templates/window.html")
+    return template.render(window=view, name=name, rows=rows, chart=chart, style=page_style())
 
 
 def _chart(view: WindowView) -> str:

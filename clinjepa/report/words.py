@@ -1,4 +1,4 @@
-"""The words of the report: what a reader sees for the names that the files use, and how a figure is written in a table."""
+"""The words of the report: titles for the names used in files, descriptions of recipes, and figures as table cells."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def stage_title(name: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as people say them: `42 s`, `3 min 20 s`, `2 h 5 min`."""
+    """A duration in words: `42 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds is None:
         return "–"
     if seconds < 10:

@@ -12,7 +12,7 @@ from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.export.card import model_card, package_versions, report_figures
 from clinjepa.export.folder import CARD, begin_export, finish_export
-from clinjepa.export.weights import TrainedParts, write_weights
+from clinjepa.export.weights import TokenizerFacts, TrainedParts, Written, write_weights
 from clinjepa.model.identity import check_predictor, encoder_digest
 from clinjepa.sources.open_data import list_open_data
 from clinjepa.storage import Folder
@@ -124,7 +124,12 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
         trajectories=artifacts["trajectories"].folder,
         predictor=artifacts["predictor"].folder,
     )
-    weights = write_weights(parts, EncoderSettings.from_json(result_fields(config.encoder)), config.tokenizer.model_dump(mode="json"), out)
+    weights = write_weights(
+        parts,
+        EncoderSettings.from_json(result_fields(config.encoder)),
+        TokenizerFacts(config.tokenizer.init == "pretrained", config.tokenizer.max_tokens),
+        out,
+    )
     data, model = _data_facts(config, artifacts["trajectories"].folder), _model_facts(config, trial, weights)
     card = {**identity, **weights, **data, **model, **_figures(config, trial, storage)}
     out.write_bytes(CARD, model_card(card).encode())
@@ -176,7 +181,7 @@ def _data_facts(config: Config, trajectories: Folder) -> _DataFacts:
     }
 
 
-def _model_facts(config: Config, trial: Trial, weights: Mapping[str, Any]) -> _ModelFacts:
+def _model_facts(config: Config, trial: Trial, weights: Written) -> _ModelFacts:
     encoder, base = config.encoder, weights["base"]
     name = base.get("model") or f"Qwen3 of {encoder.num_layers} layers of {encoder.hidden_size}, made here"
     if weights["adapted"]:

@@ -1,6 +1,6 @@
-"""Charts made of cells and columns, in the style of `svg_charts.py`: a heat map over hours, a histogram.
+"""Charts made of cells and columns as inline SVG: a heat map over hours, a histogram.
 
-A cell's strength is its value between 0 and 1, in ten steps of one colour; what is unknown is left empty.
+A cell is drawn in ten shades of one colour, by its value between 0 and 1. A missing value is left empty.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _level(value: float | None) -> int:
 
 
 def _shades(row: HeatRow, left: float, y: float, cell: float) -> list[str]:
-    """One rectangle per run of cells of equal shade, and one over the whole row that tells about it."""
+    """One rectangle per run of cells of equal shade, and a transparent one over the row with its tooltip."""
     levels = [_level(value) for value in row.values]
     out, start = [], 0
     for index in range(1, len(levels) + 1):

@@ -1,7 +1,7 @@
 """Charts of the report as inline SVG text: lines with interval ribbons, points with intervals, horizontal bars.
 
-They carry no colours of their own: the page's style sheet colours the classes `s0` … `s7` (series) for light and dark screens.
-Series also differ by marker shape, every mark has a tooltip, and every chart has a text alternative.
+Colours come from the page's style sheet, which colours the classes `s0` … `s7` (series) for light and dark screens.
+Series also differ by marker shape, each mark has a tooltip, and each chart has a text alternative.
 """
 
 from __future__ import annotations
@@ -45,70 +45,100 @@ class Row:
     note: str = ""
 
 
-def line_chart(
-    series: Sequence[Series],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    alt: str,
-    log_y: bool = False,
-    floor: float | None = None,
-    x_ticks: Sequence[float] | None = None,
-    reference: tuple[float, str] | None = None,
-    bands: Sequence[tuple[float, float, str]] = (),
-    markers: bool = True,
-    width: int = 380,
-    height: int = 250,
-) -> str:
-    """Lines over x. `reference` is a dashed level with its name, `floor` a level the y axis must show; `bands` are named stretches of x,
-    shaded in turn."""
-    known = [v for s in series for group in (s.y, s.low, s.high) for v in group if v is not None and (v > 0 or not log_y)]
-    if not known:
-        return empty_chart(title, alt, width, height)
-    if reference is not None:
-        known.append(reference[0])
-    if floor is not None:
-        known.append(floor)
-    y = Scale.nice(min(known), max(known), log=log_y)
-    all_x = [v for s in series for v in s.x] + [edge for band in bands for edge in band[:2]]
-    x = Scale(min(all_x), max(all_x), list(x_ticks) if x_ticks else even_ticks(min(all_x), max(all_x), 5))
-    left = 14 + CHARACTER * max(len(tick_label(t)) for t in y.ticks) + 14
-    right, top, bottom = width - 12, 34 if not bands else 46, height - 40
-    x.place(left, right)
-    y.place(bottom, top)
+@dataclass(frozen=True)
+class LineStyle:
+    """Optional parts of a line chart."""
 
-    out = [opening(width, height, alt, title), text(0, 14, title, "chart-title")]
+    log_y: bool = False
+    floor: float | None = None
+    """A level that the y axis must include."""
+    x_ticks: Sequence[float] = ()
+    """Ticks of the x axis; even ones without."""
+    reference: tuple[float, str] | None = None
+    """A dashed level and its name."""
+    bands: Sequence[tuple[float, float, str]] = ()
+    """Named stretches of x (start, end, name), shaded alternately."""
+    markers: bool = True
+
+
+_PLAIN = LineStyle()
+_WIDTH, _HEIGHT = 380, 250
+
+
+def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: str, alt: str, style: LineStyle = _PLAIN) -> str:
+    """Lines over x, as SVG.
+
+    Args:
+        series: The lines; with `low` and `high` each has a ribbon.
+        title: Heading of the chart.
+        x_label: Name of the x axis.
+        y_label: Name of the y axis.
+        alt: The chart in words, for readers who cannot see it.
+        style: Logarithmic axis, reference level, bands and markers.
+    """
+    known = [v for s in series for group in (s.y, s.low, s.high) for v in group if v is not None and (v > 0 or not style.log_y)]
+    if not known:
+        return empty_chart(title, alt, _WIDTH, _HEIGHT)
+    known += [style.reference[0]] if style.reference is not None else []
+    known += [style.floor] if style.floor is not None else []
+    y = Scale.nice(min(known), max(known), log=style.log_y)
+    all_x = [v for s in series for v in s.x] + [edge for band in style.bands for edge in band[:2]]
+    x = Scale(min(all_x), max(all_x), list(style.x_ticks) or even_ticks(min(all_x), max(all_x), 5))
+    x.place(14 + CHARACTER * max(len(tick_label(t)) for t in y.ticks) + 14, _WIDTH - 12)
+    y.place(_HEIGHT - 40, 46 if style.bands else 34)
+    out = [opening(_WIDTH, _HEIGHT, alt, title), text(0, 14, title, "chart-title")]
+    out += [*_bands(style.bands, x, y), *_axes(x, y, x_label, y_label), *_reference(style.reference, x, y)]
+    for s in series:
+        out.extend(_ribbon(s, x, y, style.log_y))
+    for s in series:
+        out.extend(_polyline(s, x, y, style.log_y))
+        if style.markers:
+            out.extend(_markers(s, x, y, x_label, style.log_y))
+    return "".join([*out, "</svg>"])
+
+
+def _bands(bands: Sequence[tuple[float, float, str]], x: Scale, y: Scale) -> list[str]:
+    out = []
     for index, (start, end, name) in enumerate(bands):
         x0, x1 = x(start), x(end)
-        out.append(f'<rect class="band{index % 2}" x="{x0:.1f}" y="{top}" width="{max(x1 - x0, 0.5):.1f}" height="{bottom - top}"/>')
+        shape = f'x="{x0:.1f}" y="{y.end:.0f}" width="{max(x1 - x0, 0.5):.1f}" height="{y.start - y.end:.0f}"'
+        out.append(f'<rect class="band{index % 2}" {shape}/>')
         if x1 - x0 > CHARACTER * len(name) * 0.9:
-            out.append(text((x0 + x1) / 2, top - 5, name, "band-label", "middle"))
+            out.append(text((x0 + x1) / 2, y.end - 5, name, "band-label", "middle"))
+    return out
+
+
+def _axes(x: Scale, y: Scale, x_label: str, y_label: str) -> list[str]:
+    """Grid, ticks and names of both axes."""
+    left, right, top, bottom = x.start, x.end, y.end, y.start
+    out = []
     for tick in y.ticks:
         out.append(line(left, y(tick), right, y(tick), "grid"))
         out.append(text(left - 6, y(tick) + 4, tick_label(tick), "tick", "end"))
     for tick in x.ticks:
         out.append(text(x(tick), bottom + 16, tick_label(tick), "tick", "middle"))
     out.append(line(left, bottom, right, bottom, "axis"))
-    out.append(text((left + right) / 2, height - 6, x_label, "axis-label", "middle"))
-    middle = (top + bottom) / 2
-    out.append(f'<text class="axis-label" text-anchor="middle" transform="translate(11 {middle:.0f}) rotate(-90)">{escape(y_label)}</text>')
-    if reference is not None:
-        out.append(line(left, y(reference[0]), right, y(reference[0]), "reference"))
-        out.append(text(right, y(reference[0]) - 4, reference[1], "reference-label", "end"))
-    for s in series:
-        out.extend(_ribbon(s, x, y, log_y))
-    for s in series:
-        out.extend(_polyline(s, x, y, log_y))
-        if markers:
-            for index, value in enumerate(s.y):
-                if value is not None and (value > 0 or not log_y):
-                    low = s.low[index] if index < len(s.low) else None
-                    high = s.high[index] if index < len(s.high) else None
-                    out.append(
-                        marker(x(s.x[index]), y(value), s.slot, f"{s.label}, {x_label} {number(s.x[index])}: {spoken(value, low, high)}")
-                    )
-    return "".join([*out, "</svg>"])
+    out.append(text((left + right) / 2, _HEIGHT - 6, x_label, "axis-label", "middle"))
+    turned = f'transform="translate(11 {(top + bottom) / 2:.0f}) rotate(-90)"'
+    return [*out, f'<text class="axis-label" text-anchor="middle" {turned}>{escape(y_label)}</text>']
+
+
+def _reference(reference: tuple[float, str] | None, x: Scale, y: Scale) -> list[str]:
+    if reference is None:
+        return []
+    level = y(reference[0])
+    return [line(x.start, level, x.end, level, "reference"), text(x.end, level - 4, reference[1], "reference-label", "end")]
+
+
+def _markers(s: Series, x: Scale, y: Scale, x_label: str, log_y: bool) -> list[str]:
+    out = []
+    for index, value in enumerate(s.y):
+        if value is not None and (value > 0 or not log_y):
+            low = s.low[index] if index < len(s.low) else None
+            high = s.high[index] if index < len(s.high) else None
+            said = f"{s.label}, {x_label} {number(s.x[index])}: {spoken(value, low, high)}"
+            out.append(marker(x(s.x[index]), y(value), s.slot, said))
+    return out
 
 
 def interval_chart(

@@ -9,7 +9,7 @@ CHARACTER = 6.3  # width of one character at 11 px, in px
 
 
 def number(value: float) -> str:
-    """A figure as people write it: counts exactly, else three significant digits, thousands separated, no exponent from 0.001 to 1e7."""
+    """A number as text: counts exactly, others with three significant digits; thousands separated, no exponent from 0.001 to 1e7."""
     if isinstance(value, int):
         return f"{value:,}"
     size = abs(value)
@@ -76,7 +76,12 @@ def marker(x: float, y: float, slot: int, said: str) -> str:
     shape = slot % 4
     if shape == 0:
         return f'<circle class="mark s{slot}" cx="{x:.1f}" cy="{y:.1f}" r="4">{tip}</circle>'
-    corners = {1: [(-4, -4), (4, -4), (4, 4), (-4, 4)], 2: [(0, -5), (5, 4), (-5, 4)], 3: [(0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)]}[shape]
+    outlines: dict[int, list[tuple[float, float]]] = {
+        1: [(-4, -4), (4, -4), (4, 4), (-4, 4)],
+        2: [(0, -5), (5, 4), (-5, 4)],
+        3: [(0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)],
+    }
+    corners = outlines[shape]
     points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
     return f'<polygon class="mark s{slot}" points="{points}">{tip}</polygon>'
 

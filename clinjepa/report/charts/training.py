@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clinjepa.report.charts.lines import Series, line_chart
+from clinjepa.report.charts.lines import LineStyle, Series, line_chart
 from clinjepa.report.charts.parts import number
 
 PANELS = (
@@ -30,7 +30,7 @@ def training_charts(by_seed: Mapping[str, Sequence[Mapping[str, Any]]], slot: in
         if not series:
             continue
         told = "; ".join(
-            f"{line.label}: {number(line.y[0])} at step {line.x[0]}, {number(line.y[-1])} at step {line.x[-1]}" for line in series
+            f"{line.label}: {_written(line.y[0])} at step {line.x[0]}, {_written(line.y[-1])} at step {line.x[-1]}" for line in series
         )
         few = max(len(line.x) for line in series) <= 24
         charts.append(
@@ -40,13 +40,14 @@ def training_charts(by_seed: Mapping[str, Sequence[Mapping[str, Any]]], slot: in
                 x_label="optimizer step",
                 y_label=unit,
                 alt=told,
-                log_y=field == "loss",
-                floor=floor,
-                bands=bands,
-                markers=few,
+                style=LineStyle(log_y=field == "loss", floor=floor, bands=bands, markers=few),
             )
         )
     return charts
+
+
+def _written(value: float | None) -> str:
+    return "–" if value is None else number(value)
 
 
 def _series(seed: str, phases: Sequence[Mapping[str, Any]], source: str, field: str, slot: int) -> Series:
