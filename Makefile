@@ -44,7 +44,7 @@ demo: setup
 	$(BIN)/clinjepa run $(CONFIG) $(if $(DATA),'source.path=$(DATA)') $(ARGS)
 
 test: setup-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m tests.support.run_suite $(ARGS)
 
 lint: setup-dev
 	$(BIN)/ruff check .
