@@ -31,7 +31,7 @@ def train(size: Size, texts: list[np.ndarray], device: torch.device, kind: str, 
     """
     import transformers
     from peft import get_peft_model
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainerCallback
 
     from clinjepa.model.adapters import lora_config
 
@@ -61,23 +61,7 @@ def train(size: Size, texts: list[np.ndarray], device: torch.device, kind: str, 
     with Memory(device) as memory, tempfile.TemporaryDirectory() as scratch:
         model = get_peft_model(causal_model(size, device), lora_config(spec, spec.lora_dropout))
         memory.begin()
-        options = TrainingArguments(
-            output_dir=scratch,
-            max_steps=num_steps + _WARM_UP,
-            per_device_train_batch_size=per_batch,
-            learning_rate=1e-4,
-            lr_scheduler_type="constant",
-            max_grad_norm=1.0,
-            bf16=True,
-            optim="adamw_torch",
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            use_cpu=device.type == "cpu",
-            dataloader_drop_last=True,
-        )
+        options = _training_arguments(scratch, num_steps + _WARM_UP, per_batch, device)
         with _torchs_own_attention():
             Trainer(model=model, args=options, train_dataset=_Rows(data), data_collator=counted, callbacks=[clock]).train()
         seconds = np.diff(clock.times)[_WARM_UP - 1 :]
@@ -93,6 +77,29 @@ def train(size: Size, texts: list[np.ndarray], device: torch.device, kind: str, 
         "texts_or_rows_per_batch": per_batch,
         "seconds_per_step": statistics.median(seconds),
     }
+
+
+def _training_arguments(scratch: str, num_steps: int, per_batch: int, device: torch.device) -> Any:
+    """Settings of the Trainer: bf16, AdamW, constant rate, no logs and no checkpoints."""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=scratch,
+        max_steps=num_steps,
+        per_device_train_batch_size=per_batch,
+        learning_rate=1e-4,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
+        bf16=True,
+        optim="adamw_torch",
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=device.type == "cpu",
+        dataloader_drop_last=True,
+    )
 
 
 def padded(texts: list[np.ndarray], places: int) -> tuple[list[dict[str, Any]], int, Callable[[list[dict[str, Any]]], dict[str, Tensor]]]:

@@ -236,13 +236,7 @@ def _report(sizes: list[Size], idle: Cost | None, peer: str | None) -> Report:
         measured |= {"peak_gb_beside_ray": (judged.project.peak_bytes - idle.peak_bytes) / 1e9}
         unit |= {"ray_startup_seconds": "s", "ray_idle_gb": "GB", "wall_seconds_beside_ray": "s", "peak_gb_beside_ray": "GB"}
     if judged.peer is not None:
-        measured |= {
-            "peer_wall_seconds": judged.peer.wall_seconds,
-            "peer_cpu_seconds": judged.peer.cpu_seconds,
-            "peer_peak_gb": judged.peer.peak_bytes / 1e9,
-            "wall_over_peer": judged.project.wall_seconds / judged.peer.wall_seconds,
-            "memory_over_peer": judged.project.peak_bytes / judged.peer.peak_bytes,
-        }
+        measured |= _against_peer(judged.project, judged.peer)
         goal |= {"wall_over_peer": "<= 0.5", "memory_over_peer": "<= 0.5"}
         unit |= {"peer_wall_seconds": "s", "peer_cpu_seconds": "s", "peer_peak_gb": "GB"}
         unit |= {"wall_over_peer": "ratio", "memory_over_peer": "ratio"}
@@ -272,6 +266,16 @@ def _report(sizes: list[Size], idle: Cost | None, peer: str | None) -> Report:
         "peer": "mimic-iv-meds" if peer else "not run: no --peer",
     }
     return Report("ingest", measured, goal, unit, details)
+
+
+def _against_peer(project: Cost, peer: Cost) -> dict[str, float]:
+    return {
+        "peer_wall_seconds": peer.wall_seconds,
+        "peer_cpu_seconds": peer.cpu_seconds,
+        "peer_peak_gb": peer.peak_bytes / 1e9,
+        "wall_over_peer": project.wall_seconds / peer.wall_seconds,
+        "memory_over_peer": project.peak_bytes / peer.peak_bytes,
+    }
 
 
 def _rows_per_second(size: Size) -> dict[str, float]:
