@@ -32,7 +32,8 @@ class Space(TypedDict):
 class Latents(Protocol):
     """What evaluation needs of a latent store (`clinjepa.trajectory.tokens.latent_store.LatentReader`)."""
 
-    dim: int
+    @property
+    def dim(self) -> int: ...
 
     def stay(self, stay_id: int, start_hour: int = 0, num_hours: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """z_static_D, z_state_TD, z_action_TD of a stay's hours, float32."""

@@ -17,7 +17,10 @@ Needs = dict[str, float]
 
 @dataclass(frozen=True)
 class RunContext:
-    """What every stage's executor is given."""
+    """Arguments of a run that every executor gets.
+
+    Executors take from `config` only what changes no result (`execution`, places, downloads). Settings come from the stage.
+    """
 
     config: Config
     run_id: str
@@ -35,7 +38,7 @@ class RunContext:
         return Artifact.at(self.storage, stage.kind, stage.key)
 
     def report(self, stage: Stage, done: float, total: float, note: str = "") -> None:
-        """Tell whoever watches how far a stage is."""
+        """Report the progress of a stage to the coordinator, which the progress display reads."""
         self.coordinator.report.remote(stage.key, stage.label, done, total, note)
 
 
@@ -43,15 +46,15 @@ class RunContext:
 class Executor:
     """How a kind of stage is run."""
 
-    run: Callable[[RunContext, Stage, Artifact], dict[str, Any]]
-    """Does the work into the artifact's folder and returns the metrics for its manifest; resumes what an earlier attempt left."""
+    run: Callable[[RunContext, Stage, Artifact], dict[str, object]]
+    """Writes the artifact's files and returns the metrics for its manifest; resumes what an earlier attempt left."""
 
     needs: Callable[[Config], Needs]
-    """Logical CPUs and GPUs it uses at once, everything included."""
+    """Logical CPUs and GPUs that it uses at once, readers included."""
 
     num_workers: Callable[[Config], int] = lambda config: 1
     least: Callable[[Config], Needs] | None = None
-    """What it does not start without, where it can do with less than `needs`."""
+    """The least with which it starts, where that is less than `needs`."""
 
 
 def one_cpu(config: Config) -> Needs:

@@ -19,7 +19,7 @@ def plan_experiment(config: Config, remember: bool = True) -> Experiment:
 
 
 def source_digest(config: Config, remember: bool = True) -> str:
-    """Content digest of the source, remembered by the path, size and modification time of every file."""
+    """Content digest of the source, cached in storage by path, size and modification time of every file."""
     source = open_source(config.source)
     path = config.source.path
     if path is None:
@@ -30,7 +30,7 @@ def source_digest(config: Config, remember: bool = True) -> str:
         if storage.exists(name):
             return str(storage.read_json(name)["digest"])
     except ClinJepaError:
-        pass  # an unreadable memory is no memory: digest again
+        pass  # ignore an unreadable cache entry and compute the digest again
     digest = source.content_digest()
     if remember:
         storage.write_json(name, {"digest": digest})

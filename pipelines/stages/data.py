@@ -32,7 +32,7 @@ from pipelines.stages.tasks import map_parts, run_remotely
 _TOKENIZER: TypeAdapter[TokenizerSettings] = TypeAdapter(TokenizerSettings)
 
 
-def run_extract_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+def run_extract_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Tables of a source that cannot be read by patient -> the same rows ordered by patient, one table per task."""
     config, execution, out = _placed_source(stage, context.config.source), context.config.execution, artifact.folder
     source = extracted_source(open_source(config))
@@ -48,7 +48,7 @@ def run_extract_stage(context: RunContext, stage: Stage, artifact: Artifact) -> 
     return {"left_out": extraction_counts(out), "memory_mb": execution.memory_mb, "estimate_mb": plan.estimate_mb}
 
 
-def run_ingest_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+def run_ingest_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Partitions of the source -> hours, grid, stays; then cohort, split and the data card."""
     settings = _ingest_settings(stage, context.config.source)
     out, partitions = artifact.folder, open_source(settings.source).partitions()
@@ -61,7 +61,7 @@ def run_ingest_stage(context: RunContext, stage: Stage, artifact: Artifact) -> d
     return dict(finish_ingest(out, settings, extraction_counts(extracted) if extracted is not None else None))
 
 
-def run_tokenizer_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+def run_tokenizer_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """A tokenizer trained on the training split's texts, or that of a pretrained model."""
     settings = _TOKENIZER.validate_python(stage.settings)
     if isinstance(settings, PretrainedTokenizer):
@@ -69,7 +69,7 @@ def run_tokenizer_stage(context: RunContext, stage: Stage, artifact: Artifact) -
     return run_remotely(context, build_tokenizer, context.artifact(stage.inputs["ingest"]).folder, settings, artifact.folder)
 
 
-def run_trajectories_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+def run_trajectories_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Texts -> token ids, shard by shard; then the index and the windows."""
     settings, out = TrajectorySettings.model_validate(stage.settings), artifact.folder
     ingest = context.artifact(stage.inputs["ingest"]).folder
@@ -83,7 +83,7 @@ def run_trajectories_stage(context: RunContext, stage: Stage, artifact: Artifact
     return dict(finish_trajectories(ingest, out, settings))
 
 
-def run_labels_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+def run_labels_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Grid, history and stays -> labels of every task, part by part; then prevalence and the MEDS label files."""
     settings = LabelSettings.model_validate(_without_digests(stage))
     ingest, out = context.artifact(stage.inputs["ingest"]).folder, artifact.folder

@@ -5,9 +5,8 @@ An executor parses its settings from the stage. Of the configuration it reads `e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from clinjepa.clinical import load_tasks
 from clinjepa.evaluation.baselines import evaluate_baselines
@@ -28,36 +27,36 @@ from pipelines.stages.tasks import run_remotely
 
 RESULT = "result.json"
 _Inputs = dict[str, Folder]
-_Measure = Callable[[_Inputs], dict[str, Any]]
+_Measure = Callable[[_Inputs], Mapping[str, object]]
 """Computes an evaluation's result from its input artifacts."""
 
 
-def run_drift_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+def run_drift_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `drift` stages."""
     return _evaluate(context, stage, artifact, partial(_drift, DriftSettings.model_validate(stage.settings)))
 
 
-def run_geometry_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+def run_geometry_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `geometry` stages."""
     return _evaluate(context, stage, artifact, partial(_geometry, GeometrySettings.model_validate(stage.settings)))
 
 
-def run_roundtrip_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+def run_roundtrip_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `roundtrip` stages."""
     return _evaluate(context, stage, artifact, partial(_roundtrip, RoundtripSettings.model_validate(stage.settings)))
 
 
-def run_downstream_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+def run_downstream_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `downstream` stages."""
     return _evaluate(context, stage, artifact, partial(_downstream, DownstreamSettings.model_validate(stage.settings)))
 
 
-def run_baselines_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, Any]:
+def run_baselines_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `baselines` stages."""
     return _evaluate(context, stage, artifact, partial(_baselines, DownstreamSettings.model_validate(stage.settings)))
 
 
-def _evaluate(context: RunContext, stage: Stage, artifact: Artifact, measure: _Measure) -> dict[str, Any]:
+def _evaluate(context: RunContext, stage: Stage, artifact: Artifact, measure: _Measure) -> dict[str, object]:
     inputs = {name: context.artifact(upstream).folder for name, upstream in stage.inputs.items()}
     threads = max(1, int(context.config.execution.evaluation_cpus))
     return run_remotely(context, _write_result, measure, threads, inputs, _encoder_of(context, stage), artifact.folder)
@@ -70,7 +69,7 @@ def _encoder_of(context: RunContext, stage: Stage) -> _Inputs:
     return {name: each.folder for name, each in upstream.items()} if all(each.is_complete() for each in upstream.values()) else {}
 
 
-def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _Inputs, out: Folder) -> dict[str, Any]:
+def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _Inputs, out: Folder) -> dict[str, object]:
     import torch
 
     torch.set_num_threads(threads)
@@ -84,24 +83,24 @@ def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _In
     return {}
 
 
-def _drift(settings: DriftSettings, inputs: _Inputs) -> dict[str, Any]:
+def _drift(settings: DriftSettings, inputs: _Inputs) -> Mapping[str, object]:
     stays = inputs["ingest"].read_table("stays.parquet")
     predictor, latents = load_predictor(inputs["predictor"]), LatentReader(inputs["latents"])
     return evaluate_drift(predictor, latents, stays, settings.drift, split=settings.split)
 
 
-def _geometry(settings: GeometrySettings, inputs: _Inputs) -> dict[str, Any]:
-    onsets = {task.name: task.horizon_hours for task in load_tasks(settings.onset_tasks)}
+def _geometry(settings: GeometrySettings, inputs: _Inputs) -> Mapping[str, object]:
+    onsets = {task.name: task.horizon_hours for task in load_tasks(settings.onset_tasks) if task.horizon_hours is not None}
     stays, labels = inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], settings.onset_tasks)
     return evaluate_geometry(LatentReader(inputs["latents"]), stays, labels, onsets, settings.geometry, split=settings.split)
 
 
-def _roundtrip(settings: RoundtripSettings, inputs: _Inputs) -> dict[str, Any]:
+def _roundtrip(settings: RoundtripSettings, inputs: _Inputs) -> Mapping[str, object]:
     stays = inputs["ingest"].read_table("stays.parquet")
     return evaluate_roundtrip(LatentReader(inputs["latents"]), inputs["ingest"], stays, settings.num_hours, split=settings.split)
 
 
-def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> dict[str, Any]:
+def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> Mapping[str, object]:
     tasks = settings.downstream.tasks
     return evaluate_downstream(
         load_predictor(inputs["predictor"]),
@@ -114,7 +113,7 @@ def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> dict[str, Any]
     )
 
 
-def _baselines(settings: DownstreamSettings, inputs: _Inputs) -> dict[str, Any]:
+def _baselines(settings: DownstreamSettings, inputs: _Inputs) -> Mapping[str, object]:
     tasks = settings.downstream.tasks
     return evaluate_baselines(
         inputs["ingest"],

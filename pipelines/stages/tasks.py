@@ -29,7 +29,7 @@ def map_parts(context: RunContext, stage: Stage, num_parts: int, build: Callable
 
 
 def _guarded(build: Callable[[int], None], index: int) -> dict[str, Any]:
-    """Faults a user can act on travel back as a row, so that their message arrives whole and other parts are kept."""
+    """Return a ClinJepaError as a row: an exception would arrive with Ray's traceback and end the other parts."""
     try:
         build(index)
     except ClinJepaError as error:
@@ -40,24 +40,28 @@ def _guarded(build: Callable[[int], None], index: int) -> dict[str, Any]:
 
 
 def _give_memory_back() -> None:
-    """Ray keeps a task's process for the next one, and allocators keep what was freed: a third of the peak, measured."""
+    """Return freed memory to the system: Ray reuses the process, and allocators kept a third of the peak (measured)."""
     pyarrow.default_memory_pool().release_unused()
     with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def raise_fault(outcome: dict[str, Any]) -> None:
-    """Raise, in the driver, the fault that a task brought back."""
+    """Raise in the driver the fault that a task returned as a row."""
     if outcome["fault"]:
         raise retold(outcome["fault"], outcome["message"])
 
 
 def run_remotely(context: RunContext, function: Any, *arguments: Any) -> dict[str, Any]:
-    """Run one function in a Ray task with the evaluation's CPUs, outside a Tune trial's own placement group; faults unwrapped."""
+    """Run a function in a Ray task with `execution.evaluation_cpus`, outside the placement group of a Tune trial.
+
+    Raises the ClinJepaError of the task itself, not Ray's wrapper.
+    """
     cpus = context.config.execution.evaluation_cpus
     task = ray.remote(num_cpus=cpus, max_retries=2, scheduling_strategy="DEFAULT")(function)
     try:
-        return ray.get(task.remote(*arguments))
+        result: dict[str, Any] = ray.get(task.remote(*arguments))
+        return result
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ClinJepaError):
             raise error.cause from None
