@@ -1,6 +1,6 @@
 """An error for memory that ran out, which names the settings to change; settings that leave the result as it is come first.
 
-The order is that of `clinjepa plan` (`clinjepa/capacity/memory.py`); the values are those of the run.
+The order is that of `clinjepa plan` (`clinjepa/capacity/advice.py`); the values are those of the run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs one job in a plain process or under `torchrun`: `python -m clinjepa.curriculum.worker JOB.json`.
 
-A cluster runs the same code (`pipelines/stages/training.py`); only the launcher and the feed differ.
+A cluster runs the same code (`pipelines/stages/ray_train.py`); only the launcher and the feed differ.
 """
 
 from __future__ import annotations

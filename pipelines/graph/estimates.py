@@ -13,8 +13,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from clinjepa.capacity.advice import advice, peak_bytes
 from clinjepa.capacity.duration import ASSUMED, PhaseTime, TextFigures, run_times, text_figures
-from clinjepa.capacity.memory import ALLOWANCE, GIB, PhaseMemory, RunSizes, advice, peak_bytes, run_memory
+from clinjepa.capacity.memory import ALLOWANCE, GIB, PhaseMemory, RunSizes, run_memory
 from clinjepa.capacity.model_sizes import Architecture, known_gpus, known_model
 from clinjepa.config import Config
 from clinjepa.curriculum.recipes import Recipe, load_recipe

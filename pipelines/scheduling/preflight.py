@@ -141,7 +141,7 @@ def check_model(config: Config, experiment: Experiment) -> None:
 def check_on_cluster(context: RunContext, stages: list[Stage]) -> None:
     """Raise ResourceError when unfinished stages need more GPUs than there are, or torch can use none of this machine's.
 
-    On a cluster every worker also checks its own GPU (`pipelines/stages/training.py`, `latents.py`). `execution.concurrent_gpus` means
+    On a cluster every worker also checks its own GPU (`pipelines/stages/ray_train.py`, `latents.py`). `execution.concurrent_gpus` means
     that the cluster will grow: then nothing is refused.
 
     Args:

@@ -8,7 +8,8 @@ from pipelines.stages.base_model import run_base_stage
 from pipelines.stages.data import DATA_EXECUTORS
 from pipelines.stages.evaluation import run_baselines_stage, run_downstream_stage, run_drift_stage, run_geometry_stage, run_roundtrip_stage
 from pipelines.stages.latents import embed_needs, least_embed_needs, run_embed_stage
-from pipelines.stages.training import least_training_needs, run_phase_stage, run_sft_stage, run_sync_stage, training_needs
+from pipelines.stages.ray_train import least_training_needs, training_needs
+from pipelines.stages.training import run_phase_stage, run_sft_stage, run_sync_stage
 
 
 def _max_workers(config: Config) -> int:

@@ -1,6 +1,6 @@
 """The feed under Ray: Ray Data reads a worker's part of the plan ahead of the training step.
 
-This module is apart from `training`, because its reader processes need no torch.
+This module is apart from `ray_train`, because its reader processes need no torch.
 """
 
 from __future__ import annotations

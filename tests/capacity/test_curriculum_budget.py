@@ -13,8 +13,9 @@ import torch
 import clinjepa.capacity.memory as budget
 import clinjepa.curriculum.gathering as gathering
 import clinjepa.model.encoder as encoder_module
+from clinjepa.capacity.advice import advice, fits
 from clinjepa.capacity.duration import ASSUMED, TextFigures, forward_flops, run_times, text_figures
-from clinjepa.capacity.memory import RunSizes, advice, fits, phase_memory, run_memory, sft_memory
+from clinjepa.capacity.memory import RunSizes, phase_memory, run_memory, sft_memory
 from clinjepa.capacity.model_sizes import Architecture, known_gpus, known_model, predictor_kept_bytes, predictor_parameters
 from clinjepa.config import Config, load_config
 from clinjepa.curriculum.recipes import load_recipe

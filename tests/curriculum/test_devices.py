@@ -19,7 +19,7 @@ import clinjepa.curriculum.worker as worker
 import clinjepa.model.text_encoder as text_encoder
 import pipelines.scheduling.preflight as preflight
 import pipelines.stages.latents as embed
-import pipelines.stages.training as training
+import pipelines.stages.ray_train as training
 from clinjepa.curriculum.dist import Dist, chosen_device, require_gpu, set_up_gpu
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.curriculum.encoder_specs import encoder_spec

@@ -10,7 +10,7 @@ from ray.train import ControllerError, WorkerGroupError
 
 from clinjepa.errors import SilentStoreError, StorageError, TrainingError
 from clinjepa.storage import Folder
-from pipelines.stages.training import _failed_for_good
+from pipelines.stages.ray_train import _failed_for_good
 
 
 @pytest.fixture

@@ -1,0 +1,262 @@
+"""Trains a job with Ray Train: one `TorchTrainer`, fed by Ray Data, with the same step loop as under `torchrun`.
+
+The loop writes its checkpoints into the artifact's folder (safetensors, manifest last) and resumes from the newest whole one, so a
+restarted worker group, a restarted driver and another cluster all resume at the same step. Ray Train gets a pointer to each checkpoint,
+with which it reports metrics.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+import ray
+import ray.data
+import ray.train
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+from ray.train.torch.config import TorchConfig, _TorchBackend
+
+from clinjepa import errors
+from clinjepa.config import Config
+from clinjepa.curriculum.checkpoints.history import Row
+from clinjepa.curriculum.jobs import Job, load_training_job
+from clinjepa.storage import Folder
+from clinjepa.storage.faults import translated
+from pipelines.graph.artifacts import Artifact
+from pipelines.graph.context import Needs, RunContext
+from pipelines.graph.stage import Stage
+from pipelines.scheduling.coordinator import coordinator
+from pipelines.scheduling.session import WATCHER_VARIABLE
+from pipelines.scheduling.trackers import TrackerSettings, open_trackers, tracker_settings
+from pipelines.stages.feed import ray_data_feed
+
+_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+
+
+def training_needs(config: Config) -> Needs:
+    """CPUs and GPUs of the largest number of workers of a training stage, readers included."""
+    return {name: amount * config.execution.max_workers for name, amount in _worker_needs(config).items()}
+
+
+def least_training_needs(config: Config) -> Needs:
+    """CPUs and GPUs of the smallest number of workers of a training stage."""
+    return {name: amount * config.execution.min_workers for name, amount in _worker_needs(config).items()}
+
+
+def _worker_needs(config: Config) -> Needs:
+    # A worker's reader is part of the worker's share: the elastic scheduler gives all CPUs to workers, and a reader that requested one
+    # would wait for ever.
+    execution = config.execution
+    return {"CPU": execution.cpus_per_worker + execution.data_cpus} | ({"GPU": 1.0} if execution.use_gpu else {})
+
+
+def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dict[str, object]:
+    """Train a job with Ray Train into `artifact` (`job.out`), from its newest checkpoint.
+
+    After a lost worker or node, training restarts from the last checkpoint.
+
+    Args:
+        context: of the run; its configuration's execution settings decide the workers.
+        stage: named in reports of progress.
+        artifact: where the job writes.
+        job: the job, with `out` the artifact's address.
+
+    Returns:
+        The job's summary and how many steps were taken by how many workers.
+
+    Raises:
+        ClinJepaError: the fault of a worker that a restart cannot mend, as the worker raised it.
+        TrainingError: the workers failed more often than `execution.max_worker_failures`.
+    """
+    execution = context.config.execution
+    name = f"{stage.key}-{context.run_id}"
+    ray.get(context.coordinator.forget_fault.remote(name))
+    os.environ[_START_TIMEOUT] = str(execution.start_timeout_seconds)
+    state = _train_state(context)
+    context.report(stage, 0, job.expected_steps, "starting workers")
+    trainer = _trainer(context, stage, job, name)
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        _raise_fault(context, name)
+        raise _failed_for_good(f"{artifact.kind} {artifact.key}", state, error) from error
+    _raise_fault(context, name)
+    metrics, timing = artifact.folder.read_json("metrics.json"), artifact.folder.read_json("timing.json")
+    (state / name).remove()
+    artifact.folder.remove("checkpoints")
+    return {**metrics["summary"], "steps_by_workers": timing["steps_by_workers"]}
+
+
+def _trainer(context: RunContext, stage: Stage, job: Job, name: str) -> TorchTrainer:
+    """Ray Train's trainer of a job; name: of the training, under which its state lies in the storage."""
+    execution, state = context.config.execution, _train_state(context)
+    work: _Work = {
+        "job": job.to_json(),
+        "name": name,
+        "stage_key": stage.key,
+        "label": stage.label,
+        "threads": execution.threads_per_worker,
+        "nodes_may_leave": os.environ.get(WATCHER_VARIABLE, "1") != "0",
+        "trackers": tracker_settings(context.config, stage.label, stage.key),
+    }
+    return TorchTrainer(
+        _train_loop,  # type: ignore[arg-type]  # a TypedDict is a dict
+        train_loop_config={**work},
+        torch_config=_CheckedTorchConfig(name=name, use_gpu=execution.use_gpu),
+        # The annotations of ray.train's configurations are those of Ray Train V1; at run time V2 replaces the classes.
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
+            num_workers=execution.num_workers if execution.min_workers < execution.max_workers else execution.max_workers,  # type: ignore[arg-type]
+            elastic_resize_monitor_interval_s=execution.resize_interval_seconds,
+            use_gpu=execution.use_gpu,
+            resources_per_worker=_worker_needs(context.config),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=state.path(),
+            storage_filesystem=None if state.is_local else PyFileSystem(FSSpecHandler(state.fs)),
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=execution.max_worker_failures, max_preemption_failures=-1
+            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=job.keep_checkpoints),
+        ),
+    )
+
+
+def _train_state(context: RunContext) -> Folder:
+    """Where Ray Train's controller writes."""
+    return context.storage / "ray_train"
+
+
+class _Work(TypedDict):
+    """What every worker gets; plain values, because Ray Train sends it."""
+
+    job: Mapping[str, object]
+    name: str
+    """Of the training, under which a fault is noted."""
+    stage_key: str
+    label: str
+    threads: int
+    nodes_may_leave: bool
+    trackers: TrackerSettings
+
+
+@dataclass
+class _CheckedTorchConfig(TorchConfig):
+    """Ray's configuration, with a check in every worker that torch can use its GPU; NCCL's own message names no remedy."""
+
+    name: str = ""
+    """Name of the training, under which a fault is noted."""
+    use_gpu: bool = False
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        return _CheckedTorchBackend
+
+
+class _CheckedTorchBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        # Ray would retry for ever after a fault raised here; a noted fault ends the training loop before it begins.
+        if backend_config.use_gpu and not all(worker_group.execute(_can_use_gpu, backend_config.name)):
+            backend_config = replace(backend_config, backend="gloo")
+        super().on_start(worker_group, backend_config)
+
+
+def _can_use_gpu(name: str) -> bool:
+    """Runs in every Ray Train worker with a GPU, before Ray starts CUDA there; notes the fault when torch cannot use the GPU."""
+    from clinjepa.curriculum.dist import require_gpu, set_up_gpu
+
+    set_up_gpu()
+    try:
+        require_gpu()
+    except errors.ResourceError as error:
+        _note(name, error)
+        return False
+    return True
+
+
+def _train_loop(work: _Work) -> None:
+    """Runs in every Ray Train worker."""
+    import torch
+
+    from clinjepa.curriculum.dispatch import run_training_job
+    from clinjepa.curriculum.dist import Dist
+    from clinjepa.curriculum.training_loop import Launch
+
+    torch.set_num_threads(work["threads"])
+    watcher = coordinator()
+    if ray.get(watcher.fault.remote(work["name"])) is not None:
+        return  # a fault of an earlier attempt, which would occur again; the driver raises it
+    job = load_training_job(work["job"])
+    rank = ray.train.get_context().get_world_rank()
+    trackers = open_trackers(work["trackers"]) if rank == 0 else []
+
+    def on_report(step: int, metrics: Row, checkpoint: str | None) -> None:
+        numbers = {name: float(value) for name, value in metrics.items()}
+        for tracker in trackers:
+            tracker.log(step, numbers)
+        if rank == 0:
+            note = f"loss {metrics['loss']:.4g}" if metrics.get("loss") is not None else ""
+            total = int(metrics["num_steps"]) - job.start_step
+            watcher.report.remote(work["stage_key"], work["label"], step - job.start_step, total, note)
+        if checkpoint is None:
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            Path(scratch, "pointer.json").write_text(json.dumps({"address": checkpoint, "step": step}))
+            ray.train.report(numbers | {"step": step}, checkpoint=Checkpoint.from_directory(scratch) if rank == 0 else None)
+
+    try:
+        notice = _leaving_nodes if work["nodes_may_leave"] else None
+        run_training_job(job, Launch(Dist.current(), ray_data_feed(job), on_report, notice))
+        for tracker in trackers:
+            tracker.close()
+    except errors.TornCheckpointError:
+        raise  # the next attempt restores the previous checkpoint
+    except errors.ClinJepaError as error:
+        _note(work["name"], error)
+        raise
+
+
+def _leaving_nodes() -> list[str]:
+    """Nodes that are about to leave; all workers call it alike and get the same answer."""
+    info = ray.train.get_preemption_info()
+    return [] if info is None else info.preempted_node_ids
+
+
+def _note(name: str, error: errors.ClinJepaError) -> None:
+    """Pass the driver a fault that a restart cannot mend, through the coordinator: the storage may be full or unreachable."""
+    ray.get(coordinator().note_fault.remote(name, type(error).__name__, str(error)))
+
+
+def _failed_for_good(stage: str, state: Folder, error: TrainingFailedError) -> errors.ClinJepaError:
+    """The error to raise when Ray Train gave up and no worker noted a fault.
+
+    Ray Train's controller writes to the storage too, and may be the first to find it full or unreachable.
+
+    Args:
+        stage: kind and key of the stage.
+        state: where the controller writes.
+        error: of Ray Train.
+    """
+    of_controller = getattr(error, "controller_failure", None)
+    if isinstance(of_controller, errors.StorageError):
+        return errors.StorageError(f"{state.address}: {of_controller}")
+    if of_controller is not None and (fault := translated(state.address, of_controller, state.is_local, writes=True)) is not None:
+        return fault
+    first = next(iter(getattr(error, "worker_failures", {}).values()), of_controller or error)
+    return errors.TrainingError(
+        f"{stage}: the training workers failed for good ({errors.in_safe_words(first)}); run again to go on from the last checkpoint"
+    )
+
+
+def _raise_fault(context: RunContext, name: str) -> None:
+    """Raise the fault that a worker noted, if there is one."""
+    fault = ray.get(context.coordinator.fault.remote(name))
+    if fault is not None:
+        raise errors.retold(*fault)
