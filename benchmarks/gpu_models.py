@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 
 from clinjepa.capacity.memory import RunSizes
 from clinjepa.capacity.model_sizes import Architecture, known_model
-from clinjepa.config import load_config, result_fields
 from clinjepa.curriculum.jobs import PhaseJob, pack_places
 from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings
@@ -31,7 +29,6 @@ STATE_TOKENS = (9, 45, 54, 62, 80, 128, 209, 306, 465, 1145)
 ACTION_TOKENS = (7, 11, 13, 20, 38, 71, 111, 136, 188, 309)
 """Lengths of hour texts at these quantiles: 11,190 hours of the MIMIC-IV demo, pieces as Qwen's tokenizer splits them."""
 STATIC_TOKENS = 15
-_CONFIG = Path(__file__).parents[1] / "configs/mimic_iv_qwen3_8b.yaml"
 
 
 @dataclass(frozen=True)
@@ -192,9 +189,50 @@ def micro_batch(size: Size, seed: int) -> dict[str, torch.Tensor]:
     }
 
 
+_CURRICULUM = CurriculumSettings(
+    global_batch=32,
+    micro_batch=4,
+    predictor_lr=5e-4,
+    encoder_lr=2e-5,
+    weight_decay=0.04,
+    warmup_fraction=0.1,
+    encoder_warmup_steps=0,
+    clip_norm=1.0,
+    ema_momentum=0.996,
+    rollout_steps=2,
+    rollout_weight=1.0,
+    shared_k=False,
+    collapse_rankme=1.5,
+    stop_on_collapse=False,
+)
+"""The curriculum's settings without the configuration's classes: pydantic may be missing where this benchmark runs."""
+
+
+def _encoder_settings(size: Size) -> EncoderSettings:
+    """`encoder_spec` as settings of a job."""
+    spec = encoder_spec(size)
+    return EncoderSettings.from_json(
+        {
+            "init": spec.init,
+            "model": spec.model,
+            "revision": spec.revision,
+            "hidden_size": spec.hidden_size,
+            "num_layers": spec.num_layers,
+            "num_heads": spec.num_heads,
+            "num_kv_heads": spec.num_kv_heads,
+            "ffn_size": spec.ffn_size,
+            "dtype": spec.dtype,
+            "adaptation": spec.adaptation,
+            "lora": {"rank": spec.lora_rank, "alpha": spec.lora_alpha, "targets": spec.lora_targets, "dropout": spec.lora_dropout},
+            "latent_from": spec.latent_from,
+            "append_eos": spec.append_eos,
+            "token_budget": size.token_budget,
+        }
+    )
+
+
 def phase_job(size: Size, name: str, recompute: str = "none") -> PhaseJob:
     """One phase of the recipe with the settings of configs/mimic_iv_qwen3_8b.yaml; it names no folders, for none are read."""
-    config = load_config(_CONFIG)
     phase = next(phase for phase in load_recipe("clin_jepa").phases if phase.name == name)
     return PhaseJob(
         out="",
@@ -204,9 +242,9 @@ def phase_job(size: Size, name: str, recompute: str = "none") -> PhaseJob:
         first_step=0,
         total_steps=1,
         seed=0,
-        encoder_settings=replace(EncoderSettings.from_json(result_fields(config.encoder)), token_budget=size.token_budget),
+        encoder_settings=_encoder_settings(size),
         predictor_settings=PredictorSettings.from_json({name: value for name, value in size.predictor.items() if name != "latent_dim"}),
-        curriculum_settings=CurriculumSettings.from_section(result_fields(config.curriculum)),
+        curriculum_settings=_CURRICULUM,
         latents="",
         activation_checkpointing=recompute,
     )
