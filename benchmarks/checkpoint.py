@@ -23,10 +23,10 @@ from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Report, arguments, publish
 from clinjepa.curriculum.checkpoints.checkpoint import CheckpointWriter, find_checkpoint
 from clinjepa.curriculum.checkpoints.input_digests import agreed_digests, phase_inputs
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.plain_feed import plain_feed
-from clinjepa.curriculum.optimizer import GroupedAdamW
 from clinjepa.curriculum.phase import run_phase
+from clinjepa.curriculum.steps.optimizer import GroupedAdamW
+from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.model.predictor import build_predictor, predictor_state
 from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder

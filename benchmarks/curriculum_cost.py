@@ -27,12 +27,12 @@ import torch
 
 from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Cost, Report, arguments, publish, timed
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.hard_sync import hard_sync
 from clinjepa.curriculum.jobs import SyncJob
 from clinjepa.curriculum.phase import run_phase
+from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.storage import Folder
 
 SIDES = {"stored": False, "every_step": True}

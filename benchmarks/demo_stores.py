@@ -15,10 +15,10 @@ from typing import Any
 
 from clinjepa.config import Config, load_config, result_fields
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
-from clinjepa.curriculum.encoder_specs import encoder_spec
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.recipes import Recipe, load_recipe, phase_steps
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings
+from clinjepa.curriculum.steps.encoder_specs import encoder_spec
 from clinjepa.model.base_model import make_base
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder

@@ -12,7 +12,7 @@ from benchmarks.gpu_models import FULL, TINY
 from benchmarks.gpu_sections import LEVELS, Bench
 from benchmarks.harness import Report, arguments, publish
 from clinjepa.capacity.model_sizes import known_gpus
-from clinjepa.curriculum.dist import chosen_device
+from clinjepa.curriculum.workers.dist import chosen_device
 
 GOALS = {
     "lora_tokens_per_second": ">= 10000 on an H100",

@@ -19,10 +19,10 @@ import torch
 from benchmarks.gpu_models import GIB, Memory, Size, build, hour_texts, micro_batch, micro_packs, phase_job, run_sizes, wait
 from benchmarks.gpu_peer import train
 from clinjepa.capacity.memory import ALLOWANCE, PhaseMemory, embed_memory, phase_memory, sft_memory
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.window_plan import Assignment
-from clinjepa.curriculum.objective import PhaseObjective
-from clinjepa.curriculum.optimizer import GroupedAdamW
+from clinjepa.curriculum.steps.objective import PhaseObjective
+from clinjepa.curriculum.steps.optimizer import GroupedAdamW
+from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.model.encoder import Encoder
 from clinjepa.model.packing import Pack, encode_texts, pack_texts
 from clinjepa.model.predictor import Predictor, build_predictor

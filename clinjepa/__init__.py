@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from clinjepa.config.schema import Config
     from clinjepa.curriculum.recipes import Phase, Recipe, load_recipe, recipe_names
     from clinjepa.errors import ClinJepaError
-    from clinjepa.evaluation.downstream import evaluate_downstream
+    from clinjepa.evaluation.downstream.evaluate import evaluate_downstream
     from clinjepa.evaluation.drift import evaluate_drift
-    from clinjepa.evaluation.geometry import evaluate_geometry
+    from clinjepa.evaluation.geometry.evaluate import evaluate_geometry
     from clinjepa.model.encoder import Encoder, build_encoder
     from clinjepa.model.losses import rollout_loss, teacher_forcing_loss
     from clinjepa.model.packing import encode_texts
@@ -100,8 +100,8 @@ _PUBLIC = {
     "model.losses": ("rollout_loss", "teacher_forcing_loss"),
     "curriculum.recipes": ("Phase", "Recipe", "load_recipe", "recipe_names"),
     "evaluation.drift": ("evaluate_drift",),
-    "evaluation.geometry": ("evaluate_geometry",),
-    "evaluation.downstream": ("evaluate_downstream",),
+    "evaluation.geometry.evaluate": ("evaluate_geometry",),
+    "evaluation.downstream.evaluate": ("evaluate_downstream",),
     "report.document": ("report_schema",),
 }
 """Module below this package -> its public names, in the order of docs/api.md."""

@@ -18,7 +18,7 @@ GIB = 1 << 30
 LOGITS_AT_ONCE = 1 << 26
 """Logits that exist at a time in next-token training (`clinjepa.model.encoder`)."""
 KEPT_GATHERED_BYTES = 1 << 30
-"""Modules of up to this size stay gathered (`clinjepa.curriculum.gathering`)."""
+"""Modules of up to this size stay gathered (`clinjepa.curriculum.workers.gathering`)."""
 ALLOWANCE = 6 * GIB
 """CUDA context, NCCL buffers, and memory that the allocator holds in pieces."""
 _LOGIT_BYTES = 16

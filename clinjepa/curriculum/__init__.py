@@ -1,4 +1,19 @@
-"""Phases and recipes as data, the seeded plan, the training loop of a phase, checkpoints. Runs under Ray, `torchrun` or alone."""
+"""Phases and recipes as data, the seeded plan, the step loop of all training, checkpoints. Runs under Ray, `torchrun` or alone.
+
+| module or folder | contents |
+|---|---|
+| `recipes`, `recipes.yaml` | phases and recipes as data; optimizer steps of each phase |
+| `settings`, `jobs` | typed settings of a training; what one job trains, from which folders |
+| `training_loop` | the step loop that SFT and the phases share |
+| `phase`, `sft`, `hard_sync` | the two kinds of training behind the loop; phase 4, which copies online to target |
+| `schedule` | learning rate by step |
+| `embedding` | a worker of the pool that fills a latent store |
+| `dispatch`, `worker` | from a job's JSON to its training; the entry point for a plain process and `torchrun` |
+| `steps/` | what a step is made of: modules, encoding of texts, losses of a micro-batch, optimizer, diagnostics |
+| `feed/` | the seeded plan of windows and texts, and the micro-batches that carry it out |
+| `checkpoints/` | checkpoints, the training history, digests of a job's inputs |
+| `workers/` | process group, gathered weights, memory faults |
+"""
 
 FORMAT_VERSIONS = {"base": 1, "sft": 3, "phase": 3, "sync": 1, "embed": 2}
 """By kind of stage that this room and `clinjepa.model` make; raised when the content of an artifact changes for the same settings. The

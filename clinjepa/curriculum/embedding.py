@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from clinjepa.curriculum.dist import chosen_device
-from clinjepa.curriculum.encoder_specs import reading_spec
-from clinjepa.curriculum.out_of_memory import embedding_remedies, names_settings
 from clinjepa.curriculum.settings import BaseSettings, ReadingSettings, Settings
+from clinjepa.curriculum.steps.encoder_specs import reading_spec
+from clinjepa.curriculum.workers.dist import chosen_device
+from clinjepa.curriculum.workers.out_of_memory import embedding_remedies, names_settings
 from clinjepa.model.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.identity import encoder_digest
 from clinjepa.model.packing import encode_texts

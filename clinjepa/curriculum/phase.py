@@ -7,21 +7,21 @@ from functools import partial
 
 from torch import Tensor
 
-from clinjepa.curriculum.assembly import assemble
 from clinjepa.curriculum.checkpoints.checkpoint import Checkpoint, Digests
 from clinjepa.curriculum.checkpoints.history import Row, TrainingHistory
 from clinjepa.curriculum.checkpoints.input_digests import phase_inputs
 from clinjepa.curriculum.checkpoints.saving import Captured, Notice, OnReport
-from clinjepa.curriculum.diagnostics import PhaseDiagnostics
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.plain_feed import Feed
 from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.feed.window_plan import Assignment
 from clinjepa.curriculum.jobs import PhaseJob
-from clinjepa.curriculum.objective import PhaseObjective
-from clinjepa.curriculum.out_of_memory import names_settings, phase_remedies
 from clinjepa.curriculum.schedule import Schedule
+from clinjepa.curriculum.steps.assembly import assemble
+from clinjepa.curriculum.steps.diagnostics import PhaseDiagnostics
+from clinjepa.curriculum.steps.objective import PhaseObjective
 from clinjepa.curriculum.training_loop import Launch, train
+from clinjepa.curriculum.workers.dist import Dist
+from clinjepa.curriculum.workers.out_of_memory import names_settings, phase_remedies
 from clinjepa.model.identity import encoder_digest
 from clinjepa.model.predictor import PREDICTOR_ENCODER, save_predictor
 from clinjepa.model.tensor_files import write_tensors

@@ -19,17 +19,17 @@ from clinjepa.curriculum.checkpoints.checkpoint import Checkpoint, Digests
 from clinjepa.curriculum.checkpoints.history import Row, TrainingHistory
 from clinjepa.curriculum.checkpoints.input_digests import sft_inputs
 from clinjepa.curriculum.checkpoints.saving import Captured, Notice, OnReport
-from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.encoder_specs import next_token_spec
 from clinjepa.curriculum.feed.plain_feed import Feed
 from clinjepa.curriculum.feed.text_batches import TextBatches
 from clinjepa.curriculum.feed.window_plan import Assignment, mix_seed, torch_seed
-from clinjepa.curriculum.gathering import communicates_in_every_forward, keep_gathered, set_gradient_sync
 from clinjepa.curriculum.jobs import SftJob, pack_places
-from clinjepa.curriculum.optimizer import GroupedAdamW
-from clinjepa.curriculum.out_of_memory import names_settings, sft_remedies
 from clinjepa.curriculum.schedule import Schedule
+from clinjepa.curriculum.steps.encoder_specs import next_token_spec
+from clinjepa.curriculum.steps.optimizer import GroupedAdamW
 from clinjepa.curriculum.training_loop import Launch, train
+from clinjepa.curriculum.workers.dist import Dist
+from clinjepa.curriculum.workers.gathering import communicates_in_every_forward, keep_gathered, set_gradient_sync
+from clinjepa.curriculum.workers.out_of_memory import names_settings, sft_remedies
 from clinjepa.model.base_model import write_base
 from clinjepa.model.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.packing import Pack, pack_texts

@@ -20,12 +20,12 @@ from clinjepa.curriculum.checkpoints.checkpoint import Checkpoint, Digests, newe
 from clinjepa.curriculum.checkpoints.history import Row, TrainingHistory
 from clinjepa.curriculum.checkpoints.input_digests import agreed_digests
 from clinjepa.curriculum.checkpoints.saving import Captured, Notice, OnReport, Saver
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.plain_feed import Feed
 from clinjepa.curriculum.feed.unpacking import unpacked
 from clinjepa.curriculum.feed.window_plan import Assignment, assignments
 from clinjepa.curriculum.jobs import TrainingJob, check_workers
-from clinjepa.curriculum.optimizer import GroupedAdamW
+from clinjepa.curriculum.steps.optimizer import GroupedAdamW
+from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.storage import Folder
 
 _MEASUREMENTS_PER_JOB, _MIN_STEPS_BETWEEN = 4, 5

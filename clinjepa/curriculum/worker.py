@@ -17,11 +17,11 @@ import torch.distributed as torch_dist
 from clinjepa.curriculum.checkpoints.history import Row
 from clinjepa.curriculum.checkpoints.saving import OnReport
 from clinjepa.curriculum.dispatch import run_training_job
-from clinjepa.curriculum.dist import Dist, set_up_gpu
 from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.hard_sync import hard_sync
 from clinjepa.curriculum.jobs import SyncJob, load_job
 from clinjepa.curriculum.training_loop import Launch
+from clinjepa.curriculum.workers.dist import Dist, set_up_gpu
 from clinjepa.errors import ClinJepaError, ConfigError
 
 

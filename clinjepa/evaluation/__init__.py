@@ -5,10 +5,8 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | module | contents |
 |---|---|
 | `drift` | error of autoregressive rollouts by horizon, with two controls |
-| `geometry`, `centroid_ratio`, `cohorts` | displacement of deteriorating over stable stays; its estimator; who belongs to which cohort |
-| `downstream`, `point_features`, `probes` | risk tasks: probes on features of the history and of rollouts |
-| `baselines`, `tabular_features` | LightGBM on hand-made features, and the hours in the ICU alone |
-| `prediction_points` | where a task is predicted, and the cells of its table |
+| `geometry/` | displacement of deteriorating over stable stays; its estimator; the cohorts |
+| `downstream/` | risk tasks: probes on latents and rollouts, and the baselines |
 | `roundtrip`, `hour_grid` | values of an hour read back from its latent; the hour grid as arrays |
 | `space` | stays of a split, the training mean latent, diagnostics of collapse |
 | `figures`, `metrics`, `seeds` | a figure with its interval; AUROC, AUPRC and the bootstrap; several seeds as one result |

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import scipy.linalg
 
+from clinjepa.evaluation.downstream.probes import Standardiser
 from clinjepa.evaluation.figures import Figure, figure
 from clinjepa.evaluation.hour_grid import grid_variables, parts_of, read_grid
 from clinjepa.evaluation.metrics import patient_draws, patient_index, sums_by_patient
-from clinjepa.evaluation.probes import Standardiser
 from clinjepa.evaluation.space import Latents, gather_hours, sample_hours
 from clinjepa.storage import Folder
 

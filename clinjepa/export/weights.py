@@ -19,8 +19,8 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
-from clinjepa.curriculum.encoder_specs import encoder_spec
 from clinjepa.curriculum.settings import EncoderSettings
+from clinjepa.curriculum.steps.encoder_specs import encoder_spec
 from clinjepa.errors import CheckpointError, ConfigError
 from clinjepa.model.adapters import lora_config
 from clinjepa.model.base_model import BASE_CONFIG, BASE_TENSORS

@@ -104,16 +104,7 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
     trial = _trial(config, experiment, recipe, seed)
     stages = _stages(experiment, trial)
     storage, out = Folder(config.storage), Folder(folder)
-    artifacts = {part: Artifact.at(storage, stage.kind, stage.key) for part, stage in stages.items()}
-    unfinished = [stages[part].label for part, artifact in artifacts.items() if not artifact.is_complete()]
-    if unfinished:
-        raise StoreError(
-            f"nothing to export yet: {trial.recipe}, seed {trial.seed} of {config.name} lacks {', '.join(dict.fromkeys(unfinished))}; "
-            "run `clinjepa pretrain` or `clinjepa run` first"
-        )
-    for part in ("base", "encoder", "predictor"):
-        if part in artifacts:
-            artifacts[part].verify(contents=True)
+    artifacts = _whole_artifacts(config, trial, stages)
     base, online = artifacts["base"].folder, artifacts["encoder"].folder if "encoder" in artifacts else None
     check_predictor(artifacts["predictor"].folder, encoder_digest(base, online), f"that of {(online or base).address}")
     identity: Identity = {"run": config.name, "recipe": trial.recipe, "seed": trial.seed}
@@ -147,6 +138,26 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
     }
     finish_export(out, {**record})
     return record
+
+
+def _whole_artifacts(config: Config, trial: Trial, stages: dict[str, Stage]) -> dict[str, Artifact]:
+    """The artifact of each part of the export; the files of the trained parts are checked by their digests.
+
+    Raises:
+        StoreError: A stage is not finished, or a file was altered.
+    """
+    storage = Folder(config.storage)
+    artifacts = {part: Artifact.at(storage, stage.kind, stage.key) for part, stage in stages.items()}
+    unfinished = [stages[part].label for part, artifact in artifacts.items() if not artifact.is_complete()]
+    if unfinished:
+        raise StoreError(
+            f"nothing to export yet: {trial.recipe}, seed {trial.seed} of {config.name} lacks {', '.join(dict.fromkeys(unfinished))}; "
+            "run `clinjepa pretrain` or `clinjepa run` first"
+        )
+    for part in ("base", "encoder", "predictor"):
+        if part in artifacts:
+            artifacts[part].verify(contents=True)
+    return artifacts
 
 
 def _trial(config: Config, experiment: Experiment, recipe: str | None, seed: int | None) -> Trial:
@@ -183,7 +194,7 @@ def _data_facts(config: Config, trajectories: Folder) -> _DataFacts:
 
 def _model_facts(config: Config, trial: Trial, weights: Written) -> _ModelFacts:
     encoder, base = config.encoder, weights["base"]
-    name = base.get("model") or f"Qwen3 of {encoder.num_layers} layers of {encoder.hidden_size}, made here"
+    name = str(base.get("model") or f"Qwen3 of {encoder.num_layers} layers of {encoder.hidden_size}, made here")
     if weights["adapted"]:
         name += f", with LoRA of rank {encoder.lora.rank} on {', '.join(encoder.lora.targets)}"
     steps = {stage.settings["phase"]["name"]: stage.settings.get("num_steps") for stage in trial.phases}

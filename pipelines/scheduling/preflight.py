@@ -162,7 +162,7 @@ def check_on_cluster(context: RunContext, stages: list[Stage]) -> None:
             "or set execution.use_gpu=false; if the cluster will grow, set execution.concurrent_gpus to what it may have"
         )
     if not _on_a_cluster():
-        from clinjepa.curriculum.dist import require_gpu
+        from clinjepa.curriculum.workers.dist import require_gpu
 
         require_gpu()
 

@@ -25,7 +25,7 @@ def run_base_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dic
 
 
 def _write_base(tokenizer: Folder, out: Folder, settings: BaseSettings, seed: int) -> dict[str, object]:
-    from clinjepa.curriculum.encoder_specs import next_token_spec
+    from clinjepa.curriculum.steps.encoder_specs import next_token_spec
     from clinjepa.model.base_model import make_base
 
     if settings.init == "pretrained":

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from clinjepa.clinical import load_tasks
-from clinjepa.evaluation.baselines import evaluate_baselines
-from clinjepa.evaluation.downstream import evaluate_downstream
+from clinjepa.evaluation.downstream.baselines import evaluate_baselines
+from clinjepa.evaluation.downstream.evaluate import evaluate_downstream
 from clinjepa.evaluation.drift import evaluate_drift
-from clinjepa.evaluation.geometry import evaluate_geometry
+from clinjepa.evaluation.geometry.evaluate import evaluate_geometry
 from clinjepa.evaluation.roundtrip import evaluate_roundtrip
 from clinjepa.evaluation.settings import DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
 from clinjepa.model.identity import check_predictor, encoder_digest

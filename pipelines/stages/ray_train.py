@@ -170,7 +170,7 @@ class _CheckedTorchBackend(_TorchBackend):
 
 def _can_use_gpu(name: str) -> bool:
     """Runs in every Ray Train worker with a GPU, before Ray starts CUDA there; notes the fault when torch cannot use the GPU."""
-    from clinjepa.curriculum.dist import require_gpu, set_up_gpu
+    from clinjepa.curriculum.workers.dist import require_gpu, set_up_gpu
 
     set_up_gpu()
     try:
@@ -186,8 +186,8 @@ def _train_loop(work: _Work) -> None:
     import torch
 
     from clinjepa.curriculum.dispatch import run_training_job
-    from clinjepa.curriculum.dist import Dist
     from clinjepa.curriculum.training_loop import Launch
+    from clinjepa.curriculum.workers.dist import Dist
 
     torch.set_num_threads(work["threads"])
     watcher = coordinator()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import clinjepa.capacity.memory as budget
-import clinjepa.curriculum.gathering as gathering
+import clinjepa.curriculum.workers.gathering as gathering
 import clinjepa.model.encoder as encoder_module
 from clinjepa.capacity.advice import advice, fits
 from clinjepa.capacity.duration import ASSUMED, TextFigures, forward_flops, run_times, text_figures

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clinjepa.curriculum.encoder_specs import encoder_spec, reading_spec
+from clinjepa.curriculum.steps.encoder_specs import encoder_spec, reading_spec
 from clinjepa.model.base_model import make_base
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import encode_texts

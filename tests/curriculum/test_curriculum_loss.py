@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clinjepa.curriculum.objective import WeightedLoss, phase_loss
+from clinjepa.curriculum.steps.objective import WeightedLoss, phase_loss
 
 COUNTS = (7, 3, 0)
 

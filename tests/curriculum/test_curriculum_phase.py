@@ -13,23 +13,24 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clinjepa.curriculum import assembly, sft
-from clinjepa.curriculum.assembly import assemble
+from clinjepa.curriculum import sft
 from clinjepa.curriculum.checkpoints import checkpoint, saving
 from clinjepa.curriculum.checkpoints.checkpoint import save_checkpoint
-from clinjepa.curriculum.diagnostics import PhaseDiagnostics
 from clinjepa.curriculum.dispatch import run_training_job
-from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.encoder_specs import encoder_spec
-from clinjepa.curriculum.encoding import _CHUNK_TAG
 from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.feed.window_plan import Assignment, mix_seed, torch_seed
 from clinjepa.curriculum.hard_sync import hard_sync
 from clinjepa.curriculum.jobs import Job, PhaseJob, SyncJob
-from clinjepa.curriculum.objective import PhaseObjective, spread
 from clinjepa.curriculum.phase import run_phase
+from clinjepa.curriculum.steps import assembly
+from clinjepa.curriculum.steps.assembly import assemble
+from clinjepa.curriculum.steps.diagnostics import PhaseDiagnostics
+from clinjepa.curriculum.steps.encoder_specs import encoder_spec
+from clinjepa.curriculum.steps.encoding import _CHUNK_TAG
+from clinjepa.curriculum.steps.objective import PhaseObjective, spread
 from clinjepa.curriculum.training_loop import Launch
+from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.errors import CheckpointError, ConfigError, StoreError, TrainingError
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import pack_texts

@@ -20,9 +20,9 @@ import clinjepa.model.text_encoder as text_encoder
 import pipelines.scheduling.preflight as preflight
 import pipelines.stages.latents as embed
 import pipelines.stages.ray_train as training
-from clinjepa.curriculum.dist import Dist, chosen_device, require_gpu, set_up_gpu
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
-from clinjepa.curriculum.encoder_specs import encoder_spec
+from clinjepa.curriculum.steps.encoder_specs import encoder_spec
+from clinjepa.curriculum.workers.dist import Dist, chosen_device, require_gpu, set_up_gpu
 from clinjepa.errors import ResourceError
 from clinjepa.model.base_model import make_base
 from clinjepa.model.encoder import build_encoder

@@ -11,9 +11,9 @@ import pytest
 
 from clinjepa.clinical import load_task
 from clinjepa.config.schema import DownstreamConfig
-from clinjepa.evaluation.baselines import evaluate_baselines
+from clinjepa.evaluation.downstream.baselines import evaluate_baselines
+from clinjepa.evaluation.downstream.tabular_features import tabular_features
 from clinjepa.evaluation.roundtrip import evaluate_roundtrip
-from clinjepa.evaluation.tabular_features import tabular_features
 from clinjepa.storage import Folder
 
 NUM_HOURS = 30

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clinjepa.evaluation.centroid_ratio import centroid_ratio, group_sums, linked_groups
+from clinjepa.evaluation.geometry.centroid_ratio import centroid_ratio, group_sums, linked_groups
 
 TRUTH = 3.0
 

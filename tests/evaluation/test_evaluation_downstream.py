@@ -12,9 +12,9 @@ import torch
 from clinjepa.clinical import Task, load_task
 from clinjepa.config.schema import DownstreamConfig, ProbeConfig
 from clinjepa.errors import ConfigError
-from clinjepa.evaluation.downstream import evaluate_downstream
-from clinjepa.evaluation.point_features import COLUMNS, PointFeatures, point_features
-from clinjepa.evaluation.prediction_points import prediction_points
+from clinjepa.evaluation.downstream.evaluate import evaluate_downstream
+from clinjepa.evaluation.downstream.point_features import COLUMNS, PointFeatures, point_features
+from clinjepa.evaluation.downstream.prediction_points import prediction_points
 from clinjepa.model.predictor import Predictor, build_predictor
 from clinjepa.model.rollout import rollout
 from clinjepa.model.specs import PredictorSpec

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from clinjepa.config.schema import GeometryConfig
-from clinjepa.evaluation.cohorts import Cohort, Pair, death_cohort, match, onset_cohort
-from clinjepa.evaluation.geometry import MIN_PAIRS, displacement_ratios, evaluate_geometry
+from clinjepa.evaluation.geometry.cohorts import Cohort, Pair, death_cohort, match, onset_cohort
+from clinjepa.evaluation.geometry.evaluate import MIN_PAIRS, displacement_ratios, evaluate_geometry
 
 START = datetime(2100, 1, 1)
 SETTINGS = GeometryConfig(k_hours=[6, 12], headline_k=12, num_bootstrap=200, umap=False)

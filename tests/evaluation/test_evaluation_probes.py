@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from clinjepa.config.schema import ProbeConfig
+from clinjepa.evaluation.downstream.probes import Rows, Standardiser, log_loss, probe_scores
 from clinjepa.evaluation.metrics import auroc
-from clinjepa.evaluation.probes import Rows, Standardiser, log_loss, probe_scores
 
 CONFIG = ProbeConfig(hidden_size=32, batch_size=128, max_epochs=40, learning_rate=1e-2)
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from clinjepa.curriculum import objective
 from clinjepa.curriculum.hard_sync import SYNC_GAP
+from clinjepa.curriculum.steps import objective
 from tests.support.known_world import LinearWorld, best_forecast, simulate
 from tests.support.known_world_training import CONTEXT, HORIZONS, NUM_HOURS, Errors, KnownWorldTraining
 

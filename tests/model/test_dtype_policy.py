@@ -10,16 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 
-from clinjepa.curriculum.assembly import PhaseModules, assemble
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.curriculum.feed.text_batches import TextBatches
 from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.feed.window_plan import Assignment
 from clinjepa.curriculum.jobs import PhaseJob
-from clinjepa.curriculum.objective import PhaseObjective
 from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.curriculum.sft import SftTraining
+from clinjepa.curriculum.steps.assembly import PhaseModules, assemble
+from clinjepa.curriculum.steps.objective import PhaseObjective
+from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.model.adapters import adapter_of
 from clinjepa.model.encoder import Encoder
 from clinjepa.model.packing import encode_texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clinjepa.curriculum.dist import chosen_device
+from clinjepa.curriculum.workers.dist import chosen_device
 from clinjepa.model.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.packing import encode_texts, pack_texts
 from tests.support.model_encoders import encoder_spec, move_online, random_texts

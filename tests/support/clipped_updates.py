@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from clinjepa.curriculum.optimizer import GroupedAdamW
+from clinjepa.curriculum.steps.optimizer import GroupedAdamW
 from clinjepa.model.sharding import fill, whole
 
 LIMIT, WEIGHT_DECAY = 1.0, 0.04

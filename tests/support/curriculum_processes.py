@@ -14,12 +14,12 @@ from typing import Any
 import torch
 import torch.distributed as torch_dist
 
-from clinjepa.curriculum import gathering
 from clinjepa.curriculum.dispatch import run_training_job
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.jobs import Job, load_training_job
 from clinjepa.curriculum.training_loop import Launch
+from clinjepa.curriculum.workers import gathering
+from clinjepa.curriculum.workers.dist import Dist
 
 KILLED = 9
 

@@ -10,8 +10,8 @@ import torch
 
 from clinjepa.config.schema import Config
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
-from clinjepa.curriculum.encoder_specs import encoder_spec
 from clinjepa.curriculum.settings import EncoderSettings
+from clinjepa.curriculum.steps.encoder_specs import encoder_spec
 from clinjepa.model.base_model import make_base
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours import ingest

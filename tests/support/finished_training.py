@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from clinjepa.config import Config, load_config, result_fields
-from clinjepa.curriculum.encoder_specs import encoder_spec
 from clinjepa.curriculum.settings import EncoderSettings
+from clinjepa.curriculum.steps.encoder_specs import encoder_spec
 from clinjepa.model import Encoder, PredictorSpec, build_encoder, build_predictor, make_base, save_predictor
 from clinjepa.model.predictor import predictor_state
 from clinjepa.model.tensor_files import write_tensors

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from clinjepa.curriculum.encoder_specs import encoder_spec
 from clinjepa.curriculum.hard_sync import SyncSummary, hard_sync
 from clinjepa.curriculum.jobs import SyncJob
 from clinjepa.curriculum.settings import PredictorSettings
+from clinjepa.curriculum.steps.encoder_specs import encoder_spec
 from clinjepa.model.base_model import make_base
 from clinjepa.model.predictor import load_predictor
 from clinjepa.model.rollout import rollout

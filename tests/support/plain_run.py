@@ -6,11 +6,11 @@ import torch
 
 from clinjepa.config import Config
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
-from clinjepa.curriculum.encoder_specs import next_token_spec
 from clinjepa.curriculum.hard_sync import hard_sync
 from clinjepa.curriculum.jobs import PhaseJob, SftJob, SyncJob
 from clinjepa.curriculum.recipes import Phase
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings, ReadingSettings, SftSettings
+from clinjepa.curriculum.steps.encoder_specs import next_token_spec
 from clinjepa.model.base_model import make_base
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import finish_latents

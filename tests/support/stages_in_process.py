@@ -11,10 +11,10 @@ import pytest
 
 from clinjepa.config import Config
 from clinjepa.curriculum.dispatch import run_training_job
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.jobs import Job
 from clinjepa.curriculum.training_loop import Launch
+from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact, WorkRecord
 from pipelines.graph.stage import Stage

@@ -21,8 +21,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from clinjepa.curriculum.checkpoints.history import SavedHistory
-from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.optimizer import OptimizerState
+from clinjepa.curriculum.steps.optimizer import OptimizerState
+from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.errors import CheckpointError, StoreError, TornCheckpointError
 from clinjepa.storage import Folder
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.jobs import PhaseJob, SftJob, TrainingJob, job_digest
+from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.model.identity import check_predictor, encoder_digest, tensors_digest
 from clinjepa.model.predictor import PREDICTOR_TENSORS
 from clinjepa.model.tensor_files import ONLINE_TENSORS, TARGET_TENSORS

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from clinjepa.curriculum.checkpoints.checkpoint import CheckpointWriter, Digests, checkpoint_folder
 from clinjepa.curriculum.checkpoints.history import Row, TrainingHistory
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.jobs import TrainingJob
-from clinjepa.curriculum.optimizer import OptimizerState
+from clinjepa.curriculum.steps.optimizer import OptimizerState
+from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.storage import Folder
 
 OnReport = Callable[[int, Row, str | None], None]

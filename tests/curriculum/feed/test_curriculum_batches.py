@@ -16,12 +16,12 @@ import safetensors.torch
 import torch
 from safetensors.torch import load
 
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.payload import payload
 from clinjepa.curriculum.feed.stored_latents import REQUESTS_AT_A_TIME
 from clinjepa.curriculum.feed.unpacking import unpacked
 from clinjepa.curriculum.feed.window_batches import WindowBatches
-from clinjepa.curriculum.objective import PhaseObjective
+from clinjepa.curriculum.steps.objective import PhaseObjective
+from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.model.predictor import build_predictor
 from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder

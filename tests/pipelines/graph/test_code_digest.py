@@ -52,14 +52,14 @@ def test_every_kind_has_an_executor_of_its_name_and_one_format_version() -> None
 def test_a_digest_covers_what_the_executor_uses() -> None:
     assert {"pipelines.stages.evaluation", "clinjepa.evaluation.drift", "clinjepa.model.rollout"} <= set(used_modules("drift"))
     assert {"pipelines.stages.data", "clinjepa.sources.mimic_iv.events", "clinjepa.trajectory.hours.grid"} <= set(used_modules("ingest"))
-    assert {"clinjepa.curriculum.objective", "clinjepa.model.losses", "clinjepa.model.predictor"} <= set(used_modules("phase"))
+    assert {"clinjepa.curriculum.steps.objective", "clinjepa.model.losses", "clinjepa.model.predictor"} <= set(used_modules("phase"))
 
 
 @pytest.mark.parametrize(
     ("name", "old", "new", "kinds"),
     [
         ("clinjepa/evaluation/drift.py", "MIN_PATIENTS = 5", "MIN_PATIENTS = 6", {"drift"}),
-        ("clinjepa/evaluation/geometry.py", "MIN_PAIRS = 5", "MIN_PAIRS = 6", {"geometry"}),
+        ("clinjepa/evaluation/geometry/evaluate.py", "MIN_PAIRS = 5", "MIN_PAIRS = 6", {"geometry"}),
         ("pipelines/stages/evaluation.py", 'RESULT = "result.json"', 'RESULT = "results.json"', EVALUATIONS),
         ("pipelines/stages/base_model.py", "def run_base_stage", "X = 1\n\n\ndef run_base_stage", {"base"}),
         ("clinjepa/curriculum/recipes.yaml", "\n", "\n\n", set()),

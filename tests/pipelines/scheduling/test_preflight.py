@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clinjepa.config import Config
-from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.out_of_memory import phase_remedies, sft_remedies
 from clinjepa.curriculum.phase import run_phase
+from clinjepa.curriculum.workers.dist import Dist
+from clinjepa.curriculum.workers.out_of_memory import phase_remedies, sft_remedies
 from clinjepa.errors import CheckpointError, ConfigError, ResourceError, StorageError
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.weights import public_content

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.window_plan import mix_seed
-from clinjepa.curriculum.gathering import communicates_in_every_forward, set_gradient_sync
+from clinjepa.curriculum.workers.dist import Dist
+from clinjepa.curriculum.workers.gathering import communicates_in_every_forward, set_gradient_sync
 from clinjepa.model.encoder import Encoder
 from clinjepa.model.packing import Pack, pack_texts
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from clinjepa.clinical import Task
 from clinjepa.config.schema import DownstreamConfig
-from clinjepa.evaluation.prediction_points import Points, TaskTables, null_cell, prediction_points, score_cell, union, why_not
-from clinjepa.evaluation.probes import Rows, probe_scores
-from clinjepa.evaluation.tabular_features import FeatureTable, tabular_features
+from clinjepa.evaluation.downstream.prediction_points import Points, TaskTables, null_cell, prediction_points, score_cell, union, why_not
+from clinjepa.evaluation.downstream.probes import Rows, probe_scores
+from clinjepa.evaluation.downstream.tabular_features import FeatureTable, tabular_features
 from clinjepa.storage import Folder
 
 NUM_TREES, EARLY_STOP, MIN_DATA_IN_LEAF = 300, 20, 500

@@ -14,9 +14,18 @@ import pyarrow as pa
 
 from clinjepa.clinical import Task
 from clinjepa.config.schema import DownstreamConfig
-from clinjepa.evaluation.point_features import COLUMNS, PointFeatures, point_features
-from clinjepa.evaluation.prediction_points import MethodTable, Points, TaskTables, null_cell, prediction_points, score_cell, union, why_not
-from clinjepa.evaluation.probes import Rows, probe_scores
+from clinjepa.evaluation.downstream.point_features import COLUMNS, PointFeatures, point_features
+from clinjepa.evaluation.downstream.prediction_points import (
+    MethodTable,
+    Points,
+    TaskTables,
+    null_cell,
+    prediction_points,
+    score_cell,
+    union,
+    why_not,
+)
+from clinjepa.evaluation.downstream.probes import Rows, probe_scores
 from clinjepa.evaluation.space import Latents
 from clinjepa.model.predictor import Predictor
 

@@ -11,15 +11,15 @@ import time
 import numpy as np
 import torch
 
-from clinjepa.curriculum.assembly import PhaseModules
 from clinjepa.curriculum.checkpoints.history import TrainingHistory
-from clinjepa.curriculum.dist import Dist
 from clinjepa.curriculum.feed.payload import payload
 from clinjepa.curriculum.feed.unpacking import unpacked
 from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.feed.window_plan import mix_seed
 from clinjepa.curriculum.jobs import PhaseJob
-from clinjepa.curriculum.objective import PhaseObjective
+from clinjepa.curriculum.steps.assembly import PhaseModules
+from clinjepa.curriculum.steps.objective import PhaseObjective
+from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.errors import TrainingError
 from clinjepa.model.diagnostics import latent_diagnostics, prediction_diagnostics
 

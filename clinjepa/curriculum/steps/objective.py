@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from clinjepa.curriculum.checkpoints.history import Row
-from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.encoding import TextChunks, backward_chunks, cut_chunks, encode_chunks
 from clinjepa.curriculum.feed.window_plan import Assignment, torch_seed
-from clinjepa.curriculum.gathering import set_gradient_sync
 from clinjepa.curriculum.jobs import PhaseJob
+from clinjepa.curriculum.steps.encoding import TextChunks, backward_chunks, cut_chunks, encode_chunks
+from clinjepa.curriculum.workers.dist import Dist
+from clinjepa.curriculum.workers.gathering import set_gradient_sync
 from clinjepa.model.encoder import Encoder
 from clinjepa.model.losses import TeacherForced, rollout_loss, teacher_forcing_loss
 from clinjepa.model.predictor import Predictor

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from clinjepa.curriculum.checkpoints.checkpoint import Checkpoint
 from clinjepa.curriculum.checkpoints.saving import Captured
-from clinjepa.curriculum.dist import Dist
-from clinjepa.curriculum.encoder_specs import encoder_spec
 from clinjepa.curriculum.feed.window_plan import mix_seed
-from clinjepa.curriculum.gathering import keep_gathered
 from clinjepa.curriculum.jobs import PhaseJob
-from clinjepa.curriculum.optimizer import GroupedAdamW
+from clinjepa.curriculum.steps.encoder_specs import encoder_spec
+from clinjepa.curriculum.steps.optimizer import GroupedAdamW
+from clinjepa.curriculum.workers.dist import Dist
+from clinjepa.curriculum.workers.gathering import keep_gathered
 from clinjepa.model.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.predictor import Predictor, build_predictor, load_predictor_state, predictor_state, shard_predictor
 from clinjepa.model.specs import PredictorSpec

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from clinjepa.config.schema import GeometryConfig
-from clinjepa.evaluation.centroid_ratio import centroid_ratio, group_sums, linked_groups
-from clinjepa.evaluation.cohorts import Cohort, Pair, death_cohort, match, onset_cohort
 from clinjepa.evaluation.figures import Figure, figure
+from clinjepa.evaluation.geometry.centroid_ratio import centroid_ratio, group_sums, linked_groups
+from clinjepa.evaluation.geometry.cohorts import Cohort, Pair, death_cohort, match, onset_cohort
 from clinjepa.evaluation.metrics import patient_draws, ratio_draws
 from clinjepa.evaluation.space import Latents, Space, describe_space, gather_hours, sample_hours, stays_of
 
