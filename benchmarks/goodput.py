@@ -14,8 +14,8 @@ import warnings
 from pathlib import Path
 
 from benchmarks.harness import Report, arguments, publish
-from tests.support.ray_nodes import RayNodes
-from tests.support.trainings import Inputs, Training, steps_of
+from tests.support.machines.ray_nodes import RayNodes
+from tests.support.training.trainings import Inputs, Training, steps_of
 
 
 def course(inputs: Inputs, num_steps: int, folder: Path, seconds_between_kills: float | None) -> tuple[float, int, list[float]]:

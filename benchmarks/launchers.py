@@ -13,8 +13,8 @@ from typing import Any
 
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.storage import Folder
-from tests.support.cli import ROOT, environment
-from tests.support.training_driver import folder_of
+from tests.support.machines.cli import ROOT, environment
+from tests.support.training.training_driver import folder_of
 
 NUM_WORKERS = 2
 EXECUTION: dict[str, Any] = {
@@ -49,7 +49,7 @@ def on_ray(job: PhaseJob, storage: Path, execution: Mapping[str, Any] | None = N
     spec = storage / "spec.json"
     config = {"storage": str(storage), "execution": EXECUTION | dict(execution or {})}
     spec.write_text(json.dumps({"job": job.to_json(), "config": config}))
-    _run([sys.executable, "-m", "tests.support.training_driver", str(spec)])
+    _run([sys.executable, "-m", "tests.support.training.training_driver", str(spec)])
     return read_trained(folder_of(job, storage), job)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.gpu_models import TINY, causal_model, hour_texts, micro_packs, run_sizes
 from benchmarks.gpu_peer import packed
-from tests.support.cli import python_without
+from tests.support.machines.cli import python_without
 
 ABSENT = ("ray", "pydantic", "polars", "pandas", "pyarrow", "sklearn", "scipy", "datasets")
 

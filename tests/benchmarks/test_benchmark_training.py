@@ -21,10 +21,10 @@ from clinjepa.curriculum.feed.window_plan import assignments
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder
-from tests.support.cli import ROOT, environment
-from tests.support.curriculum_jobs import encoder_settings, phase_job
-from tests.support.curriculum_store import make_base_and_latents, make_trajectories
-from tests.support.model_encoders import encoder_spec, move_online, random_texts
+from tests.support.machines.cli import ROOT, environment
+from tests.support.models.model_encoders import encoder_spec, move_online, random_texts
+from tests.support.training.curriculum_jobs import encoder_settings, phase_job
+from tests.support.training.curriculum_store import make_base_and_latents, make_trajectories
 
 SMALL = PredictorSpec(latent_dim=8, hidden_size=16, num_layers=2, num_heads=2, ffn_size=32)
 METHOD = {"warmup": 0.24, "joint": 0.35, "alignment": 0.17, "hard_sync": 0.0, "finalization": 0.24}

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.report_picture import HEIGHT, WIDTH, browser, take_picture
 from clinjepa.report.document import build_report, render_html
-from tests.support.browser import Browser
-from tests.support.report_results import extras, results
+from tests.support.data.report_results import extras, results
+from tests.support.machines.browser import Browser
 
 needs_browser = pytest.mark.skipif(browser() is None, reason="no Chromium found (Debian: apt-get install chromium)")
 

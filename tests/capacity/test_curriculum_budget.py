@@ -33,10 +33,10 @@ from pipelines.graph.estimates import gpu_estimate, latent_estimate
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.stage import Stage
 from pipelines.results.plan_tables import gpu_lines, gpu_table, latent_lines
-from tests.support.curriculum_store import make_base_and_latents, make_trajectories
-from tests.support.finished_training import small_config
-from tests.support.live_bytes import LiveBytes
-from tests.support.model_encoders import SETTINGS, encoder_spec
+from tests.support.models.live_bytes import LiveBytes
+from tests.support.models.model_encoders import SETTINGS, encoder_spec
+from tests.support.training.curriculum_store import make_base_and_latents, make_trajectories
+from tests.support.training.finished_training import small_config
 
 FULL_SIZE = Path(__file__).parents[2] / "configs" / "mimic_iv_qwen3_8b.yaml"
 CONFIG = load_config(FULL_SIZE)

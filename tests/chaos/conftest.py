@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import S3Server
-from tests.support.faulty_s3 import FaultyS3
-from tests.support.trainings import Inputs, Training
+from tests.support.machines.faulty_s3 import FaultyS3
+from tests.support.training.trainings import Inputs, Training
 
 
 @pytest.fixture(scope="session")

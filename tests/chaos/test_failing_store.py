@@ -11,9 +11,9 @@ import pytest
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.storage import Folder
 from clinjepa.storage.s3 import PATIENCE_VARIABLE
-from tests.support.curriculum_processes import run_job
-from tests.support.plain_training import assert_same, last_start, start, warmup_job
-from tests.support.saved import checkpoints_in, newest_whole
+from tests.support.training.curriculum_processes import run_job
+from tests.support.training.plain_training import assert_same, last_start, start, warmup_job
+from tests.support.training.saved import checkpoints_in, newest_whole
 
 pytestmark = [pytest.mark.chaos, pytest.mark.s3, pytest.mark.timeout(400)]
 

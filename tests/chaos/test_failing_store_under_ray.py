@@ -9,9 +9,9 @@ import pytest
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.storage import Folder
 from clinjepa.storage.s3 import PATIENCE_VARIABLE
-from tests.support.ray_nodes import RayNodes
-from tests.support.small_disk import fill, small_disk
-from tests.support.trainings import EVERY, Inputs
+from tests.support.machines.ray_nodes import RayNodes
+from tests.support.machines.small_disk import fill, small_disk
+from tests.support.training.trainings import EVERY, Inputs
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(600)]
 

@@ -13,7 +13,7 @@ import pytest
 
 from clinjepa.storage import Folder
 from tests.conftest import S3Server
-from tests.support.cli import SMALL, call, numbers, read_report, start
+from tests.support.machines.cli import SMALL, call, numbers, read_report, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.s3, pytest.mark.timeout(1200)]
 

@@ -21,8 +21,8 @@ from pipelines.graph.stage import Stage
 from pipelines.scheduling.runner import ensure
 from pipelines.scheduling.session import ray_session
 from pipelines.stages.latents import embed_needs, least_embed_needs, run_embed_stage
-from tests.support.curriculum_jobs import ENCODER, encoder_settings
-from tests.support.curriculum_store import make_base_and_latents, make_trajectories
+from tests.support.training.curriculum_jobs import ENCODER, encoder_settings
+from tests.support.training.curriculum_store import make_base_and_latents, make_trajectories
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(300)]
 

@@ -13,7 +13,7 @@ import pytest
 from clinjepa.config.schema import SimulatorConfig
 from clinjepa.sources.simulated.mimic_writer import write_simulated_mimic
 from clinjepa.storage import Folder
-from tests.support.cli import SMALL, call, start
+from tests.support.machines.cli import SMALL, call, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(900)]
 

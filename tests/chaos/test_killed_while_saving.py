@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from clinjepa.curriculum.jobs import PhaseJob
-from tests.support.curriculum_processes import run_job
-from tests.support.plain_training import STEPS, assert_same, last_start, start, warmup_job
-from tests.support.saved import checkpoints_in, newest_whole
-from tests.support.small_disk import fill, small_disk
+from tests.support.machines.small_disk import fill, small_disk
+from tests.support.training.curriculum_processes import run_job
+from tests.support.training.plain_training import STEPS, assert_same, last_start, start, warmup_job
+from tests.support.training.saved import checkpoints_in, newest_whole
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.ray_nodes import RayNodes
-from tests.support.saved import newest_whole
-from tests.support.trainings import EVERY, Inputs, Training
+from tests.support.machines.ray_nodes import RayNodes
+from tests.support.training.saved import newest_whole
+from tests.support.training.trainings import EVERY, Inputs, Training
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(600)]
 

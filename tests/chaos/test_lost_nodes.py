@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.ray_nodes import RayNodes
-from tests.support.trainings import EVERY
+from tests.support.machines.ray_nodes import RayNodes
+from tests.support.training.trainings import EVERY
 
 pytestmark = [
     pytest.mark.ray,

@@ -12,9 +12,9 @@ from clinjepa.model.base_model import make_base
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import encode_texts
 from clinjepa.storage import Folder
-from tests.support.curriculum_jobs import encoder_settings
-from tests.support.curriculum_store import make_trajectories
-from tests.support.model_encoders import random_texts
+from tests.support.models.model_encoders import random_texts
+from tests.support.training.curriculum_jobs import encoder_settings
+from tests.support.training.curriculum_store import make_trajectories
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

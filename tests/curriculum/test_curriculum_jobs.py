@@ -10,7 +10,7 @@ import pytest
 from clinjepa.curriculum.jobs import PhaseJob, SyncJob, alignment_shortfall, check_workers, job_digest, load_job, load_training_job
 from clinjepa.curriculum.worker import main
 from clinjepa.errors import ConfigError
-from tests.support.curriculum_jobs import phase_job, sft_job
+from tests.support.training.curriculum_jobs import phase_job, sft_job
 
 SFT = sft_job(tokens_per_step=1000, micro_tokens=300)
 SYNC = SyncJob("out", "online", "target")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tests.support.clipped_updates import gaps_to_torch
+from tests.support.training.clipped_updates import gaps_to_torch
 
 
 def test_each_group_is_clipped_by_its_own_norm_and_updated_as_torch_does():

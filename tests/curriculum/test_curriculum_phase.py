@@ -36,10 +36,10 @@ from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import pack_texts
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentReader, LatentWriter, finish_latents
-from tests.support.curriculum_jobs import CURRICULUM, ENCODER, encoder_settings, phase_job, sft_job
-from tests.support.curriculum_processes import run_job
-from tests.support.curriculum_store import make_base_and_latents, make_latents, make_trajectories
-from tests.support.saved import checkpoints_in, newest_whole
+from tests.support.training.curriculum_jobs import CURRICULUM, ENCODER, encoder_settings, phase_job, sft_job
+from tests.support.training.curriculum_processes import run_job
+from tests.support.training.curriculum_store import make_base_and_latents, make_latents, make_trajectories
+from tests.support.training.saved import checkpoints_in, newest_whole
 
 PHASE_RESULTS = {"predictor.safetensors", "predictor.json", "optimizer.safetensors", "optimizer.json", "encoder.json", "metrics.json"}
 SFT_RESULTS = {"model.safetensors", "config.json", "metrics.json"}

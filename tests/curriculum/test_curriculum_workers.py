@@ -14,10 +14,10 @@ import pytest
 from safetensors.torch import load_file
 
 from clinjepa.curriculum.jobs import Job, PhaseJob
-from tests.support.cli import ROOT, environment
-from tests.support.curriculum_jobs import ENCODER, encoder_settings, phase_job, sft_job
-from tests.support.curriculum_processes import run_job, run_on_workers
-from tests.support.curriculum_store import make_base_and_latents, make_latents, make_trajectories
+from tests.support.machines.cli import ROOT, environment
+from tests.support.training.curriculum_jobs import ENCODER, encoder_settings, phase_job, sft_job
+from tests.support.training.curriculum_processes import run_job, run_on_workers
+from tests.support.training.curriculum_store import make_base_and_latents, make_latents, make_trajectories
 
 STEPS = 2
 LAYER_BY_LAYER = 2

@@ -29,10 +29,10 @@ from clinjepa.model.encoder import build_encoder
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.stage import Stage
-from tests.support.curriculum_jobs import encoder_settings
-from tests.support.curriculum_store import make_trajectories
-from tests.support.finished_training import small_config
-from tests.support.model_encoders import encoder_spec as model_spec
+from tests.support.models.model_encoders import encoder_spec as model_spec
+from tests.support.training.curriculum_jobs import encoder_settings
+from tests.support.training.curriculum_store import make_trajectories
+from tests.support.training.finished_training import small_config
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 

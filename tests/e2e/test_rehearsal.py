@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.cli import ROOT, call, environment, python_without, read_report
-from tests.support.public_models import write_public_folder
+from tests.support.machines.cli import ROOT, call, environment, python_without, read_report
+from tests.support.models.public_models import write_public_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 CONFIG = "configs/rehearsal_qwen3_8b.yaml"

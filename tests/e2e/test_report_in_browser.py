@@ -10,9 +10,9 @@ import pytest
 from clinjepa.report.document import build_report, render_html
 from pipelines.graph.planning import plan_experiment
 from pipelines.stages.data_card import write_data_card
-from tests.support.browser import CHROMIUM, Browser
-from tests.support.finished_data import finish_data, simulated
-from tests.support.report_results import extras, results
+from tests.support.data.finished_data import finish_data, simulated
+from tests.support.data.report_results import extras, results
+from tests.support.machines.browser import CHROMIUM, Browser
 
 SECTIONS = ["run", "cohort", "drift", "geometry", "downstream", "training", "stages", "config"]
 CARD_SECTIONS = ["stays", "coverage", "dropped", "texts", "labels", "artifacts"]

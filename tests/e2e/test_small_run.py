@@ -13,7 +13,7 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentReader
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 from pipelines.graph.artifacts import Artifact
-from tests.support.cli import SMALL, call, numbers, read_report
+from tests.support.machines.cli import SMALL, call, numbers, read_report
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 

@@ -16,9 +16,9 @@ from clinjepa.config import load_config
 from clinjepa.trajectory.tokens.latent_store import LatentReader
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 from pipelines.graph.planning import plan_experiment
-from tests.support.cli import ROOT, SMALL
-from tests.support.plain_run import PlainRun
-from tests.support.real_data import real
+from tests.support.data.real_data import real
+from tests.support.machines.cli import ROOT, SMALL
+from tests.support.training.plain_run import PlainRun
 
 CONFIGS = ROOT / "configs"
 TWINS = Path(__file__).with_name("twins")

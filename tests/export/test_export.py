@@ -20,9 +20,9 @@ from clinjepa.model.tensor_files import write_tensors
 from clinjepa.report.document import build_report
 from clinjepa.storage import Folder
 from pipelines.results.model_export import export_model as export
-from tests.support.cli import ROOT, python_without
-from tests.support.finished_training import TEXTS, FinishedTraining, small_config
-from tests.support.report_results import results
+from tests.support.data.report_results import results
+from tests.support.machines.cli import ROOT, python_without
+from tests.support.training.finished_training import TEXTS, FinishedTraining, small_config
 
 ABSENT = ("ray", "pydantic", "polars", "pandas", "pyarrow")
 TOLERANCE = {"rtol": 0.0, "atol": 1e-6}

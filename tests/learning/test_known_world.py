@@ -1,6 +1,6 @@
 """All five phases learn a world whose best forecast is known in closed form, and a phase without its loss is found out.
 
-The world: mean arterial pressure under dopamine, linear and Gaussian, charted in whole mmHg (`tests/support/known_world.py`). 420 training
+The world: mean arterial pressure under dopamine, linear and Gaussian, charted in whole mmHg (`support.data.known_world`). 420 training
 stays of 36 h, rollouts from 12 h of 210 held-out stays. Root mean squared errors in mmHg, measured with `pytest tests/learning` (49 s of
 CPU time, one thread; seed 0, the only one tried with these settings, which were chosen on the same held-out stays):
 
@@ -22,8 +22,8 @@ import torch
 
 from clinjepa.curriculum.hard_sync import SYNC_GAP
 from clinjepa.curriculum.steps import objective
-from tests.support.known_world import LinearWorld, best_forecast, simulate
-from tests.support.known_world_training import CONTEXT, HORIZONS, NUM_HOURS, Errors, KnownWorldTraining
+from tests.support.data.known_world import LinearWorld, best_forecast, simulate
+from tests.support.training.known_world_training import CONTEXT, HORIZONS, NUM_HOURS, Errors, KnownWorldTraining
 
 pytestmark = pytest.mark.timeout(1800)  # 49 s of CPU time; on a busy machine many times that
 

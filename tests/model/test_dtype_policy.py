@@ -26,11 +26,11 @@ from clinjepa.model.packing import encode_texts
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentReader, finish_latents
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
-from tests.support.curriculum_jobs import phase_job, sft_job
-from tests.support.curriculum_processes import run_job
-from tests.support.curriculum_store import make_trajectories
-from tests.support.model_encoders import SETTINGS
-from tests.support.public_models import write_shrunk_model
+from tests.support.models.model_encoders import SETTINGS
+from tests.support.models.public_models import write_shrunk_model
+from tests.support.training.curriculum_jobs import phase_job, sft_job
+from tests.support.training.curriculum_processes import run_job
+from tests.support.training.curriculum_store import make_trajectories
 
 FP32, BF16 = torch.float32, torch.bfloat16
 pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")

@@ -27,9 +27,9 @@ from clinjepa.trajectory.tokens.latent_store import LatentReader, finish_latents
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.stage import Stage
 from pipelines.stages import evaluation as evaluation_stages
-from tests.support.curriculum_jobs import encoder_settings, phase_job, sft_job
-from tests.support.curriculum_processes import run_job
-from tests.support.curriculum_store import make_base_and_latents, make_latents, make_trajectories
+from tests.support.training.curriculum_jobs import encoder_settings, phase_job, sft_job
+from tests.support.training.curriculum_processes import run_job
+from tests.support.training.curriculum_store import make_base_and_latents, make_latents, make_trajectories
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")
 STEPS = 2

@@ -13,8 +13,8 @@ from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import encode_texts, pack_texts
 from clinjepa.model.weights import weight_files
 from clinjepa.storage import Folder
-from tests.support.direct_load_worker import TEXTS, plainly_built, write_model
-from tests.support.model_encoders import SETTINGS, encoder_spec
+from tests.support.models.direct_load_worker import TEXTS, plainly_built, write_model
+from tests.support.models.model_encoders import SETTINGS, encoder_spec
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

@@ -16,7 +16,7 @@ from clinjepa.model.base_model import make_base, write_base
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.packing import encode_texts, pack_texts
 from clinjepa.storage import Folder
-from tests.support.model_encoders import VOCAB, encoder_spec, move_online, random_texts
+from tests.support.models.model_encoders import VOCAB, encoder_spec, move_online, random_texts
 
 TEXTS = random_texts(12)
 (PACK,) = pack_texts(TEXTS, 4096)

@@ -9,7 +9,7 @@ from torch import nn
 
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.packing import pack_texts
-from tests.support.model_encoders import VOCAB, encoder_spec, random_texts
+from tests.support.models.model_encoders import VOCAB, encoder_spec, random_texts
 
 TEXTS = random_texts(24)
 (PACK,) = pack_texts(TEXTS, 4096)

@@ -14,7 +14,7 @@ from clinjepa.model import norms
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.norms import KNOWN, fuse_norms
 from clinjepa.model.packing import pack_texts
-from tests.support.model_encoders import encoder_spec, move_online, random_texts
+from tests.support.models.model_encoders import encoder_spec, move_online, random_texts
 
 (PACK,) = pack_texts(random_texts(12), 4096)
 

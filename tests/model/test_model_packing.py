@@ -8,7 +8,7 @@ import torch
 
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import encode_texts, pack_texts, unique_texts
-from tests.support.model_encoders import encoder_spec, random_texts
+from tests.support.models.model_encoders import encoder_spec, random_texts
 
 
 def one_by_one(encoder, texts: list[np.ndarray]) -> torch.Tensor:

@@ -8,8 +8,8 @@ import torch
 from clinjepa.errors import ConfigError
 from clinjepa.model.encoder import Encoder, build_encoder
 from clinjepa.model.packing import encode_texts, pack_texts
-from tests.support.live_bytes import LiveBytes
-from tests.support.model_encoders import SETTINGS, encoder_spec, move_online, random_texts
+from tests.support.models.live_bytes import LiveBytes
+from tests.support.models.model_encoders import SETTINGS, encoder_spec, move_online, random_texts
 
 TEXTS = random_texts(12)
 (PACK,) = pack_texts(TEXTS, 4096)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.cli import SMALL, call
+from tests.support.machines.cli import SMALL, call
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:

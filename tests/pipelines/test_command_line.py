@@ -22,7 +22,7 @@ from pipelines.graph.planning import plan_experiment
 from pipelines.results.plan_record import PlanRecord
 from pipelines.scheduling.locations import absolute
 from pipelines.terminal.faults import one_line_errors
-from tests.support.cli import ROOT, SMALL, environment
+from tests.support.machines.cli import ROOT, SMALL, environment
 
 ESCAPE = "\x1b["
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import free_port_block
-from tests.support.cli import ROOT, SMALL, environment
+from tests.support.machines.cli import ROOT, SMALL, environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 RAY = str(Path(sys.executable).with_name("ray"))

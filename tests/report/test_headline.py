@@ -11,7 +11,7 @@ from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.report.document import build_report, render_html
 from clinjepa.report.headline import MIN_PATIENTS, Headline, cautions
 from clinjepa.report.words import recipe_words
-from tests.support.report_results import RECIPES, extras, figure, results
+from tests.support.data.report_results import RECIPES, extras, figure, results
 
 ENOUGH, ONE_LESS = figure(0.2, 0.1, MIN_PATIENTS), figure(0.2, 0.1, MIN_PATIENTS - 1)
 

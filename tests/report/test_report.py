@@ -14,7 +14,7 @@ from clinjepa.report.charts.lines import Series, line_chart
 from clinjepa.report.charts.parts import even_ticks, number
 from clinjepa.report.document import NOT_FINITE, build_report, render_html
 from clinjepa.report.words import Footnotes, duration, title
-from tests.support.report_results import OTHER_CODE, extras, figure, results
+from tests.support.data.report_results import OTHER_CODE, extras, figure, results
 
 
 def page(changed: dict[str, Any] | None = None, pictures: dict[str, Any] | None = None) -> str:

@@ -19,7 +19,7 @@ import clinjepa
 from clinjepa.config import load_config
 from pipelines.cli import app
 from pipelines.graph.stage import FORMAT_VERSIONS
-from tests.support.cli import environment
+from tests.support.machines.cli import environment
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "cluster").glob("*.md")])

@@ -20,7 +20,7 @@ from clinjepa.errors import SourceError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels.artifact import compute_labels
-from tests.support.handmade_stays import INTIME, at, lenient_config
+from tests.support.data.handmade_stays import INTIME, at, lenient_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding_a_source.md"
 

@@ -14,7 +14,7 @@ import pytest
 from clinjepa.clinical import list_tasks
 from clinjepa.config import load_config
 from pipelines.graph import experiment
-from tests.support.cli import environment
+from tests.support.machines.cli import environment
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "clinical.md").read_text(encoding="utf-8")

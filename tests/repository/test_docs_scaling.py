@@ -9,7 +9,7 @@ import pytest
 
 from clinjepa.curriculum.jobs import PhaseJob
 from tests.repository.test_docs import blocks
-from tests.support.cli import ROOT
+from tests.support.machines.cli import ROOT
 
 
 def test_the_job_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from clinjepa.curriculum.recipes import load_recipe, parse_recipes
 from clinjepa.report.document import build_report
 from pipelines.graph.experiment import build_experiment
 from tests.repository.test_docs import blocks, commands
-from tests.support.cli import ROOT, call
-from tests.support.report_results import RECIPES, results
+from tests.support.data.report_results import RECIPES, results
+from tests.support.machines.cli import ROOT, call
 
 PAGE = ROOT / "docs" / "tutorial.md"
 MINIATURE = ["source.simulator.num_patients=12", "source.num_partitions=2", "tokenizer.vocab_size=300", "execution.local_num_cpus=2"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.cli import python_without
+from tests.support.machines.cli import python_without
 
 
 def test_training_needs_neither_ray_nor_pydantic_nor_polars() -> None:

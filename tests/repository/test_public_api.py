@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import clinjepa
-from tests.support.cli import environment
+from tests.support.machines.cli import environment
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import ROOT
+from tests.support.machines.cli import ROOT
 from tests.support.run_suite import CLUSTER, NO_TESTS, PARTS, exit_status, outcomes, parts_of, summed_up
 
 

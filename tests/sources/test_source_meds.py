@@ -7,7 +7,7 @@ import pytest
 from clinjepa.config.schema import SourceConfig
 from clinjepa.sources.meds.source import MedsSource
 from clinjepa.storage import Folder
-from tests.support.meds_examples import SCHEMA, chart, events_of, infusion, read_all, row, stay_rows, write_meds
+from tests.support.data.meds_examples import SCHEMA, chart, events_of, infusion, read_all, row, stay_rows, write_meds
 
 
 def read(tmp_path, rows, **settings):

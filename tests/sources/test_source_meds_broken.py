@@ -8,7 +8,7 @@ import pytest
 from clinjepa.config.schema import SourceConfig
 from clinjepa.errors import SourceError
 from clinjepa.sources.meds.source import MedsSource
-from tests.support.meds_examples import SCHEMA, chart, read_all, row, stay_rows, write_meds
+from tests.support.data.meds_examples import SCHEMA, chart, read_all, row, stay_rows, write_meds
 
 
 def test_a_missing_folder_says_how_to_get_the_data(tmp_path):

@@ -8,7 +8,7 @@ from clinjepa.config.schema import SourceConfig
 from clinjepa.sources.extraction import extract_all
 from clinjepa.sources.mimic_iv.source import MimicIvSource
 from clinjepa.storage import Folder
-from tests.support.mimic_iv_examples import ADMITTED, INSIDE, at, chart, events_of, hospital, infusion, lab, read_all, write_mimic
+from tests.support.data.mimic_iv_examples import ADMITTED, INSIDE, at, chart, events_of, hospital, infusion, lab, read_all, write_mimic
 
 
 def read(tmp_path, base=None, **tables):

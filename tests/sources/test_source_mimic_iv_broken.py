@@ -11,7 +11,7 @@ from clinjepa.errors import ClinJepaError, SourceError
 from clinjepa.sources.extraction import item_report
 from clinjepa.sources.mimic_iv.source import MimicIvSource
 from clinjepa.storage import Folder
-from tests.support.mimic_iv_examples import (
+from tests.support.data.mimic_iv_examples import (
     INSIDE,
     as_csv,
     at,

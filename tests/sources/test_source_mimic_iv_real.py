@@ -20,7 +20,7 @@ from clinjepa.sources.extraction import extract_all, has_extractions
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels.artifact import compute_labels
-from tests.support.handmade_stays import lenient_config
+from tests.support.data.handmade_stays import lenient_config
 
 KINDS = {"mimic_iv": "mimic-iv-demo-2.2", "meds": "mimic-iv-demo-meds"}
 ONLY_RAW = {"antibiotic", "culture"}

@@ -7,7 +7,7 @@ import pytest
 
 from clinjepa.config.schema import SourceConfig
 from clinjepa.sources import open_source
-from tests.support.real_data import real
+from tests.support.data.real_data import real
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 from clinjepa.errors import StorageError, StoreError
 from clinjepa.storage import Folder
-from tests.support.cli import ROOT, environment
+from tests.support.machines.cli import ROOT, environment
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -15,7 +15,7 @@ from clinjepa.errors import StorageError
 from clinjepa.storage import Folder
 from clinjepa.storage.s3 import PATIENCE_VARIABLE, PatientS3
 from pipelines.scheduling.lease import LeaseQueue
-from tests.support.faulty_s3 import FaultyS3
+from tests.support.machines.faulty_s3 import FaultyS3
 
 OUTAGE_REQUESTS = 10
 """So many requests fail before the outage ends: one of nearly every action."""

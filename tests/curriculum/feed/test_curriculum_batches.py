@@ -27,8 +27,8 @@ from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentReader, LatentWriter, finish_latents
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
-from tests.support.curriculum_jobs import PREDICTOR, phase_job
-from tests.support.curriculum_store import make_trajectories
+from tests.support.training.curriculum_jobs import PREDICTOR, phase_job
+from tests.support.training.curriculum_store import make_trajectories
 
 DIM = 64
 

@@ -10,8 +10,8 @@ from clinjepa.curriculum.feed.text_plan import TextPlan
 from clinjepa.curriculum.feed.window_plan import PhasePlan, SamplePlan, assignments, torch_seed
 from clinjepa.curriculum.jobs import SftJob
 from clinjepa.errors import ConfigError, StoreError
-from tests.support import curriculum_jobs
-from tests.support.curriculum_jobs import phase_job
+from tests.support.training import curriculum_jobs
+from tests.support.training.curriculum_jobs import phase_job
 
 
 def windows_table(hours: list[int], split: str = "train") -> pa.Table:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch.multiprocessing as mp
 
-from tests.support.direct_load_worker import LARGE_VOCAB, run_direct_load, write_model
+from tests.support.models.direct_load_worker import LARGE_VOCAB, run_direct_load, write_model
 
 BOTH = pytest.mark.parametrize("adaptation", ["lora", "full"])
 BASES = pytest.mark.parametrize("base", ["tied", "untied"])

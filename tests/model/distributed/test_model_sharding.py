@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch.multiprocessing as mp
 
-from tests.support.model_workers import run_worker
+from tests.support.models.model_workers import run_worker
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["2_workers", "3_workers"])

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from clinjepa.curriculum.jobs import Job
 from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.storage import Folder
-from tests.support.curriculum_jobs import phase_job, sft_job
-from tests.support.curriculum_processes import run_job, run_on_workers
-from tests.support.curriculum_store import make_trajectories
-from tests.support.model_encoders import SETTINGS
-from tests.support.public_models import write_shrunk_model
+from tests.support.models.model_encoders import SETTINGS
+from tests.support.models.public_models import write_shrunk_model
+from tests.support.training.curriculum_jobs import phase_job, sft_job
+from tests.support.training.curriculum_processes import run_job, run_on_workers
+from tests.support.training.curriculum_store import make_trajectories
 
 STEPS = 2
 

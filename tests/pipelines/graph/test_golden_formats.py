@@ -21,7 +21,7 @@ from clinjepa.trajectory.settings import TrajectorySettings, tokenizer_settings
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
 from pipelines.graph.stage import FORMAT_VERSIONS
-from tests.support.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
+from tests.support.data.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
 
 GOLDEN = Path(__file__).with_name("golden_formats.json")
 

@@ -31,9 +31,9 @@ from pipelines.graph.experiment import build_experiment
 from pipelines.graph.stage import FORMAT_VERSIONS
 from pipelines.stages import data
 from tests.pipelines.graph.test_golden_formats import some_stays
-from tests.support.handmade_stays import HandmadeSource, lenient_config
-from tests.support.mimic_iv_examples import write_mimic
-from tests.support.stages_in_process import run_stage, without_ray
+from tests.support.data.handmade_stays import HandmadeSource, lenient_config
+from tests.support.data.mimic_iv_examples import write_mimic
+from tests.support.training.stages_in_process import run_stage, without_ray
 
 GOLDEN = Path(__file__).with_name("golden_results.json")
 NOT_RESULTS = ("manifest.json", "timing.json", "parts/")

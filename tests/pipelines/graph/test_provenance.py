@@ -13,7 +13,7 @@ from pipelines.graph.planning import plan_experiment
 from pipelines.graph.provenance import reuse_warning
 from pipelines.results.plan_record import plan_record
 from pipelines.results.plan_tables import print_plan
-from tests.support.finished_data import finish_data, simulated
+from tests.support.data.finished_data import finish_data, simulated
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from clinjepa.curriculum.recipes import EncoderStart, Phase, Recipe, load_recipe
 from pipelines.graph.experiment import build_experiment
 from pipelines.graph.trial_stages import TrialBuilder
-from tests.support.finished_training import small_config
+from tests.support.training.finished_training import small_config
 
 CHOICES = {field.name: get_args(get_type_hints(Phase)[field.name]) or (False, True) for field in fields(Phase) if field.name != "name"}
 PHASE = Phase("joint", trains="both", target="ema", rollout="teacher_forced", ema_moves=True)

@@ -27,11 +27,11 @@ from pipelines.results.plan_tables import print_plan
 from pipelines.run import run_experiment
 from pipelines.scheduling import opening, preflight
 from pipelines.scheduling.preflight import check_model, check_workers, warnings
-from tests.support.curriculum_jobs import phase_job, sft_job
-from tests.support.curriculum_store import make_trajectories
-from tests.support.finished_training import small_config
-from tests.support.model_encoders import encoder_spec
-from tests.support.public_models import write_shrunk_model
+from tests.support.models.model_encoders import encoder_spec
+from tests.support.models.public_models import write_shrunk_model
+from tests.support.training.curriculum_jobs import phase_job, sft_job
+from tests.support.training.curriculum_store import make_trajectories
+from tests.support.training.finished_training import small_config
 
 SAID = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.20 GiB is free. Including non-"

@@ -12,7 +12,7 @@ import ray
 from clinjepa.config import Config
 from clinjepa.errors import ResourceError, StorageError
 from pipelines.scheduling.session import WATCHER_VARIABLE, ray_session
-from tests.support.cli import ROOT, environment
+from tests.support.machines.cli import ROOT, environment
 
 
 @pytest.mark.ray

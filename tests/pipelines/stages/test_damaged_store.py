@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import ROOT, environment
-from tests.support.trainings import Inputs
+from tests.support.machines.cli import ROOT, environment
+from tests.support.training.trainings import Inputs
 
 
 @pytest.mark.ray
@@ -23,7 +23,7 @@ def test_a_store_cut_under_a_training_ends_it_with_one_line_that_names_the_file(
     execution = {"num_workers": 1, "cpus_per_worker": 0.75, "data_cpus": 0.25, "threads_per_worker": 1, "progress": False}
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({"job": job.to_json(), "config": {"storage": str(tmp_path / "storage"), "execution": execution}}))
-    command = [sys.executable, "-m", "tests.support.training_driver", str(spec)]
+    command = [sys.executable, "-m", "tests.support.training.training_driver", str(spec)]
     done = subprocess.run(command, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT)), text=True, capture_output=True, timeout=280)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1

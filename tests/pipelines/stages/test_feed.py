@@ -17,8 +17,8 @@ from clinjepa.curriculum.feed.window_plan import assignments
 from clinjepa.errors import StoreError
 from pipelines.scheduling.session import ray_session
 from pipelines.stages import feed
-from tests.support.curriculum_jobs import encoder_settings, phase_job
-from tests.support.curriculum_store import make_base_and_latents, make_trajectories
+from tests.support.training.curriculum_jobs import encoder_settings, phase_job
+from tests.support.training.curriculum_store import make_base_and_latents, make_trajectories
 
 pytestmark = pytest.mark.ray
 

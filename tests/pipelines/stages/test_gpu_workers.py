@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.curriculum_jobs import phase_job
-from tests.support.ray_nodes import RayNodes
-from tests.support.trainings import Training
+from tests.support.machines.ray_nodes import RayNodes
+from tests.support.training.curriculum_jobs import phase_job
+from tests.support.training.trainings import Training
 
 
 @pytest.mark.ray

@@ -17,7 +17,7 @@ from pipelines.cli import app
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.planning import plan_experiment
 from pipelines.stages.data_card import write_data_card
-from tests.support.finished_data import finish_data, simulated
+from tests.support.data.finished_data import finish_data, simulated
 
 
 def said(*arguments: str) -> Result:

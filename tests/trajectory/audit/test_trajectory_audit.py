@@ -37,8 +37,8 @@ from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajecto
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
 from pipelines.audit import audit_data
 from pipelines.cli import app
-from tests.support.finished_data import finish_data, simulated
-from tests.support.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
+from tests.support.data.finished_data import finish_data, simulated
+from tests.support.data.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
 
 CONFIG = lenient_config(tokenizer={"vocab_size": 300})
 PARTS = {"part-0": {"part": 0}, "part-1": {"part": 1}}

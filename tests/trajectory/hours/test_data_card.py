@@ -20,7 +20,7 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.data_card import CARD_HOURS, add_hourly, grouped_drops, hourly_coverage, token_statistics
 from pipelines.graph.planning import plan_experiment
 from pipelines.stages.data_card import write_data_card
-from tests.support.finished_data import finish_data, simulated
+from tests.support.data.finished_data import finish_data, simulated
 
 GRID = pl.DataFrame(
     {

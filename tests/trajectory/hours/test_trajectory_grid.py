@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clinjepa.clinical import load_variables
 from clinjepa.trajectory.hours.aggregates import aggregate_hours
 from clinjepa.trajectory.hours.grid import at_store_time, coverage, grid_columns, place_events
-from tests.support.handmade_stays import at, event, events_table, stays_table
+from tests.support.data.handmade_stays import at, event, events_table, stays_table
 
 VARIABLES = load_variables()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition
-from tests.support.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
+from tests.support.data.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
 
 
 def built(tmp_path, *events) -> Folder:

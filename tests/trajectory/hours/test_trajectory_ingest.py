@@ -9,7 +9,7 @@ from clinjepa.errors import SourceError, StoreError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.cohort import cohort_rules
 from clinjepa.trajectory.hours.ingest import HOURS_SCHEMA, INGEST_STAYS_SCHEMA, build_partition, finish_ingest, grid_schema
-from tests.support.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
+from tests.support.data.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
 
 VITALS = [event(stay, 1.5, "heart_rate", 80.0) for stay in range(1, 7)]
 

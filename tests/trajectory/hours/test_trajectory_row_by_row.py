@@ -17,7 +17,7 @@ from clinjepa.clinical import load_variables
 from clinjepa.trajectory.hours.aggregates import aggregate_hours
 from clinjepa.trajectory.hours.grid import coverage, place_events
 from clinjepa.trajectory.hours.text import hour_texts
-from tests.support.handmade_stays import INTIME, at, event, events_table, stays_table
+from tests.support.data.handmade_stays import INTIME, at, event, events_table, stays_table
 
 VARIABLES = load_variables()
 MEDIAN, SCORE, AMOUNT, OUTPUT = "heart_rate", "gcs_eye", "crystalloid", "urine_output"

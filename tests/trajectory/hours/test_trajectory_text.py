@@ -14,7 +14,7 @@ from clinjepa.clinical import load_variables
 from clinjepa.errors import ConfigError
 from clinjepa.trajectory.hours.grid import place_events
 from clinjepa.trajectory.hours.text import format_numbers, guard_exclusions, hour_texts, static_texts
-from tests.support.handmade_stays import INTIME, at, event, events_table, stays_table
+from tests.support.data.handmade_stays import INTIME, at, event, events_table, stays_table
 
 VARIABLES = load_variables()
 

@@ -11,7 +11,7 @@ from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels.artifact import MEDS_LABEL_SCHEMAS, build_labels, compute_labels, finish_labels, read_labels
-from tests.support.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
+from tests.support.data.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
 
 TASKS = load_tasks(["hypotension_8h", "in_hospital_death", "log_lactate_4h", "sepsis3_onset_6h"])
 PARTS = ("part-0", "part-1")

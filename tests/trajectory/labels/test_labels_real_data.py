@@ -12,8 +12,8 @@ from clinjepa.sources import open_source
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels.artifact import compute_labels
-from tests.support.handmade_stays import lenient_config
-from tests.support.real_data import real
+from tests.support.data.handmade_stays import lenient_config
+from tests.support.data.real_data import real
 
 
 def ingested(out: Folder, extracted: Folder | None = None, **source) -> Folder:

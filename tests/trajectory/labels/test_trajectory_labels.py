@@ -13,7 +13,7 @@ from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.labels.artifact import LABELS_SCHEMA, compute_labels
 from clinjepa.trajectory.labels.rules import eep_labels
 from clinjepa.trajectory.labels.states import evaluate
-from tests.support.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
+from tests.support.data.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
 
 
 def states(pattern: str) -> np.ndarray:

@@ -18,7 +18,7 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition
 from clinjepa.trajectory.tokens.piece_tokens import PieceEncoder, can_be_cut, cut, whole_text_ids
 from clinjepa.trajectory.tokens.tokenizer import train_tokenizer
-from tests.support.real_data import real
+from tests.support.data.real_data import real
 
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA = QWEN.replace(r"\p{N}|", r"\p{N}{1,3}|")
@@ -100,7 +100,7 @@ def test_texts_of_real_stays_have_the_ids_of_the_tokenizer(name, real_texts):
 @pytest.fixture(scope="module")
 def real_texts(tmp_path_factory) -> pa.StringArray:
     """One text in five of some twenty stays of the MIMIC-IV demo."""
-    from tests.support.handmade_stays import lenient_config
+    from tests.support.data.handmade_stays import lenient_config
 
     folder = real("mimic-iv-demo-meds", "https://physionet.org/content/mimic-iv-demo-meds/0.0.1/")
     source = open_source(SourceConfig(kind="meds", path=str(folder), num_partitions=7))

@@ -14,7 +14,7 @@ from clinjepa.trajectory.tokens import build, piece_tokens, tokenizer
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer, load_tokenizer
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
-from tests.support.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
+from tests.support.data.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
 
 NUM_STAYS = 70
 CONFIG = lenient_config(windows={"max_hours": 8, "stride_hours": 3, "min_hours": 4}, tokenizer={"vocab_size": 400, "max_tokens": 40})

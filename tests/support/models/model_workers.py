@@ -21,8 +21,8 @@ from clinjepa.model.predictor import Predictor, build_predictor, load_predictor_
 from clinjepa.model.rollout import rollout
 from clinjepa.model.sharding import local, whole
 from clinjepa.model.specs import PredictorSpec
-from tests.support.clipped_updates import gaps_to_torch
-from tests.support.model_encoders import encoder_spec, move_online, random_texts
+from tests.support.models.model_encoders import encoder_spec, move_online, random_texts
+from tests.support.training.clipped_updates import gaps_to_torch
 
 TEXTS = random_texts(13)
 WEIGHTS = torch.randn(13, 32, generator=torch.Generator().manual_seed(5))

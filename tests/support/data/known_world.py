@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tests.support.handmade_stays import INTIME, events_table, stays_table
+from tests.support.data.handmade_stays import INTIME, events_table, stays_table
 
 ROUNDING_VARIANCE = 1.0 / 12.0
 DRUG = "dopamine"

@@ -13,9 +13,9 @@ from typing import Any
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.settings import PredictorSettings
 from clinjepa.storage import Folder
-from tests.support.cli import ROOT, environment
-from tests.support.curriculum_jobs import PREDICTOR, encoder_settings, phase_job
-from tests.support.curriculum_store import make_base_and_latents, make_trajectories
+from tests.support.machines.cli import ROOT, environment
+from tests.support.training.curriculum_jobs import PREDICTOR, encoder_settings, phase_job
+from tests.support.training.curriculum_store import make_base_and_latents, make_trajectories
 
 STEPS = 8
 

@@ -22,13 +22,13 @@ from clinjepa.curriculum.jobs import Job, PhaseJob, SftJob
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import content_key
-from tests.support.cli import ROOT
-from tests.support.curriculum_jobs import encoder_settings, phase_job, sft_job
-from tests.support.curriculum_processes import run_job, run_on_workers
-from tests.support.curriculum_store import make_base_and_latents, make_latents, make_trajectories
-from tests.support.ray_nodes import RayNodes
-from tests.support.saved import checkpoints_in, newest_whole
-from tests.support.training_driver import folder_of
+from tests.support.machines.cli import ROOT
+from tests.support.machines.ray_nodes import RayNodes
+from tests.support.training.curriculum_jobs import encoder_settings, phase_job, sft_job
+from tests.support.training.curriculum_processes import run_job, run_on_workers
+from tests.support.training.curriculum_store import make_base_and_latents, make_latents, make_trajectories
+from tests.support.training.saved import checkpoints_in, newest_whole
+from tests.support.training.training_driver import folder_of
 
 EVERY = 5
 """Steps between checkpoints."""
@@ -124,7 +124,7 @@ class Training:
         path.write_text(json.dumps(spec))
         self.log = scratch / "driver.log"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.training_driver", str(path)],
+            [sys.executable, "-m", "tests.support.training.training_driver", str(path)],
             cwd=ROOT,
             env=nodes.env | {"RAY_ADDRESS": nodes.address, "PYTHONPATH": str(ROOT)},
             stdout=open(self.log, "wb"),

@@ -18,8 +18,8 @@ from pipelines.graph.artifacts import Artifact
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.stage import Stage
 from pipelines.stages.base_model import base_settings
-from tests.support.curriculum_processes import run_job
-from tests.support.finished_data import finish_data
+from tests.support.data.finished_data import finish_data
+from tests.support.training.curriculum_processes import run_job
 
 
 class PlainRun:

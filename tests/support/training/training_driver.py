@@ -1,4 +1,4 @@
-"""Trains one job with Ray Train on the cluster of `RAY_ADDRESS`: `python -m tests.support.training_driver SPEC.json`."""
+"""Trains one job with Ray Train on the cluster of `RAY_ADDRESS`: `python -m tests.support.training.training_driver SPEC.json`."""
 
 from __future__ import annotations
 

@@ -31,11 +31,11 @@ from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajecto
 from clinjepa.trajectory.tokens.latent_store import LatentReader
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer, load_tokenizer
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
-from tests.support.curriculum_jobs import ENCODER, PREDICTOR, encoder_settings, phase_job, sft_job
-from tests.support.curriculum_processes import run_job
-from tests.support.curriculum_store import make_latents
-from tests.support.handmade_stays import HandmadeSource, lenient_config
-from tests.support.known_world import LinearWorld, Patients, best_forecast, simulate, source_tables
+from tests.support.data.handmade_stays import HandmadeSource, lenient_config
+from tests.support.data.known_world import LinearWorld, Patients, best_forecast, simulate, source_tables
+from tests.support.training.curriculum_jobs import ENCODER, PREDICTOR, encoder_settings, phase_job, sft_job
+from tests.support.training.curriculum_processes import run_job
+from tests.support.training.curriculum_store import make_latents
 
 NUM_PATIENTS, NUM_HOURS, CONTEXT = 700, 36, 12
 HORIZONS = (1, 6, 24)

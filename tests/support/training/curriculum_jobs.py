@@ -7,7 +7,7 @@ from typing import Any
 from clinjepa.curriculum.jobs import PhaseJob, SftJob
 from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings, SftSettings
-from tests.support.model_encoders import SETTINGS
+from tests.support.models.model_encoders import SETTINGS
 
 CURRICULUM = {
     "global_batch": 6,

@@ -18,8 +18,8 @@ from pipelines.graph.artifacts import Artifact, WorkRecord
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import Trial
-from tests.support.cli import ROOT, SMALL
-from tests.support.model_encoders import move_online
+from tests.support.machines.cli import ROOT, SMALL
+from tests.support.models.model_encoders import move_online
 
 TEXTS = [
     "Age: 63 years. Gender: male.",

@@ -16,7 +16,7 @@ from clinjepa.model.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.packing import encode_texts, pack_texts
 from clinjepa.model.sharding import local, whole
 from clinjepa.storage import Folder
-from tests.support.model_encoders import SETTINGS, encoder_spec, random_texts
+from tests.support.models.model_encoders import SETTINGS, encoder_spec, random_texts
 
 TEXTS = random_texts(9)
 LARGE_VOCAB = 16384

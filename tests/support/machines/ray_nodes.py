@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.conftest import free_port_block
-from tests.support.cli import environment
+from tests.support.machines.cli import environment
 
 _RAY = str(Path(sys.executable).with_name("ray"))
 _QUICK_DETECTION = {
