@@ -139,10 +139,11 @@ def test_a_decimal_comma_does_not_move_values_into_other_columns(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (gzip.compress(as_csv("labevents", [])), "the file is packed with gzip; name it .csv.gz"),
+        (gzip.compress(as_csv("labevents", []), mtime=0), "the file is packed with gzip; name it .csv.gz"),
         (as_csv("labevents", []).decode().encode("utf-16"), "the file is UTF-16; export the table as UTF-8"),
         (as_csv("labevents", []).replace(b",", b"^"), "row 1: columns are separated by carets"),
     ],
+    ids=["packed", "utf-16", "carets"],
 )
 def test_another_encoding_packing_or_delimiter_is_named(tmp_path, content, words):
     write_mimic(tmp_path, absent=("labevents",))
