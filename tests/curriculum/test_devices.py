@@ -25,7 +25,7 @@ from clinjepa.curriculum.steps.encoder_specs import encoder_spec
 from clinjepa.curriculum.workers.dist import Dist, chosen_device, require_gpu, set_up_gpu
 from clinjepa.errors import ResourceError
 from clinjepa.model.base_model import make_base
-from clinjepa.model.encoder import build_encoder
+from clinjepa.model.encoder import Loading, build_encoder
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.stage import Stage
@@ -153,8 +153,8 @@ def asked_device(root: Path, monkeypatch: pytest.MonkeyPatch, use_gpu: bool | No
     class Asked(Exception):
         pass
 
-    def build(*_: Any, device: torch.device, **options: Any) -> None:
-        devices.append(device)
+    def build(*_: Any, loading: Loading) -> None:
+        devices.append(torch.device(loading.device))
         raise Asked
 
     monkeypatch.setattr(embedding, "build_encoder", build)
