@@ -70,6 +70,7 @@ class PhaseTraining:
 
     def begin_step(self, step: int) -> None:
         self._modules.predictor.train()
+        # In the order of the terms of phase_loss.
         self._counts = self._plan.teacher_forcing_count(step), self._plan.rollout_count(step)
 
     def forward_backward(self, arrays: dict[str, Tensor], assigned: Assignment, sync: bool) -> tuple[Tensor, int]:

@@ -1,4 +1,4 @@
-"""The two training losses: L1 summed over the latent, teacher-forced over all hours, and over a short rollout.
+"""The training losses: L1 summed over the latent, teacher-forced over all hours, and over a short rollout.
 
 All functions return a sum and its count. The caller divides by the counts of the *global* batch, so that any number of workers gives the
 same loss. Source: Clin-JEPA (arXiv 2605.10840, section 5); one rollout start per window is this project's default, one per batch

@@ -64,6 +64,7 @@ def convert_values(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
 
 def _convert(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """As `convert_values`, for events of variables that all have conversion rules or aliases, or all have none."""
     variables = load_variables()
     spellings = {unit: canonical_unit(unit) for unit in events["unit"].unique().to_list() if unit is not None}
     units = pl.DataFrame(

@@ -1,0 +1,15 @@
+"""Running stages on a Ray cluster: each exactly once, with the CPUs and GPUs that it needs.
+
+| module | contents |
+|---|---|
+| `runner` | running a stage: its inputs, the lease, CPUs and GPUs, the work, the manifest |
+| `lease` | exclusive work on a stage, by a lease in storage |
+| `coordinator` | the actor that divides CPUs and GPUs among stages and collects their progress and faults |
+| `session` | joining a Ray cluster, or starting one on this machine |
+| `opening` | what every command that runs stages opens: checks, cluster, display of progress |
+| `preflight` | whether a run may start: checks before the cluster and on it |
+| `progress` | the display of progress on standard error |
+| `locations` | local addresses made absolute when a command starts |
+| `trackers` | losses and diagnostics sent to TensorBoard or MLflow |
+| `trials` | recipes and seeds as parallel Ray Tune trials |
+"""

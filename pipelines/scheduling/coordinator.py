@@ -1,8 +1,9 @@
-"""One actor per cluster that shares logical CPUs and GPUs between stages and collects their progress and faults; it uses no CPU itself.
+"""One actor per cluster. It divides logical CPUs and GPUs among stages, and collects their progress and faults. It uses no CPU itself.
 
 A stage requests everything it will use at once: workers, readers, tasks. It gets all of it, or waits without holding anything; the
-longest chain of stages is served first. So two stages cannot deadlock by each holding half of what it needs. An elastic stage gets what
-is free between its minimum and its maximum, and more when the cluster grows. A grant that is not renewed for 15 s is released.
+stage with the most stages after it in its chain is served first. So two stages cannot deadlock by each holding half of what it needs. An
+elastic stage gets what is free between its minimum and its maximum, and more when the cluster grows. A grant that is not renewed for 15 s
+is released.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ NAME = "clinjepa-coordinator-" + hashlib.sha256(Path(__file__).read_bytes()).hex
 
 NAMESPACE = "clinjepa"
 _SILENCE_SECONDS = 15.0
+"""A grant or request that is not renewed for this long is dropped."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class Coordinator:
     def request(self, holder: str, most: Needs, priority: int, budget: Needs, least: Needs | None = None) -> bool:
         """Grant or renew a slot; a holder that gets False repeats the request.
 
+        A waiting holder that is not first gets False even if enough is free, so that a large request is not overtaken. A renewal may also
+        enlarge the grant, up to `most`, while no other holder waits.
+
         Args:
             holder: Id of the slot.
             most: What the holder will use at once.
@@ -75,6 +80,7 @@ class Coordinator:
         # The earliest request among the highest priorities, since a dict keeps its order.
         first = max(self._waiting, key=lambda name: self._waiting[name][0])
         enough = least or most
+        # With no other grant the first holder starts even if it needs more than there is: no release could free more.
         if holder == first and (not self._granted or all(enough[name] <= free[name] for name in enough)):
             del self._waiting[holder]
             granted = {name: min(most[name], free[name]) for name in most} if self._granted and least else most
@@ -83,8 +89,10 @@ class Coordinator:
         return False
 
     def _free(self, needs: Needs, budget: Needs, apart_from: str) -> Needs:
+        """What is left of the budget or cluster for each resource of `needs`, not counting the grant of `apart_from`."""
         total = ray.cluster_resources() | budget
         used = [held for name, (held, _) in self._granted.items() if name != apart_from]
+        # 1e-6: tolerance for rounding
         return {name: total.get(name, 0.0) + 1e-6 - sum(held.get(name, 0.0) for held in used) for name in needs}
 
     def release(self, holder: str) -> None:
@@ -98,7 +106,10 @@ class Coordinator:
         self._progress.pop(key, None)
 
     def note_fault(self, name: str, kind: str, message: str) -> None:
-        """Record a fault of the training `name` that a restart cannot mend: class name and message. The first one is kept."""
+        """Record a fault of the training `name` that a restart does not remove (class name, message).
+
+        Later faults of that training are ignored.
+        """
         self._faults.setdefault(name, (kind, message))
 
     def fault(self, name: str) -> tuple[str, str] | None:
@@ -130,7 +141,7 @@ def slot(actor: Any, most: Needs, priority: int, budget: Needs | None = None, le
         actor: The coordinator.
         most: What the block will use at once.
         priority: Stages after this one in its chain.
-        budget: What all holders may use together.
+        budget: What all holders may use together; the cluster's amount for resources it does not name.
         least: What the block can start with, where that is less than `most`.
     """
     holder = uuid.uuid4().hex

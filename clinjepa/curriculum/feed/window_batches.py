@@ -18,10 +18,11 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 
 CACHED_ROW_GROUPS = 64
+"""Row groups of the trajectory store that a reader keeps in memory."""
 
 
 class WindowBatches:
-    """Micro-batches of a phase's plan. Opens the stores at first use and keeps their readers; raises StoreError for a torn store."""
+    """Micro-batches of a phase's plan. Opens the stores at first use and keeps their readers; raises StoreError for an incomplete store."""
 
     def __init__(self, job: PhaseJob) -> None:
         self.job = job
@@ -32,11 +33,16 @@ class WindowBatches:
         return next(self.in_order([(step, micro)]))
 
     def in_order(self, places: Iterable[tuple[int, int]]) -> Iterator[pa.Buffer]:
-        """As `__call__` for each (step, micro), in order. Latents behind a network are requested some micro-batches ahead."""
+        """As `__call__` for each (step, micro), in order.
+
+        Windows are collected ahead until they number REQUESTS_AT_A_TIME; a latent store behind a network gets their requests at once, a
+        local one when they are read.
+        """
         ahead: deque[tuple[np.ndarray, np.ndarray, Iterator[StoredLatents]]] = deque()
         for step, micro in places:
             window_ids = self.plan.step(step)[micro]
             ahead.append((window_ids, self.plan.rollout_starts(step, micro), self._requested(window_ids)))
+            # Counted in windows, since one window is one request.
             if sum(len(window_ids) for window_ids, *_ in ahead) >= REQUESTS_AT_A_TIME:
                 yield payload(self._collated(*ahead.popleft()))
         while ahead:
@@ -52,7 +58,7 @@ class WindowBatches:
         return PhasePlan(self.trajectories.windows, self.job)
 
     def window_arrays(self, window_ids: np.ndarray, rollout_starts: np.ndarray) -> Arrays:
-        """Collate any windows of the store, with the arrays that the phase needs (`collating`)."""
+        """Arrays (`collating`) of the given windows, whether or not they are in the plan; diagnostics call it."""
         return self._collated(window_ids, rollout_starts, self._requested(window_ids))
 
     def _requested(self, window_ids: np.ndarray) -> Iterator[StoredLatents]:
@@ -60,6 +66,7 @@ class WindowBatches:
         return iter(()) if self._latents is None else self._latents.request(self._windows(window_ids))
 
     def _collated(self, window_ids: np.ndarray, rollout_starts: np.ndarray, stored: Iterator[StoredLatents]) -> Arrays:
+        """Arrays of a micro-batch: places, latents if the phase reads them, token ids if it needs the encoder."""
         windows = self._windows(window_ids)
         arrays = place_arrays(windows, window_ids, rollout_starts)
         if self._latents is not None:

@@ -8,7 +8,8 @@
 
 Targets carry no gradient and are states only. Loss terms are L1 sums divided by the valid counts of the global batch
 (Clin-JEPA, arXiv 2605.10840; the counts are this project's, so that any number of workers gives the same loss). A further term needs
-its name and weight in `phase_loss`, its sum in `PhaseObjective._terms`, and its count in `PhaseTraining.begin_step`.
+its name and weight in `phase_loss`, its sum in `PhaseObjective._terms`, and its count in `PhaseTraining.begin_step`
+(`clinjepa/curriculum/phase.py`), all in the same order.
 """
 
 from __future__ import annotations

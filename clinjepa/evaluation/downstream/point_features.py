@@ -1,13 +1,15 @@
 """Features of a prediction point from the frozen encoder and predictor: its history and two rollouts from it.
 
-History: hours 0…h of the stay. Where the predictor's longest window does not hold them beside the rollout, the history begins at the first
-multiple of 12 h that fits; training windows begin there too, and neighbouring points share a forward pass.
+History: hours 0 to h of the stay. If history and rollout together exceed `predictor.max_hours`, the history begins at the first multiple of
+12 h that fits (of `max_history` hours where that is less than 12). With the default stride training windows begin at
+such hours too, and points of one stay with the same beginning share a forward pass.
 Future: a rollout of the hours after h, once with the last known action repeated and once with the recorded actions. The second is an upper
 bound, since those actions are known only afterwards. Beyond the end of a stay its last action is repeated, so the length of the rollout
 does not leak the length of the stay.
 Pooling: Clin-JEPA does not state how a history becomes one vector, so it is a setting.
 
-One causal pass over a stay serves all its points: each rollout starts from the cached keys and values of the hours up to its own.
+One causal pass over a stay serves all its points: each rollout starts from the cached keys and values of the hours up to its prediction
+hour.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class PointFeatures:
     recorded_NG: np.ndarray
 
     def column(self, name: str, rows_N: np.ndarray) -> np.ndarray:
-        """Features of one table column for some rows: the history, with the future of that column appended where it has one."""
+        """Features of one column of the report's table for some rows: the history, then the future of that column where it has one."""
         if name == "history_only":
             return np.asarray(self.history_NF[rows_N])
         future_NG = {"actions_carried_forward": self.carried_NG, "recorded_actions": self.recorded_NG}[name]
@@ -79,8 +81,8 @@ def point_features(
         hour_N: Hour of each point.
         rollout_hours: Hours of each rollout.
         pooling: `last`, `mean` or `last+mean` of the state latents (future: of the predicted latents), or `context`, the predictor's hidden
-            state at s_h (future: at the last predicted hour).
-        batch_size: Sequences, and points, of one forward pass.
+            state after the state of hour h (future: of the last predicted hour).
+        batch_size: Largest number of sequences, and of points, in one forward pass.
 
     Raises:
         ConfigError: The rollout leaves no room for a history within the predictor's longest window.
@@ -117,6 +119,7 @@ def _chunks(stay_N: np.ndarray, hour_N: np.ndarray, max_history: int) -> Iterato
 
 
 def _window_start(num_hours: int, max_history: int) -> int:
+    """First hour of the window: 0, or the smallest multiple of `grid` that leaves at most `max_history` hours."""
     grid = min(WINDOW_START_HOURS, max_history)
     return max(0, -(-(num_hours - max_history) // grid) * grid)
 
@@ -163,6 +166,7 @@ def _features(
                 history_PF = hidden_BTW[row_P, last_P].cpu().numpy()
             else:
                 history_PF = np.stack([_pool(z_state_BTD[row, None, : window.last + 1], pooling)[0] for row, window in batch])
+            # points are sorted by `last`, so the batch's last point needs the most hours
             seen = _rows(cache, row_P, num_hours=batch[-1][1].last + 1).up_to(last_P)
             futures = []
             for recorded in (False, True):
@@ -186,7 +190,7 @@ def _future(predictor: Predictor, cache: Cache, state_P1D: torch.Tensor, actions
 
 def _rows(cache: Cache, row_P: torch.Tensor, num_hours: int) -> Cache:
     """The first `num_hours` hours of some rows of a cache; `row_P` may name a row more than once."""
-    num_tokens = 2 * num_hours + 1
+    num_tokens = 2 * num_hours + 1  # one static token, then a state and an action token per hour
     return Cache(
         tuple(key[row_P, :, :num_tokens] for key in cache.keys),
         tuple(value[row_P, :, :num_tokens] for value in cache.values),

@@ -1,4 +1,6 @@
-"""Rows of MIMIC-IV to raw events, for both formats: items become variables, infusions and procedures become intervals.
+"""Turns rows of MIMIC-IV, from its own tables or from MEDS, into raw events.
+
+Items become variables; infusions and procedures become intervals.
 
 The MEDS source and the source of the original tables rename their columns as described below and call these functions, so the two
 formats give different events only where their files differ. Item ids: `clinical/variables.yaml`. Treatments without a variable:
@@ -27,11 +29,16 @@ SIGNIFICANT_DIGITS = 7
 
 
 class Specimens(TypedDict):
-    """Which blood gases are arterial. item: of the specimen's name; arterial: its names; only_arterial: variables it decides on."""
+    """Which blood gases are arterial; a gas without a specimen's name counts as arterial."""
 
     item: int
+    """Item id of the row that holds the specimen's name."""
+
     arterial: list[str]
+    """Names that mean arterial blood."""
+
     only_arterial: list[str]
+    """Variables kept only from arterial blood."""
 
 
 class MimicMap(TypedDict):
@@ -76,7 +83,9 @@ def measurements(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
 
 def in_windows(labs: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Rows with the stay_id of each stay of their subject whose window contains them: their admission id may be null.
+    """Rows with the stay_id of every stay of their patient whose window contains their time.
+
+    They are matched by patient and time, since the admission id may be null. A row in two windows is returned twice.
 
     Args:
         labs: subject_id, time, row and any other columns.
@@ -95,7 +104,9 @@ def in_windows(labs: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) ->
 
 
 def drop_other_specimens(labs: pl.DataFrame, specimen: str, counts: Counter[str]) -> pl.DataFrame:
-    """Lab rows without arterial quantities of a blood gas that is known not to be arterial, and without the specimens' names.
+    """Lab rows, without the specimen-name rows and without the arterial-only variables of a blood gas named as not arterial.
+
+    A blood gas whose specimen is not named keeps them.
 
     Args:
         labs: stay_id, row, item, text_value and the column `specimen`.
@@ -118,7 +129,9 @@ def drop_other_specimens(labs: pl.DataFrame, specimen: str, counts: Counter[str]
 
 
 def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Interval events of infusions. A drug of kind `rate` that was pushed without a rate becomes a `medication` with its dose.
+    """Interval events of infusions.
+
+    A drug of kind `rate` given as a bolus (no rate) becomes a `medication` event with its dose as value.
 
     Args:
         paired: icustay_id, item, row, time, end, numeric_value (the rate), unit (of the rate), amount, amount_unit, order_category,
@@ -141,7 +154,7 @@ def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     counts["zero_amount"] += paired.select(nothing.sum()).item()
     paired = paired.filter(~nothing)
     has_rate = rate.fill_null(0) > 0
-    # An item that also maps to an indicator keeps that event only; a pushed drug beside it would be the same treatment twice.
+    # If the item also maps to an indicator, only the indicator's event is kept: a bolus beside it would count one treatment twice.
     pushed = (pl.col("kind") == "rate") & ~has_rate
     paired = paired.filter(~(pushed & pl.col("also_indicator")))
     as_medication = pl.col("variable").is_null() | pushed
@@ -203,9 +216,9 @@ def procedures(paired: pl.DataFrame) -> pl.DataFrame:
 
 
 def medications(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str], event_time: str = "measured") -> pl.DataFrame:
-    """Drugs by name: entries of the administration record (emar) and, before its first entry in a stay, the starts of orders.
+    """Drugs by name: all administrations (emar), and starts of orders only before the stay's first administration.
 
-    Orders are used up to that entry, so the text of an hour does not depend on whether a record begins later.
+    Later orders are left out, so that the text of an hour does not depend on whether a record begins later.
 
     Args:
         rows: subject_id, time, row, part (GIVEN or ORDER), name, and store_time if the source has it.

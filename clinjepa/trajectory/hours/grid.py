@@ -1,5 +1,6 @@
-"""Events placed on the hour grid of their stay: one row per event and hour that it touches.
+"""Events placed into the hours of their stay: one row per event and hour that the event touches.
 
+One row per stay and hour is made from these in `aggregates.py`.
 Input: a source's `events`. Read by the texts (`text.py`) and the hourly aggregates (`aggregates.py`), and through these by the labels.
 Hour h is [intime + h, intime + h + 1 h), so an event exactly on a boundary belongs to the later hour.
 Source: Clin-JEPA (arXiv 2605.10840), section on data.
@@ -24,8 +25,11 @@ GRID_ROLES = ("state", "action", "label_only")
 
 
 def at_store_time(events: pa.Table) -> pa.Table:
-    """EVENTS_SCHEMA in which point events have the time their value was stored, where it is known and later than `time`."""
-    frame = pl.DataFrame(pl.DataFrame(events.select(["time", "end_time", "store_time"])))
+    """EVENTS_SCHEMA with the time of each point event moved to the time its value was stored, if that is known and later.
+
+    Intervals keep their time.
+    """
+    frame = pl.DataFrame(events.select(["time", "end_time", "store_time"]))
     later = pl.col("end_time").is_null() & (pl.col("store_time") > pl.col("time")).fill_null(False)
     time = frame.select(pl.when(later).then("store_time").otherwise("time").alias("time")).to_arrow()["time"]
     place = events.schema.get_field_index("time")
@@ -58,6 +62,7 @@ def place_events(events: pa.Table, stays: pl.DataFrame, variables: Mapping[str, 
     rows = _EventRows.of(events, clock, names)
     kept, counts = _kept_rows(rows, clock, kinds)
     from_us = np.maximum(rows.start_us, 0)
+    # A point event gets a length of 1 µs, so that it touches exactly one hour.
     to_us = np.where(rows.is_interval, np.minimum(rows.end_us, clock.length_us[rows.at]), rows.start_us + 1)
     which, hour = _touched_hours(rows, clock, np.flatnonzero(kept & (to_us > from_us)), from_us, to_us)
 
@@ -134,7 +139,12 @@ class _EventRows:
 
 
 def _kept_rows(rows: _EventRows, clock: _StayClock, kinds: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-    """(bool per event: has a value and touches the stay; rows left out, by the first rule that applies)."""
+    """(kept, counts).
+
+    kept: bool per event: it has a value, and at least part of it lies in the stay's hours. counts: rows left out, by the first rule
+    that applies.
+    """
+    # A category or medication may have text in place of a number; a number or rate may not; an indicator needs neither.
     empty = np.isnan(rows.value) & (np.isin(kinds, ["category", MEDICATION])[rows.code] & rows.table["text"].is_null().to_numpy())
     empty |= np.isnan(rows.value) & np.isin(kinds, ["numeric", "rate"])[rows.code]
     counts: dict[str, int] = {}
@@ -142,6 +152,7 @@ def _kept_rows(rows: _EventRows, clock: _StayClock, kinds: np.ndarray) -> tuple[
     for rule, out in (
         ("without_value", empty),
         ("interval_ends_before_start", rows.end_us < rows.start_us),
+        # An interval that ends at admission touches no hour of the stay.
         ("before_icu_admission", np.where(rows.is_interval, rows.end_us - 1, rows.start_us) < 0),
         ("after_last_hour", rows.start_us >= clock.num_hours[rows.at] * HOUR_US),
     ):
@@ -156,6 +167,7 @@ def _touched_hours(
     """(event, hour): one entry per hour that each event of `which` touches in [from_us, to_us), in the order of `place_events`."""
     at, start_us, row = rows.at[which], rows.start_us[which], rows.row[which]
     which = which if _is_sorted(at, start_us, row) else which[np.lexsort((row, start_us, at))]
+    # Expand each event to its hours: first_hour, first_hour + 1, …; then sort by (stay, hour, variable).
     first_hour = from_us[which] // HOUR_US
     num_touched = (to_us[which] - 1) // HOUR_US - first_hour + 1
     before = np.repeat(np.cumsum(num_touched) - num_touched, num_touched)
@@ -191,6 +203,7 @@ def coverage(placed: pl.DataFrame) -> dict[str, dict[str, int]]:
     """Variable -> num_events (an interval counts once per hour that it touches), num_hours and num_stays with a value."""
     names = variable_names(placed)
     codes, starts = placed["variable"].to_physical().to_numpy(), run_starts(placed)
+    # Numbers stays from 1, or from 0 if the first id is 0; an unused row 0 adds nothing to the sum.
     stay = np.cumsum(np.diff(placed["stay_id"].to_numpy()[starts], prepend=0) != 0)
     has = np.zeros((stay[-1] + 1 if len(stay) else 0, len(names)), dtype=bool)
     has[stay, codes[starts]] = True
