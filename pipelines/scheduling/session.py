@@ -16,6 +16,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# Ray adds 15 to the niceness of its workers, which hold all the work here: beside other users' processes a run would starve.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray  # noqa: E402
 import ray.data  # noqa: E402

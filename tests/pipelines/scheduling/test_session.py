@@ -25,6 +25,13 @@ def test_notices_of_leaving_nodes_are_ignored_on_this_machine_alone_and_only_whi
 
 
 @pytest.mark.ray
+def test_workers_of_this_machine_have_the_niceness_of_the_command(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with ray_session(Config(storage=str(tmp_path), execution={"object_store_mb": 100, "local_num_cpus": 1, "progress": False})):
+        assert ray.get(ray.remote(lambda: os.nice(0)).remote(), timeout=60) == os.nice(0)
+
+
+@pytest.mark.ray
 def test_a_session_that_cannot_begin_leaves_the_environment_as_it_was(tmp_path, monkeypatch):
     monkeypatch.delenv(WATCHER_VARIABLE, raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

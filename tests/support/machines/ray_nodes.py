@@ -18,10 +18,11 @@ from tests.conftest import free_port_block
 from tests.support.machines.cli import environment
 
 _RAY = str(Path(sys.executable).with_name("ray"))
-_QUICK_DETECTION = {
+_SETTINGS = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_worker_niceness": "0",
 }
 
 
@@ -62,7 +63,7 @@ class RayNodes:
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
         self.port = free_port_block(6)
-        self.env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **_QUICK_DETECTION, **(env or {}))
+        self.env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **_SETTINGS, **(env or {}))
         self._nodes: list[Node] = []
         self._head_cpus = head_cpus
 
