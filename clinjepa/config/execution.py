@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import field_validator
 
-from clinjepa.config.section import Execution, Section
+from clinjepa.config.section import IS_TRACKER, Execution, Section
 
 
 class ExecutionConfig(Section):
@@ -81,7 +81,7 @@ class ExecutionConfig(Section):
     trackers: list[Literal["tensorboard", "mlflow"]] = Execution([])
     """Trackers that training stages also report to while they run; they need `pip install clinjepa[trackers]`."""
 
-    tracker_uri: str | None = Execution(None)
+    tracker_uri: Annotated[str | None, IS_TRACKER] = Execution(None)
     """Address of an MLflow server (`http://…`) or folder (`file:///…`)."""
 
     @field_validator("num_workers")

@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from clinjepa.addresses import plain_address
 from clinjepa.config.schema import Config
+from clinjepa.config.section import ADDRESS_FAULT
 from clinjepa.errors import ConfigError
 
 
@@ -18,7 +20,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
     Raises ConfigError naming the file, the key and the remedy.
     """
-    return _validate(apply_overrides(_read_yaml(Path(path)), overrides or []), str(path))
+    return _validate(apply_overrides(_read_yaml(Path(plain_address(str(path)))), overrides or []), str(path))
 
 
 def save_config(config: Config) -> str:
@@ -69,7 +71,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     parent = raw.pop("extends", None)
     if parent is None:
         return raw
-    return _merge(_read_yaml(path.parent / str(parent), (*seen, path.resolve())), raw)
+    return _merge(_read_yaml(path.parent / plain_address(str(parent)), (*seen, path.resolve())), raw)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -95,6 +97,8 @@ def _explain(fault: Any, raw: dict[str, Any]) -> str:
         near = difflib.get_close_matches(location[-1], allowed, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(sorted(allowed))}"
         return f"unknown key {dotted!r}; {hint}"
+    if fault["type"] == ADDRESS_FAULT:
+        return f"{dotted}: {fault['msg']}"
     message = fault["msg"].removeprefix("Value error, ")
     return message if not location or fault["type"] == "value_error" else f"{dotted}={fault.get('input')!r}: {message}"
 

@@ -6,12 +6,12 @@ Defaults follow the method (arXiv 2605.10840) where it is public.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from clinjepa.config.execution import ExecutionConfig
-from clinjepa.config.section import Execution, Section
+from clinjepa.config.section import IS_ADDRESS, Execution, Section
 
 
 class SimulatorConfig(Section):
@@ -36,8 +36,8 @@ class SourceConfig(Section):
     kind: Literal["meds", "mimic_iv", "cinc2012", "cinc2019", "simulator"] = "simulator"
     """Format of the data set."""
 
-    path: str | None = Execution(None)
-    """Folder, zip or fsspec address of the data; its content digest, not its path, enters the stage keys."""
+    path: Annotated[str | None, IS_ADDRESS] = Execution(None)
+    """Folder (`~` is the home folder), zip or fsspec address of the data; its content digest, not its path, enters the stage keys."""
 
     name: str = Execution("simulator")
     """Name of the data set in reports."""
@@ -166,7 +166,7 @@ class EncoderConfig(Section):
     init: Literal["config", "pretrained"] = "config"
     """`config`: a small Qwen3 with random weights is made. `pretrained`: `model` is loaded."""
 
-    model: str | None = None
+    model: Annotated[str | None, IS_ADDRESS] = None
     """Model id or folder when `init` is `pretrained`."""
 
     revision: str | None = None
@@ -467,8 +467,8 @@ class Config(Section):
     name: str = Execution("run", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     """Name of the run: `<storage>/runs/<name>/`."""
 
-    storage: str = Execution("output")
-    """Folder or fsspec address (`s3://bucket/prefix`) of all artifacts and reports."""
+    storage: Annotated[str, IS_ADDRESS] = Execution("output")
+    """Folder (`~` is the home folder) or fsspec address (`s3://bucket/prefix`) of all artifacts and reports."""
 
     source: SourceConfig = SourceConfig()
     cohort: CohortConfig = CohortConfig()

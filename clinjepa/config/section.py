@@ -6,16 +6,43 @@ workers or another bucket finds everything that is already done.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from clinjepa.addresses import tracker_address, written_out
+from clinjepa.errors import ConfigError
+
+ADDRESS_FAULT = "address"
+"""Type of a validation fault whose message does not repeat the value, which may contain a password."""
 
 
 class Section(BaseModel):
     """A group of settings; unknown keys are errors and every field's docstring is its help text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _checked(plain: Callable[[str], str]) -> AfterValidator:
+    """A validator that puts an address into its plain form; null stays null."""
+
+    def check(value: str | None) -> str | None:
+        try:
+            return None if value is None else plain(value)
+        except ConfigError as error:
+            raise PydanticCustomError(ADDRESS_FAULT, "{words}", {"words": str(error)}) from None
+
+    return AfterValidator(check)
+
+
+IS_ADDRESS = _checked(written_out)
+"""Annotation of a setting that holds a folder or a URL of an object store."""
+
+IS_TRACKER = _checked(tracker_address)
+"""Annotation of a setting that holds the address of a tracking server."""
 
 
 def Execution(default: Any = ..., **kwargs: Any) -> Any:

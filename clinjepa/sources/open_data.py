@@ -23,6 +23,7 @@ from typing import NotRequired, TypedDict
 
 import yaml
 
+from clinjepa.addresses import plain_address
 from clinjepa.errors import SourceError
 
 Say = Callable[[str], None]
@@ -88,7 +89,7 @@ def get_open_data(name: str, folder: str, say: Say = print) -> Path:
     dataset = _registry().get(name)
     if dataset is None:
         raise SourceError(f"open data set {name!r} is not known; known are {', '.join(_registry())}")
-    root = Path(folder)
+    root = Path(plain_address(folder))
     missing = [file for file in dataset.files if not verifies(root / file.path, file)]
     if not missing:
         say(f"{name}: already complete in {root} ({len(dataset.files)} files verified by SHA-256)")

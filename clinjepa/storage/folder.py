@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from clinjepa.addresses import plain_address
 from clinjepa.errors import ClinJepaError, StorageError, StoreError
 from clinjepa.storage.faults import is_transient, translated
 from clinjepa.storage.local import create_whole, temporary_beside, write_whole
@@ -36,7 +37,7 @@ class Folder:
     """A folder at an address. Cheap, picklable (only the address is pickled), safe to use from many processes."""
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
-        text = os.fspath(address)
+        text = plain_address(os.fspath(address))
         self.address = text.rstrip("/") if "://" in text else os.path.abspath(text)
         self._fs: fsspec.AbstractFileSystem | None = None
         self._root = ""

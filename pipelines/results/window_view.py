@@ -7,6 +7,7 @@ import os
 from rich.console import Console
 from rich.text import Text
 
+from clinjepa.addresses import plain_address
 from clinjepa.errors import StoreError
 from clinjepa.report.window_page import render_window
 from clinjepa.storage import Folder
@@ -35,9 +36,10 @@ def show_window(store: str, window: int, html: str | None, credentialed: bool) -
     name = trajectories.read_json("data_card.json")["name"]
     _print(view, name)
     if html:
-        with open(os.open(html, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        page = plain_address(html)
+        with open(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             file.write(render_window(view, name))
-        _console.print(f"page: {os.path.abspath(html)} (it shows one patient: keep it where the data may lie)")
+        _console.print(f"page: {os.path.abspath(page)} (it shows one patient: keep it where the data may lie)")
 
 
 def _store(address: str) -> Folder:

@@ -16,7 +16,7 @@ def inside_job() -> bool:
 
 
 def absolute(config: Config) -> Config:
-    """`config` with absolute addresses of storage, source and a local model.
+    """`config` with absolute addresses of storage, source, a local model and a tracker's folder.
 
     Raises ConfigError inside a job whose storage is relative, since the job's folder is deleted at its end.
     """
@@ -25,15 +25,28 @@ def absolute(config: Config) -> Config:
             f"storage={config.storage} is relative to the job's own folder, which vanishes with the job; "
             "give an absolute folder that every node sees, or s3://bucket/prefix"
         )
-    model = config.encoder.model
+    model, tracker = config.encoder.model, config.execution.tracker_uri
     return config.model_copy(
         update={
             "storage": _absolute(config.storage),
             "source": config.source.model_copy(update={"path": config.source.path and _absolute(config.source.path)}),
-            "encoder": config.encoder.model_copy(update={"model": os.path.abspath(model) if model and os.path.isdir(model) else model}),
+            "encoder": config.encoder.model_copy(update={"model": _absolute(model) if model and os.path.isdir(model) else model}),
+            "execution": config.execution.model_copy(
+                update={"tracker_uri": _absolute(tracker) if tracker and _is_folder(tracker) else tracker}
+            ),
         }
     )
 
 
+def _is_folder(tracker: str) -> bool:
+    """Whether a tracker's address is a plain path; `databricks` and everything with a colon mean a server or database to MLflow."""
+    return ":" not in tracker and tracker not in ("databricks", "databricks-uc", "uc")
+
+
 def _absolute(address: str) -> str:
-    return address if "://" in address else os.path.abspath(address)
+    if "://" in address:
+        return address
+    try:
+        return os.path.abspath(address)
+    except FileNotFoundError:
+        raise ConfigError("the working folder was removed or replaced; change to another folder and run again") from None

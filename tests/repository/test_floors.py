@@ -11,10 +11,11 @@ ROOT = Path(__file__).parents[2]
 
 MAY_IMPORT: dict[str, set[str]] = {
     "clinjepa.errors": set(),
-    "clinjepa.storage": {"errors"},
+    "clinjepa.addresses": {"errors"},
+    "clinjepa.storage": {"errors", "addresses"},
     "clinjepa.clinical": {"errors"},
-    "clinjepa.config": {"errors"},
-    "clinjepa.sources": {"errors", "storage", "clinical", "config"},
+    "clinjepa.config": {"errors", "addresses"},
+    "clinjepa.sources": {"errors", "addresses", "storage", "clinical", "config"},
     "clinjepa.trajectory": {"errors", "storage", "clinical", "config", "sources"},
     "clinjepa.model": {"errors", "storage"},
     "clinjepa.curriculum": {"errors", "storage", "trajectory", "model"},
