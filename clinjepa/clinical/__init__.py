@@ -4,6 +4,7 @@
 |---|---|
 | `definitions` | reading of the YAML files, checking of their keys |
 | `variables` | the variable dictionary (`variables.yaml`) and unit spellings |
+| `missing` | values that mean "not measured" (`maps/missing.yaml`) |
 | `conditions` | three-valued conditions on the values of an hour |
 | `derived` | derived quantities (`derived/*.yaml`) |
 | `tasks`, `task_keys` | prediction tasks (`tasks/*.yaml`) and their keys |
@@ -14,6 +15,7 @@
 
 from clinjepa.clinical.conditions import Combination, Condition
 from clinjepa.clinical.derived import Derived, can_give, grid_inputs, load_derived
+from clinjepa.clinical.missing import MissingValues, missing_values
 from clinjepa.clinical.rules import Exclusion, excluded_by, load_cohort, load_exclusion_list, load_exclusions
 from clinjepa.clinical.tasks import StayOutcome, Target, Task, list_tasks, load_task, load_tasks, parse_task
 from clinjepa.clinical.variables import Conversion, ItemSource, Variable, canonical_unit, load_variables, section_names
@@ -25,6 +27,7 @@ __all__ = [
     "Derived",
     "Exclusion",
     "ItemSource",
+    "MissingValues",
     "StayOutcome",
     "Target",
     "Task",
@@ -41,6 +44,7 @@ __all__ = [
     "load_task",
     "load_tasks",
     "load_variables",
+    "missing_values",
     "parse_task",
     "section_names",
 ]

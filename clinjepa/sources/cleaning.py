@@ -11,6 +11,7 @@ from collections import Counter
 import polars as pl
 
 from clinjepa.clinical import Conversion, Variable, canonical_unit, load_variables
+from clinjepa.sources.missing_values import drop_missing
 from clinjepa.sources.schema import (
     EVENTS_SCHEMA,
     LABEL_COLUMNS,
@@ -55,8 +56,10 @@ def complete_stays(stays: pl.DataFrame) -> pl.DataFrame:
 def convert_values(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """Raw events with values in their variables' units; values that cannot be converted or are implausible are dropped and counted.
 
-    Counted: `non_numeric:<variable>`, `unknown_unit:<variable>`, `out_of_range:<variable>` and the `drop` names of conversions.
+    Counted: `zero_reading:<variable>` and `missing_code:<variable>` (`missing_values`), `non_numeric:<variable>`,
+    `unknown_unit:<variable>`, `out_of_range:<variable>` and the `drop` names of conversions.
     """
+    events = drop_missing(events, counts)
     with_rules = [variable.name for variable in load_variables().values() if variable.conversions or variable.unit_aliases]
     has_rules = events["variable"].is_in(with_rules)
     # Conversion rules are evaluated row by row; most variables have none and take the short way.

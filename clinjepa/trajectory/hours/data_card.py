@@ -20,7 +20,7 @@ CARD_HOURS = 72
 """Coverage is counted for each of the first 72 hours of a stay."""
 
 DROP_GROUPS = {
-    "range": ("out_of_range", "implausible_age", "zero_reading"),
+    "range": ("out_of_range", "implausible_age", "zero_reading", "missing_code"),
     "unit": ("unknown_unit", "no_weight"),
     "value": ("non_numeric", "without_value", "not_testable", "zero_amount", "empty_parameter", "no_outcome", "flagged_by_warning"),
     "time": (

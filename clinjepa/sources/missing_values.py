@@ -1,0 +1,69 @@
+"""Values that mean "not measured": dropped from events, made null in columns of stays, and counted.
+
+The table is `clinical/maps/missing.yaml`, the same for every source. `cleaning.convert_values` applies it to events before it converts
+units; the sources apply `plausible_statics` to the columns of their stays.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import polars as pl
+
+from clinjepa.clinical import load_variables
+from clinjepa.clinical.missing import missing_values
+
+
+def drop_missing(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Raw events without those whose value or text means "missing".
+
+    Counted: `zero_reading:<variable>`, and `missing_code:<variable>` for other numbers and for texts.
+    """
+    rules = events.select(_rule(pl.col("variable"), pl.col("value"), pl.col("text")).alias("rule"))["rule"]
+    if rules.null_count() == len(rules):
+        return events
+    dropped = events.select("variable", rules).filter(pl.col("rule").is_not_null())
+    for rule, variable, number in dropped.group_by("rule", "variable").len().iter_rows():
+        counts[f"{rule}:{variable}"] += number
+    return events.filter(rules.is_null())
+
+
+def plausible_statics(stays: pl.DataFrame, columns: Mapping[str, str], counts: Counter[str]) -> pl.DataFrame:
+    """`stays` with null where a static's value means "missing" or lies outside its plausible range.
+
+    Args:
+        stays: Any table with one row per stay.
+        columns: Column with numbers -> its variable.
+        counts: Receives `zero_reading:<variable>`, `missing_code:<variable>` and `out_of_range:<variable>`.
+    """
+    for column, name in columns.items():
+        variable = load_variables()[name]
+        value = pl.col(column).cast(pl.Float64)
+        outside = ~value.is_between(variable.minimum, variable.maximum)
+        rule = pl.coalesce(_rule(pl.lit(name), value, pl.lit(None, pl.String)), pl.when(outside).then(pl.lit("out_of_range")))
+        rules = stays.select(rule.alias("rule"))["rule"]
+        for found, number in rules.drop_nulls().value_counts().iter_rows():
+            counts[f"{found}:{name}"] += number
+        stays = stays.with_columns(pl.when(rules.is_null()).then(pl.col(column)).alias(column))
+    return stays
+
+
+def _rule(variable: pl.Expr, value: pl.Expr, text: pl.Expr) -> pl.Expr:
+    """The rule by which a value means "missing", null where it is a reading. Variables outside the dictionary are never missing."""
+    table, variables = missing_values(), load_variables()
+    zeros = pl.Series(sorted(table.zero_is_missing)).implode()
+    numbers = pl.Series([name for name, known in variables.items() if known.kind != "category"]).implode()
+    categories = pl.Series([name for name, known in variables.items() if known.kind == "category"]).implode()
+    coded: pl.Expr = pl.lit(False)
+    for code in table.codes:
+        is_code = value == code.value
+        coded = coded | (is_code & ~variable.is_in(pl.Series(sorted(code.real), dtype=pl.String).implode()) if code.real else is_code)
+    words = text.str.strip_chars().str.to_lowercase().is_in(pl.Series(sorted(table.texts)).implode())
+    return (
+        pl.when((value == 0) & variable.is_in(zeros))
+        .then(pl.lit("zero_reading"))
+        .when((coded & variable.is_in(numbers)) | (words & variable.is_in(categories)))
+        .then(pl.lit("missing_code"))
+        .otherwise(pl.lit(None, pl.String))
+    )
