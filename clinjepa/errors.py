@@ -1,6 +1,7 @@
 """Exceptions for faults that a user can act on, one class per kind of fault.
 
-Each message names what was found, where, and what to do about it. No message contains a patient's identifiers, text or times.
+Each message names what was found, where, and what to do about it. No message contains a patient's identifiers, text or times, and none
+a credential: every message passes `redaction.redacted`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ import re
 import traceback
 from pathlib import Path
 
+from clinjepa.redaction import redacted
+
 
 class ClinJepaError(Exception):
     """Base of every error that the command line reports as one line, without a traceback."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in arguments))
 
 
 class ConfigError(ClinJepaError):
@@ -89,9 +95,9 @@ def in_safe_words(error: BaseException) -> str:
     where = f" in {ours[-1][0]}:{ours[-1][1]}" if ours else ""
     words = str(error).strip().splitlines()
     quoted = isinstance(error, _QUOTED) or kind.__module__.partition(".")[0] == "ray"
-    return f"{kind.__name__}{where}" + (f": {words[0][:300]}" if quoted and words else "")
+    return f"{kind.__name__}{where}" + (f": {redacted(words[0])[:300]}" if quoted and words else "")
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an exception's message, at most 200 characters; the class name when the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """First line of an exception's message, redacted, at most 200 characters; the class name when the message is empty."""
+    return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from clinjepa.addresses import plain_address
+from clinjepa.config.credentials import refuse_credentials, refuse_environment
 from clinjepa.config.schema import Config
 from clinjepa.config.section import ADDRESS_FAULT
 from clinjepa.errors import ConfigError
@@ -18,8 +19,10 @@ from clinjepa.errors import ConfigError
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read `path` (and what it `extends`), apply `key=value` overrides, validate.
 
-    Raises ConfigError naming the file, the key and the remedy.
+    Raises ConfigError naming the file, the key and the remedy; also for credentials in a setting or in an address of the environment.
     """
+    refuse_environment()
+    refuse_credentials(str(path), "the name of the configuration file")
     return _validate(apply_overrides(_read_yaml(Path(plain_address(str(path)))), overrides or []), str(path))
 
 
@@ -32,6 +35,8 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
     """Set `a.b=value` pairs in a nested dictionary; values are YAML (`4`, `true`, `[6, 12]`, `null`)."""
     for override in overrides:
         dotted, separator, text = override.partition("=")
+        refuse_credentials(dotted, "an override")
+        refuse_credentials(text, f"override {dotted}: the value")
         if not separator or not dotted:
             raise ConfigError(f"override {override!r} is not key=value; example: curriculum.num_steps=100")
         try:
@@ -68,6 +73,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path} is empty; name at least what it `extends`, or start from a file of configs/")
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of sections at the top, found a {type(raw).__name__}")
+    refuse_credentials(raw, f"{path}:")
     parent = raw.pop("extends", None)
     if parent is None:
         return raw

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from clinjepa.addresses import tracker_address, written_out
+from clinjepa.config.credentials import refuse_credentials
 from clinjepa.errors import ConfigError
 
 ADDRESS_FAULT = "address"
@@ -21,9 +22,15 @@ ADDRESS_FAULT = "address"
 
 
 class Section(BaseModel):
-    """A group of settings; unknown keys are errors and every field's docstring is its help text."""
+    """A group of settings; unknown keys and credentials are errors and every field's docstring is its help text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_credentials(cls, data: object) -> object:
+        refuse_credentials(data, "")
+        return data
 
 
 def _checked(plain: Callable[[str], str]) -> AfterValidator:

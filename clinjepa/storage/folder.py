@@ -25,6 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from clinjepa.addresses import plain_address
 from clinjepa.errors import ClinJepaError, StorageError, StoreError
+from clinjepa.redaction import REMEDY, holds_credentials
 from clinjepa.storage.faults import is_transient, translated
 from clinjepa.storage.local import create_whole, temporary_beside, write_whole
 
@@ -34,10 +35,16 @@ MARK = ".clinjepa"
 
 
 class Folder:
-    """A folder at an address. Cheap, picklable (only the address is pickled), safe to use from many processes."""
+    """A folder at an address. Cheap, picklable (only the address is pickled), safe to use from many processes.
+
+    An address with credentials raises StorageError: messages, manifests and reports name addresses.
+    """
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
-        text = plain_address(os.fspath(address))
+        text = os.fspath(address)
+        if holds_credentials(text):
+            raise StorageError(f"an address holds credentials (user and password, a key or a token); {REMEDY}")
+        text = plain_address(text)
         self.address = text.rstrip("/") if "://" in text else os.path.abspath(text)
         self._fs: fsspec.AbstractFileSystem | None = None
         self._root = ""

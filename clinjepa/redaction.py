@@ -1,0 +1,148 @@
+"""Credentials in texts: where an address holds them it is refused, and every text for a user or a file passes `redacted`.
+
+`redacted` removes four kinds: user and password in an address (`s3://KEY:SECRET@bucket`), parameters of an address or a setting whose
+names say what they are (`?X-Amz-Signature=…`, `password=…`), tokens of known form (AWS, Hugging Face, GitHub, private keys, JWT), and
+the values of environment variables such as `AWS_SECRET_ACCESS_KEY`. So it does not matter which library wrote the text.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import traceback
+from typing import Any
+
+HIDDEN = "***"
+REMEDY = (
+    "take them out of it and give them to the process by its environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD) or by a role of the machine"
+)
+"""What a message says about an address that was refused."""
+
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+"""Environment variables with an address that messages name; one with credentials is refused like an address of the configuration."""
+
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}(?!/)"
+_ADDRESS = re.compile(rf"(?<![A-Za-z0-9+.-]){_SCHEME}[^\s'\"<>`]+")
+_NEXT_IN_CHAIN = re.compile(rf"::(?={_SCHEME})")  # fsspec: zip://a.zip::s3://bucket/b.zip
+_BARE = re.compile(r"(?://[^/\s:@]+|[^/\s:@]{2,}):(?!/)[^\s@]+@\S")
+
+_OBJECT_STORES = {"s3", "s3a", "s3n", "gs", "gcs", "oss", "r2", "hf"}
+"""Addresses without a port: a colon before the first slash divides a key from its secret."""
+_NAMES_BEFORE_AT = {"abfs", "abfss", "wasb", "wasbs", "adl", "ssh", "sftp", "scp", "hdfs", "webhdfs", "viewfs", "smb"}
+"""Here the part before an @ may be a container or a user's name alone, which is no secret."""
+_WITHOUT_HOST = {"file", "local", "memory"}
+
+_NAME = (
+    r"[\w.-]*(?:secret|passw(?:or)?d|passphrase|api[_-]?key|(?:access|account|private|shared|storage)[_-]?key|signature|credentials?"
+    r"|(?:auth|session|access|bearer|tracking|hf|id|refresh|security)[_-]?token)(?:[_-]?id)?"
+)
+_ASSIGNED = re.compile(rf"(?i)(?<![\w.-])({_NAME}['\"]?\s*[=:]\s*['\"]?)(?!\*\*\*)[^\s'\"&;,<>)}}\]]+")
+_PARAMETER = re.compile(r"(?i)([?&#;](?:sig|pwd|token|key|auth|jwt|code|sas)=)(?!\*\*\*)[^\s&;#'\"<>]+")
+_AUTHORIZED = re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?)(?!\*\*\*)(?:(?:basic|bearer|token|aws4-hmac-sha256)\s+)?[^\s'\"]+")
+_KNOWN_FORMS = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[A-Z0-9]{16}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
+    r"|xox[abprs]-[\w-]{10,}|AIza[\w-]{30,}|dapi[0-9a-f]{32}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+)"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+)
+
+_SECRET_VARIABLE = re.compile(r"(?i)(?:secret|token|passw(?:or)?d|passphrase|credentials?|api_?key|access_key|private_key)(?:_|$)")
+_NOT_A_SECRET = re.compile(r"(?i)_(?:path|file|dir|url|uri|mode|id|name|timeout|type|endpoint)$")
+_HIDDEN_FROM, _REFUSED_FROM = 8, 16
+"""Shortest value of such a variable that is hidden in texts, and that makes a setting refused. Shorter ones (`token`, `production`) also
+occur as ordinary words."""
+
+
+def redacted(text: str) -> str:
+    """`text` with `***` in the place of every credential that is recognised; equal to `text` when there is none."""
+    return _without_known_forms(_without_values(text, _HIDDEN_FROM))
+
+
+def _without_known_forms(text: str) -> str:
+    text = _ADDRESS.sub(lambda found: _without_user(found[0]), text)
+    text = _PARAMETER.sub(rf"\g<1>{HIDDEN}", text)
+    text = _AUTHORIZED.sub(rf"\g<1>{HIDDEN}", text)
+    text = _ASSIGNED.sub(rf"\g<1>{HIDDEN}", text)
+    return _KNOWN_FORMS.sub(HIDDEN, text)
+
+
+def holds_credentials(text: str) -> bool:
+    """Whether a single setting holds a credential.
+
+    Stricter than `redacted`: the text is one value, so a password may hold blanks and quotation marks, and the scheme may be missing.
+    """
+    compact = re.sub(r"[\s'\"<>`]", "_", text)
+    known = any(_without_known_forms(form) != form for form in (text, compact))
+    return known or bool(_BARE.match(text)) or _without_values(text, _REFUSED_FROM) != text
+
+
+def redacted_values(value: object) -> object:
+    """A value of JSON with every string in it, keys included, redacted."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {redacted_values(key): redacted_values(held) for key, held in value.items()}
+    return [redacted_values(held) for held in value] if isinstance(value, list | tuple) else value
+
+
+def endpoints_with_credentials() -> list[str]:
+    """Names of the variables of `ENDPOINTS` whose address holds credentials."""
+    return [name for name in ENDPOINTS if holds_credentials(os.environ.get(name, ""))]
+
+
+def _without_user(address: str) -> str:
+    """An address, or a chain of them, without the part before the @ where that part is a credential."""
+    return "::".join(_one_without_user(part) for part in _NEXT_IN_CHAIN.split(address))
+
+
+def _one_without_user(address: str) -> str:
+    head = re.match(_SCHEME, address)
+    if head is None or "@" not in address:
+        return address
+    scheme, rest = head[0].partition(":")[0].lower(), address[head.end() :]
+    if scheme in _WITHOUT_HOST or not _user_is_secret(scheme, rest):
+        return address
+    return f"{head[0]}{HIDDEN}@{rest.rpartition('@')[2]}" if not rest.startswith(f"{HIDDEN}@") else address
+
+
+def _user_is_secret(scheme: str, rest: str) -> bool:
+    """Whether what stands before an @ is a credential. rest: an address without its scheme."""
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        return ":" in authority.rpartition("@")[0] or scheme not in _NAMES_BEFORE_AT
+    # A password may hold a slash (AWS secrets do), so the @ may follow later; `host:8080/path@version` has a port.
+    _, colon, port = re.sub(r"^\[[^\]]*\]", "", authority).partition(":")
+    return bool(colon) and (scheme in _OBJECT_STORES or not port.isdigit())
+
+
+def _without_values(text: str, shortest: int) -> str:
+    """`text` without the values of secret environment variables of at least `shortest` characters."""
+    found = {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= shortest and _SECRET_VARIABLE.search(name) and not _NOT_A_SECRET.search(name)
+    }
+    for value in sorted(found, key=len, reverse=True):
+        text = text.replace(value, HIDDEN)
+    return text
+
+
+def redact_logs() -> None:
+    """Make every log record of this process pass `redacted`, tracebacks included; a second call changes nothing."""
+    make = logging.getLogRecordFactory()
+    if getattr(make, "redacts", False):
+        return
+
+    def record(*arguments: Any, **options: Any) -> logging.LogRecord:
+        made = make(*arguments, **options)
+        try:
+            made.msg, made.args = redacted(made.getMessage()), None
+        except (TypeError, ValueError):
+            return made  # arguments that do not fit their message; logging reports that itself
+        if made.exc_info and made.exc_info[0] is not None:
+            made.exc_text = redacted("".join(traceback.format_exception(*made.exc_info)).rstrip())
+        return made
+
+    record.redacts = True  # type: ignore[attr-defined]  # a mark on the function
+    logging.setLogRecordFactory(record)
