@@ -20,7 +20,7 @@ REMEDY = (
 )
 """What a message says about an address that was refused."""
 
-ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "RAY_ADDRESS")
 """Environment variables with an address that messages name; one with credentials is refused like an address of the configuration."""
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}(?!/)"
@@ -32,7 +32,8 @@ _OBJECT_STORES = {"s3", "s3a", "s3n", "gs", "gcs", "oss", "r2", "hf"}
 """Addresses without a port: a colon before the first slash divides a key from its secret."""
 _NAMES_BEFORE_AT = {"abfs", "abfss", "wasb", "wasbs", "adl", "ssh", "sftp", "scp", "hdfs", "webhdfs", "viewfs", "smb"}
 """Here the part before an @ may be a container or a user's name alone, which is no secret."""
-_WITHOUT_HOST = {"file", "local", "memory"}
+_LOCAL = ("file:/", "local:/", "memory:/")
+"""With one slash a path follows, with two a host."""
 
 _NAME = (
     r"[\w.-]*(?:secret|passw(?:or)?d|passphrase|api[_-]?key|(?:access|account|private|shared|storage)[_-]?key|signature|credentials?"
@@ -79,11 +80,18 @@ def holds_credentials(text: str) -> bool:
 
 def redacted_values(value: object) -> object:
     """A value of JSON with every string in it, keys included, redacted."""
-    if isinstance(value, str):
-        return redacted(value)
-    if isinstance(value, dict):
-        return {redacted_values(key): redacted_values(held) for key, held in value.items()}
-    return [redacted_values(held) for held in value] if isinstance(value, list | tuple) else value
+    seen: dict[str, str] = {}  # the keys of a table's rows repeat
+
+    def of(held: object) -> object:
+        if isinstance(held, str):
+            if held not in seen:
+                seen[held] = redacted(held)
+            return seen[held]
+        if isinstance(held, dict):
+            return {of(key): of(each) for key, each in held.items()}
+        return [of(each) for each in held] if isinstance(held, list | tuple) else held
+
+    return of(value)
 
 
 def endpoints_with_credentials() -> list[str]:
@@ -101,7 +109,7 @@ def _one_without_user(address: str) -> str:
     if head is None or "@" not in address:
         return address
     scheme, rest = head[0].partition(":")[0].lower(), address[head.end() :]
-    if scheme in _WITHOUT_HOST or not _user_is_secret(scheme, rest):
+    if head[0].lower() in _LOCAL or not _user_is_secret(scheme, rest):
         return address
     return f"{head[0]}{HIDDEN}@{rest.rpartition('@')[2]}" if not rest.startswith(f"{HIDDEN}@") else address
 
@@ -137,9 +145,10 @@ def redact_logs() -> None:
     def record(*arguments: Any, **options: Any) -> logging.LogRecord:
         made = make(*arguments, **options)
         try:
-            made.msg, made.args = redacted(made.getMessage()), None
-        except (TypeError, ValueError):
-            return made  # arguments that do not fit their message; logging reports that itself
+            words = made.getMessage()
+        except (TypeError, ValueError):  # arguments that do not fit their message
+            words = f"{made.msg} {made.args}"
+        made.msg, made.args = redacted(words), None
         if made.exc_info and made.exc_info[0] is not None:
             made.exc_text = redacted("".join(traceback.format_exception(*made.exc_info)).rstrip())
         return made

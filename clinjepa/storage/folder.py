@@ -25,7 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from clinjepa.addresses import plain_address
 from clinjepa.errors import ClinJepaError, StorageError, StoreError
-from clinjepa.redaction import REMEDY, holds_credentials
+from clinjepa.redaction import REMEDY, holds_credentials, redacted_values
 from clinjepa.storage.faults import is_transient, translated
 from clinjepa.storage.local import create_whole, temporary_beside, write_whole
 
@@ -212,7 +212,7 @@ class Folder:
             raise StoreError(f"{self.address}/{name} is not valid JSON: it was altered or cut; remove its folder and run again") from None
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON value atomically; NaN and infinity are refused."""
+        """Write a JSON value atomically; NaN and infinity are refused, credentials are left out (`redaction.redacted`)."""
         self.write_bytes(name, _json(value))
 
     def create_json(self, name: str, value: Any) -> bool:
@@ -324,7 +324,7 @@ class Folder:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=1, allow_nan=False).encode()
+    return json.dumps(redacted_values(value), indent=1, allow_nan=False).encode()
 
 
 def _patience() -> float:

@@ -21,6 +21,7 @@ from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
 from clinjepa.errors import SilentStoreError, StorageError
+from clinjepa.redaction import REMEDY, endpoints_with_credentials
 
 PATIENCE_VARIABLE = "CLINJEPA_STORAGE_PATIENCE"
 PATIENCE_SECONDS = 120.0
@@ -155,7 +156,12 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
 
 def open_s3(address: str, unanswered: float | None = None) -> tuple[PatientS3, str]:
-    """The file system of an `s3://` address and the path inside it. unanswered: seconds of retries when there is no response."""
+    """The file system of an `s3://` address and the path inside it. unanswered: seconds of retries when there is no response.
+
+    Raises StorageError when an endpoint in the environment holds credentials: botocore's messages name the endpoint.
+    """
+    for name in endpoints_with_credentials():
+        raise StorageError(f"{name} in the environment holds credentials (user and password, a key or a token); {REMEDY}")
     return PatientS3(patience=patience(), unanswered=unanswered), PatientS3._strip_protocol(address)
 
 

@@ -14,6 +14,7 @@ from clinjepa.export.card import model_card, package_versions, report_figures
 from clinjepa.export.folder import CARD, begin_export, finish_export
 from clinjepa.export.weights import TokenizerFacts, TrainedParts, Written, write_weights
 from clinjepa.model.identity import check_predictor, encoder_digest
+from clinjepa.redaction import redacted
 from clinjepa.sources.open_data import list_open_data
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact, content_key
@@ -123,7 +124,7 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
     )
     data, model = _data_facts(config, artifacts["trajectories"].folder), _model_facts(config, trial, weights)
     card = {**identity, **weights, **data, **model, **_figures(config, trial, storage)}
-    out.write_bytes(CARD, model_card(card).encode())
+    out.write_bytes(CARD, redacted(model_card(card)).encode())
     record: ExportRecord = {
         **identity,
         "config_digest": model["config_digest"],

@@ -10,6 +10,7 @@ from clinjepa.config import Config, result_fields, save_config
 from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.seeds import combine_seeds
+from clinjepa.redaction import redacted
 from clinjepa.report.document import build_report, render_html
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact, content_key
@@ -96,9 +97,9 @@ class _Assembly:
             "notes": [f"Not finished and not in this report: {name}." for name in self.unfinished],
         }
         write_data_card(self.config, self.experiment)
-        self.out.write_bytes("config.yaml", save_config(self.config).encode())
+        self.out.write_bytes("config.yaml", redacted(save_config(self.config)).encode())
         self.out.write_json("report.json", content)
-        self.out.write_bytes("report.html", render_html(content, extras).encode())
+        self.out.write_bytes("report.html", redacted(render_html(content, extras)).encode())
         self.out.write_json(RUN_RECORD, self._record())
         return f"{self.out.address}/report.html"
 

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from clinjepa.config import Config
+from clinjepa.redaction import redacted
 from clinjepa.report.data_card_page import render_data_card
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
@@ -37,5 +38,5 @@ def write_data_card(config: Config, experiment: Experiment) -> str:
     if out.exists(AUDIT) and (audit := out.read_json(AUDIT)).get("artifacts") == {"ingest": experiment.ingest.key}:
         content["audit"] = {name: audit[name] for name in ("sample", "num_leaks", "checks")}
     out.write_json(CARD, content)
-    out.write_bytes(PAGE, render_data_card(content).encode())
+    out.write_bytes(PAGE, redacted(render_data_card(content)).encode())
     return f"{out.address}/{PAGE}"

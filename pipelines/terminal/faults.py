@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 
 import typer
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from clinjepa.errors import ClinJepaError, LeakError, in_safe_words
+from clinjepa.redaction import redact_logs, redacted
 
 UNEXPECTED, FAULT, LEAK, INTERRUPTED = 1, 2, 3, 130
 
@@ -30,8 +32,9 @@ _console = Console(stderr=True, soft_wrap=True)
 def one_line_errors(debug: bool) -> Iterator[None]:
     """Turn an exception of the block into one line on standard error and an exit status of `EXIT_STATUSES`.
 
-    debug: let exceptions pass, so that Python prints the traceback.
+    debug: print the traceback instead, without credentials that a library may have quoted.
     """
+    redact_logs()
     try:
         yield
     except KeyboardInterrupt:
@@ -39,14 +42,20 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except ClinJepaError as error:
         if debug:
-            raise
+            raise _with_traceback() from None
         _console.print(f"[bold red]error[/] {_one_line(str(error))}", highlight=False)
         raise typer.Exit(LEAK if isinstance(error, LeakError) else FAULT) from None
     except Exception as error:
         if debug:
-            raise
+            raise _with_traceback() from None
         _console.print(f"[bold red]unexpected[/] {_one_line(in_safe_words(error))} (--debug shows all)", highlight=False)
         raise typer.Exit(UNEXPECTED) from None
+
+
+def _with_traceback() -> typer.Exit:
+    """Print the traceback of the exception that is being handled; returns the exit with status `UNEXPECTED`."""
+    _console.print(redacted(traceback.format_exc()).rstrip(), highlight=False, markup=False)
+    return typer.Exit(UNEXPECTED)
 
 
 def _one_line(message: str) -> str:
