@@ -5,6 +5,7 @@
 | `schema` | Arrow schemas of `stays` and `events`, the protocol of a source |
 | `cleaning` | raw events to clean events: units, plausible ranges, the stay's window, duplicates |
 | `missing_values` | values that mean "not measured": dropped from events, null in stays |
+| `calendar` | ages, dates without a time of day |
 | `csv_stream`, `csv_rows` | csv tables of any size in bounded memory; which row of a broken one is at fault |
 | `extraction` | tables that are laid out by patient before they are read |
 | `access`, `open_data` | who may see a source's patients; download of the open data sets |

@@ -1,7 +1,6 @@
-"""MEDS rows of MIMIC-IV to ICU stays: admission and discharge codes, demographics, outcome.
+"""MEDS rows of MIMIC-IV to ICU stays: admission and discharge codes, demographics, outcome (`mimic_iv.deaths`).
 
-Died in hospital: the admission's discharge code is DIED, or the death lies inside the admission. Died in the ICU: that death is not
-after ICU discharge. These columns serve labels and stratification only.
+MEDS_DEATH is the time of a death in hospital, otherwise a date at 00:00. The outcome serves labels and stratification only.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from collections import Counter
 import polars as pl
 
 from clinjepa.errors import SourceError
+from clinjepa.sources.calendar import completed_years
+from clinjepa.sources.mimic_iv.deaths import last_death
 from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, race_groups
 
 
@@ -37,11 +38,8 @@ def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Cou
     stays = stays.join(people, on="subject_id", how="left", maintain_order="left").join(
         splits, on="subject_id", how="left", maintain_order="left"
     )
-    inside = (pl.col("death_time") >= pl.col("admitted")) & (pl.col("death_time") <= pl.col("discharged"))
-    discharged_dead = pl.col("discharge_to").str.starts_with("DIED").fill_null(False)
     stays = stays.join(_dialysis(coded), on="hadm_id", how="left", maintain_order="left").with_columns(
-        ((pl.col("intime") - pl.col("birth")).dt.total_days() / 365.2425).floor().alias("age"),
-        pl.when(pl.col("discharged").is_not_null()).then(discharged_dead | inside.fill_null(False)).alias("died_in_hospital"),
+        completed_years(pl.col("birth"), pl.col("intime")).alias("age")
     )
     return describe_stays(stays, admissions, counts)
 
@@ -72,16 +70,20 @@ def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.Dat
 
 
 def _admissions(coded: pl.DataFrame) -> pl.DataFrame:
-    """hadm_id, subject_id, admitted, admission_type, race, discharged, discharge_to."""
+    """hadm_id, subject_id, admitted, admission_type, race, discharged, left_dead."""
     known = coded.filter(pl.col("hadm_id").is_not_null())
     start = known.filter(pl.col("kind") == "HOSPITAL_ADMISSION").select(
         "hadm_id", "subject_id", pl.col("time").alias("admitted"), pl.col("first").alias("admission_type"), "race"
     )
     end = known.filter(pl.col("kind") == "HOSPITAL_DISCHARGE").select(
-        "hadm_id", pl.col("time").alias("discharged"), pl.col("first").alias("discharge_to")
+        "hadm_id",
+        "subject_id",
+        pl.col("time").alias("discharged"),
+        pl.col("first").str.strip_chars().str.to_uppercase().str.starts_with("DIED").fill_null(False).alias("left_dead"),
     )
     coded_race = known.filter(pl.col("kind") == "RACE").select("hadm_id", pl.col("first").alias("race_code"))
-    table = start.unique("hadm_id", keep="first").join(end.unique("hadm_id", keep="last"), on="hadm_id", how="full", coalesce=True)
+    ends = end.unique("hadm_id", keep="last")
+    table = start.unique("hadm_id", keep="first").join(ends, on=["hadm_id", "subject_id"], how="full", coalesce=True)
     table = table.join(coded_race.unique("hadm_id", keep="first"), on="hadm_id", how="left")
     return table.with_columns(race_groups(table.select(pl.coalesce("race", "race_code").alias("race"))["race"])).drop("race_code")
 
@@ -95,14 +97,11 @@ def _dialysis(coded: pl.DataFrame) -> pl.DataFrame:
 
 
 def _people(coded: pl.DataFrame) -> pl.DataFrame:
-    """subject_id, birth, death_time, sex."""
+    """subject_id, birth, death_time (as recorded), sex."""
     people = coded.select(pl.col("subject_id").unique())
-    for code, name in (("MEDS_BIRTH", "birth"), ("MEDS_DEATH", "death_time")):
-        times = (
-            coded.filter((pl.col("kind") == code) & pl.col("time").is_not_null())
-            .group_by("subject_id")
-            .agg(pl.col("time").min().alias(name))
-        )
+    time = pl.col("time")
+    for code, name, chosen in (("MEDS_BIRTH", "birth", time.min()), ("MEDS_DEATH", "death_time", last_death(time))):
+        times = coded.filter((pl.col("kind") == code) & pl.col("time").is_not_null()).group_by("subject_id").agg(chosen.alias(name))
         people = people.join(times, on="subject_id", how="left")
     letter = pl.col("first").replace_strict({"F": "female", "M": "male"}, default=None, return_dtype=pl.String)
     sex = coded.filter(pl.col("kind") == "GENDER").select("subject_id", letter.alias("sex")).unique("subject_id", keep="first")

@@ -8,5 +8,6 @@
 | `stays` | icustays, patients, admissions and diagnoses to stays |
 | `events` | the other tables to events, in the columns of `row_meaning` |
 | `row_meaning` | items to variables, infusions and procedures to intervals, drugs, height and weight |
+| `deaths` | the recorded death to the outcome of each stay |
 | `stay_facts` | age, race group, outcome, later stays |
 """

@@ -10,10 +10,12 @@ from collections import Counter
 import polars as pl
 
 from clinjepa.sources.cleaning import complete_stays
+from clinjepa.sources.mimic_iv.deaths import with_outcomes
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 from clinjepa.sources.schema import STAYS_SCHEMA
 
-_OLDEST_YEARS = 120
+_YOUNGEST_YEARS, _OLDEST_YEARS = 1, 120
+"""Ages of use. Patients over 89 are 91 in `anchor_age`, or have a birth 300 years before in older releases and what is made from them."""
 _LONGEST_STAY_DAYS = 366
 """Longer stays are errors: the longest ICU stay of MIMIC-IV 3.1 lasts about 226 days."""
 
@@ -36,17 +38,15 @@ def drop_unusable(stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
 
 def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Stays in the columns of STAYS_SCHEMA; height and weight are still null.
-
-    Died in the ICU: died in hospital, and not after ICU discharge.
+    """Stays in the columns of STAYS_SCHEMA; height and weight are still null. Outcome: `deaths.with_outcomes`.
 
     Args:
         stays: All usable stays of their patients: stay_id, subject_id, hadm_id, intime, outtime, care_unit, age (years), sex, race,
-            admission_type, admitted, discharged, death_time, died_in_hospital, source_split, chronic_dialysis.
-        admissions: All hospitalisations of these patients: subject_id, hadm_id, admitted.
-        counts: Receives `implausible_age` (the age becomes null).
+            admission_type, admitted, discharged, left_dead, death_time (as recorded), source_split, chronic_dialysis.
+        admissions: All hospitalisations of these patients: subject_id, hadm_id, admitted, discharged, left_dead.
+        counts: Receives `implausible_age` (the age becomes null) and `impossible_death`.
     """
-    plausible = pl.col("age").is_between(0, _OLDEST_YEARS)
+    plausible = pl.col("age").is_between(_YOUNGEST_YEARS, _OLDEST_YEARS)
     implausible = stays.select((~plausible).sum()).item()
     if implausible:
         counts["implausible_age"] += implausible
@@ -55,11 +55,6 @@ def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counte
         "hadm_id", pl.col("admitted").shift(-1).over("subject_id", order_by="admitted").alias("next_hospital_admission_time")
     )
     stays = stays.join(following, on="hadm_id", how="left", maintain_order="left").with_columns(
-        pl.when(pl.col("died_in_hospital").not_())
-        .then(pl.lit(False))
-        .when(pl.col("died_in_hospital"))
-        .then(pl.col("death_time") <= pl.col("outtime"))
-        .alias("died_in_icu"),
         pl.when(plausible).then(pl.col("age")).cast(pl.Float32).alias("age_years"),
         pl.lit(None, pl.Float32).alias("height_cm"),
         pl.lit(None, pl.Float32).alias("weight_kg"),
@@ -69,7 +64,7 @@ def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counte
         pl.col("intime").shift(-1).over(by_admission, order_by="intime").alias("next_icu_admission_time"),
         pl.col("intime").rank("ordinal").over(by_admission).cast(pl.Int32).alias("stay_number_in_admission"),
     )
-    return complete_stays(stays).select(STAYS_SCHEMA.names)
+    return complete_stays(with_outcomes(stays, admissions, counts)).select(STAYS_SCHEMA.names)
 
 
 def is_chronic_dialysis(version: pl.Expr, code: pl.Expr) -> pl.Expr:

@@ -1,7 +1,7 @@
 """Tables icustays, patients, admissions and diagnoses_icd of MIMIC-IV to ICU stays.
 
-Age is anchor_age + year of ICU admission - anchor_year. The death time is that of an admission, otherwise the date of death at 00:00.
-Died in hospital: by the admission's flag, discharge place or time of death. Diagnoses are used for `chronic_dialysis` only, a label.
+Age is anchor_age + year of ICU admission - anchor_year. The death is that of an admission, otherwise the date of death (`deaths`).
+Diagnoses are used for `chronic_dialysis` only, a label.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 import polars as pl
 
 from clinjepa.errors import SourceError
+from clinjepa.sources.mimic_iv.deaths import last_death
 from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, race_groups
 
 
@@ -40,13 +41,17 @@ def read_stays(tables: dict[str, pl.DataFrame], where: dict[str, str], counts: C
         tables: icustays, patients, admissions and, if present, diagnoses_icd.
         where: Table -> address of its file, for messages.
         counts: Receives the rules of `usable_stays`, and `stay_without_patient`, `stay_without_admission` (both are kept, with nulls)
-            and `implausible_age`.
+            `implausible_age` and `impossible_death`.
     """
     stays = usable_stays(tables["icustays"], where["icustays"], counts).rename({"first_careunit": "care_unit"})
     people = _distinct(tables["patients"].drop_nulls("subject_id"), "subject_id", where["patients"], counts)
     admissions = _distinct(tables["admissions"].drop_nulls("hadm_id"), "hadm_id", where["admissions"], counts)
-    admissions = admissions.rename({"admittime": "admitted", "dischtime": "discharged"}).with_columns(race_groups(admissions["race"]))
-    died_at = admissions.group_by("subject_id").agg(pl.col("deathtime").max())
+    admissions = admissions.rename({"admittime": "admitted", "dischtime": "discharged"}).with_columns(
+        race_groups(admissions["race"]),
+        left_dead=(pl.col("hospital_expire_flag") == 1).fill_null(False)
+        | pl.col("discharge_location").str.strip_chars().str.to_uppercase().str.starts_with("DIED").fill_null(False),
+    )
+    died_at = admissions.group_by("subject_id").agg(last_death(pl.col("deathtime")))
     people = people.join(died_at, on="subject_id", how="left").select(
         "subject_id",
         pl.col("gender").replace_strict({"F": "female", "M": "male"}, default=None, return_dtype=pl.String).alias("sex"),
@@ -61,14 +66,8 @@ def read_stays(tables: dict[str, pl.DataFrame], where: dict[str, str], counts: C
     stays = stays.join(people, on="subject_id", how="left", maintain_order="left")
     stays = stays.join(admissions.drop("subject_id", "row"), on="hadm_id", how="left", maintain_order="left")
     stays = stays.join(_dialysis(tables.get("diagnoses_icd")), on="hadm_id", how="left", maintain_order="left")
-    died = (
-        (pl.col("hospital_expire_flag") == 1).fill_null(False)
-        | pl.col("discharge_location").str.starts_with("DIED").fill_null(False)
-        | pl.col("deathtime").is_not_null()
-    )
     stays = stays.with_columns(
         (pl.col("anchor_age") + pl.col("intime").dt.year() - pl.col("anchor_year")).alias("age"),
-        pl.when(pl.col("discharged").is_not_null()).then(died).alias("died_in_hospital"),
         pl.lit(None, pl.String).alias("source_split"),
     )
     return describe_stays(stays, admissions, counts)

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from clinjepa.clinical import load_variables
 from clinjepa.config.section import result_fields
+from clinjepa.sources.calendar import age_at, years_before
 from clinjepa.sources.cleaning import finish, raw_events
 from clinjepa.sources.schema import LABEL_COLUMNS, STAYS_TYPES, TIMES_OF_STATICS, SourceTables, partition_count
 from clinjepa.sources.simulated.charting import chart
@@ -156,7 +157,8 @@ class SimulatorSource:
         rng = np.random.default_rng([self._settings.seed, index])
         patient = draw_patient(rng)
         intime = _FIRST_DAY + datetime.timedelta(minutes=int(rng.integers(0, 60 * 24 * 365 * 20)))
-        born = intime - datetime.timedelta(days=patient.age_years * 365.2425)
+        whole_years = math.floor(patient.age_years)
+        born = years_before(intime, whole_years) - datetime.timedelta(days=(patient.age_years - whole_years) * 365)
         stays: list[SimulatedStay] = []
         admission, number = 0, 0
         for place in range(patient.num_stays):
@@ -170,7 +172,7 @@ class SimulatorSource:
                     + datetime.timedelta(minutes=int(days * 1440))
                 )
             admission, number = (admission, number + 1) if same_admission else (admission + 1, 1)
-            age = math.floor((intime - born).days / 365.2425)
+            age = age_at(born, intime)
             stay_id = _FIRST_STAY + index * _STAYS_PER_PATIENT + place
             hadm_id = _FIRST_ADMISSION + index * _STAYS_PER_PATIENT + admission
             unit = _UNITS[int(generator.integers(0, len(_UNITS)))]

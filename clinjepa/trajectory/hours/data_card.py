@@ -35,6 +35,7 @@ DROP_GROUPS = {
         "stay_end_before_start",
         "stay_without_beginning",
         "implausible_stay_length",
+        "impossible_death",
         "bad_time",
         "without_time",
         "no_icu_stay",
@@ -49,8 +50,8 @@ DROP_GROUPS = {
 """Kind of reason -> rules; a rule in no group is shown as `other`."""
 
 NOTES = frozenset(
-    """start_without_end stay_without_patient stay_without_admission implausible_age empty_table table_missing item_absent
-    item_changed invalid_utf8""".split()
+    """start_without_end stay_without_patient stay_without_admission implausible_age impossible_death empty_table table_missing
+    item_absent item_changed invalid_utf8""".split()
 )
 """Rules that count rows that were kept, or files; all others count dropped rows."""
 

@@ -199,10 +199,10 @@ def _time_of(name: str, rows: HourRows) -> np.ndarray:
 
 
 def _unknown_time(name: str, rows: HourRows) -> np.ndarray:
-    """Where a missing time means unknown, not never: a death in hospital without a time, a stay without an end."""
+    """Where a missing time means unknown, not never: a death in hospital without a time, an unknown outcome, a stay without an end."""
     missing = np.isnan(rows.constants[name])
     if name == "death_time":
-        return np.asarray(missing & (rows.constants["died_in_hospital"] == 1))
+        return np.asarray(missing & (rows.constants["died_in_hospital"] != 0))
     return np.asarray(missing & (name == "outtime"))
 
 

@@ -74,6 +74,7 @@ def test_a_time_ahead_is_positive_inside_its_window_and_missing_once_it_has_come
     # predicted after hours 1, 2, 3, 4, 5, 6; death at 4.5 lies 3.5, 2.5, 1.5, 0.5 h ahead
     assert marks(hourly_labels(soon, stay(6, {"death_time": 4.5, "died_in_hospital": 1}))) == "0 1 1 0 - -"
     assert marks(hourly_labels(soon, stay(2))) == "0 0"
+    assert marks(hourly_labels(soon, stay(2, {"died_in_hospital": _}))) == "- -"  # the outcome is unknown
     assert marks(hourly_labels(soon, stay(2, {"died_in_hospital": 1}))) == "- -"  # dead, nobody knows when
 
 

@@ -1,0 +1,115 @@
+"""The death of a MIMIC-IV patient, from his own tables or from MEDS, to the outcome of each ICU stay.
+
+A time of death is `deathtime` (deaths in hospital only) or a date without a time (`dod`); `sources.calendar` says what such a date means.
+Rules, with their source in MIMIC-IV's documentation of patients and admissions and in MIT-LCP/mimic-code issues 346, 789, 874, 1346:
+
+* Died in hospital: the admission's discharge says so, or a time of death lies inside the admission. A date alone never says it, since who
+  dies at home on the day of discharge has the same date.
+* Died in the ICU: died in hospital, not later than ICU discharge. With a date alone the discharge from hospital is the time of death if it
+  lies on that day ("almost always the same"); otherwise the whole day must lie on one side of ICU discharge.
+* A death, or a discharge as dead, that contradicts a time at which the patient was alive is unknown and counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import polars as pl
+
+from clinjepa.sources.calendar import end_of, is_date_only
+
+_DAY = pl.duration(days=1)
+
+
+def with_outcomes(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """`stays` with death_time, died_in_hospital and died_in_icu; a date alone becomes the last time of that day at which he was alive.
+
+    Args:
+        stays: All usable stays of their patients: stay_id, subject_id, intime, outtime, admitted, discharged, left_dead (whether the
+            discharge says that the patient died; null without one), next_icu_admission_time, death_time (as recorded).
+        admissions: All hospitalisations of these patients: subject_id, admitted, discharged, left_dead.
+        counts: Receives `impossible_death`: stays whose recorded death is unknown because it contradicts the record.
+    """
+    found = stays.join(_alive(stays, admissions), on="subject_id", how="left", maintain_order="left")
+    in_icu_later = (pl.col("last_intime") > end_of(pl.col("discharged")) + _DAY).fill_null(False)
+    left_dead = pl.col("left_dead").fill_null(False)
+    found = found.with_columns(_is_impossible(found).alias("impossible") | (left_dead & in_icu_later), left_dead & ~in_icu_later)
+    impossible = found.select(pl.col("impossible").sum()).item()
+    if impossible:
+        counts["impossible_death"] += impossible
+    death = pl.when(~pl.col("impossible")).then(pl.col("death_time"))
+    found = found.with_columns(death, is_date_only(death).fill_null(False).alias("date_only"))
+    found = _last_alive_that_day(found, stays, admissions)
+    timed = pl.col("death_time").is_not_null() & ~pl.col("date_only")
+    inside = timed & pl.col("death_time").is_between(pl.col("admitted"), end_of(pl.col("discharged")))
+    found = found.with_columns(
+        pl.when(pl.col("left_dead") | inside.fill_null(False))
+        .then(pl.lit(True))
+        .when(pl.col("discharged").is_not_null() & ~pl.col("impossible"))
+        .then(pl.lit(False))
+        .alias("died_in_hospital")
+    )
+    died_in_icu = (
+        pl.when(pl.col("died_in_hospital").not_()).then(pl.lit(False)).when(pl.col("died_in_hospital")).then(_before_icu_discharge())
+    )
+    return found.with_columns(died_in_icu.alias("died_in_icu")).select(*stays.columns, "died_in_hospital", "died_in_icu")
+
+
+def last_death(time: pl.Expr) -> pl.Expr:
+    """Of several recorded deaths of a patient the last one with a time of day, otherwise the last date."""
+    return pl.coalesce(time.filter(~is_date_only(time)).max(), time.max())
+
+
+def _alive(stays: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
+    """subject_id and the times that bound the death of a patient: last_intime, last_admitted, first_left_dead."""
+    entered = stays.group_by("subject_id").agg(pl.col("intime").max().alias("last_intime"))
+    left = admissions.group_by("subject_id").agg(
+        pl.col("admitted").max().alias("last_admitted"),
+        pl.col("discharged").filter(pl.col("left_dead")).min().alias("first_left_dead"),
+    )
+    return entered.join(left, on="subject_id", how="left")
+
+
+def _is_impossible(found: pl.DataFrame) -> pl.Expr:
+    """Whether the recorded death contradicts the record of its patient.
+
+    Alive: at ICU and hospital admission; on days before a discharge that is no death. A later hospitalisation within a day is the account
+    of an organ donor. A death in hospital is not recorded more than a day after the discharge.
+    """
+    death, latest = pl.col("death_time"), end_of(pl.col("death_time"))
+    rules = (
+        latest < pl.max_horizontal("intime", "admitted", "last_intime"),
+        latest + _DAY < pl.col("last_admitted"),
+        ~pl.col("left_dead") & is_date_only(death) & (latest < pl.col("discharged").dt.truncate("1d")),
+        death.dt.truncate("1d") > pl.col("first_left_dead").dt.truncate("1d") + _DAY,
+    )
+    return pl.any_horizontal(rule.fill_null(False) for rule in rules)
+
+
+def _last_alive_that_day(found: pl.DataFrame, stays: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
+    """`found` with each date of death moved to the last admission or discharge of the patient on that day, if there is one."""
+    times = [stays.select("subject_id", pl.col(name).alias("seen")) for name in ("intime", "outtime")]
+    times += [admissions.select("subject_id", pl.col(name).alias("seen")) for name in ("admitted", "discharged")]
+    day = pl.col("death_time").dt.truncate("1d").alias("day")
+    seen = pl.concat(times).with_columns(pl.col("seen").dt.truncate("1d").alias("day"))
+    last = seen.group_by("subject_id", "day").agg(pl.col("seen").max())
+    found = found.with_columns(day).join(last, on=["subject_id", "day"], how="left", maintain_order="left")
+    moved = pl.when(pl.col("date_only")).then(pl.coalesce("seen", "day")).otherwise(pl.col("death_time"))
+    return found.with_columns(moved.alias("death_time"))
+
+
+def _before_icu_discharge() -> pl.Expr:
+    """For a patient who died in hospital: whether that was not later than ICU discharge; null where the record does not say."""
+    exact = ~pl.col("date_only") | (pl.col("discharged").dt.truncate("1d") == pl.col("day")) & ~is_date_only(pl.col("discharged"))
+    return (
+        pl.when(pl.col("next_icu_admission_time").is_not_null())
+        .then(pl.lit(False))
+        .when(pl.col("death_time").is_null())
+        .then(pl.when(pl.col("discharged") <= pl.col("outtime")).then(pl.lit(True)))
+        .when(exact.fill_null(False))
+        .then(pl.col("death_time") <= pl.col("outtime"))
+        .when(pl.col("outtime") < pl.col("day"))
+        .then(pl.lit(False))
+        .when(pl.col("day") + _DAY <= pl.col("outtime"))
+        .then(pl.lit(True))
+    )
