@@ -56,6 +56,7 @@ def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
     rows = rows.filter(pl.col("subject_id").is_in(stays["subject_id"].implode())).filter(pl.col("time").is_not_null())
     rows = rows.join(_code_table(rows["code"].unique().to_list()), on="code", how="left", maintain_order="left")
     _count_left_out(rows, counts)
+    rows = _of_their_stay(rows, counts)
     rows = rows.with_columns(
         pl.when(pl.col("part") == "LAB")
         .then(pl.when(pl.col("icustay_id").is_null()).then(pl.lit("LAB")).otherwise(pl.lit("CHART")))
@@ -71,6 +72,16 @@ def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
     # Rows of stays that were dropped are not counted again: the drop of their stay is counted already.
     events = events.filter(pl.col("stay_id").is_in(stays["stay_id"].implode()))
     return take_statics(events, stays)
+
+
+def _of_their_stay(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """`rows` without those of a stay that their subject does not have, counted as `without_stay`."""
+    known = rows.filter(pl.col("code").str.starts_with("ICU_ADMISSION")).select("icustay_id", "subject_id").unique()
+    strays = rows.filter(pl.col("icustay_id").is_not_null()).join(known, on=["icustay_id", "subject_id"], how="anti")
+    used = strays["left_out"].is_null().sum()
+    if used:
+        counts["without_stay"] += used
+    return rows.filter(~pl.col("row").is_in(strays["row"].implode()))
 
 
 def _code_table(codes: list[str]) -> pl.DataFrame:

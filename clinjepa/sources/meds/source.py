@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from clinjepa.errors import SourceError
 from clinjepa.sources.cleaning import finish
+from clinjepa.sources.meds.columns import COLUMNS, find_columns, typed, whole_numbers
 from clinjepa.sources.meds.events import read_events
 from clinjepa.sources.meds.stays import read_stays
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS
@@ -25,24 +26,6 @@ from clinjepa.storage import Folder
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
-
-_COLUMNS: dict[str, tuple[tuple[str, ...], pl.DataType]] = {
-    "subject_id": (("subject_id", "patient_id"), pl.Int64()),
-    "time": (("time",), pl.Datetime("us")),
-    "code": (("code",), pl.String()),
-    "numeric_value": (("numeric_value",), pl.Float64()),
-    "icustay_id": (("icustay_id", "stay_id"), pl.Int64()),
-    "text_value": (("text_value",), pl.String()),
-    "hadm_id": (("hadm_id",), pl.Int64()),
-    "order_id": (("order_id",), pl.Int64()),
-    "unit": (("unit",), pl.String()),
-    "race": (("race",), pl.String()),
-    "order_category": (("ordercategorydescription",), pl.String()),
-}
-"""Column -> its names in MEDS exports, and its type here."""
-
-_NEEDED = ("subject_id", "time", "code", "numeric_value", "icustay_id")
-"""Columns without which no ICU stay can be read; the others are missing in some exports."""
 
 
 class RowRange(TypedDict):
@@ -86,6 +69,7 @@ class MedsSource:
 
     def partitions(self) -> list[RowRanges]:
         """Row ranges of near-equal size that end between subjects; `max_stay_id` is the last stay id read with `max_stays`."""
+        self._splits()  # a file that puts a subject into two splits is refused before any shard is read
         runs, stay_ids = self._subject_runs()
         limit = self._config.max_stays
         last = sorted(stay_ids)[limit - 1] if limit is not None and limit < len(stay_ids) else None
@@ -110,6 +94,9 @@ class MedsSource:
         seen: set[int] = set()
         for name in self._files:
             frame = self._read(name, ("subject_id", "code", "icustay_id"))
+            unknown = frame["subject_id"].null_count()
+            if unknown:
+                raise SourceError(f"{self._folder.address}/{name}: column 'subject_id' is empty in {unknown} rows; MEDS requires it")
             subjects = frame["subject_id"].rle().struct.unnest()
             ids = set(subjects["value"].to_list())
             if len(ids) < subjects.height or seen & ids:
@@ -136,7 +123,7 @@ class MedsSource:
         """Stays and events of a partition's row ranges."""
         counts: Counter[str] = Counter()
         frames = [
-            self._read(piece["file"], tuple(_COLUMNS), piece["first_row"], piece["num_rows"]).with_row_index("row", piece["first_row"])
+            self._read(piece["file"], tuple(COLUMNS), piece["first_row"], piece["num_rows"]).with_row_index("row", piece["first_row"])
             for piece in partition["pieces"]
         ]
         rows = pl.concat(frames).with_columns(pl.col("row").cast(pl.Int64), pl.col("numeric_value").round_sig_figs(SIGNIFICANT_DIGITS))
@@ -166,25 +153,16 @@ class MedsSource:
         """Columns of a shard, null where an optional one is missing; `num_rows` rows from `first_row` on (None: all that follow)."""
         where = f"{self._folder.address}/{name}"
         with self._folder.local_copy(name) as path:
-            schema = _parquet_schema(path, where)
-            chosen = {}
-            for column in columns:
-                spellings, dtype = _COLUMNS[column]
-                found = next((spelling for spelling in spellings if spelling in schema), None)
-                if found is None and column in _NEEDED:
-                    raise SourceError(
-                        f"{where}: column {column!r} is missing (found: {', '.join(schema.names())}); "
-                        "this source reads MIMIC-IV converted to MEDS 0.3.3 or 0.4"
-                    )
-                _check_type(column, found, schema, where)
-                chosen[column] = pl.lit(None, dtype).alias(column) if found is None else pl.col(found).cast(dtype).alias(column)
+            chosen = find_columns(columns, _parquet_schema(path, where), where)
+            found = [spelling for spelling in chosen.values() if spelling is not None]
             try:
-                return pl.scan_parquet(path).slice(first_row, num_rows).with_columns(*chosen.values()).select(columns).collect()
+                frame = pl.scan_parquet(path).slice(first_row, num_rows).select(found).collect()
+                return typed(frame, chosen, where)
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise SourceError(f"{where}: cannot be read ({type(error).__name__}); it was cut or altered, get the file again") from None
 
     def _splits(self) -> pl.DataFrame:
-        """subject_id, source_split; empty when the data set has no split."""
+        """subject_id, source_split; empty when the data set has no split. SourceError when a subject is in two splits."""
         name = "metadata/subject_splits.parquet"
         if not self._folder.exists(name):
             return pl.DataFrame(schema={"subject_id": pl.Int64, "source_split": pl.String})
@@ -194,7 +172,12 @@ class MedsSource:
             if missing:
                 raise SourceError(f"{where}: columns {sorted(missing)} are missing; MEDS requires subject_id and split")
             table = pl.read_parquet(path, columns=["subject_id", "split"])
-        return table.select(pl.col("subject_id").cast(pl.Int64), pl.col("split").alias("source_split")).unique("subject_id", keep="first")
+        split = table["split"].cast(pl.String).str.strip_chars()
+        given = pl.DataFrame([whole_numbers(table["subject_id"], where), split.rename("source_split")]).drop_nulls().unique()
+        torn = given.height - given["subject_id"].n_unique()
+        if torn:
+            raise SourceError(f"{where}: {torn} subjects are in more than one split; give every subject one split")
+        return given
 
 
 def _parquet_schema(path: Path, where: str) -> pl.Schema:
@@ -205,13 +188,3 @@ def _parquet_schema(path: Path, where: str) -> pl.Schema:
         raise SourceError(
             f"{where}: not a readable Parquet file ({type(error).__name__}); it was cut or altered, get the file again"
         ) from None
-
-
-def _check_type(column: str, found: str | None, schema: pl.Schema, where: str) -> None:
-    if found is None:
-        return
-    dtype = schema[found]
-    if column == "time" and not isinstance(dtype, pl.Datetime):
-        raise SourceError(f"{where}: column 'time' is {dtype}, MEDS requires timestamp[us]; convert it")
-    if column in ("subject_id", "icustay_id", "numeric_value", "hadm_id", "order_id") and not dtype.is_numeric() and dtype != pl.Null:
-        raise SourceError(f"{where}: column {found!r} is {dtype}, a number is needed; convert it")

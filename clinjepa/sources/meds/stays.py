@@ -18,7 +18,8 @@ from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, 
 def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
     """Stays (columns of STAYS_SCHEMA; height and weight still null) of a partition's MEDS rows.
 
-    Dropped and counted: `stay_without_end`, `stay_end_before_start`, `duplicate_row` (exact copies of a stay).
+    Dropped and counted: `stay_without_end`, `stay_end_before_start`, `duplicate_row` (exact copies of a stay). Counted and kept:
+    `stay_without_admission` (no hospital admission of this id and patient) and the rules of `describe_stays`.
 
     Args:
         rows: The partition's rows.
@@ -33,12 +34,16 @@ def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Cou
     coded = rows.with_columns(prefix.struct.field("field_0").alias("kind"), prefix.struct.field("field_1").alias("first"))
     stays = _boundaries(coded, where, counts)
     admissions = _admissions(coded)
-    stays = stays.join(admissions.drop("subject_id"), on="hadm_id", how="left", maintain_order="left")
+    known = admissions.filter(pl.col("hadm_id").is_not_null())
+    strays = stays.join(known, on=["hadm_id", "subject_id"], how="anti").height
+    if strays:
+        counts["stay_without_admission"] += strays
+    stays = stays.join(known, on=["hadm_id", "subject_id"], how="left", maintain_order="left")
     people = _people(coded)
     stays = stays.join(people, on="subject_id", how="left", maintain_order="left").join(
         splits, on="subject_id", how="left", maintain_order="left"
     )
-    stays = stays.join(_dialysis(coded), on="hadm_id", how="left", maintain_order="left").with_columns(
+    stays = stays.join(_dialysis(coded), on=["hadm_id", "subject_id"], how="left", maintain_order="left").with_columns(
         completed_years(pl.col("birth"), pl.col("intime")).alias("age")
     )
     return describe_stays(stays, admissions, counts)
@@ -71,7 +76,7 @@ def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.Dat
 
 def _admissions(coded: pl.DataFrame) -> pl.DataFrame:
     """hadm_id, subject_id, admitted, admission_type, race, discharged, left_dead."""
-    known = coded.filter(pl.col("hadm_id").is_not_null())
+    known, ids = coded.filter(pl.col("hadm_id").is_not_null()), ["hadm_id", "subject_id"]
     start = known.filter(pl.col("kind") == "HOSPITAL_ADMISSION").select(
         "hadm_id", "subject_id", pl.col("time").alias("admitted"), pl.col("first").alias("admission_type"), "race"
     )
@@ -81,19 +86,18 @@ def _admissions(coded: pl.DataFrame) -> pl.DataFrame:
         pl.col("time").alias("discharged"),
         pl.col("first").str.strip_chars().str.to_uppercase().str.starts_with("DIED").fill_null(False).alias("left_dead"),
     )
-    coded_race = known.filter(pl.col("kind") == "RACE").select("hadm_id", pl.col("first").alias("race_code"))
-    ends = end.unique("hadm_id", keep="last")
-    table = start.unique("hadm_id", keep="first").join(ends, on=["hadm_id", "subject_id"], how="full", coalesce=True)
-    table = table.join(coded_race.unique("hadm_id", keep="first"), on="hadm_id", how="left")
+    coded_race = known.filter(pl.col("kind") == "RACE").select(*ids, pl.col("first").alias("race_code"))
+    table = start.unique(ids, keep="first").join(end.unique(ids, keep="last"), on=ids, how="full", coalesce=True)
+    table = table.join(coded_race.unique(ids, keep="first"), on=ids, how="left")
     return table.with_columns(race_groups(table.select(pl.coalesce("race", "race_code").alias("race"))["race"])).drop("race_code")
 
 
 def _dialysis(coded: pl.DataFrame) -> pl.DataFrame:
-    """hadm_id, chronic_dialysis (from the diagnosis codes of the hospitalisation). For labels; the codes are in no text."""
+    """hadm_id, subject_id, chronic_dialysis (from the diagnosis codes of the hospitalisation). For labels; the codes are in no text."""
     diagnoses = coded.filter((pl.col("kind") == "DIAGNOSIS") & pl.col("hadm_id").is_not_null())
     parts = pl.col("code").str.split_exact("//", 3)  # DIAGNOSIS//ICD//version//code
     version, code = parts.struct.field("field_2"), parts.struct.field("field_3")
-    return diagnoses.group_by("hadm_id").agg(is_chronic_dialysis(version, code).any().alias("chronic_dialysis"))
+    return diagnoses.group_by("hadm_id", "subject_id").agg(is_chronic_dialysis(version, code).any().alias("chronic_dialysis"))
 
 
 def _people(coded: pl.DataFrame) -> pl.DataFrame:

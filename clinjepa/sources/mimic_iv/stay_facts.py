@@ -52,17 +52,17 @@ def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counte
         counts["implausible_age"] += implausible
     by_admission = pl.coalesce(pl.col("hadm_id"), -pl.col("stay_id"))
     following = admissions.filter(pl.col("hadm_id").is_not_null()).select(
-        "hadm_id", pl.col("admitted").shift(-1).over("subject_id", order_by="admitted").alias("next_hospital_admission_time")
+        "hadm_id", "subject_id", pl.col("admitted").shift(-1).over("subject_id", order_by="admitted").alias("next_hospital_admission_time")
     )
-    stays = stays.join(following, on="hadm_id", how="left", maintain_order="left").with_columns(
+    stays = stays.join(following, on=["hadm_id", "subject_id"], how="left", maintain_order="left").with_columns(
         pl.when(plausible).then(pl.col("age")).cast(pl.Float32).alias("age_years"),
         pl.lit(None, pl.Float32).alias("height_cm"),
         pl.lit(None, pl.Float32).alias("weight_kg"),
         pl.lit(None, pl.Boolean).alias("sepsis"),
         pl.col("admitted").alias("hospital_admission_time"),
         pl.col("discharged").alias("hospital_discharge_time"),
-        pl.col("intime").shift(-1).over(by_admission, order_by="intime").alias("next_icu_admission_time"),
-        pl.col("intime").rank("ordinal").over(by_admission).cast(pl.Int32).alias("stay_number_in_admission"),
+        pl.col("intime").shift(-1).over(by_admission, "subject_id", order_by="intime").alias("next_icu_admission_time"),
+        pl.col("intime").rank("ordinal").over(by_admission, "subject_id").cast(pl.Int32).alias("stay_number_in_admission"),
     )
     return complete_stays(with_outcomes(stays, admissions, counts)).select(STAYS_SCHEMA.names)
 

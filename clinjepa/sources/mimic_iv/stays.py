@@ -59,13 +59,14 @@ def read_stays(tables: dict[str, pl.DataFrame], where: dict[str, str], counts: C
         "anchor_year",
         pl.coalesce("deathtime", "dod").alias("death_time"),
     )
-    for rule, key, table in (("stay_without_patient", "subject_id", people), ("stay_without_admission", "hadm_id", admissions)):
+    place = ["hadm_id", "subject_id"]
+    for rule, key, table in (("stay_without_patient", ["subject_id"], people), ("stay_without_admission", place, admissions)):
         strays = stays.join(table, on=key, how="anti").height
         if strays:
             counts[rule] += strays
     stays = stays.join(people, on="subject_id", how="left", maintain_order="left")
-    stays = stays.join(admissions.drop("subject_id", "row"), on="hadm_id", how="left", maintain_order="left")
-    stays = stays.join(_dialysis(tables.get("diagnoses_icd")), on="hadm_id", how="left", maintain_order="left")
+    stays = stays.join(admissions.drop("row"), on=place, how="left", maintain_order="left")
+    stays = stays.join(_dialysis(tables.get("diagnoses_icd")), on=place, how="left", maintain_order="left")
     stays = stays.with_columns(
         (pl.col("anchor_age") + pl.col("intime").dt.year() - pl.col("anchor_year")).alias("age"),
         pl.lit(None, pl.String).alias("source_split"),
@@ -74,11 +75,11 @@ def read_stays(tables: dict[str, pl.DataFrame], where: dict[str, str], counts: C
 
 
 def _dialysis(diagnoses: pl.DataFrame | None) -> pl.DataFrame:
-    """hadm_id, chronic_dialysis; empty without the table."""
+    """hadm_id, subject_id, chronic_dialysis; empty without the table."""
     if diagnoses is None:
-        return pl.DataFrame(schema={"hadm_id": pl.Int64, "chronic_dialysis": pl.Boolean})
+        return pl.DataFrame(schema={"hadm_id": pl.Int64, "subject_id": pl.Int64, "chronic_dialysis": pl.Boolean})
     code = is_chronic_dialysis(pl.col("icd_version"), pl.col("icd_code"))
-    return diagnoses.drop_nulls("hadm_id").group_by("hadm_id").agg(code.any().alias("chronic_dialysis"))
+    return diagnoses.drop_nulls("hadm_id").group_by("hadm_id", "subject_id").agg(code.any().alias("chronic_dialysis"))
 
 
 def _distinct(rows: pl.DataFrame, key: str, where: str, counts: Counter[str]) -> pl.DataFrame:
