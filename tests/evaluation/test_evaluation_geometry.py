@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -146,3 +148,19 @@ def test_picture_names_groups_but_no_patients() -> None:
     assert len(picture["points"]) == len(picture["groups"]) == 80
     assert set(picture["groups"]) == {"deteriorating", "stable", "other"}
     json.dumps(result, allow_nan=False)
+
+
+def test_a_picture_is_the_same_whether_its_functions_were_compiled_or_loaded() -> None:
+    """The second process loads what the first one wrote to disk: it compiles none of the three slow functions again."""
+    code = (
+        "import warnings; warnings.filterwarnings('ignore')\n"
+        "import numpy as np, umap.umap_\n"
+        "from clinjepa.evaluation.geometry.compiled_umap import umap_class\n"
+        "z = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)\n"
+        "picture = umap_class()(random_state=0, n_jobs=1, init='pca').fit_transform(z)\n"
+        "print(picture.sum(), sum(umap.umap_.smooth_knn_dist.stats.cache_hits.values()))\n"
+    )
+    command = [sys.executable, "-c", code]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout.split() for _ in range(2))
+    assert first[0] == second[0]
+    assert int(second[1]) == 1

@@ -17,6 +17,7 @@ from clinjepa.config.schema import GeometryConfig
 from clinjepa.evaluation.figures import Figure, figure
 from clinjepa.evaluation.geometry.centroid_ratio import centroid_ratio, group_sums, linked_groups
 from clinjepa.evaluation.geometry.cohorts import Cohort, Pair, death_cohort, match, onset_cohort
+from clinjepa.evaluation.geometry.compiled_umap import umap_class
 from clinjepa.evaluation.metrics import patient_draws, ratio_draws
 from clinjepa.evaluation.space import Latents, Space, describe_space, gather_hours, sample_hours, stays_of
 
@@ -220,14 +221,13 @@ def umap_picture(latents: Latents, stays: pa.Table, cohort: Cohort, max_points: 
         return {"points": None, "groups": None, "reason": reason}
     groups = np.concatenate([_groups(cohort, stay_id, hours_n) for stay_id, hours_n in hours])
     order = np.random.default_rng([seed, 0x0DE]).permutation(len(z_ND))
-    # Imported here: umap takes seconds to compile, and nothing else needs it.
-    from sklearn.decomposition import PCA
-    from umap import UMAP
+    from sklearn.decomposition import PCA  # here: it takes a second to import, and nothing else needs it
 
     z_ND = z_ND[order]
     if z_ND.shape[1] > 50 and len(z_ND) > 50:
         z_ND = PCA(50, svd_solver="randomized", random_state=seed).fit_transform(z_ND)
-    picture_N2 = UMAP(n_neighbors=min(15, len(z_ND) - 1), min_dist=0.1, random_state=seed, n_jobs=1, init="pca").fit_transform(z_ND)
+    umap = umap_class()(n_neighbors=min(15, len(z_ND) - 1), min_dist=0.1, random_state=seed, n_jobs=1, init="pca")
+    picture_N2 = umap.fit_transform(z_ND)
     return {"points": np.round(picture_N2.astype(np.float64), 3).tolist(), "groups": groups[order].tolist(), "cohort": cohort.name}
 
 
