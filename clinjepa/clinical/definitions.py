@@ -98,4 +98,4 @@ def check_choice(values: Sequence[Any], allowed: Sequence[str], where: str) -> N
 def file_names(folder: str) -> list[str]:
     """Sorted names (without suffix) of the YAML files in `clinjepa/clinical/<folder>`."""
     entries = resources.files("clinjepa.clinical").joinpath(folder).iterdir()
-    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml") and not entry.name.startswith("."))

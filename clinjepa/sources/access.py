@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clinjepa.sources.open_data import list_open_data, verifies
+from clinjepa.storage.strays import is_stray
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
@@ -34,7 +35,8 @@ def _is_open_data(kind: str, folder: Path) -> bool:
             continue
         known = {folder / file.path for file in dataset.files}
         roots = {folder / file.path.split("/")[0] for file in dataset.files if "/" in file.path} or {folder}
-        others = {path for root in roots for path in root.rglob("*") if path.suffix in {".parquet", ".gz", ".csv"}} - known
+        tables = {path for root in roots for path in root.rglob("*") if path.suffix in {".parquet", ".gz", ".csv"}}
+        others = {path for path in tables if not is_stray(path.relative_to(folder).as_posix())} - known
         sizes = all((folder / f.path).is_file() and f.num_bytes in (None, (folder / f.path).stat().st_size) for f in dataset.files)
         if sizes and not others and all(verifies(folder / file.path, file) for file in dataset.files):
             return True

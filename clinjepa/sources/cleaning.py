@@ -24,6 +24,8 @@ from clinjepa.sources.schema import (
     validate,
 )
 
+OLDEST_YEARS = 120
+
 _EVENT_COLUMNS = pl.Schema(
     {
         "stay_id": pl.Int64(),
@@ -51,6 +53,15 @@ def complete_stays(stays: pl.DataFrame) -> pl.DataFrame:
     """`stays` with the columns of STAYS_SCHEMA in order; missing ones of LABEL_COLUMNS and TIMES_OF_STATICS become null."""
     absent = [name for name in (*LABEL_COLUMNS, *TIMES_OF_STATICS.values()) if name not in stays.columns]
     return stays.with_columns(pl.lit(None, STAYS_TYPES[name]).alias(name) for name in absent).select(STAYS_SCHEMA.names)
+
+
+def drop_implausible_ages(stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """`stays` with ages below 0 or above 120 years as null, counted as `implausible_age`: 200 and 300 stand for "over 89" in MIMIC-II."""
+    plausible = pl.col("age_years").is_between(0, OLDEST_YEARS)
+    implausible = stays.select((~plausible).sum()).item()
+    if implausible:
+        counts["implausible_age"] += implausible
+    return stays.with_columns(pl.when(plausible).then(pl.col("age_years")).alias("age_years"))
 
 
 def convert_values(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:

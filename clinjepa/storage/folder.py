@@ -28,6 +28,7 @@ from clinjepa.errors import ClinJepaError, StorageError, StoreError
 from clinjepa.redaction import REMEDY, holds_credentials, redacted_values
 from clinjepa.storage.faults import is_transient, translated
 from clinjepa.storage.local import create_whole, temporary_beside, write_whole
+from clinjepa.storage.strays import is_stray
 
 Result = TypeVar("Result")
 MARK = ".clinjepa"
@@ -111,24 +112,26 @@ class Folder:
         return int(self._try(name, lambda: self.fs.info(self.path(name))["size"]))
 
     def names(self, name: str = "") -> list[str]:
-        """Sorted names of the entries directly inside; empty when the folder does not exist."""
+        """Sorted names of the entries directly inside, without strays (`strays`); empty when the folder does not exist."""
 
         def listing() -> list[str]:
             try:
                 entries = self.fs.ls(self.path(name), detail=False)
             except (FileNotFoundError, NotADirectoryError):
                 return []
-            return sorted({entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry.rstrip("/") != self.path(name).rstrip("/")})
+            inside = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry.rstrip("/") != self.path(name).rstrip("/")}
+            return sorted(entry for entry in inside if not is_stray(entry))
 
         return self._try(name, listing)
 
     def files(self, name: str = "") -> dict[str, int]:
-        """Path below `name` -> size in bytes, for every file, sorted. Empty when the folder does not exist. Costs one listing call."""
+        """Path below `name` -> size in bytes, for every file but strays, sorted. Empty without the folder. Costs one listing call."""
 
         def listing() -> dict[str, int]:
             root = self.path(name).rstrip("/")
             found = self.fs.find(root, detail=True)
-            return {path[len(root) :].lstrip("/"): int(info["size"]) for path, info in sorted(found.items()) if len(path) > len(root)}
+            sizes = {path[len(root) :].lstrip("/"): int(info["size"]) for path, info in sorted(found.items()) if len(path) > len(root)}
+            return {path: size for path, size in sizes.items() if not is_stray(path)}
 
         return self._try(name, listing)
 

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import yaml
 
+from clinjepa.storage.strays import is_stray
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("clinjepa", "pipelines")
 _NOT_FOLLOWED = ("clinjepa.config", "clinjepa.errors", "pipelines.graph", "pipelines.scheduling")
@@ -59,8 +61,9 @@ def code_digest(kind: str, root: Path = ROOT) -> str:
 def project_digest(root: Path = ROOT) -> str:
     """Digest of the bytes of all code and data files of the project: what wrote a report or an export."""
     sha = hashlib.sha256()
-    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*") if path.suffix in {".py", ".yaml", ".json"}):
-        sha.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    found = {path.relative_to(root).as_posix(): path for package in PACKAGES for path in (root / package).rglob("*")}
+    for name in sorted(name for name, path in found.items() if path.suffix in {".py", ".yaml", ".json"} and not is_stray(name)):
+        sha.update(name.encode() + b"\0" + found[name].read_bytes())
     return sha.hexdigest()[:16]
 
 
@@ -134,6 +137,8 @@ def _files(root: Path) -> dict[str, Path]:
     found = {}
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
+            if is_stray(path.relative_to(root).as_posix()):
+                continue
             dotted = path.relative_to(root).with_suffix("").as_posix().replace("/", ".")
             found[dotted.removesuffix(".__init__")] = path
     return found
@@ -196,7 +201,7 @@ def _without_annotations(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 def _data_files(root: Path, folder: Path) -> list[Path]:
     """YAML and JSON files of a folder whose content is not in keys."""
-    found = [path for path in folder.iterdir() if path.suffix in {".yaml", ".json"}]
+    found = [path for path in folder.iterdir() if path.suffix in {".yaml", ".json"} and not is_stray(path.name)]
     return [path for path in found if not path.relative_to(root).as_posix().startswith(_DATA_IN_KEYS)]
 
 

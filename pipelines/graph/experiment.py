@@ -14,6 +14,7 @@ from clinjepa.errors import ConfigError
 from clinjepa.evaluation.settings import DownstreamSettings
 from clinjepa.sources import SOURCES
 from clinjepa.sources.extraction import has_extractions
+from clinjepa.storage.strays import is_stray
 from clinjepa.trajectory.settings import IngestSettings, LabelSettings, TrajectorySettings, tokenizer_settings
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import Trial, TrialBuilder
@@ -112,6 +113,6 @@ def _definitions_digest(*names: str) -> str:
         entry = root / name
         files = sorted(entry.iterdir(), key=lambda item: item.name) if entry.is_dir() else [entry]
         for file in files:
-            if file.is_file() and file.name.endswith(".yaml"):
+            if file.is_file() and file.name.endswith(".yaml") and not is_stray(file.name):
                 sha.update(file.name.encode() + b"\0" + file.read_bytes())
     return sha.hexdigest()[:16]

@@ -103,10 +103,19 @@ def test_a_stay_without_a_positive_hour_is_not_septic(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "rule"),
-    [({"HR": "fast"}, "non_numeric:heart_rate"), ({"Temp": "-17.8"}, "out_of_range:temperature"), ({"Age": "8"}, "out_of_range:age")],
+    [({"HR": "fast"}, "non_numeric:heart_rate"), ({"Temp": "-17.8"}, "out_of_range:temperature"), ({"Age": "200"}, "implausible_age")],
 )
 def test_what_cannot_be_used_is_dropped_and_counted(tmp_path, field, rule):
     assert read(write_set(tmp_path, {1: [row(1, **field)]})).counts == {rule: 1}
+
+
+def test_a_child_s_age_is_kept_for_the_cohort_to_decide(tmp_path):
+    tables = read(write_set(tmp_path, {1: [row(1, Age="15")]}))
+    assert (tables.stays["age_years"].to_pylist(), tables.counts) == ([15.0], {})
+
+
+def test_a_static_that_is_missing_in_a_row_is_no_other_patient_s(tmp_path):
+    assert read(write_set(tmp_path, {1: [row(1), row(2, Age="NaN")]})).stays["age_years"].to_pylist() == [61.5]
 
 
 def test_a_record_without_a_row_is_dropped_and_counted(tmp_path):
@@ -208,6 +217,8 @@ def test_a_line_with_too_few_fields_is_named(tmp_path):
         ([row(0)], "line 2, column 'ICULOS': not a whole hour of at least 1"),
         ([row(1, ICULOS="soon")], "line 2, column 'ICULOS': not a whole hour of at least 1"),
         ([row(2), row(2)], "line 3, column 'ICULOS': not later than the hour of the row before"),
+        ([row(1), row(2), row(3, Age="70")], "line 4, column 'Age': another value than in the rows before; these are rows of two patients"),
+        ([row(1), row(2, Gender="0")], "line 3, column 'Gender': another value than in the rows before"),
     ],
 )
 def test_a_row_that_cannot_be_placed_is_named_by_line_and_column(tmp_path, rows, message):

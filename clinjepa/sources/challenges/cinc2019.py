@@ -92,7 +92,7 @@ class Cinc2019Source:
             records = []
             for index, files in enumerate(self._sets):
                 for name in files.names():
-                    stem = re.fullmatch(r"p(\d+)\.psv", name.rsplit("/", 1)[-1])
+                    stem = re.fullmatch(r"p([0-9]{1,18})\.psv", name.rsplit("/", 1)[-1])
                     if stem is None:
                         raise SourceError(
                             f"{files.where(name)}: a record file's name is p and its number; remove what does not belong to the challenge"

@@ -15,10 +15,9 @@ from typing import TypedDict
 
 import polars as pl
 
-from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.record_files import MappedField
-from clinjepa.sources.cleaning import raw_events
+from clinjepa.sources.cleaning import drop_implausible_ages, raw_events
 from clinjepa.sources.schema import STAYS_TYPES
 
 INTIME = datetime.datetime(2000, 1, 1)
@@ -52,8 +51,9 @@ def check_rows(lines: pl.DataFrame, mapping: Cinc2019Map, places: Mapping[int, s
         places: stay_id -> file, for messages.
 
     Raises:
-        SourceError: An hour is not whole, below 1 or not above that of the row before, or a label is neither 0 nor 1. The message
-            names file and line.
+        SourceError: An hour is not whole, below 1 or not above that of the row before, a label is neither 0 nor 1, or age, sex or time of
+            admission change within a record, which has no id by which rows of another patient could be told. The message names file
+            and line.
     """
     hour, label = mapping["hour"], mapping["label"]["column"]
     table = lines.with_columns(
@@ -66,6 +66,10 @@ def check_rows(lines: pl.DataFrame, mapping: Cinc2019Map, places: Mapping[int, s
         (hour, whole, "not a whole hour of at least 1"),
         (hour, rises, "not later than the hour of the row before"),
         (label, pl.col("flag").is_in([0.0, 1.0]), "neither 0 nor 1"),
+        *(
+            (name, _is_constant(name), "another value than in the rows before; these are rows of two patients")
+            for name in mapping["statics"]
+        ),
     ):
         wrong = table.filter(~holds.fill_null(False)).head(1)
         if wrong.height:
@@ -78,18 +82,13 @@ def check_rows(lines: pl.DataFrame, mapping: Cinc2019Map, places: Mapping[int, s
 def record_stays(ids: list[int], rows: pl.DataFrame, mapping: Cinc2019Map, counts: Counter[str]) -> pl.DataFrame:
     """Stays (STAYS_SCHEMA) of the records `ids` that have a row; the others are counted as `empty_record`.
 
-    sepsis is true if any hour has the label. An age outside its plausible range becomes null and is counted.
+    sepsis is true if any hour has the label. An implausible age becomes null and is counted (`implausible_age`).
     """
     first = [pl.col(name).sort_by("row").first().alias(name) for name in (*mapping["statics"], *mapping["care_units"])]
     stays = rows.group_by("stay_id").agg(*first, pl.col("hour").max().alias("last_hour"), pl.col("sepsis").any()).sort("stay_id")
     if stays.height < len(ids):
         counts["empty_record"] += len(ids) - stays.height
     number = {name: _number(name) for name in (*mapping["statics"], *mapping["care_units"])}
-    age = load_variables()["age"]
-    plausible = number["Age"].is_between(age.minimum, age.maximum)
-    implausible = stays.select((~plausible).sum()).item()
-    if implausible:
-        counts["out_of_range:age"] += implausible
     unit = pl.coalesce(
         pl.when(number[column] == 1).then(pl.lit(name)).otherwise(pl.lit(None, pl.String)) for column, name in mapping["care_units"].items()
     )
@@ -99,13 +98,14 @@ def record_stays(ids: list[int], rows: pl.DataFrame, mapping: Cinc2019Map, count
         pl.col("stay_id").alias("subject_id"),
         intime.alias("intime"),
         (intime + pl.duration(hours=pl.col("last_hour") + 1)).alias("outtime"),
-        pl.when(plausible).then(number["Age"]).cast(pl.Float32).alias("age_years"),
+        number["Age"].cast(pl.Float32).alias("age_years"),
         number["Gender"].replace_strict({0.0: "female", 1.0: "male"}, default=None, return_dtype=pl.String).alias("sex"),
         unit.alias("care_unit"),
         pl.lit(1, pl.Int32).alias("stay_number_in_admission"),
         "sepsis",
         (intime + pl.duration(seconds=(number["HospAdmTime"] * 3600).round().cast(pl.Int64))).alias("hospital_admission_time"),
     )
+    known = drop_implausible_ages(known, counts)
     absent = {name: dtype for name, dtype in STAYS_TYPES.items() if name not in known.columns}
     return known.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in absent.items()).select(STAYS_TYPES.names())
 
@@ -136,6 +136,13 @@ def record_events(rows: pl.DataFrame, mapping: Cinc2019Map) -> pl.DataFrame:
     )
     time = pl.lit(INTIME).cast(pl.Datetime("us")) + pl.duration(hours=pl.col("hour"))
     return raw_events(pl.concat([measured, labelled]).with_columns(time.alias("time")))
+
+
+def _is_constant(name: str) -> pl.Expr:
+    """Whether a static equals the first known one of its record, or is missing."""
+    value = _number(name)
+    first = value.drop_nulls().first().over("stay_id", order_by="row")
+    return (value == first).fill_null(True)
 
 
 def _number(name: str) -> pl.Expr:

@@ -7,6 +7,7 @@ files name file and line and never contain the values of a line.
 from __future__ import annotations
 
 import hashlib
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,20 @@ import polars as pl
 
 from clinjepa.errors import SourceError
 from clinjepa.sources.schema import partition_count
+from clinjepa.sources.text_files import decode_text, read_bounded, too_large
 from clinjepa.storage import Folder
+from clinjepa.storage.strays import is_stray
+
+MOST_RECORD_BYTES = 4 * 2**20
+"""Limit of one record. The largest of the open sets has 55 KB (CinC 2019) and 24 KB (CinC 2012)."""
+
+MOST_PART_BYTES = 2**30
+"""Limit of the records of one partition together, as the zip's directory declares them."""
+
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Methods of packing whose output `zipfile` bounds while it unpacks; bzip2 and LZMA unpack a piece of 4 KB whole."""
+
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
 
 
 class MappedField(TypedDict):
@@ -66,25 +80,47 @@ class RecordFiles:
             )
 
     def names(self) -> list[str]:
-        """Names of the record files, as `contents` takes them."""
+        """Names of the record files, as `contents` takes them; strays (`._name`, `.ipynb_checkpoints/`) are left out."""
         if self.zipped:
             with self._zip() as archive:
-                return [name for name in archive.namelist() if name.endswith(self.form.suffix)]
+                return [name for name in archive.namelist() if name.endswith(self.form.suffix) and not is_stray(name)]
         inside = "" if self._name == "." else self._name
         prefix = f"{inside}/" if inside else ""
         return [f"{prefix}{name}" for name in self._folder.names(inside) if name.endswith(self.form.suffix)]
 
     def contents(self, names: Sequence[str]) -> Iterator[bytes]:
-        """Contents of the files in the order of `names`; only these members of a zip are read."""
+        """Contents of the files in the order of `names`; only these members of a zip are read.
+
+        Raises:
+            SourceError: A file is larger than MOST_RECORD_BYTES, or all together than MOST_PART_BYTES; the zip is damaged, encrypted or
+                packed in another way than with deflate. No more than the limit is unpacked.
+        """
         if not self.zipped:
-            yield from (self._folder.read_bytes(name) for name in names)
+            yield from (read_bounded(self._folder, name, MOST_RECORD_BYTES) for name in names)
             return
         with self._zip() as archive:
             for name in names:
+                self._check_member(archive.getinfo(name))
+            if sum(archive.getinfo(name).file_size for name in names) > MOST_PART_BYTES:
+                raise SourceError(
+                    f"{self.where()}: the {len(names)} records of one partition unpack to over {MOST_PART_BYTES // 2**20} MB; "
+                    "raise source.num_partitions, or get the zip again"
+                )
+            for name in names:
                 try:
-                    yield archive.read(name)
-                except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+                    with archive.open(name) as member:
+                        content = member.read(MOST_RECORD_BYTES + 1)
+                except _BROKEN_ZIP as error:
                     raise self._broken_zip(error) from None
+                yield content
+
+    def _check_member(self, info: zipfile.ZipInfo) -> None:
+        if info.file_size > MOST_RECORD_BYTES:
+            raise too_large(self.where(info.filename), MOST_RECORD_BYTES)
+        if info.flag_bits & 1:
+            raise SourceError(f"{self.where(info.filename)}: encrypted; unpack it into the folder {self._name}/ and remove the zip")
+        if info.compress_type not in _METHODS:
+            raise SourceError(f"{self.where(info.filename)}: packed in another way than with deflate; get PhysioNet's zip")
 
     def where(self, name: str = "") -> str:
         """Address of the set or of one of its records, for messages."""
@@ -101,7 +137,7 @@ class RecordFiles:
         with self._folder.fs.open(self._folder.path(f"{self._name}.zip"), "rb") as file:
             try:
                 archive = zipfile.ZipFile(file)
-            except (zipfile.BadZipFile, EOFError, OSError) as error:
+            except _BROKEN_ZIP as error:
                 raise self._broken_zip(error) from None
             with archive:
                 yield archive
@@ -168,17 +204,12 @@ def record_ranges(total: int, num_partitions: int | None) -> list[RecordRange]:
 
 
 def _record_lines(content: bytes, where: str, form: RecordForm) -> list[str]:
-    try:
-        lines = content.decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{where}: byte {error.start} is not UTF-8; the challenge's records are plain ASCII, get the file again"
-        ) from None
+    lines = decode_text(content, where).splitlines()
     if not lines:
         raise SourceError(f"{where}: the file is empty; get it again")
-    if lines[0].strip() != form.header:
-        wanted = form.header.split(form.separator)
-        found = {name.strip() for name in lines[0].split(form.separator)}
+    wanted = form.header.split(form.separator)
+    found = [name.strip() for name in lines[0].split(form.separator)]
+    if found != wanted:
         missing = [name for name in wanted if name not in found]
         if missing and len(missing) < len(wanted):
             raise SourceError(

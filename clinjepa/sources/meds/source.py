@@ -134,13 +134,11 @@ class MedsSource:
         return finish(stays, events, counts)
 
     def _data_files(self) -> list[str]:
-        root = self._folder.path()
         if not self._folder.exists():
             raise SourceError(
                 f"{self._folder.address}: no such folder; set source.path to the MEDS data set's root, or get one with `clinjepa data get`"
             )
-        found = self._folder.fs.find(f"{root}/data") if self._folder.exists("data") else []
-        files = sorted(path.removeprefix(f"{root}/") for path in found if path.endswith(".parquet"))
+        files = [f"data/{name}" for name in self._folder.files("data") if name.endswith(".parquet")]
         if not files:
             raise SourceError(
                 f"{self._folder.address}/data: no .parquet files there; "
