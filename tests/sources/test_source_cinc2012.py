@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import zipfile
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from clinjepa.clinical import load_variables
-from clinjepa.config.schema import SourceConfig
+from clinjepa.config.schema import Config, SourceConfig
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.cinc2012 import Cinc2012Source, load_map
 from clinjepa.sources.challenges.cinc2012_records import INTIME
+from clinjepa.sources.schema import SourceTables
 from clinjepa.storage import Folder
+from clinjepa.trajectory.hours.ingest import build_partition
 
 RECORD = """Time,Parameter,Value
 00:00,RecordID,{number}
@@ -84,7 +87,7 @@ def test_values_are_mapped_with_their_units(tmp_path):
     [
         ("01:00,,5", "empty_parameter"),
         ("01:00,SOFA,5", "excluded:outcome"),
-        ("01:00,Weight,81", "repeated_static"),
+        ("01:00,Gender,1", "repeated_static"),
         ("01:00,Mood,5", "unmapped_code"),
         ("soon,HR,80", "bad_time"),
         ("01:00,HR,fast", "non_numeric:heart_rate"),
@@ -104,6 +107,114 @@ def test_an_implausible_weight_is_null_and_counted(tmp_path):
         archive.writestr("set-a/1.txt", RECORD.format(number=1).replace("80.5", "8000"))
     tables = read(folder)
     assert (tables.stays["weight_kg"].to_pylist(), tables.counts["out_of_range:weight"]) == ([None], 1)
+
+
+def statics(tmp_path: Path, before: str, after: str = "") -> tuple[dict, SourceTables]:
+    """(stay, tables) of a record whose 00:00 rows are `before`, followed by `after`."""
+    folder = write_set(tmp_path, {7: ""}, zipped=False)
+    (folder / "set-a" / "7.txt").write_text(f"Time,Parameter,Value\n00:00,RecordID,7\n{before}{after}")
+    tables = read(folder)
+    return tables.stays.to_pylist()[0], tables
+
+
+@pytest.mark.parametrize("age", ["300", "200", "121"])
+def test_an_age_that_stands_for_over_89_is_unknown_and_counted(tmp_path, age):
+    stay, tables = statics(tmp_path, f"00:00,Age,{age}\n")
+    assert (stay["age_years"], tables.counts) == (None, {"implausible_age": 1})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "weight", "hours"),
+    [
+        ("00:00,Weight,70\n", "05:00,Weight,72\n", 70.0, None),
+        ("00:00,Weight,-1\n", "05:00,Weight,72\n09:00,Weight,73\n", 72.0, 5.0),
+        ("00:00,Weight,0\n", "05:30,Weight,72\n", 72.0, 5.5),
+        ("00:00,Weight,7000\n", "05:00,Weight,0\n06:00,Weight,72\n", 72.0, 6.0),
+        ("", "09:00,Weight,73\n05:00,Weight,72\n", 72.0, 5.0),
+        ("00:00,Weight,-1\n", "soon,Weight,72\n", None, None),
+    ],
+)
+def test_the_weight_is_the_first_plausible_one_and_known_from_its_time(tmp_path, before, after, weight, hours):
+    stay, _ = statics(tmp_path, before, after)
+    known = None if stay["weight_time"] is None else (stay["weight_time"] - INTIME).total_seconds() / 3600
+    assert (stay["weight_kg"], known) == (weight, hours)
+
+
+def test_a_height_charted_later_is_known_from_then_and_no_repeated_static(tmp_path):
+    stay, tables = statics(tmp_path, "00:00,Height,-1\n", "03:00,Height,171\n")
+    assert (stay["height_cm"], stay["height_time"] - INTIME, tables.counts) == (171.0, timedelta(hours=3), {})
+
+
+def test_a_static_after_the_end_of_the_stay_is_not_used(tmp_path):
+    folder = write_set(tmp_path, {1: "30:00,Weight,90\n"}, "1,6,1,1,-1,0\n", zipped=False)
+    path = folder / "set-a" / "1.txt"
+    path.write_text(path.read_text().replace("00:00,Weight,80.5", "00:00,Weight,-1"))
+    assert read(folder).stays["weight_kg"].to_pylist() == [None]
+
+
+def test_an_age_of_a_later_hour_is_not_known_at_admission(tmp_path):
+    stay, tables = statics(tmp_path, "", "04:00,Age,54\n")
+    assert (stay["age_years"], tables.counts) == (None, {"late_static": 1})
+
+
+def test_weights_after_admission_are_a_series(tmp_path):
+    tables = read(write_set(tmp_path, {1: "01:00,Weight,81\n02:00,Weight,-1\n03:00,Weight,0\n04:00,Weight,82.4\n05:00,Weight,8000\n"}))
+    assert events(tables, "body_weight") == [(1.0, 81.0), (4.0, 82.4)]
+    assert tables.counts == {"missing_code:body_weight": 1, "zero_reading:body_weight": 1, "out_of_range:body_weight": 1}
+
+
+def test_a_weight_is_in_the_text_and_on_the_grid_of_its_hour(tmp_path):
+    path = write_set(tmp_path / "in", {1: "01:10,Weight,81\n01:40,Weight,81.5\n" + "".join(f"{h:02d}:00,HR,80\n" for h in range(9))})
+    config = Config(source=SourceConfig(kind="cinc2012", path=str(path), num_partitions=1))
+    source, out = Cinc2012Source(config.source), Folder(tmp_path / "out")
+    build_partition(source, source.partitions()[0], config, out, "00000")
+    texts = out.read_table("hours/00000.parquet").to_pylist()[0]["state_texts"]
+    assert ["Weight" in text for text in texts[:3]] == [False, True, False]
+    assert "Weight: 81 kg. Weight: 81.5 kg." in texts[1]
+    assert out.read_table("grid/00000.parquet")["body_weight"].to_pylist()[:3] == [None, 81.5, None]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_record_that_names_another_id_is_refused_with_file_and_line(tmp_path, zipped):
+    folder = write_set(tmp_path, {1: "", 2: ""}, zipped=False)
+    (folder / "set-a" / "2.txt").write_text(RECORD.format(number=1))
+    if zipped:
+        with zipfile.ZipFile(folder / "set-a.zip", "w") as archive:
+            for path in (folder / "set-a").iterdir():
+                archive.write(path, f"set-a/{path.name}")
+    message = open_error(folder)
+    assert "2.txt, line 2: RecordID is not the number in the file's name (1 such records in this part)" in message
+
+
+@pytest.mark.parametrize("named", ["1.0", " 1 ", "01"])
+def test_the_same_id_in_another_spelling_is_the_same(tmp_path, named):
+    folder = write_set(tmp_path, {1: ""}, zipped=False)
+    (folder / "set-a" / "1.txt").write_text(RECORD.format(number=named))
+    assert read(folder).stays["stay_id"].to_pylist() == [1]
+
+
+@pytest.mark.parametrize("named", ["1.5", "one", "-1", ""])
+def test_an_id_that_is_no_number_is_refused(tmp_path, named):
+    folder = write_set(tmp_path, {1: ""}, zipped=False)
+    (folder / "set-a" / "1.txt").write_text(RECORD.format(number=named))
+    assert "1.txt, line 2: RecordID is not the number" in open_error(folder)
+
+
+def test_a_record_with_a_second_id_is_refused(tmp_path):
+    assert "1.txt, line 8: RecordID is not" in open_error(write_set(tmp_path, {1: "00:00,RecordID,2\n"}))
+
+
+def test_a_record_without_an_id_is_counted(tmp_path):
+    folder = write_set(tmp_path, {1: ""}, zipped=False)
+    (folder / "set-a" / "1.txt").write_text(RECORD.replace("00:00,RecordID,{number}\n", ""))
+    assert read(folder).counts == {"record_without_id": 1}
+
+
+@pytest.mark.parametrize("name", ["²", "1" * 30, "1 (1)", "1-checkpoint"])
+def test_a_name_that_is_no_record_number_is_refused(tmp_path, name):
+    folder = write_set(tmp_path, {1: ""}, zipped=False)
+    (folder / "set-a" / f"{name}.txt").write_text(RECORD.format(number=1))
+    assert "a record file is named by its number" in open_error(folder)
 
 
 def test_a_record_without_measurements_is_kept_with_no_events(tmp_path):
@@ -208,6 +319,8 @@ def test_a_record_number_in_two_sets_is_refused(tmp_path):
     [
         ("1,6,1,5,-1,0\n1,6,1,5,-1,1\n", "lines 2 and 3 have the same RecordID"),
         ("1,6,1,long,-1,0\n", "line 2, column 'Length_of_stay': not a whole number"),
+        ("1,6,1,1e1,-1,0\n", "line 2, column 'Length_of_stay': not a whole number"),
+        ("1,6,1,1.5,-1,0\n", "line 2, column 'Length_of_stay': not a whole number"),
     ],
 )
 def test_a_broken_outcome_row_is_named_by_its_line(tmp_path, outcomes, message):

@@ -7,6 +7,7 @@ counts as a patient. Parameters and units: `clinical/maps/cinc2012.yaml`. The ou
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,10 +17,18 @@ import polars as pl
 
 from clinjepa.clinical.definitions import read_definitions
 from clinjepa.errors import SourceError
-from clinjepa.sources.challenges.cinc2012_records import Cinc2012Map, read_outcomes, record_events, record_stays
+from clinjepa.sources.challenges.cinc2012_records import (
+    Cinc2012Map,
+    check_record_ids,
+    read_outcomes,
+    record_events,
+    record_stays,
+    with_minutes,
+)
 from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, RecordRange, files_digest, read_lines, record_ranges
 from clinjepa.sources.cleaning import convert_values, finish
 from clinjepa.sources.schema import SourceTables
+from clinjepa.sources.text_files import read_bounded
 from clinjepa.storage import Folder
 
 if TYPE_CHECKING:
@@ -27,6 +36,8 @@ if TYPE_CHECKING:
 
 FORM = RecordForm(2012, ".txt", "Time,Parameter,Value", ",")
 _SETS = ("a", "b", "c")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_MOST_OUTCOME_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -86,10 +97,12 @@ class Cinc2012Source:
                 for letter, files in self._files.items()
             ]
         ).rename({"Time": "clock", "Parameter": "parameter", "Value": "raw"})
+        lines = with_minutes(lines)
+        check_record_ids(lines, {record.stay_id: self._files[record.subset].where(record.file) for record in records}, counts)
         outcomes = pl.concat(
             [
-                read_outcomes(self._folder.read_bytes(f"Outcomes-{letter}.txt"), f"{self._folder.address}/Outcomes-{letter}.txt")
-                for letter in self._files
+                read_outcomes(read_bounded(self._folder, name, _MOST_OUTCOME_BYTES), f"{self._folder.address}/{name}")
+                for name in (f"Outcomes-{letter}.txt" for letter in self._files)
             ]
         )
         if outcomes["stay_id"].n_unique() < outcomes.height:
@@ -109,7 +122,7 @@ class Cinc2012Source:
             for letter, files in self._files.items():
                 for name in files.names():
                     stem = name.rsplit("/", 1)[-1].removesuffix(".txt")
-                    if not stem.isdigit():
+                    if not _NUMBER.fullmatch(stem):
                         raise SourceError(
                             f"{files.where(name)}: a record file is named by its number; remove what does not belong to the challenge"
                         )

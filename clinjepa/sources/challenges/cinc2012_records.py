@@ -1,7 +1,9 @@
 """Lines of CinC 2012 records and outcome files to stays and raw events.
 
-Statics are at 00:00, with -1 for missing. The data end after 48 h, and so does a stay: outtime is 48 h after intime, or the length
-of stay of the outcome file if that is shorter. SAPS, SOFA, length of stay and survival never become events.
+Statics are at 00:00, with -1 for missing. Weight is a static and a series (https://physionet.org/content/challenge-2012/1.0.0/): its
+rows after 00:00 are events, and its first plausible row is the stay's weight, known from its time on. The data end after 48 h, and so
+does a stay: outtime is 48 h after intime, or the length of stay of the outcome file if that is shorter. SAPS, SOFA, length of stay and
+survival never become events.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import datetime
 import io
 from collections import Counter
+from collections.abc import Mapping
 from typing import TypedDict
 
 import polars as pl
@@ -16,13 +19,20 @@ import polars as pl
 from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.record_files import MappedField
-from clinjepa.sources.cleaning import complete_stays, raw_events
+from clinjepa.sources.cleaning import complete_stays, drop_implausible_ages, raw_events
 from clinjepa.sources.schema import STAYS_TYPES
+from clinjepa.sources.text_files import decode_text, whole_number
 
 INTIME = datetime.datetime(2000, 1, 1)
 """Start of every stay: the records have no dates."""
 
 DATA_HOURS = 48
+_AT_ADMISSION = ("Age", "Gender", "ICUType")
+"""Statics without a time in `stays`: a value of a later time is not used."""
+
+_CHARTED = {"Height": ("height", "height_cm", "height_time"), "Weight": ("weight", "weight_kg", "weight_time")}
+"""Static -> variable, and columns of `stays` for its value and the time from which it is known."""
+
 _OUTCOME_COLUMNS = ("RecordID", "Length_of_stay", "In-hospital_death")
 
 
@@ -31,7 +41,6 @@ class Cinc2012Map(TypedDict):
 
     version: int
     parameters: dict[str, MappedField]
-    zero_is_missing: list[str]
     statics: list[str]
     care_units: dict[int, str]
     never: list[str]
@@ -44,10 +53,7 @@ def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
         SourceError: Not a csv with a header, a missing column, a value that is not a whole number, or a repeated id.
     """
     try:
-        content.decode("utf-8")
-        table = pl.read_csv(io.BytesIO(content), infer_schema=False, truncate_ragged_lines=False)
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{where}: byte {error.start} is not UTF-8; get the file again") from None
+        table = pl.read_csv(io.BytesIO(decode_text(content, where).encode()), infer_schema=False, truncate_ragged_lines=False)
     except pl.exceptions.PolarsError:
         raise SourceError(f"{where}: not a comma-separated table with a header; get the file again") from None
     table = table.rename({name: name.strip() for name in table.columns})
@@ -57,7 +63,7 @@ def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
             f"{where}: column {missing[0]!r} is missing (found: {', '.join(table.columns)}); "
             "this is not an outcome file of the 2012 challenge"
         )
-    numbers = table.select(pl.col(name).str.strip_chars().cast(pl.Int64, strict=False) for name in _OUTCOME_COLUMNS)
+    numbers = table.select(whole_number(pl.col(name)).alias(name) for name in _OUTCOME_COLUMNS)
     for name in _OUTCOME_COLUMNS:
         bad = numbers[name].is_null().arg_true()
         if len(bad):
@@ -75,100 +81,155 @@ def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
     )
 
 
+def with_minutes(lines: pl.DataFrame) -> pl.DataFrame:
+    """`lines` with `minutes` after admission; null where the clock is not HH:MM."""
+    clock = pl.col("clock").str.extract_groups(r"^(\d{1,3}):([0-5]\d)$")
+    minutes = clock.struct[0].cast(pl.Int64, strict=False) * 60 + clock.struct[1].cast(pl.Int64, strict=False)
+    return lines.with_columns(minutes.alias("minutes"))
+
+
+def check_record_ids(lines: pl.DataFrame, places: Mapping[int, str], counts: Counter[str]) -> None:
+    """Compare the RecordID inside each record with the number in its file's name, by which it gets its outcome.
+
+    Args:
+        lines: The records' lines: stay_id, row, parameter, raw.
+        places: stay_id -> file, for messages.
+        counts: Receives `record_without_id`: records that do not name one; they are kept.
+
+    Raises:
+        SourceError: They differ. The message names file and line.
+    """
+    named = lines.filter(pl.col("parameter") == "RecordID").with_columns(whole_number(pl.col("raw")).alias("named"))
+    wrong = named.filter(pl.col("named").ne_missing(pl.col("stay_id")))
+    if wrong.height:
+        raise SourceError(
+            f"{places[wrong['stay_id'][0]]}, line {wrong['row'][0]}: RecordID is not the number in the file's name "
+            f"({wrong['stay_id'].n_unique()} such records in this part); the file was renamed or mixed up, get it again"
+        )
+    without = len(places) - named["stay_id"].n_unique()
+    if without:
+        counts["record_without_id"] += without
+
+
 def record_stays(
     ids: pl.DataFrame, lines: pl.DataFrame, outcomes: pl.DataFrame, mapping: Cinc2012Map, counts: Counter[str]
 ) -> pl.DataFrame:
-    """Stays (STAYS_SCHEMA) of the records in `ids`; a static of -1 or outside its plausible range becomes null.
+    """Stays (STAYS_SCHEMA) of the records in `ids`; a static of -1 or outside its plausible range is null.
+
+    Age, sex and unit are those of 00:00. Height and weight are the first plausible ones; height_time and weight_time are their times,
+    null if that is 00:00.
 
     Args:
         ids: stay_id of the records.
-        lines: The records' lines: stay_id, row, clock, parameter, raw.
+        lines: The records' lines: stay_id, row, minutes, parameter, raw.
         outcomes: As `read_outcomes` returns them.
         mapping: The challenge's map.
-        counts: Receives `no_outcome` and `out_of_range:<variable>`.
+        counts: Receives `no_outcome`, `implausible_age`, `late_static` (age, sex or unit only at a later time), `repeated_static` (other
+            rows of statics after 00:00, but those of weight), and `zero_reading` and `out_of_range` of height and weight.
     """
-    number = pl.col("raw").cast(pl.Float64, strict=False)
-    statics = lines.filter(pl.col("parameter").is_in(mapping["statics"])).with_columns(number.alias("number")).filter(pl.col("number") >= 0)
-    stays = ids
-    for name in ("Age", "Gender", "Height", "ICUType", "Weight"):
-        first = (
-            statics.filter(pl.col("parameter") == name)
-            .sort("clock", "row")
-            .group_by("stay_id", maintain_order=True)
-            .agg(pl.col("number").first().alias(name))
-        )
-        stays = stays.join(first, on="stay_id", how="left", maintain_order="left")
-    stays = stays.join(outcomes, on="stay_id", how="left", maintain_order="left")
+    stays = ids.join(outcomes, on="stay_id", how="left", maintain_order="left")
     without = stays["died_in_hospital"].null_count()
     if without:
         counts["no_outcome"] += without
-    variables = load_variables()
-    for column, variable in (("Height", variables["height"]), ("Weight", variables["weight"])):
-        plausible = pl.col(column).is_between(variable.minimum, variable.maximum)
-        implausible = stays.select((~plausible).sum()).item()
-        if implausible:
-            counts[f"out_of_range:{variable.name}"] += implausible
-        stays = stays.with_columns(pl.when(plausible).then(pl.col(column)).alias(column))
+    intime = pl.lit(INTIME).cast(pl.Datetime("us"))
+    length = pl.min_horizontal(pl.lit(DATA_HOURS), pl.col("stay_days") * 24)
+    stays = stays.with_columns((length * 60).alias("stay_minutes"))
+    stays = _with_statics(stays, lines, mapping, counts)
     units = {float(key): name for key, name in mapping["care_units"].items()}
-    hours = pl.min_horizontal(pl.lit(DATA_HOURS), pl.col("stay_days") * 24)
+    charted = [
+        column
+        for name, (_, value, time) in _CHARTED.items()
+        for column in (
+            pl.col(name).cast(pl.Float32).alias(value),
+            pl.when(pl.col(f"{name}_minutes") > 0).then(intime + pl.duration(minutes=pl.col(f"{name}_minutes"))).alias(time),
+        )
+    ]
     stays = stays.select(
         "stay_id",
         pl.col("stay_id").alias("subject_id"),
-        pl.lit(INTIME).cast(pl.Datetime("us")).alias("intime"),
-        (pl.lit(INTIME).cast(pl.Datetime("us")) + pl.duration(hours=hours)).alias("outtime"),
+        intime.alias("intime"),
+        (intime + pl.duration(minutes=pl.col("stay_minutes"))).alias("outtime"),
         pl.col("Age").cast(pl.Float32).alias("age_years"),
         pl.col("Gender").replace_strict({0.0: "female", 1.0: "male"}, default=None, return_dtype=pl.String).alias("sex"),
-        pl.col("Height").cast(pl.Float32).alias("height_cm"),
-        pl.col("Weight").cast(pl.Float32).alias("weight_kg"),
+        *charted,
         pl.col("ICUType").replace_strict(units, default=None, return_dtype=pl.String).alias("care_unit"),
         pl.lit(1, pl.Int32).alias("stay_number_in_admission"),
         "died_in_hospital",
     )
     absent = ("hadm_id", "race", "admission_type", "died_in_icu", "death_time", "sepsis", "source_split")
-    return complete_stays(stays.with_columns(pl.lit(None, STAYS_TYPES[name]).alias(name) for name in absent))
+    stays = complete_stays(stays.with_columns(pl.lit(None, STAYS_TYPES[name]).alias(name) for name in absent))
+    return drop_implausible_ages(stays, counts)
+
+
+def _with_statics(stays: pl.DataFrame, lines: pl.DataFrame, mapping: Cinc2012Map, counts: Counter[str]) -> pl.DataFrame:
+    """`stays` (stay_id, stay_minutes) with a column for each static, and <static>_minutes: when it was charted."""
+    inside = lines.join(stays.select("stay_id", "stay_minutes"), on="stay_id").filter(pl.col("minutes") <= pl.col("stay_minutes"))
+    statics = (
+        inside.with_columns(pl.col("raw").cast(pl.Float64, strict=False).alias("number"))
+        .filter(pl.col("parameter").is_in(mapping["statics"]) & (pl.col("number") >= 0))
+        .sort("minutes", "row")
+    )
+    is_series = pl.col("parameter").is_in(list(mapping["parameters"]))
+    repeated = lines.filter(pl.col("parameter").is_in(mapping["statics"]) & ~is_series & (pl.col("minutes") > 0)).height
+    for name in _AT_ADMISSION:
+        stays = _with_first(stays, statics.filter((pl.col("parameter") == name) & (pl.col("minutes") == 0)), name)
+        late = statics.filter(pl.col("parameter") == name).select("stay_id").unique().height - stays[name].count()
+        if late:
+            counts["late_static"] += late
+            repeated -= late
+    for name, (variable, _, _) in _CHARTED.items():
+        rows = statics.filter(pl.col("parameter") == name)
+        is_plausible = pl.col("number").is_between(load_variables()[variable].minimum, load_variables()[variable].maximum)
+        # Later rows of a series are counted as events.
+        own = rows.filter(~is_plausible & ((pl.col("minutes") == 0) | (name not in mapping["parameters"])))
+        for rule, part in (("zero_reading", own.filter(pl.col("number") == 0)), ("out_of_range", own.filter(pl.col("number") > 0))):
+            if part.height:
+                counts[f"{rule}:{variable}"] += part.height
+        stays = _with_first(stays, rows.filter(is_plausible), name)
+        repeated -= 0 if name in mapping["parameters"] else stays.select((pl.col(f"{name}_minutes") > 0).sum()).item()
+    if repeated:
+        counts["repeated_static"] += repeated
+    return stays
+
+
+def _with_first(stays: pl.DataFrame, rows: pl.DataFrame, name: str) -> pl.DataFrame:
+    """`stays` with the value and the minute of their first of `rows` (sorted by time) as columns `name` and `name`_minutes."""
+    first = rows.group_by("stay_id", maintain_order=True).agg(
+        pl.col("number").first().alias(name), pl.col("minutes").first().alias(f"{name}_minutes")
+    )
+    return stays.join(first, on="stay_id", how="left", maintain_order="left")
 
 
 def record_events(lines: pl.DataFrame, mapping: Cinc2012Map, counts: Counter[str]) -> pl.DataFrame:
     """Raw events of the records' lines.
 
-    Dropped and counted: `empty_parameter`, `excluded:<field>`, `repeated_static` (weight charted again), `unmapped_code`, `bad_time`
-    (not HH:MM), `zero_reading:<variable>` (a disconnected sensor).
+    A weight at 00:00 is the static. Dropped and counted: `empty_parameter`, `excluded:<field>`, `unmapped_code`, `bad_time` (not
+    HH:MM).
     """
     entries = mapping["parameters"]
     empty = pl.col("parameter") == ""
     never = pl.col("parameter").is_in(mapping["never"])
-    static = pl.col("parameter").is_in(mapping["statics"])
-    clock = pl.col("clock").str.extract_groups(r"^(\d{1,3}):([0-5]\d)$")
-    minutes = clock.struct[0].cast(pl.Int64, strict=False) * 60 + clock.struct[1].cast(pl.Int64, strict=False)
-    lines = lines.with_columns(minutes.alias("minutes"))
+    measured = pl.col("parameter").is_in(list(entries))
+    static = pl.col("parameter").is_in(mapping["statics"]) & ~measured
     rules = {
         "empty_parameter": empty,
         "excluded:outcome": never,
-        "repeated_static": static & (pl.col("minutes") > 0),
-        "unmapped_code": ~(empty | never | static | pl.col("parameter").is_in(list(entries))),
-        "bad_time": pl.col("parameter").is_in(list(entries)) & pl.col("minutes").is_null(),
+        "unmapped_code": ~(empty | never | static | measured),
+        "bad_time": (static | measured) & pl.col("minutes").is_null(),
     }
     for rule, condition in rules.items():
         number = lines.select(condition.sum()).item()
         if number:
             counts[rule] += number
     found = [
-        (
-            name,
-            variable,
-            entry["unit"] if "multiply" not in entry else None,
-            float(entry.get("multiply", 1)),
-            name in mapping["zero_is_missing"],
-        )
+        (name, variable, entry["unit"] if "multiply" not in entry else None, float(entry.get("multiply", 1)))
         for name, entry in entries.items()
         for variable in (entry["variable"], *([entry["also"]] if "also" in entry else []))
     ]
-    types = {"parameter": pl.String, "variable": pl.String, "unit": pl.String, "multiply": pl.Float64, "zero_is_missing": pl.Boolean}
+    types = {"parameter": pl.String, "variable": pl.String, "unit": pl.String, "multiply": pl.Float64}
     table = pl.DataFrame(found, schema=types, orient="row")
     rows = lines.filter(pl.col("minutes").is_not_null()).join(table, on="parameter", how="inner", maintain_order="left")
     rows = rows.with_columns((pl.col("raw").cast(pl.Float64, strict=False) * pl.col("multiply")).alias("value"))
-    zero = pl.col("zero_is_missing") & (pl.col("value") == 0).fill_null(False)
-    for variable, number in rows.filter(zero).group_by("variable").len().iter_rows():
-        counts[f"zero_reading:{variable}"] += number
+    rows = rows.filter(~(pl.col("parameter").is_in(mapping["statics"]) & (pl.col("minutes") == 0)))
     time = pl.lit(INTIME).cast(pl.Datetime("us")) + pl.duration(minutes=pl.col("minutes"))
-    return raw_events(rows.filter(~zero).select("stay_id", time.alias("time"), "variable", "value", "unit", "row"))
+    return raw_events(rows.select("stay_id", time.alias("time"), "variable", "value", "unit", "row"))

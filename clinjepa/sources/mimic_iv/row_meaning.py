@@ -21,6 +21,8 @@ from clinjepa.clinical.definitions import read_definitions
 from clinjepa.sources.cleaning import raw_events
 from clinjepa.sources.schema import MEDICATION, longest_lookback_hours
 
+SERIES_OF_WEIGHT = "body_weight"
+
 PARTS = {"CHART": "chartevents", "LAB": "labevents", "OUTPUT": "outputevents", "INFUSION": "inputevents", "PROCEDURE": "procedureevents"}
 """Kind of row -> MIMIC-IV table."""
 
@@ -245,23 +247,28 @@ def medications(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str], e
 def take_statics(events: pl.DataFrame, stays: pl.DataFrame, event_time: str = "measured") -> tuple[pl.DataFrame, pl.DataFrame]:
     """(stays, events) with height and weight as columns of the stays, with their times, instead of events.
 
-    Of the items in the dictionary's order, the first one that was charted is used, with its first value.
+    Of the items in the dictionary's order, the first one that was charted is used, with its first value; without an admission weight the
+    first of the series `body_weight`. Admission weights charted at another time than the one used become events of that series.
     """
     known = pl.max_horizontal("time", *(["store_time"] if event_time == "stored" else []))
     for variable, column in (("height", "height_cm"), ("weight", "weight_kg")):
         priority = {
             item: place for place, item in enumerate(item for source in load_variables()[variable].sources for item in source.itemids)
         }
-        rows = events.filter(pl.col("variable") == variable).with_columns(
+        series = [SERIES_OF_WEIGHT] if variable == "weight" else []
+        rows = events.filter(pl.col("variable").is_in([variable, *series])).with_columns(
             pl.col("item").replace_strict(priority, default=len(priority)).alias("place")
         )
         first = (
             rows.sort("place", "time", "row")
             .group_by("stay_id", maintain_order=True)
-            .agg(pl.col("value").first().cast(pl.Float32).alias(column), known.first().alias(f"{variable}_time"))
+            .agg(pl.col("value").first().cast(pl.Float32).alias(column), known.first().alias(f"{variable}_time"), pl.col("time").first())
         )
-        stays = stays.drop(column, f"{variable}_time").join(first, on="stay_id", how="left", maintain_order="left")
-    return stays, events.filter(~pl.col("variable").is_in(["height", "weight"]))
+        stays = stays.drop(column, f"{variable}_time").join(first.drop("time"), on="stay_id", how="left", maintain_order="left")
+    # `first` is that of the weights.
+    again = events.filter(pl.col("variable") == "weight").join(first, on=["stay_id", "time"], how="anti", maintain_order="left")
+    repeated = again.with_columns(pl.lit(SERIES_OF_WEIGHT).alias("variable"))
+    return stays, pl.concat([events.filter(~pl.col("variable").is_in(["height", "weight"])), repeated])
 
 
 def _spelled(column: str, rows: pl.DataFrame) -> pl.Expr:
