@@ -40,9 +40,10 @@ DROP_GROUPS = {
         "without_time",
         "no_icu_stay",
         "without_stay",
+        "late_static",
     ),
     "code": ("unmapped_code",),
-    "identity": ("stay_without_id", "stay_without_patient", "stay_without_admission"),
+    "identity": ("stay_without_id", "stay_without_patient", "stay_without_admission", "record_without_id"),
     "repeat": ("duplicate_row", "repeated_static"),
     "purpose": ("excluded", "carrier_or_flush", "medication_not_given", "order_superseded_by_administration", "rewritten", "not_arterial"),
     "files": ("empty_table", "table_missing", "item_absent", "item_changed", "invalid_utf8"),
@@ -51,7 +52,7 @@ DROP_GROUPS = {
 
 NOTES = frozenset(
     """start_without_end stay_without_patient stay_without_admission implausible_age impossible_death empty_table table_missing
-    item_absent item_changed invalid_utf8""".split()
+    item_absent item_changed invalid_utf8 record_without_id""".split()
 )
 """Rules that count rows that were kept, or files; all others count dropped rows."""
 
