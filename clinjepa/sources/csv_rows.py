@@ -11,12 +11,13 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from clinjepa.sources.text_files import whole_number
 from clinjepa.storage import Folder
 
 _POLARS_TYPES = {"integer": pl.Int64(), "number": pl.Float64(), "text": pl.String(), "time": pl.String()}
@@ -31,7 +32,7 @@ _CHECKED_BYTES = 2**20
 csv.field_size_limit(2**31 - 1)  # the diagnosis of a broken file must not fail on a long field
 
 _QUOTED = re.compile(rb'"[^"]*"')
-_WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,18}\s*")
+_WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}|[+-]?\d{1,15}\.0*")
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,23 @@ def _read(file: CsvFile, block: bytes, encoding: Literal["utf8", "utf8-lossy"]) 
     return pl.read_csv(block, has_header=False, schema=types, columns=wanted, encoding=encoding)
 
 
+def _read_as_text(file: CsvFile, block: bytes, encoding: Literal["utf8", "utf8-lossy"]) -> pl.DataFrame:
+    """As `_read`, with numbers converted from text: slower, but blanks around a value and the `.0` of a whole number do not matter."""
+    found = _read(replace(file, columns=dict.fromkeys(file.columns, "text")), block, encoding).with_columns(pl.all().str.strip_chars())
+    exact: list[pl.Expr] = []
+    for name in [column for column, kind in file.columns.items() if kind in _KINDS]:
+        text = pl.col(name)
+        given = pl.when((text != "") & (text.str.to_lowercase() != "nan")).then(text)
+        number = whole_number(given) if file.columns[name] == "integer" else given.cast(pl.Float64, strict=False)
+        if found.select((given.is_not_null() & number.is_null()).any()).item():
+            raise pl.exceptions.ComputeError(f"column {name} holds text")
+        exact.append(number.alias(name))
+    return found.with_columns(exact)
+
+
 def _read_again(file: CsvFile, block: bytes, error: Exception, counts: Counter[str]) -> pl.DataFrame:
-    """A block that polars refused, read with invalid UTF-8 replaced if that is its only fault; otherwise raises BadRow."""
+    """A block that polars refused, read with invalid UTF-8 replaced, and numbers without the blanks around them or the `.0` behind a whole
+    one, if these are its only faults; otherwise raises BadRow."""
     try:
         block.decode("utf-8")
         readable = False
@@ -142,8 +158,9 @@ def _read_again(file: CsvFile, block: bytes, error: Exception, counts: Counter[s
         readable = True
     if readable:
         counts[f"invalid_utf8:{file.name.rsplit('/', 1)[-1].partition('.')[0]}"] += sum(not _is_utf8(line) for line in block.split(b"\n"))
+    for read in (_read, _read_as_text) if readable else (_read_as_text,):
         try:
-            return _read(file, block, "utf8-lossy")
+            return read(file, block, "utf8-lossy" if readable else "utf8")
         except pl.exceptions.PolarsError as second:
             error = second
     raise (
@@ -171,8 +188,8 @@ def _bad_row(file: CsvFile, block: bytes) -> BadRow | None:
         for name, field in zip(file.header, fields, strict=False):
             convert = numbers.get(file.columns.get(name, ""))
             try:
-                if convert is not None and field:
-                    convert(field)
+                if convert is not None and field.strip():
+                    convert(field.strip())
             except ValueError:
                 return BadRow(
                     place,
@@ -182,8 +199,8 @@ def _bad_row(file: CsvFile, block: bytes) -> BadRow | None:
 
 
 def _whole_number(field: str) -> None:
-    """Raises ValueError for text that polars does not accept as an integer, such as `1_000` or twenty digits."""
-    if not _WHOLE_NUMBER.fullmatch(field):
+    """Raises ValueError for text that is no integer for `_read_as_text`, such as `1_000`, `1.5` or twenty digits."""
+    if field.casefold() != "nan" and not _WHOLE_NUMBER.fullmatch(field):
         raise ValueError
 
 
@@ -211,10 +228,11 @@ def parse_times(frame: pl.DataFrame, file: CsvFile) -> pl.DataFrame:
         text = pl.col(name)
         parsed = frame.select(text.str.to_datetime(_TIME_FORMATS[0], time_unit="us", strict=False))[name]
         if parsed.null_count() > frame[name].null_count():
+            text = text.str.strip_chars()
             others = [text.str.to_datetime(spelling, time_unit="us", strict=False) for spelling in _TIME_FORMATS]
             parsed = frame.select(pl.coalesce(others))[name]
             bad = frame.filter(
-                parsed.is_null() & frame[name].is_not_null() & (frame[name] != "")
+                parsed.is_null() & frame[name].is_not_null() & (frame[name].str.strip_chars() != "")
             )  # some exports write "" for a missing time
             if bad.height:
                 raise BadRow(

@@ -68,6 +68,13 @@ def test_files_below_a_folder_are_listed_with_their_sizes(folder: Folder) -> Non
     assert folder.files("a/b") == {"c.bin": 3}
 
 
+def test_strays_beside_files_are_not_listed(folder: Folder) -> None:
+    """A copy of a store on a Mac or a USB disk has a `._` file beside every file."""
+    for name in ("parts/0.json", "parts/._0.json", "parts/.DS_Store", "parts/.ipynb_checkpoints/0.json", "parts/~$0.json", "Thumbs.db"):
+        folder.write_bytes(name, b"1")
+    assert (folder.names(), folder.names("parts"), folder.files()) == (["parts"], ["0.json"], {"parts/0.json": 1})
+
+
 def test_a_missing_file_is_named(folder: Folder) -> None:
     with pytest.raises(StoreError, match="nowhere.json is missing"):
         folder.read_json("nowhere.json")

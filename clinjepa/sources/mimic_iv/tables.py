@@ -94,9 +94,11 @@ def read_header(folder: Folder, table: Table, file: str) -> list[str]:
     for start, what in ((b"\x1f\x8b", "packed with gzip; name it .csv.gz"), (b"\xff\xfe", _WIDE), (b"\xfe\xff", _WIDE)):
         if line.startswith(start):
             raise SourceError(f"{where}: the file is {what}")
+    if b"\0" in line:
+        raise SourceError(f"{where}: the file is {_WIDE}")
     if not line.strip():
         raise SourceError(f"{where}: the file is empty, its first line has no header; get it again")
-    text = line.decode("utf-8-sig", errors="replace").strip()
+    text = line.decode("utf-8", errors="replace").replace("\ufeff", "").strip()
     if "\r" in text or len(line) >= LONGEST_HEADER:
         raise SourceError(f"{where}, row 1: the line does not end with LF or CRLF; export the table as PhysioNet publishes it")
     if text.count('"') % 2:

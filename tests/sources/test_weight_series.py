@@ -1,0 +1,46 @@
+"""Weights of MIMIC-IV and MEDS: the admission weight is a static, known from its time; weights charted again are a series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.data import meds_examples, mimic_iv_examples
+
+KG, POUNDS, DAILY = 226512, 226531, 224639
+Weight = tuple[int, float, float]
+"""Item, hours after ICU admission, value."""
+
+
+def read(kind: str, folder: Path, weights: list[Weight]) -> tuple[float | None, float | None, list[tuple[float, float]]]:
+    """(static weight, hours after admission from which it is known, [(hour, value) of the series])."""
+    if kind == "mimic_iv":
+        rows = [mimic_iv_examples.chart(item, hour, value, "lbs" if item == POUNDS else "kg") for item, hour, value in weights]
+        tables = mimic_iv_examples.read_all(mimic_iv_examples.write_mimic(folder, {"chartevents": rows}))
+        events_of = mimic_iv_examples.events_of
+    else:
+        rows = [meds_examples.chart(item, hour, value, "lbs" if item == POUNDS else "kg") for item, hour, value in weights]
+        tables = meds_examples.read_all(meds_examples.write_meds(folder, [*meds_examples.stay_rows(), *rows]))
+        events_of = meds_examples.events_of
+    (stay,) = tables.stays.to_pylist()
+    known = None if stay["weight_time"] is None else (stay["weight_time"] - stay["intime"]).total_seconds() / 3600
+    return stay["weight_kg"], known, [(event["time"], event["value"]) for event in events_of(tables, "body_weight")]
+
+
+@pytest.mark.parametrize("kind", ["mimic_iv", "meds"])
+@pytest.mark.parametrize(
+    ("weights", "static", "known", "series"),
+    [
+        ([(KG, 2, 80)], 80, 2, []),
+        ([(KG, 2, 80), (DAILY, 10, 82), (DAILY, 20, 83.5)], 80, 2, [(10, 82), (20, 83.5)]),
+        ([(DAILY, 12, 77), (DAILY, 5, 76)], 76, 5, [(5, 76), (12, 77)]),
+        ([(KG, 2, 80), (POUNDS, 2, 176.37), (KG, 15, 81)], 80, 2, [(15, 81)]),
+        ([(KG, 2, 0), (DAILY, 9, 84)], 84, 9, [(9, 84)]),
+        ([(KG, 2, 8000), (KG, 9, 84)], 84, 9, []),
+    ],
+    ids=["admission", "daily", "daily only", "charted again", "zero first", "implausible first"],
+)
+def test_a_series_is_a_series_and_a_static_known_from_its_time(tmp_path, kind, weights, static, known, series):
+    found = read(kind, tmp_path, weights)
+    assert (found[0], found[1], found[2]) == (pytest.approx(static), known, series)
