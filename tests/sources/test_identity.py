@@ -112,3 +112,19 @@ def test_a_charted_row_with_the_stay_of_another_patient_is_left_out(tmp_path):
     for tables in (raw, converted):
         heart_rates = [event["value"] for event in tables.events.to_pylist() if event["variable"] == "heart_rate"]
         assert (heart_rates, tables.counts["without_stay"]) == ([80.0], 1)
+
+
+def test_a_discharge_of_meds_under_another_patient_ends_no_stay(tmp_path):
+    rows = meds.stay_rows()
+    next(row for row in rows if row["code"].startswith("ICU_DISCHARGE"))["subject_id"] = 2
+    rows = sorted([*rows, *meds.stay_rows(subject=2, stay=22)], key=lambda row: row["subject_id"])
+    tables = meds.read_all(meds.write_meds(tmp_path, rows))
+    assert (tables.stays["stay_id"].to_pylist(), tables.counts["stay_without_end"]) == ([22], 1)
+
+
+def test_a_row_left_out_of_one_shard_is_not_left_out_of_another(tmp_path):
+    """Shards of one partition number their rows from 0."""
+    foreign = meds.chart(220045, 2, 150, "bpm", subject_id=2)
+    meds.write_meds(tmp_path, [*meds.stay_rows(subject=2, stay=22), foreign], "data/train/1.parquet")
+    meds.write_meds(tmp_path, [*meds.stay_rows(), meds.chart(220045, 1, 80, "bpm")])
+    assert meds.events_of(meds.read_all(tmp_path), "heart_rate")[0]["value"] == 80

@@ -113,6 +113,20 @@ def test_a_file_with_another_checksum_is_never_kept(tmp_path, dataset):
     assert list((tmp_path / "data").iterdir()) == []
 
 
+def test_a_download_that_does_not_end_is_stopped_at_the_published_size(tmp_path, dataset):
+    (tmp_path / "web" / "records.bin").write_bytes(CONTENT * 100)
+    with pytest.raises(SourceError, match="records.bin is larger than its published 0.1 MB"):
+        get(tmp_path / "data")
+
+
+def test_a_zip_whose_members_are_too_large_does_not_verify_and_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(open_data, "MOST_UNPACKED_BYTES", 1000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("1.txt", "o" * 1001)
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda archive: pytest.fail("was unpacked"))
+    assert not verifies(tmp_path / "a.zip", DataFile("a.zip", "members", "0" * 64, None))
+
+
 def test_out_of_reach_says_what_to_get_from_where_and_where_to_put_it(tmp_path, dataset, monkeypatch):
     unreachable = replace(dataset, address="http://127.0.0.1:9/")
     monkeypatch.setattr(open_data, "_registry", lambda: {"tiny": unreachable})

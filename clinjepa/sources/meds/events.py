@@ -77,11 +77,13 @@ def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
 def _of_their_stay(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """`rows` without those of a stay that their subject does not have, counted as `without_stay`."""
     known = rows.filter(pl.col("code").str.starts_with("ICU_ADMISSION")).select("icustay_id", "subject_id").unique()
-    strays = rows.filter(pl.col("icustay_id").is_not_null()).join(known, on=["icustay_id", "subject_id"], how="anti")
-    used = strays["left_out"].is_null().sum()
+    # By a column, not by `row`: two files of a partition have the same row numbers.
+    rows = rows.join(known.with_columns(own=True), on=["icustay_id", "subject_id"], how="left", maintain_order="left")
+    stray = pl.col("icustay_id").is_not_null() & pl.col("own").is_null()
+    used = rows.select((stray & pl.col("left_out").is_null()).sum()).item()
     if used:
         counts["without_stay"] += used
-    return rows.filter(~pl.col("row").is_in(strays["row"].implode()))
+    return rows.filter(~stray).drop("own")
 
 
 def _code_table(codes: list[str]) -> pl.DataFrame:

@@ -67,9 +67,11 @@ def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.Dat
         if distinct.height < found.height:
             counts["duplicate_row"] += found.height - distinct.height
         frames[kind] = distinct
-    ends = frames["ICU_DISCHARGE"].select("stay_id", pl.col("time").alias("outtime"))
+    ends = frames["ICU_DISCHARGE"].select("stay_id", "subject_id", pl.col("time").alias("outtime"))
     stays = (
-        frames["ICU_ADMISSION"].rename({"time": "intime", "first": "care_unit"}).join(ends, on="stay_id", how="left", maintain_order="left")
+        frames["ICU_ADMISSION"]
+        .rename({"time": "intime", "first": "care_unit"})
+        .join(ends, on=["stay_id", "subject_id"], how="left", maintain_order="left")
     )
     return drop_unusable(stays, counts)
 
