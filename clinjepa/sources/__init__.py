@@ -7,6 +7,7 @@
 | `missing_values` | values that mean "not measured": dropped from events, null in stays |
 | `calendar` | ages, dates without a time of day |
 | `csv_stream`, `csv_rows` | csv tables of any size in bounded memory; which row of a broken one is at fault |
+| `text_files` | small text files: byte-order marks, sizes, whole numbers |
 | `extraction` | tables that are laid out by patient before they are read |
 | `access`, `open_data` | who may see a source's patients; download of the open data sets |
 | `mimic_iv/` | MIMIC-IV, original tables |

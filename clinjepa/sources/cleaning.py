@@ -24,7 +24,8 @@ from clinjepa.sources.schema import (
     validate,
 )
 
-OLDEST_YEARS = 120
+PLAUSIBLE_YEARS = (1, 120)
+"""Ages of use. Patients over 89 are 91 in MIMIC-IV; 200 and 300 stand for them in older releases and in what is made from these."""
 
 _EVENT_COLUMNS = pl.Schema(
     {
@@ -56,8 +57,8 @@ def complete_stays(stays: pl.DataFrame) -> pl.DataFrame:
 
 
 def drop_implausible_ages(stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """`stays` with ages below 0 or above 120 years as null, counted as `implausible_age`: 200 and 300 stand for "over 89" in MIMIC-II."""
-    plausible = pl.col("age_years").is_between(0, OLDEST_YEARS)
+    """`stays` with ages outside PLAUSIBLE_YEARS as null, counted as `implausible_age`."""
+    plausible = pl.col("age_years").is_between(*PLAUSIBLE_YEARS)
     implausible = stays.select((~plausible).sum()).item()
     if implausible:
         counts["implausible_age"] += implausible

@@ -117,7 +117,7 @@ def statics(tmp_path: Path, before: str, after: str = "") -> tuple[dict, SourceT
     return tables.stays.to_pylist()[0], tables
 
 
-@pytest.mark.parametrize("age", ["300", "200", "121"])
+@pytest.mark.parametrize("age", ["300", "200", "121", "0"])
 def test_an_age_that_stands_for_over_89_is_unknown_and_counted(tmp_path, age):
     stay, tables = statics(tmp_path, f"00:00,Age,{age}\n")
     assert (stay["age_years"], tables.counts) == (None, {"implausible_age": 1})

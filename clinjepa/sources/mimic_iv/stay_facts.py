@@ -9,13 +9,11 @@ from collections import Counter
 
 import polars as pl
 
-from clinjepa.sources.cleaning import complete_stays
+from clinjepa.sources.cleaning import PLAUSIBLE_YEARS, complete_stays
 from clinjepa.sources.mimic_iv.deaths import with_outcomes
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 from clinjepa.sources.schema import STAYS_SCHEMA
 
-_YOUNGEST_YEARS, _OLDEST_YEARS = 1, 120
-"""Ages of use. Patients over 89 are 91 in `anchor_age`, or have a birth 300 years before in older releases and what is made from them."""
 _LONGEST_STAY_DAYS = 366
 """Longer stays are errors: the longest ICU stay of MIMIC-IV 3.1 lasts about 226 days."""
 
@@ -46,7 +44,7 @@ def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counte
         admissions: All hospitalisations of these patients: subject_id, hadm_id, admitted, discharged, left_dead.
         counts: Receives `implausible_age` (the age becomes null) and `impossible_death`.
     """
-    plausible = pl.col("age").is_between(_YOUNGEST_YEARS, _OLDEST_YEARS)
+    plausible = pl.col("age").is_between(*PLAUSIBLE_YEARS)
     implausible = stays.select((~plausible).sum()).item()
     if implausible:
         counts["implausible_age"] += implausible
