@@ -19,6 +19,10 @@ Kind = Literal["numeric", "category", "indicator", "rate"]
 Aggregation = Literal["median", "min", "last", "sum", "any", "time_weighted_mean", "first", "starts"]
 
 _DEFAULT_LOOKBACK_HOURS = 24
+DEFAULT_DIGITS = 3
+"""Significant digits that a number of a text keeps, unless its variable sets `digits`."""
+
+_MOST_DIGITS = 7  # float32, in which several sources deliver values, holds no more
 
 VARIABLE_KEYS = (
     Key("name", "Identifier, and the column of the hourly grid."),
@@ -44,6 +48,7 @@ VARIABLE_KEYS = (
     Key("provenance", "List of places that the definition is taken from."),
     optional("unit_aliases", "More spellings of `unit` in the data. General ones are in `maps/units.yaml`."),
     optional("lookback_hours", "Hours before ICU admission in which an event still counts. Default: 24."),
+    optional("digits", "Significant digits that a number in a text keeps, 1 to 7; `text.max_decimals` rounds further ones. Default: 3."),
     optional("alternates", "Item ids that are deliberately not used, with the reason. Not read by the code."),
     optional("alt_ranges", "Plausible ranges of other projects. Not read by the code."),
     optional("icarefm_tag", "Name of the variable in ICareFM. Not read by the code."),
@@ -130,6 +135,7 @@ class Variable:
     conversions: tuple[Conversion, ...] = ()
     unit_aliases: tuple[str, ...] = ()
     lookback_hours: int = _DEFAULT_LOOKBACK_HOURS
+    digits: int = DEFAULT_DIGITS
 
 
 @lru_cache(maxsize=1)
@@ -188,6 +194,9 @@ def _variable(raw: Any, sections: list[str], place: str) -> Variable:
     lookback = entry.get("lookback_hours", _DEFAULT_LOOKBACK_HOURS)
     if not isinstance(lookback, int) or lookback < 0:
         raise ConfigError(f"{place}: lookback_hours={lookback!r} must be a whole number of hours >= 0")
+    digits = entry.get("digits", DEFAULT_DIGITS)
+    if not isinstance(digits, int) or isinstance(digits, bool) or not 1 <= digits <= _MOST_DIGITS:
+        raise ConfigError(f"{place}: digits={digits!r} must be a whole number from 1 to {_MOST_DIGITS}")
     return Variable(
         name=entry["name"],
         text_name=entry["text_name"],
@@ -209,6 +218,7 @@ def _variable(raw: Any, sections: list[str], place: str) -> Variable:
         conversions=tuple(_conversion(one, place) for one in entry["conversions"]),
         unit_aliases=tuple(entry.get("unit_aliases", ())),
         lookback_hours=lookback,
+        digits=digits,
     )
 
 

@@ -93,7 +93,8 @@ class TextConfig(Section):
     """How an hour becomes text. Values are not normalised, binned or imputed; a missing value is left out of the text."""
 
     max_decimals: int = Field(2, ge=0, le=6)
-    """Decimal places of a number in a text; trailing zeros are left out."""
+    """Decimal places of a number in a text; trailing zeros are left out. More are written where fewer significant digits than the
+    variable's `digits` (default: 3) would remain, so that a small dose is not written as 0."""
 
     include_medications: bool = True
     """Write medications that are not in the variable dictionary into action texts, by the source's name."""

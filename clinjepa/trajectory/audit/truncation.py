@@ -22,6 +22,7 @@ from clinjepa.sources.schema import EVENTS_SCHEMA, SourceTables
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.grid import HOUR_US, at_store_time
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
+from clinjepa.trajectory.hours.numbers import last_place
 from clinjepa.trajectory.settings import IngestSettings
 
 Read = Callable[[Any], SourceTables]
@@ -35,7 +36,7 @@ KNOWN_AT_ADMISSION = frozenset(
 regardless (urine per kg), features only from the time they were charted."""
 
 _TOLERANCE = 1e-5
-_NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)")
+_NUMBER = re.compile(r"(-?\d+(?:\.\d+)?(?:e[-+]\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -207,12 +208,13 @@ def _differs(name: str, is_number: bool) -> pl.Expr:
 
 
 def _same_but_rounding(one: str, other: str, max_decimals: int) -> bool:
-    """Equal except for the last decimal: with a cut interval, the share of an amount is computed in a different order."""
+    """Equal except for the last place: with a cut interval, the share of an amount is computed in a different order."""
     left, right = _NUMBER.split(one), _NUMBER.split(other)
     if len(left) != len(right) or left[::2] != right[::2]:
         return False
-    step = 1.01 * 10.0**-max_decimals
-    return all(abs(float(a) - float(b)) <= step for a, b in zip(left[1::2], right[1::2], strict=True))
+    digits = min(variable.digits for variable in load_variables().values())
+    pairs = ((float(a), float(b)) for a, b in zip(left[1::2], right[1::2], strict=True))
+    return all(abs(a - b) <= 1.01 * max(last_place(a, digits, max_decimals), last_place(b, digits, max_decimals)) for a, b in pairs)
 
 
 def _plain(events: pa.Table) -> pl.DataFrame:

@@ -13,23 +13,16 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from clinjepa.clinical import Variable, excluded_by
+from clinjepa.clinical import DEFAULT_DIGITS, Variable, excluded_by
 from clinjepa.errors import ConfigError
 from clinjepa.sources.schema import MEDICATION
 from clinjepa.trajectory.hours.grid import find_stays, variable_names
+from clinjepa.trajectory.hours.numbers import format_numbers
 
 NO_OBSERVATIONS = "No observations."
 NO_INTERVENTIONS = "No active interventions."
 STATIC_FIELDS = ("age_years", "sex", "race")
 _UNITLESS = ("", "score", "ratio", "unit", "category", "indicator")
-
-
-def format_numbers(values: pl.Series, max_decimals: int) -> pl.Series:
-    """At most `max_decimals` decimals, no trailing zeros, no negative zero: 88.0 -> `88`, 0.125 -> `0.12`; null stays null."""
-    words = pl.Series([None if value is None else f"{value:.{max_decimals}f}" for value in values.to_list()], dtype=pl.String)
-    if max_decimals:
-        words = words.str.strip_chars_end("0").str.strip_chars_end(".")
-    return words.replace("-0", "0")
 
 
 def guard_exclusions(names: Iterable[str]) -> None:
@@ -50,7 +43,7 @@ def hour_texts(
         placed: rows of `grid.place_events` of these stays.
         stays: stay_id, num_hours (T, the number of texts of each kind).
         variables: the variable dictionary.
-        max_decimals: decimals of a number at most.
+        max_decimals: decimals of a number that has enough significant digits (`numbers.format_number`).
         include_medications: write free-named medications into the action texts.
 
     Raises:
@@ -171,12 +164,13 @@ def _phrases(distinct: pl.DataFrame, written: Mapping[str, Variable], max_decima
             "variable": list(written),
             "text_name": [variable.text_name for variable in written.values()],
             "suffix": [f" {variable.unit}." if variable.unit not in _UNITLESS else "." for variable in written.values()],
+            "digits": [variable.digits for variable in written.values()],
         },
-        schema={"variable": pl.String, "text_name": pl.String, "suffix": pl.String},
+        schema={"variable": pl.String, "text_name": pl.String, "suffix": pl.String, "digits": pl.Int64},
     )
-    distinct = distinct.join(names, on="variable", how="left", maintain_order="left").with_columns(
-        format_numbers(distinct["value"], max_decimals).alias("number")
-    )
+    distinct = distinct.join(names, on="variable", how="left", maintain_order="left")
+    numbers = format_numbers(distinct["value"], distinct["digits"].fill_null(DEFAULT_DIGITS), max_decimals)
+    distinct = distinct.with_columns(numbers.alias("number"))
     name, detail = pl.col("text_name"), _category(pl.col("text"))
     is_off = pl.col("kind").is_in(["indicator", "rate"]) & (pl.col("value") == 0)
     adds_nothing = pl.col("text").is_null() | (detail.str.to_lowercase() == name.str.to_lowercase())

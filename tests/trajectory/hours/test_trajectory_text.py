@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from clinjepa.clinical import load_variables
 from clinjepa.errors import ConfigError
 from clinjepa.trajectory.hours.grid import place_events
-from clinjepa.trajectory.hours.text import format_numbers, guard_exclusions, hour_texts, static_texts
+from clinjepa.trajectory.hours.text import guard_exclusions, hour_texts, static_texts
 from tests.support.data.handmade_stays import INTIME, at, event, events_table, stays_table
 
 VARIABLES = load_variables()
@@ -141,23 +141,6 @@ def test_rows_of_one_instant_keep_the_order_of_the_source():
     reversed_events = events.take([1, 0])
     assert texts_of(stays, events) == texts_of(stays, reversed_events)
     assert texts_of(stays, events)[1]["state_texts"][1].index("80 bpm") < texts_of(stays, events)[1]["state_texts"][1].index("90 bpm")
-
-
-@pytest.mark.parametrize(
-    ("value", "decimals", "text"),
-    [
-        (88.0, 2, "88"),
-        (7.4, 2, "7.4"),
-        (0.125, 2, "0.12"),
-        (36.599998, 2, "36.6"),
-        (-0.001, 2, "0"),
-        (100.0, 0, "100"),
-        (1234567.0, 2, "1234567"),
-        (-5.5, 2, "-5.5"),
-    ],
-)
-def test_numbers_have_no_trailing_zeros(value, decimals, text):
-    assert format_numbers(pl.Series([value, None]), decimals).to_list() == [text, None]
 
 
 def test_static_text_says_unknown_for_what_is_not_known():
