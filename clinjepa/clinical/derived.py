@@ -128,9 +128,9 @@ def grid_inputs(names: Iterable[str]) -> list[str]:
 
 def can_give(name: str, given: Collection[str]) -> bool:
     """Whether a source with the variables `given` can give this column or derived quantity."""
-    quantity = load_derived().get(name)
+    quantity, variable = load_derived().get(name), load_variables().get(name)
     if quantity is None:
-        return name in given
+        return (variable.of if variable is not None and variable.of else name) in given
     return all(one in given for one in quantity.requires) and (
         not quantity.requires_any or any(one in given for one in quantity.requires_any)
     )

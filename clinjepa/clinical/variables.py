@@ -16,7 +16,7 @@ from clinjepa.errors import ConfigError
 
 Role = Literal["state", "action", "static", "label_only"]
 Kind = Literal["numeric", "category", "indicator", "rate"]
-Aggregation = Literal["median", "min", "last", "sum", "any", "time_weighted_mean", "first", "starts"]
+Aggregation = Literal["median", "min", "max", "last", "sum", "any", "time_weighted_mean", "first", "starts"]
 
 _DEFAULT_LOOKBACK_HOURS = 24
 DEFAULT_DIGITS = 3
@@ -48,6 +48,11 @@ VARIABLE_KEYS = (
     Key("provenance", "List of places that the definition is taken from."),
     optional("unit_aliases", "More spellings of `unit` in the data. General ones are in `maps/units.yaml`."),
     optional("lookback_hours", "Hours before ICU admission in which an event still counts. Default: 24."),
+    optional(
+        "of",
+        "Variable whose readings it takes, under its own `agg`: a second column of the grid for labels (`role: label_only`). `sources` is "
+        "`[]`, and unit and kind are those of that variable.",
+    ),
     optional("digits", "Significant digits that a number in a text keeps, 1 to 7; `text.max_decimals` rounds further ones. Default: 3."),
     optional("alternates", "Item ids that are deliberately not used, with the reason. Not read by the code."),
     optional("alt_ranges", "Plausible ranges of other projects. Not read by the code."),
@@ -136,6 +141,7 @@ class Variable:
     unit_aliases: tuple[str, ...] = ()
     lookback_hours: int = _DEFAULT_LOOKBACK_HOURS
     digits: int = DEFAULT_DIGITS
+    of: str | None = None
 
 
 @lru_cache(maxsize=1)
@@ -161,6 +167,8 @@ def parse_variables(content: Any, where: str) -> dict[str, Variable]:
         if variable.name in found:
             raise ConfigError(f"{place} is defined twice")
         found[variable.name] = variable
+    for variable in found.values():
+        _check_base(variable, found, where)
     ordered = sorted(found.values(), key=lambda variable: variable.section)
     return {variable.name: replace(variable, order=order) for order, variable in enumerate(ordered)}
 
@@ -219,7 +227,19 @@ def _variable(raw: Any, sections: list[str], place: str) -> Variable:
         unit_aliases=tuple(entry.get("unit_aliases", ())),
         lookback_hours=lookback,
         digits=digits,
+        of=entry.get("of"),
     )
+
+
+def _check_base(variable: Variable, found: Mapping[str, Variable], where: str) -> None:
+    """ConfigError when `of` names no variable that it can be a second column of."""
+    if variable.of is None:
+        return
+    place, base = f"{where}: variable {variable.name!r}", found.get(variable.of)
+    if base is None or base.of is not None or base.kind == "category":
+        raise ConfigError(f"{place}: of={variable.of!r} is not a variable with readings of its own that are numbers")
+    if variable.role != "label_only" or variable.sources or (variable.unit, variable.kind) != (base.unit, base.kind):
+        raise ConfigError(f"{place}: a variable `of` another needs role label_only, no sources, and that one's unit and kind")
 
 
 def _conversion(raw: Any, place: str) -> Conversion:

@@ -124,7 +124,8 @@ class DataCardView:
 
     def absent(self) -> list[str]:
         """Variables of the dictionary that have no event, as texts would call them."""
-        return [v.text_name for v in load_variables().values() if v.role != "static" and v.name not in self.card["coverage"]]
+        own = [v for v in load_variables().values() if v.role != "static" and v.of is None]
+        return [v.text_name for v in own if v.name not in self.card["coverage"]]
 
     def dropped_chart(self) -> Markup:
         groups = self.card["dropped_by_reason"]

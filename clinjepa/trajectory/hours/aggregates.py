@@ -33,12 +33,8 @@ def aggregate_hours(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mappin
     columns = grid_columns(variables)
     frame = hour_frame(stays)
     stays = stays.sort("stay_id")
-    num_hours = stays["num_hours"].cast(pl.Int64).to_numpy()
     starts = run_starts(placed)
-    hour = placed["hour"].to_numpy()[starts].astype(np.int64)
-    at, known = find_stays(stays["stay_id"].to_numpy(), placed["stay_id"].to_numpy()[starts])
-    known &= hour < num_hours[at] if len(num_hours) else False
-    slot = (np.cumsum(num_hours) - num_hours)[at[known]] + hour[known]
+    slot, known = _slots(placed, starts, stays)
     code = placed["variable"].to_physical().to_numpy()[starts]
     values = _run_values(placed, starts, variables)[known]
     ends = np.append(starts[1:], placed.height)[known]
@@ -50,7 +46,9 @@ def aggregate_hours(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mappin
     filled = []
     for name, kind in columns.items():
         runs = runs_of[name]
-        if kind == "category":
+        if variables[name].of is not None:
+            filled.append(_second_column(placed, stays, variables[name], frame.height))
+        elif kind == "category":
             words = _words(placed, starts[runs] if _rule(variables[name]) == "first" else ends[runs] - 1)
             row = np.full(frame.height, len(runs))
             row[slot[runs]] = np.arange(len(runs))
@@ -63,11 +61,46 @@ def aggregate_hours(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mappin
 
 
 def hourly_values(placed: pl.DataFrame, variables: Mapping[str, Variable]) -> pl.DataFrame:
-    """stay_id, hour, variable, value float32, in the order of `placed`: hourly values of all variables that are not categories."""
+    """stay_id, hour, variable, value float32: hourly values of all variables that are not categories."""
+    kept = [name for name, variable in variables.items() if variable.kind != "category"]
+    tables = [_long(placed, variables).filter(pl.col("variable").is_in(kept))]
+    for variable in variables.values():
+        if variable.of is not None:
+            own = _long(*_readings(placed, variable))
+            tables.append(own.with_columns(pl.lit(variable.name).cast(placed["variable"].dtype).alias("variable")))
+    return pl.concat(tables)
+
+
+def _long(placed: pl.DataFrame, variables: Mapping[str, Variable]) -> pl.DataFrame:
+    """stay_id, hour, variable, value float32 of each run."""
     starts = run_starts(placed)
     runs = placed.select("stay_id", "hour", "variable")[starts]
-    long = runs.with_columns(pl.Series("value", _run_values(placed, starts, variables)).fill_nan(None).cast(pl.Float32))
-    return long.filter(pl.col("variable").is_in([name for name, variable in variables.items() if variable.kind != "category"]))
+    return runs.with_columns(pl.Series("value", _run_values(placed, starts, variables)).fill_nan(None).cast(pl.Float32))
+
+
+def _second_column(placed: pl.DataFrame, stays: pl.DataFrame, variable: Variable, num_rows: int) -> pl.Series:
+    """The column of a variable `of` another, over all hours of `stays` (sorted by stay_id)."""
+    own, rule = _readings(placed, variable)
+    starts = run_starts(own)
+    slot, known = _slots(own, starts, stays)
+    column = np.full(num_rows, np.nan, np.float32)
+    column[slot] = _run_values(own, starts, rule)[known]
+    return pl.Series(variable.name, column)
+
+
+def _readings(placed: pl.DataFrame, variable: Variable) -> tuple[pl.DataFrame, dict[str, Variable]]:
+    """(rows of the variable whose readings `variable` takes, its rule for them)."""
+    base = variable.of or variable.name
+    return placed.filter(pl.col("variable") == base), {base: variable}
+
+
+def _slots(placed: pl.DataFrame, starts: np.ndarray, stays: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """(row in the frame of all hours of each run of a known hour, whether each run's hour is known). stays: sorted by stay_id."""
+    num_hours = stays["num_hours"].cast(pl.Int64).to_numpy()
+    hour = placed["hour"].to_numpy()[starts].astype(np.int64)
+    at, known = find_stays(stays["stay_id"].to_numpy(), placed["stay_id"].to_numpy()[starts])
+    known &= hour < num_hours[at] if len(num_hours) else False
+    return (np.cumsum(num_hours) - num_hours)[at[known]] + hour[known], known
 
 
 def _run_values(placed: pl.DataFrame, starts: np.ndarray, variables: Mapping[str, Variable]) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
+from clinjepa.clinical import load_variables
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -157,7 +159,8 @@ def hourly_coverage(grid: pl.DataFrame) -> HourlyCoverage:
     """Coverage of a part; variables without a value are left out. grid: stay_id, hour, one column per variable (`ingest.grid_schema`)."""
     import polars as pl  # not at the top: `tokens.build` imports this module, and training may run without polars
 
-    names = [name for name in grid.columns if name not in ("stay_id", "hour")]
+    second = {name for name, variable in load_variables().items() if variable.of is not None}
+    names = [name for name in grid.columns if name not in ("stay_id", "hour") and name not in second]
     early = grid.filter(pl.col("hour") < CARD_HOURS)
     counts = early.group_by("hour").agg(pl.len().alias("stay_id"), *(pl.col(name).count() for name in names))
     hours = pl.DataFrame({"hour": pl.int_range(CARD_HOURS, eager=True, dtype=pl.Int32)})

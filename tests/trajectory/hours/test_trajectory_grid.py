@@ -48,6 +48,21 @@ def test_by_store_time_a_value_stands_in_the_hour_in_which_it_was_stored():
     assert grid["norepinephrine"].is_not_null().to_list() == [False, True, True, True, *[False] * 6]
 
 
+def test_the_worst_value_of_an_hour_has_a_column_beside_its_median_or_mean():
+    grid = grid_of(
+        *(event(1, 2.0 + step / 10, "map", value) for step, value in enumerate((80.0, 55.0, 90.0))),
+        event(1, 2.0, "norepinephrine", 0.02, until=2.75),
+        event(1, 2.75, "norepinephrine", 0.3, until=3.25),
+        event(1, 2.1, "creatinine", 1.0),
+        event(1, 2.2, "creatinine", 1.4),
+        event(1, 2.3, "creatinine", 1.1),
+    )
+    assert grid["map"].to_list()[2:4] == [80.0, None] and grid["map_lowest"].to_list()[2:4] == [55.0, None]
+    assert grid["norepinephrine"].to_list()[2:4] == pytest.approx([0.75 * 0.02 + 0.25 * 0.3, 0.25 * 0.3])
+    assert grid["norepinephrine_highest"].to_list()[1:5] == [None, pytest.approx(0.3), pytest.approx(0.3), None]
+    assert (grid["creatinine"][2], grid["creatinine_highest"][2]) == (pytest.approx(1.1), pytest.approx(1.4))
+
+
 def test_a_median_variable_takes_the_median_of_its_hour():
     grid = grid_of(*(event(1, 2.0 + step / 10, "heart_rate", value) for step, value in enumerate((80.0, 200.0, 90.0))))
     assert grid["heart_rate"].to_list() == [None, None, 90.0, *[None] * 7]

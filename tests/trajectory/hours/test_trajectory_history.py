@@ -22,6 +22,7 @@ def test_earlier_values_are_aggregated_hourly_by_their_variables_rule(tmp_path):
     events = [event(1, -0.5, "creatinine", 2.0), event(1, -0.25, "creatinine", 1.0), event(1, -1.0, "creatinine", 3.0)]
     assert rows(built(tmp_path, *events, event(2, -30, "culture", 1.0))) == [
         (1, -1, "creatinine", 2.0),
+        (1, -1, "creatinine_highest", 3.0),
         (2, -30, "culture", 1.0),
     ]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import statistics
 from datetime import timedelta
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 import numpy as np
 import polars as pl
@@ -88,11 +89,18 @@ def rows_of_hours(events: list[dict]) -> dict[tuple[int, int], list[dict]]:
     return found
 
 
+def number_by_hand(value: float) -> str:
+    """Two decimals, or three significant digits where these are more."""
+    exact = Decimal(value)
+    rounded = exact.quantize(Decimal("0.01"), ROUND_HALF_EVEN) if abs(exact) >= 1 else Context(prec=3).create_decimal(exact)
+    text = f"{rounded:f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) if value else "0"
+
+
 def in_words(one: dict) -> str | None:
     name, value = one["variable"], one["value"]
     text = None if one.get("text") is None else " ".join(one["text"].split()).strip(" .") or "unknown"
-    number = None if value is None else f"{value:.2f}".rstrip("0").rstrip(".")
-    number = "0" if number == "-0" else number
+    number = None if value is None else number_by_hand(value)
     if name == "medication":
         unit = (one["unit"] or "").strip()
         return None if text is None else f"{text}." if number is None else f"{text}: {number}{' ' if unit else ''}{unit}."
@@ -124,7 +132,7 @@ def texts_by_hand(rows: dict[tuple[int, int], list[dict]], role: str, sentinel: 
 
 
 def value_by_hand(name: str, rows: list[dict]) -> float | str | None:
-    own = [one for one in rows if one["variable"] == name]
+    own = [one for one in rows if one["variable"] == (VARIABLES[name].of or name)]
     if not own:
         return None
     if VARIABLES[name].kind == "category":
@@ -135,6 +143,8 @@ def value_by_hand(name: str, rows: list[dict]) -> float | str | None:
             return statistics.median(values)
         case "min":
             return min(values)
+        case "max":
+            return max(values)
         case "sum":
             return sum(values)
         case "any":
@@ -162,7 +172,7 @@ def test_columns_and_single_events_agree(events, is_sorted):
 
     grid = aggregate_hours(placed, stays, VARIABLES)
     assert grid.select("stay_id", "hour").rows() == [(stay, hour) for stay, number in HOURS.items() for hour in range(number)]
-    for name in (MEDIAN, SCORE, AMOUNT, OUTPUT, RATE, FLAG, NAMED_FLAG, CATEGORY, "lactate"):
+    for name in (MEDIAN, SCORE, AMOUNT, OUTPUT, RATE, f"{RATE}_highest", FLAG, NAMED_FLAG, CATEGORY, "lactate"):
         expected = [value_by_hand(name, rows.get(key, [])) for key in grid.select("stay_id", "hour").iter_rows()]
         numbers = [one if one is None or isinstance(one, str) else pytest.approx(one, rel=1e-6) for one in expected]
         assert grid[name].to_list() == numbers

@@ -85,7 +85,7 @@ def urine_24h(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
 
 
 def kdigo_creatinine_stage(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
-    """KDIGO stage by creatinine, 0 to 3, in hours with a creatinine."""
+    """KDIGO stage by creatinine, 0 to 3, in hours with a creatinine that has an earlier one to be compared with."""
     rows, own = state.rows, state.rows.column("creatinine")
     lowest_48h, lowest_7d = (
         rows.shifted(rows.trailing_min(own, parameters[name]), 1) for name in ("acute_window_hours", "baseline_window_hours")
@@ -97,7 +97,7 @@ def kdigo_creatinine_stage(state: DerivedState, parameters: RenalParameters) -> 
         rises = acute | _at_least(ratio, first)
         severe = _at_least(own, parameters["severe_creatinine"]) & rises
         stage = np.where(_at_least(ratio, third) | severe, 3.0, np.where(_at_least(ratio, second), 2.0, np.where(rises, 1.0, 0.0)))
-    return np.where(np.isnan(own), np.nan, stage)
+    return np.where(np.isnan(own) | np.isnan(lowest_7d), np.nan, stage)
 
 
 def kdigo_urine_stage(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
@@ -120,21 +120,32 @@ def kdigo_stage(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
 
 def kidney_failure(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
     """Kidney failure per hour, 1, 0 or NaN. Source: eth-mds/icu-features."""
-    rows, own = state.rows, state.rows.column("creatinine")
-    lowest_7d = rows.shifted(rows.trailing_min(own, parameters["baseline_window_hours"]), 1)
-    window = parameters["acute_window_hours"]
-    lowest, highest = rows.trailing_min(own, window), rows.trailing_max(own, window)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(np.isnan(own), np.nan, np.where(_at_least(own / lowest_7d, parameters["ratios"][2]), 1.0, 0.0))
-        rises = _at_least(highest - lowest, parameters["rise"]) | _at_least(highest / lowest, parameters["ratios"][0])
-        level = np.where(np.isnan(own), np.nan, ((own > parameters["severe_creatinine"]) & rises).astype(np.float64))
-    parts = [rows.ever(state.column("crrt_any") > 0).astype(np.float64), ratio, level]
-    rate = state.column("urine_ml_kg_h")
+    rows, rate = state.rows, state.column("urine_ml_kg_h")
+    parts = [rows.ever(state.column("crrt_any") > 0).astype(np.float64), *_failure_by_creatinine(state, parameters)]
     for hours, enough in zip(parameters["failure_urine_hours"], (rate >= parameters["failure_urine_rate"], rate > 0), strict=True):
         seen = (rows.trailing_count(~np.isnan(rate), hours) > 0) & (rows.hour_R + 1 >= hours)
         parts.append(np.where(seen, (rows.trailing_count(enough, hours) == 0).astype(np.float64), np.nan))
     stacked = np.stack(parts)
     return np.where((stacked == 1).any(axis=0), 1.0, np.where(np.isnan(stacked).any(axis=0), np.nan, 0.0))
+
+
+def _failure_by_creatinine(state: DerivedState, parameters: RenalParameters) -> tuple[np.ndarray, np.ndarray]:
+    """(the rule by the ratio to the baseline, the rule by level and rise), 1, 0 or NaN; NaN without the values that decide it.
+
+    The baseline is the lowest creatinine of the 7 d before; without one the ratio is unknown. The level decides alone where it is too
+    low; above it a rise must be seen, and with a single creatinine in the window none can be.
+    """
+    rows, own = state.rows, state.rows.column("creatinine")
+    lowest_7d = rows.shifted(rows.trailing_min(own, parameters["baseline_window_hours"]), 1)
+    window = parameters["acute_window_hours"]
+    lowest, highest = rows.trailing_min(own, window), rows.trailing_max(own, window)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = _at_least(own / lowest_7d, parameters["ratios"][2]).astype(np.float64)
+        rises = _at_least(highest - lowest, parameters["rise"]) | _at_least(highest / lowest, parameters["ratios"][0])
+        is_high = own > parameters["severe_creatinine"]
+    is_compared = rows.trailing_count(~np.isnan(own), window) > 1
+    level = np.where(is_high & ~rises & ~is_compared, np.nan, (is_high & rises).astype(np.float64))
+    return np.where(np.isnan(own) | np.isnan(lowest_7d), np.nan, ratio), np.where(np.isnan(own), np.nan, level)
 
 
 def _documented_hours(state: DerivedState, parameters: RenalParameters) -> np.ndarray:

@@ -74,13 +74,32 @@ def ventilated(state: DerivedState, parameters: RespiratoryParameters) -> np.nda
 
 
 def pf_ratio(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarray:
-    """PaO2 / FiO2 in mmHg in hours with a PaO2 whose FiO2 is known, or is that of room air because no ventilation runs."""
+    """PaO2 / FiO2 in mmHg in hours with a PaO2 whose FiO2 is known, or is that of room air because nothing gives oxygen."""
     rows, ventilation = state.rows, state.column("ventilated")
     slip, (charted, _) = rows.column("fio2_blood_gas"), rows.last_known(rows.column("fio2"), parameters["fio2_max_age_hours"])
     fio2 = np.where(np.isnan(slip), charted, slip)
     breathes_alone = (ventilation == 0) & (rows.shifted(ventilation, 1, 0.0) == 0)
-    fio2 = np.where(np.isnan(fio2) & breathes_alone, float(parameters["room_air_fio2"]), fio2)
+    breathes_air = breathes_alone & ~(_oxygen(state, parameters) == 1)
+    fio2 = np.where(np.isnan(fio2) & breathes_air, float(parameters["room_air_fio2"]), fio2)
     return 100.0 * rows.column("pao2") / fio2
+
+
+def _oxygen(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarray:
+    """1 where the latest charting says that oxygen is given, 0 where it says that none is; NaN where there is none of 13 h or less.
+
+    Oxygen is given by every charted device that is not of class `none` and by every ventilator mode, also by those whose class is not
+    known, by a flow above 0 and an FiO2 above that of room air.
+    """
+    rows = state.rows
+    none = {_spelled(word) for word in parameters["devices"]["none"]}
+    now = np.full(len(rows), np.nan)
+    for column, gives_none in (("o2_device", none), ("vent_mode", set[str]())):
+        charted, words = rows.words(column)
+        now[charted] = np.fmax(now[charted], [float(_spelled(word) not in gives_none) for word in words])
+    for column, highest_without in (("o2_flow", 0.0), ("fio2", parameters["room_air_fio2"]), ("fio2_blood_gas", parameters["room_air_fio2"])):
+        values = rows.column(column)
+        now = np.where(np.isnan(values), now, np.fmax(now, (values > highest_without).astype(np.float64)))
+    return rows.last_known(now, parameters["status_max_age_hours"])[0]
 
 
 def pf_ratio_ventilated(state: DerivedState, _: RespiratoryParameters) -> np.ndarray:
