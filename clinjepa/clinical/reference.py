@@ -13,7 +13,8 @@ def reference() -> str:
         "# Tasks and derived quantities",
         "",
         "Generated from `clinjepa/clinical/tasks/` and `derived/` by `python -m clinjepa.clinical.reference > docs/tasks.md`.",
-        "Kinds: see [clinical.md](clinical.md). Ahead: hours after the predicted one that a label may depend on, or the whole stay.",
+        "Kinds, and the rules for a carried event: see [clinical.md](clinical.md). Ahead: hours after the predicted one that a label may",
+        "depend on, or the whole stay.",
         "",
         "## Tasks",
         f"| task | what | kind | ahead | {' | '.join(SOURCES)} |",
@@ -25,7 +26,8 @@ def reference() -> str:
         ahead = "stay" if task.looks_ahead_hours is None else f"{task.looks_ahead_hours} h"
         on = " | ".join("x" if source in task.sources else "" for source in SOURCES)
         lines.append(f"| `{name}` | {task.title} | {task.kind} | {ahead} | {on} |")
-        definitions += ["", f"**`{name}`**: {_definition(task.source, task.note)}"]
+        carried = f". Carried event: {task.carried_event}" if task.switches_only else ""
+        definitions += ["", f"**`{name}`**: {_definition(task.source + carried, task.note)}"]
     lines += ["", "### Definitions of the tasks", *definitions[1:]]
     lines += ["", "## Derived quantities", "| quantity | what | unit | ahead |", "|---|---|---|---|"]
     definitions = []

@@ -16,6 +16,9 @@ StayFlag = Literal["died_in_hospital", "died_in_icu", "sepsis", "chronic_dialysi
 Statistic = Literal["first", "last", "median", "mean", "min", "max"]
 Transform = Literal["none", "log"]
 PredictedAt = Literal["prediction_hour", "icu_discharge"]
+CarriedEvent = Literal["negatives_only", "unknown"]
+"""What an hour without a measurement has as label when its last known state is the event; docs/clinical.md explains both rules."""
+
 SOURCES = ("meds", "mimic_iv", "cinc2012", "cinc2019", "simulator")
 """Kinds of source that a task may name."""
 
@@ -39,6 +42,12 @@ KIND_KEYS: dict[Kind, tuple[Key, ...]] = {
         _HORIZON,
         Key("switches_only", "true: a label 1 needs a known recovery since the last event."),
         Key("state", "Condition that defines the event, for every hour."),
+        optional(
+            "carried_event",
+            "With `switches_only`, for an hour without a measurement whose last known state is the event. `negatives_only` (default): "
+            "label 0 where recovery follows, none where it does not. `unknown`: no label, whatever follows.",
+            get_args(CarriedEvent),
+        ),
         _REQUIRES,
         optional(
             "free_hours", "Number of hours, the current one included, in which the event must not have occurred; `all`: first onsets only."

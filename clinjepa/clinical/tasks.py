@@ -4,8 +4,9 @@ Adding `tasks/<name>.yaml` adds a task; `task_keys.py` lists the keys. Columns a
 
 *event*: `state` gives every hour 1 (in the event), 0 (not in it) or unknown. The label of hour h with horizon H is computed from hours
 h+1 … h+H (eth-mds/icu-features `eep_label`): missing if hour h is in the event, 1 if one of them is 1, 0 if none is 1 and one is 0,
-missing if none is known. `switches_only`: a 1 is also missing if the last known state up to h was 1. `free_hours`: missing if one of the
-last so many hours, h included, was in the event ("all": if any was), so that only new onsets count.
+missing if none is known. `switches_only`: a 1 is also missing if the last known state up to h was 1, and with `carried_event: unknown`
+a 0 as well. `free_hours`: missing if one of the last so many hours, h included, was in the event ("all": if any was), so that only new
+onsets count.
 *time*: every hour, 1 if a time of the stay lies in the horizon after the prediction, otherwise 0.
 *change*: `column` at hour h+H minus `column` at hour h, compared with a threshold; both must be known.
 *regression*: a number, hourly or once: a column in hours ahead, or the time that is left.
@@ -30,6 +31,7 @@ from clinjepa.clinical.task_keys import (
     OUTCOME_TIME_KEYS,
     TARGET_TIME_KEYS,
     TARGET_VALUE_KEYS,
+    CarriedEvent,
     Kind,
     PredictedAt,
     Statistic,
@@ -89,6 +91,7 @@ class Task:
     source: str
     horizon_hours: int | None = None
     switches_only: bool = False
+    carried_event: CarriedEvent = "negatives_only"
     free_hours: int | Literal["all"] | None = None
     state: Condition | Combination | None = None
     unless: Condition | Combination | None = None
@@ -176,6 +179,7 @@ def _task(content: Any, where: str) -> Task:
         source=entry["source"],
         horizon_hours=_whole(entry["horizon_hours"], f"{where}: horizon_hours", lowest=1) if "horizon_hours" in entry else None,
         switches_only=bool(entry.get("switches_only", False)),
+        carried_event=entry.get("carried_event", "negatives_only"),
         free_hours=free if free is None or free == "all" else _whole(free, f"{where}: free_hours", lowest=1),
         state=parse_condition(entry["state"], f"{where}: state", derived) if "state" in entry else None,
         unless=parse_condition(entry["unless"], f"{where}: unless", derived) if "unless" in entry else None,
@@ -193,6 +197,8 @@ def _task(content: Any, where: str) -> Task:
         exclude_stays=tuple(entry.get("exclude_stays", ())),
         note=entry.get("note", ""),
     )
+    if "carried_event" in entry and not task.switches_only:
+        raise ConfigError(f"{where}: carried_event needs switches_only: true; without it an hour keeps its label whatever was known before")
     unused = set(task.requires) - set(task.variables)
     if unused:
         raise ConfigError(f"{where}: requires names {sorted(unused)}, which the {'state' if task.state else 'task'} does not read")

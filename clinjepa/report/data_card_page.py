@@ -46,6 +46,15 @@ class LabelRow(NamedTuple):
     cells: list[tuple[str, str, str]]
 
 
+class CarriedRow(NamedTuple):
+    """A task with the switches-only rule: per split (labels, share positive) under the task's rule and under the other one."""
+
+    title: str
+    name: str
+    rule: str
+    cells: list[tuple[str, str]]
+
+
 def render_data_card(card: Mapping[str, Any]) -> str:
     """The page of a data card; `audit` (audit.json) and `artifacts` {kind: key} are shown where the card has them."""
     return page_environment().get_template("templates/data_card.html").render(view=DataCardView(card), card=card, style=page_style())
@@ -163,6 +172,16 @@ class DataCardView:
                 share = self.share(found["share_positive"]) if binary else "–" if middle is None else f"mean {number(float(middle))}"
                 cells.append((number(found["num_labels"]), share, who))
             rows.append(LabelRow(load_task(name).title, name, cells))
+        return rows
+
+    def carried_rows(self) -> list[CarriedRow]:
+        """One row per task and rule for a carried event; the rule that the task uses first."""
+        rows = []
+        for name, by_rule in self.card["prevalence"].get("by_carried_event", {}).items():
+            task = load_task(name)
+            for rule in sorted(by_rule, key=lambda rule: rule != task.carried_event):
+                cells = [(number(found["num_labels"]), self.share(found["share_positive"])) for found in by_rule[rule].values()]
+                rows.append(CarriedRow(task.title, name, rule, cells))
         return rows
 
 

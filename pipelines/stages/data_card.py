@@ -34,7 +34,7 @@ def write_data_card(config: Config, experiment: Experiment) -> str:
     labels = Artifact.at(storage, "labels", experiment.labels.key)
     if labels.is_complete():
         prevalence = labels.folder.read_json(PREVALENCE)
-        content["prevalence"] = {name: prevalence[name] for name in ("tasks", "without_labels")}
+        content["prevalence"] = {name: prevalence[name] for name in ("tasks", "by_carried_event", "without_labels")}
     if out.exists(AUDIT) and (audit := out.read_json(AUDIT)).get("artifacts") == {"ingest": experiment.ingest.key}:
         content["audit"] = {name: audit[name] for name in ("sample", "num_leaks", "checks")}
     out.write_json(CARD, content)

@@ -57,6 +57,8 @@ def test_hypoxaemia_falls_back_to_arterial_saturation():
         ("horizon_hours: 8", "horizon_hours: 0", "horizon_hours=0"),
         ("kind: event", "kind: guess", "kind='guess'"),
         ("switches_only: true\n", "", "missing \\['switches_only'\\]"),
+        ("switches_only: true", "switches_only: true\ncarried_event: never", "carried_event='never' is not one of"),
+        ("switches_only: true", "switches_only: false\ncarried_event: unknown", "carried_event needs switches_only: true"),
         ("requires: [map]", "requires: [lactate]", "requires names \\['lactate'\\]"),
         ("name: low", "name: low\ncolour: red", "unknown \\['colour'\\]"),
         ("state: {", "state: [", "not valid YAML"),
@@ -65,6 +67,15 @@ def test_hypoxaemia_falls_back_to_arterial_saturation():
 def test_a_mistake_in_a_task_is_refused_with_its_place(old, new, message):
     with pytest.raises(ConfigError, match=message):
         parse_task(_EVENT.replace(old, new), "low.yaml")
+
+
+def test_every_task_with_switches_only_says_what_becomes_of_a_carried_event():
+    for name in list_tasks():
+        if load_task(name).switches_only:
+            assert "carried_event" in read_definitions(f"tasks/{name}.yaml"), name
+    assert parse_task(_EVENT, "low.yaml").carried_event == "negatives_only"
+    chosen = _EVENT.replace("switches_only: true", "switches_only: true\ncarried_event: unknown")
+    assert parse_task(chosen, "low.yaml").carried_event == "unknown"
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones():

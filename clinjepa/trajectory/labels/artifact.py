@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
-from typing import NotRequired, TypedDict, cast
+from typing import TypedDict, cast
 
 import numpy as np
 import polars as pl
@@ -24,10 +24,18 @@ from clinjepa.storage.parts import PartFile, finished_part, read_card, read_reco
 from clinjepa.trajectory.hours import ingest as ingest_artifact
 from clinjepa.trajectory.hours.data_card import DataCard
 from clinjepa.trajectory.hours.grid import HOUR_US
-from clinjepa.trajectory.hours.split import SPLITS
 from clinjepa.trajectory.labels.derived.registry import functions
 from clinjepa.trajectory.labels.derived.state import DerivedState
 from clinjepa.trajectory.labels.hour_rows import HourRows, hour_rows
+from clinjepa.trajectory.labels.prevalence import (
+    CarriedCounts,
+    LabelCounts,
+    add_carried,
+    add_prevalence,
+    carried_counts,
+    count_labels,
+    task_runs,
+)
 from clinjepa.trajectory.labels.rules import FLAG_COLUMNS, TIME_COLUMNS, hourly_labels, stay_labels
 
 SCHEMA_VERSION = 3
@@ -41,34 +49,17 @@ MEDS_LABEL_SCHEMAS = {
 """LabelSchema of MEDS 0.4 (value columns are optional, but not null); True: the task's labels are 0 or 1."""
 
 
-class LabelCounts(TypedDict):
-    """Labels of one task in one split of one part. `sum`: of the labels' values."""
-
-    num_labels: int
-    num_positive: int
-    num_patients: int
-    num_positive_patients: int
-    sum: float
-
-
-class Prevalence(TypedDict):
-    """Labels of one task in one split: share of positive labels of a classification, mean of a regression; None without labels."""
-
-    num_labels: int
-    num_patients: int
-    num_positive: NotRequired[int]
-    num_positive_patients: NotRequired[int]
-    share_positive: NotRequired[float | None]
-    mean: NotRequired[float | None]
-
-
 class LabelRecord(TypedDict):
-    """Record of a finished part. runs: task -> number of labels, in row order. prevalence: task -> split -> counts."""
+    """Record of a finished part.
+
+    runs: task -> number of labels, in row order. prevalence: task -> split -> counts. carried: task -> rule -> split -> counts.
+    """
 
     schema_version: int
     files: list[PartFile]
     runs: dict[str, int]
     prevalence: dict[str, dict[str, LabelCounts]]
+    carried: dict[str, CarriedCounts]
 
 
 def build_labels(ingest: Folder, part: str, tasks: list[Task], stay_prediction_hour: int, out: Folder) -> LabelRecord:
@@ -88,12 +79,13 @@ def build_labels(ingest: Folder, part: str, tasks: list[Task], stay_prediction_h
     if finished is not None:
         return cast(LabelRecord, finished)
     able, stays = _able(tasks, _card(ingest)), _stays(ingest, part)
-    labels = part_labels(ingest, part, stays, able, stay_prediction_hour)
+    labels, carried = _label_part(ingest, part, stays, able, stay_prediction_hour)
     record: LabelRecord = {
         "schema_version": SCHEMA_VERSION,
         "files": [write_part_table(out, f"labels/{part}.parquet", labels)],
-        "runs": dict(zip(*_runs(labels["task"]), strict=True)),
-        "prevalence": _prevalence(labels, stays, able),
+        "runs": dict(zip(*task_runs(labels["task"]), strict=True)),
+        "prevalence": count_labels(labels, stays, able),
+        "carried": carried,
     }
     write_record(out, part, record)
     return record
@@ -113,7 +105,9 @@ def finish_labels(ingest: Folder, tasks: list[Task], out: Folder) -> dict[str, i
     able = _able(tasks, card)
     _join_parts(out, {part: record["runs"] for part, record in records.items()}, pl.DataFrame(ingest.read_table("stays.parquet")), able)
     reasons = {task.name: reason for task in tasks if (reason := why_none(task, card))}
-    out.write_json("prevalence.json", {"source": card["source"], "tasks": _add_prevalence(records, able), "without_labels": reasons})
+    counts = {"tasks": add_prevalence([one["prevalence"] for one in records.values()], able)}
+    counts |= {"by_carried_event": add_carried([one["carried"] for one in records.values()], able)}
+    out.write_json("prevalence.json", {"source": card["source"], **counts, "without_labels": reasons})
     return {"num_labels": sum(record["files"][0]["num_rows"] for record in records.values()), "num_tasks": len(able)}
 
 
@@ -146,11 +140,19 @@ def why_none(task: Task, card: DataCard) -> str | None:
 
 def part_labels(ingest: Folder, part: str, stays: pl.DataFrame, tasks: list[Task], stay_prediction_hour: int) -> pa.Table:
     """Labels of one part of an ingest artifact (LABELS_SCHEMA), ordered by task (as given), stay_id, hour. stays: rows of that part."""
+    return _label_part(ingest, part, stays, tasks, stay_prediction_hour)[0]
+
+
+def _label_part(
+    ingest: Folder, part: str, stays: pl.DataFrame, tasks: list[Task], stay_prediction_hour: int
+) -> tuple[pa.Table, dict[str, CarriedCounts]]:
+    """(labels as of `part_labels`; for tasks with the switches-only rule, counts under both rules for a carried event)."""
     columns = grid_inputs(name for task in tasks for name in task.variables)
     grid = pl.DataFrame(ingest.read_table(_grid_of_outcomes(ingest, part), columns=["stay_id", "hour", *_on_grid(columns)]))
     history = pl.DataFrame(ingest.read_table(f"history/{part}.parquet"))
     state = DerivedState(label_rows(grid, history, stays, columns), functions())
     rows, tables = state.rows, [LABELS_SCHEMA.empty_table()]
+    carried = {task.name: carried_counts(task, state, stays) for task in tasks if task.switches_only}
     for task in tasks:
         labels = hourly_labels(task, state) if task.is_hourly else stay_labels(task, state, stay_prediction_hour)
         there = np.flatnonzero(~np.isnan(labels))
@@ -158,7 +160,7 @@ def part_labels(ingest: Folder, part: str, stays: pl.DataFrame, tasks: list[Task
         numbers = [rows.stay_id_R[there], rows.hour_R[there].astype(np.int32), labels[there].astype(np.float32)]
         stay_ids, hours, values = (pa.array(one) for one in numbers)
         tables.append(pa.table([stay_ids, names, hours, values], schema=LABELS_SCHEMA))
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables), carried
 
 
 def label_rows(grid: pl.DataFrame, history: pl.DataFrame, stays: pl.DataFrame, columns: list[str]) -> HourRows:
@@ -196,54 +198,6 @@ def _on_grid(columns: list[str]) -> list[str]:
     return [name for name in columns if name in known]
 
 
-def _prevalence(labels: pa.Table, stays: pl.DataFrame, tasks: list[Task]) -> dict[str, dict[str, LabelCounts]]:
-    """task -> split -> counts of one part. Parts are patient-disjoint, so numbers of patients may be summed over parts."""
-    names, lengths = _runs(labels["task"])
-    order = pl.Series("task", np.repeat(np.arange(len(names)), lengths))
-    per_stay = (
-        pl.DataFrame(labels.select(["stay_id", "label"]))
-        .with_columns(order)
-        .group_by("task", "stay_id")
-        .agg(pl.len().alias("labels"), (pl.col("label") > 0.5).sum().alias("positive"), pl.col("label").cast(pl.Float64).sum().alias("sum"))
-    )
-    per_stay = per_stay.with_columns(pl.col("task").replace_strict(dict(enumerate(names)), return_dtype=pl.String)).sort("task", "stay_id")
-    per_stay = per_stay.join(stays.select("stay_id", "subject_id", "split"), on="stay_id", how="left")
-    counts = per_stay.group_by("task", "split").agg(
-        pl.col("labels").sum().alias("num_labels"),
-        pl.col("positive").sum().alias("num_positive"),
-        pl.col("subject_id").n_unique().alias("num_patients"),
-        pl.col("subject_id").filter(pl.col("positive") > 0).n_unique().alias("num_positive_patients"),
-        pl.col("sum").sum(),
-    )
-    found = {(row.pop("task"), row.pop("split")): cast(LabelCounts, row) for row in counts.to_dicts()}
-    return {task.name: {split: found[task.name, split] for split in SPLITS if (task.name, split) in found} for task in tasks}
-
-
-def _add_prevalence(records: dict[str, LabelRecord], tasks: list[Task]) -> dict[str, dict[str, Prevalence]]:
-    """task -> split -> number of labels and patients over all parts, and the share of positive labels or the mean label."""
-    result: dict[str, dict[str, Prevalence]] = {}
-    for task in tasks:
-        result[task.name] = {}
-        for split in SPLITS:
-            counts = [record["prevalence"][task.name] for record in records.values()]
-            result[task.name][split] = _sum_counts([one[split] for one in counts if split in one], task.is_classification)
-    return result
-
-
-def _sum_counts(rows: list[LabelCounts], is_classification: bool) -> Prevalence:
-    num_labels, num_patients = sum(row["num_labels"] for row in rows), sum(row["num_patients"] for row in rows)
-    mean = sum(row["sum"] for row in rows) / num_labels if num_labels else None
-    if not is_classification:
-        return {"num_labels": num_labels, "num_patients": num_patients, "mean": mean}
-    return {
-        "num_labels": num_labels,
-        "num_positive": sum(row["num_positive"] for row in rows),
-        "num_patients": num_patients,
-        "num_positive_patients": sum(row["num_positive_patients"] for row in rows),
-        "share_positive": mean,
-    }
-
-
 def _join_parts(out: Folder, parts: dict[str, dict[str, int]], stays: pl.DataFrame, tasks: list[Task]) -> None:
     """Write `labels.parquet` (ordered by part, then task) and `meds/<task>.parquet`, with one part in memory at a time.
 
@@ -269,14 +223,6 @@ def _join_parts(out: Folder, parts: dict[str, dict[str, int]], stays: pl.DataFra
                 whole.write_table(own)
                 meds[name].write_table(_as_meds(timed.slice(first, length), binary[name]))
                 first += length
-
-
-def _runs(tasks: pa.ChunkedArray) -> tuple[list[str], list[int]]:
-    """(tasks in row order, number of labels of each) of a part's task column."""
-    if not len(tasks):
-        return [], []
-    runs = pc.run_end_encode(tasks.combine_chunks())
-    return runs.values.to_pylist(), np.diff(runs.run_ends.to_numpy(), prepend=0).tolist()
 
 
 def _timed(labels: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from clinjepa.clinical import Combination, Condition, StayOutcome, Target, Task
+from clinjepa.clinical import CarriedEvent, Combination, Condition, StayOutcome, Target, Task
 from clinjepa.trajectory.labels.derived.state import DerivedState
 from clinjepa.trajectory.labels.hour_rows import HourRows
 from clinjepa.trajectory.labels.states import compare, evaluate
@@ -69,7 +69,9 @@ def stay_labels(task: Task, state: DerivedState, prediction_hour: int) -> np.nda
     return np.where(here & ~taken, labels, np.nan)
 
 
-def eep_labels(state_R: np.ndarray, stay_id_R: np.ndarray, horizon_hours: int, switches_only: bool) -> np.ndarray:
+def eep_labels(
+    state_R: np.ndarray, stay_id_R: np.ndarray, horizon_hours: int, switches_only: bool, carried_event: CarriedEvent = "negatives_only"
+) -> np.ndarray:
     """Early-event labels per hour: 1, 0, or NaN where there is none. Source: eth-mds/icu-features, `eep_label`.
 
     No label where the hour itself is in the event. 1 where an event lies in the next `horizon_hours` hours. 0 where none does and
@@ -80,6 +82,8 @@ def eep_labels(state_R: np.ndarray, stay_id_R: np.ndarray, horizon_hours: int, s
         stay_id_R: rows of a stay are consecutive and hourly.
         horizon_hours: hours ahead that the label covers.
         switches_only: no label 1 where the last known state up to the hour was the event.
+        carried_event: with `switches_only`, what becomes of the label 0 of such an hour: `negatives_only` keeps it where recovery follows,
+            as the source does; `unknown` leaves it out, so that the outcome does not decide which hours have a label.
     """
     num_rows = len(state_R)
     if not num_rows:
@@ -99,7 +103,7 @@ def eep_labels(state_R: np.ndarray, stay_id_R: np.ndarray, horizon_hours: int, s
     if switches_only:
         last_known = np.maximum.accumulate(np.where(np.isnan(state_R), -1, rows))
         was_event = (last_known >= starts[which]) & (state_R[np.maximum(last_known, 0)] == 1.0)
-        labels[(labels == 1.0) & was_event] = np.nan
+        labels[was_event & ((labels == 1.0) | (carried_event == "unknown"))] = np.nan
     return labels
 
 
@@ -107,7 +111,7 @@ def _event_labels(task: Task, state: DerivedState) -> np.ndarray:
     if task.state is None:
         raise ValueError(f"task {task.name} has no hourly state")
     rows, hourly = state.rows, _state(task.state, state)
-    labels = eep_labels(hourly, rows.stay_id_R, task.horizon_hours or 0, task.switches_only)
+    labels = eep_labels(hourly, rows.stay_id_R, task.horizon_hours or 0, task.switches_only, task.carried_event)
     if task.free_hours is not None:
         in_event = hourly == 1
         recently = rows.ever(in_event) if task.free_hours == "all" else rows.trailing_count(in_event, task.free_hours) > 0

@@ -145,6 +145,17 @@ def test_the_page_shows_what_is_labelled_per_task_and_split(run):
     assert "not for &lt;this&gt; source" in page
 
 
+def test_the_page_shows_the_share_of_positives_under_both_rules_for_a_carried_event(run):
+    _, card = run
+    by_rule = {
+        rule: dict.fromkeys(card["splits"], {"num_labels": labels, "num_positive": 30, "share_positive": 30 / labels})
+        for rule, labels in (("unknown", 150), ("negatives_only", 200))
+    }
+    page = render_data_card(card | {"prevalence": {"tasks": {}, "by_carried_event": {"tachycardia_8h": by_rule}, "without_labels": {}}})
+    first, second = (page.index(f"<code>{rule}</code></td>") for rule in ("negatives_only", "unknown"))
+    assert first < second and page.count("<td>200</td><td>15 %</td>") == page.count("<td>150</td><td>20 %</td>") == 3
+
+
 def test_a_card_without_drops_and_tokens_renders(run):
     _, card = run
     bare = {name: value for name, value in card.items() if name not in ("tokens", "artifacts", "created", "prevalence")}

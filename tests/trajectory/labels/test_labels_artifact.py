@@ -50,8 +50,8 @@ def test_the_parts_together_are_the_labels_of_the_whole(ingest, tmp_path):
 def test_a_finished_part_is_not_computed_again_and_a_cut_one_is(ingest, tmp_path, monkeypatch):
     out = written(ingest, Folder(tmp_path / "labels"))
     computed = []
-    real = __import__("clinjepa.trajectory.labels.artifact", fromlist=["part_labels"]).part_labels
-    monkeypatch.setattr("clinjepa.trajectory.labels.artifact.part_labels", lambda *args: computed.append(args[1]) or real(*args))
+    real = __import__("clinjepa.trajectory.labels.artifact", fromlist=["_label_part"])._label_part
+    monkeypatch.setattr("clinjepa.trajectory.labels.artifact._label_part", lambda *args: computed.append(args[1]) or real(*args))
     out.write_bytes("labels/part-1.parquet", b"cut")
     before = out.read_bytes("labels.parquet")
     assert written(ingest, out).read_bytes("labels.parquet") == before
@@ -75,6 +75,17 @@ def test_prevalence_counts_labels_and_patients_over_the_parts(ingest, tmp_path):
     assert sum(row["num_patients"] for row in pressure) == 2
     assert [row["mean"] for row in table["tasks"]["log_lactate_4h"].values() if row["mean"]] == [pytest.approx(0.6931472)]  # ln 2.0
     assert "sepsis3_onset_6h" not in table["tasks"] and "simulator" in table["without_labels"]["sepsis3_onset_6h"]
+
+
+def test_prevalence_stands_beside_that_of_the_other_rule_for_a_carried_event(ingest, tmp_path):
+    table = written(ingest, Folder(tmp_path / "labels")).read_json("prevalence.json")["by_carried_event"]
+    assert set(table) == {"hypotension_8h"} and set(table["hypotension_8h"]) == {"negatives_only", "unknown"}
+    # hours 5-12 of stay 1 carry the event of hour 4 until the recovery of hour 13
+    sums = {
+        rule: [sum(row[name] for row in by_split.values()) for name in ("num_labels", "num_positive")]
+        for rule, by_split in table["hypotension_8h"].items()
+    }
+    assert sums == {"negatives_only": [13, 4], "unknown": [5, 4]}
 
 
 def test_meds_labels_are_at_the_end_of_their_hour(ingest, tmp_path):

@@ -37,6 +37,21 @@ def test_the_worked_example_of_the_early_event_rule(switches_only, expected):
     assert marks(eep_labels(state, np.zeros(len(state)), 3, switches_only)) == expected
 
 
+def test_the_worked_example_with_the_carried_event_unknown():
+    state = states(WORKED_EXAMPLE)
+    found = marks(eep_labels(state, np.zeros(len(state)), 3, True, "unknown"))
+    assert found == "0 0 1 1 1 - - - - - - - 1 1 1 - - -"  # hours 8 and 9 carry the event of hour 7, whatever follows them
+
+
+@given(tail=st.sampled_from(["0", "1", "-"]), gap=st.integers(1, 5))
+def test_with_the_carried_event_unknown_what_follows_does_not_decide_whether_an_hour_counts(tail, gap):
+    state = states(" ".join(["0", "1", *["-"] * gap, tail]))
+    labels = eep_labels(state, np.zeros(len(state)), 8, True, "unknown")
+    assert np.isnan(labels[2 : 2 + gap]).all() and labels[0] == 1
+    kept = eep_labels(state, np.zeros(len(state)), 8, True, "negatives_only")[2 : 2 + gap]
+    assert (kept == 0).all() if tail == "0" else np.isnan(kept).all()
+
+
 def test_a_stay_never_sees_the_hours_of_the_next_stay():
     state = states("0 0 1 0 1 0")
     assert marks(eep_labels(state, np.array([1, 1, 2, 2, 3, 3]), 4, True)) == "0 - - - - -"
@@ -46,16 +61,16 @@ def test_a_stay_never_sees_the_hours_of_the_next_stay():
 STATES = st.lists(st.sampled_from([0.0, 1.0, float("nan")]), min_size=1, max_size=40)
 
 
-@given(state=STATES, horizon=st.integers(1, 12), switches=st.booleans())
-def test_the_rule_agrees_with_its_words(state, horizon, switches):
+@given(state=STATES, horizon=st.integers(1, 12), switches=st.booleans(), carried=st.sampled_from(["negatives_only", "unknown"]))
+def test_the_rule_agrees_with_its_words(state, horizon, switches, carried):
     expected = []
     for hour, now in enumerate(state):
         ahead, known = state[hour + 1 : hour + 1 + horizon], [value for value in state[: hour + 1] if not np.isnan(value)]
         label = 1.0 if 1.0 in ahead else 0.0 if 0.0 in ahead else np.nan
-        if now == 1.0 or (switches and label == 1.0 and known and known[-1] == 1.0):
+        if now == 1.0 or (switches and (label == 1.0 or carried == "unknown") and known and known[-1] == 1.0):
             label = np.nan
         expected.append(label)
-    np.testing.assert_array_equal(eep_labels(np.array(state), np.zeros(len(state)), horizon, switches), expected)
+    np.testing.assert_array_equal(eep_labels(np.array(state), np.zeros(len(state)), horizon, switches, carried), expected)
 
 
 @given(state=STATES, horizon=st.integers(1, 12), hour=st.integers(0, 39))

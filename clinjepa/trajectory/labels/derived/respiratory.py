@@ -96,7 +96,11 @@ def _oxygen(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarra
     for column, gives_none in (("o2_device", none), ("vent_mode", set[str]())):
         charted, words = rows.words(column)
         now[charted] = np.fmax(now[charted], [float(_spelled(word) not in gives_none) for word in words])
-    for column, highest_without in (("o2_flow", 0.0), ("fio2", parameters["room_air_fio2"]), ("fio2_blood_gas", parameters["room_air_fio2"])):
+    for column, highest_without in (
+        ("o2_flow", 0.0),
+        ("fio2", parameters["room_air_fio2"]),
+        ("fio2_blood_gas", parameters["room_air_fio2"]),
+    ):
         values = rows.column(column)
         now = np.where(np.isnan(values), now, np.fmax(now, (values > highest_without).astype(np.float64)))
     return rows.last_known(now, parameters["status_max_age_hours"])[0]
