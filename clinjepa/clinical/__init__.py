@@ -10,6 +10,7 @@
 | `tasks`, `task_keys` | prediction tasks (`tasks/*.yaml`) and their keys |
 | `rules` | cohort presets and the exclusion list |
 | `reference`, `field_reference` | the generated pages docs/tasks.md and docs/clinical_fields.md |
+| `misfiled` | readings that stand under another variable or unit than their own (`maps/misfiled.yaml`) |
 | `scaffold` | skeletons of new tasks and variables |
 """
 

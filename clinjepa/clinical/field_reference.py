@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from clinjepa.clinical.conditions import CONDITION_KEYS, RULES
 from clinjepa.clinical.definitions import Key
 from clinjepa.clinical.derived import FAMILY_KEYS, QUANTITY_KEYS
+from clinjepa.clinical.misfiled import MISFILED_KEYS
 from clinjepa.clinical.rules import COHORT_KEYS, EXCLUSION_KEYS, PRESET_KEYS
 from clinjepa.clinical.task_keys import (
     COMMON_KEYS,
@@ -36,6 +37,7 @@ _TABLES: tuple[tuple[str, str, Sequence[Key]], ...] = (
     ("### Entry of `quantities`", "", QUANTITY_KEYS),
     ("## Cohorts: `cohorts.yaml`", "A preset, under its name in `presets`:", PRESET_KEYS),
     ("### `fields` of a preset", "", COHORT_KEYS),
+    ("## Misfiled readings: `maps/misfiled.yaml`", "An entry of `rules`:", MISFILED_KEYS),
     ("## Exclusions: `exclusions.yaml`", "An entry of `fields`:", EXCLUSION_KEYS),
 )
 

@@ -32,6 +32,7 @@ REASONS = {
     "identity": "stays without an id, patient or admission",
     "repeat": "repeated rows",
     "purpose": "left out on purpose",
+    "moved": "moved to the variable or unit that they belong to (nothing dropped)",
     "files": "noted about the files (nothing dropped)",
     "other": "other rules",
 }
@@ -148,6 +149,21 @@ class DataCardView:
         ranked = sorted(variables.items(), key=lambda item: -item[1])
         told = ", ".join(f"{names.get(name, name)} {number(count)}" for name, count in ranked[:number_shown])
         return told + (f" and {len(ranked) - number_shown} more" if len(ranked) > number_shown else "")
+
+    def loss_rows(self) -> list[tuple[str, str, str, str, str, str]]:
+        """(variable, where, lost of readings, share, median of the lost, what would fit) of each entry of `range_losses`."""
+        names = {name: variable.text_name for name, variable in load_variables().items()}
+        return [
+            (
+                names.get(loss["variable"], loss["variable"]),
+                loss["where"],
+                f"{number(loss['num_lost'])} of {number(loss['num_readings'])}",
+                self.share(loss["share_lost"]),
+                f"{loss['median_lost']:g} {' or '.join(loss['units'])}".strip(),
+                "; ".join(loss["fits"]) or "none",
+            )
+            for loss in self.card.get("range_losses", [])
+        ]
 
     def token_charts(self) -> list[Markup]:
         return [self._token_chart(kind, counts) for kind, counts in self.card.get("tokens", {}).items()]

@@ -7,11 +7,14 @@ conversions and ranges in `clinical/variables.yaml`, unit spellings in `clinical
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import polars as pl
 
 from clinjepa.clinical import Conversion, Variable, canonical_unit, load_variables
+from clinjepa.sources.misfiled import move_misfiled
 from clinjepa.sources.missing_values import drop_missing
+from clinjepa.sources.range_losses import Counts, group_losses
 from clinjepa.sources.schema import (
     EVENTS_SCHEMA,
     LABEL_COLUMNS,
@@ -40,14 +43,20 @@ _EVENT_COLUMNS = pl.Schema(
         "row": pl.Int64(),
     }
 )
-_RAW_COLUMNS = pl.Schema({**_EVENT_COLUMNS, "item": pl.Int64(), "patient_weight": pl.Float64()})
+_RAW_COLUMNS = pl.Schema({**_EVENT_COLUMNS, "item": pl.Int64(), "patient_weight": pl.Float64(), "site": pl.String()})
 
 
 def raw_events(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with all columns of a raw event: EVENTS_SCHEMA plus item id and patient weight in kg. Missing columns are null."""
+    """`frame` with all columns of a raw event: EVENTS_SCHEMA plus item id, patient weight in kg and site. Missing columns are null."""
     return frame.select(
         pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in _RAW_COLUMNS.items()
     )
+
+
+def at_sites(events: pl.DataFrame, sites: Mapping[int, str]) -> pl.DataFrame:
+    """Raw events with the site of their stay, for data sets of several hospitals. sites: stay_id -> name."""
+    table = pl.DataFrame({"stay_id": list(sites), "site": list(sites.values())}, schema={"stay_id": pl.Int64, "site": pl.String})
+    return events.drop("site").join(table, on="stay_id", how="left", maintain_order="left").select(_RAW_COLUMNS.names())
 
 
 def complete_stays(stays: pl.DataFrame) -> pl.DataFrame:
@@ -69,9 +78,10 @@ def convert_values(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """Raw events with values in their variables' units; values that cannot be converted or are implausible are dropped and counted.
 
     Counted: `zero_reading:<variable>` and `missing_code:<variable>` (`missing_values`), `non_numeric:<variable>`,
-    `unknown_unit:<variable>`, `out_of_range:<variable>` and the `drop` names of conversions.
+    `unknown_unit:<variable>`, `out_of_range:<variable>` and the `drop` names of conversions. Moved and counted: `<rule>:<variable>` of
+    `misfiled`. `Counts` also receive the losses by site, unit and item.
     """
-    events = drop_missing(events, counts)
+    events = move_misfiled(drop_missing(events, counts), counts)
     with_rules = [variable.name for variable in load_variables().values() if variable.conversions or variable.unit_aliases]
     has_rules = events["variable"].is_in(with_rules)
     # Conversion rules are evaluated row by row; most variables have none and take the short way.
@@ -116,6 +126,8 @@ def _convert(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
         .then(pl.lit("out_of_range"))
         .alias("fault")
     )
+    if isinstance(counts, Counts):
+        counts.losses += group_losses(events)
     for rule, variable, number in events.filter(pl.col("fault").is_not_null()).group_by("fault", "variable").len().iter_rows():
         counts[f"{rule}:{variable}"] += number
     kept = events.filter(pl.col("fault").is_null())
@@ -145,7 +157,14 @@ def finish(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str]) -> S
     stays_table = complete_stays(stays).sort("stay_id").to_arrow().cast(STAYS_SCHEMA)
     events_table = ordered.to_arrow()
     events_table = events_table.set_column(3, "variable", events_table["variable"].cast("string").dictionary_encode())
-    return validate(SourceTables(stays_table, events_table.cast(EVENTS_SCHEMA), {rule: counts[rule] for rule in sorted(counts)}))
+    return validate(
+        SourceTables(
+            stays_table,
+            events_table.cast(EVENTS_SCHEMA),
+            {rule: counts[rule] for rule in sorted(counts)},
+            counts.losses if isinstance(counts, Counts) else [],
+        )
+    )
 
 
 def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[str]) -> pl.DataFrame:

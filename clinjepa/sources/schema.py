@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError
+from clinjepa.sources.range_losses import GroupLosses
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
@@ -107,11 +108,15 @@ def partition_count(wanted: int | None, num_stays: int) -> int:
 
 @dataclass(frozen=True)
 class SourceTables:
-    """Content of one partition. `counts`: number of rows dropped or altered, by rule, over all patients of the partition."""
+    """Content of one partition. `counts`: number of rows dropped or altered, by rule, over all patients of the partition.
+
+    losses: readings lost to ranges and units, by variable, site, unit and item (`range_losses.group_losses`).
+    """
 
     stays: pa.Table
     events: pa.Table
     counts: dict[str, int] = field(default_factory=dict)
+    losses: list[GroupLosses] = field(default_factory=list)
 
 
 Partition = TypeVar("Partition", bound=Mapping[str, object])

@@ -19,6 +19,7 @@ from clinjepa.sources import open_source
 from clinjepa.sources.extraction import ExtractionPlan, extracted_source, extraction_counts, item_report
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
+from clinjepa.trajectory.hours.range_losses import describe
 from clinjepa.trajectory.labels.artifact import build_labels, finish_labels
 from clinjepa.trajectory.settings import IngestSettings, LabelSettings, PretrainedTokenizer, TokenizerSettings, TrajectorySettings
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
@@ -58,7 +59,10 @@ def run_ingest_stage(context: RunContext, stage: Stage, artifact: Artifact) -> d
         build_partition(open_source(settings.source), partitions[index], settings, out, f"part-{index:05d}", extracted)
 
     map_parts(context, stage, len(partitions), build)
-    return dict(finish_ingest(out, settings, extraction_counts(extracted) if extracted is not None else None))
+    card = finish_ingest(out, settings, extraction_counts(extracted) if extracted is not None else None)
+    for loss in card["range_losses"]:
+        console.print(f"{stage.label}: {describe(loss)}", highlight=False)
+    return dict(card)
 
 
 def run_tokenizer_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:

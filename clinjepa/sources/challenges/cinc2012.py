@@ -8,7 +8,6 @@ counts as a patient. Parameters and units: `clinical/maps/cinc2012.yaml`. The ou
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -26,7 +25,8 @@ from clinjepa.sources.challenges.cinc2012_records import (
     with_minutes,
 )
 from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, RecordRange, files_digest, read_lines, record_ranges
-from clinjepa.sources.cleaning import convert_values, finish
+from clinjepa.sources.cleaning import at_sites, convert_values, finish
+from clinjepa.sources.range_losses import Counts
 from clinjepa.sources.schema import SourceTables
 from clinjepa.sources.text_files import read_bounded
 from clinjepa.storage import Folder
@@ -87,7 +87,7 @@ class Cinc2012Source:
 
     def read(self, partition: RecordRange) -> SourceTables:
         """Stays and events of a range of records; only these members of the zip are read."""
-        counts: Counter[str] = Counter()
+        counts = Counts()
         first = partition["first_record"]
         records = self._records()[first : first + partition["num_records"]]
         mapping = load_map()
@@ -112,7 +112,8 @@ class Cinc2012Source:
             )
         ids = pl.DataFrame({"stay_id": [record.stay_id for record in records]}, schema={"stay_id": pl.Int64})
         stays = record_stays(ids, lines, outcomes, mapping, counts)
-        events = convert_values(record_events(lines, mapping, counts), counts)
+        sites = {record.stay_id: self._files[record.subset].site for record in records}
+        events = convert_values(at_sites(record_events(lines, mapping, counts), sites), counts)
         return finish(stays, events, counts)
 
     def _records(self) -> list[_Record]:

@@ -8,7 +8,6 @@ patient id, so each record counts as a patient. Columns and units: `clinical/map
 from __future__ import annotations
 
 import re
-from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,8 @@ from clinjepa.clinical.definitions import read_definitions
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.cinc2019_records import Cinc2019Map, check_rows, record_events, record_stays
 from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, RecordRange, files_digest, read_lines, record_ranges
-from clinjepa.sources.cleaning import convert_values, finish
+from clinjepa.sources.cleaning import at_sites, convert_values, finish
+from clinjepa.sources.range_losses import Counts
 from clinjepa.sources.schema import SourceTables
 from clinjepa.storage import Folder
 
@@ -72,7 +72,7 @@ class Cinc2019Source:
 
     def read(self, partition: RecordRange) -> SourceTables:
         """Stays and events of a range of records; only these members of the zip are read."""
-        counts: Counter[str] = Counter()
+        counts = Counts()
         mapping = load_map()
         first = partition["first_record"]
         records = self._records()[first : first + partition["num_records"]]
@@ -83,7 +83,8 @@ class Cinc2019Source:
             tables.append(check_rows(read_lines(files, mine), mapping, places))
         rows = pl.concat(tables)
         stays = record_stays([stay_id for stay_id, _, _ in records], rows, mapping, counts)
-        events = convert_values(record_events(rows, mapping), counts)
+        sites = {stay_id: self._sets[place].site for stay_id, _, place in records}
+        events = convert_values(at_sites(record_events(rows, mapping), sites), counts)
         return finish(stays, events, counts)
 
     def _records(self) -> list[tuple[int, str, int]]:

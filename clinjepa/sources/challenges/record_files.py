@@ -71,6 +71,8 @@ class RecordFiles:
     def __init__(self, folder: Folder, name: str, form: RecordForm) -> None:
         self._folder = folder
         self._name = name
+        self.site = name.removeprefix("training_set").removeprefix("set-")
+        """Letter of the set (2019: of the hospital), or the folder's name."""
         self.form = form
         self.zipped = name != "." and folder.exists(f"{name}.zip")
         if name != "." and not self.zipped and not folder.exists(name):

@@ -7,7 +7,6 @@ and in one file, so a partition is a range of rows per file.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -21,6 +20,7 @@ from clinjepa.sources.meds.columns import COLUMNS, find_columns, typed, whole_nu
 from clinjepa.sources.meds.events import read_events
 from clinjepa.sources.meds.stays import read_stays
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS
+from clinjepa.sources.range_losses import Counts
 from clinjepa.sources.schema import SourceTables, partition_count
 from clinjepa.storage import Folder
 
@@ -121,7 +121,7 @@ class MedsSource:
 
     def read(self, partition: RowRanges) -> SourceTables:
         """Stays and events of a partition's row ranges."""
-        counts: Counter[str] = Counter()
+        counts = Counts()
         frames = [
             self._read(piece["file"], tuple(COLUMNS), piece["first_row"], piece["num_rows"]).with_row_index("row", piece["first_row"])
             for piece in partition["pieces"]

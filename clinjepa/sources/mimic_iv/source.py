@@ -20,6 +20,7 @@ from clinjepa.sources.mimic_iv.events import read_events
 from clinjepa.sources.mimic_iv.extract import Patients, bucket_of, extract_table, read_bucket
 from clinjepa.sources.mimic_iv.stays import read_stays, usable_stays
 from clinjepa.sources.mimic_iv.tables import check_items, find_tables, load_tables, read_header
+from clinjepa.sources.range_losses import Counts
 from clinjepa.sources.schema import SourceTables, TableFile, partition_count
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import finished_part, write_record
@@ -93,7 +94,7 @@ class MimicIvSource:
         """Stays and events of one bucket of patients, from the files that `extract` wrote."""
         if extracted is None:
             raise SourceError("source.kind=mimic_iv is read from its extraction; run `clinjepa ingest`, or call extract() on every piece")
-        counts: Counter[str] = Counter()
+        counts = Counts()
         tables = {name: read_bucket(extracted, name, partition["bucket"]) for name in self._files if name not in _DICTIONARIES}
         where = {name: f"{self._folder.address}/{file}" for name, file in self._files.items()}
         stays = read_stays(tables, where, counts)

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 import numpy as np
 
 from clinjepa.clinical import load_variables
+from clinjepa.clinical.misfiled import load_misfiled
 
 if TYPE_CHECKING:
     import polars as pl
 
     from clinjepa.storage.parts import PartFile
     from clinjepa.trajectory.hours.cohort import AttritionRow
+    from clinjepa.trajectory.hours.range_losses import RangeLoss
 
 CARD_HOURS = 72
 """Coverage is counted for each of the first 72 hours of a stay."""
@@ -48,11 +50,12 @@ DROP_GROUPS = {
     "identity": ("stay_without_id", "stay_without_patient", "stay_without_admission", "record_without_id"),
     "repeat": ("duplicate_row", "repeated_static"),
     "purpose": ("excluded", "carrier_or_flush", "medication_not_given", "order_superseded_by_administration", "rewritten", "not_arterial"),
+    "moved": tuple(rule.name for rule in load_misfiled()),
     "files": ("empty_table", "table_missing", "item_absent", "item_changed", "invalid_utf8"),
 }
-"""Kind of reason -> rules; a rule in no group is shown as `other`."""
+"""Kind of reason -> rules; a rule in no group is shown as `other`. `moved`: the rules of `maps/misfiled.yaml`."""
 
-NOTES = frozenset(
+NOTES = frozenset(rule.name for rule in load_misfiled()) | frozenset(
     """start_without_end stay_without_patient stay_without_admission implausible_age impossible_death empty_table table_missing
     item_absent item_changed invalid_utf8 record_without_id""".split()
 )
@@ -148,6 +151,7 @@ class DataCard(TypedDict):
     splits: dict[str, SplitCounts]
     dropped: dict[str, int]
     dropped_by_reason: dict[str, ReasonDrops]
+    range_losses: list[RangeLoss]
     coverage: dict[str, VariableCoverage]
     hourly_coverage: HourlyCoverage
     parts: dict[str, list[PartFile]]

@@ -17,6 +17,7 @@ from clinjepa.config.schema import CohortConfig
 from clinjepa.errors import SourceError
 from clinjepa.sources.access import source_access
 from clinjepa.sources.extraction import read_partition
+from clinjepa.sources.range_losses import GroupLosses
 from clinjepa.sources.schema import STAYS_SCHEMA, Partition, PartitionReader, validate
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import PartFile, add_counts, finished_part, read_records, write_part_table, write_record
@@ -25,6 +26,7 @@ from clinjepa.trajectory.hours.cohort import Attrition, AttritionRow, apply_meas
 from clinjepa.trajectory.hours.data_card import DataCard, HourlyCoverage, SplitCounts, add_hourly, grouped_drops, hourly_coverage
 from clinjepa.trajectory.hours.grid import at_store_time, coverage, grid_columns, place_events
 from clinjepa.trajectory.hours.history import HISTORY_SCHEMA, history_hours
+from clinjepa.trajectory.hours.range_losses import range_losses
 from clinjepa.trajectory.hours.split import SPLITS, draw_split
 from clinjepa.trajectory.hours.text import hour_texts, static_texts
 from clinjepa.trajectory.settings import IngestSettings
@@ -38,7 +40,10 @@ INGEST_STAYS_SCHEMA = pa.schema([*PART_STAYS_SCHEMA, ("split", pa.string()), ("p
 
 
 class IngestRecord(TypedDict):
-    """Record of a finished part: its files and its counts after the cohort's rules. dropped: rows by rule or `rule:variable`."""
+    """Record of a finished part: its files and its counts after the cohort's rules.
+
+    dropped: rows by rule or `rule:variable`. range_losses: readings that ranges and units took, by group.
+    """
 
     schema_version: int
     files: list[PartFile]
@@ -47,6 +52,7 @@ class IngestRecord(TypedDict):
     num_events: int
     attrition: list[AttritionRow]
     dropped: dict[str, int]
+    range_losses: list[GroupLosses]
     coverage: dict[str, dict[str, int]]
     hourly_coverage: HourlyCoverage
 
@@ -106,6 +112,7 @@ def build_partition(
         "num_events": placed.height,
         "attrition": attrition.rows,
         "dropped": dropped,
+        "range_losses": tables.losses,
         "coverage": coverage(placed),
         "hourly_coverage": hourly_coverage(grid),
     }
@@ -199,6 +206,7 @@ def _card(
         "splits": {split: _describe(stays.filter(pl.col("split") == split)) for split in SPLITS},
         "dropped": dict(sorted(dropped.items())),
         "dropped_by_reason": grouped_drops(dropped),
+        "range_losses": range_losses(record["range_losses"] for record in records.values()),
         "coverage": {
             variable: {
                 "num_events": counts["num_events"],

@@ -1,0 +1,152 @@
+"""Columns that are not what their name says: certain readings go to their own variable, the others are named in the data card."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import polars as pl
+import pytest
+
+from clinjepa.clinical import load_variables
+from clinjepa.clinical.definitions import read_definitions
+from clinjepa.clinical.misfiled import load_misfiled, parse_misfiled
+from clinjepa.errors import ConfigError
+from clinjepa.sources.cleaning import at_sites, convert_values, raw_events
+from clinjepa.sources.misfiled import move_misfiled
+from clinjepa.sources.range_losses import Counts, add_losses
+from clinjepa.trajectory.hours.data_card import NOTES, grouped_drops
+from clinjepa.trajectory.hours.range_losses import LEAST_READINGS, LEAST_SHARE, describe, range_losses
+
+VARIABLES = load_variables()
+
+
+def events(*rows: tuple[str, float, str | None], item: int | None = None) -> pl.DataFrame:
+    """Raw events (variable, value, unit) of stays 1, 2, …"""
+    return raw_events(
+        pl.DataFrame([{"stay_id": 1 + i, "variable": v, "value": x, "unit": u, "item": item, "row": i} for i, (v, x, u) in enumerate(rows)])
+    )
+
+
+def moved(variable: str, value: float, unit: str | None, item: int | None = None) -> tuple[tuple, dict[str, int]]:
+    counts: Counter[str] = Counter()
+    found = convert_values(events((variable, value, unit), item=item), counts)
+    return (tuple(found.select("variable", "value", "unit").row(0)) if found.height else ()), dict(counts)
+
+
+@pytest.mark.parametrize("unit", [None, "mg/dL", "mmol/L"])
+def test_ionised_calcium_under_calcium_goes_to_its_own_variable_and_is_counted(unit):
+    found, counts = moved("calcium_total", 1.12, unit)
+    assert found == ("calcium_ionized", 1.12, "mmol/L") and counts == {"ionized_calcium_under_calcium:calcium_total": 1}
+
+
+def test_total_calcium_stays_where_it_is():
+    assert moved("calcium_total", 8.9, "mg/dL") == (("calcium_total", 8.9, "mg/dL"), {})
+    assert moved("calcium_ionized", 1.12, "mmol/L") == (("calcium_ionized", 1.12, "mmol/L"), {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("calcium_ionized", 9.2, ("calcium_total", 9.2)),
+        ("temperature", 98.6, ("temperature", 37.0)),
+        ("spo2", 0.97, ("spo2", 97.0)),
+        ("spo2", 1.0, ("spo2", 100.0)),
+        ("sao2", 0.91, ("sao2", 91.0)),
+        ("hematocrit", 0.31, ("hematocrit", 31.0)),
+        ("hemoglobin", 105.0, ("hemoglobin", 10.5)),
+        ("albumin", 31.0, ("albumin", 3.1)),
+        ("total_protein", 62.0, ("total_protein", 6.2)),
+        ("wbc", 9100.0, ("wbc", 9.1)),
+        ("platelets", 215000.0, ("platelets", 215.0)),
+    ],
+)
+def test_a_number_that_only_another_unit_can_explain_is_converted(variable, value, expected):
+    found, counts = moved(variable, value, None)
+    assert found[0] == expected[0] and found[1] == pytest.approx(expected[1]) and found[2] == VARIABLES[expected[0]].unit
+    assert sum(counts.values()) == 1 and next(iter(counts)).partition(":")[2] == variable
+
+
+@pytest.mark.parametrize(("variable", "value"), [("calcium_total", 1.8), ("spo2", 12.0), ("temperature", 60.0), ("hemoglobin", 27.0)])
+def test_a_number_with_more_than_one_explanation_is_dropped_as_before(variable, value):
+    assert moved(variable, value, None) == ((), {f"out_of_range:{variable}": 1})
+
+
+def test_an_item_with_a_conversion_of_its_own_is_left_to_it():
+    assert moved("temperature", 98.6, "°F", item=223761)[0][:2] == ("temperature", pytest.approx(37.0))
+    found, counts = moved("temperature", 98.6, None, item=223761)
+    assert found[:2] == ("temperature", pytest.approx(37.0)) and counts == {}
+
+
+def test_every_rule_is_disjoint_from_the_range_that_it_takes_from():
+    for rule in load_misfiled():
+        low, high = VARIABLES[rule.variable].minimum, VARIABLES[rule.variable].maximum
+        assert rule.highest < low or rule.lowest > high
+    raw = read_definitions("maps/misfiled.yaml")["rules"][0]
+    with pytest.raises(ConfigError, match="not disjoint from the plausible"):
+        parse_misfiled({**raw, "to": 5}, "x.yaml")
+    with pytest.raises(ConfigError, match="outside the plausible"):
+        parse_misfiled({**raw, "multiply": 40}, "x.yaml")
+    with pytest.raises(ConfigError, match="'blood' is not a variable"):
+        parse_misfiled({**raw, "becomes": "blood"}, "x.yaml")
+
+
+def test_moved_readings_are_a_note_of_the_card_and_no_drop():
+    rule = load_misfiled()[0].name
+    assert rule in NOTES and set(grouped_drops({f"{rule}:calcium_total": 4})) == {"moved"}
+
+
+def losses(*parts: pl.DataFrame) -> list:
+    found = []
+    for part in parts:
+        counts = Counts()
+        convert_values(part, counts)
+        found.append(counts.losses)
+    return found
+
+
+def column(variable: str, values: list[float], unit: str | None, site: str | None = None) -> pl.DataFrame:
+    rows = events(*((variable, value, unit) for value in values))
+    return at_sites(rows, dict.fromkeys(rows["stay_id"], site)) if site else rows
+
+
+def test_a_variable_that_loses_much_is_named_with_share_median_and_what_would_fit():
+    # 1.5 to 1.9: too high to be certainly ionised calcium, too low for total calcium
+    lost = [1.5 + 0.02 * step for step in range(20)]
+    (loss,) = range_losses(losses(column("calcium_total", lost + [9.0] * 80, None)))
+    assert (loss["variable"], loss["where"], loss["num_lost"], loss["num_readings"]) == ("calcium_total", "all readings", 20, 100)
+    assert loss["share_lost"] == 0.2 and loss["median_lost"] == pytest.approx(1.68)
+    assert any(fit.startswith("Ionized Calcium") for fit in loss["fits"]) and "calcium_total_highest" not in str(loss)
+    line = describe(loss)
+    assert "20 of 100 readings (20 %)" in line and "median 1.68" in line and "Ionized Calcium" in line and "\n" not in line
+
+
+def test_a_site_stands_out_although_the_whole_does_not():
+    parts = [column("sodium", [140.0] * 2000, None, "A"), column("sodium", [140.0] * 60, None, "B"), column("sodium", [14.1] * 40, None, "B")]
+    (loss,) = range_losses(losses(*parts))
+    assert (loss["where"], loss["num_lost"], loss["num_readings"]) == ("site B", 40, 100) and loss["fits"] == []
+    assert "no other variable or unit" in describe(loss)
+
+
+def test_a_unit_that_is_not_known_stands_out_with_its_name():
+    parts = [column("ptt", [30.0] * 100, "sec"), column("ptt", [1.1] * 12, "furlong")]
+    found = {loss["where"]: loss for loss in range_losses(losses(*parts))}
+    assert set(found) == {"all readings", "unit furlong"} and found["unit furlong"]["share_lost"] == 1.0
+    assert found["unit furlong"]["units"] == ["furlong"]
+
+
+def test_few_losses_are_not_named_so_that_a_median_is_no_patients_value():
+    assert LEAST_READINGS >= 10 and 0.01 < LEAST_SHARE <= 0.05
+    assert range_losses(losses(column("lactate", [99.0] * (LEAST_READINGS - 1) + [2.0] * 5, None))) == []
+    assert range_losses(losses(column("lactate", [99.0] * LEAST_READINGS + [2.0] * 1000, None))) == []
+
+
+def test_the_losses_of_parts_are_those_of_the_whole():
+    values = [0.5, 1.8, 9.0, 1.8, 25.0, 8.0, 1.7]
+    whole = losses(column("calcium_total", values, "mg/dL"))
+    halves = losses(column("calcium_total", values[:3], "mg/dL"), column("calcium_total", values[3:], "mg/dL"))
+    assert add_losses(whole) == add_losses(halves) == whole[0]
+
+
+def test_moving_nothing_returns_the_rows_as_they_are():
+    rows = events(("heart_rate", 80.0, "bpm"))
+    assert move_misfiled(rows, Counter()) is rows
