@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -10,12 +11,21 @@ import pytest
 from clinjepa.clinical import load_variables
 from clinjepa.clinical.definitions import read_definitions
 from clinjepa.clinical.misfiled import load_misfiled, parse_misfiled
+from clinjepa.config.schema import SourceConfig
 from clinjepa.errors import ConfigError
+from clinjepa.report.data_card_page import render_data_card
+from clinjepa.sources import SourceTables, open_source
+from clinjepa.sources.challenges.cinc2019 import COLUMNS
 from clinjepa.sources.cleaning import at_sites, convert_values, raw_events
 from clinjepa.sources.misfiled import move_misfiled
 from clinjepa.sources.range_losses import Counts, add_losses
+from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.data_card import NOTES, grouped_drops
+from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.hours.range_losses import LEAST_READINGS, LEAST_SHARE, describe, range_losses
+from tests.support.data import meds_examples as meds
+from tests.support.data import mimic_iv_examples as mimic
+from tests.support.data.handmade_stays import at, event, events_table, lenient_config, stays_table
 
 VARIABLES = load_variables()
 
@@ -121,7 +131,11 @@ def test_a_variable_that_loses_much_is_named_with_share_median_and_what_would_fi
 
 
 def test_a_site_stands_out_although_the_whole_does_not():
-    parts = [column("sodium", [140.0] * 2000, None, "A"), column("sodium", [140.0] * 60, None, "B"), column("sodium", [14.1] * 40, None, "B")]
+    parts = [
+        column("sodium", [140.0] * 2000, None, "A"),
+        column("sodium", [140.0] * 60, None, "B"),
+        column("sodium", [14.1] * 40, None, "B"),
+    ]
     (loss,) = range_losses(losses(*parts))
     assert (loss["where"], loss["num_lost"], loss["num_readings"]) == ("site B", 40, 100) and loss["fits"] == []
     assert "no other variable or unit" in describe(loss)
@@ -150,3 +164,75 @@ def test_the_losses_of_parts_are_those_of_the_whole():
 def test_moving_nothing_returns_the_rows_as_they_are():
     rows = events(("heart_rate", 80.0, "bpm"))
     assert move_misfiled(rows, Counter()) is rows
+
+
+def _mimic_iv(folder: Path, values: list[float]) -> SourceTables:
+    rows = [mimic.lab(50893, 2 + hour, value, "mg/dL") for hour, value in enumerate(values)]
+    return mimic.read_all(mimic.write_mimic(folder, {"labevents": rows}))
+
+
+def _meds(folder: Path, values: list[float]) -> SourceTables:
+    rows = [meds.row("LAB//50893//mg/dL", 2 + hour, value) for hour, value in enumerate(values)]
+    return meds.read_all(meds.write_meds(folder, [*meds.stay_rows(), *rows]))
+
+
+def _cinc2019(folder: Path, values: list[float]) -> SourceTables:
+    (folder / "training_setB").mkdir(parents=True)
+    statics = {"Age": "61", "Gender": "1", "HospAdmTime": "-2", "SepsisLabel": "0"}
+    rows = [dict.fromkeys(COLUMNS, "NaN") | statics | {"ICULOS": str(3 + hour), "Calcium": str(value)} for hour, value in enumerate(values)]
+    lines = ["|".join(COLUMNS), *("|".join(fields[name] for name in COLUMNS) for fields in rows)]
+    (folder / "training_setB/p100001.psv").write_text("\n".join(lines) + "\n")
+    return _read("cinc2019", folder)
+
+
+def _cinc2012(folder: Path, values: list[float]) -> SourceTables:
+    """The challenge has no calcium: haematocrit as a fraction."""
+    (folder / "set-a").mkdir(parents=True)
+    statics = "00:00,RecordID,1\n00:00,Age,54\n00:00,Gender,0\n00:00,Height,-1\n00:00,ICUType,4\n00:00,Weight,80.5\n"
+    rows = "".join(f"{2 + hour:02d}:00,HCT,{value}\n" for hour, value in enumerate(values))
+    (folder / "set-a/1.txt").write_text(f"Time,Parameter,Value\n{statics}{rows}")
+    (folder / "Outcomes-a.txt").write_text("RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death\n1,6,1,5,-1,0\n")
+    return _read("cinc2012", folder)
+
+
+def _read(kind: str, folder: Path) -> SourceTables:
+    source = open_source(SourceConfig(kind=kind, path=str(folder), num_partitions=1))
+    (partition,) = source.partitions()
+    return source.read(partition)
+
+
+@pytest.mark.parametrize(
+    ("read", "right", "value", "expected", "lost", "site"),
+    [
+        (_mimic_iv, "calcium_ionized", 1.12, 1.12, 1.7, None),
+        (_meds, "calcium_ionized", 1.12, 1.12, 1.7, None),
+        (_cinc2019, "calcium_ionized", 1.12, 1.12, 1.7, "B"),
+        (_cinc2012, "hematocrit", 0.31, 31.0, 3.1, "a"),
+    ],
+)
+def test_every_source_moves_what_is_certain_and_counts_what_is_lost_by_site(tmp_path, read, right, value, expected, lost, site):
+    tables = read(tmp_path, [value, value, *[lost] * 12])
+    found = pl.DataFrame(tables.events).with_columns(pl.col("variable").cast(pl.String))
+    assert found.filter(pl.col("variable") == right)["value"].to_list() == [pytest.approx(expected)] * 2
+    rule = "ionized_calcium_under_calcium:calcium_total" if right == "calcium_ionized" else "fraction_under_percent_hematocrit:hematocrit"
+    assert tables.counts[rule] == 2
+    (loss,) = [one for one in range_losses([tables.losses]) if one["where"] == "all readings"]
+    assert (loss["num_lost"], loss["median_lost"]) == (12, lost)
+    assert {group["site"] for group in tables.losses} == {site}
+
+
+def test_the_data_card_of_an_ingest_names_the_losses(tmp_path):
+    config = lenient_config()
+    stays = stays_table(*({"stay_id": stay, "outtime": at(30)} for stay in (1, 2, 3)))
+    readings = losses(column("calcium_total", [1.7] * 30 + [9.0] * 70, None, "B"))[0]
+
+    class Reads:
+        def read(self, partition):
+            return SourceTables(stays, events_table(*(event(stay, 1.0, "map", 80.0) for stay in (1, 2, 3))), {}, readings)
+
+    out = Folder(tmp_path / "ingest")
+    build_partition(Reads(), {}, config, out, "part-0")
+    card = finish_ingest(out, config)
+    assert [loss["variable"] for loss in card["range_losses"]] == ["calcium_total"]
+    assert card["range_losses"][0]["share_lost"] == pytest.approx(0.3)
+    assert "Columns that may not be what their name says" in (page := render_data_card(card)) and "30 of 100" in page
