@@ -62,7 +62,7 @@ def test_a_store_that_fails_for_a_while_is_waited_for(job, undisturbed, s3_serve
 
 
 def test_a_store_that_stays_away_ends_the_phase_with_one_line_and_it_goes_on_later(job, undisturbed, s3_server, proxy):
-    env = s3_server.environment | {"AWS_ENDPOINT_URL": proxy.address, PATIENCE_VARIABLE: "2"}
+    env = s3_server.environment | {"AWS_ENDPOINT_URL": proxy.address, PATIENCE_VARIABLE: "6"}
     process = start(job, env, stderr=subprocess.PIPE)
     wait_until_saved(job, process)
     proxy.mode = "503"

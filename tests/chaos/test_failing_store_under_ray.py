@@ -45,7 +45,7 @@ def test_it_is_waited_for_and_no_worker_group_starts_anew(job, inputs, started, 
 
 @pytest.mark.s3
 def test_when_it_stays_away_the_training_ends_with_one_line_and_goes_on_later(job, inputs, started, s3_server, s3_address, proxy, tmp_path):
-    env = s3_server.environment | {"AWS_ENDPOINT_URL": proxy.address, PATIENCE_VARIABLE: "2"}
+    env = s3_server.environment | {"AWS_ENDPOINT_URL": proxy.address, PATIENCE_VARIABLE: "6"}
     with RayNodes(head_cpus=2, env=env) as nodes:
         training = started(nodes, job, tmp_path, f"{s3_address}/store")
         training.wait_for(lambda: training.saved() >= 2 * EVERY)
