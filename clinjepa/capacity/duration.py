@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clinjepa.capacity.memory import RunSizes, busy_workers
+from clinjepa.capacity.memory import RunSizes, busy_workers, head_weights, reads_texts
 from clinjepa.capacity.model_sizes import predictor_parameters
 from clinjepa.curriculum.recipes import Recipe, phase_steps, run_order
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
@@ -129,11 +129,14 @@ def run_times(
         steps = steps_of[phase.name]
         windows = steps * run.global_batch
         states = windows * texts.hours_per_window * texts.tokens_per_state if phase.target == "ema" else 0.0
-        online = windows * texts.tokens_per_window if phase.trains == "both" else 0.0
+        online = windows * texts.tokens_per_window if phase.trains_encoder else 0.0
         encoder_flops = states * forward_flops(run) + online * (forward_flops(run) + trained_flops(run))
-        per_window = (2 * texts.hours_per_window + 1) * 6 * predictor_parameters(run.model.hidden, run.predictor)
+        texts_again = windows * texts.tokens_per_window if reads_texts(phase) else 0.0
+        encoder_flops += texts_again * sft_flops(run)
+        weights = phase.trains_predictor * predictor_parameters(run.model.hidden, run.predictor) + head_weights(run, phase)
+        per_window = (2 * texts.hours_per_window + 1) * 6 * weights
         seconds = (encoder_flops / encoder_rate + windows * per_window / predictor_rate) / run.busy_workers
-        times.append(PhaseTime(phase.name, steps, states + 2 * online, encoder_flops + windows * per_window, seconds))
+        times.append(PhaseTime(phase.name, steps, states + 2 * online + texts_again, encoder_flops + windows * per_window, seconds))
     return times
 
 

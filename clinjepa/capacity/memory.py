@@ -13,6 +13,8 @@ from typing import Any
 from clinjepa.capacity.model_sizes import Architecture, predictor_kept_bytes, predictor_parameters
 from clinjepa.curriculum.jobs import pack_places
 from clinjepa.curriculum.recipes import Phase, Recipe, run_order
+from clinjepa.curriculum.terms.inputs import HeadSizes
+from clinjepa.curriculum.terms.table import TERMS
 
 GIB = 1 << 30
 LOGITS_AT_ONCE = 1 << 26
@@ -170,27 +172,51 @@ def sft_memory(run: RunSizes) -> PhaseMemory:
 
 
 def phase_memory(run: RunSizes, phase: Phase) -> PhaseMemory:
-    """A phase of the curriculum. A phase without a target or a trained encoder does not load the encoder."""
-    joint = phase.trains == "both"
+    """A phase of the curriculum. A phase without a target or a trained encoder does not load the encoder.
+
+    Heads of a user's own terms are not counted: their sizes are not known before they are made.
+    """
+    joint = phase.trains_encoder
     encoder = trained = encoding = updating = 0
     if joint or phase.needs_target:
-        encoder, trained, updating = _encoder(run, not run.lora, phase.needs_target, joint)
-        encoding = _chunk(run, run.chunk_tokens, run.activation_checkpointing if joint else "nothing", joint and not run.lora)
-    size = 4 * predictor_parameters(run.model.hidden, run.predictor)
+        texts = reads_texts(phase)
+        encoder, trained, updating = _encoder(run, not run.lora, phase.needs_target, joint, with_head=texts)
+        encoding = _chunk(run, run.chunk_tokens, run.activation_checkpointing if joint else "nothing", joint and not run.lora, texts)
+        if texts:
+            encoding += _LOGIT_BYTES * min(run.chunk_tokens * run.model.vocab, LOGITS_AT_ONCE)
+    size = 4 * (phase.trains_predictor * predictor_parameters(run.model.hidden, run.predictor) + head_weights(run, phase))
     shard = size // run.num_workers
     gathered = size if run.num_workers > 1 and size <= KEPT_GATHERED_BYTES else 0
     gradients = size + (shard if run.num_workers > 1 else 0)
     predicting = predictor_kept_bytes(run.model.hidden, run.predictor, run.micro_batch, run.max_hours, run.rollout_steps)
+    at_a_time = -(-run.num_micro_batches // run.num_workers) if _has_statistics(phase) else 1
     return PhaseMemory(
         name=phase.name,
         encoder=encoder,
         trained=trained,
         predictor=shard + gathered + gradients + 2 * shard,
-        latents=_latents(run, joint),
+        latents=at_a_time * _latents(run, joint),
         encoding=encoding,
         predicting=predicting,
         updating=updating + shard,
     )
+
+
+def head_weights(run: RunSizes, phase: Phase) -> int:
+    """Weights of the heads of the project's terms in a phase's loss."""
+    sizes = HeadSizes(run.model.hidden, int(run.predictor["hidden_size"]), int(run.predictor["max_hours"]))
+    entries = [(TERMS[each.term], each.options) for each in phase.loss if each.term in TERMS]
+    return sum(entry.head_weights(sizes, options) for entry, options in entries if entry.head_weights is not None)
+
+
+def reads_texts(phase: Phase) -> bool:
+    """Whether a term of the loss is computed by the encoder from the texts themselves, with its output layer."""
+    return any(each.term in TERMS and TERMS[each.term].of_texts for each in phase.loss)
+
+
+def _has_statistics(phase: Phase) -> bool:
+    """Whether latents of all micro-batches of a step are kept until the sums of the global batch are known."""
+    return any(each.term in TERMS and TERMS[each.term].of_sums is not None for each in phase.loss)
 
 
 def _encoder(run: RunSizes, whole: bool, with_target: bool, trains: bool, with_head: bool = False) -> tuple[int, int, int]:

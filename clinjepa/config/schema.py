@@ -271,13 +271,13 @@ class SftConfig(Section):
 
 
 class CurriculumConfig(Section):
-    """Budget and optimisation of the five phases. The phases of each recipe are in `clinjepa/curriculum/recipes.yaml`."""
+    """Budget and optimisation of the phases. The phases of each recipe are in its file (`clinjepa/curriculum/recipes/`)."""
 
     num_steps: int = Field(11776, ge=8)
     """Optimizer steps of all phases together; equal for every recipe, so that recipes are compared at one budget."""
 
     shares: dict[str, float] = {"warmup": 0.24, "joint": 0.35, "alignment": 0.17, "finalization": 0.24}
-    """Share of `num_steps` per phase. In a recipe without a phase, the phase named in recipes.yaml gets its share."""
+    """Parts of `num_steps` by name; they add up to 1. The phases of every recipe name them all, so that its whole budget is spent."""
 
     global_batch: int = Field(32, ge=1)
     """Windows per optimizer step, whatever the number of workers."""
@@ -312,6 +312,10 @@ class CurriculumConfig(Section):
 
     rollout_weight: float = Field(1.0, ge=0)
     """Weight of the rollout loss; the loss is the teacher-forced loss plus this times the rollout loss."""
+
+    term_weights: dict[str, float] = {}
+    """Weights of loss terms by name, in place of those in the recipes' files: `{sigreg: 0.3}`. Every name is a term of a recipe of the
+    grid."""
 
     shared_k: bool = False
     """Draw one rollout start hour for the whole batch (as in the paper) instead of one per window."""
@@ -453,7 +457,8 @@ class GridConfig(Section):
     """Which recipes are trained with which seeds; every pair is one trial."""
 
     recipes: list[str] = Field(["clin_jepa", "no_alignment", "sft", "untrained"], min_length=1)
-    """Names of `clinjepa/curriculum/recipes.yaml`. `run` trains all of them, `pretrain` the first."""
+    """Names of the project's recipes (`clinjepa/curriculum/recipes/`), or paths of recipe files that end in .yaml
+    (docs/adding_a_recipe.md). `run` trains all of them, `pretrain` the first."""
 
     seeds: list[int] = Field([0], min_length=1)
     """Seeds of weights, order of windows, dropout and rollout starts. With several, figures are combined over them."""

@@ -2,7 +2,8 @@
 
 | module or folder | contents |
 |---|---|
-| `recipes`, `recipes.yaml` | phases and recipes as data; optimizer steps of each phase |
+| `recipes/` | recipes as YAML files, phases as typed values; optimizer steps of each phase |
+| `terms/` | the terms of a phase's loss, and the table of them |
 | `settings`, `jobs` | typed settings of a training; what one job trains, from which folders |
 | `training_loop` | the step loop that SFT and the phases share |
 | `phase`, `sft`, `hard_sync` | the two kinds of training behind the loop; phase 4, which copies online to target |

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from clinjepa.curriculum.recipes import Phase
+from clinjepa.curriculum.recipes.phases import Phase
 from clinjepa.curriculum.settings import (
     BaseSettings,
     CurriculumSettings,
@@ -25,9 +25,10 @@ from clinjepa.curriculum.settings import (
     Settings,
     SftSettings,
 )
+from clinjepa.curriculum.terms.table import TermTable
 from clinjepa.errors import ConfigError
 
-_ADDRESSES = ("out", "trajectories", "latents", "base", "encoder", "target", "predictor")
+_ADDRESSES = ("out", "trajectories", "latents", "base", "encoder", "target", "predictor", "heads")
 _EXECUTION = (
     "checkpoint_every_steps",
     "keep_checkpoints",
@@ -123,6 +124,10 @@ class PhaseJob(TrainingJob):
     """Folder with `target.safetensors`; None makes the target a copy of online (joint refinement)."""
     predictor: str | None = None
     """Folder with `predictor.*` and `optimizer.*` of the phase before; None initialises a new predictor from `seed`."""
+    heads: str | None = None
+    """Folder of the last phase that trained heads; those that this phase has too continue from it, others start fresh."""
+    terms_source: str | None = None
+    """Python source of the recipe's own loss terms; None where the phase uses none."""
     reencode: bool = False
     """Run the encoder at every step of a frozen phase instead of reading the latent store; the losses are the same."""
 
@@ -149,7 +154,12 @@ class PhaseJob(TrainingJob):
 
     @property
     def trains_encoder(self) -> bool:
-        return self.phase.trains == "both"
+        return self.phase.trains_encoder
+
+    @property
+    def terms(self) -> TermTable:
+        """The loss terms that the phase may name. Raises ConfigError when the recipe's own source fails."""
+        return TermTable.of(self.terms_source)
 
     @property
     def reads_latents(self) -> bool:
@@ -255,7 +265,7 @@ def job_digest(job: TrainingJob) -> str:
 def alignment_shortfall(phase: Phase, num_steps: int, ema_momentum: float) -> str | None:
     """The fault and its remedy when an alignment is too short for its target to arrive (`ALIGNMENT_RULE`); None when it is long enough."""
     reached = num_steps * (1.0 - ema_momentum)
-    if not phase.ema_moves or phase.trains == "both" or reached >= ALIGNMENT_RULE - 1e-9:
+    if not phase.ema_moves or phase.trains_encoder or reached >= ALIGNMENT_RULE - 1e-9:
         return None
     # Rounded down: a momentum rounded up would be too high by the same rule.
     momentum = math.floor((1 - ALIGNMENT_RULE / num_steps) * 1e4) / 1e4 if num_steps > ALIGNMENT_RULE else 0.0

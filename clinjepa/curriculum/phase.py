@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
@@ -19,7 +19,7 @@ from clinjepa.curriculum.schedule import Schedule
 from clinjepa.curriculum.steps.assembly import assemble
 from clinjepa.curriculum.steps.diagnostics import PhaseDiagnostics
 from clinjepa.curriculum.steps.objective import PhaseObjective
-from clinjepa.curriculum.training_loop import Launch, train
+from clinjepa.curriculum.training_loop import Launch, MicroBatch, train
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.curriculum.workers.out_of_memory import names_settings, phase_remedies
 from clinjepa.model.identity import encoder_digest
@@ -59,37 +59,49 @@ class PhaseTraining:
         self._modules = assemble(job, dist, checkpoint)
         fetcher = WindowBatches(job)
         self._plan = fetcher.plan
-        self._objective = PhaseObjective(job, self._modules.predictor, self._modules.encoder, dist)
+        self._objective = PhaseObjective(job, self._modules.predictor, self._modules.encoder, dist, self._modules.heads)
         self._diagnostics = PhaseDiagnostics(job, self._objective, self._modules, fetcher, dist)
+        own = job.phase.schedule == "own"
+        self._schedule_start = job.first_step if own else 0
         self._schedule = Schedule(
-            job.total_steps, self._settings.warmup_fraction, job.first_step, encoder_warmup_steps=self._settings.encoder_warmup_steps
+            job.num_steps if own else job.total_steps,
+            self._settings.warmup_fraction,
+            job.first_step - self._schedule_start,
+            encoder_warmup_steps=self._settings.encoder_warmup_steps,
         )
-        self._counts = (0, 0)
+        self._step, self._counts = job.first_step, [0] * self._objective.loss.num_terms
         self.optimizer, self.last_step, self.arrays_on = self._modules.optimizer, job.last_step, dist.device
         self.clip_norm, self.num_loss_terms = self._settings.clip_norm, self._objective.loss.num_terms
 
     def begin_step(self, step: int) -> None:
-        self._modules.predictor.train()
-        # In the order of the terms of phase_loss.
-        self._counts = self._plan.teacher_forcing_count(step), self._plan.rollout_count(step)
+        for module in (self._modules.predictor, *self._modules.heads.values()):
+            if module is not None:
+                module.train()
+        self._step = step
+        self._counts = [0 if term.of_texts else self._plan.count(step, term.counts, term.options) for term in self._objective.terms]
+
+    def gather(self, batches: Iterable[MicroBatch]) -> Iterable[MicroBatch]:
+        return self._objective.gather(batches, self._counts)
 
     def forward_backward(self, arrays: dict[str, Tensor], assigned: Assignment, sync: bool) -> tuple[Tensor, int]:
         return self._objective.forward_backward(arrays, assigned, self._counts, sync)
 
     def losses(self, totals: Sequence[float]) -> Row:
-        return self._objective.loss.logged(totals, self._counts)
+        return self._objective.loss.logged(totals, self._objective.divisors(self._counts))
 
     def learning_rates(self, step: int) -> Mapping[str, float]:
+        step -= self._schedule_start
         rates = {
             "predictor": self._schedule.predictor_factor(step) * self._settings.predictor_lr,
             "encoder": self._schedule.encoder_factor(step) * self._settings.encoder_lr,
+            "heads": self._schedule.predictor_factor(step) * self._settings.predictor_lr,
         }
         return {group: rates[group] for group in self.optimizer.groups}
 
     def after_update(self) -> None:
         """Move the EMA target: target ← momentum · target + (1 − momentum) · online."""
         if self._job.phase.ema_moves and self._modules.encoder is not None:
-            self._modules.encoder.ema_update(self._settings.ema_momentum)
+            self._modules.encoder.ema_update(self._settings.momentum(self._step - self._job.first_step, self._job.num_steps))
 
     def measure(self, done: int, history: TrainingHistory) -> None:
         self._diagnostics.measure(done, history)
@@ -102,11 +114,12 @@ class PhaseTraining:
         tensors, optimizer = self._modules.captured(job)
         if self._dist.is_main:
             out = Folder(job.out)
-            save_predictor(tensors["predictor"], self._modules.predictor.spec, out)
+            if self._modules.predictor is not None:
+                save_predictor(tensors["predictor"], self._modules.predictor.spec, out)
             for name, group in tensors.items():
                 if name != "predictor":
                     write_tensors(out, f"{name}.safetensors", group)
-            if encoder is not None:
+            if encoder is not None and self._modules.predictor is not None:
                 encoder = encoder_digest(Folder(str(job.base)), out) if job.trains_encoder else encoder
                 out.write_json(PREDICTOR_ENCODER, {"encoder_digest": encoder})
             out.write_json("optimizer.json", optimizer)

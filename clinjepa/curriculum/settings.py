@@ -63,23 +63,38 @@ def read_fields(cls: type, value: object, where: str) -> dict[str, Any]:
     return {name: _checked(value[name], hints[name], f"{where}.{name}") for name in names if name in value}
 
 
+def field_types(cls: type) -> Mapping[str, object]:
+    """Type of every field of a dataclass, by name."""
+    return _hints(cls)
+
+
 @cache
 def _hints(cls: type) -> Mapping[str, object]:
     return get_type_hints(cls)
 
 
 def _checked(value: object, hint: object, where: str) -> object:
-    """`value` as a value of the type `hint`: scalars, their unions, literals, tuples of strings and nested settings."""
+    """`value` as a value of the type `hint`: scalars, their unions, literals, mappings, nested settings, tuples of strings or settings."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         options = get_args(hint)
         if value is None and type(None) in options:
             return None
+        if isinstance(value, str) and str in options:
+            return value
         return _checked(value, next(each for each in options if each is not type(None)), where)
     if origin is Literal:
         if value in get_args(hint):
             return value
         raise ConfigError(f"{where} is {value!r}; allowed: {', '.join(map(repr, get_args(hint)))}")
+    if origin is tuple and hasattr(item := get_args(hint)[0], "from_json"):
+        if isinstance(value, list | tuple):
+            return tuple(_checked(each, item, f"{where}[{place}]") for place, each in enumerate(value))
+        raise ConfigError(f"{where} is {value!r}; expected a list")
+    if origin is Mapping:
+        if isinstance(value, Mapping):
+            return dict(value)
+        raise ConfigError(f"{where} is {value!r}; expected a mapping")
     if origin is tuple:
         if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
             return tuple(value)
@@ -201,11 +216,24 @@ class CurriculumSettings(Settings):
     shared_k: bool
     collapse_rankme: float
     stop_on_collapse: bool
+    ema_momentum_end: float | None = None
+    """Momentum that a linear schedule over the phase, from `ema_momentum`, reaches after its last step; None: constant."""
 
     @classmethod
     def from_section(cls, section: Mapping[str, object]) -> Self:
         """From all result fields of the configuration's section; raises ConfigError."""
-        return cls.from_json({name: value for name, value in section.items() if name not in ("num_steps", "shares")})
+        return cls.from_json({name: value for name, value in section.items() if name not in ("num_steps", "shares", "term_weights")})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values by field; `ema_momentum_end` only where a phase has one, so that it leaves other keys as they are."""
+        values = super().to_json()
+        return {name: value for name, value in values.items() if name != "ema_momentum_end" or value is not None}
+
+    def momentum(self, done: int, num_steps: int) -> float:
+        """EMA momentum after update `done` (from 0) of a phase of `num_steps`; a schedule is linear, as in I-JEPA (arXiv 2301.08243)."""
+        if self.ema_momentum_end is None:
+            return self.ema_momentum
+        return self.ema_momentum + (self.ema_momentum_end - self.ema_momentum) * done / num_steps
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ arXiv 2605.10840). Plan, checkpoints and determinism are those of the phases.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -26,7 +26,7 @@ from clinjepa.curriculum.jobs import SftJob, pack_places
 from clinjepa.curriculum.schedule import Schedule
 from clinjepa.curriculum.steps.encoder_specs import next_token_spec
 from clinjepa.curriculum.steps.optimizer import GroupedAdamW
-from clinjepa.curriculum.training_loop import Launch, train
+from clinjepa.curriculum.training_loop import Launch, MicroBatch, train
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.curriculum.workers.gathering import communicates_in_every_forward, keep_gathered, set_gradient_sync
 from clinjepa.curriculum.workers.out_of_memory import names_settings, sft_remedies
@@ -68,6 +68,10 @@ class SftTraining:
 
     def begin_step(self, step: int) -> None:
         self._num_labels = self._plan.label_count(step)
+
+    def gather(self, batches: Iterable[MicroBatch]) -> Iterable[MicroBatch]:
+        """They pass one by one: the loss is a plain sum over tokens."""
+        return batches
 
     def forward_backward(self, arrays: dict[str, Tensor], assigned: Assignment, sync: bool) -> tuple[Tensor, int]:
         """Sum of the next-token losses of one micro-batch, which is cut into packs of at most `pack_places` places."""

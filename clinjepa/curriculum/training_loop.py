@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -28,6 +28,8 @@ from clinjepa.curriculum.steps.optimizer import GroupedAdamW
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.storage import Folder
 
+MicroBatch = tuple[dict[str, Tensor], Assignment]
+"""An unpacked micro-batch and its place in the plan."""
 _MEASUREMENTS_PER_JOB, _MIN_STEPS_BETWEEN = 4, 5
 
 
@@ -64,6 +66,9 @@ class Training(Protocol):
 
     def begin_step(self, step: int) -> None:
         """Read the plan's counts of step `step` and set the modules to training mode."""
+
+    def gather(self, batches: Iterable[MicroBatch]) -> Iterable[MicroBatch]:
+        """The step's micro-batches, after what must be known of all of them before the first gradient; collective."""
 
     def forward_backward(self, arrays: dict[str, Tensor], assigned: Assignment, sync: bool) -> tuple[Tensor, int]:
         """Add the gradients of one micro-batch; `sync`: reduce gradients over workers with it.
@@ -157,7 +162,7 @@ class _MicroBatches:
         self.waited = 0.0
         """Seconds spent waiting for data."""
 
-    def of_step(self) -> Iterator[tuple[dict[str, Tensor], Assignment]]:
+    def of_step(self) -> Iterator[MicroBatch]:
         """The next step's micro-batches with their assignments."""
         for assigned in islice(self._assigned, self.per_step):
             before = time.perf_counter()
@@ -177,7 +182,7 @@ def _gradients(
     training.optimizer.zero_grad()
     num_terms = training.num_loss_terms
     sums = torch.zeros(num_terms + 1, dtype=torch.float64, device=dist.device)
-    for turn, (arrays, assigned) in enumerate(micro_batches.of_step()):
+    for turn, (arrays, assigned) in enumerate(training.gather(micro_batches.of_step())):
         terms, num_tokens = training.forward_backward(arrays, assigned, sync=turn == micro_batches.per_step - 1)
         sums[:num_terms] += terms
         sums[num_terms] += num_tokens

@@ -61,6 +61,23 @@ def random_model(spec: EncoderSpec, seed: int) -> PreTrainedModel:
     return model
 
 
+def make_random_base(spec: EncoderSpec, seed: int, out: Folder) -> None:
+    """Write a base with the architecture of `spec.model` and random weights in `spec.dtype` that depend on `seed` only.
+
+    Raises ConfigError when the model's configuration is not on this machine.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with open_base(spec, None) as source, torch.random.fork_rng(devices=[]):
+        config = AutoConfig.from_pretrained(
+            source.source, revision=source.revision, local_files_only=source.local_files_only, trust_remote_code=False
+        )
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    state = {name: parameter.to(spec.torch_dtype) for name, parameter in model.named_parameters()}
+    write_base(out, base_config(model), state)
+
+
 def base_config(model: PreTrainedModel) -> dict[str, Any]:
     """The content of `config.json`, without the path that the model was loaded from."""
     written: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))

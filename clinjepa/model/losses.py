@@ -10,23 +10,48 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clinjepa.model.predictor import Cache, Predictor
 
 
-def teacher_forcing_loss(pred_BTD: Tensor, target_BTD: Tensor, valid_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of |ẑ_{t+1} - z_{t+1}| over D and over every valid hour t + 1 >= 1.
+class Distance(NamedTuple):
+    """How a prediction is compared with its target, over the last dimension."""
+
+    kind: str = "l1"
+    """`l1`: summed over D (Clin-JEPA, section 5). `mse`: mean of the squares over D."""
+
+    normalise: str = "none"
+    """`layernorm`: both go through a LayerNorm without weights first, which removes their scale (V-JEPA 2-AC, arXiv 2506.09985)."""
+
+    target_gradient: bool = False
+    """Let gradients flow into the target too."""
+
+    def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The distance at every position."""
+        target = (target if self.target_gradient else target.detach()).to(pred.dtype)
+        if self.normalise == "layernorm":
+            pred, target = (F.layer_norm(each, each.shape[-1:]) for each in (pred, target))
+        return (pred - target).square().mean(-1) if self.kind == "mse" else (pred - target).abs().sum(-1)
+
+
+L1 = Distance()
+
+
+def teacher_forcing_loss(pred_BTD: Tensor, target_BTD: Tensor, valid_BT: Tensor, distance: Distance = L1) -> tuple[Tensor, Tensor]:
+    """Sum of the distances of ẑ_{t+1} from z_{t+1} over every valid hour t + 1 >= 1.
 
     Args:
         pred_BTD: the predictor's output, pred[:, t] = ẑ_{t+1}.
-        target_BTD: latents of hours 0 to T - 1; no gradient flows into them.
+        target_BTD: latents of hours 0 to T - 1; no gradient flows into them unless `distance` says so.
         valid_BT: bool, True for hours 0 to length - 1 of each window.
+        distance: how an hour is compared with its target.
 
     Returns:
         (scalar in latent units, number of hours predicted).
     """
-    error_BT = _l1(pred_BTD[:, :-1], target_BTD[:, 1:])
+    error_BT = distance(pred_BTD[:, :-1], target_BTD[:, 1:])
     counted = valid_BT[:, 1:]
     return error_BT.masked_fill(~counted, 0).sum(), counted.sum()
 
@@ -46,8 +71,9 @@ def rollout_loss(
     start_B: Tensor,
     num_steps: int,
     kind: str,
+    distance: Distance = L1,
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the L1 of rollout steps 1 to num_steps, which predict hours start + 1 to start + num_steps.
+    """Sum of the distances of rollout steps 1 to num_steps, which predict hours start + 1 to start + num_steps.
 
     Step 1 is the window's prediction at `start`; each further step costs one more hour.
 
@@ -55,11 +81,12 @@ def rollout_loss(
         predictor: the predictor.
         window: its output for the teacher-forced window.
         z_action_BTD: actions of the window.
-        target_BTD: latents of hours 0 to T - 1; no gradient flows into them.
+        target_BTD: as in `teacher_forcing_loss`.
         start_B: last recorded hour of each window's rollout; -1 for a window that is too short, which is not counted.
         num_steps: steps of the rollout.
         kind: `native` feeds the model its last prediction, with gradient through the chain. `teacher_forced` feeds it the recorded
             latent; by the block-causal mask, that gives the window's predictions at start + 1 and later.
+        distance: how an hour is compared with its target.
 
     Returns:
         (scalar in latent units, number of windows counted). Losses of the steps are summed; the mean is over windows.
@@ -83,7 +110,7 @@ def rollout_loss(
             state_B1D, _, cache = predictor(None, state_B1D, _at(z_action_BTD, (hour_B - 1).clamp(min=0)), cache=cache, keep_cache=True)
         elif step > 1:
             state_B1D = _at(pred_BTD, (hour_B - 1).clamp(min=0))
-        error_B = _l1(state_B1D, _at(target_BTD, hour_B))[:, 0]
+        error_B = distance(state_B1D, _at(target_BTD, hour_B))[:, 0]
         total = total + error_B.masked_fill(~counted, 0).sum()
     return total, counted.sum()
 
@@ -106,11 +133,6 @@ def rollout_starts(lengths_B: Tensor, num_steps: int, shared: bool = False) -> T
     else:
         drawn_B = (torch.rand(len(choices_B)) * choices_B).long()
     return torch.where(long_enough, drawn_B + 1, -1).to(lengths_B.device)
-
-
-def _l1(pred: Tensor, target: Tensor) -> Tensor:
-    """L1 over the last dimension, without a gradient into the target."""
-    return (pred - target.detach().to(pred.dtype)).abs().sum(-1)
 
 
 def _at(sequence_BTD: Tensor, hour_B: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from clinjepa.storage import Folder
 
 ONLINE_TENSORS, TARGET_TENSORS = "online.safetensors", "target.safetensors"
+HEAD_TENSORS = "heads.safetensors"
+"""Weights of the heads of a phase's loss terms, named `<term>.<parameter>`."""
 
 
 def write_tensors(folder: Folder, name: str, state: Mapping[str, Tensor]) -> None:

@@ -18,6 +18,12 @@ TITLES = {
     "sft": "SFT, frozen",
     "untrained": "untrained encoder",
     "random": "random encoder",
+    "naive": "joint, without EMA target",
+    "layernorm_targets": "normalised targets",
+    "sigreg": "SIGReg, without EMA target",
+    "chained": "chained rollout into the encoder",
+    "hybrid": "1, 4 and 16 h ahead + next token",
+    "token_aux": "+ next token on the encoder",
     "lightgbm": "LightGBM, hand-made features",
     "hours_in_icu": "hours in the ICU alone",
     "linear": "linear probe",
@@ -41,14 +47,25 @@ RECIPES = {
     "sft": "Encoder after next-token fine-tuning, frozen; the predictor gets the whole budget.",
     "untrained": "Encoder before any training, frozen; the predictor gets the whole budget.",
     "random": "Encoder with random weights, frozen; the predictor gets the whole budget.",
+    "naive": "Encoder and predictor together throughout, against the online encoder's own latents; may collapse.",
+    "layernorm_targets": "As Clin-JEPA; joint refinement and alignment compare latents after a LayerNorm without weights.",
+    "sigreg": "Warmup, joint refinement with SIGReg in place of an EMA target, finalization.",
+    "hybrid": "As Clin-JEPA; joint refinement predicts latents 1, 4 and 16 h ahead and keeps a next-token loss on the encoder.",
+    "token_aux": "As Clin-JEPA, with a next-token loss on the encoder in joint refinement.",
+    "chained": "As Clin-JEPA; the rollout of joint refinement feeds the predictor its own outputs.",
 }
 
 _STARTS = {
+    "random": "Starts from random weights in a public model's architecture",
     "untrained": "Starts from the untrained encoder",
     "sft": "Starts from the encoder after next-token fine-tuning",
 }
-_TRAINED = {"predictor": "predictor", "both": "encoder and predictor"}
-_ROLLOUTS = {"native": "own predictions fed back", "teacher_forced": "teacher-forced"}
+_TRAINED = {"predictor": "predictor", "both": "encoder and predictor", "encoder": "encoder"}
+_ROLLOUTS = {
+    "native": "own predictions fed back",
+    "teacher_forced": "teacher-forced",
+    "chained": "own predictions fed back, with their gradient into the encoder",
+}
 _TARGETS = {"online": "the online encoder's latents", "ema": "the EMA target's latents"}
 
 

@@ -27,7 +27,7 @@ from clinjepa.storage.strays import is_stray
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("clinjepa", "pipelines")
 _NOT_FOLLOWED = ("clinjepa.config", "clinjepa.errors", "pipelines.graph", "pipelines.scheduling")
-_DATA_IN_KEYS = ("clinjepa/clinical/", "clinjepa/curriculum/recipes.yaml")
+_DATA_IN_KEYS = ("clinjepa/clinical/", "clinjepa/curriculum/recipes/")
 
 Target = tuple[str, str | None]
 """A module and a name in it; None stands for the whole module."""

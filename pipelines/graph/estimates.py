@@ -18,7 +18,7 @@ from clinjepa.capacity.duration import ASSUMED, PhaseTime, TextFigures, run_time
 from clinjepa.capacity.memory import ALLOWANCE, GIB, PhaseMemory, RunSizes, run_memory
 from clinjepa.capacity.model_sizes import Architecture, known_gpus, known_model
 from clinjepa.config import Config
-from clinjepa.curriculum.recipes import Recipe, load_recipe
+from clinjepa.curriculum.recipes import Recipe, load_recipes
 from clinjepa.errors import ClinJepaError, ConfigError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
@@ -185,7 +185,7 @@ def gpu_estimate(config: Config, experiment: Experiment | None) -> GpuEstimate:
     gpu = known_gpus()[execution.gpu_kind]
     memory = execution.gpu_memory_gb or gpu["memory_gib"]
     peak = execution.gpu_tflops or gpu["bf16_tflops"]
-    recipes = list(map(load_recipe, config.grid.recipes))
+    recipes = load_recipes(config.grid.recipes)
     run = RunSizes.from_settings(_architecture(config), sections, memory)
     texts = _texts(config, experiment)
 

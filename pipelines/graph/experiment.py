@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 from clinjepa.clinical import list_tasks
 from clinjepa.config.schema import Config
 from clinjepa.config.section import result_fields
-from clinjepa.curriculum.recipes import load_recipe
+from clinjepa.curriculum.recipes import Recipe, load_recipes
 from clinjepa.errors import ConfigError
 from clinjepa.evaluation.settings import DownstreamSettings
 from clinjepa.sources import SOURCES
@@ -29,6 +30,8 @@ class Experiment:
     labels: Stage
     baselines: Stage
     trials: tuple[Trial, ...]
+    recipes: tuple[Recipe, ...]
+    """Of `grid.recipes`, in its order."""
 
     def trial(self, recipe: str, seed: int) -> Trial:
         return next(t for t in self.trials if (t.recipe, t.seed) == (recipe, seed))
@@ -45,10 +48,16 @@ class Experiment:
         return sorted(seen.values(), key=lambda stage: stage.depth)
 
 
-def build_experiment(config: Config, source_digest: str) -> Experiment:
-    """The graph for every recipe and seed of `config.grid`. `source_digest`: content digest of the source's files.
+def build_experiment(config: Config, source_digest: str, recipes: Sequence[Recipe] | None = None) -> Experiment:
+    """The graph for every recipe and seed of `config.grid`.
 
-    Raises ConfigError for a task or recipe that is not there, and for shares that do not fit a recipe.
+    Args:
+        config: the experiment.
+        source_digest: content digest of the source's files.
+        recipes: of `config.grid.recipes`; None reads them. A process on another machine gets them, since a user's files are not there.
+
+    Raises:
+        ConfigError: a task or recipe is not there, a recipe cannot work, or shares or weights do not fit it.
     """
     ingested = result_fields(IngestSettings.of(config))
     source = ingested["source"] | {"digest": source_digest}
@@ -82,9 +91,21 @@ def build_experiment(config: Config, source_digest: str) -> Experiment:
     judged = result_fields(DownstreamSettings.of(config))
     baselines = Stage("baselines", "gradient boosting", judged, {"ingest": ingest, "labels": labels})
     builder = TrialBuilder(config, ingest, tokenizer, trajectories, labels)
-    trials = tuple(builder.trial(load_recipe(name), seed) for seed in config.grid.seeds for name in config.grid.recipes)
+    recipes = tuple(load_recipes(config.grid.recipes) if recipes is None else recipes)
+    _check_weights(config, recipes)
+    trials = tuple(builder.trial(recipe, seed) for seed in config.grid.seeds for recipe in recipes)
     _name_users(trials, len(config.grid.seeds) > 1)
-    return Experiment(ingest, trajectories, labels, baselines, trials)
+    return Experiment(ingest, trajectories, labels, baselines, trials, recipes)
+
+
+def _check_weights(config: Config, recipes: Sequence[Recipe]) -> None:
+    """Raise ConfigError for a weight of a loss term that no recipe has."""
+    known = {term.name for recipe in recipes for phase in recipe.phases for term in phase.loss}
+    if unknown := sorted(set(config.curriculum.term_weights) - known):
+        raise ConfigError(
+            f"curriculum.term_weights names {', '.join(unknown)}, which is no loss term of grid.recipes; "
+            f"they have {', '.join(sorted(known))}"
+        )
 
 
 def _name_users(trials: tuple[Trial, ...], several_seeds: bool) -> None:

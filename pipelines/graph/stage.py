@@ -30,6 +30,8 @@ class Stage:
 
     settings: dict[str, Any]
     inputs: dict[str, Stage] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    """What the work receives whole and the settings hold as a digest; not part of the key."""
 
     @cached_property
     def key(self) -> str:

@@ -7,12 +7,14 @@ key holds exactly what its work receives.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clinjepa.config.schema import Config
 from clinjepa.config.section import result_fields
 from clinjepa.curriculum.recipes import Phase, Recipe, phase_steps
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings, SftSettings
+from clinjepa.curriculum.terms.table import source_digest
+from clinjepa.errors import ConfigError
 from clinjepa.evaluation.settings import DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
 from pipelines.graph.stage import Stage
 
@@ -36,6 +38,28 @@ class Trial:
         return list(seen.values())
 
 
+@dataclass
+class _Made:
+    """The stages that hold the newest state of each part while the phases of a trial are laid out."""
+
+    encoder: Stage | None
+    target: Stage | None = None
+    predictor: Stage | None = None
+    heads: Stage | None = None
+    """The last phase that trained heads."""
+    head_names: set[str] = field(default_factory=set)
+
+    def add(self, phase: Phase, stage: Stage) -> None:
+        if phase.trains_predictor:
+            self.predictor = stage
+        if phase.trains_encoder:
+            self.encoder, self.target = stage, stage if phase.ema_moves else None
+        elif phase.ema_moves:
+            self.target = stage
+        if phase.heads:
+            self.heads, self.head_names = stage, set(phase.heads)
+
+
 class TrialBuilder:
     """Builds the trials of an experiment; equal stages of several trials are one object."""
 
@@ -48,56 +72,80 @@ class TrialBuilder:
         self.curriculum = CurriculumSettings.from_section(result_fields(config.curriculum))
         self._pool: dict[str, Stage] = {}
 
-    def _stage(self, kind: str, label: str, settings: Mapping[str, object], inputs: dict[str, Stage]) -> Stage:
+    def _stage(
+        self, kind: str, label: str, settings: Mapping[str, object], inputs: dict[str, Stage], texts: Mapping[str, str] | None = None
+    ) -> Stage:
         """The stage with that content."""
-        stage = Stage(kind, label, dict(settings), inputs)
+        stage = Stage(kind, label, dict(settings), inputs, dict(texts or {}))
         return self._pool.setdefault(stage.key, stage)
 
     def trial(self, recipe: Recipe, seed: int) -> Trial:
-        """The stages of a recipe with a seed. Raises ConfigError for shares that do not fit the recipe."""
+        """The stages of a recipe with a seed. Raises ConfigError for shares or weights that do not fit the recipe."""
         base, encoder = self._start(recipe, seed)
         steps = phase_steps(recipe, self.config.curriculum.num_steps, self.config.curriculum.shares)
-        total = sum(steps)
         first = 0
+        made = _Made(encoder)
         done: list[Stage] = []
-        predictor: Stage | None = None
-        target: Stage | None = None
         for phase, num_steps in zip(recipe.phases, steps, strict=True):
-            name = phase.name
             if phase.trains == "nothing":
-                if encoder is None or target is None:
-                    raise ValueError(f"recipe {recipe.name}: {phase.name} has no target to synchronise")
-                stage = self._stage(
-                    "sync",
-                    name,
-                    {"phase": phase.to_json()},
-                    {"online": encoder, "target": target, "after": done[-1], "base": base, "trajectories": self.trajectories},
-                )
-                target = stage
+                done.append(self._sync(recipe, phase, base, made, done[-1]))
             else:
-                inputs = {"trajectories": self.trajectories, "base": base}
-                if phase.trains == "predictor":
-                    inputs["latents"] = self._embed(base, encoder)
-                optional = {"encoder": encoder, "target": target if phase.target == "ema" else None, "predictor": predictor}
-                inputs |= {part: stage for part, stage in optional.items() if stage is not None}
-                if done and done[-1].kind == "sync":
-                    inputs["after"] = done[-1]
-                stage = self._stage("phase", name, self._phase_settings(phase, num_steps, first, total, seed), inputs)
-                predictor = stage
-                if phase.trains == "both":
-                    encoder = target = stage
-                elif phase.ema_moves:
-                    target = stage
-            done.append(stage)
+                phase = phase.with_weights(self.config.curriculum.term_weights)
+                settings = self._phase_settings(recipe, phase, seed) | {
+                    "num_steps": num_steps,
+                    "first_step": first,
+                    "total_steps": sum(steps),
+                }
+                stage = self._phase(recipe, phase, settings, self._inputs(phase, base, made, done))
+                made.add(phase, stage)
+                done.append(stage)
             first += num_steps
-        if predictor is None:
+        if made.predictor is None:
             raise ValueError(f"recipe {recipe.name} trains no predictor")
-        embed = self._embed(base, encoder)
-        return Trial(recipe.name, seed, tuple(done), encoder or base, embed, self._evaluations(embed, predictor))
+        embed = self._embed(base, made.encoder)
+        return Trial(recipe.name, seed, tuple(done), made.encoder or base, embed, self._evaluations(embed, made.predictor))
+
+    def _sync(self, recipe: Recipe, phase: Phase, base: Stage, made: _Made, after: Stage) -> Stage:
+        if made.encoder is None or made.target is None:
+            raise ValueError(f"recipe {recipe.name}: {phase.name} has no target to synchronise")
+        inputs = {"online": made.encoder, "target": made.target, "after": after, "base": base, "trajectories": self.trajectories}
+        made.target = self._stage("sync", phase.name, {"phase": phase.to_json()}, inputs)
+        return made.target
+
+    def _phase(self, recipe: Recipe, phase: Phase, settings: dict[str, object], inputs: dict[str, Stage]) -> Stage:
+        """The stage of a phase that trains; the recipe's own terms enter its key by their digest where it uses one of them."""
+        own = recipe.terms.own if recipe.terms_source is not None else {}
+        if recipe.terms_source is None or not any(each.term in own for each in phase.loss):
+            return self._stage("phase", phase.name, settings, inputs)
+        terms = {"terms": recipe.terms_source}
+        return self._stage("phase", phase.name, settings | {"terms": source_digest(recipe.terms_source)}, inputs, terms)
+
+    def _inputs(self, phase: Phase, base: Stage, made: _Made, done: list[Stage]) -> dict[str, Stage]:
+        inputs = {"trajectories": self.trajectories, "base": base}
+        if not phase.trains_encoder:
+            inputs["latents"] = self._embed(base, made.encoder)
+        optional = {
+            "encoder": made.encoder,
+            "target": made.target if phase.target == "ema" else None,
+            "predictor": made.predictor if phase.trains_predictor else None,
+            "heads": made.heads if set(phase.heads) & made.head_names else None,
+        }
+        inputs |= {part: stage for part, stage in optional.items() if stage is not None}
+        if done and done[-1].kind == "sync":
+            inputs["after"] = done[-1]
+        return inputs
 
     def _start(self, recipe: Recipe, seed: int) -> tuple[Stage, Stage | None]:
         """(the base, the stage with its adapters); the latter is None unless SFT trained adapters of a public model."""
-        base = self._stage("base", "base model", {"encoder": self.encoder.base.to_json(), "seed": seed}, {"tokenizer": self.tokenizer})
+        made: dict[str, object] = {"encoder": self.encoder.base.to_json(), "seed": seed}
+        if recipe.encoder_start == "random":
+            if self.encoder.init == "config":
+                raise ConfigError(
+                    f"recipe {recipe.name}: with encoder.init=config the untrained encoder has random weights already; use the recipe "
+                    "untrained, or encoder.init=pretrained"
+                )
+            made["weights"] = "random"
+        base = self._stage("base", "base model", made, {"tokenizer": self.tokenizer})
         if recipe.encoder_start != "sft":
             return base, None
         settings: dict[str, object] = {"sft": self.sft.to_json(), "seed": seed}
@@ -112,14 +160,12 @@ class TrialBuilder:
         reading = self.encoder.reading(adapted=encoder is not None)
         return self._stage("embed", "latents", reading.without_defaults(), inputs)
 
-    def _phase_settings(self, phase: Phase, num_steps: int, first: int, total: int, seed: int) -> dict[str, object]:
+    def _phase_settings(self, recipe: Recipe, phase: Phase, seed: int) -> dict[str, object]:
+        """All but the steps."""
         return {
             "phase": phase.to_json(),
-            "num_steps": num_steps,
-            "first_step": first,
-            "total_steps": total,
             "seed": seed,
-            "curriculum": self.curriculum.to_json(),
+            "curriculum": recipe.curriculum(self.curriculum, phase).to_json(),
             "encoder": self.encoder.to_json(),
             "predictor": self.predictor.to_json(),
         }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from clinjepa.config import Config, result_fields
-from clinjepa.curriculum.recipes import load_recipe
+from clinjepa.curriculum.recipes import Recipe
 from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.export.card import model_card, package_versions, report_figures
@@ -122,7 +122,8 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
         TokenizerFacts(config.tokenizer.init == "pretrained", config.tokenizer.max_tokens),
         out,
     )
-    data, model = _data_facts(config, artifacts["trajectories"].folder), _model_facts(config, trial, weights)
+    own = next(each for each in experiment.recipes if each.name == trial.recipe)
+    data, model = _data_facts(config, artifacts["trajectories"].folder), _model_facts(config, own, trial, weights)
     card = {**identity, **weights, **data, **model, **_figures(config, trial, storage)}
     out.write_bytes(CARD, redacted(model_card(card)).encode())
     record: ExportRecord = {
@@ -162,13 +163,13 @@ def _whole_artifacts(config: Config, trial: Trial, stages: dict[str, Stage]) -> 
 
 
 def _trial(config: Config, experiment: Experiment, recipe: str | None, seed: int | None) -> Trial:
-    recipe = config.grid.recipes[0] if recipe is None else recipe
+    recipe = experiment.recipes[0].name if recipe is None else recipe
     seed = config.grid.seeds[0] if seed is None else seed
     for trial in experiment.trials:
         if (trial.recipe, trial.seed) == (recipe, seed):
             return trial
     raise ConfigError(
-        f"{config.name} has no recipe {recipe} with seed {seed}; its recipes are {', '.join(config.grid.recipes)}, "
+        f"{config.name} has no recipe {recipe} with seed {seed}; its recipes are {', '.join(each.name for each in experiment.recipes)}, "
         f"its seeds {', '.join(map(str, config.grid.seeds))}"
     )
 
@@ -193,7 +194,7 @@ def _data_facts(config: Config, trajectories: Folder) -> _DataFacts:
     }
 
 
-def _model_facts(config: Config, trial: Trial, weights: Written) -> _ModelFacts:
+def _model_facts(config: Config, recipe: Recipe, trial: Trial, weights: Written) -> _ModelFacts:
     encoder, base = config.encoder, weights["base"]
     name = str(base.get("model") or f"Qwen3 of {encoder.num_layers} layers of {encoder.hidden_size}, made here")
     if weights["adapted"]:
@@ -206,7 +207,7 @@ def _model_facts(config: Config, trial: Trial, weights: Written) -> _ModelFacts:
         "append_eos": encoder.append_eos,
         "latent_dim": weights["predictor"]["latent_dim"],
         "trained_tokenizer": config.tokenizer.init == "train",
-        "encoder_start": load_recipe(trial.recipe).encoder_start,
+        "encoder_start": recipe.encoder_start,
         "phases": ", ".join(name + (f" ({count} steps)" if count else "") for name, count in steps.items()),
     }
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from clinjepa.config import Config, result_fields, save_config
-from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.seeds import combine_seeds
 from clinjepa.redaction import redacted
@@ -87,13 +86,14 @@ class _Assembly:
             "versions": package_versions(),
         }
         content = build_report(results)
+        finished = {trial.recipe for trial in self.trials}
         extras = {
             "training": self._per_recipe_and_seed(self._training),
             "umap": self._umap(),
             "config_yaml": save_config(self.config),
             "headline_context": self.config.evaluation.drift.headline_context,
             "data_card": PAGE,
-            "recipes": {name: load_recipe(name) for name in dict.fromkeys(trial.recipe for trial in self.trials)},
+            "recipes": {recipe.name: recipe for recipe in self.experiment.recipes if recipe.name in finished},
             "notes": [f"Not finished and not in this report: {name}." for name in self.unfinished],
         }
         write_data_card(self.config, self.experiment)

@@ -16,7 +16,7 @@ def inside_job() -> bool:
 
 
 def absolute(config: Config) -> Config:
-    """`config` with absolute addresses of storage, source, a local model and a tracker's folder.
+    """`config` with absolute addresses of storage, source, a local model, recipes' files and a tracker's folder.
 
     Raises ConfigError inside a job whose storage is relative, since the job's folder is deleted at its end.
     """
@@ -30,6 +30,9 @@ def absolute(config: Config) -> Config:
         update={
             "storage": _absolute(config.storage),
             "source": config.source.model_copy(update={"path": config.source.path and _absolute(config.source.path)}),
+            "grid": config.grid.model_copy(
+                update={"recipes": [_absolute(each) if each.endswith((".yaml", ".yml")) else each for each in config.grid.recipes]}
+            ),
             "encoder": config.encoder.model_copy(update={"model": _absolute(model) if model and os.path.isdir(model) else model}),
             "execution": config.execution.model_copy(
                 update={"tracker_uri": _absolute(tracker) if tracker and _is_folder(tracker) else tracker}

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 
-from clinjepa.config import Config
+from clinjepa.config import Config, result_fields
 from clinjepa.curriculum.jobs import alignment_shortfall
-from clinjepa.curriculum.recipes import load_recipe, phase_steps
+from clinjepa.curriculum.recipes import load_recipes, phase_steps
+from clinjepa.curriculum.settings import CurriculumSettings
 from clinjepa.errors import ConfigError, ResourceError
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
@@ -66,7 +67,7 @@ def check_storage(config: Config) -> None:
 def check_workers(config: Config) -> None:
     """Raise ConfigError when there may be more workers than a step has micro-batches."""
     num_micro_batches = {"curriculum.micro_batch": _micro_batches(config)}
-    if any(load_recipe(recipe).encoder_start == "sft" for recipe in config.grid.recipes):
+    if any(recipe.encoder_start == "sft" for recipe in load_recipes(config.grid.recipes)):
         num_micro_batches["sft.micro_tokens"] = -(-config.sft.tokens_per_step // config.sft.micro_tokens)
     for cut, available in num_micro_batches.items():
         if config.execution.max_workers > available:
@@ -79,9 +80,10 @@ def check_workers(config: Config) -> None:
 def warnings(config: Config) -> list[str]:
     """Settings that are allowed but will probably disappoint, each with its remedy. Needs no data."""
     lines = []
-    for recipe in map(load_recipe, config.grid.recipes):
+    settings = CurriculumSettings.from_section(result_fields(config.curriculum))
+    for recipe in load_recipes(config.grid.recipes):
         for phase, steps in zip(recipe.phases, phase_steps(recipe, config.curriculum.num_steps, config.curriculum.shares), strict=True):
-            shortfall = alignment_shortfall(phase, steps, config.curriculum.ema_momentum)
+            shortfall = alignment_shortfall(phase, steps, recipe.curriculum(settings, phase).ema_momentum)
             lines += [f"{recipe.name}, {shortfall}"] if shortfall else []
     num_workers, available = config.execution.max_workers, _micro_batches(config)
     if num_workers < available and available % num_workers:

@@ -17,6 +17,7 @@ import ray
 import ray.tune
 
 from clinjepa.config import Config
+from clinjepa.curriculum.recipes import Recipe
 from clinjepa.errors import ClinJepaError, in_safe_words
 from pipelines.graph.context import Executor, RunContext
 from pipelines.graph.experiment import Experiment, build_experiment
@@ -44,6 +45,7 @@ class _Run:
     run_id: str
     debug: bool
     executors: Mapping[str, Executor]
+    recipes: tuple[Recipe, ...]
 
 
 def run_trials(context: RunContext, experiment: Experiment, executors: Mapping[str, Executor]) -> list[str]:
@@ -59,13 +61,16 @@ def run_trials(context: RunContext, experiment: Experiment, executors: Mapping[s
     """
     config = context.config
     digest = experiment.ingest.settings["source"]["digest"]
-    shared = _Run(config.model_dump_json(), digest, context.run_id, context.debug, executors)
+    shared = _Run(config.model_dump_json(), digest, context.run_id, context.debug, executors, experiment.recipes)
     for stage in (*experiment.data_stages, experiment.baselines):
         ensure(context, stage, executors)
     with tempfile.TemporaryDirectory(prefix="clinjepa-tune-") as scratch:
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(ray.tune.with_parameters(_trial, shared=shared), _NO_CPU),
-            param_space={"recipe": ray.tune.grid_search(list(config.grid.recipes)), "seed": ray.tune.grid_search(list(config.grid.seeds))},
+            param_space={
+                "recipe": ray.tune.grid_search([recipe.name for recipe in experiment.recipes]),
+                "seed": ray.tune.grid_search(list(config.grid.seeds)),
+            },
             tune_config=ray.tune.TuneConfig(max_concurrent_trials=config.grid.max_concurrent_trials),
             run_config=ray.tune.RunConfig(
                 name=config.name, storage_path=scratch, verbose=0, failure_config=ray.tune.FailureConfig(max_failures=2)
@@ -80,7 +85,7 @@ def _trial(parameters: _Parameters, shared: _Run) -> None:
     if not shared.debug:
         quieten_ray()
     config = Config.model_validate_json(shared.config_json)
-    trial = build_experiment(config, shared.source_digest).trial(parameters["recipe"], parameters["seed"])
+    trial = build_experiment(config, shared.source_digest, shared.recipes).trial(parameters["recipe"], parameters["seed"])
     context = RunContext(config, shared.run_id, coordinator(), shared.debug)
     longest = max(stage.depth for stage in trial.stages)
     try:

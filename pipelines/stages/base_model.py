@@ -21,13 +21,18 @@ def base_settings(stage: Stage) -> BaseSettings:
 def run_base_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of the `base` stage: random weights made here, or the name of a public model (never a copy of it)."""
     tokenizer = context.artifact(stage.inputs["tokenizer"]).folder
-    return run_remotely(context, _write_base, tokenizer, artifact.folder, base_settings(stage), stage.settings["seed"])
+    fresh = stage.settings.get("weights") == "random"
+    return run_remotely(context, _write_base, tokenizer, artifact.folder, base_settings(stage), stage.settings["seed"], fresh)
 
 
-def _write_base(tokenizer: Folder, out: Folder, settings: BaseSettings, seed: int) -> dict[str, object]:
+def _write_base(tokenizer: Folder, out: Folder, settings: BaseSettings, seed: int, fresh: bool) -> dict[str, object]:
+    """fresh: random weights in the architecture of a public model."""
     from clinjepa.curriculum.steps.encoder_specs import next_token_spec
-    from clinjepa.model.base_model import make_base
+    from clinjepa.model.base_model import make_base, make_random_base
 
+    if fresh:
+        make_random_base(next_token_spec(settings, None, tokenizer), seed, out)
+        return {"made_here": True}
     if settings.init == "pretrained":
         named = {"model": settings.model, "revision": settings.revision}
         out.write_json("model.json", named | {"content": public_content(str(settings.model), settings.revision)})

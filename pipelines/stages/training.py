@@ -7,7 +7,7 @@ from typing import TypedDict
 from clinjepa.config import Config
 from clinjepa.curriculum.hard_sync import hard_sync
 from clinjepa.curriculum.jobs import PhaseJob, SftJob, SyncJob
-from clinjepa.curriculum.recipes import Phase
+from clinjepa.curriculum.recipes.phases import Phase
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, LoraSettings, PredictorSettings, Recompute, SftSettings
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.context import RunContext
@@ -38,6 +38,8 @@ def run_phase_stage(context: RunContext, stage: Stage, artifact: Artifact) -> di
         encoder=address.get("encoder"),
         target=address.get("target"),
         predictor=address.get("predictor"),
+        heads=address.get("heads"),
+        terms_source=stage.texts.get("terms"),
         phase=Phase.from_json(settings["phase"]),
         num_steps=settings["num_steps"],
         first_step=settings["first_step"],

@@ -246,7 +246,7 @@ def plain_backward(objective: PhaseObjective, arrays: dict[str, torch.Tensor], t
     latents.z_static_BD = z_UD[arrays["static_texts"].long()]
     latents.z_state_BTD, latents.z_action_BTD = spread(z_UD, arrays["state_texts"]), spread(z_UD, arrays["action_texts"])
     torch.manual_seed(seed)
-    sum(objective._terms(latents, arrays)).backward()
+    sum(objective._terms(latents, arrays, 5)).backward()
 
 
 @pytest.mark.parametrize("stage", ["warmup", "joint", "joint_again", "alignment", "finalization", "sft"])

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from clinjepa.curriculum.hard_sync import SYNC_GAP
-from clinjepa.curriculum.steps import objective
+from clinjepa.curriculum.terms import prediction
 from tests.support.data.known_world import LinearWorld, best_forecast, simulate
 from tests.support.training.known_world_training import CONTEXT, HORIZONS, NUM_HOURS, Errors, KnownWorldTraining
 
@@ -40,13 +40,13 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> KnownWorldTraining:
 def without_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Phases run in full, with losses that are zero."""
     for name in ("teacher_forcing_loss", "rollout_loss"):
-        real = getattr(objective, name)
+        real = getattr(prediction, name)
 
         def zeroed(*args: object, real=real) -> tuple[torch.Tensor, torch.Tensor]:
             loss, count = real(*args)
             return loss * 0.0, count
 
-        monkeypatch.setattr(objective, name, zeroed)
+        monkeypatch.setattr(prediction, name, zeroed)
 
 
 def reaches_the_best(errors: Errors) -> bool:

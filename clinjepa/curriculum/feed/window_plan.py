@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clinjepa.curriculum.jobs import PhaseJob, TrainingJob
+from clinjepa.curriculum.terms.table import COUNTS
 from clinjepa.errors import StoreError
 
 if TYPE_CHECKING:
@@ -112,13 +113,10 @@ class PhasePlan:
             self._cached = (step, self._samples.step(step))
         return self._cached[1]
 
-    def teacher_forcing_count(self, step: int) -> int:
-        """Valid predicted hours of the global batch: hours 1 … T−1 of every window."""
-        return int(sum((self.num_hours[ids] - 1).sum() for ids in self.step(step)))
-
-    def rollout_count(self, step: int) -> int:
-        """Windows of the global batch that are long enough for a rollout."""
-        return int(sum((self.num_hours[ids] >= self.rollout_steps + 2).sum() for ids in self.step(step)))
+    def count(self, step: int, name: str, options: Mapping[str, object] | None = None) -> int:
+        """A count of the step's global batch by its name in `COUNTS`, for a loss term with these options."""
+        hours = self.num_hours[np.concatenate(self.step(step))]
+        return COUNTS[name](hours, {"rollout_steps": self.rollout_steps, **(options or {})})
 
     def rollout_starts(self, step: int, micro: int) -> np.ndarray:
         """int64 [B]: the index k of the last given hour of each window, drawn from 1 … T−1−rollout_steps; -1 where T is too short.

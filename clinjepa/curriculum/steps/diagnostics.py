@@ -67,12 +67,14 @@ class PhaseDiagnostics:
         for module in modules:
             module.eval()
         latents = self._objective.latents(arrays, seed, with_gradient=False)
-        pred_BTD, _ = self._modules.predictor(latents.z_static_BD, latents.z_state_BTD, latents.z_action_BTD, arrays["valid"])
+        figures: dict[str, float] = {}
+        if self._modules.predictor is not None:
+            pred_BTD, _ = self._modules.predictor(latents.z_static_BD, latents.z_state_BTD, latents.z_action_BTD, arrays["valid"])
+            following = arrays["valid"][:, 1:]
+            targets_ND, copied_ND = latents.target_BTD[:, 1:][following], latents.target_BTD[:, :-1][following]
+            figures = prediction_diagnostics(pred_BTD[:, :-1][following], targets_ND, copied_ND, targets_ND.mean(dim=0))
         for module, training in zip(modules, was_training, strict=True):
             module.train(training)
-        following = arrays["valid"][:, 1:]
-        targets_ND, copied_ND = latents.target_BTD[:, 1:][following], latents.target_BTD[:, :-1][following]
-        figures = prediction_diagnostics(pred_BTD[:, :-1][following], targets_ND, copied_ND, targets_ND.mean(dim=0))
         if self._job.phase.needs_target and self._modules.encoder is not None:
             figures["target_gap"] = self._modules.encoder.target_gap()
         return latent_diagnostics(latents.z_state_BTD[arrays["valid"]]) | figures

@@ -18,7 +18,7 @@ from clinjepa.curriculum.workers.gathering import communicates_in_every_forward,
 from clinjepa.model.encoder import Encoder
 from clinjepa.model.packing import Pack, pack_texts
 
-_CHUNK_TAG = 4
+_CHUNK_TAG, _TOKEN_TAG = 4, 9
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,42 @@ def backward_chunks(encoder: Encoder, chunks: TextChunks, gradient_UD: Tensor, s
         z_ND = _forward(encoder, pack, chunks.seed, i, "online", device)
         part = gradient_UD[pack.order.to(device)].to(z_ND.dtype)
         torch.autograd.backward(z_ND, torch.zeros_like(part) if spare else part)
+
+
+def next_token_backward(
+    encoder: Encoder, arrays: dict[str, Tensor], token_budget: int, seed: int, scale: float, dist: Dist
+) -> tuple[Tensor, int]:
+    """Add the gradients of `scale` times the mean next-token loss of the unique texts; all workers call it.
+
+    Gradients are not reduced over workers here: the last chunk of latents does it (`backward_chunks`).
+
+    Args:
+        encoder: with its output layer.
+        arrays: the collated micro-batch.
+        token_budget: places of a chunk; a longer text is a chunk of its own.
+        seed: of the micro-batch; adapter dropout of chunk i is drawn from (seed, i).
+        scale: weight of the mean in the loss of the global batch.
+        dist: the workers.
+
+    Returns:
+        (mean in nats a token without a graph, tokens encoded). Every text is followed by its end-of-text token, as in SFT.
+    """
+    lengths = arrays["text_lengths"].tolist()
+    texts = [text.numpy() for text in torch.split(arrays["tokens"].cpu(), lengths)]
+    packs = pack_texts(texts, token_budget, encoder.spec.eos_id)
+    rounds = dist.max_int(len(packs)) if communicates_in_every_forward(encoder) else len(packs)
+    total = torch.zeros((), device=dist.device)
+    set_gradient_sync(encoder, False)
+    for i in range(rounds):
+        spare = i >= len(packs)
+        pack = packs[0 if spare else i]
+        torch.manual_seed(mix_seed(_TOKEN_TAG, seed, i))
+        ids, positions, labels = (each.to(dist.device) for each in (pack.input_ids_L, pack.position_ids_L, pack.labels_L))
+        loss: Tensor = encoder(ids, positions, labels_L=labels)
+        torch.autograd.backward(loss * (0.0 if spare else scale / sum(lengths)))
+        if not spare:
+            total = total + loss.detach()
+    return total / sum(lengths), sum(pack.num_tokens for pack in packs)
 
 
 def _forward(encoder: Encoder, pack: Pack, seed: int, chunk: int, which: str, device: torch.device) -> Tensor:

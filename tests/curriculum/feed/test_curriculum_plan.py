@@ -87,8 +87,8 @@ def test_a_short_worker_runs_as_many_micro_batches_with_weight_zero():
 
 def test_counts_are_the_valid_positions_of_the_global_batch():
     plan = PhasePlan(windows_table([3, 4, 10, 72]), phase_job(global_batch=4, micro_batch=2))
-    assert plan.teacher_forcing_count(0) == 2 + 3 + 9 + 71
-    assert plan.rollout_count(0) == 3
+    assert plan.count(0, "predicted_hours") == 2 + 3 + 9 + 71
+    assert plan.count(0, "rollouts") == 3
 
 
 def test_rollouts_start_where_their_last_step_is_still_recorded():

@@ -62,7 +62,7 @@ def test_a_digest_covers_what_the_executor_uses() -> None:
         ("clinjepa/evaluation/geometry/evaluate.py", "MIN_PAIRS = 5", "MIN_PAIRS = 6", {"geometry"}),
         ("pipelines/stages/evaluation.py", 'RESULT = "result.json"', 'RESULT = "results.json"', EVALUATIONS),
         ("pipelines/stages/base_model.py", "def run_base_stage", "X = 1\n\n\ndef run_base_stage", {"base", "sft", "embed"}),
-        ("clinjepa/curriculum/recipes.yaml", "\n", "\n\n", set()),
+        ("clinjepa/curriculum/recipes/clin_jepa.yaml", "\n", "\n\n", set()),
         ("clinjepa/evaluation/drift.py", "from __future__ import annotations", "from __future__ import annotations\n\n# a comment", set()),
         ("clinjepa/evaluation/drift.py", '"""', '"""Another first word. ', set()),
         ("clinjepa/report/document.py", "def build_report", "X = 1\n\n\ndef build_report", set()),

@@ -29,7 +29,7 @@ from tests.pipelines.graph.test_stage_graph import CONFIG, LEAVES, RAW, changed,
 _COHORT = "preset min_age_years min_stay_hours max_stay_hours first_stay_of_admission min_vitals_records max_gap_hours"
 _PHASE = (
     "num_steps shares global_batch micro_batch predictor_lr encoder_lr weight_decay warmup_fraction encoder_warmup_steps clip_norm "
-    "ema_momentum rollout_steps rollout_weight shared_k collapse_rankme stop_on_collapse"
+    "ema_momentum rollout_steps rollout_weight term_weights shared_k collapse_rankme stop_on_collapse"
 )
 _SFT = "num_epochs max_steps tokens_per_step micro_tokens learning_rate warmup_fraction weight_decay clip_norm"
 _DOWNSTREAM = "pooling hourly_stride min_history_hours rollout_hours min_positives num_bootstrap"

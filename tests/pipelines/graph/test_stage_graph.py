@@ -44,7 +44,8 @@ def others(value: Any, annotation: Any) -> list[Any]:
     if isinstance(value, tuple):
         return [(0.6, 0.2, 0.2)]
     if isinstance(value, dict):
-        return [{name: share + 0.01 * place for place, (name, share) in enumerate(value.items())}]
+        moved = (0.01, -0.01, 0.0, 0.0)  # shares add up to 1
+        return [{name: share + move for (name, share), move in zip(value.items(), moved, strict=True)}] if value else [{"rollout": 0.5}]
     return [1, 100, ["hypotension_8h"], "x"]
 
 
