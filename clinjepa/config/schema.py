@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from clinjepa.config.execution import ExecutionConfig
-from clinjepa.config.section import IS_ADDRESS, Execution, Section
+from clinjepa.config.section import IS_ADDRESS, Added, Execution, Section
 
 
 class SimulatorConfig(Section):
@@ -120,7 +120,7 @@ class SplitConfig(Section):
 
 
 class WindowConfig(Section):
-    """Slices of a stay that training sees. Starts 0, stride, 2*stride ... while a full window fits, plus one that ends with the stay."""
+    """Slices of a stay that training sees. Starts 0, stride, 2*stride … while a full window fits; one that ends with the stay (`tail`)."""
 
     max_hours: int = Field(72, ge=4)
     """Length of a full window in hours; at most `predictor.max_hours`."""
@@ -130,6 +130,10 @@ class WindowConfig(Section):
 
     min_hours: int = Field(6, ge=4)
     """A stay of fewer hours has no window."""
+
+    tail: bool = Added(True)
+    """One more window that ends with the stay where the strides leave hours over; false is the rule of Clin-JEPA's released code, in which
+    these hours are in no window."""
 
 
 class TokenizerConfig(Section):

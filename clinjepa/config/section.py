@@ -57,6 +57,11 @@ def Execution(default: Any = ..., **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={"execution": True}, **kwargs)
 
 
+def Added(default: Any, **kwargs: Any) -> Any:
+    """A result field that came after stages with keys were in use: it enters a key only where it differs from its default."""
+    return Field(default, json_schema_extra={"added": True}, **kwargs)
+
+
 def is_execution(info: FieldInfo) -> bool:
     """Whether a field is marked `Execution(...)`."""
     extra = info.json_schema_extra
@@ -70,6 +75,8 @@ def result_fields(section: BaseModel) -> dict[str, Any]:
         if is_execution(info):
             continue
         value = getattr(section, name)
+        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("added") and value == info.default:
+            continue
         kept[name] = result_fields(value) if isinstance(value, BaseModel) else section.model_dump(mode="json", include={name})[name]
     return kept
 

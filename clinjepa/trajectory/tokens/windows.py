@@ -20,7 +20,8 @@ WINDOWS_SCHEMA = pa.schema(
 def stay_windows(num_hours: int, config: WindowConfig) -> list[tuple[int, int]]:
     """(start_hour, num_hours) of the windows of one stay of `num_hours` hours.
 
-    Windows of `max_hours` start at 0, stride, 2 * stride, … while they fit; if hours are left over, one more ends with the stay. A stay
+    Windows of `max_hours` start at 0, stride, 2 * stride, … while they fit; if hours are left over and `tail` is set, one more ends with
+    the stay. Without `tail` the rule is that of Clin-JEPA's released code (`slice_windows`), in which these hours are in no window. A stay
     shorter than `max_hours` is one window; a stay shorter than `min_hours` has none.
     """
     if num_hours < config.min_hours:
@@ -29,7 +30,7 @@ def stay_windows(num_hours: int, config: WindowConfig) -> list[tuple[int, int]]:
         return [(0, num_hours)]
     last = num_hours - config.max_hours
     starts = list(range(0, last + 1, config.stride_hours))
-    if starts[-1] != last:
+    if config.tail and starts[-1] != last:
         starts.append(last)
     return [(start, config.max_hours) for start in starts]
 

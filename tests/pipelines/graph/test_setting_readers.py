@@ -42,7 +42,7 @@ _TABLE: list[tuple[str, str, str]] = [
     ("ingest", "cohort", _COHORT),
     ("ingest", "split", "fractions seed use_source_split"),
     ("ingest", "text", "max_decimals include_medications"),
-    ("trajectories", "windows", "max_hours stride_hours min_hours"),
+    ("trajectories", "windows", "max_hours stride_hours min_hours tail"),
     ("tokenizer", "tokenizer", "init vocab_size"),
     ("trajectories", "tokenizer", "max_tokens"),
     ("base embed phase sft", "encoder", "init"),  # SFT of a public model trains adapters, which SFT and latents then hold

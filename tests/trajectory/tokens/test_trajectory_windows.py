@@ -6,7 +6,9 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clinjepa.config import Config, result_fields
 from clinjepa.config.schema import WindowConfig
+from clinjepa.trajectory.settings import TrajectorySettings
 from clinjepa.trajectory.tokens.windows import stay_windows, window_table
 
 CONFIGS = st.builds(
@@ -28,6 +30,20 @@ def test_a_shorter_stay_is_one_window_and_one_below_the_minimum_has_none():
     assert stay_windows(72, config) == [(0, 72)]
     assert stay_windows(6, config) == [(0, 6)]
     assert stay_windows(5, config) == []
+
+
+def test_without_tail_hours_that_the_strides_leave_over_are_in_no_window():
+    """The rule of Clin-JEPA's released code: starts 0, stride, … while a full window fits."""
+    config = WindowConfig(max_hours=72, stride_hours=12, min_hours=6, tail=False)
+    for num_hours in range(72, 160):
+        assert stay_windows(num_hours, config) == [(start, 72) for start in range(0, num_hours - 72 + 1, 12)]
+    assert stay_windows(71, config) == [(0, 71)]
+
+
+def test_the_key_of_a_store_with_tail_is_the_one_it_always_had():
+    settings = result_fields(TrajectorySettings.of(Config()))
+    assert "tail" not in settings["windows"] and TrajectorySettings.model_validate(settings).windows.tail
+    assert result_fields(TrajectorySettings.of(Config(windows={"tail": False})))["windows"]["tail"] is False
 
 
 @given(num_hours=st.integers(1, 400), config=CONFIGS)
