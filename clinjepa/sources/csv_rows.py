@@ -31,6 +31,9 @@ _CHECKED_BYTES = 2**20
 
 csv.field_size_limit(2**31 - 1)  # the diagnosis of a broken file must not fail on a long field
 
+_BLANKS = (b", ", b" ,", b",\t", b"\t,")
+"""Blanks around a comma outside quotes: texts of such a block are stripped. Polars skips blanks before a number, not behind it."""
+
 _QUOTED = re.compile(rb'"[^"]*"')
 _WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}|[+-]?\d{1,15}\.0*")
 
@@ -85,8 +88,18 @@ def parse_block(file: CsvFile, block: bytes, keep: Keep) -> tuple[pl.DataFrame, 
     # polars fills short rows with nulls. Of long rows it drops the surplus fields when not all columns are read.
     if _is_ragged(block, len(file.header)) and (fault := _bad_row(file, block)):
         raise fault
+    if _is_padded(block):
+        frame = frame.with_columns(pl.col(pl.String).str.strip_chars())
     frame = frame.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     return keep(frame, counts), frame.height, counts
+
+
+def _is_padded(block: bytes) -> bool:
+    """Whether blanks stand around a comma that is outside quotes."""
+    if not any(blank in block for blank in _BLANKS):
+        return False
+    text = _QUOTED.sub(b"", block) if b'"' in block else block
+    return any(blank in text for blank in _BLANKS)
 
 
 def _is_ragged(block: bytes, num_fields: int) -> bool:
