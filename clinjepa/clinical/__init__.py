@@ -5,6 +5,7 @@
 | `definitions` | reading of the YAML files, checking of their keys |
 | `variables` | the variable dictionary (`variables.yaml`) and unit spellings |
 | `missing` | values that mean "not measured" (`maps/missing.yaml`) |
+| `units` | from one unit to another (`maps/units.yaml`) |
 | `conditions` | three-valued conditions on the values of an hour |
 | `derived` | derived quantities (`derived/*.yaml`) |
 | `tasks`, `task_keys` | prediction tasks (`tasks/*.yaml`) and their keys |

@@ -6,6 +6,7 @@ clinical order of a text is that of Clin-JEPA (arXiv 2605.10840).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -177,14 +178,14 @@ def canonical_unit(unit: str | None) -> str | None:
     """The dictionary's spelling of a unit; None for a missing unit, the stripped input for an unknown one."""
     if unit is None or not unit.strip():
         return None
-    spelled = unit.strip()
+    spelled = re.sub(r"\s*/\s*", "/", unit.strip())
     known = _unit_spellings().get(spelled.casefold())
     return None if known == "" else known or spelled
 
 
 @lru_cache(maxsize=1)
 def _unit_spellings() -> dict[str, str]:
-    content = check_keys(read_definitions("maps/units.yaml"), {"missing", "units"}, set(), "clinjepa/clinical/maps/units.yaml")
+    content = read_definitions("maps/units.yaml")
     spellings = {spelling.casefold(): unit for unit, others in content["units"].items() for spelling in (unit, *others)}
     return spellings | {spelling.casefold(): "" for spelling in content["missing"]}
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 import polars as pl
 
 from clinjepa.clinical import Conversion, Variable, canonical_unit, load_variables
+from clinjepa.clinical.units import unit_conversion, units_of
+from clinjepa.sources.known_weight import is_weight, with_known_weight
 from clinjepa.sources.misfiled import move_misfiled
 from clinjepa.sources.missing_values import drop_missing
 from clinjepa.sources.range_losses import Counts, group_losses
@@ -74,14 +76,20 @@ def drop_implausible_ages(stays: pl.DataFrame, counts: Counter[str]) -> pl.DataF
     return stays.with_columns(pl.when(plausible).then(pl.col("age_years")).alias("age_years"))
 
 
-def convert_values(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+def convert_values(events: pl.DataFrame, counts: Counter[str], event_time: str = "measured") -> pl.DataFrame:
     """Raw events with values in their variables' units; values that cannot be converted or are implausible are dropped and counted.
 
+    A row is converted by the rules of its variable or else, if its unit is another one, by the table of units (`clinical.units`).
+
     Counted: `zero_reading:<variable>` and `missing_code:<variable>` (`missing_values`), `non_numeric:<variable>`,
-    `unknown_unit:<variable>`, `out_of_range:<variable>` and the `drop` names of conversions. Moved and counted: `<rule>:<variable>` of
-    `misfiled`. `Counts` also receive the losses by site, unit and item.
+    `unknown_unit:<variable>`, `no_weight:<variable>` (a rate that needs the body weight, and none was known), `out_of_range:<variable>`
+    and the `drop` names of conversions. Moved and counted: `<rule>:<variable>` of `misfiled`. `Counts` also receive the losses by site,
+    unit and item. event_time: `measured` or `stored`; decides from when a weight is known.
     """
     events = move_misfiled(drop_missing(events, counts), counts)
+    no_weight = pl.lit(None, pl.Float64).alias("known_weight")
+    weights = _convert(events.filter(is_weight()).with_columns(no_weight), Counter())
+    events = with_known_weight(events, weights, event_time)
     with_rules = [variable.name for variable in load_variables().values() if variable.conversions or variable.unit_aliases]
     has_rules = events["variable"].is_in(with_rules)
     # Conversion rules are evaluated row by row; most variables have none and take the short way.
@@ -111,12 +119,13 @@ def _convert(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     present = {name: variables[name] for name in events["variable"].unique().to_list() if name in variables}
     value, chosen, fault = _conversion_rules(present)
     known = pl.col("known_unit").is_null() | (pl.col("known_unit") == pl.col("own_unit")) | _has_alias(present)
-    events = events.with_columns(chosen.alias("chosen"), value.alias("converted"), fault.alias("fault")).with_columns(
+    events = events.with_columns(chosen.alias("chosen"), value.alias("converted"), fault.alias("fault"), known.alias("known"))
+    events = _by_unit_table(events).with_columns(
         pl.when(is_number & pl.col("value").is_null())
         .then(pl.lit("non_numeric"))
         .when(pl.col("fault").is_not_null())
         .then(pl.col("fault"))
-        .when(is_number & ~pl.col("chosen") & ~known)
+        .when(is_number & ~pl.col("chosen") & ~pl.col("known"))
         .then(pl.lit("unknown_unit"))
         .when(
             (pl.col("kind") != "category")
@@ -134,6 +143,25 @@ def _convert(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     own = pl.Series("variable", list(variables)), pl.Series("unit", [v.unit for v in variables.values()])
     unit = pl.when(pl.col("variable") == MEDICATION).then(pl.col("unit")).otherwise(pl.col("variable").replace_strict(*own, default=None))
     return kept.with_columns(pl.col("converted").alias("value"), unit.alias("unit")).select(*_EVENT_COLUMNS, "item")
+
+
+def _by_unit_table(events: pl.DataFrame) -> pl.DataFrame:
+    """Events with `converted`, `known` and `fault` of those in another unit that no rule of their variable chose."""
+    other = ~pl.col("chosen") & ~pl.col("known") & pl.col("own_unit").is_not_null()
+    pairs = events.filter(other).select("variable", "known_unit").unique().iter_rows()
+    rows = [(name, unit, *found) for name, unit in pairs if (found := unit_conversion(unit, name)) is not None]
+    if not rows:
+        return events
+    types = {"variable": pl.String, "known_unit": pl.String, "factor": pl.Float64, "per_kg": pl.Int64}
+    table = pl.DataFrame(rows, schema=types, orient="row")
+    events = events.join(table, on=["variable", "known_unit"], how="left", maintain_order="left")
+    weight = pl.when(pl.col("per_kg") == 0).then(1.0).when(pl.col("per_kg") > 0).then("known_weight").otherwise(1 / pl.col("known_weight"))
+    applies = (other & pl.col("factor").is_not_null()).fill_null(False)
+    return events.with_columns(
+        pl.when(applies).then(pl.col("value") * pl.col("factor") * weight).otherwise("converted").alias("converted"),
+        pl.when(applies & weight.is_null()).then(pl.lit("no_weight")).otherwise("fault").alias("fault"),
+        (pl.col("known") | applies).alias("known"),
+    ).drop("factor", "per_kg")
 
 
 def finish(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str]) -> SourceTables:
@@ -205,23 +233,24 @@ def _conversion_rules(variables: dict[str, Variable]) -> tuple[pl.Expr, pl.Expr,
     for variable in variables.values():
         here = pl.col("variable") == variable.name
         ranged = {rule.itemid for rule in variable.conversions if rule.lowest is not None or rule.highest is not None}
-        for item in ranged:  # values outside all ranges of such an item have no meaning
+        for item in ranged - {None}:  # values outside all ranges of such an item have no meaning
             fault = pl.when(here & (pl.col("item") == item)).then(pl.lit("out_of_range")).otherwise(fault)
         for rule in reversed(variable.conversions):
-            applies = here & _selects(rule)
+            applies = here & _selects(rule, variable)
             result = (pl.col("value") + rule.add) * rule.multiply
-            result = result / pl.col("patient_weight") if rule.per_kg else result
+            result = result / pl.col("known_weight") if rule.per_kg else result
             value = pl.when(applies).then(result).otherwise(value)
             chosen = chosen | applies
-            unusable = (
-                pl.when(pl.col("patient_weight").is_null()).then(pl.lit("no_weight")) if rule.per_kg else pl.lit(rule.drop, pl.String)
-            )
+            unusable = pl.when(pl.col("known_weight").is_null()).then(pl.lit("no_weight")) if rule.per_kg else pl.lit(rule.drop, pl.String)
             fault = pl.when(applies).then(unusable).otherwise(fault)
     return value, chosen, fault
 
 
-def _selects(rule: Conversion) -> pl.Expr:
+def _selects(rule: Conversion, variable: Variable) -> pl.Expr:
     condition: pl.Expr = pl.lit(True)
+    if rule.itemid is None and rule.unit is None:
+        units = pl.Series(units_of(variable.name)).implode()
+        condition = pl.col("known_unit").is_null() | pl.col("known_unit").is_in(units) | (pl.col("known_unit") == pl.col("own_unit"))
     if rule.itemid is not None:
         condition = condition & (pl.col("item") == rule.itemid)
     if rule.unit is not None:

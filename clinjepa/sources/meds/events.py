@@ -28,6 +28,7 @@ from clinjepa.sources.mimic_iv.row_meaning import (
     with_procedure_items,
 )
 
+_KG_PER_POUND = 0.45359237
 _STRUCTURE = ("ICU_ADMISSION", "HOSPITAL_ADMISSION", "GENDER", "MEDS_BIRTH", "RACE", "SUBJECT_WEIGHT_AT_INFUSION")
 
 
@@ -134,11 +135,10 @@ def _infusions(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     )
     starts = rows.filter((pl.col("part") == "INFUSION_START") & pl.col("icustay_id").is_not_null())
     paired = pair_intervals(starts, ends, ["icustay_id", "item", "order_id"], counts)
-    weights = (
-        rows.filter(pl.col("code").str.starts_with("SUBJECT_WEIGHT_AT_INFUSION"))
-        .group_by("subject_id", "time")
-        .agg(patient_weight=pl.col("numeric_value").first())
-    )
+    weighed = rows.filter(pl.col("code").str.starts_with("SUBJECT_WEIGHT_AT_INFUSION"))
+    in_pounds = pl.col("code").str.split("//").list.get(1, null_on_oob=True).str.to_lowercase().str.starts_with("lb").fill_null(False)
+    kg = pl.when(in_pounds).then(pl.col("numeric_value") * _KG_PER_POUND).otherwise("numeric_value")
+    weights = weighed.group_by("subject_id", "time").agg(patient_weight=kg.first())
     paired = paired.join(weights, on=["subject_id", "time"], how="left", maintain_order="left")
     return infusions(paired, counts)
 
