@@ -52,6 +52,10 @@ class TrainingError(ClinJepaError):
     """Training that must stop: NaN, an exploding norm, a collapse beyond its threshold."""
 
 
+class EvaluationError(ClinJepaError):
+    """Results that cannot be evaluated: scores or latents that are not finite, labels of one class only."""
+
+
 class ResourceError(ClinJepaError):
     """A machine or cluster that lacks what the configuration asks for: a GPU, or memory on it."""
 

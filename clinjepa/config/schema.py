@@ -325,7 +325,8 @@ class CurriculumConfig(Section):
     """Draw one rollout start hour for the whole batch (as in the paper) instead of one per window."""
 
     collapse_rankme: float = Field(1.5, ge=1)
-    """Effective rank (RankMe) of the state latents below which an alarm is raised."""
+    """Effective rank (RankMe) of the centred state latents below which an alarm is raised. A direction with over 99 % of their variance
+    raises it too."""
 
     stop_on_collapse: bool = False
     """Stop the phase on that alarm instead of only reporting it."""

@@ -13,5 +13,5 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `settings` | settings of the evaluation stages |
 """
 
-FORMAT_VERSIONS = {"roundtrip": 1, "drift": 1, "geometry": 2, "downstream": 1, "baselines": 2}
+FORMAT_VERSIONS = {"roundtrip": 1, "drift": 1, "geometry": 3, "downstream": 2, "baselines": 3}
 """By kind of stage that this room's code makes; raised when the result changes for the same settings."""

@@ -11,6 +11,9 @@ from typing import TypedDict, TypeGuard
 
 import numpy as np
 
+MIN_INTERVAL_PATIENTS = 2
+"""Fewer patients, in all or of one class, have no spread between patients: an interval over them would have no width."""
+
 
 class Figure(TypedDict):
     """A number with its basis. `ci95` is [low, high], or None where no interval can be given."""
@@ -26,13 +29,13 @@ def figure(value: float, draws_R: np.ndarray | None, num_patients: int, num_seed
 
     Args:
         value: The estimate.
-        draws_R: Bootstrap draws [R]; draws that are not finite are left out. The interval is None without draws and when fewer than half of
-            them are finite (too few patients of one class).
+        draws_R: Bootstrap draws [R]; draws that are not finite are left out. The interval is None without draws, for fewer than
+            MIN_INTERVAL_PATIENTS patients, and when fewer than half of the draws are finite (too few patients of one class).
         num_patients: Patients that the value rests on.
         num_seeds: Training seeds that it rests on.
     """
     interval = None
-    if draws_R is not None:
+    if draws_R is not None and num_patients >= MIN_INTERVAL_PATIENTS:
         finite_R = draws_R[np.isfinite(draws_R)]
         if finite_R.size * 2 >= max(draws_R.size, 1) and finite_R.size > 1:
             interval = [float(bound) for bound in np.percentile(finite_R, [2.5, 97.5])]

@@ -6,11 +6,12 @@ Definitions: docs/contracts.md, section 9.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from clinjepa.evaluation.figures import Figure, figure
+from clinjepa.errors import EvaluationError
+from clinjepa.evaluation.figures import MIN_INTERVAL_PATIENTS, Figure, figure
 
 _CHUNK_CELLS = 4_000_000
 """Bootstrap draws times rows held in memory at once (32 MB of float64)."""
@@ -21,6 +22,8 @@ class Discrimination(TypedDict):
 
     auroc: Figure
     auprc: Figure
+    interval_reason: NotRequired[str]
+    """Why the figures have no interval."""
 
 
 def patient_draws(num_patients: int, num_draws: int, seed: int) -> np.ndarray:
@@ -57,17 +60,30 @@ def auprc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
 
 
 def discrimination(labels_N: np.ndarray, scores_N: np.ndarray, subject_ids_N: np.ndarray, num_bootstrap: int, seed: int) -> Discrimination:
-    """AUROC and AUPRC with patient-level 95 % intervals. Both classes must be present.
+    """AUROC and AUPRC with patient-level 95 % intervals, or with an `interval_reason` where resampling patients can give none.
 
     Args:
-        labels_N: Labels in {0, 1}.
-        scores_N: Scores; only their order counts.
+        labels_N: Labels, 0 or 1; both must be present.
+        scores_N: Finite scores; only their order counts.
         subject_ids_N: Patient of each row; patients are resampled.
         num_bootstrap: Number of resamplings.
         seed: Seed of the resamplings.
+
+    Raises:
+        EvaluationError: A score is NaN or infinite, a label is neither 0 nor 1, or a class is missing.
     """
     index_N, num_patients = patient_index(subject_ids_N)
     ranking = _Ranking(labels_N, scores_N)
+    if len(np.unique(labels_N)) < 2:
+        raise EvaluationError(f"all {len(labels_N)} labels are of one class; AUROC and AUPRC need both")
+    value = auroc(labels_N, scores_N)
+    found: Discrimination = {
+        "auroc": figure(value, None, num_patients),
+        "auprc": figure(auprc(labels_N, scores_N), None, num_patients),
+    }
+    reason = _no_interval(labels_N, index_N, value)
+    if reason is not None:
+        return {**found, "interval_reason": reason}
     counts_RP = patient_draws(num_patients, num_bootstrap, seed)
     rows = max(1, _CHUNK_CELLS // max(len(labels_N), 1))
     roc_parts, pr_parts = [], []
@@ -76,9 +92,32 @@ def discrimination(labels_N: np.ndarray, scores_N: np.ndarray, subject_ids_N: np
         roc_parts.append(ranking.auroc(weights_RN))
         pr_parts.append(ranking.auprc(weights_RN))
     return {
-        "auroc": figure(auroc(labels_N, scores_N), np.concatenate(roc_parts), num_patients),
-        "auprc": figure(auprc(labels_N, scores_N), np.concatenate(pr_parts), num_patients),
+        "auroc": figure(value, np.concatenate(roc_parts), num_patients),
+        "auprc": figure(found["auprc"]["value"], np.concatenate(pr_parts), num_patients),
     }
+
+
+def _no_interval(labels_N: np.ndarray, index_N: np.ndarray, value: float) -> str | None:
+    """Why resampling patients says nothing of the uncertainty of this AUROC, or None."""
+    for kind, of_class_N in (("a positive", labels_N == 1), ("a negative", labels_N == 0)):
+        number = len(np.unique(index_N[of_class_N]))
+        if number < MIN_INTERVAL_PATIENTS:
+            return f"{number} patient with {kind} label: an interval over patients needs {MIN_INTERVAL_PATIENTS}"
+    if value in (0.0, 1.0):
+        return "the classes are separated without an error: every resampling repeats the value, so an interval would have no width"
+    return None
+
+
+def finite_scores(values: np.ndarray, name: str) -> np.ndarray:
+    """`values` as an array. Raises EvaluationError, with the number but no value, when one of them is NaN or infinite."""
+    values = np.asarray(values)
+    bad = int(values.size - np.isfinite(values).sum())
+    if bad:
+        raise EvaluationError(
+            f"{name} is NaN or infinite ({bad} of {values.size}): the encoder, the predictor or the probe diverged; "
+            "look at the training losses, lower the learning rate and train again"
+        )
+    return values
 
 
 class _Ranking:
@@ -87,10 +126,13 @@ class _Ranking:
     def __init__(self, labels_N: np.ndarray, scores_N: np.ndarray) -> None:
         if len(labels_N) == 0 or len(labels_N) != len(scores_N):
             raise ValueError(f"labels and scores must be equally many and not none, got {len(labels_N)} and {len(scores_N)}")
+        scores_N = finite_scores(scores_N, "a score")
+        if not np.isin(labels_N, (0, 1)).all():
+            raise EvaluationError("a label is neither 0 nor 1: only labelled prediction points can be scored")
         self.order_N = np.argsort(scores_N, kind="stable")
         sorted_N = np.asarray(scores_N)[self.order_N]
         self.starts_G = np.concatenate([[0], np.flatnonzero(sorted_N[1:] != sorted_N[:-1]) + 1])
-        self.positive_N = (np.asarray(labels_N)[self.order_N] > 0.5).astype(np.float64)
+        self.positive_N = (np.asarray(labels_N)[self.order_N] == 1).astype(np.float64)
 
     def groups(self, weights_RN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weight of positives and of negatives per distinct score, lowest first: two [R, G]."""

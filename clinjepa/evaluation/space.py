@@ -11,6 +11,9 @@ from typing import NotRequired, Protocol, TypedDict
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
+
+from clinjepa.model.diagnostics import spectrum
 
 
 class Space(TypedDict):
@@ -19,7 +22,9 @@ class Space(TypedDict):
     latent_std: float | None
     """Mean over dimensions of the standard deviation over hours, latent units."""
     rankme: float | None
-    """Effective rank of the centred latents: exp of the entropy of their normalised singular values (RankMe, arXiv 2210.02885)."""
+    """Effective rank of the centred latents (`clinjepa.model.diagnostics.spectrum`, as in training)."""
+    leading_share: float | None
+    """Share of the variance in the first principal direction."""
     norm: float | None
     """Mean L2 norm, latent units."""
     cosine_of_random_hours: float | None
@@ -90,26 +95,21 @@ def describe_space(latents: Latents, stays: pa.Table, split: str = "held_out", *
         return {
             "latent_std": None,
             "rankme": None,
+            "leading_share": None,
             "norm": None,
             "cosine_of_random_hours": None,
             "num_hours": len(z_ND),
             "reason": f"fewer than two hours in {split}",
         }
-    centred_ND = z_ND - z_ND.mean(0)
-    singular = np.sqrt(np.clip(np.linalg.eigvalsh(_gram(centred_ND)), 0, None))
-    share = singular / max(singular.sum(), 1e-12) + 1e-12
+    found = spectrum(torch.from_numpy(z_ND))
     norms_N = np.linalg.norm(z_ND, axis=1)
     other_N = np.random.default_rng([seed, 0xC05]).permutation(len(z_ND))
     other_N = np.where(other_N == np.arange(len(z_ND)), (other_N + 1) % len(z_ND), other_N)
     cosine_N = (z_ND * z_ND[other_N]).sum(1) / np.maximum(norms_N * norms_N[other_N], 1e-12)
     return {
-        "latent_std": float(centred_ND.std(0).mean()),
-        "rankme": float(np.exp(-(share * np.log(share)).sum())),
+        "latent_std": float(z_ND.std(0).mean()),
+        **found._asdict(),
         "norm": float(norms_N.mean()),
         "cosine_of_random_hours": float(cosine_N.mean()),
         "num_hours": len(z_ND),
     }
-
-
-def _gram(x_ND: np.ndarray) -> np.ndarray:
-    return np.asarray(x_ND.T @ x_ND if x_ND.shape[1] <= x_ND.shape[0] else x_ND @ x_ND.T)

@@ -7,21 +7,47 @@ take valid rows only (the caller removes padding) and return floats, computed in
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+NOISE_SHARE = 1e-5
+"""Singular values below this share of the uncentred Frobenius norm are rounding errors of fp32 latents and count as 0."""
 
-def rankme(z_ND: Tensor) -> float:
-    """Effective rank in [1, min(N, D)]: exp of the entropy of the normalised singular values. Source: RankMe (arXiv 2210.02885).
 
-    Not centred: identical latents give 1, and so does a latent space of zeros.
+class Spectrum(NamedTuple):
+    """How the variance of latents lies over the directions of their space."""
+
+    rankme: float
+    leading_share: float
+
+
+def spectrum(z_ND: Tensor) -> Spectrum:
+    """RankMe and the share of the first principal direction, of latents [N, D] from which their own mean is subtracted.
+
+    `rankme` is the effective rank in [1, min(N - 1, D)]: exp of the entropy of the normalised singular values (RankMe, arXiv 2210.02885;
+    there without centring). A mean that all latents share is one direction with a large singular value, so without centring "a mean plus
+    one direction" has rank two. `leading_share` in [0, 1] is the largest part of the variance that lies in one direction: noise in many
+    directions raises RankMe, and does not hide one direction here. Latents without spread give (1, 1).
     """
-    values = torch.linalg.svdvals(z_ND.detach().double())
+    z_ND = z_ND.detach().double()
+    centred_ND = z_ND - z_ND.mean(dim=0)
+    gram = centred_ND.T @ centred_ND if centred_ND.shape[1] <= centred_ND.shape[0] else centred_ND @ centred_ND.T
+    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    values = torch.where(values > NOISE_SHARE * z_ND.norm(), values, torch.zeros_like(values))
     total = values.sum()
     if total == 0:
-        return 1.0
+        return Spectrum(1.0, 1.0)
     shares = values / total
-    return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
+    variances = values.square()
+    rank = torch.exp(-torch.special.xlogy(shares, shares).sum())
+    return Spectrum(float(rank), float(variances.max() / variances.sum()))
+
+
+def rankme(z_ND: Tensor) -> float:
+    """Effective rank of centred latents; see `spectrum`. The one definition of training, alarm and report."""
+    return spectrum(z_ND).rankme
 
 
 def latent_std(z_ND: Tensor) -> float:
@@ -51,8 +77,8 @@ def mean_l1(pred_ND: Tensor, target_ND: Tensor) -> float:
 
 
 def latent_diagnostics(z_ND: Tensor) -> dict[str, float]:
-    """`latent_std`, `rankme`, `norm` of latents [N, D]."""
-    return {"latent_std": latent_std(z_ND), "rankme": rankme(z_ND), "norm": latent_norm(z_ND)}
+    """`latent_std`, `rankme`, `leading_share`, `norm` of latents [N, D]."""
+    return {"latent_std": latent_std(z_ND), **spectrum(z_ND)._asdict(), "norm": latent_norm(z_ND)}
 
 
 def prediction_diagnostics(pred_ND: Tensor, target_ND: Tensor, current_ND: Tensor, mean_D: Tensor) -> dict[str, float]:
@@ -62,7 +88,7 @@ def prediction_diagnostics(pred_ND: Tensor, target_ND: Tensor, current_ND: Tenso
         pred_ND: predictions.
         target_ND: the next hour's latents.
         current_ND: latents of the hours predicted from; they are the copy-forward forecast.
-        mean_D: the global mean latent.
+        mean_D: the mean latent of training hours; the report's `vs_mean` has the same denominator.
 
     Returns:
         {l1, centred_cosine, norm_ratio, l1_vs_copy, l1_vs_mean}. The last two are L1 divided by that of the trivial forecast; below 1 is

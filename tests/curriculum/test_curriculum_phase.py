@@ -371,16 +371,19 @@ def test_a_gradient_that_explodes_stops_the_phase_and_keeps_a_checkpoint_to_go_o
     assert starts(job.out) == [0, 20] and losses(job.out) == losses(tmp_path / "undisturbed")
 
 
-def constant_latents(curriculum: Curriculum, folder: Path) -> str:
+def constant_latents(curriculum: Curriculum, folder: Path, spread: float = 0.0) -> str:
+    """Latents of one mean; with `spread` they also differ along one direction, and by a tenth of a percent of it in all others."""
     reader, out = LatentReader(Folder(curriculum.base_latents)), Folder(folder)
-    stays = [(stay, *(0 * z + 1 for z in reader.stay(stay))) for stay in reader.stay_ids]
+    stays = [(stay, *(1 + spread * (z[..., :1] + 1e-3 * z) for z in reader.stay(stay))) for stay in reader.stay_ids]
     LatentWriter(reader.encoder_digest).write_part(out, "p0", stays)
     finish_latents(out)
     return out.address
 
 
-def test_a_collapsed_space_raises_one_alarm(curriculum, tmp_path):
-    run_job(curriculum.job("warmup", out=str(tmp_path / "out"), latents=constant_latents(curriculum, tmp_path / "latents")))
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_a_space_of_a_mean_or_of_a_mean_and_one_direction_raises_one_alarm(curriculum, tmp_path, spread):
+    latents = constant_latents(curriculum, tmp_path / "latents", spread)
+    run_job(curriculum.job("warmup", out=str(tmp_path / "out"), latents=latents))
     alarms = json.loads((tmp_path / "out" / "metrics.json").read_text())["alarms"]
     assert [(alarm["kind"], alarm["step"]) for alarm in alarms] == [("collapse", 0)]
 
@@ -404,8 +407,21 @@ def test_a_phase_that_trains_nothing_is_refused_by_the_training_loop(curriculum)
 def test_every_diagnostic_of_the_report_is_measured_at_the_start_and_the_end(curriculum):
     measured = curriculum.metrics("alignment")["diagnostics"]
     assert [row["step"] for row in measured] == [8, 12]
-    names = {"latent_std", "rankme", "norm", "centred_cosine", "l1_vs_copy", "l1_vs_mean", "target_gap"}
+    names = {"latent_std", "rankme", "leading_share", "norm", "centred_cosine", "l1_vs_copy", "l1_vs_mean", "target_gap"}
     assert all(names <= set(row) for row in measured)
+
+
+def test_the_mean_latent_behind_l1_vs_mean_is_of_training_hours(curriculum, tmp_path):
+    """Tuning latents that are all alike have an error of 0 against their own mean, and none against that of training."""
+    reader, out = LatentReader(Folder(curriculum.base_latents)), Folder(tmp_path / "latents")
+    windows = Folder(curriculum.trajectories).read_table("windows.parquet").to_pylist()
+    tuning = {row["stay_id"] for row in windows if row["split"] == "tuning"}
+    stays = [(stay, *((0 * z + 5 if stay in tuning else z) for z in reader.stay(stay))) for stay in reader.stay_ids]
+    LatentWriter(reader.encoder_digest).write_part(out, "p0", stays)
+    finish_latents(out)
+    run_job(curriculum.job("warmup", out=str(tmp_path / "out"), latents=out.address, num_steps=1, total_steps=1))
+    first = json.loads((tmp_path / "out" / "metrics.json").read_text())["diagnostics"][0]
+    assert tuning and 0 < first["l1_vs_mean"] < 10
 
 
 def test_a_micro_batch_holds_equal_texts_once(curriculum):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from clinjepa.errors import EvaluationError
 from clinjepa.evaluation.figures import figure
 from clinjepa.evaluation.metrics import _Ranking, auprc, auroc, discrimination, ratio_draws
 from clinjepa.evaluation.seeds import combine_seeds
@@ -67,6 +68,55 @@ def test_a_mean_over_patients_weights_them_by_their_rows() -> None:
 
 def test_interval_is_null_when_most_draws_cannot_be_computed() -> None:
     assert figure(0.5, np.array([np.nan, np.nan, 0.5]), num_patients=3)["ci95"] is None
+
+
+@pytest.mark.parametrize("rare", [0, 1])
+@pytest.mark.parametrize("num_rows", [1, 5])
+def test_one_patient_of_a_class_gives_no_interval_whatever_its_number_of_rows(rare: int, num_rows: int) -> None:
+    patients = np.repeat(np.arange(40), 5)
+    labels = np.full(200, 1.0 - rare)
+    labels[50 : 50 + num_rows] = rare  # rows of patient 10; in hourly tasks a patient has rows of both classes
+    found = discrimination(labels, np.random.default_rng(0).normal(size=200), patients, num_bootstrap=200, seed=0)
+    assert (found["auroc"]["ci95"], found["auprc"]["ci95"]) == (None, None)
+    assert "1 patient with a" in found["interval_reason"]
+    assert found["auroc"]["value"] == pytest.approx(roc_auc_score(labels, np.random.default_rng(0).normal(size=200)))
+
+
+def test_two_patients_of_a_class_have_an_interval() -> None:
+    labels = np.zeros(40)
+    labels[[3, 20]] = 1
+    found = discrimination(labels, np.random.default_rng(0).normal(size=40), np.arange(40), num_bootstrap=200, seed=0)
+    assert found["auroc"]["ci95"][0] < found["auroc"]["value"] < found["auroc"]["ci95"][1]
+    assert "interval_reason" not in found
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_perfect_separation_has_no_interval_of_no_width(sign: int) -> None:
+    labels = (np.arange(60) >= 50).astype(float)
+    found = discrimination(labels, sign * np.arange(60.0), np.arange(60), num_bootstrap=100, seed=0)
+    assert found["auroc"] == {"value": float(sign > 0), "ci95": None, "num_patients": 60, "num_seeds": 1}
+    assert "no width" in found["interval_reason"]
+
+
+def test_an_interval_over_one_patient_is_null() -> None:
+    assert figure(0.5, np.full(20, 0.5), num_patients=1)["ci95"] is None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_an_error_that_names_the_count(bad: float, tied_scores: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = tied_scores
+    scores[[7, 9]] = bad
+    for measure in (auroc, auprc, lambda *given: discrimination(*given, np.arange(400), 20, seed=0)):
+        with pytest.raises(EvaluationError, match="2 of 400"):
+            measure(labels, scores)
+
+
+@pytest.mark.parametrize("bad", [np.nan, 2.0, 0.5])
+def test_a_label_that_is_neither_0_nor_1_is_an_error(bad: float, tied_scores: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = tied_scores
+    labels[3] = bad
+    with pytest.raises(EvaluationError, match="neither 0 nor 1"):
+        auroc(labels, scores)
 
 
 def test_seeds_combine_to_their_mean_with_an_interval_that_holds_their_spread() -> None:

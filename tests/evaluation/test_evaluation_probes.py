@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from clinjepa.config.schema import ProbeConfig
+from clinjepa.errors import EvaluationError
 from clinjepa.evaluation.downstream.probes import Rows, Standardiser, log_loss, probe_scores
 from clinjepa.evaluation.metrics import auroc
 
@@ -65,3 +66,19 @@ def test_tuning_of_one_class_still_chooses() -> None:
 def test_constant_columns_become_zero_instead_of_noise() -> None:
     x_NF = np.full((20, 1), 1234.5, dtype=np.float32)
     assert Standardiser.fit(x_NF)(x_NF + 1).tolist() == [[0.0]] * 20
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("part", ["train", "tuning", "scored"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_feature_that_is_not_finite_is_an_error_and_no_chance_score(kind: str, part: str, bad: float) -> None:
+    parts = {"train": _rows(60, 1), "tuning": _rows(20, 2), "scored": _rows(10, 3)}
+    parts[part].x_NF[4, 2] = bad
+    with pytest.raises(EvaluationError, match="a feature of the probe is NaN or infinite"):
+        probe_scores(kind, parts["train"], parts["tuning"], parts["scored"].x_NF, CONFIG, seed=0)
+
+
+def test_an_mlp_that_diverges_is_an_error_and_no_chance_score() -> None:
+    diverging = CONFIG.model_copy(update={"learning_rate": 1e30, "max_epochs": 3})
+    with pytest.raises(EvaluationError, match="a score of the mlp probe is NaN or infinite"):
+        probe_scores("mlp", _rows(60, 1), _rows(20, 2), _rows(10, 3).x_NF, diverging, seed=0)

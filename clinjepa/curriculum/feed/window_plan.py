@@ -107,6 +107,11 @@ class PhasePlan:
     def training_ids(self) -> np.ndarray:
         return self._samples.window_ids
 
+    @property
+    def trained_hours(self) -> int:
+        """Hours of the longest training window: a later hour is a place that no loss reaches."""
+        return int(self.num_hours[self.training_ids].max())
+
     def step(self, step: int) -> list[np.ndarray]:
         """Window ids of the step's micro-batches."""
         if self._cached[0] != step:

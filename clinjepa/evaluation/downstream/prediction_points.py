@@ -27,6 +27,8 @@ class Cell(TypedDict):
     auprc: Figure | None
     reason: NotRequired[str]
     """Why the figures are None."""
+    interval_reason: NotRequired[str]
+    """Why the figures have no interval."""
     num_positive: int
     num_total: int
     num_positive_patients: int
@@ -126,10 +128,8 @@ def score_cell(scored: Points, scores_N: np.ndarray, num_bootstrap: int, seed: i
         num_bootstrap: Number of resamplings of the patients.
         seed: Seed of the resamplings.
     """
-    found = discrimination(scored.label_N, scores_N, scored.subject_N, num_bootstrap, seed)
     return {
-        "auroc": found["auroc"],
-        "auprc": found["auprc"],
+        **discrimination(scored.label_N, scores_N, scored.subject_N, num_bootstrap, seed),
         "num_positive": scored.num_positive,
         "num_total": len(scored),
         "num_positive_patients": scored.num_positive_patients,

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from clinjepa.config.schema import ProbeConfig
+from clinjepa.evaluation.metrics import finite_scores
 
 REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths C that tuning chooses from for the linear probe."""
@@ -52,24 +53,30 @@ class Standardiser:
 def probe_scores(kind: str, train: Rows, tuning: Rows, scored_NF: np.ndarray, config: ProbeConfig, seed: int) -> np.ndarray:
     """Fit the `linear` or `mlp` probe and return the log-odds of the rows in `scored_NF` [N].
 
-    Raises ValueError when train holds one class only or tuning is empty: the caller reports a null instead.
+    Raises:
+        ValueError: Train holds one class only or tuning is empty: the caller reports a null instead.
+        EvaluationError: A feature or a score is NaN or infinite.
     """
     if len(np.unique(train.y_N)) < 2 or len(tuning.y_N) == 0:
         raise ValueError("a probe needs both classes in train and rows in tuning")
+    for x_NF in (train.x_NF, tuning.x_NF, scored_NF):
+        finite_scores(x_NF, "a feature of the probe")
     standardise = Standardiser.fit(train.x_NF)
     fit = {"linear": _linear, "mlp": _mlp}[kind]
-    return fit(standardise(train.x_NF), train.y_N, standardise(tuning.x_NF), tuning.y_N, standardise(scored_NF), config, seed)
+    scores_N = fit(standardise(train.x_NF), train.y_N, standardise(tuning.x_NF), tuning.y_N, standardise(scored_NF), config, seed)
+    return finite_scores(scores_N, f"a score of the {kind} probe")
 
 
 def log_loss(y_N: np.ndarray, log_odds_N: np.ndarray) -> float:
     """Mean negative log-likelihood in nats."""
-    return float(np.mean(np.logaddexp(0.0, log_odds_N) - y_N * log_odds_N))
+    with np.errstate(invalid="ignore"):  # NaN of a diverged model is never the best loss
+        return float(np.mean(np.logaddexp(0.0, log_odds_N) - y_N * log_odds_N))
 
 
 def _linear(
     x_NF: np.ndarray, y_N: np.ndarray, tuning_NF: np.ndarray, tuning_y_N: np.ndarray, scored_NF: np.ndarray, config: ProbeConfig, seed: int
 ) -> np.ndarray:
-    best_loss, best_N = np.inf, np.zeros(len(scored_NF))
+    best_loss, best_N = np.inf, np.full(len(scored_NF), np.nan)
     for strength in REGULARISATION:
         model = LogisticRegression(C=strength, max_iter=200, tol=1e-3, random_state=seed)
         with warnings.catch_warnings():
@@ -94,7 +101,7 @@ def _mlp(
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         inputs_NF, labels_N = torch.from_numpy(x_NF), torch.from_numpy(y_N.astype(np.float32))
         tuning_inputs_NF, scored_inputs_NF = torch.from_numpy(tuning_NF), torch.from_numpy(scored_NF)
-        best_loss, best_N, waited = np.inf, np.zeros(len(scored_NF)), 0
+        best_loss, best_N, waited = np.inf, np.full(len(scored_NF), np.nan), 0
         for _ in range(config.max_epochs):
             model.train()
             order_N = torch.randperm(len(inputs_NF), generator=generator)
