@@ -239,7 +239,8 @@ class PredictorConfig(Section):
     """Dropout probability on attention weights while training."""
 
     max_hours: int = Field(72, ge=4)
-    """Longest window; positions are learned, 2*(max_hours+2)+1 of them."""
+    """Longest window; positions are learned, 2*(max_hours+2)+1 of them. Those beyond the longest training window are never trained, and
+    evaluation never reads them."""
 
     mode: Literal["absolute", "residual"] = "absolute"
     """What the last layer gives: `absolute`, the next hour's latent; `residual`, its difference from this hour's latent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -114,8 +115,9 @@ class PhaseTraining:
         tensors, optimizer = self._modules.captured(job)
         if self._dist.is_main:
             out = Folder(job.out)
-            if self._modules.predictor is not None:
-                save_predictor(tensors["predictor"], self._modules.predictor.spec, out)
+            predictor = self._modules.predictor
+            if predictor is not None:
+                save_predictor(tensors["predictor"], replace(predictor.spec, trained_hours=self._plan.trained_hours), out)
             for name, group in tensors.items():
                 if name != "predictor":
                     write_tensors(out, f"{name}.safetensors", group)

@@ -19,7 +19,7 @@ import torch
 from clinjepa.config.schema import DriftConfig
 from clinjepa.evaluation.figures import Figure, figure
 from clinjepa.evaluation.metrics import patient_draws, patient_index, ratio_draws, sums_by_patient
-from clinjepa.evaluation.space import Latents, stays_of, train_mean_latent
+from clinjepa.evaluation.space import Latents, stays_of, train_mean_latent, trained_windows
 from clinjepa.model.predictor import Predictor
 from clinjepa.model.rollout import rollout
 
@@ -89,7 +89,7 @@ def evaluate_drift(
     """
     mean_D = train_mean_latent(latents, stays, seed=seed)
     chosen = stays_of(stays, split)
-    max_hours = predictor.spec.max_hours
+    max_hours = predictor.spec.reach_hours + 1
     predictor = predictor.eval()
     wanted = sorted({1, *settings.horizons})
     lengths_S = np.minimum(chosen["num_hours"].to_numpy(), max_hours)
@@ -98,9 +98,7 @@ def evaluate_drift(
     for context in settings.contexts:
         reached = [h for h in wanted if len(np.unique(subjects_S[lengths_S >= context + h])) >= MIN_PATIENTS]
         if not reached:
-            result[str(context)] = _unreached(
-                wanted, f"fewer than {MIN_PATIENTS} patients have {context + 1} h within the predictor's {max_hours} h"
-            )
+            result[str(context)] = _unreached(wanted, _too_few(predictor, context, 1))
             continue
         kept = chosen.filter(pa.array(lengths_S >= context + reached[-1]))
         errors = _errors(predictor, latents, kept["stay_id"].to_numpy(), context, reached, mean_D, batch_size)
@@ -108,10 +106,15 @@ def evaluate_drift(
         curves = {method: _curve(errors[method], errors, reached, latents.dim, draws) for method in _METHODS}
         model = curves.pop("model")
         for h in sorted(set(wanted) - set(reached)):
-            reason = f"fewer than {MIN_PATIENTS} patients have {context} + {h} h within the predictor's {max_hours} h"
-            model["horizons"][str(h)] = _unknown_horizon(reason)
+            model["horizons"][str(h)] = _unknown_horizon(_too_few(predictor, context, h))
         result[str(context)] = {"h_max": reached[-1], "num_stays": kept.num_rows, **model, "controls": curves}
     return result
+
+
+def _too_few(predictor: Predictor, context: int, horizon: int) -> str:
+    if context + horizon > predictor.spec.reach_hours + 1:
+        return f"{context} + {horizon} h are beyond the predictor's reach: {trained_windows(predictor.spec)}"
+    return f"fewer than {MIN_PATIENTS} patients have {context} + {horizon} h"
 
 
 def _unreached(horizons: Sequence[int], reason: str) -> ContextDrift:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from clinjepa.model.diagnostics import spectrum
+from clinjepa.model.specs import PredictorSpec
 
 
 class Space(TypedDict):
@@ -43,6 +44,11 @@ class Latents(Protocol):
     def stay(self, stay_id: int, start_hour: int = 0, num_hours: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """z_static_D, z_state_TD, z_action_TD of a stay's hours, float32."""
         ...
+
+
+def trained_windows(spec: PredictorSpec) -> str:
+    """The part of a sentence that says how far the positions of a predictor were trained."""
+    return f"its training windows have at most {spec.reach_hours + 1} h, and positions beyond them were never trained"
 
 
 def stays_of(stays: pa.Table, split: str) -> pa.Table:

@@ -162,9 +162,14 @@ class Predictor(nn.Module):
         return x_BNH, hour_BN, visible_BN, visible_BN[:, None, None]
 
     def check_reach(self, num_hours: int) -> None:
-        """Raise ValueError for a window longer than the learned positions."""
+        """Raise ValueError for a window longer than the learned positions, or than every window of the training."""
         if num_hours > self.spec.max_hours + 2:
             raise ValueError(f"{num_hours} hours exceed the predictor's max_hours={self.spec.max_hours} (+ 2); raise it or cut the window")
+        trained = self.spec.trained_hours
+        if trained is not None and num_hours > trained:
+            raise ValueError(
+                f"{num_hours} hours exceed the {trained} hours of the longest window in the predictor's training; cut the window"
+            )
 
 
 class _Layer(nn.Module):

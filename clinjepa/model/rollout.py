@@ -30,7 +30,7 @@ def rollout(
         positions. The last of these attends to its hour's action only if it is given (U >= C + H).
 
     Raises:
-        ValueError: hours are missing, or the window is longer than the learned positions.
+        ValueError: hours are missing, or the window is longer than the learned positions or the windows of the training.
     """
     last = context_hours + num_steps
     if not 1 <= context_hours <= z_state_BTD.shape[1] or num_steps < 1:

@@ -105,6 +105,8 @@ class PredictorSpec:
     max_hours: int = 72
     mode: str = "absolute"
     """`absolute`: predicts the next hour's latent. `residual`: predicts its difference from this hour's."""
+    trained_hours: int | None = None
+    """Hours of the longest window that the predictor was trained on; None before a training has ended."""
 
     def __post_init__(self) -> None:
         if self.mode not in ("absolute", "residual"):
@@ -120,6 +122,15 @@ class PredictorSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `PredictorSpec(**values)` reads them back."""
         return asdict(self)
+
+    @property
+    def reach_hours(self) -> int:
+        """Input hours of a window whose positions training could reach.
+
+        The last hour of a training window is a target and never read for a loss, so its position gets no gradient. Hence hours 0 to
+        reach_hours - 1 may be inputs, and the latest hour that may be predicted is reach_hours.
+        """
+        return min(self.max_hours, self.trained_hours or self.max_hours) - 1
 
     @property
     def num_positions(self) -> int:

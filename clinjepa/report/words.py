@@ -142,29 +142,33 @@ def duration(seconds: float | None) -> str:
 
 
 class Footnotes:
-    """The reasons of one section's missing figures, numbered in the order of their first mark."""
+    """The reasons of one section's missing or cut figures, numbered in the order of their first mark."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
     def cell(self, container: Mapping[str, Any], name: str, *, in_percent: bool = False) -> Markup:
-        """A figure with its interval, or a dash with the number of the footnote that says why it is missing."""
+        """A figure with its interval and, where its input was cut, the number of a footnote; or a dash with that of the reason."""
         figure = container.get(name)
         if figure is None:
             return self.dash(container.get("reason") or "not computed in this run")
         value, interval = figure["value"], figure["ci95"]
         basis = f"{figure['num_patients']} patients, {figure['num_seeds']} seed(s)"
+        cut = self._mark("", container["cut"]) if container.get("cut") else ""
         shown = percent(value) if in_percent else number(value)
         if interval is None:
             missing = self.dash(container["interval_reason"]) if container.get("interval_reason") else ""
-            return Markup('<span title="{}">{} {}</span>').format(basis, shown, missing)
+            return Markup('<span title="{}">{} {}{}</span>').format(basis, shown, missing, cut)
         ends = [percent(end) if in_percent else number(end) for end in interval]
-        return Markup('<span title="{}">{} <span class="ci">{} to {}</span></span>').format(basis, shown, *ends)
+        return Markup('<span title="{}">{} <span class="ci">{} to {}</span>{}</span>').format(basis, shown, *ends, cut)
 
     def dash(self, reason: str) -> Markup:
+        return self._mark("–", reason)
+
+    def _mark(self, shown: str, reason: str) -> Markup:
         if reason not in self.reasons:
             self.reasons.append(reason)
-        return Markup('<abbr title="{}">–<sup>{}</sup></abbr>').format(reason, self.reasons.index(reason) + 1)
+        return Markup('<abbr title="{}">{}<sup>{}</sup></abbr>').format(reason, shown, self.reasons.index(reason) + 1)
 
     def listing(self) -> Markup:
         """The footnotes as HTML; nothing when every figure is there."""

@@ -34,6 +34,7 @@ from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.errors import CheckpointError, ConfigError, StoreError, TrainingError
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import pack_texts
+from clinjepa.model.predictor import load_predictor
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentReader, LatentWriter, finish_latents
 from tests.support.training.curriculum_jobs import CURRICULUM, ENCODER, encoder_settings, phase_job, sft_job
@@ -422,6 +423,13 @@ def test_the_mean_latent_behind_l1_vs_mean_is_of_training_hours(curriculum, tmp_
     run_job(curriculum.job("warmup", out=str(tmp_path / "out"), latents=out.address, num_steps=1, total_steps=1))
     first = json.loads((tmp_path / "out" / "metrics.json").read_text())["diagnostics"][0]
     assert tuning and 0 < first["l1_vs_mean"] < 10
+
+
+def test_the_predictor_records_the_hours_of_the_longest_training_window(curriculum):
+    windows = Folder(curriculum.trajectories).read_table("windows.parquet").to_pylist()
+    longest = max(row["num_hours"] for row in windows if row["split"] == "train")
+    spec = load_predictor(Folder(curriculum.root / "alignment")).spec
+    assert spec.trained_hours == longest and spec.reach_hours == longest - 1 < spec.max_hours
 
 
 def test_a_micro_batch_holds_equal_texts_once(curriculum):

@@ -107,7 +107,7 @@ def test_the_prediction_hour_itself_is_seen(predictor: Predictor, pooling: str) 
 def test_history_is_cut_to_what_leaves_room_for_the_rollout(predictor: Predictor) -> None:
     latents = MemoryLatents(1)
     before = _features(predictor, latents, [25], "context")
-    latents.stays[0][1][: 25 + 1 - 18] += 5.0  # 24 h window - 6 h rollout = 18 h of history
+    latents.stays[0][1][: 25 + 1 - 17] += 5.0  # 24 h window - its last hour, a target only - 6 h rollout = 17 h of history
     after = _features(predictor, latents, [25], "context")
     np.testing.assert_array_equal(after.history_NF, before.history_NF)
     np.testing.assert_array_equal(after.carried_NG, before.carried_NG)

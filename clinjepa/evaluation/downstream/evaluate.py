@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from clinjepa.clinical import Task
 from clinjepa.config.schema import DownstreamConfig
-from clinjepa.evaluation.downstream.point_features import COLUMNS, PointFeatures, point_features
+from clinjepa.evaluation.downstream.point_features import COLUMNS, PointFeatures, point_features, rollout_that_fits
 from clinjepa.evaluation.downstream.prediction_points import (
     MethodTable,
     Points,
@@ -26,7 +26,7 @@ from clinjepa.evaluation.downstream.prediction_points import (
     why_not,
 )
 from clinjepa.evaluation.downstream.probes import Rows, probe_scores
-from clinjepa.evaluation.space import Latents
+from clinjepa.evaluation.space import Latents, trained_windows
 from clinjepa.model.predictor import Predictor
 
 SEED = 0
@@ -44,6 +44,8 @@ def evaluate_downstream(
 ) -> TaskTables:
     """{task: {probe kind: {input column: cell}}} of the tasks with 0/1 labels; rollouts run on the predictor's device.
 
+    Neither history nor rollout uses a position that training could not reach. A rollout that needs more is cut to half of the reachable
+    hours, a history to the rest; the cells then have a sentence `cut`.
     A task with fewer than `min_positives` patients of a class in train or `split` has figures of None and a `reason`. A rollout has
     `rollout_hours` hours, or the task's horizon where that is shorter.
 
@@ -60,7 +62,8 @@ def evaluate_downstream(
     points = {task.name: prediction_points(labels, stays, task, settings) for task in tasks}
     reasons = {task.name: why_not(points[task.name], split, settings.min_positives) for task in tasks}
     result: TaskTables = {}
-    steps = {task.name: min(settings.rollout_hours, task.horizon_hours or settings.rollout_hours) for task in tasks}
+    wanted = {task.name: min(settings.rollout_hours, task.horizon_hours or settings.rollout_hours) for task in tasks}
+    steps = {name: rollout_that_fits(predictor, hours, settings.pooling) for name, hours in wanted.items()}
     for rollout_hours in sorted(set(steps.values())):
         names = [name for name, own in steps.items() if own == rollout_hours and reasons[name] is None]
         if not names:
@@ -69,12 +72,24 @@ def evaluate_downstream(
         features = point_features(predictor, latents, stay_N, hour_N, rollout_hours=rollout_hours, pooling=settings.pooling)
         for name, (own, rows_N) in zip(names, rows, strict=True):
             result[name] = _task_table(own, features, rows_N, settings, split)
+            cut_N = features.cut_N[rows_N][own.split_N == split]
+            note = _cut_note(predictor, wanted[name], rollout_hours, cut_N)
+            for cell in (cell for columns in result[name].values() for cell in columns.values() if note):
+                cell["cut"] = note
     for name, reason in reasons.items():
         if reason is not None:
             result[name] = {
                 kind: {column: null_cell(points[name].of(split), reason) for column in COLUMNS} for kind in settings.probe.kinds
             }
     return {task.name: result[task.name] for task in tasks}
+
+
+def _cut_note(predictor: Predictor, wanted_hours: int, rollout_hours: int, cut_N: np.ndarray) -> str | None:
+    """What of a task's inputs was cut to positions that training reached, as a sentence; None where nothing was."""
+    parts = [f"the rollout of {wanted_hours} h is cut to {rollout_hours} h"] if rollout_hours < wanted_hours else []
+    if cut_N.any():
+        parts.append(f"the history is cut to its last hours at {int(cut_N.sum())} of {len(cut_N)} points")
+    return f"{' and '.join(parts)}: {trained_windows(predictor.spec)}" if parts else None
 
 
 def _task_table(

@@ -1,8 +1,8 @@
 """Features of a prediction point from the frozen encoder and predictor: its history and two rollouts from it.
 
-History: hours 0 to h of the stay. If history and rollout together exceed `predictor.max_hours`, the history begins at the first multiple of
-12 h that fits (of `max_history` hours where that is less than 12). With the default stride training windows begin at
-such hours too, and points of one stay with the same beginning share a forward pass.
+History: hours 0 to h of the stay. If history and rollout together exceed the hours whose positions training could reach
+(`PredictorSpec.reach_hours`), the history begins at the first multiple of 12 h that fits (of `max_history` hours where that is less than
+12). With the default stride training windows begin at such hours too, and points of one stay with the same beginning share a forward pass.
 Future: a rollout of the hours after h, once with the last known action repeated and once with the recorded actions. The second is an upper
 bound, since those actions are known only afterwards. Beyond the end of a stay its last action is repeated, so the length of the rollout
 does not leak the length of the stay.
@@ -38,6 +38,8 @@ class PointFeatures:
     history_NF: np.ndarray
     carried_NG: np.ndarray
     recorded_NG: np.ndarray
+    cut_N: np.ndarray
+    """Points whose history begins after hour 0 of the stay."""
 
     def column(self, name: str, rows_N: np.ndarray) -> np.ndarray:
         """Features of one column of the report's table for some rows: the history, then the future of that column where it has one."""
@@ -85,16 +87,18 @@ def point_features(
         batch_size: Largest number of sequences, and of points, in one forward pass.
 
     Raises:
-        ConfigError: The rollout leaves no room for a history within the predictor's longest window.
+        ConfigError: The rollout leaves no room for a history within the windows that the predictor was trained on.
     """
-    max_history = predictor.spec.max_hours - rollout_hours
+    most = _hours_with_trained_positions(predictor, pooling)
+    max_history = most - rollout_hours
     if max_history < 1:
         raise ConfigError(
-            f"evaluation.downstream.rollout_hours={rollout_hours} leaves no history inside "
-            f"predictor.max_hours={predictor.spec.max_hours}; shorten it"
+            f"evaluation.downstream.rollout_hours={rollout_hours} leaves no history inside the {most} h that the predictor was trained "
+            "to read and predict; shorten it"
         )
     predictor = predictor.eval()
     columns: list[np.ndarray] = []
+    cut_N = np.zeros(len(stay_N), dtype=bool)
     for stay_ids, windows in _chunks(stay_N, hour_N, max_history):
         known = {stay_id: latents.stay(stay_id) for stay_id in stay_ids}
         for sequences in _batches_of_sequences(windows, batch_size):
@@ -103,7 +107,18 @@ def point_features(
                     columns = [np.zeros((len(stay_N), len(vector)), dtype=np.float32) for vector in vectors]
                 for column, vector in zip(columns, vectors, strict=True):
                     column[window.point] = vector
-    return PointFeatures(*columns)
+                cut_N[window.point] = window.start > 0
+    return PointFeatures(*columns, cut_N)
+
+
+def rollout_that_fits(predictor: Predictor, wanted_hours: int, pooling: str) -> int:
+    """`wanted_hours`, or half of the hours that training could reach where that is less: history and rollout then have the same room."""
+    return max(1, min(wanted_hours, _hours_with_trained_positions(predictor, pooling) // 2))
+
+
+def _hours_with_trained_positions(predictor: Predictor, pooling: str) -> int:
+    """Most hours of history and rollout together; with `context` the last predicted hour is an input too, for its hidden state."""
+    return predictor.spec.reach_hours + (pooling != "context")
 
 
 def _chunks(stay_N: np.ndarray, hour_N: np.ndarray, max_history: int) -> Iterator[tuple[list[int], list[_Window]]]:
@@ -178,11 +193,15 @@ def _features(
 
 
 def _future(predictor: Predictor, cache: Cache, state_P1D: torch.Tensor, actions_PHD: torch.Tensor, pooling: str) -> np.ndarray:
-    """Pooled rollout [P, G] from the first predicted state on, each hour with its action."""
-    predicted = []
-    for step in range(actions_PHD.shape[1]):
-        predicted.append(state_P1D)
+    """Pooled rollout [P, G] from the first predicted state on, each hour with its action.
+
+    Only `context` needs the pass over the last predicted hour: the others pool predictions, and that hour's place may be untrained.
+    """
+    predicted = [state_P1D]
+    num_hours = actions_PHD.shape[1]
+    for step in range(num_hours if pooling == "context" else num_hours - 1):
         state_P1D, hidden_P1W, cache = predictor(None, state_P1D, actions_PHD[:, step : step + 1], cache=cache, keep_cache=True)
+        predicted.append(state_P1D)
     if pooling == "context":
         return np.asarray(hidden_P1W[:, 0].cpu().numpy())
     return _pool(torch.cat(predicted, dim=1).cpu().numpy(), pooling)

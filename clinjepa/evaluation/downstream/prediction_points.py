@@ -29,6 +29,8 @@ class Cell(TypedDict):
     """Why the figures are None."""
     interval_reason: NotRequired[str]
     """Why the figures have no interval."""
+    cut: NotRequired[str]
+    """What of the inputs was cut to hours that training could reach."""
     num_positive: int
     num_total: int
     num_positive_patients: int
