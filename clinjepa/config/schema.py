@@ -351,6 +351,9 @@ class DriftConfig(Section):
     contexts: list[int] = [6, 12, 24, 48]
     """Hours of recorded history before the rollout starts."""
 
+    starts: list[int] = Field([0, 12, 24], min_length=1)
+    """Hours of a stay at which the recorded history begins; each is a window of its own where the stay lasts long enough."""
+
     headline_context: int = 24
     """The one of `contexts`, in hours, that the report's first screen shows."""
 
@@ -519,6 +522,8 @@ class Config(Section):
             raise ValueError("encoder.hidden_size must be a multiple of num_heads, and num_heads of num_kv_heads")
         if self.predictor.hidden_size % self.predictor.num_heads:
             raise ValueError("predictor.hidden_size must be a multiple of predictor.num_heads")
+        if min(self.evaluation.drift.starts) < 0:
+            raise ValueError("evaluation.drift.starts has a negative hour; a stay begins at hour 0")
         longest = max(self.evaluation.drift.contexts, default=0)
         if longest + 1 > self.predictor.max_hours:
             raise ValueError(

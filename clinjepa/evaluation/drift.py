@@ -1,54 +1,71 @@
 """Rollout drift: the distance between an autoregressive rollout and the latents of the recorded hours.
 
-A rollout starts after the first C hours of a stay and is fed the recorded actions. At horizon h it is compared with the latent of hour
-C + h − 1 (h = 1 is the first hour not given). Definitions: Clin-JEPA (arXiv 2605.10840), evaluation of rollouts.
-Near-constant predictions drift little. Therefore the L1 relative to the training mean latent, the centred cosine, and two controls without
-a model (copy-forward and linear extrapolation) are measured too.
+A rollout starts after C given hours and is fed the recorded actions. At horizon h it is compared with the latent of hour C + h − 1
+(h = 1 is the first hour not given). Windows begin at several hours of a stay, so that the horizon is not mixed with the hour of the stay.
+
+Every horizon has all the windows that reach it. A *change* from 1 h to h is over the windows that reach h, on both sides: the sets are
+nested, and a change never compares different patients. Source: Clin-JEPA (arXiv 2605.10840), evaluation of rollouts; its code averages
+each horizon over the windows that still live then, which is given beside as `drift_survivors`.
+
+A change has two exact factors: L1(h) / L1(1) = [M(h) / M(1)] · [r(h) / r(1)], with M the L1 of the training mean latent on the same hours
+and r = L1 / M. The first is how the space itself changes (below 1 it shrinks), the second how the prediction does against a constant.
+
+Near-constant predictions drift little. Therefore the centred cosine, the variance around the training mean, two controls without a model,
+and rollouts with wrong actions are measured too: a model that uses the actions gets worse with those of another patient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from clinjepa.config.schema import DriftConfig
-from clinjepa.evaluation.figures import Figure, figure
-from clinjepa.evaluation.metrics import patient_draws, patient_index, ratio_draws, sums_by_patient
+from clinjepa.evaluation.drift_windows import CONTROLS, MODEL, WRONG_ACTIONS, Measured, Windows, drift_windows, measure_windows
+from clinjepa.evaluation.figures import Figure
+from clinjepa.evaluation.resampling import PatientBootstrap, ratio
 from clinjepa.evaluation.space import Latents, stays_of, train_mean_latent, trained_windows
 from clinjepa.model.predictor import Predictor
-from clinjepa.model.rollout import rollout
 
 MIN_PATIENTS = 5
 """A horizon that fewer patients reach is not reported."""
-_METHODS = ("model", "copy_forward", "linear_extrapolation")
+MIN_HEADLINE_PATIENTS = 30
+"""The drift of a context is that of the longest horizon with this many patients, or of the longest horizon where none has as many."""
+_NO_REFERENCE = "the reference error is zero: the latents are constant"
 
 
 class Horizon(TypedDict):
-    """Measures at one horizon; None where the reference error is 0 or too few patients reach the horizon."""
+    """Measures at one horizon over all windows that reach it; None where the reference is 0 or too few patients reach the horizon."""
 
     l1: Figure | None
-    """Mean over stays of the L1 summed over D, latent units."""
+    """Mean over windows of the L1 summed over D, latent units."""
     l1_per_dimension: Figure | None
     """The same over D."""
     centred_cosine: Figure | None
     """Mean cosine after the training mean latent is subtracted from both sides."""
     norm_ratio: Figure | None
     """Mean of |z_predicted| / |z|."""
+    variance_ratio: Figure | None
+    """Mean squared distance of the predictions to the training mean latent over that of the real latents."""
     mase: Figure | None
     """L1 over the L1 of repeating the last given hour's latent."""
     vs_mean: Figure | None
     """L1 over the L1 of the training mean latent."""
+    change: Figure | None
+    """L1(h) / L1(1) − 1 over the windows that reach h."""
+    change_of_space: Figure | None
+    """M(h) / M(1) − 1 over the same windows; (1 + change) = (1 + change_of_space) · (1 + change_of_prediction)."""
+    change_of_prediction: Figure | None
+    num_windows: int
     reason: NotRequired[str]
     """Why a measure is None."""
 
 
 class Curve(TypedDict):
-    """Measures of one method by horizon in hours, and its drift L1(h_max) / L1(1) − 1."""
+    """Measures of one method by horizon in hours, and its drift: the change at h_max."""
 
     horizons: dict[str, Horizon]
     drift: Figure | None
@@ -56,13 +73,30 @@ class Curve(TypedDict):
     """Why `drift` is None."""
 
 
+class Start(TypedDict):
+    """Windows that begin at one hour of the stay."""
+
+    vs_mean: Figure | None
+    """At horizon 1."""
+    drift: Figure | None
+    """Change at the context's h_max."""
+    num_windows: int
+    reason: NotRequired[str]
+
+
 class ContextDrift(Curve):
-    """The model's curve after one context, with the controls' curves. All figures are over the same stays."""
+    """The model's curve after one context, with the controls' curves."""
 
     h_max: int | None
-    """Longest horizon that MIN_PATIENTS patients reach, hours."""
+    """Longest horizon that MIN_HEADLINE_PATIENTS patients reach, else the longest that MIN_PATIENTS patients reach, hours."""
     num_stays: int
-    """Stays that last C + h_max hours."""
+    """Stays with a window that reaches h_max."""
+    drift_survivors: Figure | None
+    """L1(h_max) of the windows that reach h_max over L1(1) of all windows, − 1: different patients on both sides."""
+    starts: dict[str, Start]
+    """{hour of the stay at which a window begins: figures}."""
+    actions: dict[str, dict[str, Figure | None]]
+    """{version of the later actions: {horizon: L1 with it over L1 with the recorded actions, − 1}}."""
     controls: dict[str, Curve]
 
 
@@ -76,38 +110,37 @@ def evaluate_drift(
     seed: int = 0,
     batch_size: int = 64,
 ) -> dict[str, ContextDrift]:
-    """{context in hours: drift curves}, computed on the predictor's device.
+    """{context in hours: drift curves}, computed on the predictor's device. No position is read that training could not reach.
 
     Args:
         predictor: The trained predictor; it is set to evaluation mode.
         latents: Latents of the stays, from the encoder that the predictor was trained with.
         stays: Stays with stay_id, subject_id, split, num_hours.
-        settings: Contexts, horizons and number of bootstrap draws.
+        settings: Contexts, starts, horizons and number of bootstrap draws.
         split: The split that is evaluated.
-        seed: Seed of the bootstrap and of the training mean's sample.
-        batch_size: Stays of one rollout.
+        seed: Seed of the bootstrap, of the training mean's sample, and of the draw of other patients' actions.
+        batch_size: Windows of one rollout.
+
+    Raises:
+        EvaluationError: A prediction is NaN or infinite.
     """
     mean_D = train_mean_latent(latents, stays, seed=seed)
     chosen = stays_of(stays, split)
-    max_hours = predictor.spec.reach_hours + 1
     predictor = predictor.eval()
     wanted = sorted({1, *settings.horizons})
-    lengths_S = np.minimum(chosen["num_hours"].to_numpy(), max_hours)
-    subjects_S = chosen["subject_id"].to_numpy()
     result: dict[str, ContextDrift] = {}
     for context in settings.contexts:
-        reached = [h for h in wanted if len(np.unique(subjects_S[lengths_S >= context + h])) >= MIN_PATIENTS]
+        windows = drift_windows(chosen, context, settings.starts, predictor.spec.reach_hours + 1, wanted[-1])
+        reached = [h for h in wanted if windows.num_patients(h) >= MIN_PATIENTS]
+        unreached = {str(h): _unknown_horizon(_too_few(predictor, context, h)) for h in wanted if h not in reached}
         if not reached:
-            result[str(context)] = _unreached(wanted, _too_few(predictor, context, 1))
+            result[str(context)] = _unreached(unreached, _too_few(predictor, context, 1))
             continue
-        kept = chosen.filter(pa.array(lengths_S >= context + reached[-1]))
-        errors = _errors(predictor, latents, kept["stay_id"].to_numpy(), context, reached, mean_D, batch_size)
-        draws = _Bootstrap(kept["subject_id"].to_numpy(), settings.num_bootstrap, seed)
-        curves = {method: _curve(errors[method], errors, reached, latents.dim, draws) for method in _METHODS}
-        model = curves.pop("model")
-        for h in sorted(set(wanted) - set(reached)):
-            model["horizons"][str(h)] = _unknown_horizon(_too_few(predictor, context, h))
-        result[str(context)] = {"h_max": reached[-1], "num_stays": kept.num_rows, **model, "controls": curves}
+        measured = measure_windows(predictor, latents, windows, reached, mean_D, seed, batch_size)
+        draws = PatientBootstrap(windows.subject_W, settings.num_bootstrap, seed)
+        found = _Context(windows, reached, measured, draws, latents.dim).result()
+        found["horizons"].update(unreached)
+        result[str(context)] = found
     return result
 
 
@@ -117,9 +150,18 @@ def _too_few(predictor: Predictor, context: int, horizon: int) -> str:
     return f"fewer than {MIN_PATIENTS} patients have {context} + {horizon} h"
 
 
-def _unreached(horizons: Sequence[int], reason: str) -> ContextDrift:
-    unknown = {str(h): _unknown_horizon(reason) for h in horizons}
-    return {"h_max": None, "num_stays": 0, "horizons": unknown, "controls": {}, "drift": None, "reason": reason}
+def _unreached(horizons: dict[str, Horizon], reason: str) -> ContextDrift:
+    return {
+        "h_max": None,
+        "num_stays": 0,
+        "horizons": horizons,
+        "controls": {},
+        "drift": None,
+        "drift_survivors": None,
+        "starts": {},
+        "actions": {},
+        "reason": reason,
+    }
 
 
 def _unknown_horizon(reason: str) -> Horizon:
@@ -128,108 +170,98 @@ def _unknown_horizon(reason: str) -> Horizon:
         "l1_per_dimension": None,
         "centred_cosine": None,
         "norm_ratio": None,
+        "variance_ratio": None,
         "mase": None,
         "vs_mean": None,
+        "change": None,
+        "change_of_space": None,
+        "change_of_prediction": None,
+        "num_windows": 0,
         "reason": reason,
     }
 
 
-@dataclass
-class _Errors:
-    """Per stay and horizon [S, H]: L1 summed over D, cosine around the training mean, norm ratio; and the L1 of the mean latent."""
+@dataclass(frozen=True)
+class _Context:
+    """The figures of one context, all from the same draws of patients."""
 
-    l1_SH: np.ndarray
-    cosine_SH: np.ndarray
-    norm_ratio_SH: np.ndarray
-    mean_l1_SH: np.ndarray
+    windows: Windows
+    horizons: Sequence[int]
+    measured: Measured
+    draws: PatientBootstrap
+    dim: int
 
-
-class _Bootstrap:
-    """One set of patient resamplings, used for every figure of a context."""
-
-    def __init__(self, subjects_S: np.ndarray, num_draws: int, seed: int) -> None:
-        self.index_S, self.num_patients = patient_index(subjects_S)
-        self.counts_RP = patient_draws(self.num_patients, num_draws, seed)
-
-    def ratio(self, numerator_S: np.ndarray, denominator_S: np.ndarray, shift: float = 0.0) -> Figure | None:
-        """sum(numerator) / sum(denominator) + shift over stays [S]; None where the denominator is 0."""
-        numerator_P, denominator_P = (
-            sums_by_patient(values_S, self.index_S, self.num_patients) for values_S in (numerator_S, denominator_S)
-        )
-        if denominator_P.sum() == 0:
-            return None
-        draws_R = ratio_draws(numerator_P, denominator_P, self.counts_RP)
-        return figure(numerator_P.sum() / denominator_P.sum() + shift, draws_R + shift, self.num_patients)
-
-
-def _curve(errors: _Errors, all_errors: dict[str, _Errors], horizons: Sequence[int], dim: int, draws: _Bootstrap) -> Curve:
-    copy_l1_SH = all_errors["copy_forward"].l1_SH
-    ones_S = np.ones(len(errors.l1_SH))
-    measures: dict[str, Horizon] = {}
-    for column, h in enumerate(horizons):
-        l1_S = errors.l1_SH[:, column]
-        measured: Horizon = {
-            "l1": draws.ratio(l1_S, ones_S),
-            "l1_per_dimension": draws.ratio(l1_S / dim, ones_S),
-            "centred_cosine": draws.ratio(errors.cosine_SH[:, column], ones_S),
-            "norm_ratio": draws.ratio(errors.norm_ratio_SH[:, column], ones_S),
-            "mase": draws.ratio(l1_S, copy_l1_SH[:, column]),
-            "vs_mean": draws.ratio(l1_S, errors.mean_l1_SH[:, column]),
+    def result(self) -> ContextDrift:
+        h_max = max((h for h in self.horizons if self.windows.num_patients(h) >= MIN_HEADLINE_PATIENTS), default=self.horizons[-1])
+        reaching_W = self._reaching(h_max)
+        survivors_R = ratio(self._l1(MODEL, h_max, reaching_W), self._count(reaching_W))
+        survivors_R = ratio(survivors_R, ratio(self._l1(MODEL, 1, self._reaching(1)), self._count(self._reaching(1)))) - 1
+        return {
+            "h_max": h_max,
+            "num_stays": len(np.unique(self.windows.stay_W[reaching_W])),
+            **self._curve(MODEL, h_max),
+            "drift_survivors": self.draws.figure(survivors_R, reaching_W) if h_max > 1 else None,
+            "starts": {str(start): self._start(int(start), h_max) for start in np.unique(self.windows.start_W)},
+            "actions": {name: {str(h): self._wrong(name, h) for h in self.horizons if h > 1} for name in WRONG_ACTIONS},
+            "controls": {name: self._curve(name, h_max) for name in CONTROLS},
         }
-        if None in measured.values():
-            measured["reason"] = "the reference error is zero: the latents are constant"
-        measures[str(h)] = measured
-    if horizons[-1] == 1:
-        return {"horizons": measures, "drift": None, "reason": "no horizon beyond 1 h is reached"}
-    drift = draws.ratio(errors.l1_SH[:, -1], errors.l1_SH[:, 0], shift=-1.0)
-    if drift is None:
-        return {"horizons": measures, "drift": None, "reason": "the error at 1 h is exactly 0"}
-    return {"horizons": measures, "drift": drift}
 
+    def _reaching(self, horizon: int) -> np.ndarray:
+        return self.windows.reach_W >= horizon
 
-def _errors(
-    predictor: Predictor,
-    latents: Latents,
-    stay_ids: np.ndarray,
-    context: int,
-    horizons: Sequence[int],
-    mean_D: np.ndarray,
-    batch_size: int,
-) -> dict[str, _Errors]:
-    """Errors of the model and of both controls at every horizon, over stays that last context + horizons[-1] hours."""
-    device = next(predictor.parameters()).device
-    parts: dict[str, list[tuple[np.ndarray, ...]]] = {method: [] for method in _METHODS}
-    steps_H = np.array(horizons)
-    for z_static_BD, z_state_BTD, z_action_BTD in _batches(latents, stay_ids, context + horizons[-1], batch_size):
-        given = [torch.from_numpy(part).to(device) for part in (z_static_BD, z_state_BTD[:, :context], z_action_BTD)]
-        with torch.no_grad():
-            rolled_BHD, _ = rollout(predictor, given[0], given[1], given[2], context, horizons[-1])
-        last_BHD = z_state_BTD[:, context - 1, None]
-        slope_BHD = last_BHD - z_state_BTD[:, max(context - 2, 0), None]
-        predicted = {
-            "model": rolled_BHD.float().cpu().numpy()[:, steps_H - 1],
-            "copy_forward": np.broadcast_to(last_BHD, (len(last_BHD), len(steps_H), last_BHD.shape[2])),
-            "linear_extrapolation": last_BHD + steps_H[None, :, None] * slope_BHD,
+    def _sum(self, values_WH: np.ndarray, horizon: int, of_W: np.ndarray) -> np.ndarray:
+        return self.draws.total(values_WH[:, self.horizons.index(horizon)], of_W)
+
+    def _l1(self, method: str, horizon: int, of_W: np.ndarray) -> np.ndarray:
+        return self._sum(self.measured.errors[method].l1_WH, horizon, of_W)
+
+    def _count(self, of_W: np.ndarray) -> np.ndarray:
+        return self.draws.total(np.ones(len(of_W)), of_W)
+
+    def _curve(self, method: str, h_max: int) -> Curve:
+        horizons = {str(h): self._horizon(method, h) for h in self.horizons}
+        if h_max == 1:
+            return {"horizons": horizons, "drift": None, "reason": "no horizon beyond 1 h is reached"}
+        drift = horizons[str(h_max)]["change"]
+        if drift is None:
+            return {"horizons": horizons, "drift": None, "reason": "the error at 1 h is exactly 0"}
+        return {"horizons": horizons, "drift": drift}
+
+    def _horizon(self, method: str, h: int) -> Horizon:
+        of_W = self._reaching(h)
+        errors, measured = self.measured.errors[method], self.measured
+        l1_R, count_R, mean_R = self._l1(method, h, of_W), self._count(of_W), self._sum(measured.mean_l1_WH, h, of_W)
+        change_R = ratio(l1_R, self._l1(method, 1, of_W))
+        space_R = ratio(mean_R, self._sum(measured.mean_l1_WH, 1, of_W))
+        values = {
+            "l1": ratio(l1_R, count_R),
+            "l1_per_dimension": ratio(l1_R / self.dim, count_R),
+            "centred_cosine": ratio(self._sum(errors.cosine_WH, h, of_W), count_R),
+            "norm_ratio": ratio(self._sum(errors.norm_ratio_WH, h, of_W), count_R),
+            "variance_ratio": ratio(self._sum(errors.spread_WH, h, of_W), self._sum(measured.spread_WH, h, of_W)),
+            "mase": ratio(l1_R, self._l1("copy_forward", h, of_W)),
+            "vs_mean": ratio(l1_R, mean_R),
+            "change": change_R - 1,
+            "change_of_space": space_R - 1,
+            "change_of_prediction": ratio(change_R, space_R) - 1,
         }
-        true_BHD = z_state_BTD[:, context + steps_H - 1].astype(np.float64)
-        for method, predicted_BHD in predicted.items():
-            parts[method].append(_compare(predicted_BHD.astype(np.float64), true_BHD, mean_D))
-    return {method: _Errors(*(np.concatenate(columns) for columns in zip(*rows, strict=True))) for method, rows in parts.items()}
+        figures = {name: self.draws.figure(values_R, of_W) for name, values_R in values.items()}
+        found: Horizon = {**_unknown_horizon(_NO_REFERENCE), **figures, "num_windows": int(of_W.sum())}  # type: ignore[typeddict-item]  # the names are Horizon's
+        if None not in figures.values():
+            del found["reason"]
+        return found
 
+    def _start(self, start: int, h_max: int) -> Start:
+        of_W = self.windows.start_W == start
+        reaching_W = of_W & self._reaching(h_max)
+        vs_mean_R = ratio(self._l1(MODEL, 1, of_W), self._sum(self.measured.mean_l1_WH, 1, of_W))
+        found: Start = {"vs_mean": self.draws.figure(vs_mean_R, of_W), "drift": None, "num_windows": int(of_W.sum())}
+        if len(np.unique(self.windows.subject_W[reaching_W])) < MIN_PATIENTS:
+            return {**found, "reason": f"fewer than {MIN_PATIENTS} patients have {start} + {self.windows.context} + {h_max} h"}
+        change_R = ratio(self._l1(MODEL, h_max, reaching_W), self._l1(MODEL, 1, reaching_W)) - 1
+        found["drift"] = self.draws.figure(change_R, reaching_W)
+        return found if found["drift"] is not None else {**found, "reason": _NO_REFERENCE}
 
-def _compare(predicted_BHD: np.ndarray, true_BHD: np.ndarray, mean_D: np.ndarray) -> tuple[np.ndarray, ...]:
-    centred_predicted, centred_true = predicted_BHD - mean_D, true_BHD - mean_D
-    norms = np.linalg.norm(centred_predicted, axis=-1) * np.linalg.norm(centred_true, axis=-1)
-    return (
-        np.abs(predicted_BHD - true_BHD).sum(-1),
-        (centred_predicted * centred_true).sum(-1) / np.maximum(norms, 1e-12),
-        np.linalg.norm(predicted_BHD, axis=-1) / np.maximum(np.linalg.norm(true_BHD, axis=-1), 1e-12),
-        np.abs(centred_true).sum(-1),
-    )
-
-
-def _batches(latents: Latents, stay_ids: np.ndarray, num_hours: int, batch_size: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """(z_static_BD, z_state_BTD, z_action_BTD) of the first `num_hours` hours of each stay."""
-    for start in range(0, len(stay_ids), batch_size):
-        rows = [latents.stay(int(stay_id), 0, num_hours) for stay_id in stay_ids[start : start + batch_size]]
-        yield tuple(np.stack(column) for column in zip(*rows, strict=True))
+    def _wrong(self, actions: str, h: int) -> Figure | None:
+        of_W = self._reaching(h)
+        return self.draws.figure(ratio(self._l1(actions, h, of_W), self._l1(MODEL, h, of_W)) - 1, of_W)

@@ -19,7 +19,7 @@ import jsonschema
 from clinjepa.errors import StoreError
 from clinjepa.report.view import ReportView
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 NOT_FINITE = "the computed value is not a finite number"
 
 

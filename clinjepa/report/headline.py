@@ -44,12 +44,20 @@ class Headline:
     no_change: float
     """The value that means no change: 0 for drift, 1 for a ratio, 0.5 for an AUROC."""
     in_percent: bool = False
+    unclear: str = "no clear change"
+    """What stands in place of the value where the interval does not allow one."""
 
     def tile(self) -> Tile:
-        """Value, 95 % interval, patients and seeds; without a figure a dash and the reason."""
+        """Value, 95 % interval, patients and seeds; without a figure a dash and the reason.
+
+        A value whose interval is missing or includes no change is no headline: `unclear` stands there, and the estimate in the detail.
+        """
         if self.figure is None:
             return Tile(self.name, "–", self.reason)
-        return Tile(self.name, self._write(self.figure["value"]), self.about, self._interval(), self._basis())
+        value, detail = self._write(self.figure["value"]), self.about
+        if self.figure["ci95"] is None or self.includes_no_change():
+            value, detail = self.unclear, f"{self.about}; estimate {value}"
+        return Tile(self.name, value, detail, self._interval(), self._basis())
 
     def includes_no_change(self) -> bool:
         """True when the 95 % interval contains the value that means no change."""
@@ -101,6 +109,7 @@ def headlines(report: Mapping[str, Any], recipe: str, context: str) -> list[Head
             ratio.get("ratio"),
             ratio.get("reason", NOT_COMPUTED),
             1.0,
+            unclear="no clear difference",
         ),
     ]
 

@@ -11,6 +11,7 @@ from clinjepa.report.charts.lines import LineStyle, Point, Row, Series, bar_char
 from clinjepa.report.charts.parts import number
 from clinjepa.report.charts.training import training_charts
 from clinjepa.report.charts.umap_picture import group_colours, scatter_data_url
+from clinjepa.report.drift_words import VERSIONS, ActionRow, action_rows, action_sentences
 from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headlines
 from clinjepa.report.words import RECIPES, Footnotes, duration, plain, recipe_words, stage_title, title
 
@@ -50,7 +51,7 @@ class ReportView:
         self.title: Callable[[str], str] = title
         self.stage_title: Callable[[str], str] = stage_title
         self.duration, self.plain, self.number = duration, plain, number
-        self.footnotes, self.min_patients = Footnotes, MIN_PATIENTS
+        self.footnotes, self.min_patients, self.action_versions = Footnotes, MIN_PATIENTS, VERSIONS
 
     def key(self, recipe: str) -> Markup:
         return Markup(marker_svg(self.slots.get(recipe, 0)))
@@ -139,6 +140,13 @@ class ReportView:
                 style=LineStyle(log_y=measure == "l1", x_ticks=ticks, reference=reference),
             )
         )
+
+    def action_rows(self) -> list[ActionRow]:
+        return action_rows(self.report)
+
+    def action_sentences(self) -> list[str]:
+        """Whether each recipe uses the actions, at the headline context."""
+        return action_sentences(self.report, self.headline_context())
 
     def geometry_chart(self) -> Markup:
         rows, told = [], []

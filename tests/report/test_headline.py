@@ -33,13 +33,19 @@ def headline(found: dict[str, Any] | None, reason: str = "") -> Headline:
 
 
 def test_a_tile_shows_value_interval_patients_and_seeds() -> None:
-    tile = headline(figure(-0.185, 0.3, 18)).tile()
-    assert (tile.value, tile.interval, tile.basis) == ("-18.5 %", "95 %: -48.5 % to +11.5 %", "18 patients, 1 seed")
-    assert "95 %: -48.5 % to +11.5 %" in re.sub(
+    tile = headline(figure(-0.185, 0.1, 18)).tile()
+    assert (tile.value, tile.interval, tile.basis) == ("-18.5 %", "95 %: -28.5 % to -8.5 %", "18 patients, 1 seed")
+    assert "95 %: -28.5 % to -8.5 %" in re.sub(
         r"<[^>]+>",
         " ",
-        page(results() | {"drift": {"clin_jepa": {"24": results()["drift"]["clin_jepa"]["24"] | {"drift": figure(-0.185, 0.3, 18)}}}}),
+        page(results() | {"drift": {"clin_jepa": {"24": results()["drift"]["clin_jepa"]["24"] | {"drift": figure(-0.185, 0.1, 18)}}}}),
     )
+
+
+@pytest.mark.parametrize("half", [0.3, None])
+def test_a_value_whose_interval_does_not_allow_it_is_no_headline(half: float | None) -> None:
+    tile = headline(figure(-0.185, half, 18)).tile()
+    assert tile.value == "no clear change" and tile.detail == "L1 48 h ahead; estimate -18.5 %"
 
 
 def test_a_tile_without_a_figure_shows_the_reason() -> None:

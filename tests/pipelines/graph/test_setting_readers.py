@@ -56,7 +56,7 @@ _TABLE: list[tuple[str, str, str]] = [
     ("phase", "curriculum", _PHASE),
     ("labels", "labels", "tasks"),
     ("baselines downstream drift geometry roundtrip", "evaluation", "split"),
-    ("drift", "evaluation.drift", "contexts headline_context horizons num_bootstrap"),
+    ("drift", "evaluation.drift", "contexts starts headline_context horizons num_bootstrap"),
     ("geometry", "evaluation.geometry", "k_hours headline_k num_bootstrap umap max_umap_points"),
     ("baselines downstream geometry labels", "evaluation.downstream", "tasks"),
     ("baselines downstream labels", "evaluation.downstream", "stay_prediction_hour"),

@@ -144,11 +144,19 @@ def _drift(level: float, context: int) -> dict[str, Any]:
         growth = 1 + 0.06 * math.log(h)
         values = (34 * level * growth, 0.8 - 0.4 * level, 0.97 - 0.002 * h, 0.9 * level * growth, level * growth)
         horizons[str(h)] = {name: figure(value, abs(value) * 0.07) for name, value in zip(names, values, strict=True)}
+        horizons[str(h)] |= {"variance_ratio": figure(0.8), "change": figure(growth - 1), "num_windows": 240 - context - h}
+        horizons[str(h)] |= {"change_of_space": figure(0.02), "change_of_prediction": figure(growth / 1.02 - 1)}
     return {
         "h_max": 12 if context == 24 else 24,
         "num_stays": 96 - context,
         "horizons": horizons,
         "drift": figure(0.06 * math.log(24), 0.03),
+        "drift_survivors": figure(-0.05, 0.03),
+        "starts": {str(start): {"vs_mean": figure(0.7 * level), "drift": figure(0.1), "num_windows": 90 - start} for start in (0, 12)},
+        "actions": {
+            name: {"12": figure(gain, 0.03), "24": figure(gain, 0.03)}
+            for name, gain in {"carried_forward": 0.01, "none": 0.2, "shuffled": 0.1 if level < 0.7 else 0.0, "late": 0.05}.items()
+        },
     }
 
 
