@@ -10,7 +10,7 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `roundtrip`, `hour_grid` | values of an hour read back from its latent; the hour grid as arrays |
 | `space` | stays of a split, the training mean latent, diagnostics of collapse |
 | `figures`, `metrics`, `seeds` | a figure with its interval; AUROC, AUPRC and the bootstrap; several seeds as one result |
-| `resampling` | one bootstrap over patients for many figures |
+| `resampling`, `comparisons` | one bootstrap over patients for many figures; paired differences, Holm, equivalence |
 | `settings` | settings of the evaluation stages |
 """
 

@@ -6,7 +6,7 @@ Definitions: docs/contracts.md, section 9.
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -51,12 +51,12 @@ def ratio_draws(numerator_P: np.ndarray, denominator_P: np.ndarray, counts_RP: n
 
 def auroc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
     """Area under the ROC curve: P(score of a positive > score of a negative) + ½ P(equal). NaN without both classes."""
-    return float(_Ranking(labels_N, scores_N).auroc(np.ones((1, len(labels_N))))[0])
+    return float(Ranking(labels_N, scores_N).auroc(np.ones((1, len(labels_N))))[0])
 
 
 def auprc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
     """Average precision: over distinct scores, from the highest, the recall gained times the precision there. NaN without positives."""
-    return float(_Ranking(labels_N, scores_N).auprc(np.ones((1, len(labels_N))))[0])
+    return float(Ranking(labels_N, scores_N).auprc(np.ones((1, len(labels_N))))[0])
 
 
 def discrimination(labels_N: np.ndarray, scores_N: np.ndarray, subject_ids_N: np.ndarray, num_bootstrap: int, seed: int) -> Discrimination:
@@ -73,7 +73,7 @@ def discrimination(labels_N: np.ndarray, scores_N: np.ndarray, subject_ids_N: np
         EvaluationError: A score is NaN or infinite, a label is neither 0 nor 1, or a class is missing.
     """
     index_N, num_patients = patient_index(subject_ids_N)
-    ranking = _Ranking(labels_N, scores_N)
+    ranking = Ranking(labels_N, scores_N)
     if len(np.unique(labels_N)) < 2:
         raise EvaluationError(f"all {len(labels_N)} labels are of one class; AUROC and AUPRC need both")
     value = auroc(labels_N, scores_N)
@@ -81,30 +81,29 @@ def discrimination(labels_N: np.ndarray, scores_N: np.ndarray, subject_ids_N: np
         "auroc": figure(value, None, num_patients),
         "auprc": figure(auprc(labels_N, scores_N), None, num_patients),
     }
-    reason = _no_interval(labels_N, index_N, value)
+    reason = interval_fault(labels_N, index_N)
+    if reason is None and value in (0.0, 1.0):
+        reason = "the classes are separated without an error: every resampling repeats the value, so an interval would have no width"
     if reason is not None:
         return {**found, "interval_reason": reason}
     counts_RP = patient_draws(num_patients, num_bootstrap, seed)
-    rows = max(1, _CHUNK_CELLS // max(len(labels_N), 1))
-    roc_parts, pr_parts = [], []
-    for start in range(0, num_bootstrap, rows):
-        weights_RN = counts_RP[start : start + rows][:, index_N]
-        roc_parts.append(ranking.auroc(weights_RN))
-        pr_parts.append(ranking.auprc(weights_RN))
     return {
-        "auroc": figure(value, np.concatenate(roc_parts), num_patients),
-        "auprc": figure(found["auprc"]["value"], np.concatenate(pr_parts), num_patients),
+        "auroc": figure(value, ranking.over_draws("auroc", counts_RP, index_N), num_patients),
+        "auprc": figure(found["auprc"]["value"], ranking.over_draws("auprc", counts_RP, index_N), num_patients),
     }
 
 
-def _no_interval(labels_N: np.ndarray, index_N: np.ndarray, value: float) -> str | None:
-    """Why resampling patients says nothing of the uncertainty of this AUROC, or None."""
+def interval_fault(labels_N: np.ndarray, index_N: np.ndarray) -> str | None:
+    """Why resampling patients can give no interval: a class has rows of too few patients; else None.
+
+    Args:
+        labels_N: Labels, 0 or 1.
+        index_N: Number of each row's patient.
+    """
     for kind, of_class_N in (("a positive", labels_N == 1), ("a negative", labels_N == 0)):
         number = len(np.unique(index_N[of_class_N]))
         if number < MIN_INTERVAL_PATIENTS:
             return f"{number} patient with {kind} label: an interval over patients needs {MIN_INTERVAL_PATIENTS}"
-    if value in (0.0, 1.0):
-        return "the classes are separated without an error: every resampling repeats the value, so an interval would have no width"
     return None
 
 
@@ -120,7 +119,7 @@ def finite_scores(values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-class _Ranking:
+class Ranking:
     """Rows sorted by score once, with tied scores as groups: each bootstrap draw is then a cumulative sum."""
 
     def __init__(self, labels_N: np.ndarray, scores_N: np.ndarray) -> None:
@@ -139,6 +138,18 @@ class _Ranking:
         sorted_RN = weights_RN[:, self.order_N]
         positive_RG = np.add.reduceat(sorted_RN * self.positive_N, self.starts_G, axis=1)
         return positive_RG, np.add.reduceat(sorted_RN, self.starts_G, axis=1) - positive_RG
+
+    def over_draws(self, measure: Literal["auroc", "auprc"], counts_RP: np.ndarray, index_N: np.ndarray) -> np.ndarray:
+        """The measure in each resampling [R]; NaN where a class is missing in it.
+
+        Args:
+            measure: `auroc` or `auprc`.
+            counts_RP: How often each patient is drawn in each resampling.
+            index_N: Patient of each row.
+        """
+        rows = max(1, _CHUNK_CELLS // max(len(index_N), 1))
+        of = {"auroc": self.auroc, "auprc": self.auprc}[measure]
+        return np.concatenate([of(counts_RP[start : start + rows][:, index_N]) for start in range(0, len(counts_RP), rows)])
 
     def auroc(self, weights_RN: np.ndarray) -> np.ndarray:
         positive_RG, negative_RG = self.groups(weights_RN)

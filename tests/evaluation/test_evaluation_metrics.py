@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clinjepa.errors import EvaluationError
 from clinjepa.evaluation.figures import figure
-from clinjepa.evaluation.metrics import _Ranking, auprc, auroc, discrimination, ratio_draws
+from clinjepa.evaluation.metrics import Ranking, auprc, auroc, discrimination, ratio_draws
 from clinjepa.evaluation.seeds import combine_seeds
 
 
@@ -29,7 +29,7 @@ def test_one_draw_of_the_bootstrap_equals_repeating_the_drawn_rows(tied_scores: 
     labels, scores = tied_scores
     counts = np.random.default_rng(1).integers(0, 4, size=len(labels)).astype(float)
     repeated = np.repeat(np.arange(len(labels)), counts.astype(int))
-    ranking = _Ranking(labels, scores)
+    ranking = Ranking(labels, scores)
     assert ranking.auroc(counts[None])[0] == pytest.approx(roc_auc_score(labels[repeated], scores[repeated]), abs=1e-12)
     assert ranking.auprc(counts[None])[0] == pytest.approx(average_precision_score(labels[repeated], scores[repeated]), abs=1e-12)
 
