@@ -30,6 +30,10 @@ class Difference(TypedDict):
     difference: Figure
     p_value: float | None
     """Two-sided: of the hypothesis that the difference is 0, by inverting the interval. None without an interval."""
+    p_holm: NotRequired[float | None]
+    """The p-value adjusted over its family of tests (`holm`)."""
+    single_seeds: list[float]
+    """The difference of each training seed from the mean of the reference's seeds; their spread is not in the interval."""
     num_positive: int
     num_total: int
     num_positive_patients: int
@@ -51,7 +55,8 @@ def paired_differences(
 
     Args:
         labels_N: Labels, 0 or 1, of N prediction points.
-        scores: {method: scores [N]} of the same points in the same order.
+        scores: {method: scores [N], or [S, N] of S training seeds} of the same points in the same order. Seeds are averaged after the
+            measure is taken, in every draw.
         reference: The method that is subtracted.
         subject_ids_N: Patient of each point; patients are resampled.
         measure: What is compared.
@@ -65,7 +70,11 @@ def paired_differences(
     index_N, num_patients = patient_index(subject_ids_N)
     once = np.ones((1, num_patients))
     counts_RP = np.concatenate([once, patient_draws(num_patients, num_bootstrap, seed)])
-    drawn = {name: Ranking(labels_N, of_N).over_draws(measure, counts_RP, index_N) for name, of_N in scores.items()}
+    seeds = {
+        name: np.stack([Ranking(labels_N, scores_N).over_draws(measure, counts_RP, index_N) for scores_N in np.atleast_2d(of_SN)])
+        for name, of_SN in scores.items()
+    }
+    drawn = {name: of_SR.mean(0) for name, of_SR in seeds.items()}
     reason = interval_fault(labels_N, index_N)
     positive_N = labels_N == 1
     found: dict[str, Difference] = {}
@@ -74,8 +83,9 @@ def paired_differences(
             continue
         difference_R = values_R - drawn[reference]
         found[name] = {
-            "difference": figure(difference_R[0], None if reason else difference_R[1:], num_patients),
+            "difference": figure(difference_R[0], None if reason else difference_R[1:], num_patients, len(seeds[name])),
             "p_value": None if reason else two_sided_p(difference_R[1:]),
+            "single_seeds": [float(value) for value in seeds[name][:, 0] - drawn[reference][0]],
             "num_positive": int(positive_N.sum()),
             "num_total": len(labels_N),
             "num_positive_patients": len(np.unique(index_N[positive_N])),

@@ -6,7 +6,7 @@ context, latent geometry at the headline k, and the AUROC of each risk task from
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -88,6 +88,11 @@ class Headline:
         assert self.figure is not None
         seeds = self.figure["num_seeds"]
         return f"{number(self.figure['num_patients'])} patients, {seeds} seed{'s' if seeds != 1 else ''}"
+
+
+def headline_recipe(recipes: Sequence[str]) -> str:
+    """`clin_jepa` where it was run, else the first recipe; empty without recipes."""
+    return "clin_jepa" if "clin_jepa" in recipes else next(iter(recipes), "")
 
 
 def headlines(report: Mapping[str, Any], recipe: str, context: str) -> list[Headline]:

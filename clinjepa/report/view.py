@@ -11,8 +11,9 @@ from clinjepa.report.charts.lines import LineStyle, Point, Row, Series, bar_char
 from clinjepa.report.charts.parts import number
 from clinjepa.report.charts.training import training_charts
 from clinjepa.report.charts.umap_picture import group_colours, scatter_data_url
+from clinjepa.report.comparison_words import ComparisonRow, comparison_rows
 from clinjepa.report.drift_words import VERSIONS, ActionRow, action_rows, action_sentences
-from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headlines
+from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headline_recipe, headlines
 from clinjepa.report.words import RECIPES, Footnotes, duration, plain, recipe_words, stage_title, title
 
 DRIFT_PANELS = (
@@ -78,7 +79,7 @@ class ReportView:
         return cautions(self.report, self.headline_recipe(), self.headline_context())
 
     def headline_recipe(self) -> str:
-        return "clin_jepa" if "clin_jepa" in self.recipes else next(iter(self.recipes), "")
+        return headline_recipe(self.recipes)
 
     def recipe_rows(self) -> list[RecipeRow]:
         """The table of recipes, in the order of the run."""
@@ -204,6 +205,9 @@ class ReportView:
         name = f"{title(task)}: AUROC, 95 % interval"
         alt = "; ".join(told) or "no figure could be estimated"
         return Markup(interval_chart(rows, title=name, x_label="AUROC", alt=alt, reference=(0.5, "chance"), limits=(0.0, 1.0)))
+
+    def comparison_rows(self) -> list[ComparisonRow]:
+        return comparison_rows(self.report)
 
     def can_estimate(self, task: str) -> bool:
         return any(cell["auroc"] is not None for columns in self.report["downstream"][task].values() for cell in columns.values())

@@ -6,11 +6,16 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 from clinjepa.config import Config, result_fields, save_config
 from clinjepa.errors import StoreError
+from clinjepa.evaluation.downstream.baselines import COLUMN
+from clinjepa.evaluation.predictions import PREDICTIONS, cell_predictions, compare_predictions
 from clinjepa.evaluation.seeds import combine_seeds
 from clinjepa.redaction import redacted
 from clinjepa.report.document import build_report, render_html
+from clinjepa.report.headline import headline_recipe
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact, content_key
 from pipelines.graph.code_digest import project_digest
@@ -82,6 +87,7 @@ class _Assembly:
             "drift": self._evaluations("drift"),
             "geometry": self._evaluations("geometry"),
             "downstream": self._downstream(),
+            "comparisons": self._comparisons(),
             "timings": seconds_by_kind(self.manifests),
             "versions": package_versions(),
         }
@@ -141,6 +147,21 @@ class _Assembly:
             for task, methods in self._artifact(self.experiment.baselines).folder.read_json(RESULT).items():
                 tables.setdefault(task, {}).update(methods)
         return tables
+
+    def _comparisons(self) -> dict[str, object]:
+        """AUROC of every other recipe and baseline minus that of the headline recipe, from the history alone, on the kept predictions."""
+        settings = self.config.evaluation.downstream
+        probe = settings.probe.kinds[0]
+        methods: dict[str, list[pa.Table]] = {}
+        for trial in self.trials:
+            kept = self._artifact(trial.evaluations["downstream"]).folder.read_table(PREDICTIONS)
+            methods.setdefault(f"{trial.recipe} · {probe}", []).append(cell_predictions(kept, probe, COLUMN))
+        if self.experiment.baselines.key in self.manifests:
+            kept = self._artifact(self.experiment.baselines).folder.read_table(PREDICTIONS)
+            for name in dict.fromkeys(kept["method"].to_pylist()):
+                methods[name] = [cell_predictions(kept, name, COLUMN)]
+        reference = f"{headline_recipe([trial.recipe for trial in self.trials])} · {probe}"
+        return {"reference": reference, "column": COLUMN, "tasks": compare_predictions(methods, reference, settings.num_bootstrap)}
 
     def _umap(self) -> dict[str, object]:
         """Recipe -> points of its first finished seed that has a picture."""

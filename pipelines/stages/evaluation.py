@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import NamedTuple
+
+import pyarrow as pa
 
 from clinjepa.clinical import load_tasks
-from clinjepa.evaluation.downstream.baselines import evaluate_baselines
-from clinjepa.evaluation.downstream.evaluate import evaluate_downstream
+from clinjepa.evaluation.downstream.baselines import score_baselines
+from clinjepa.evaluation.downstream.evaluate import score_downstream
 from clinjepa.evaluation.drift import evaluate_drift
 from clinjepa.evaluation.geometry.evaluate import evaluate_geometry
+from clinjepa.evaluation.predictions import PREDICTIONS
 from clinjepa.evaluation.roundtrip import evaluate_roundtrip
 from clinjepa.evaluation.settings import DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
 from clinjepa.model.identity import check_predictor, encoder_digest
@@ -27,8 +31,17 @@ from pipelines.stages.tasks import run_remotely
 
 RESULT = "result.json"
 _Inputs = dict[str, Folder]
-_Measure = Callable[[_Inputs], Mapping[str, object]]
-"""Computes an evaluation's result from its input artifacts."""
+
+
+class _Outcome(NamedTuple):
+    """What an evaluation writes: its result as JSON, and the predictions behind it where it scores any."""
+
+    result: Mapping[str, object]
+    predictions: pa.Table | None = None
+
+
+_Measure = Callable[[_Inputs], _Outcome]
+"""Computes an evaluation's outcome from its input artifacts."""
 
 
 def run_drift_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
@@ -79,30 +92,33 @@ def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _In
     if "predictor" in inputs and "latents" in inputs:
         latents = inputs["latents"]
         check_predictor(inputs["predictor"], LatentReader(latents).encoder_digest, f"that of the latents in {latents.address}")
-    out.write_json(RESULT, measure(inputs))
+    outcome = measure(inputs)
+    if outcome.predictions is not None:
+        out.write_table(PREDICTIONS, outcome.predictions)
+    out.write_json(RESULT, outcome.result)
     return {}
 
 
-def _drift(settings: DriftSettings, inputs: _Inputs) -> Mapping[str, object]:
+def _drift(settings: DriftSettings, inputs: _Inputs) -> _Outcome:
     stays = inputs["ingest"].read_table("stays.parquet")
     predictor, latents = load_predictor(inputs["predictor"]), LatentReader(inputs["latents"])
-    return evaluate_drift(predictor, latents, stays, settings.drift, split=settings.split)
+    return _Outcome(evaluate_drift(predictor, latents, stays, settings.drift, split=settings.split))
 
 
-def _geometry(settings: GeometrySettings, inputs: _Inputs) -> Mapping[str, object]:
+def _geometry(settings: GeometrySettings, inputs: _Inputs) -> _Outcome:
     onsets = {task.name: task.horizon_hours for task in load_tasks(settings.onset_tasks) if task.horizon_hours is not None}
     stays, labels = inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], settings.onset_tasks)
-    return evaluate_geometry(LatentReader(inputs["latents"]), stays, labels, onsets, settings.geometry, split=settings.split)
+    return _Outcome(evaluate_geometry(LatentReader(inputs["latents"]), stays, labels, onsets, settings.geometry, split=settings.split))
 
 
-def _roundtrip(settings: RoundtripSettings, inputs: _Inputs) -> Mapping[str, object]:
+def _roundtrip(settings: RoundtripSettings, inputs: _Inputs) -> _Outcome:
     stays = inputs["ingest"].read_table("stays.parquet")
-    return evaluate_roundtrip(LatentReader(inputs["latents"]), inputs["ingest"], stays, settings.num_hours, split=settings.split)
+    return _Outcome(evaluate_roundtrip(LatentReader(inputs["latents"]), inputs["ingest"], stays, settings.num_hours, split=settings.split))
 
 
-def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> Mapping[str, object]:
+def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
     tasks = settings.downstream.tasks
-    return evaluate_downstream(
+    tables, predictions = score_downstream(
         load_predictor(inputs["predictor"]),
         LatentReader(inputs["latents"]),
         read_labels(inputs["labels"], tasks),
@@ -111,11 +127,12 @@ def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> Mapping[str, o
         settings.downstream,
         split=settings.split,
     )
+    return _Outcome(tables, predictions)
 
 
-def _baselines(settings: DownstreamSettings, inputs: _Inputs) -> Mapping[str, object]:
+def _baselines(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
     tasks = settings.downstream.tasks
-    return evaluate_baselines(
+    tables, predictions = score_baselines(
         inputs["ingest"],
         read_labels(inputs["labels"], tasks),
         inputs["ingest"].read_table("stays.parquet"),
@@ -123,3 +140,4 @@ def _baselines(settings: DownstreamSettings, inputs: _Inputs) -> Mapping[str, ob
         settings.downstream,
         split=settings.split,
     )
+    return _Outcome(tables, predictions)

@@ -17,6 +17,7 @@ from clinjepa.config.schema import DownstreamConfig
 from clinjepa.evaluation.downstream.prediction_points import Points, TaskTables, null_cell, prediction_points, score_cell, union, why_not
 from clinjepa.evaluation.downstream.probes import Rows, probe_scores
 from clinjepa.evaluation.downstream.tabular_features import FeatureTable, tabular_features
+from clinjepa.evaluation.predictions import KeptPredictions
 from clinjepa.storage import Folder
 
 NUM_TREES, EARLY_STOP, MIN_DATA_IN_LEAF = 300, 20, 500
@@ -33,7 +34,23 @@ def evaluate_baselines(
     split: str = "held_out",
     seed: int = 0,
 ) -> TaskTables:
-    """{task: {method: {"history_only": cell}}} of the tasks with 0/1 labels, with the cells of `evaluate_downstream`.
+    """The tables of `score_baselines`, whose arguments these are."""
+    return score_baselines(ingest, labels, stays, tasks, settings, split=split, seed=seed)[0]
+
+
+def score_baselines(
+    ingest: Folder,
+    labels: pa.Table,
+    stays: pa.Table,
+    tasks: Sequence[Task],
+    settings: DownstreamConfig,
+    *,
+    split: str = "held_out",
+    seed: int = 0,
+) -> tuple[TaskTables, pa.Table]:
+    """The tables, and the predictions behind them (`clinjepa.evaluation.predictions`).
+
+    The tables are {task: {method: {"history_only": cell}}} of the tasks with 0/1 labels, with the cells of `evaluate_downstream`.
 
     The methods are `lightgbm` and, for hourly tasks, `hours_in_icu`.
 
@@ -57,6 +74,7 @@ def evaluate_baselines(
         features = tabular_features(ingest, stays, stay_N, hour_N)
         rows = dict(zip(estimable, found, strict=True))
     result: TaskTables = {}
+    kept = KeptPredictions()
     for task in tasks:
         scored = points[task.name].of(split)
         methods = ["lightgbm"] + (["hours_in_icu"] if task.is_hourly else [])
@@ -70,8 +88,10 @@ def evaluate_baselines(
             hours_N2 = np.stack([own.hour_N + 1, np.log1p(own.hour_N)], axis=1).astype(np.float32)
             parts = {name: _rows(own, hours_N2, name) for name in used}
             scores["hours_in_icu"] = probe_scores("linear", parts["train"], parts["tuning"], parts[split].x_NF, settings.probe, seed)
+        for method in methods:
+            kept.add(task.name, method, COLUMN, scored, scores[method])
         result[task.name] = {method: {COLUMN: score_cell(scored, scores[method], settings.num_bootstrap, seed)} for method in methods}
-    return result
+    return result, kept.table()
 
 
 def lightgbm_scores(features: FeatureTable, points: Points, split: str, seed: int) -> np.ndarray:

@@ -7,7 +7,8 @@ Protocol: Clin-JEPA (arXiv 2605.10840), downstream evaluation; AUROC, AUPRC, 95 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from clinjepa.evaluation.downstream.prediction_points import (
     why_not,
 )
 from clinjepa.evaluation.downstream.probes import Rows, probe_scores
+from clinjepa.evaluation.predictions import KeptPredictions
 from clinjepa.evaluation.space import Latents, trained_windows
 from clinjepa.model.predictor import Predictor
 
@@ -42,7 +44,22 @@ def evaluate_downstream(
     settings: DownstreamConfig,
     split: str = "held_out",
 ) -> TaskTables:
-    """{task: {probe kind: {input column: cell}}} of the tasks with 0/1 labels; rollouts run on the predictor's device.
+    """The tables of `score_downstream`, whose arguments these are."""
+    return score_downstream(predictor, latents, labels, stays, tasks, settings, split)[0]
+
+
+def score_downstream(
+    predictor: Predictor,
+    latents: Latents,
+    labels: pa.Table,
+    stays: pa.Table,
+    tasks: Sequence[Task],
+    settings: DownstreamConfig,
+    split: str = "held_out",
+) -> tuple[TaskTables, pa.Table]:
+    """The tables, and the predictions behind them (`clinjepa.evaluation.predictions`).
+
+    The tables are {task: {probe kind: {input column: cell}}} of the tasks with 0/1 labels; rollouts run on the predictor's device.
 
     Neither history nor rollout uses a position that training could not reach. A rollout that needs more is cut to half of the reachable
     hours, a history to the rest; the cells then have a sentence `cut`.
@@ -62,6 +79,7 @@ def evaluate_downstream(
     points = {task.name: prediction_points(labels, stays, task, settings) for task in tasks}
     reasons = {task.name: why_not(points[task.name], split, settings.min_positives) for task in tasks}
     result: TaskTables = {}
+    kept = KeptPredictions()
     wanted = {task.name: min(settings.rollout_hours, task.horizon_hours or settings.rollout_hours) for task in tasks}
     steps = {name: rollout_that_fits(predictor, hours, settings.pooling) for name, hours in wanted.items()}
     for rollout_hours in sorted(set(steps.values())):
@@ -71,7 +89,7 @@ def evaluate_downstream(
         stay_N, hour_N, rows = union([points[name].where(np.isin(points[name].split_N, ["train", "tuning", split])) for name in names])
         features = point_features(predictor, latents, stay_N, hour_N, rollout_hours=rollout_hours, pooling=settings.pooling)
         for name, (own, rows_N) in zip(names, rows, strict=True):
-            result[name] = _task_table(own, features, rows_N, settings, split)
+            result[name] = _task_table(own, features, rows_N, settings, split, partial(kept.add, name))
             cut_N = features.cut_N[rows_N][own.split_N == split]
             note = _cut_note(predictor, wanted[name], rollout_hours, cut_N)
             for cell in (cell for columns in result[name].values() for cell in columns.values() if note):
@@ -81,7 +99,7 @@ def evaluate_downstream(
             result[name] = {
                 kind: {column: null_cell(points[name].of(split), reason) for column in COLUMNS} for kind in settings.probe.kinds
             }
-    return {task.name: result[task.name] for task in tasks}
+    return {task.name: result[task.name] for task in tasks}, kept.table()
 
 
 def _cut_note(predictor: Predictor, wanted_hours: int, rollout_hours: int, cut_N: np.ndarray) -> str | None:
@@ -93,7 +111,7 @@ def _cut_note(predictor: Predictor, wanted_hours: int, rollout_hours: int, cut_N
 
 
 def _task_table(
-    points: Points, features: PointFeatures, rows_N: np.ndarray, settings: DownstreamConfig, split: str
+    points: Points, features: PointFeatures, rows_N: np.ndarray, settings: DownstreamConfig, split: str, keep: Callable[..., None]
 ) -> dict[str, MethodTable]:
     scored = points.of(split)
     table: dict[str, MethodTable] = {kind: {} for kind in settings.probe.kinds}
@@ -105,5 +123,6 @@ def _task_table(
             parts[name] = Rows(x_NF[mask_N], points.label_N[mask_N], points.subject_N[mask_N])
         for kind in settings.probe.kinds:
             scores_N = probe_scores(kind, parts["train"], parts["tuning"], parts[split].x_NF, settings.probe, SEED)
+            keep(kind, column, scored, scores_N)
             table[kind][column] = score_cell(scored, scores_N, settings.num_bootstrap, SEED)
     return table
