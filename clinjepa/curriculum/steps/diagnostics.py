@@ -68,9 +68,9 @@ class PhaseDiagnostics:
         for module in modules:
             module.eval()
         arrays, latents = self._latents(_WINDOWS_TAG, plan.tuning_ids if len(plan.tuning_ids) else plan.training_ids)
-        trained, of_training = self._latents(_MEAN_TAG, plan.training_ids)
         figures: dict[str, float] = {}
         if self._modules.predictor is not None:
+            trained, of_training = self._latents(_MEAN_TAG, plan.training_ids)
             pred_BTD, _ = self._modules.predictor(latents.z_static_BD, latents.z_state_BTD, latents.z_action_BTD, arrays["valid"])
             following = arrays["valid"][:, 1:].clone()
             following[:, plan.trained_hours - 1 :] = False
