@@ -86,7 +86,7 @@ def _simulate(folder: str, patients: int, seed: int, workers: int | None) -> Non
     console = Console(soft_wrap=True)
     settings = SimulatorConfig(num_patients=patients, seed=seed, mean_stay_hours=MIMIC_STAY_HOURS, measurement_density=MIMIC_DENSITY)
     number = workers or min(len(os.sched_getaffinity(0)), -(-patients // PATIENTS_PER_BLOCK))
-    out = Folder(folder)
+    out = Folder(folder, private=False)  # no patient is behind these tables
     with Progress(console=console, disable=not console.is_interactive) as progress:
         task = progress.add_task(f"{patients} patients", total=patients)
         record = write_simulated_mimic(out, settings, number, on_progress=lambda done: progress.update(task, completed=done))

@@ -27,40 +27,45 @@ from clinjepa.addresses import plain_address
 from clinjepa.errors import ClinJepaError, StorageError, StoreError
 from clinjepa.redaction import REMEDY, holds_credentials, redacted_values
 from clinjepa.storage.faults import is_transient, translated
-from clinjepa.storage.local import create_whole, temporary_beside, write_whole
+from clinjepa.storage.local import close_to_others, create_file, create_whole, make_folders, temporary_beside, write_whole
 from clinjepa.storage.strays import is_stray
 
 Result = TypeVar("Result")
 MARK = ".clinjepa"
 """File that marks a storage folder as clinjepa's; written by `check_writable`."""
+INSIDE = ("artifacts", "runs", "ray_train")
+"""The folders directly inside a storage folder."""
 
 
 class Folder:
     """A folder at an address. Cheap, picklable (only the address is pickled), safe to use from many processes.
 
-    An address with credentials raises StorageError: messages, manifests and reports name addresses.
+    On a local disk its files get the mode 600 and new folders 700, whatever the umask, since most of them hold or derive from patients;
+    with `private=False` (an export that may be shared) the umask decides. An address with credentials raises StorageError: messages,
+    manifests and reports name addresses.
     """
 
-    def __init__(self, address: str | os.PathLike[str]) -> None:
+    def __init__(self, address: str | os.PathLike[str], private: bool = True) -> None:
         text = os.fspath(address)
         if holds_credentials(text):
             raise StorageError(f"an address holds credentials (user and password, a key or a token); {REMEDY}")
         text = plain_address(text)
         self.address = text.rstrip("/") if "://" in text else os.path.abspath(text)
+        self.private = private
         self._fs: fsspec.AbstractFileSystem | None = None
         self._root = ""
 
     def __repr__(self) -> str:
         return f"Folder({self.address!r})"
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"address": self.address}
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.address, self.private
 
-    def __setstate__(self, state: dict[str, str]) -> None:
-        self.__init__(state["address"])  # type: ignore[misc]  # mypy refuses a direct call; nothing inherits from Folder
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.__init__(*state)  # type: ignore[misc]  # mypy refuses a direct call; nothing inherits from Folder
 
     def __truediv__(self, name: str) -> Folder:
-        return Folder(f"{self.address}/{name}")
+        return Folder(f"{self.address}/{name}", self.private)
 
     @property
     def is_local(self) -> bool:
@@ -88,12 +93,12 @@ class Folder:
         return f"{root}/{name}" if name else root
 
     def check_writable(self) -> None:
-        """Write the file `MARK`, at the start of a run.
+        """Write the file `MARK`, at the start of a run; folders of an earlier version that other users can read are closed to them.
 
         Raises:
             StorageError: Within seconds, when the address cannot be reached, has no such bucket, or cannot be written to.
         """
-        probe = Folder(self.address)
+        probe = Folder(self.address, self.private)
         if self.address.startswith(("s3://", "s3a://")):
             from clinjepa.storage.s3 import FIRST_CONTACT_SECONDS, open_s3, patience
 
@@ -102,6 +107,14 @@ class Folder:
             if not probe._try("", lambda: probe.fs.exists(bucket)):
                 raise StorageError(f"{self.address}: there is no bucket {bucket}; create it or set storage=… to another")
         probe.write_bytes(MARK, b"storage of clinjepa: artifacts/ and runs/\n")
+        if self.is_local and self.private:
+            for name in INSIDE:
+                close_to_others(Path(self.path(name)))
+
+    def make(self) -> None:
+        """Make this folder on a local disk, for a library that writes into it itself; an object store has no folders."""
+        if self.is_local:
+            self._try("", lambda: make_folders(Path(self.path()), self.private), writes=True)
 
     def exists(self, name: str = "") -> bool:
         """Whether a file or folder is there."""
@@ -149,7 +162,7 @@ class Folder:
 
         def write() -> None:
             if self.is_local:
-                write_whole(Path(self.path(name)), data)
+                write_whole(Path(self.path(name)), data, self.private)
             else:
                 self.fs.pipe_file(self.path(name), data)
 
@@ -161,11 +174,12 @@ class Folder:
 
         For an object store the content is first written to a temporary file on the local disk.
         """
-        target = Path(self.path(name)) if self.is_local else Path(tempfile.gettempdir()) / "clinjepa-stream"
-        self._try(name, lambda: target.parent.mkdir(parents=True, exist_ok=True), writes=True)
+        scratch = None if self.is_local else Path(tempfile.mkdtemp(prefix="clinjepa-"))
+        target = Path(self.path(name)) if scratch is None else scratch / "stream"
+        self._try(name, lambda: make_folders(target.parent, self.private), writes=True)
         temporary = temporary_beside(target)
         try:
-            with self._try(name, lambda: open(temporary, "wb"), writes=True) as stream:
+            with self._try(name, lambda: open(create_file(temporary, self.private), "wb"), writes=True) as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -173,6 +187,8 @@ class Folder:
             self._try(name, place, writes=True)
         finally:
             temporary.unlink(missing_ok=True)
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
 
     def create_bytes(self, name: str, data: bytes) -> bool:
         """Write `name` atomically if it does not exist yet; False when another writer created it first.
@@ -196,7 +212,7 @@ class Folder:
     def _create(self, name: str, data: bytes) -> bool:
         """One attempt at an atomic create; False when the file exists."""
         if self.is_local:
-            return create_whole(Path(self.path(name)), data)
+            return create_whole(Path(self.path(name)), data, self.private)
         try:
             self.fs.pipe_file(self.path(name), data, mode="create")
             return True

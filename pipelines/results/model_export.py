@@ -10,7 +10,7 @@ from clinjepa.config import Config, result_fields
 from clinjepa.curriculum.recipes import Recipe
 from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.errors import ConfigError, StoreError
-from clinjepa.export.card import model_card, package_versions, report_figures
+from clinjepa.export.card import data_terms, model_card, package_versions, report_figures
 from clinjepa.export.folder import CARD, begin_export, finish_export
 from clinjepa.export.weights import TokenizerFacts, TrainedParts, Written, write_weights
 from clinjepa.model.identity import check_predictor, encoder_digest
@@ -90,7 +90,8 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
 
     Args:
         config: The configuration of the run.
-        folder: Address to write to: a new folder, or an earlier export of the same run.
+        folder: Address to write to: a new folder, or an earlier export of the same run. Only the user may read it (modes 700 and 600)
+            where the terms of the data forbid to share the model; otherwise the umask decides.
         recipe: Of `grid.recipes`; the first by default.
         seed: Of `grid.seeds`; the first by default.
 
@@ -101,11 +102,13 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
         ConfigError: The grid has no such recipe or seed.
         StoreError: The stages are not finished, were altered or do not belong together, or `folder` holds something else.
     """
+    address = Folder(folder).address
     experiment = plan_experiment(config, remember=False)
     trial = _trial(config, experiment, recipe, seed)
     stages = _stages(experiment, trial)
-    storage, out = Folder(config.storage), Folder(folder)
-    artifacts = _whole_artifacts(config, trial, stages)
+    storage, artifacts = Folder(config.storage), _whole_artifacts(config, trial, stages)
+    data = _data_facts(config, artifacts["trajectories"].folder)
+    out = Folder(address, private=not data_terms(data["access"])["may_be_shared"])
     base, online = artifacts["base"].folder, artifacts["encoder"].folder if "encoder" in artifacts else None
     check_predictor(artifacts["predictor"].folder, encoder_digest(base, online), f"that of {(online or base).address}")
     identity: Identity = {"run": config.name, "recipe": trial.recipe, "seed": trial.seed}
@@ -123,7 +126,7 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
         out,
     )
     own = next(each for each in experiment.recipes if each.name == trial.recipe)
-    data, model = _data_facts(config, artifacts["trajectories"].folder), _model_facts(config, own, trial, weights)
+    model = _model_facts(config, own, trial, weights)
     card = {**identity, **weights, **data, **model, **_figures(config, trial, storage)}
     out.write_bytes(CARD, redacted(model_card(card)).encode())
     record: ExportRecord = {

@@ -38,6 +38,7 @@ def show_window(store: str, window: int, html: str | None, credentialed: bool) -
     if html:
         page = plain_address(html)
         with open(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o600)  # also where an earlier file of this name could be read by others
             file.write(render_window(view, name))
         _console.print(f"page: {os.path.abspath(page)} (it shows one patient: keep it where the data may lie)")
 

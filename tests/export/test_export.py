@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from clinjepa.storage import Folder
 from pipelines.results.model_export import export_model as export
 from tests.support.data.report_results import results
 from tests.support.machines.cli import ROOT, python_without
+from tests.support.machines.permissions import open_to_others
 from tests.support.training.finished_training import TEXTS, FinishedTraining, small_config
 
 ABSENT = ("ray", "pydantic", "polars", "pandas", "pyarrow")
@@ -214,6 +217,22 @@ def test_data_of_unknown_terms_count_as_credentialed(finished: FinishedTraining,
         assert "do not publish or pass on this folder" in (tmp_path / "README.md").read_text()
     finally:
         finished.trajectories.write_json("data_card.json", {"num_stays": 60, "num_patients": 55})
+
+
+def test_an_export_that_may_be_shared_follows_the_umask_and_one_that_may_not_is_for_its_owner_only(
+    finished: FinishedTraining, tmp_path: Path
+) -> None:
+    before = os.umask(0o022)
+    try:
+        export(finished.config, str(tmp_path / "open"))
+        finished.trajectories.write_json("data_card.json", {"num_stays": 60, "num_patients": 55, "access": "credentialed"})
+        export(finished.config, str(tmp_path / "closed"))
+    finally:
+        finished.trajectories.write_json("data_card.json", {"num_stays": 60, "num_patients": 55})
+        os.umask(before)
+    modes = {path.is_dir(): stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "open").rglob("*")}
+    assert modes == {True: 0o755, False: 0o644}
+    assert open_to_others(tmp_path / "closed") == []
 
 
 def test_an_earlier_export_of_the_same_run_is_written_anew(finished: FinishedTraining, tmp_path: Path) -> None:

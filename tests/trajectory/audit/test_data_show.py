@@ -84,6 +84,7 @@ def test_the_page_shows_the_window_and_is_for_its_owner_only(made, tmp_path):
     storage, artifacts = made
     row = a_later_window(artifacts)
     file = tmp_path / "window.html"
+    file.touch(0o644)
     assert said(f"{storage}/runs/small", "--window", str(row["window_id"]), "--html", str(file)).exit_code == 0
     page = file.read_text()
     assert page.count("<tr><td>") == row["num_hours"] and "Heart Rate, hour" in page
