@@ -64,18 +64,20 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 
 def test_a_job_runs_the_configuration_and_succeeds_with_it(head: Head, small_run: Path) -> None:
-    done = head.submit("pipelines.run", SMALL, f"storage={small_run}", "name=as_a_job", "evaluation.drift.num_bootstrap=40")
+    done = head.submit("pipelines.run", str(ROOT / SMALL), f"storage={small_run}", "name=as_a_job", "evaluation.drift.num_bootstrap=40")
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert (small_run / "runs" / "as_a_job" / "report.html").exists()
 
 
 def test_the_job_of_a_failing_run_fails_with_its_message(head: Head, tmp_path: Path) -> None:
-    failed = head.submit("pipelines.run", SMALL, f"storage={tmp_path}", "source.kind=cinc2012", f"source.path={tmp_path / 'nowhere'}")
+    failed = head.submit(
+        "pipelines.run", str(ROOT / SMALL), f"storage={tmp_path}", "source.kind=cinc2012", f"source.path={tmp_path / 'nowhere'}"
+    )
     assert failed.returncode != 0
     assert "nowhere" in failed.stdout + failed.stderr
 
 
 def test_a_relative_storage_is_refused_inside_a_job(head: Head) -> None:
-    refused = head.submit("pipelines.run", SMALL, "storage=runs")
+    refused = head.submit("pipelines.run", str(ROOT / SMALL), "storage=runs")
     assert refused.returncode != 0
     assert "vanishes with the job" in (refused.stdout + refused.stderr).replace("\n", " ")
