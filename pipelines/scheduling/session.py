@@ -25,12 +25,16 @@ import ray.data  # noqa: E402
 import clinjepa  # noqa: E402
 from clinjepa.config import Config  # noqa: E402
 from clinjepa.errors import ResourceError, StorageError  # noqa: E402
+from clinjepa.redaction import redact_logs, redacted  # noqa: E402
 from clinjepa.storage.s3 import PATIENCE_VARIABLE  # noqa: E402
 from pipelines.graph.context import RunContext
 from pipelines.scheduling.coordinator import coordinator  # noqa: E402
 from pipelines.scheduling.locations import inside_job  # noqa: E402
+from pipelines.scheduling.ray_folder import private_ray_folder  # noqa: E402
 
-# Also in trials, which import this module. Ray Data's own exception names neither the kind nor the place of the error.
+# Also in trials and workers, which import this module.
+redact_logs()
+# Ray Data's own exception names neither the kind nor the place of the error.
 ray.data.DataContext.get_current().raise_original_map_exception = True
 
 WATCHER_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
@@ -44,8 +48,8 @@ def quieten_ray() -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def _quieten_raylet() -> None:
-    """Suppress the raylet's warning about many worker processes: many trials wait without a CPU on purpose.
+def _filter_rays_output() -> None:
+    """Redact what Ray prints of its workers, and suppress its warning about many worker processes: trials wait without a CPU on purpose.
 
     Ray prints the raylet's output regardless of log levels and has no setting for it.
     """
@@ -55,10 +59,20 @@ def _quieten_raylet() -> None:
 
     def print_to_stdstream(data: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
         if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
-            show(data, *arguments, **options)
+            show({**data, "lines": [redacted(str(line)) for line in data.get("lines", ())]}, *arguments, **options)
 
     print_to_stdstream.quiet = True  # type: ignore[attr-defined]
     ray._private.worker.print_to_stdstream = print_to_stdstream
+
+
+@contextlib.contextmanager
+def _files_closed_to_others() -> Iterator[None]:
+    """A umask under which Ray's processes, which inherit it, make files that only this user can read."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 @contextlib.contextmanager
@@ -106,11 +120,11 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
     else:
         execution = config.execution
         options |= {"address": "local", "num_cpus": execution.local_num_cpus, "include_dashboard": debug}
+        options["_temp_dir"] = private_ray_folder()
         if execution.object_store_mb:
             options["object_store_memory"] = execution.object_store_mb * 1024 * 1024
-    if not debug:
-        _quieten_raylet()
-    with contextlib.nullcontext() if joined else _notices_ignored():
+    _filter_rays_output()
+    with contextlib.nullcontext() if joined else _notices_ignored(), contextlib.nullcontext() if joined else _files_closed_to_others():
         try:
             ray.init(**options)  # type: ignore[arg-type]
         except ConnectionError as error:
@@ -123,7 +137,9 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
             ray.exceptions.RayError,
         ) as error:  # no data are read yet: safe to quote
             where = f"join {_cluster()}" if joined else "start on this machine"
-            remedy = "is the address right, and the cluster up?" if joined else "see execution.object_store_mb and local_num_cpus, /tmp/ray"
+            remedy = (
+                "is the address right, and the cluster up?" if joined else "see execution.object_store_mb and local_num_cpus, RAY_TMPDIR"
+            )
             raise ResourceError(f"Ray could not {where}: {' '.join(str(error).split())[:500]} ({remedy})") from None
         if not debug:
             quieten_ray()

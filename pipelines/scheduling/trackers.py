@@ -81,7 +81,9 @@ class TensorBoardTracker:
         from tensorboardX import SummaryWriter
 
         name = f"{settings.label.replace(' · ', '-').replace(' ', '_')}-{settings.key[:8]}"
-        self._writer = SummaryWriter(os.path.join(Folder(settings.folder).path(), name), flush_secs=10, write_to_disk=True)
+        folder = Folder(settings.folder) / name
+        folder.make()
+        self._writer = SummaryWriter(folder.path(), flush_secs=10, write_to_disk=True)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

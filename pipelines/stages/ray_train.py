@@ -97,6 +97,7 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
 def _trainer(context: RunContext, stage: Stage, job: Job, name: str) -> TorchTrainer:
     """Ray Train's trainer of a job; name: of the training, under which its state lies in the storage."""
     execution, state = context.config.execution, _train_state(context)
+    state.make()
     work: _Work = {
         "job": job.to_json(),
         "name": name,

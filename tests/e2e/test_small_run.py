@@ -14,6 +14,7 @@ from clinjepa.trajectory.tokens.latent_store import LatentReader
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 from pipelines.graph.artifacts import Artifact
 from tests.support.machines.cli import SMALL, call, numbers, read_report
+from tests.support.machines.permissions import open_to_others
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -116,3 +117,8 @@ def test_no_patient_id_is_in_a_report_or_a_log(small_run: Path) -> None:
     pages = [small_run / "runs" / "small" / name for name in ("report.html", "data_card.html", "data_card.json")]
     text = "".join(path.read_text() for path in (*pages, small_run / "log"))
     assert not [stay_id for stay_id in ids if stay_id in text]
+
+
+def test_no_other_user_can_read_what_a_run_leaves(small_run: Path) -> None:
+    assert (small_run / "runs" / "small" / "tensorboard").is_dir() and (small_run / "ray_train").is_dir()
+    assert [left for name in ("artifacts", "runs", "ray_train") for left in open_to_others(small_run / name)] == []
