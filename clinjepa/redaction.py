@@ -12,6 +12,7 @@ import os
 import re
 import traceback
 from typing import Any
+from urllib.parse import unquote
 
 HIDDEN = "***"
 REMEDY = (
@@ -25,7 +26,7 @@ ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "RAY_ADDRESS")
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}(?!/)"
 _ADDRESS = re.compile(rf"(?<![A-Za-z0-9+.-]){_SCHEME}[^\s'\"<>`]+")
-_NEXT_IN_CHAIN = re.compile(rf"::(?={_SCHEME})")  # fsspec: zip://a.zip::s3://bucket/b.zip
+_NEXT_INSIDE = re.compile(rf"(?<=[^A-Za-z0-9+.-])(?={_SCHEME})")  # fsspec's zip://a.zip::s3://bucket/b.zip, ?next=https://…
 _BARE = re.compile(r"(?://[^/\s:@]+|[^/\s:@]{2,}):(?!/)[^\s@]+@\S")
 
 _OBJECT_STORES = {"s3", "s3a", "s3n", "gs", "gcs", "oss", "r2", "hf"}
@@ -74,7 +75,7 @@ def holds_credentials(text: str) -> bool:
     Stricter than `redacted`: the text is one value, so a password may hold blanks and quotation marks, and the scheme may be missing.
     """
     compact = re.sub(r"[\s'\"<>`]", "_", text)
-    known = any(_without_known_forms(form) != form for form in (text, compact))
+    known = any(_without_known_forms(form) != form for form in (text, compact, unquote(text)))
     return known or bool(_BARE.match(text)) or _without_values(text, _REFUSED_FROM) != text
 
 
@@ -101,27 +102,29 @@ def endpoints_with_credentials() -> list[str]:
 
 def _without_user(address: str) -> str:
     """An address, or a chain of them, without the part before the @ where that part is a credential."""
-    return "::".join(_one_without_user(part) for part in _NEXT_IN_CHAIN.split(address))
+    return "".join(_one_without_user(part) for part in _NEXT_INSIDE.split(address))
 
 
 def _one_without_user(address: str) -> str:
     head = re.match(_SCHEME, address)
-    if head is None or "@" not in address:
+    if head is None:
         return address
     scheme, rest = head[0].partition(":")[0].lower(), address[head.end() :]
-    if head[0].lower() in _LOCAL or not _user_is_secret(scheme, rest):
+    if head[0].lower() in _LOCAL or rest.startswith(f"{HIDDEN}@") or not _user_is_secret(scheme, rest):
         return address
-    return f"{head[0]}{HIDDEN}@{rest.rpartition('@')[2]}" if not rest.startswith(f"{HIDDEN}@") else address
+    return f"{head[0]}{HIDDEN}@{rest.rpartition('@')[2] if '@' in rest else ''}"
 
 
 def _user_is_secret(scheme: str, rest: str) -> bool:
-    """Whether what stands before an @ is a credential. rest: an address without its scheme."""
+    """Whether an address has a credential before an @, or in place of a bucket. rest: the address without its scheme."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority:
         return ":" in authority.rpartition("@")[0] or scheme not in _NAMES_BEFORE_AT
     # A password may hold a slash (AWS secrets do), so the @ may follow later; `host:8080/path@version` has a port.
     _, colon, port = re.sub(r"^\[[^\]]*\]", "", authority).partition(":")
-    return bool(colon) and (scheme in _OBJECT_STORES or not port.isdigit())
+    if scheme in _OBJECT_STORES:
+        return bool(colon) and not authority.startswith("arn:")
+    return bool(colon) and "@" in rest and not port.isdigit()
 
 
 def _without_values(text: str, shortest: int) -> str:

@@ -29,7 +29,9 @@ def refuse_credentials(value: object, where: str) -> None:
         for key, held in value.items():
             refuse_credentials(key, f"{where}: the name of a setting")
             refuse_credentials(held, _joined(where, str(key)))
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, bytes):
+        refuse_credentials(value.decode(errors="replace"), where)
+    elif isinstance(value, list | tuple | set):
         for held in value:
             refuse_credentials(held, where)
 

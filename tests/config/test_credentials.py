@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ OVERRIDES = [
     [f"storage=https://bucket.example/x?X-Amz-Signature={SECRET}"],
     [f"curriculum.num_steps={ADDRESS}"],
     [f"storage=[1, '{ADDRESS}'"],
+    [f"storage=!!set {{'{ADDRESS}'}}"],
+    [f"storage=!!binary {b64encode(ADDRESS.encode()).decode()}"],
 ]
 COMMANDS = ["run", "ingest", "pretrain", "grid", "evaluate", "report", "plan", "data audit", "export"]
 

@@ -36,6 +36,7 @@ ADDRESSES = {
     "presigned": f"https://bucket.example/x?X-Amz-Credential={KEY}&X-Amz-Signature={SECRET}",
     "shared access signature": f"https://account.example/c?sv=1&sig={SECRET}",
     "parameter": f"https://host.example/x?user=u&password={SECRET}",
+    "no at sign": f"s3://{KEY}:{SECRET}",
     "fragment": f"https://host.example/x#access_token={SECRET}",
 }
 WHOLE_VALUES = {
@@ -43,6 +44,7 @@ WHOLE_VALUES = {
     "password in quotation marks": f"https://user:'{SECRET}'@host.example",
     "without a scheme": f"user:{SECRET}@host.example:5000",
     "without a scheme, with slashes": f"//user:{SECRET}@host.example/x",
+    "written with percent signs": f"https://host.example/?next=https%3A%2F%2Fuser%3A{SECRET}%40host.example",
     "token of a model hub": "hf_" + "a1" * 17,
     "key of a cloud": "AKIA" + "A1B2C3D4" * 2,
 }
@@ -51,6 +53,7 @@ PLAIN = [
     "org/model-8B",
     "s3://bucket/name@version",
     "s3://bucket/a:b@c",
+    "s3://arn:aws:s3:us-west-2:123456789012:accesspoint/name/data@2",
     "abfss://container@account.dfs.core.windows.net/x",
     "http://host.example:8080/a@b",
     "http://[::1]:8080/a@b",
