@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -22,13 +23,7 @@ def base(monkeypatch: pytest.MonkeyPatch) -> str:
     os.mkdir(folder)
     monkeypatch.setenv("RAY_TMPDIR", folder)
     yield folder
-    for root, folders, files in os.walk(folder, topdown=False):
-        for name in files:
-            os.remove(os.path.join(root, name))
-        for name in folders:
-            path = os.path.join(root, name)
-            os.remove(path) if os.path.islink(path) else os.rmdir(path)
-    os.rmdir(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # processes of Ray may still be ending
 
 
 def mode(path: str) -> int:
