@@ -31,7 +31,7 @@ from clinjepa.trajectory.labels.artifact import compute_labels
 from clinjepa.trajectory.settings import IngestSettings
 
 RULES: tuple[CarriedEvent, ...] = get_args(CarriedEvent)
-TASKS = ["hypotension_8h", "hyperglycaemia_8h", "hyperkalaemia_24h", "hypoxaemia_8h"]
+TASKS = "hypotension_8h,hyperglycaemia_8h,hyperkalaemia_24h,hypoxaemia_8h"
 SPLIT = "held_out"
 _USED = ("train", "tuning", SPLIT)
 
@@ -109,13 +109,13 @@ def sources(options: Any) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", data=None, stays=4000)
+    options = arguments(__doc__ or "", data=None, stays=4000, tasks=TASKS)
     settings = DownstreamConfig(min_positives=5, num_bootstrap=100) if options.quick else DownstreamConfig()
     details: dict[str, Any] = {}
     for name, source in sources(options).items():
         with tempfile.TemporaryDirectory() as scratch:
             data = ingest(source, Folder(scratch))
-            details[name] = {"num_stays": data.stays.num_rows, "tasks": compare(data, load_tasks(TASKS), settings)}
+            details[name] = {"num_stays": data.stays.num_rows, "tasks": compare(data, load_tasks(options.tasks.split(",")), settings)}
     measured = {
         f"{name}_{task}_auroc_{rule.replace(' ', '_')}": figure["auroc"]["value"]
         for name, found in details.items()

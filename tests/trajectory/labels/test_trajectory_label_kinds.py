@@ -177,10 +177,10 @@ def test_readmission_is_predicted_at_the_last_hour(name, facts, label):
 def test_a_stay_already_septic_is_not_predicted():
     outcome = load_task("sepsis_in_stay")
     infection = {"culture": {26: 1}, "antibiotic": {26: 1}}
-    later, already = stay(40, platelets={30: 90}, **infection), stay(40, platelets={2: 90, 20: 90}, **infection)
+    later, already = stay(40, platelets_lowest={30: 90}, **infection), stay(40, platelets_lowest={2: 90, 20: 90}, **infection)
     assert stay_labels(outcome, later, 24)[23] == 1
     assert np.isnan(stay_labels(outcome, already, 24)).all()
-    assert stay_labels(outcome, stay(40, platelets={30: 200}, **infection), 24)[23] == 0
+    assert stay_labels(outcome, stay(40, platelets_lowest={30: 200}, **infection), 24)[23] == 0
 
 
 HOURLY = [name for name in list_tasks() if load_task(name).is_hourly and load_task(name).looks_ahead_hours is not None]
@@ -204,6 +204,12 @@ VALUES = {
     "potassium": [4, 6],
     "heart_rate": [80, 130],
     "sbp": [90, 120],
+    "map_lowest": [45, 75],
+    "platelets_lowest": [40, 250],
+    "bilirubin_total_highest": [0.5, 7],
+    "creatinine_highest": [0.8, 2.1, 5.2],
+    "norepinephrine_highest": [0.05, 0.4],
+    "o2_flow": [0, 4],
 }
 WORDS = {
     "o2_device": ["Nasal cannula", "Endotracheal tube"],
