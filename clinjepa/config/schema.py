@@ -465,7 +465,7 @@ class EvaluationConfig(Section):
 class GridConfig(Section):
     """Which recipes are trained with which seeds; every pair is one trial."""
 
-    recipes: list[str] = Field(["clin_jepa", "no_alignment", "sft", "untrained"], min_length=1)
+    recipes: list[Annotated[str, IS_ADDRESS]] = Field(["clin_jepa", "no_alignment", "sft", "untrained"], min_length=1)
     """Names of the project's recipes (`clinjepa/curriculum/recipes/`), or paths of recipe files that end in .yaml
     (docs/adding_a_recipe.md). `run` trains all of them, `pretrain` the first."""
 

@@ -165,7 +165,7 @@ def _options(term: Term, given: Mapping[str, object], where: str) -> Mapping[str
             raise ConfigError(f"{where}: {name} is {value!r}; expected a value like {default!r}")
         if value not in term.choices.get(name, (value,)):
             raise ConfigError(f"{where}: {name} is {value!r}; allowed: {', '.join(term.choices[name])}")
-        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < math.inf and default > 0:  # type: ignore[operator]
+        if isinstance(term.function, str) and isinstance(value, int | float) and not 0 < value < math.inf:
             raise ConfigError(f"{where}: {name} is {value!r}; it must be greater than 0")
         found[name] = value  # type: ignore[assignment]  # its type is the default's
     return found
@@ -202,7 +202,7 @@ def _own_settings(value: object, where: str) -> Mapping[str, Any]:
     for name, item in given.items():
         low, high = OWN_SETTINGS[name]
         kinds = (int, float) if types[name] in (float, float | None) else (types[name],)
-        if not isinstance(item, kinds) or (isinstance(item, bool) and bool not in kinds) or not low <= item <= high or item != item:  # type: ignore[arg-type, operator]
+        if not isinstance(item, kinds) or (isinstance(item, bool) and bool not in kinds) or not low <= item <= high:  # type: ignore[arg-type]  # a tuple of types
             raise ConfigError(f"{where}: {name} is {item!r}; expected a number from {low:g} to {high:g}")
     return given
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clinjepa.curriculum.terms.inputs import HeadSizes, TermInputs
 from clinjepa.curriculum.terms.table import num_masked
+from clinjepa.errors import ConfigError
 from clinjepa.model.losses import Distance
 
 
@@ -33,7 +34,9 @@ def masked_hours(valid_BT: Tensor, share: float) -> Tensor:
 
 
 def masked_predictor(sizes: HeadSizes, masked: float, num_layers: int, hidden_size: int, num_heads: int, ffn_size: int) -> nn.Module:
-    """The throw-away predictor."""
+    """The throw-away predictor. Raises ConfigError when the heads do not divide the width."""
+    if hidden_size % num_heads:
+        raise ConfigError(f"term masked_latents: hidden_size={hidden_size} is not a multiple of num_heads={num_heads}; change one")
     return MaskedPredictor(sizes, num_layers, hidden_size, num_heads, ffn_size)
 
 
@@ -62,7 +65,8 @@ class MaskedPredictor(nn.Module):
         x_BTH = (self.query + place_TH).expand(batch, -1, -1)
         for layer in self.layers:
             x_BTH = layer(x_BTH, memory_BNH, seen_BN[:, None, None])
-        return self.out(x_BTH).clone()  # an FSDP2 unit must not return a view
+        pred_BTD: Tensor = self.out(x_BTH).clone()  # an FSDP2 unit must not return a view
+        return pred_BTD
 
 
 class _CrossLayer(nn.Module):
@@ -87,4 +91,5 @@ class _CrossLayer(nn.Module):
         )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         x_BTH = x_BTH + self.attention_out(mixed.transpose(1, 2).flatten(2))
-        return x_BTH + self.ffn_out(F.gelu(self.ffn_in(self.ffn_norm(x_BTH))))
+        added: Tensor = self.ffn_out(F.gelu(self.ffn_in(self.ffn_norm(x_BTH))))
+        return x_BTH + added

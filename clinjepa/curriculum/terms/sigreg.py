@@ -32,7 +32,8 @@ def epps_pulley(sums: Tensor, count: int, directions: int, knots: int) -> Tensor
     weights_K = torch.full_like(t_K, 2 * width)  # the integrand is even
     weights_K[[0, -1]] = width
     errors_MK = (cosines_MK - normal_K).square() + sines_MK.square()
-    return (errors_MK @ (weights_K * normal_K)).mean() * count
+    statistic: Tensor = (errors_MK @ (weights_K * normal_K)).mean() * count
+    return statistic
 
 
 def _knots(knots: int, like: Tensor) -> Tensor:
