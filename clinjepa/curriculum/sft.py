@@ -32,7 +32,7 @@ from clinjepa.curriculum.workers.gathering import communicates_in_every_forward,
 from clinjepa.curriculum.workers.out_of_memory import names_settings, sft_remedies
 from clinjepa.model.base_model import write_base
 from clinjepa.model.encoder import Encoder, Loading, build_encoder
-from clinjepa.model.packing import Pack, pack_texts
+from clinjepa.model.packing import Pack
 from clinjepa.model.tensor_files import ONLINE_TENSORS, write_tensors
 from clinjepa.storage import Folder
 
@@ -79,7 +79,7 @@ class SftTraining:
         texts = [text.numpy() for text in torch.split(arrays["tokens"], lengths)] if lengths else []
         # A micro-batch without texts still takes part in the collectives, with one end-of-text that predicts nothing.
         encoder, places = self.encoder, pack_places(self._settings.micro_tokens)
-        packs = pack_texts(texts or [np.zeros(0, dtype=np.int64)], places, encoder.spec.eos_id)
+        packs = encoder.pack(texts or [np.zeros(0, dtype=np.int64)], places, encoder.spec.eos_id)
         rounds = self._dist.max_int(len(packs)) if communicates_in_every_forward(encoder) else len(packs)
         torch.manual_seed(torch_seed(self._job.seed, assigned.step, assigned.micro))
         total, num_tokens = 0.0, 0
@@ -153,7 +153,7 @@ class TuningLoss:
     def _loss(self) -> float:
         self._encoder.eval()
         total = 0.0
-        for pack in pack_texts(self._texts, self._job.sft_settings.micro_tokens, self._encoder.spec.eos_id):
+        for pack in self._encoder.pack(self._texts, self._job.sft_settings.micro_tokens, self._encoder.spec.eos_id):
             total += float(_next_token_sum(self._encoder, pack, self._dist))
         self._encoder.train()
         return total / sum(len(text) for text in self._texts)

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from clinjepa.errors import CheckpointError, ConfigError, StoreError, first_line
+from clinjepa.model.model_files import check_model_files
 from clinjepa.model.specs import EncoderSpec
 from clinjepa.model.tensor_files import write_tensors
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from clinjepa.storage import Folder
+
+MADE_HERE = "Qwen3ForCausalLM"
+"""Class of the bases that are made here."""
 
 BASE_CONFIG, BASE_TENSORS = "config.json", "model.safetensors"
 NAMED_BASE = "model.json"
@@ -53,7 +58,7 @@ def random_model(spec: EncoderSpec, seed: int) -> PreTrainedModel:
         tie_word_embeddings=True,
         eos_token_id=spec.eos_id,
         bos_token_id=None,
-        architectures=["Qwen3ForCausalLM"],
+        architectures=[MADE_HERE],
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -127,12 +132,21 @@ def open_base(spec: EncoderSpec, base: Folder | None, allow_download: bool = Fal
     if spec.model is None:
         raise ConfigError("no base folder was given and encoder.model is not set; set encoder.model, or encoder.init=config")
     content = base.read_json(NAMED_BASE).get("content") if base is not None else None
+    check_model_files(spec.model, spec.revision, not allow_download)
     try:
         yield BaseSource(spec.model, spec.revision, not allow_download, content)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        remedy = "check the id and the network" if allow_download else "fetch it first, or set encoder.allow_download=true"
-        what = f"encoder.model={spec.model} (revision {spec.revision})"
-        raise ConfigError(f"{what} cannot be loaded ({first_line(error)}); {remedy}") from None
+    except (OSError, ValueError, ImportError, StrictDataclassError, safetensors.SafetensorError) as error:
+        what = f"encoder.model={spec.model}" + (f" (revision {spec.revision})" if spec.revision else "")
+        raise ConfigError(f"{what} cannot be loaded ({first_line(error)}); {_remedy(spec.model, error, allow_download)}") from None
+
+
+def _remedy(model: str, error: BaseException, allow_download: bool) -> str:
+    """What to do about a public model or a model folder that transformers could not load."""
+    if not isinstance(error, OSError):
+        return "give a causal language model that this version of transformers has a class for, with all its weights"
+    if os.path.isdir(model):
+        return "check the files of this folder, or copy them again"
+    return "check the id and the network" if allow_download else "fetch it first, or set encoder.allow_download=true"
 
 
 def check_content(model: str | None, begun_with: str | None, found: str) -> None:
@@ -144,29 +158,41 @@ def check_content(model: str | None, begun_with: str | None, found: str) -> None
         )
 
 
-def load_base(source: BaseSource, dtype: torch.dtype) -> PreTrainedModel:
+def load_base(source: BaseSource, dtype: torch.dtype, needs_head: bool = True) -> PreTrainedModel:
     """The whole base in `dtype` on the CPU, loaded by transformers, which also supports files of other names and layouts.
 
-    Raises ValueError if tensors are missing or have another shape; `open_base` converts it and the errors of transformers.
+    A base without an output layer in its files gets a placeholder. Raises ValueError if `needs_head`, or if other tensors are missing or
+    have another shape; `open_base` converts it and the errors of transformers.
     """
     from transformers import AutoModelForCausalLM
 
     load: Any = AutoModelForCausalLM.from_pretrained  # declared to return the model alone, whatever `output_loading_info` is
     model: PreTrainedModel
     with quiet():
-        model, found = load(
-            source.source,
-            output_loading_info=True,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-            revision=source.revision,
-            local_files_only=source.local_files_only,
-        )
-    if found["missing_keys"] or found["mismatched_keys"]:
+        try:
+            model, found = load(
+                source.source,
+                output_loading_info=True,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                revision=source.revision,
+                local_files_only=source.local_files_only,
+            )
+        except RuntimeError as error:  # shapes that do not fit
+            raise ValueError(first_line(error)) from None
+    missing, head = set(found["missing_keys"]), _head_names(model)
+    if missing and missing <= head:
+        if needs_head:
+            raise ValueError(
+                f"its files have no output layer ({min(missing)}), which SFT and adapters on it need; choose recipes without SFT"
+            )
+        remove_head(model)
+        missing.clear()
+    if missing or found["mismatched_keys"]:
         # transformers would continue with random values in their place.
-        raise ValueError(f"{len(found['missing_keys'])} tensors are missing, {len(found['mismatched_keys'])} have another shape")
+        example = min(missing or {str(key) for key in found["mismatched_keys"]})
+        raise ValueError(f"{len(missing)} tensors are missing, {len(found['mismatched_keys'])} have another shape (such as {example})")
     return model
 
 
@@ -180,11 +206,32 @@ def drop_head(model: PreTrainedModel, adapted: Collection[str]) -> None:
     adapted: names of the layers that get adapters, as peft matches them.
     """
     head = model.get_output_embeddings()
-    if head is None or head.weight is model.get_input_embeddings().weight:
+    if head is None or isinstance(head, NoHead) or head.weight is model.get_input_embeddings().weight:
         return
-    name = next(name for name, module in model.named_modules() if module is head)
-    if not any(name == wanted or name.endswith("." + wanted) for wanted in adapted):
-        model.set_submodule(name, NoHead())
+    if not is_adapted_head(model, adapted):
+        remove_head(model)
+
+
+def is_adapted_head(model: PreTrainedModel, adapted: Collection[str]) -> bool:
+    """Whether the output layer gets an adapter. adapted: as in `drop_head`."""
+    name = _head_name(model)
+    return any(name == wanted or name.endswith("." + wanted) for wanted in adapted)
+
+
+def remove_head(model: PreTrainedModel) -> None:
+    """Replace the output layer by a placeholder."""
+    model.set_submodule(_head_name(model), NoHead())
+
+
+def _head_name(model: PreTrainedModel) -> str:
+    head = model.get_output_embeddings()
+    return next((name for name, module in model.named_modules() if module is head), "")
+
+
+def _head_names(model: PreTrainedModel) -> set[str]:
+    """Names of the output layer's own tensors."""
+    name = _head_name(model)
+    return {f"{name}.{each}" for each, _ in model.get_output_embeddings().named_parameters()} if name else set()
 
 
 @contextlib.contextmanager

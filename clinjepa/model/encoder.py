@@ -8,38 +8,39 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parameter import Parameter
-from torch.utils.checkpoint import checkpoint
 
 from clinjepa.errors import ConfigError
 from clinjepa.model.adapters import adapter_of, add_adapters, switch_adapter
 from clinjepa.model.base_model import BaseSource, NoHead, base_config, check_content, drop_head, load_base, open_base, random_model
 from clinjepa.model.last_layer import Places, can_read_at, read_at
+from clinjepa.model.layers import final_norm, inner_name, inner_of, list_of_layers, longest_text
+from clinjepa.model.next_token import ClassLogits, next_token_loss
 from clinjepa.model.norms import fuse_norms
+from clinjepa.model.packing import Pack, pack_texts
 from clinjepa.model.recompute import recompute_in_backward
 from clinjepa.model.sharding import fill, local, shard_layers, to_shards, whole
 from clinjepa.model.specs import EncoderSpec
 from clinjepa.model.tensor_files import check_same_tensors
-from clinjepa.model.weights import content_digest, fill_from_files, fits, hollow_model, hollow_on_cpu, weight_files
+from clinjepa.model.trial import try_encoder
+from clinjepa.model.weights import content_digest, fill_from_files, fits, hollow_model, hollow_on_cpu, ties_differ, weight_files
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
 
     from clinjepa.storage import Folder
-
-_LOGITS_AT_ONCE = 1 << 26
-"""Largest number of logits in memory at a time in next-token training (256 MiB in fp32)."""
 
 
 class Encoder(nn.Module):
@@ -51,7 +52,12 @@ class Encoder(nn.Module):
         self.model = model
         self.target_model = copy.deepcopy(model).requires_grad_(False) if with_target and not lora else None
         self._active = "online"
-        self.dim = int(_causal(model).config.hidden_size)
+        self.dim = int(causal_of(model).config.get_text_config().hidden_size)
+        self.one_text_per_row = False
+        """Rows hold one text each, because the model's class does not isolate packed texts (`clinjepa.model.trial`)."""
+        self.logits_by_class = False
+        """Logits are more than the output layer's product in the model's class (`clinjepa.model.next_token`)."""
+        self._longest_text = longest_text(causal_of(model))
         fuse_norms(self)
         last = [layers[-1] for layers in self._lists_of_layers()]
         self._reads_at = all(map(can_read_at, last))  # before sharding, which changes the layers' classes
@@ -65,19 +71,21 @@ class Encoder(nn.Module):
         last_index_N: Tensor | None = None,
         which: str = "online",
         labels_L: Tensor | None = None,
+        trial: Callable[[PreTrainedModel], Tensor] | None = None,
     ) -> Tensor:
         """Latents of packed texts or, with `labels_L`, their summed next-token cross-entropy.
 
         Args:
-            input_ids_L: int64 [R, S] rows (or [L], one row) as `pack_texts` lays them out: texts end to end, none attends to another.
+            input_ids_L: int64 [R, S] rows (or [L], one row) as `Encoder.pack` lays them out: none attends to another.
             position_ids_L: int64 of the same shape; restarts at 0 with each text.
             last_index_N: place of each text's last token in the flattened rows; needed for latents.
             which: `online` or `target` weights.
             labels_L: the token to predict *at* each place (already shifted: `Pack.labels_L`); -100 for none.
+            trial: called with the causal language model instead, with its weights gathered (`clinjepa.model.trial`).
 
         Returns:
             z_ND in `spec.dtype`, for `target` always without a graph. With labels_L: a scalar in nats, fp32, which the caller divides by
-            the number of labels of the global step.
+            the number of labels of the global step; it is that of transformers whatever `spec.latent_from` is.
 
         Raises:
             ValueError: the encoder has no such weights or no output layer, or neither last_index_N nor labels_L is given.
@@ -90,17 +98,30 @@ class Encoder(nn.Module):
         elif self.lora:
             self._activate(which)
         with torch.set_grad_enabled(torch.is_grad_enabled() and which == "online"), self._autocast(input_ids_L.device.type):
-            causal = _causal(model)
+            causal = causal_of(model)
+            if trial is not None:
+                return trial(causal)
             input_ids_RS, position_ids_RS = torch.atleast_2d(input_ids_L), torch.atleast_2d(position_ids_L)
             if labels_L is not None:
-                hidden_LD = self._hidden(causal, input_ids_RS, position_ids_RS)
-                head = causal.get_output_embeddings()
-                if isinstance(head, NoHead):
-                    raise ValueError("this encoder was read without its output layer; build it with with_head=True")
-                return _next_token_loss(head, hidden_LD, labels_L.flatten())
+                return self._next_token_loss(causal, input_ids_RS, position_ids_RS, labels_L)
             if last_index_N is None:
                 raise ValueError("give last_index_N for latents or labels_L for a next-token loss")
-            return self._hidden(causal, input_ids_RS, position_ids_RS, last_index_N).to(self.spec.torch_dtype)
+            return self.states_at(causal, input_ids_RS, position_ids_RS, last_index_N).to(self.spec.torch_dtype)
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The causal language model with the online weights."""
+        return causal_of(self.model)
+
+    def pack(self, texts: Sequence[np.ndarray], token_budget: int, end_id: int | None) -> list[Pack]:
+        """`pack_texts` with as many texts in a row as the model's class allows. Raises ConfigError for a text that it cannot encode."""
+        longest = max(map(len, texts), default=0) + (end_id is not None)
+        if self._longest_text is not None and longest > self._longest_text:
+            raise ConfigError(
+                f"a text has {longest} tokens, and {type(self.causal).__name__} has positions for {self._longest_text}; "
+                f"set tokenizer.max_tokens={self._longest_text - (end_id is not None)} or less"
+            )
+        return pack_texts(texts, token_budget, end_id, self.one_text_per_row)
 
     def _activate(self, which: str) -> None:
         if self.lora and which != self._active:
@@ -110,28 +131,43 @@ class Encoder(nn.Module):
     def _autocast(self, device_type: str) -> torch.autocast:
         return torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.spec.dtype == "bfloat16")
 
-    def _hidden(self, causal: PreTrainedModel, input_ids_RS: Tensor, position_ids_RS: Tensor, index_N: Tensor | None = None) -> Tensor:
-        """Hidden states [N, D] at places of the flattened rows, or [L, D] of all places."""
-        inner = causal.base_model
+    def all_states(self, causal: PreTrainedModel, input_ids_RS: Tensor, position_ids_RS: Tensor) -> ModelOutput:
+        """Output of the layers of the causal language model; its `last_hidden_state` is [R, S, D], after the final norm."""
+        # A class that does not isolate texts gets no positions: a row is then what transformers computes for one text.
+        positions = {} if self.one_text_per_row else {"position_ids": position_ids_RS}
+        output: ModelOutput = inner_of(causal)(input_ids=input_ids_RS, attention_mask=None, use_cache=False, **positions)
+        return output
+
+    def states_at(self, causal: PreTrainedModel, input_ids_RS: Tensor, position_ids_RS: Tensor, index_N: Tensor) -> Tensor:
+        """States [N, D] from which latents are taken (`spec.latent_from`), at places of the flattened rows."""
+        inner = inner_of(causal)
         captured: list[Tensor] = []
         with contextlib.ExitStack() as hooks:
             if self.spec.latent_from == "pre_norm":
-                hook = _final_norm(inner).register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+                hook = final_norm(inner).register_forward_pre_hook(lambda _, args: captured.append(args[0]))
                 hooks.callback(hook.remove)
-            if index_N is not None and self._reads_at:
+            if self._reads_at:
                 # Before the layers run: the number of slots needs a synchronisation with the GPU.
                 places = {"places": Places.of(index_N, *input_ids_RS.shape)}
-                hook = _layers(inner)[-1].register_forward_pre_hook(lambda _, args, kwargs: (args, kwargs | places), with_kwargs=True)
+                hook = list_of_layers(inner)[-1].register_forward_pre_hook(
+                    lambda _, args, kwargs: (args, kwargs | places), with_kwargs=True
+                )
                 hooks.callback(hook.remove)
-            output = inner(input_ids=input_ids_RS, position_ids=position_ids_RS, attention_mask=None, use_cache=False)
-        hidden = captured[0] if captured else output.last_hidden_state
-        if hidden.ndim == 2:
-            return hidden
-        return hidden.flatten(0, 1) if index_N is None else hidden.flatten(0, 1)[index_N]
+            output = self.all_states(causal, input_ids_RS, position_ids_RS)
+        hidden: Tensor = captured[0] if captured else output.last_hidden_state
+        return hidden if hidden.ndim == 2 else hidden.flatten(0, 1)[index_N]
+
+    def _next_token_loss(self, causal: PreTrainedModel, input_ids_RS: Tensor, position_ids_RS: Tensor, labels_L: Tensor) -> Tensor:
+        output = self.all_states(causal, input_ids_RS, position_ids_RS)
+        head = causal.get_output_embeddings()
+        if head is None or isinstance(head, NoHead):
+            raise ValueError("this encoder was read without its output layer; build it with with_head=True")
+        logits = ClassLogits(causal, type(output)) if self.logits_by_class else head
+        return next_token_loss(logits, cast(Tensor, head.weight).shape[0], output.last_hidden_state.flatten(0, 1), labels_L.flatten())
 
     def recompute(self, what: str) -> None:
         """Set activation checkpointing (`none`, `selective`, `full`) of the online layers. Call once, before sharding."""
-        layers = _layers(_causal(self.model).base_model)
+        layers = list_of_layers(inner_of(causal_of(self.model)))
         # Only online forwards have a graph, but the target may be active when a layer is computed again.
         recompute_in_backward(layers, what, self.spec.lora_rank if self.lora else 0, before=lambda: self._activate("online"))
 
@@ -146,7 +182,7 @@ class Encoder(nn.Module):
 
     def _lists_of_layers(self) -> list[nn.ModuleList]:
         models = [self.model] if self.target_model is None else [self.model, self.target_model]
-        return [_layers(_causal(model).base_model) for model in models]
+        return [list_of_layers(inner_of(causal_of(model))) for model in models]
 
     def online_parameters(self) -> list[tuple[str, Parameter]]:
         """(tensor name, parameter) of the online weights, frozen or not; shards if the encoder is sharded."""
@@ -184,7 +220,7 @@ class Encoder(nn.Module):
 
     def base_config(self) -> dict[str, Any]:
         """`config.json` of the base, for `write_base`."""
-        return base_config(_causal(self.model))
+        return base_config(causal_of(self.model))
 
     def load_online(self, state: Mapping[str, Tensor]) -> None:
         """Load whole tensors, present on every worker. Raises CheckpointError if names or shapes differ."""
@@ -276,12 +312,14 @@ def build_encoder(
     lora = spec.adaptation == "lora" and not trains_whole
     dtype = torch.float32 if trains_whole else spec.torch_dtype
 
+    adapted = spec.lora_targets if lora else ()
+
     def built(model: PreTrainedModel) -> Encoder:
         known = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
         if known < spec.vocab_size:
             raise ConfigError(f"the tokenizer has {spec.vocab_size} tokens, the base model only {known}; they do not belong together")
         if not trains_whole and not with_head:
-            drop_head(model, spec.lora_targets if lora else ())
+            drop_head(model, adapted)
         return Encoder(spec, add_adapters(model, spec, seed, with_target) if lora else model, lora, with_target)
 
     if base is None and spec.init == "config":
@@ -290,7 +328,7 @@ def build_encoder(
         encoder = built(model)
     else:
         with open_base(spec, base, loading.allow_download) as source:
-            encoder = _read_encoder(source, dtype, built, loading)
+            encoder = _read_encoder(source, dtype, built, loading, with_head, adapted)
     # After sharding and filling, this makes FSDP2 pad its shards now, not at the first forward, when an optimizer already holds them.
     encoder.to(loading.device)
     if loading.mesh is not None and not encoder.is_sharded:
@@ -298,63 +336,51 @@ def build_encoder(
     if with_target:
         encoder.copy_online_to_target()
     encoder.unfreeze_online()
+    # Last: FSDP2 takes the dtype of gradients from what is trainable at the first forward.
+    try_encoder(encoder, with_head)
     return encoder
 
 
-def _read_encoder(source: BaseSource, dtype: torch.dtype, built: Callable[[PreTrainedModel], Encoder], loading: Loading) -> Encoder:
+def _read_encoder(
+    source: BaseSource,
+    dtype: torch.dtype,
+    built: Callable[[PreTrainedModel], Encoder],
+    loading: Loading,
+    with_head: bool,
+    adapted: Collection[str],
+) -> Encoder:
     """Read straight into the shards if the files contain the model's tensors; else load it whole with transformers, not sharded yet."""
+
+    def loaded() -> Encoder:
+        return built(load_base(source, dtype, with_head or "lm_head" in adapted))
+
     files = weight_files(source.source, source.revision, source.local_files_only)
     if source.content is not None:
         check_content(source.source, source.content, content_digest(files))
     try:
         model = hollow_model(source.source, dtype, source.revision, source.local_files_only)
     except ValueError:
-        return built(load_base(source, dtype))
+        return loaded()
+    if with_head and ties_differ(model, files):
+        return loaded()
     with hollow_on_cpu(model):
         encoder = built(model)
     names = {name: adapter_of(name.partition(".")[2])[0] for name, parameter in encoder.named_parameters() if parameter.is_meta}
     if not fits(encoder, files, names):
-        return built(load_base(source, dtype))
+        # A model saved without its output layer lacks the name under which the whole model keeps the rest.
+        prefix = inner_name(encoder.causal)
+        names = {name: stored.removeprefix(prefix) for name, stored in names.items()}
+        if not fits(encoder, files, names):
+            return loaded()
     if loading.mesh is not None:
         shard_encoder(encoder, loading.mesh)
     fill_from_files(encoder, files, names, loading.device)
     return encoder
 
 
-def _causal(model: nn.Module) -> PreTrainedModel:
+def causal_of(model: nn.Module) -> PreTrainedModel:
     """The causal language model inside peft's wrapper, or the model itself."""
     return cast("PreTrainedModel", cast("PeftModel", model).get_base_model() if hasattr(model, "get_base_model") else model)
-
-
-def _layers(inner: nn.Module) -> nn.ModuleList:
-    """The list of transformer layers. Raises ConfigError if the model keeps none."""
-    for child in inner.children():
-        if isinstance(child, nn.ModuleList):
-            return child
-    raise ConfigError(f"{type(inner).__name__} keeps its layers in no list; this model class is not supported")
-
-
-def _final_norm(inner: nn.Module) -> nn.Module:
-    """The norm after the last layer. Raises ConfigError if it has no known name."""
-    for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f"):
-        if isinstance(norm := getattr(inner, name, None), nn.Module):
-            return norm
-    raise ConfigError(f"{type(inner).__name__} has no final norm that is known; set encoder.latent_from=post_norm")
-
-
-def _next_token_loss(head: nn.Module, hidden_LD: Tensor, labels_L: Tensor) -> Tensor:
-    """Cross-entropy summed over labelled places; logits are computed for a bounded number of places at a time."""
-    labelled = labels_L != -100
-    hidden, labels = hidden_LD[labelled], labels_L[labelled]
-
-    def loss_of(hidden: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
-
-    places = max(1, _LOGITS_AT_ONCE // cast(Tensor, head.weight).shape[0])
-    if len(labels) <= places:
-        return loss_of(hidden, labels)
-    parts = [checkpoint(loss_of, h, y, use_reentrant=False) for h, y in zip(hidden.split(places), labels.split(places), strict=True)]
-    return torch.stack(parts).sum()
 
 
 def shard_encoder(encoder: Encoder, mesh: DeviceMesh) -> None:

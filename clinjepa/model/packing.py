@@ -50,13 +50,14 @@ class Pack:
         return labels.view_as(self.input_ids_L)
 
 
-def pack_texts(texts: Sequence[np.ndarray], token_budget: int, end_id: int | None = None) -> list[Pack]:
+def pack_texts(texts: Sequence[np.ndarray], token_budget: int, end_id: int | None = None, one_per_row: bool = False) -> list[Pack]:
     """Divide texts into chunks of at most `token_budget` places, longest texts first; deterministic.
 
     Args:
         texts: 1-D integer arrays of at least one token each.
         token_budget: largest number of places R·S of a chunk; a longer text is a chunk by itself.
         end_id: token appended to every text, or None.
+        one_per_row: one text a row, unused places behind it: for classes that do not isolate packed texts (`Encoder.one_text_per_row`).
 
     Raises:
         ValueError: a text has no token.
@@ -72,7 +73,8 @@ def pack_texts(texts: Sequence[np.ndarray], token_budget: int, end_id: int | Non
         if rows is None or not rows.add(index, length):
             if rows is not None:
                 packs.append(_lay_out(texts, lengths, rows, end_id))
-            rows = _Rows(max(_MIN_ROW, length) if token_budget >= _MIN_ROW else length, token_budget)
+            shortest = _MIN_ROW if token_budget >= _MIN_ROW and not one_per_row else 1
+            rows = _Rows(max(shortest, length), token_budget, one_per_row)
             rows.add(index, length)
     if rows is not None:
         packs.append(_lay_out(texts, lengths, rows, end_id))
@@ -82,8 +84,8 @@ def pack_texts(texts: Sequence[np.ndarray], token_budget: int, end_id: int | Non
 class _Rows:
     """Rows of one length, filled best-fit: a text goes into the row where it leaves the least room."""
 
-    def __init__(self, length: int, token_budget: int) -> None:
-        self.length, self._max_rows = length, max(1, token_budget // length)
+    def __init__(self, length: int, token_budget: int, one_per_row: bool) -> None:
+        self.length, self._max_rows, self._one_per_row = length, max(1, token_budget // length), one_per_row
         self.texts: list[list[int]] = []
         self._by_room: dict[int, list[int]] = {}
         self._rooms = 0  # bit r is set while some row has room for exactly r tokens
@@ -102,6 +104,8 @@ class _Rows:
         else:
             return False
         self.texts[row].append(index)
+        if self._one_per_row:
+            return True
         left = room - length
         self._by_room.setdefault(left, []).append(row)
         self._rooms |= 1 << left
@@ -181,7 +185,7 @@ def encode_texts(
     encoder.eval()
     try:
         with torch.no_grad():
-            for pack in pack_texts(distinct, token_budget, encoder.spec.end_id):
+            for pack in encoder.pack(distinct, token_budget, encoder.spec.end_id):
                 ids, positions, last = (each.to(device) for each in (pack.input_ids_L, pack.position_ids_L, pack.last_index_N))
                 z_UD[pack.order.to(keep_on)] = encoder(ids, positions, last, which=which).to(keep_on)
     finally:

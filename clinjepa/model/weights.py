@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parameter import Parameter
 
+from clinjepa.model.model_files import INDEX, SINGLE
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_ROWS = 8192
+"""Rows of a weight that are compared at a time."""
 
 
 def weight_files(source: str, revision: str | None, local_files_only: bool) -> list[Path]:
@@ -38,10 +41,10 @@ def weight_files(source: str, revision: str | None, local_files_only: bool) -> l
             raise OSError(f"{name} is missing")
         return Path(found)
 
-    single = cached_file(source, _SINGLE, revision=revision, local_files_only=local_files_only, _raise_exceptions_for_missing_entries=False)
+    single = cached_file(source, SINGLE, revision=revision, local_files_only=local_files_only, _raise_exceptions_for_missing_entries=False)
     if single is not None:
         return [Path(single)]
-    index = json.loads(path(_INDEX).read_text(encoding="utf-8"))
+    index = json.loads(path(INDEX).read_text(encoding="utf-8"))
     return [path(name) for name in sorted(set(index["weight_map"].values()))]
 
 
@@ -86,7 +89,7 @@ def hollow_model(source: str, dtype: torch.dtype, revision: str | None, local_fi
 
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, revision=revision, local_files_only=local_files_only)
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype, trust_remote_code=False)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     for module in model.modules():
         # Buffers that are in no file (rotary frequencies) are computed by the constructor of their module.
         missing = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
@@ -116,11 +119,38 @@ def hollow_on_cpu(model: nn.Module) -> Iterator[None]:
 
 def fits(model: nn.Module, files: Sequence[Path], names: Mapping[str, str]) -> bool:
     """Whether the files contain every weight in `names` (parameter name -> name in files) with its shape."""
+    shapes = stored_shapes(files)
+    return all(shapes.get(names[name]) == list(parameter.shape) for name, parameter in model.named_parameters() if name in names)
+
+
+def stored_shapes(files: Sequence[Path]) -> dict[str, list[int]]:
+    """Tensor name -> shape over all files."""
     shapes: dict[str, list[int]] = {}
     for path in files:
         with safe_open(path, framework="pt") as opened:
             shapes |= {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
-    return all(shapes.get(names[name]) == list(parameter.shape) for name, parameter in model.named_parameters() if name in names)
+    return shapes
+
+
+def ties_differ(model: PreTrainedModel, files: Sequence[Path]) -> bool:
+    """Whether the files hold other values for a weight than for the one that the class ties it to; transformers then ties neither."""
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    where = {}
+    for path in files:
+        with safe_open(path, framework="pt") as opened:
+            where |= dict.fromkeys(opened.keys(), path)
+    return any(
+        not _equal(where[one], one, where[other], other) for one, other in tied.items() if one in where and other in where and one != other
+    )
+
+
+def _equal(path: Path, name: str, other_path: Path, other_name: str) -> bool:
+    with safe_open(path, framework="pt") as opened, safe_open(other_path, framework="pt") as other:
+        a, b = opened.get_slice(name), other.get_slice(other_name)
+        if a.get_shape() != b.get_shape():
+            return False
+        rows = a.get_shape()[0]
+        return all(torch.equal(a[first : first + _ROWS], b[first : first + _ROWS]) for first in range(0, rows, _ROWS))
 
 
 def fill_from_files(model: nn.Module, files: Sequence[Path], names: Mapping[str, str], device: torch.device | str) -> int:

@@ -12,7 +12,7 @@ import torch
 
 import clinjepa.capacity.memory as budget
 import clinjepa.curriculum.workers.gathering as gathering
-import clinjepa.model.encoder as encoder_module
+import clinjepa.model.next_token as next_token_module
 from clinjepa.capacity.advice import advice, fits
 from clinjepa.capacity.duration import ASSUMED, TextFigures, forward_flops, run_times, text_figures
 from clinjepa.capacity.memory import RunSizes, phase_memory, run_memory, sft_memory
@@ -90,7 +90,7 @@ def test_an_sft_pack_is_planned_with_its_room_for_overhang() -> None:
 
 
 def test_limits_of_the_plan_are_those_of_the_code() -> None:
-    assert budget.LOGITS_AT_ONCE == encoder_module._LOGITS_AT_ONCE
+    assert budget.LOGITS_AT_ONCE == next_token_module._LOGITS_AT_ONCE
     assert budget.KEPT_GATHERED_BYTES == gathering.KEPT_GATHERED_BYTES
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-import clinjepa.model.encoder as encoder_module
+import clinjepa.model.next_token as next_token_module
 from clinjepa.errors import CheckpointError, ConfigError, StoreError
 from clinjepa.model.adapters import add_adapters
 from clinjepa.model.base_model import make_base, write_base
@@ -189,7 +189,7 @@ def test_next_token_loss_is_that_of_the_language_model() -> None:
 def test_chunked_next_token_loss_equals_the_unchunked_one(monkeypatch) -> None:
     results = []
     for logits_at_once in (1 << 24, 10 * VOCAB):
-        monkeypatch.setattr(encoder_module, "_LOGITS_AT_ONCE", logits_at_once)
+        monkeypatch.setattr(next_token_module, "_LOGITS_AT_ONCE", logits_at_once)
         encoder = build_encoder(encoder_spec(), None, seed=0, whole_model_trainable=True)
         loss = encoder(PACK.input_ids_L, PACK.position_ids_L, labels_L=PACK.labels_L)
         loss.backward()

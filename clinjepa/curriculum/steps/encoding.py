@@ -16,7 +16,7 @@ from clinjepa.curriculum.feed.window_plan import mix_seed
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.curriculum.workers.gathering import communicates_in_every_forward, set_gradient_sync
 from clinjepa.model.encoder import Encoder
-from clinjepa.model.packing import Pack, pack_texts
+from clinjepa.model.packing import Pack
 
 _CHUNK_TAG, _TOKEN_TAG = 4, 9
 
@@ -47,7 +47,7 @@ def cut_chunks(
     """
     lengths = arrays["text_lengths"][:num_texts].tolist()
     texts = [text.numpy() for text in torch.split(arrays["tokens"][: sum(lengths)].cpu(), lengths)]
-    packs = pack_texts(texts, token_budget, encoder.spec.end_id)
+    packs = encoder.pack(texts, token_budget, encoder.spec.end_id)
     rounds = dist.max_int(len(packs)) if communicates_in_every_forward(encoder) else len(packs)
     return TextChunks(packs, rounds, len(texts), sum(pack.num_tokens for pack in packs), seed)
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-import clinjepa.model.encoder as encoder_module
+import clinjepa.model.next_token as next_token_module
 from clinjepa.model.encoder import Encoder, build_encoder, shard_encoder
 from clinjepa.model.losses import TeacherForced, rollout_loss, teacher_forcing_loss
 from clinjepa.model.packing import encode_texts, pack_texts
@@ -96,7 +96,7 @@ def ema(mesh: DeviceMesh) -> dict[str, Any]:
 
 def next_token(mesh: DeviceMesh) -> dict[str, Any]:
     """Chunked next-token loss of a wholly trained model with tied embeddings."""
-    encoder_module._LOGITS_AT_ONCE = 10 * 200
+    next_token_module._LOGITS_AT_ONCE = 10 * 200
     plain, sharded = (build_encoder(encoder_spec(), None, seed=0, whole_model_trainable=True) for _ in range(2))
     shard_encoder(sharded, mesh)
     total = torch.zeros(())

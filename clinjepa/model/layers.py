@@ -1,0 +1,85 @@
+"""Where a class of transformers keeps its layers and its final norm."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from clinjepa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_FINAL_NORMS = (
+    "norm",
+    "final_layernorm",
+    "final_layer_norm",
+    "final_norm",
+    "ln_f",
+    "norm_f",
+    "ln_out",
+    "layer_norm",
+    "embedding_norm",
+    "layernorm",
+)
+"""Names of the norm after the last layer. An encoder with `latent_from: pre_norm` is tried when it is built (`clinjepa.model.trial`)."""
+
+_POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings|positions_embed|position_embedding)$")
+
+
+def inner_of(causal: PreTrainedModel) -> nn.Module:
+    """The model without its output layer: token ids -> hidden states."""
+    inner: nn.Module = causal.base_model
+    # A few classes name another attribute than they have (Llama 4); then `base_model` is the whole model.
+    return getattr(causal, "model", inner) if inner is causal else inner
+
+
+def inner_name(causal: PreTrainedModel) -> str:
+    """The name of `inner_of` inside the causal language model, with its dot."""
+    inner = inner_of(causal)
+    return next((f"{name}." for name, module in causal.named_modules() if module is inner and name), "")
+
+
+def longest_text(causal: PreTrainedModel) -> int | None:
+    """Tokens of the longest text that the class can encode beside others; None for no limit.
+
+    Learned positions end at some place. Rotary frequencies of type `dynamic` and `longrope` change, for all texts of a pass, once one of
+    them is longer than those that the model was first trained with.
+    """
+    config = causal.config.get_text_config()
+    trained = getattr(config, "max_position_embeddings", None)
+    if any(isinstance(module, nn.Embedding) and _POSITIONS.search(name) for name, module in causal.named_modules()):
+        return trained
+    rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    limits = []
+    for each in (rotary, *(value for value in rotary.values() if isinstance(value, dict))):
+        if each.get("rope_type", each.get("type")) in ("dynamic", "longrope"):
+            limits.append(
+                each.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None) or trained
+            )
+    return min((limit for limit in limits if limit), default=None)
+
+
+def list_of_layers(inner: nn.Module) -> nn.ModuleList:
+    """The list of transformer layers, of the text part where there are several. Raises ConfigError if the model keeps none."""
+    for part in (*_text_parts(inner), inner):
+        for module in part.modules():
+            if isinstance(module, nn.ModuleList):
+                return module
+    raise ConfigError(f"{type(inner).__name__} keeps its layers in no list; this model class is not supported")
+
+
+def final_norm(inner: nn.Module) -> nn.Module:
+    """The norm after the last layer. Raises ConfigError if it has no known name."""
+    for part in (inner, *_text_parts(inner)):
+        for name in _FINAL_NORMS:
+            if isinstance(norm := getattr(part, name, None), nn.Module):
+                return norm
+    raise ConfigError(f"{type(inner).__name__} has no final norm that is known; set encoder.latent_from=post_norm")
+
+
+def _text_parts(inner: nn.Module) -> list[nn.Module]:
+    parts = (getattr(inner, name, None) for name in ("language_model", "text_model", "decoder"))
+    return [part for part in parts if isinstance(part, nn.Module)]

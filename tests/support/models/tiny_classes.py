@@ -1,0 +1,93 @@
+"""Tiny random models of transformers' classes, with weights large enough that attention matters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor
+
+from clinjepa.model.layers import inner_of
+from clinjepa.model.specs import EncoderSpec
+
+VOCAB, END = 96, 2
+_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+    "vocab_size": VOCAB,
+    "bos_token_id": 1,
+    "eos_token_id": END,
+    "pad_token_id": 0,
+}
+_GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": END}
+_FEW_HEADS = _SIZES | {"num_key_value_heads": 2, "head_dim": 8}
+CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertConfig", _SIZES),
+    "biogpt": ("BioGptConfig", _SIZES),
+    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": VOCAB}),
+    "cohere": ("CohereConfig", _FEW_HEADS),
+    "falcon": ("FalconConfig", _SIZES | {"alibi": False}),
+    "falcon_alibi": ("FalconConfig", _SIZES | {"alibi": True}),
+    "gemma2": ("Gemma2Config", _FEW_HEADS | {"query_pre_attn_scalar": 8, "sliding_window": 4, "final_logit_softcapping": 3.0}),
+    "gpt2": ("GPT2Config", _GPT2),
+    "lfm2": ("Lfm2Config", _FEW_HEADS | {"block_multiple_of": 8, "layer_types": ["conv", "full_attention"]}),
+    "llama": ("LlamaConfig", _FEW_HEADS),
+    "llama_dynamic": (
+        "LlamaConfig",
+        _FEW_HEADS | {"max_position_embeddings": 16, "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}},
+    ),
+    "mamba": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "vocab_size": VOCAB}),
+    "mixtral": ("MixtralConfig", _FEW_HEADS | {"num_local_experts": 4}),
+    "opt": ("OPTConfig", _SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "qwen3": ("Qwen3Config", _FEW_HEADS),
+}
+
+
+def write_tiny(folder: Path, kind: str, scale: float = 6.0) -> torch.nn.Module:
+    """Write a model of CLASSES and return it: matrices are `scale` times those of a new model."""
+    name, sizes = CLASSES[kind]
+    torch.manual_seed(5)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**sizes), dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(scale)
+    model.save_pretrained(folder)
+    return model
+
+
+def tiny_spec(folder: Path, **changes: Any) -> EncoderSpec:
+    """A frozen encoder of a folder, with some settings changed."""
+    values: dict[str, Any] = dict.fromkeys(("hidden_size", "num_layers", "num_heads", "num_kv_heads", "ffn_size"), 0)
+    values |= {"init": "pretrained", "model": str(folder), "revision": None, "adaptation": "frozen", "lora": None}
+    values |= {"latent_from": "post_norm", "append_eos": True, "dtype": "float32"}
+    return EncoderSpec.from_settings(values | changes, VOCAB, END)
+
+
+def some_texts(*lengths: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(7)
+    return [generator.integers(3, VOCAB, length) for length in lengths]
+
+
+def latents_alone(model: Any, texts: list[np.ndarray]) -> Tensor:
+    """What transformers gives for each text with its end token, one at a time: the last state."""
+    with torch.no_grad():
+        rows = [torch.from_numpy(np.append(text, END))[None] for text in texts]
+        return torch.cat([inner_of(model)(input_ids=row, use_cache=False).last_hidden_state[:, -1] for row in rows])
+
+
+def loss_alone(model: Any, texts: list[np.ndarray]) -> Tensor:
+    """Hugging Face's cross-entropy of each text with its end token, summed over all."""
+    total = torch.zeros((), dtype=torch.float64)
+    for text in texts:
+        ids = torch.from_numpy(np.append(text, END))[None]
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+        total = total + F.cross_entropy(logits.float(), ids[0, 1:], reduction="sum").double()
+    return total
