@@ -116,8 +116,12 @@ def check_model(config: Config, experiment: Experiment) -> None:
         return
     from clinjepa.model.adapters import check_targets
     from clinjepa.model.base_model import check_content
+    from clinjepa.model.model_files import check_model_files
     from clinjepa.model.weights import hollow_model, public_content
 
+    # A cluster's machines may have a folder that this one lacks.
+    if not _on_a_cluster() or os.path.lexists(str(encoder.model)):
+        check_model_files(str(encoder.model), encoder.revision)
     found = public_content(str(encoder.model), encoder.revision)
     if found is None:
         if not _on_a_cluster() and not encoder.allow_download:

@@ -68,8 +68,15 @@ def test_adapters_that_would_go_nowhere_are_refused_for_a_public_model(tmp_path:
 
 
 def test_a_public_model_that_is_not_here_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere.*is not on this machine"):
+    with pytest.raises(ConfigError, match="nowhere: there is no such folder on this machine"):
         check(pretrained(tmp_path, tmp_path / "nowhere"))
+
+
+def test_a_folder_with_an_adapter_beside_the_model_is_refused_before_the_cluster(tmp_path: Path) -> None:
+    model = write_shrunk_model(tmp_path)
+    (model / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/base"}')
+    with pytest.raises(ConfigError, match="beside it an adapter of someone/base"):
+        check(pretrained(tmp_path / "store", model))
 
 
 def replace_weights(model: Path) -> None:
