@@ -20,7 +20,7 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from clinjepa.curriculum.settings import EncoderSettings
-from clinjepa.curriculum.steps.encoder_specs import encoder_spec
+from clinjepa.curriculum.steps.encoder_specs import encoder_spec, special_ids_of
 from clinjepa.errors import CheckpointError, ConfigError
 from clinjepa.model.adapters import lora_config
 from clinjepa.model.base_model import BASE_CONFIG, BASE_TENSORS
@@ -107,6 +107,7 @@ def write_weights(parts: TrainedParts, encoder_settings: EncoderSettings, facts:
     else:
         for name in ("tokenizer.json", "special_tokens.json"):
             (out / "tokenizer").write_bytes(name, parts.trajectories.read_bytes(name))
+    before, after = special_ids_of(parts.trajectories)
     (out / "encoder").write_json(
         DESCRIPTION,
         {
@@ -115,6 +116,8 @@ def write_weights(parts: TrainedParts, encoder_settings: EncoderSettings, facts:
             "adapted": adapted,
             "tokenizer": tokenizer,
             "eos": parts.trajectories.read_json("special_tokens.json")["eos"],
+            "before": before,
+            "after": after,
             "max_tokens": facts.max_tokens,
             "token_budget": encoder_settings.token_budget,
             "spec": {name: value for name, value in asdict(spec).items() if name not in NOT_DESCRIBED},

@@ -33,8 +33,18 @@ NOT_DESCRIBED = ("init", "model", "revision", "hidden_size", "num_layers", "num_
 class TextEncoder:
     """A frozen encoder with its tokenizer; call it with texts."""
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, max_tokens: int, token_budget: int) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        token_budget: int,
+        before: Sequence[int] = (),
+        after: Sequence[int] = (),
+    ) -> None:
+        """`before` and `after`: ids of the special tokens that the tokenizer adds around a text."""
         self.encoder, self.tokenizer = encoder, tokenizer
+        self.before, self.after = tuple(before), tuple(after)
         self.max_tokens, self.token_budget = max_tokens, token_budget
         self.dim = encoder.dim
         encoder.freeze()
@@ -73,7 +83,9 @@ class TextEncoder:
         encoder = build_encoder(spec, None, seed=0, loading=Loading(allow_download=allow_download))
         if described["adapted"]:
             encoder.load_online(read_local_tensors(folder, ADAPTER_TENSORS))
-        return cls(encoder, tokenizer, described["max_tokens"], described["token_budget"])
+        # An export of an earlier version has neither: its encoder was trained without them.
+        special = described.get("before", ()), described.get("after", ())
+        return cls(encoder, tokenizer, described["max_tokens"], described["token_budget"], *special)
 
     def to(self, device: torch.device | str) -> TextEncoder:
         """Move the weights; latents are returned there."""
@@ -81,9 +93,10 @@ class TextEncoder:
         return self
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Latents z_ND of texts of at least one token, float32, without a graph; texts are cut at `max_tokens` tokens."""
+        """Latents z_ND of texts of at least one token, float32, without a graph; texts are cut at `max_tokens` tokens in all."""
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        ids = [np.asarray(encoding.ids[: self.max_tokens], dtype=np.int64) for encoding in encodings]
+        room = self.max_tokens - len(self.before) - len(self.after)
+        ids = [np.asarray([*self.before, *encoding.ids[:room], *self.after], dtype=np.int64) for encoding in encodings]
         device = next(self.encoder.parameters()).device
         # cuDNN would build a kernel for every new shape of rows, which takes longer than the forward itself.
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
@@ -113,4 +126,6 @@ def _tokenizer(
         loaded = AutoTokenizer.from_pretrained(model, revision=revision, local_files_only=not allow_download, use_fast=True)
     except (OSError, ValueError):
         raise ConfigError(f"the tokenizer of {model} is not on this machine; give base=<its folder>, or allow_download=True") from None
+    loaded.backend_tokenizer.no_truncation()
+    loaded.backend_tokenizer.no_padding()
     return loaded.backend_tokenizer

@@ -7,15 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from clinjepa.errors import ConfigError
 from clinjepa.model.base_model import NoHead
 from clinjepa.model.encoder import build_encoder
 from clinjepa.model.packing import encode_texts
+from clinjepa.model.text_encoder import TextEncoder
 from tests.support.models.tiny_classes import latents_alone, loss_alone, some_texts, tiny_spec, write_tiny
 
 TEXTS = some_texts(6, 11, 3)
@@ -184,3 +189,14 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     write_tiny(tmp_path, "llama")
     with pytest.raises(ConfigError, match="is a file; give the folder"):
         build_encoder(tiny_spec(tmp_path / "model.safetensors"), None, 0)
+
+
+def test_a_text_encoder_adds_the_special_tokens_of_its_tokenizer(tmp_path: Path) -> None:
+    words = {word: number for number, word in enumerate(["<pad>", "<s>", "</s>", "heart", "rate", "80"])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    write_tiny(tmp_path, "llama")
+    encoder = build_encoder(tiny_spec(tmp_path), None, 0)
+    z_ND = TextEncoder(encoder, tokenizer, max_tokens=3, token_budget=256, before=[1])(["heart rate 80", "heart"])
+    expected_ND = encode_texts(encoder, [np.array([1, 3, 4]), np.array([1, 3])], 256)
+    torch.testing.assert_close(z_ND, expected_ND)

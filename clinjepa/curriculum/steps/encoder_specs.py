@@ -8,6 +8,7 @@ from clinjepa.curriculum.settings import BaseSettings, EncoderSettings, LoraSett
 from clinjepa.errors import StoreError
 from clinjepa.model.specs import EncoderSpec
 from clinjepa.storage import Folder
+from clinjepa.trajectory.tokens.tokenizer import load_tokenizer
 
 
 def encoder_spec(settings: EncoderSettings, trajectories: Folder) -> EncoderSpec:
@@ -34,6 +35,12 @@ def next_token_spec(base: BaseSettings, lora: LoraSettings | None, trajectories:
     trained = {"adaptation": "lora", "lora": lora.to_json()} if lora is not None else {"adaptation": "full", "lora": None}
     values = base.to_json() | trained | {"latent_from": "post_norm", "append_eos": True}
     return EncoderSpec.from_settings(values, *_vocabulary(trajectories))
+
+
+def special_ids_of(trajectories: Folder) -> tuple[list[int], list[int]]:
+    """Ids that stand before and after every text of a trajectory store, because its tokenizer adds them."""
+    tokenizer = load_tokenizer(trajectories)
+    return tokenizer.before, tokenizer.after
 
 
 def _vocabulary(trajectories: Folder) -> tuple[int, int]:

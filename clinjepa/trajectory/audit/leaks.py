@@ -189,7 +189,7 @@ def token_check(ingest: Folder, trajectories: Folder | None, charts: list[Chart]
             tokens = reader.stay(row["stay_id"])
             texts = [row["static_text"], *row["state_texts"], *row["action_texts"]]
             stored = [tokens.static, *tokens.states, *tokens.actions]
-            expected = [ids[:most] for ids in reader.tokenizer.encode(texts)]
+            expected = reader.tokenizer.encode(texts, most)
             checked += len(texts)
             found += abs(len(texts) - len(stored)) + sum(a != b.tolist() for a, b in zip(expected, stored, strict=False))
     return Check.of(name, checked, "texts", found)

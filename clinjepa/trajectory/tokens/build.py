@@ -134,12 +134,8 @@ def finish_trajectories(ingest: Folder, out: Folder, settings: TrajectorySetting
 
 def _tokenise(texts: pa.Array, encoder: TextTokenizer, max_tokens: int) -> tuple[np.ndarray, np.ndarray, PartTokens]:
     """(ids of all texts end to end, int32; ids per text, int32; counts) of `texts`, each cut at `max_tokens`."""
-    flat, whole = encoder.encode_array(texts)
-    kept = np.minimum(whole, max_tokens)
+    flat, kept, whole = encoder.encode_array(texts, max_tokens)
     num_cut = int((whole > max_tokens).sum())
-    if num_cut:
-        position = np.arange(len(flat)) - np.repeat(np.cumsum(whole) - whole, whole)
-        flat = flat[position < max_tokens]
     histogram = np.bincount(whole)
     lengths = {str(length): int(count) for length, count in enumerate(histogram) if count}
     return flat, kept.astype(np.int32), {"num_distinct": pc.count_distinct(texts).as_py(), "num_cut": num_cut, "lengths": lengths}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -32,7 +33,11 @@ MAX_TRAINING_TEXTS = 200_000
 
 
 class TextTokenizer:
-    """Token ids of texts, with the `vocab_size`, `eos_id` and `pad_id` that the encoder needs."""
+    """Token ids of texts, with the `vocab_size`, `eos_id` and `pad_id` that the encoder needs.
+
+    A text gets the special tokens that its tokenizer adds by itself, as transformers gives them to the model: `before` it (BOS of Llama,
+    Gemma and Mistral) and `after` it. An end-of-text token at the very end is not stored; `encoder.append_eos` decides on it.
+    """
 
     def __init__(self, tokenizer: Tokenizer, eos: str, pad: str) -> None:
         self.tokenizer = tokenizer
@@ -43,14 +48,37 @@ class TextTokenizer:
             raise StoreError(f"the tokenizer lacks its special tokens {eos} or {pad}; its files were altered or do not belong together")
         self.eos_id: int = eos_id
         self.pad_id: int = pad_id
+        self.before, self.after = special_ids(tokenizer, eos_id)
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens."""
-        return whole_text_ids(self.tokenizer, texts)
+    def encode(self, texts: list[str], max_tokens: int | None = None) -> list[list[int]]:
+        """Ids of each text with its special tokens; a text is cut so that all are at most `max_tokens`."""
+        room = None if max_tokens is None else max_tokens - len(self.before) - len(self.after)
+        return [[*self.before, *ids[:room], *self.after] for ids in whole_text_ids(self.tokenizer, texts)]
 
-    def encode_array(self, texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
-        """(ids of all texts end to end, int32; ids per text, int64): equal to `encode`, assembled from cached words."""
-        return self._pieces.encode(texts)
+    def encode_array(self, texts: pa.StringArray, max_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(ids of all texts end to end, int32; ids per text, int64; ids per text before cutting): equal to `encode`, from cached words."""
+        flat, whole = self._pieces.encode(texts)
+        num_special = len(self.before) + len(self.after)
+        room = max_tokens - num_special
+        kept = np.minimum(whole, room)
+        if len(flat) > kept.sum():
+            position = np.arange(len(flat)) - np.repeat(np.cumsum(whole) - whole, whole)
+            flat = flat[position < room]
+        if num_special:
+            flat = self._with_special(flat, kept)
+        return flat, kept + num_special, whole + num_special
+
+    def _with_special(self, flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """`flat` with `before` and `after` around each text. lengths: ids per text."""
+        ends = np.cumsum(lengths + len(self.before) + len(self.after))
+        starts = ends - lengths - len(self.after)
+        result = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.int32)
+        result[np.arange(len(flat)) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)] = flat
+        for offset, token in enumerate(self.before):
+            result[starts - len(self.before) + offset] = token
+        for offset, token in enumerate(self.after):
+            result[ends - len(self.after) + offset] = token
+        return result
 
     @cached_property
     def _pieces(self) -> PieceEncoder:
@@ -64,6 +92,19 @@ class TextTokenizer:
         """Write `tokenizer.json` and `special_tokens.json`."""
         folder.write_bytes("tokenizer.json", self.tokenizer.to_str().encode())
         folder.write_json("special_tokens.json", {"eos": self.eos, "pad": self.pad})
+
+
+def special_ids(tokenizer: Tokenizer, eos_id: int) -> tuple[list[int], list[int]]:
+    """(ids that a tokenizer adds before every text, ids that it adds after it, without an end-of-text token at the end).
+
+    Raises ConfigError for a tokenizer that changes the text's own ids when it adds them.
+    """
+    ids, whole = (tokenizer.encode("Heart Rate: 80 bpm.", add_special_tokens=special).ids for special in (False, True))
+    for first in range(len(whole) - len(ids) + 1):
+        if whole[first : first + len(ids)] == ids:
+            after = whole[first + len(ids) :]
+            return whole[:first], after[:-1] if after[-1:] == [eos_id] else after
+    raise ConfigError("encoder.model: its tokenizer adds special tokens inside a text, which is not supported; choose another model")
 
 
 def load_tokenizer(folder: Folder) -> TextTokenizer:
@@ -128,12 +169,19 @@ def pretrained_tokenizer(model: str, revision: str | None, allow_download: bool)
     try:
         loaded = AutoTokenizer.from_pretrained(model, revision=revision, local_files_only=not allow_download, use_fast=True)
     except (OSError, ValueError):
-        raise ConfigError(
-            f"encoder.model={model}: no tokenizer there; give a folder with tokenizer.json, or set encoder.allow_download=true"
-        ) from None
+        remedy = (
+            "copy the tokenizer's files into this folder"
+            if os.path.isdir(model)
+            else "give a folder with tokenizer.json, or set encoder.allow_download=true"
+        )
+        raise ConfigError(f"encoder.model={model}: no tokenizer there; {remedy}") from None
     if not loaded.is_fast or not loaded.eos_token:
         raise ConfigError(f"encoder.model={model}: its tokenizer has no tokenizer.json or no end-of-text token; choose another model")
-    return TextTokenizer(loaded.backend_tokenizer, loaded.eos_token, loaded.pad_token or loaded.eos_token)
+    backend = loaded.backend_tokenizer
+    # transformers sets both for each call; a file made for another use (sentence embeddings) may hold them.
+    backend.no_truncation()
+    backend.no_padding()
+    return TextTokenizer(backend, loaded.eos_token, loaded.pad_token or loaded.eos_token)
 
 
 def training_texts(ingest: Folder) -> Iterator[str]:

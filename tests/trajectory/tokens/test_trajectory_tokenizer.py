@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.storage import Folder
@@ -62,6 +66,57 @@ def test_a_pretrained_tokenizer_is_taken_from_a_local_folder(tmp_path):
     loaded = pretrained_tokenizer(str(tmp_path), None, allow_download=False)
     assert loaded.encode(TEXTS[:20]) == TRAINED.encode(TEXTS[:20])
     assert loaded.eos_id == TRAINED.eos_id
+
+
+SPECIAL = {"<s>": 400, "[SEP]": 401}
+TEMPLATES = {
+    "before, as Llama": "<s> $A",
+    "before and end, as Gemma": f"<s> $A {EOS_TOKEN}",
+    "around, as BERT": "<s> $A [SEP]",
+    "end alone, as Qwen3-Embedding": f"$A {EOS_TOKEN}",
+}
+
+
+def special_folder(folder: Path, template: str) -> str:
+    """A tokenizer that adds special tokens by itself, and whose file cuts and pads, as those of sentence embeddings do."""
+    tokenizer = Tokenizer.from_str(TRAINED.tokenizer.to_str())
+    tokenizer.add_special_tokens(list(SPECIAL))
+    ids = [(token, tokenizer.token_to_id(token)) for token in (*SPECIAL, EOS_TOKEN)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    tokenizer.enable_truncation(12)
+    tokenizer.enable_padding(length=200)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS_TOKEN, pad_token=PAD_TOKEN, bos_token="<s>").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_texts_have_the_special_tokens_that_transformers_gives_to_the_model(tmp_path, template):
+    folder = special_folder(tmp_path / "model", template)
+    pretrained_tokenizer(folder, None, allow_download=False).save(Folder(tmp_path / "saved"))
+    ours, theirs = load_tokenizer(Folder(tmp_path / "saved")), AutoTokenizer.from_pretrained(folder)
+    for text in (*TEXTS[:20], "", "Age: 63 years."):
+        expected = theirs(text).input_ids
+        # The end of text is appended by the encoder.
+        assert ours.encode([text])[0] == (expected[:-1] if expected[-1:] == [ours.eos_id] else expected)
+
+
+@pytest.mark.parametrize("max_tokens", [4096, 30, 8])
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_an_array_of_texts_is_encoded_and_cut_as_each_text(tmp_path, template, max_tokens):
+    tokenizer = pretrained_tokenizer(special_folder(tmp_path, template), None, allow_download=False)
+    texts = [*TEXTS[:30], "", "Age", *TEXTS[:5]]
+    flat, kept, whole = tokenizer.encode_array(pa.array(texts), max_tokens)
+    assert flat.tolist() == [token for ids in tokenizer.encode(texts, max_tokens) for token in ids]
+    assert kept.tolist() == [len(ids) for ids in tokenizer.encode(texts, max_tokens)] and max(kept) <= max_tokens
+    assert whole.tolist() == [len(ids) for ids in tokenizer.encode(texts)]
+    before, after = tokenizer.before, tokenizer.after
+    for ids in tokenizer.encode(texts, max_tokens):
+        assert ids[: len(before)] == before and ids[len(ids) - len(after) :] == after
+
+
+def test_a_folder_without_a_tokenizer_is_refused_without_advice_to_download(tmp_path):
+    with pytest.raises(ConfigError, match="copy the tokenizer's files into this folder"):
+        pretrained_tokenizer(str(tmp_path), None, allow_download=False)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
