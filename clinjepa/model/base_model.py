@@ -78,7 +78,7 @@ def make_random_base(spec: EncoderSpec, seed: int, out: Folder) -> None:
             source.source, revision=source.revision, local_files_only=source.local_files_only, trust_remote_code=False
         )
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     state = {name: parameter.to(spec.torch_dtype) for name, parameter in model.named_parameters()}
     write_base(out, base_config(model), state)
 

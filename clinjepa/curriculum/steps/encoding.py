@@ -102,7 +102,7 @@ def next_token_backward(
     """
     lengths = arrays["text_lengths"].tolist()
     texts = [text.numpy() for text in torch.split(arrays["tokens"].cpu(), lengths)]
-    packs = pack_texts(texts, token_budget, encoder.spec.eos_id)
+    packs = encoder.pack(texts, token_budget, encoder.spec.eos_id)
     rounds = dist.max_int(len(packs)) if communicates_in_every_forward(encoder) else len(packs)
     total = torch.zeros((), device=dist.device)
     set_gradient_sync(encoder, False)
