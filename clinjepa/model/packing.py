@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from clinjepa.model.encoder import Encoder
+Encoder: TypeAlias = Any  # `clinjepa.model.encoder` imports this module
 
 _MIN_ROW = 64
 

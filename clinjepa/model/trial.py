@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,7 @@ from clinjepa.model.next_token import ClassLogits
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from clinjepa.model.encoder import Encoder
+Encoder: TypeAlias = Any  # `clinjepa.model.encoder` imports this module
 
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest difference from a text alone, as a share of the largest value."""
