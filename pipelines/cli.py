@@ -15,6 +15,7 @@ from pipelines.plan import plan
 from pipelines.pretrain import pretrain
 from pipelines.report import report
 from pipelines.run import run
+from pipelines.terminal.faults import entered
 
 app = typer.Typer(
     help="Pretrain a joint-embedding predictive world model of intensive-care patients, and find out honestly whether it works.",
@@ -43,5 +44,10 @@ for _command in (run, ingest, pretrain, grid, evaluate, report, plan, export):
 app.add_typer(data.app, name="data")
 
 
+def main() -> None:
+    """The console script."""
+    entered(lambda: app(prog_name="clinjepa"))
+
+
 if __name__ == "__main__":
-    app(prog_name="clinjepa")
+    main()

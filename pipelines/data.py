@@ -13,7 +13,7 @@ from pipelines.audit import audit
 from pipelines.new_definition import new_task, new_variable
 from pipelines.show import show
 from pipelines.terminal.arguments import Debug
-from pipelines.terminal.faults import one_line_errors
+from pipelines.terminal.faults import entered, one_line_errors
 
 _HELP = "Open and simulated ICU data sets, finished data, new clinical definitions."
 app = typer.Typer(help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -26,12 +26,12 @@ app.command("new-variable")(new_variable)
 @app.command("list")
 def list_data() -> None:
     """List the open data sets this project can get, with licence, size and address; tab-separated where the output is no terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from clinjepa.sources.open_data import list_open_data
-
     with one_line_errors(False):
+        from rich.console import Console
+        from rich.table import Table
+
+        from clinjepa.sources.open_data import list_open_data
+
         console = Console()
         rows = [(entry.name, entry.title, entry.licence, entry.size_text, entry.address) for entry in list_open_data()]
         if not console.is_terminal:
@@ -53,9 +53,9 @@ def get_data(
     debug: Debug = False,
 ) -> None:
     """Get an open data set and verify it by checksums."""
-    from clinjepa.sources.open_data import get_open_data
-
     with one_line_errors(debug):
+        from clinjepa.sources.open_data import get_open_data
+
         get_open_data(name, folder or f"data/{name}")
 
 
@@ -97,4 +97,4 @@ def _simulate(folder: str, patients: int, seed: int, workers: int | None) -> Non
 
 
 if __name__ == "__main__":
-    app(prog_name="clinjepa data")
+    entered(lambda: app(prog_name="clinjepa data"))

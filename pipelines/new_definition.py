@@ -21,17 +21,17 @@ def new_task(
     debug: Debug = False,
 ) -> None:
     """Write a commented skeleton of a prediction task, as a file NAME.yaml in `clinjepa/clinical/tasks/`."""
-    from clinjepa.clinical.scaffold import write_task
-
     with one_line_errors(debug):
+        from clinjepa.clinical.scaffold import write_task
+
         path = write_task(name, kind)
         typer.echo(f"{path}: fill in the blanks, then follow docs/clinical.md, 'Adding a task'")
 
 
 def new_variable(name: Name, debug: Debug = False) -> None:
     """Add a commented skeleton of a variable to clinjepa/clinical/variables.yaml."""
-    from clinjepa.clinical.scaffold import write_variable
-
     with one_line_errors(debug):
+        from clinjepa.clinical.scaffold import write_variable
+
         path = write_variable(name)
         typer.echo(f"{path}: fill in the blanks of {name}, then follow docs/clinical.md, 'Adding a variable'")

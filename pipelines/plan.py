@@ -20,10 +20,10 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Print the stages, which are done and what each needs, with estimates of memory, time and storage; starts nothing."""
-    from pipelines.results.plan_record import plan_record
-    from pipelines.results.plan_tables import print_plan
-
     with one_line_errors(debug):
+        from pipelines.results.plan_record import plan_record
+        from pipelines.results.plan_tables import print_plan
+
         found = plan_record(configured(config, overrides), without_data)
         if as_json:
             typer.echo(found.model_dump_json(indent=2))

@@ -20,9 +20,9 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Print one window's texts and plot its hour grid; credentialed data need `--i-am-credentialed`."""
-    from pipelines.results.window_view import show_window
-
     with one_line_errors(debug):
+        from pipelines.results.window_view import show_window
+
         show_window(store, window, html, credentialed)
 
 

@@ -6,6 +6,7 @@ the trajectory store. The records are pydantic models because `plan --json` prin
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from clinjepa.errors import ClinJepaError, ConfigError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 from pipelines.graph.artifacts import Artifact
+from pipelines.graph.data_sizes import DataSizes, data_sizes, trajectory_store
 from pipelines.graph.experiment import Experiment, build_experiment
 from pipelines.graph.stage import Stage
 
@@ -80,7 +82,7 @@ class TextEstimate(PlanPart):
     """The texts that the times are computed from."""
 
     measured: bool
-    """True: counted in the trajectory store; false: assumed, in the order of MIMIC-IV."""
+    """True: counted in the trajectory store; false: lengths of texts are assumed, in the order of MIMIC-IV."""
     hours_per_window: float
     """Mean hours of a training window."""
     tokens_per_static: float
@@ -90,7 +92,11 @@ class TextEstimate(PlanPart):
     tokens_per_action: float
     """Mean tokens of an hour's action text."""
     num_hours: int
-    """Hours of all stays."""
+    """Hours of all stays; the upper end of the range where they are not counted. Times are computed with it."""
+    least_hours: int
+    """The lower end of the range; equal to `num_hours` where they are counted."""
+    basis: str
+    """What the number of hours comes from."""
 
 
 class GpuEstimate(PlanPart):
@@ -155,19 +161,27 @@ class LatentEstimate(PlanPart):
     num_stores: int
     """Number of stores."""
     num_vectors: int
-    """Vectors of one store: a state and an action for each hour, a static text for each stay."""
+    """Vectors of one store: a state and an action for each hour, a static text for each stay; the upper end of the range."""
+    least_vectors: int
+    """The lower end of the range; equal to `num_vectors` where they are counted."""
     measured: bool
-    """True: counted in the trajectory store; false: assumed, in the order of MIMIC-IV."""
+    """True: counted in the trajectory store or in the data card of a finished ingest."""
+    basis: str
+    """What the number of vectors comes from."""
     width: int
     """Values of a vector."""
     value_bytes: int
     """Bytes of a value."""
     bytes_each: int
     """num_vectors * width * value_bytes; a header of some kB a file is not counted."""
+    least_bytes_each: int
+    """least_vectors * width * value_bytes."""
     stores: list[LatentStoreEstimate]
     """The stores."""
     total_bytes: int
     """Sum over the stores."""
+    least_total_bytes: int
+    """Sum over the stores, with `least_bytes_each` for those that are not written."""
 
 
 def gpu_estimate(config: Config, experiment: Experiment | None) -> GpuEstimate:
@@ -187,7 +201,8 @@ def gpu_estimate(config: Config, experiment: Experiment | None) -> GpuEstimate:
     peak = execution.gpu_tflops or gpu["bf16_tflops"]
     recipes = load_recipes(config.grid.recipes)
     run = RunSizes.from_settings(_architecture(config), sections, memory)
-    texts = _texts(config, experiment)
+    sizes = data_sizes(config, experiment)
+    texts = _texts(config, experiment, sizes)
 
     def times_of(each: Recipe) -> list[PhaseTime]:
         return run_times(run, each, texts, sections, peak, gpu["fp32_tflops"])
@@ -215,6 +230,8 @@ def gpu_estimate(config: Config, experiment: Experiment | None) -> GpuEstimate:
             tokens_per_state=texts.tokens_per_state,
             tokens_per_action=texts.tokens_per_action,
             num_hours=texts.num_hours,
+            least_hours=sizes.least_hours,
+            basis=sizes.basis,
         ),
         other_recipes=[
             RecipeEstimate(recipe=each.name, peak_bytes=peak_bytes(run, each), seconds=sum(time.seconds for time in times_of(each)))
@@ -263,25 +280,29 @@ def latent_estimate(config: Config, experiment: Experiment | None) -> LatentEsti
     """
     graph = experiment or build_experiment(config, "")  # the source decides keys, not how many stores there are
     stages = [stage for stage in graph.stages if stage.kind == "embed"]
-    num_vectors, measured = _num_latents(config, experiment)
+    sizes = data_sizes(config, experiment)
     value_bytes = 2 if config.encoder.dtype == "bfloat16" else 4
     unknown, width = None, 0
     try:
         width = _architecture(config).hidden
     except ConfigError as error:
         unknown = str(error)
-    each = num_vectors * width * value_bytes
+    each, least = (number * width * value_bytes for number in (sizes.most_latents, sizes.least_latents))
     stores = [] if unknown else [_store_estimate(config, stage, each, experiment is not None) for stage in stages]
     return LatentEstimate(
         unknown=unknown,
         num_stores=len(stages),
-        num_vectors=num_vectors,
-        measured=measured,
+        num_vectors=sizes.most_latents,
+        least_vectors=sizes.least_latents,
+        measured=sizes.counted,
+        basis=sizes.basis,
         width=width,
         value_bytes=value_bytes,
         bytes_each=each,
+        least_bytes_each=least,
         stores=stores,
         total_bytes=sum(store.num_bytes for store in stores),
+        least_total_bytes=sum(store.num_bytes if store.written else least for store in stores),
     )
 
 
@@ -294,18 +315,6 @@ def _store_estimate(config: Config, stage: Stage, expected: int, keys_known: boo
         num_bytes=expected if written is None else written,
         written=written is not None,
     )
-
-
-def _num_latents(config: Config, experiment: Experiment | None) -> tuple[int, bool]:
-    """Vectors of one latent store, and whether they were counted in the trajectory store."""
-    artifact = _trajectories(config, experiment)
-    if artifact is None:
-        return ASSUMED.num_latents, False
-    try:
-        hours = TrajectoryReader(artifact.folder).stays["num_hours"].to_pylist()
-    except ClinJepaError:
-        return ASSUMED.num_latents, False
-    return sum(2 * each + 1 for each in hours), True
 
 
 def _written_bytes(config: Config, stage: Stage) -> int | None:
@@ -349,17 +358,10 @@ def _config_file(name: str, revision: str | None) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def _texts(config: Config, experiment: Experiment | None) -> TextFigures:
-    artifact = _trajectories(config, experiment)
-    try:
-        return ASSUMED if artifact is None else text_figures(TrajectoryReader(artifact.folder))
-    except ClinJepaError:
-        return ASSUMED
-
-
-def _trajectories(config: Config, experiment: Experiment | None) -> Artifact | None:
-    """The trajectory store's artifact when it is finished."""
-    if experiment is None:
-        return None
-    artifact = Artifact.at(Folder(config.storage), experiment.trajectories.kind, experiment.trajectories.key)
-    return artifact if artifact.is_complete() else None
+def _texts(config: Config, experiment: Experiment | None, sizes: DataSizes) -> TextFigures:
+    """Figures of the trajectory store; assumed lengths of texts and the upper end of `sizes` where it is not finished."""
+    store = trajectory_store(config, experiment)
+    with contextlib.suppress(ClinJepaError):
+        if store is not None:
+            return text_figures(TrajectoryReader(store.folder))
+    return replace(ASSUMED, num_hours=sizes.most_hours, num_stays=sizes.most_stays)

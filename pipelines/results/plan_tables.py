@@ -90,10 +90,12 @@ def gpu_lines(gpu: GpuEstimate) -> Iterator[str]:
     """What the table's figures are computed from, the other recipes, and what to change."""
     texts = gpu.texts
     yield (
-        f"texts ({_measured(texts.measured, 'of the trajectory store')}): {texts.hours_per_window:.1f} h a window, "
+        f"texts ({'of the trajectory store' if texts.measured else 'lengths assumed'}): {texts.hours_per_window:.1f} h a window, "
         f"{texts.tokens_per_static:.0f} tokens a static text, {texts.tokens_per_state:.0f} a state, "
-        f"{texts.tokens_per_action:.0f} an action, {texts.num_hours:,} hours in all"
+        f"{texts.tokens_per_action:.0f} an action, {_range(texts.least_hours, texts.num_hours)} hours in all ({texts.basis})"
     )
+    if texts.least_hours < texts.num_hours:
+        yield "times that depend on the number of hours (SFT, latent stores) are those of its upper end"
     yield (
         f"time: {gpu.bf16_tflops:g} TFLOP/s bf16, {gpu.fp32_tflops:g} fp32, at {gpu.utilisation:.0%} of it (execution.gpu_utilisation); "
         "without start-up, reading and communication. Formulas: docs/scaling.md"
@@ -112,23 +114,26 @@ def latent_lines(latents: LatentEstimate) -> Iterator[str]:
     if latents.unknown:
         yield f"latent stores: {latents.num_stores}, of unknown size: {latents.unknown}"
         return
-    where = _measured(latents.measured, "the trajectory store's")
     yield (
-        f"latent stores: {latents.num_vectors:,} vectors ({where}) "
-        f"x {latents.width:,} x {latents.value_bytes} B = {_gigabytes(latents.bytes_each)} each"
+        f"latent stores: {_range(latents.least_vectors, latents.num_vectors)} vectors ({latents.basis}) "
+        f"x {latents.width:,} x {latents.value_bytes} B = {_gigabytes(latents.bytes_each, latents.least_bytes_each)} each"
     )
     for store in latents.stores:
         name = f"{store.label} {store.key[:8]}" if store.key else store.label
-        yield f"  {name}, encoder of {store.encoder}: {_gigabytes(store.num_bytes)}{'' if store.written else ' to write'}"
-    yield f"  together: {_gigabytes(latents.total_bytes)}"
+        size = _gigabytes(store.num_bytes) if store.written else f"{_gigabytes(store.num_bytes, latents.least_bytes_each)} to write"
+        yield f"  {name}, encoder of {store.encoder}: {size}"
+    yield f"  together: {_gigabytes(latents.total_bytes, latents.least_total_bytes)}"
 
 
-def _measured(measured: bool, where: str) -> str:
-    return where if measured else "assumed, for there is no trajectory store yet"
+def _range(least: int, most: int) -> str:
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count:,} B ({count / 1e9:.3g} GB)"
+def _gigabytes(count: int, least: int | None = None) -> str:
+    """Bytes, exactly where they are known, else as a range of GB."""
+    if least is None or least == count:
+        return f"{count:,} B ({count / 1e9:.3g} GB)"
+    return f"{least / 1e9:.3g} to {count / 1e9:.3g} GB"
 
 
 def _duration(seconds: float) -> str:

@@ -15,6 +15,11 @@ def inside_job() -> bool:
     return _JOB_VARIABLE in os.environ
 
 
+def on_a_cluster() -> bool:
+    """Whether there is a cluster to join: that of the job or of `RAY_ADDRESS` (whose value `local` asks Ray for a new one)."""
+    return inside_job() or os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
+
+
 def absolute(config: Config) -> Config:
     """`config` with absolute addresses of storage, source, a local model, recipes' files and a tracker's folder.
 

@@ -20,7 +20,7 @@ from pipelines.graph.experiment import Experiment
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.run_record import check_run_folder
 from pipelines.graph.stage import Stage
-from pipelines.scheduling.locations import inside_job
+from pipelines.scheduling.locations import on_a_cluster
 from pipelines.scheduling.progress import console
 from pipelines.scheduling.trackers import check_trackers
 
@@ -120,11 +120,11 @@ def check_model(config: Config, experiment: Experiment) -> None:
     from clinjepa.model.weights import hollow_model, public_content
 
     # A cluster's machines may have a folder that this one lacks.
-    if not _on_a_cluster() or os.path.lexists(str(encoder.model)):
+    if not on_a_cluster() or os.path.lexists(str(encoder.model)):
         check_model_files(str(encoder.model), encoder.revision)
     found = public_content(str(encoder.model), encoder.revision)
     if found is None:
-        if not _on_a_cluster() and not encoder.allow_download:
+        if not on_a_cluster() and not encoder.allow_download:
             raise ConfigError(
                 f"encoder.model={encoder.model} (revision {encoder.revision}) is not on this machine, or has no safetensors; "
                 "fetch it first, or set encoder.allow_download=true"
@@ -156,7 +156,7 @@ def check_on_cluster(context: RunContext, stages: list[Stage]) -> None:
     """
     execution = context.config.execution
     to_do = {stage.kind for stage in stages if stage.kind in _WITH_GPU and not context.artifact(stage).is_complete()}
-    if not execution.use_gpu or not to_do or (_on_a_cluster() and execution.concurrent_gpus is not None):
+    if not execution.use_gpu or not to_do or (on_a_cluster() and execution.concurrent_gpus is not None):
         return
     needed = 1 if to_do == {"embed"} else execution.min_workers
     there = _num_gpus()
@@ -164,10 +164,10 @@ def check_on_cluster(context: RunContext, stages: list[Stage]) -> None:
         asks = "one encoder worker" if to_do == {"embed"} else "execution.num_workers"
         raise ResourceError(
             f"execution.use_gpu=true: {needed} GPUs are needed ({asks}), "
-            f"{'the cluster' if _on_a_cluster() else 'this machine'} has {there}; add GPU nodes, lower execution.num_workers, "
+            f"{'the cluster' if on_a_cluster() else 'this machine'} has {there}; add GPU nodes, lower execution.num_workers, "
             "or set execution.use_gpu=false; if the cluster will grow, set execution.concurrent_gpus to what it may have"
         )
-    if not _on_a_cluster():
+    if not on_a_cluster():
         from clinjepa.curriculum.workers.dist import require_gpu
 
         require_gpu()
@@ -178,7 +178,3 @@ def _num_gpus() -> int:
     import ray  # here, so that `clinjepa plan` does not wait for the import
 
     return int(ray.cluster_resources().get("GPU", 0))
-
-
-def _on_a_cluster() -> bool:
-    return inside_job() or bool(os.environ.get("RAY_ADDRESS"))

@@ -29,7 +29,9 @@ from clinjepa.redaction import redact_logs, redacted  # noqa: E402
 from clinjepa.storage.s3 import PATIENCE_VARIABLE  # noqa: E402
 from pipelines.graph.context import RunContext
 from pipelines.scheduling.coordinator import coordinator  # noqa: E402
-from pipelines.scheduling.locations import inside_job  # noqa: E402
+from pipelines.scheduling.interruptions import cleaning_up, handle_again  # noqa: E402
+from pipelines.scheduling.local_ray import local_start  # noqa: E402
+from pipelines.scheduling.locations import inside_job, on_a_cluster  # noqa: E402
 from pipelines.scheduling.ray_folder import private_ray_folder  # noqa: E402
 
 # Also in trials and workers, which import this module.
@@ -110,7 +112,7 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
     """
     if not config.encoder.allow_download:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    joined = inside_job() or bool(os.environ.get("RAY_ADDRESS"))
+    joined = on_a_cluster()
     options: dict[str, object] = {"logging_level": logging.INFO if debug else logging.ERROR, "log_to_driver": debug}
     if joined:
         if not inside_job():
@@ -124,27 +126,31 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
         if execution.object_store_mb:
             options["object_store_memory"] = execution.object_store_mb * 1024 * 1024
     _filter_rays_output()
+    begun_before = ray.is_initialized()
     with contextlib.nullcontext() if joined else _notices_ignored(), contextlib.nullcontext() if joined else _files_closed_to_others():
         try:
-            ray.init(**options)  # type: ignore[arg-type]
-        except ConnectionError as error:
-            remedy = "submit the job again" if inside_job() else "unset RAY_ADDRESS to run on this machine"
-            raise StorageError(f"{_cluster()} cannot be reached ({error}); {remedy}") from None
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-            ray.exceptions.RayError,
-        ) as error:  # no data are read yet: safe to quote
-            where = f"join {_cluster()}" if joined else "start on this machine"
-            remedy = (
-                "is the address right, and the cluster up?" if joined else "see execution.object_store_mb and local_num_cpus, RAY_TMPDIR"
-            )
-            raise ResourceError(f"Ray could not {where}: {' '.join(str(error).split())[:500]} ({remedy})") from None
-        if not debug:
-            quieten_ray()
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        try:
+            _begin(options, joined)
+            if not debug:
+                quieten_ray()
+            ray.data.DataContext.get_current().enable_progress_bars = False
             yield RunContext(config, uuid.uuid4().hex[:12], coordinator(), debug)
         finally:
-            ray.shutdown()
+            cleaning_up()
+            if not begun_before:
+                ray.shutdown()
+
+
+def _begin(options: Mapping[str, object], joined: bool) -> None:
+    """`ray.init`, with its faults as errors of one line. Raises StorageError, ResourceError."""
+    try:
+        with contextlib.nullcontext() if joined else local_start():
+            ray.init(**options)  # type: ignore[arg-type]
+        handle_again()
+    except ConnectionError as error:
+        remedy = "submit the job again" if inside_job() else "unset RAY_ADDRESS to run on this machine"
+        raise StorageError(f"{_cluster()} cannot be reached ({error}); {remedy}") from None
+    except Exception as error:  # Ray also raises a bare Exception; no data are read yet: safe to quote
+        where = f"join {_cluster()}" if joined else "start on this machine"
+        remedy = "is the address right, and the cluster up?" if joined else "see execution.object_store_mb and local_num_cpus, RAY_TMPDIR"
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        raise ResourceError(f"Ray could not {where}: {reason} ({remedy})") from None

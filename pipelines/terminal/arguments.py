@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.terminal.faults import entered
+
 if TYPE_CHECKING:
     from clinjepa.config import Config
 
@@ -30,4 +32,4 @@ def run_as_module(command: Callable[..., None], name: str) -> None:
     """Run one command as `clinjepa NAME` does, with the arguments of this process."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
-    app(prog_name=f"clinjepa {name}")
+    entered(lambda: app(prog_name=f"clinjepa {name}"))

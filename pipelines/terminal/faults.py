@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -12,8 +14,10 @@ from rich.markup import escape
 
 from clinjepa.errors import ClinJepaError, LeakError, in_safe_words
 from clinjepa.redaction import redact_logs, redacted
+from pipelines.scheduling.interruptions import LINE, interruptible, limit_exit, say
 
-UNEXPECTED, FAULT, LEAK, INTERRUPTED = 1, 2, 3, 130
+UNEXPECTED, FAULT, LEAK = 1, 2, 3
+_KEPT = "Finished stages and checkpoints are kept; the same command resumes."
 
 EXIT_STATUSES = {
     0: "The command did what it was asked to do.",
@@ -21,7 +25,9 @@ EXIT_STATUSES = {
     FAULT: "A fault that you can mend: a wrong argument or setting, data or a storage that cannot be read, too little memory. "
     "One line on standard error names what was found, where, and what to change.",
     LEAK: "`clinjepa data audit` finished and found a leak.",
-    INTERRUPTED: "Interrupted (Ctrl-C). Finished stages and checkpoints are kept; the same command resumes.",
+    130: f"Interrupted by SIGINT (Ctrl-C). {_KEPT}",
+    143: f"Interrupted by SIGTERM (`kill`, `ray job stop`, a batch system). {_KEPT}",
+    129: f"Interrupted by SIGHUP (the terminal was closed). {_KEPT}",
 }
 """Exit status -> when a command has it. With `--debug` every error has status 1 and a traceback."""
 
@@ -30,26 +36,58 @@ _console = Console(stderr=True, soft_wrap=True)
 
 @contextlib.contextmanager
 def one_line_errors(debug: bool) -> Iterator[None]:
-    """Turn an exception of the block into one line on standard error and an exit status of `EXIT_STATUSES`.
+    """Turn an exception of the block, or a signal, into one line on standard error and an exit status of `EXIT_STATUSES`.
 
     debug: print the traceback instead, without credentials that a library may have quoted.
     """
     redact_logs()
-    try:
-        yield
-    except KeyboardInterrupt:
-        _console.print("interrupted; finished stages and checkpoints are kept, the same command resumes")
-        raise typer.Exit(INTERRUPTED) from None
-    except ClinJepaError as error:
-        if debug:
-            raise _with_traceback() from None
+    with interruptible() as interruption:
+        try:
+            yield
+            interruption.check()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) or interruption.number is not None:
+                interruption.cleaning_up()
+                say(LINE)
+                raise typer.Exit(interruption.exit_status) from None
+            if not isinstance(error, Exception) or isinstance(error, typer.Exit):
+                raise
+            if debug:
+                raise _with_traceback() from None
+            raise typer.Exit(_reported(error)) from None
+
+
+def _reported(error: Exception) -> int:
+    """Print an error's line; returns the exit status."""
+    if isinstance(error, ClinJepaError):
         _console.print(f"[bold red]error[/] {_one_line(str(error))}", highlight=False)
-        raise typer.Exit(LEAK if isinstance(error, LeakError) else FAULT) from None
-    except Exception as error:
-        if debug:
-            raise _with_traceback() from None
-        _console.print(f"[bold red]unexpected[/] {_one_line(in_safe_words(error))} (--debug shows all)", highlight=False)
-        raise typer.Exit(UNEXPECTED) from None
+        return LEAK if isinstance(error, LeakError) else FAULT
+    _console.print(f"[bold red]unexpected[/] {_one_line(in_safe_words(error))} (--debug shows all)", highlight=False)
+    return UNEXPECTED
+
+
+def entered(command: Callable[[], None]) -> NoReturn:
+    """Run a command as this process's program: signals are handled from here to the end of the process.
+
+    Without this, a signal while modules are imported or arguments are parsed would give a traceback or another status.
+    """
+    with interruptible() as interruption:
+        try:
+            command()
+            interruption.check()
+            status: str | int | None = 0
+        except KeyboardInterrupt:
+            interruption.cleaning_up()
+            say(LINE)
+            status = interruption.exit_status
+        except SystemExit as error:
+            status = error.code
+            if interruption.number is not None and status != interruption.exit_status:
+                say(LINE)
+                status = interruption.exit_status
+    if interruption.number is not None:
+        limit_exit(interruption.exit_status)
+    sys.exit(status)
 
 
 def _with_traceback() -> typer.Exit:

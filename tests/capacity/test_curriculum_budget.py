@@ -304,9 +304,9 @@ def test_the_figures_of_the_documentation_are_those_of_the_plan() -> None:
 
 def test_latent_stores_are_sized_before_the_data_are_there() -> None:
     first, *stores, together = latent_lines(latent_estimate(CONFIG, None))
-    assert "15,094,000 vectors (assumed" in first and first.endswith("x 4,096 x 2 B = 123,650,048,000 B (124 GB) each")
+    assert "754,700 to 15,094,000 vectors (assumed" in first and first.endswith("x 4,096 x 2 B = 6.18 to 124 GB each")
     assert [line.split("encoder of ")[1].split(":")[0] for line in stores] == ["base model", "SFT", "joint"]
-    assert together == "  together: 370,950,144,000 B (371 GB)"
+    assert together == "  together: 18.5 to 371 GB"
 
 
 def test_latent_stores_are_sized_by_the_trajectory_store_and_then_by_their_own_files(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_latent_stores_are_sized_by_the_trajectory_store_and_then_by_their_own_f
     vectors = sum(2 * hours + 1 for hours in TrajectoryReader(made).stays["num_hours"].to_pylist())
     expected = vectors * config.encoder.hidden_size * 4
     first, *stores, together = latent_lines(latent_estimate(config, experiment))
-    assert first.startswith(f"latent stores: {vectors:,} vectors (the trajectory store's)")
+    assert first.startswith(f"latent stores: {vectors:,} vectors (counted in the trajectory store)")
     assert len(stores) == 2 and all(f": {expected:,} B" in line and line.endswith("to write") for line in stores)
     assert f"{2 * expected:,} B" in together
 

@@ -28,6 +28,7 @@ from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, Re
 from clinjepa.sources.cleaning import at_sites, convert_values, finish
 from clinjepa.sources.range_losses import Counts
 from clinjepa.sources.schema import SourceTables
+from clinjepa.sources.stay_counts import StayCounts, of_mean_hours
 from clinjepa.sources.text_files import read_bounded
 from clinjepa.storage import Folder
 
@@ -84,6 +85,10 @@ class Cinc2012Source:
     def partitions(self) -> list[RecordRange]:
         """Ranges of records in order of their number."""
         return record_ranges(len(self._records()), self._config.num_partitions)
+
+    def stay_counts(self) -> StayCounts:
+        """One stay per record, of at most 48 h; their mean in sets a and b is 47.99 h."""
+        return of_mean_hours(len(self._records()), 40, 48)
 
     def read(self, partition: RecordRange) -> SourceTables:
         """Stays and events of a range of records; only these members of the zip are read."""

@@ -20,6 +20,7 @@ from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, Re
 from clinjepa.sources.cleaning import at_sites, convert_values, finish
 from clinjepa.sources.range_losses import Counts
 from clinjepa.sources.schema import SourceTables
+from clinjepa.sources.stay_counts import StayCounts, of_mean_hours
 from clinjepa.storage import Folder
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class Cinc2019Source:
     def partitions(self) -> list[RecordRange]:
         """Ranges of records in order of their number."""
         return record_ranges(len(self._records()), self._config.num_partitions)
+
+    def stay_counts(self) -> StayCounts:
+        """One stay per record; their mean length in set A is 39 h."""
+        return of_mean_hours(len(self._records()), 30, 50)
 
     def read(self, partition: RecordRange) -> SourceTables:
         """Stays and events of a range of records; only these members of the zip are read."""

@@ -22,10 +22,14 @@ from clinjepa.sources.meds.stays import read_stays
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS
 from clinjepa.sources.range_losses import Counts
 from clinjepa.sources.schema import SourceTables, partition_count
+from clinjepa.sources.stay_counts import StayCounts, of_known_hours
 from clinjepa.storage import Folder
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
+
+_LOOKED_THROUGH_BYTES = 1_000_000_000
+"""Up to this size of all files, `stay_counts` reads their codes, which takes seconds."""
 
 
 class RowRange(TypedDict):
@@ -86,6 +90,16 @@ class MedsSource:
                 pieces.append(run)
             done += run["num_rows"]
         return [{"pieces": pieces, "max_stay_id": last} for pieces in groups.values()]
+
+    def stay_counts(self) -> StayCounts | None:
+        """Number and lengths of the stays with an admission and a discharge; None for files too large to look through."""
+        if sum(self._folder.size(name) for name in self._files) > _LOOKED_THROUGH_BYTES:
+            return None
+        rows = pl.concat([self._read(name, ("code", "icustay_id", "time")) for name in self._files])
+        kind = pl.col("code").str.extract(r"^ICU_(ADMISSION|DISCHARGE)")
+        times = rows.select(kind.alias("kind"), "icustay_id", "time").drop_nulls().group_by("icustay_id", "kind").agg(pl.col("time").min())
+        both = times.group_by("icustay_id").agg((pl.col("time").max() - pl.col("time").min()).dt.total_minutes() / 60, pl.len())
+        return of_known_hours(both.filter((pl.col("len") == 2) & (pl.col("time") > 0))["time"].to_list())
 
     def _subject_runs(self) -> tuple[list[RowRange], set[int]]:
         """The rows of each subject, in order of the files, and all stay ids. SourceError when a subject's rows are not together."""

@@ -22,6 +22,7 @@ from clinjepa.sources.mimic_iv.stays import read_stays, usable_stays
 from clinjepa.sources.mimic_iv.tables import check_items, find_tables, load_tables, read_header
 from clinjepa.sources.range_losses import Counts
 from clinjepa.sources.schema import SourceTables, TableFile, partition_count
+from clinjepa.sources.stay_counts import StayCounts, of_known_hours
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import finished_part, write_record
 
@@ -89,6 +90,11 @@ class MimicIvSource:
         buckets = chosen.select(bucket_of(pl.col("subject_id"), self._num_buckets()).unique().sort()).to_series().to_list()
         last = int(chosen["stay_id"].max()) if self._config.max_stays is not None else None  # type: ignore[arg-type]
         return [{"bucket": bucket, "max_stay_id": last} for bucket in buckets]
+
+    def stay_counts(self) -> StayCounts:
+        """Number and lengths of the usable stays, out of icustays."""
+        stays = self._chosen_stays()
+        return of_known_hours(stays.select((pl.col("outtime") - pl.col("intime")).dt.total_minutes() / 60).to_series().to_list())
 
     def read(self, partition: PatientBucket, extracted: Folder | None = None) -> SourceTables:
         """Stays and events of one bucket of patients, from the files that `extract` wrote."""

@@ -7,6 +7,7 @@ files. The same seed gives the same rows for any number of workers and any block
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -105,7 +106,7 @@ def _blocks(settings: SimulatorConfig, workers: int, size: int) -> Iterator[dict
     if workers <= 1:
         yield from (make_block(settings, first, number) for first, number in spans)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupts) as pool:
         waiting: list[Future[dict[str, Deflated]]] = []
         try:
             for first, number in spans:
@@ -114,9 +115,16 @@ def _blocks(settings: SimulatorConfig, workers: int, size: int) -> Iterator[dict
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        except BaseException:
+            # The pool would wait until its workers have finished what they began. `terminate_workers` exists from Python 3.14 on.
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches all processes of a terminal; a worker leaves it to the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _opened(out: Folder, name: str) -> AbstractContextManager[IO[bytes]]:

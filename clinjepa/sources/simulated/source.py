@@ -28,6 +28,7 @@ from clinjepa.sources.schema import LABEL_COLUMNS, STAYS_TYPES, TIMES_OF_STATICS
 from clinjepa.sources.simulated.charting import chart
 from clinjepa.sources.simulated.patient import Course, Patient, draw_patient
 from clinjepa.sources.simulated.physiology import simulate_course
+from clinjepa.sources.stay_counts import StayCounts
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
@@ -93,6 +94,13 @@ class SimulatorSource:
         """SHA-256 over the simulator's settings and version."""
         content = json.dumps({"model_version": MODEL_VERSION, **result_fields(self._settings)}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def stay_counts(self) -> StayCounts:
+        """About 1.2 stays a patient; the mean of few log-normal lengths may lie far from `mean_stay_hours`."""
+        number, mean = self._settings.num_patients, self._settings.mean_stay_hours
+        spread = 1.2 + 3 / math.sqrt(number)
+        most = math.ceil(number * min(_STAYS_PER_PATIENT, 1.2 * spread))
+        return StayCounts(number, most, math.floor(number * mean / spread), math.ceil(most * mean))
 
     def partitions(self) -> list[PatientRange]:
         """Ranges of patients; with `max_stays`, of as many patients as are needed for that many stays."""

@@ -1,0 +1,123 @@
+"""SIGINT, SIGTERM and SIGHUP end a command with one line and the status 128 + n, also where a library handles signals itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.scheduling.interruptions import interruptible
+from tests.support.machines.cli import ROOT, environment
+from tests.support.machines.processes import marked, none_left
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+LINE = "interrupted; finished stages are kept, the same command goes on\n"
+
+AT_WORK = """
+import signal, sys, time
+import typer
+from pipelines.terminal.faults import entered, one_line_errors
+
+def libraries_handler(number, frame):
+    sys.exit(0)
+
+def command():
+    with one_line_errors(debug=False):
+        signal.signal(signal.SIGINT, libraries_handler)
+        signal.signal(signal.SIGTERM, libraries_handler)
+        print("at work", flush=True)
+        {work}
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(command)
+entered(app)
+"""
+WORK = {
+    "waits": "time.sleep(60)",
+    "swallows": "\n".join(
+        ["try:", "            time.sleep(60)", "        except KeyboardInterrupt:", "            print('stopped early', flush=True)"]
+    ),
+    "fails": "\n".join(["try:", "            time.sleep(60)", "        finally:", "            raise ValueError('of the clean-up')"]),
+    "exits": "\n".join(["try:", "            time.sleep(60)", "        except KeyboardInterrupt:", "            sys.exit(0)"]),
+}
+
+
+def at_work(work: str, **options: object) -> subprocess.Popen[str]:
+    code = AT_WORK.format(work=work)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+    assert process.stdout is not None and process.stdout.readline() == "at work\n"
+    return process
+
+
+CASES = [*((number, "waits") for number in SIGNALS), *((signal.SIGINT, work) for work in WORK if work != "waits")]
+
+
+@pytest.mark.parametrize(("number", "work"), CASES)
+def test_a_signal_is_one_line_and_its_status_whatever_the_library_at_work_does(number: signal.Signals, work: str) -> None:
+    process = at_work(WORK[work])
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (128 + number, LINE)
+
+
+def test_a_signal_that_comes_twice_at_once_is_one_interruption() -> None:
+    slow = "\n".join(["try:", "            time.sleep(60)", "        finally:", "            time.sleep(0.5); print('cleaned')"])
+    process = at_work(slow)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGHUP)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output, errors) == (129, "cleaned\n", LINE)
+
+
+def test_a_command_whose_terminal_was_closed_has_the_status_of_the_signal() -> None:
+    ours, theirs = os.openpty()
+    code = AT_WORK.format(work="time.sleep(60)")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n" + code],
+        cwd=ROOT,
+        env=environment(),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    assert b"at work" in os.read(ours, 100)
+    os.close(ours)
+    assert process.wait(timeout=30) == 129
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    process = at_work("time.sleep(2)", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    assert (process.communicate(timeout=30)[1], process.returncode) == ("", 0)
+
+
+def test_handlers_are_put_back_when_the_command_ends() -> None:
+    before, install = [signal.getsignal(number) for number in SIGNALS], signal.signal
+    with interruptible() as outer, interruptible() as inner:
+        assert outer is inner and signal.signal is not install
+    assert [signal.getsignal(number) for number in SIGNALS] == before and signal.signal is install
+
+
+def test_tables_that_are_being_simulated_leave_no_process_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipelines.data", "simulate", str(tmp_path / "out"), "--patients", "100000", "--workers", "2"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(MARK=str(tmp_path)), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while len(marked(str(tmp_path))) < 3:
+        assert process.poll() is None
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (143, LINE)
+    assert none_left(str(tmp_path))
