@@ -114,7 +114,8 @@ def describe_space(latents: Latents, stays: pa.Table, split: str = "held_out", *
     cosine_N = (z_ND * z_ND[other_N]).sum(1) / np.maximum(norms_N * norms_N[other_N], 1e-12)
     return {
         "latent_std": float(z_ND.std(0).mean()),
-        **found._asdict(),
+        "rankme": found.rankme,
+        "leading_share": found.leading_share,
         "norm": float(norms_N.mean()),
         "cosine_of_random_hours": float(cosine_N.mean()),
         "num_hours": len(z_ND),

@@ -92,8 +92,9 @@ def score_downstream(
             result[name] = _task_table(own, features, rows_N, settings, split, partial(kept.add, name))
             cut_N = features.cut_N[rows_N][own.split_N == split]
             note = _cut_note(predictor, wanted[name], rollout_hours, cut_N)
-            for cell in (cell for columns in result[name].values() for cell in columns.values() if note):
-                cell["cut"] = note
+            if note is not None:
+                for cell in (cell for columns in result[name].values() for cell in columns.values()):
+                    cell["cut"] = note
     for name, reason in reasons.items():
         if reason is not None:
             result[name] = {

@@ -108,7 +108,8 @@ def point_features(
                 for column, vector in zip(columns, vectors, strict=True):
                     column[window.point] = vector
                 cut_N[window.point] = window.start > 0
-    return PointFeatures(*columns, cut_N)
+    history_NF, carried_NG, recorded_NG = columns
+    return PointFeatures(history_NF, carried_NG, recorded_NG, cut_N)
 
 
 def rollout_that_fits(predictor: Predictor, wanted_hours: int, pooling: str) -> int:

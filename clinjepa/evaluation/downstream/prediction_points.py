@@ -130,12 +130,17 @@ def score_cell(scored: Points, scores_N: np.ndarray, num_bootstrap: int, seed: i
         num_bootstrap: Number of resamplings of the patients.
         seed: Seed of the resamplings.
     """
-    return {
-        **discrimination(scored.label_N, scores_N, scored.subject_N, num_bootstrap, seed),
+    found = discrimination(scored.label_N, scores_N, scored.subject_N, num_bootstrap, seed)
+    cell: Cell = {
+        "auroc": found["auroc"],
+        "auprc": found["auprc"],
         "num_positive": scored.num_positive,
         "num_total": len(scored),
         "num_positive_patients": scored.num_positive_patients,
     }
+    if "interval_reason" in found:
+        cell["interval_reason"] = found["interval_reason"]
+    return cell
 
 
 def null_cell(scored: Points, reason: str) -> Cell:
