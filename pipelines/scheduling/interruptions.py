@@ -90,14 +90,14 @@ def interruptible() -> Iterator[Interruption]:
         yield _active or Interruption()
         return
     found = _active = Interruption()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     install = signal.signal
 
-    def keep(number: int, handler: Any) -> Any:
+    def keep(signalnum: int, handler: Any) -> Any:
         """`signal.signal` that installs the handlers of `SIGNALS` again, whatever is asked for."""
-        return install(number, ours[number] if number in ours else handler)
+        return install(signalnum, ours[signalnum] if signalnum in ours else handler)
 
-    ours = {number: handler if handler is signal.SIG_IGN else found.receive for number, handler in before.items()}
+    ours: dict[int, Any] = {number: handler if handler is signal.SIG_IGN else found.receive for number, handler in before.items()}
     for number, handler in ours.items():
         install(number, handler)
     signal.signal = keep
