@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedModel
-    from transformers.utils import ModelOutput
 
     from clinjepa.storage import Folder
 
@@ -131,12 +130,11 @@ class Encoder(nn.Module):
     def _autocast(self, device_type: str) -> torch.autocast:
         return torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.spec.dtype == "bfloat16")
 
-    def all_states(self, causal: PreTrainedModel, input_ids_RS: Tensor, position_ids_RS: Tensor) -> ModelOutput:
+    def all_states(self, causal: PreTrainedModel, input_ids_RS: Tensor, position_ids_RS: Tensor) -> Any:
         """Output of the layers of the causal language model; its `last_hidden_state` is [R, S, D], after the final norm."""
         # A class that does not isolate texts gets no positions: a row is then what transformers computes for one text.
         positions = {} if self.one_text_per_row else {"position_ids": position_ids_RS}
-        output: ModelOutput = inner_of(causal)(input_ids=input_ids_RS, attention_mask=None, use_cache=False, **positions)
-        return output
+        return inner_of(causal)(input_ids=input_ids_RS, attention_mask=None, use_cache=False, **positions)
 
     def states_at(self, causal: PreTrainedModel, input_ids_RS: Tensor, position_ids_RS: Tensor, index_N: Tensor) -> Tensor:
         """States [N, D] from which latents are taken (`spec.latent_from`), at places of the flattened rows."""

@@ -33,7 +33,9 @@ def inner_of(causal: PreTrainedModel) -> nn.Module:
     """The model without its output layer: token ids -> hidden states."""
     inner: nn.Module = causal.base_model
     # A few classes name another attribute than they have (Llama 4); then `base_model` is the whole model.
-    return getattr(causal, "model", inner) if inner is causal else inner
+    if inner is causal:
+        inner = getattr(causal, "model", inner)
+    return inner
 
 
 def inner_name(causal: PreTrainedModel) -> str:
@@ -49,11 +51,11 @@ def longest_text(causal: PreTrainedModel) -> int | None:
     them is longer than those that the model was first trained with.
     """
     config = causal.config.get_text_config()
-    trained = getattr(config, "max_position_embeddings", None)
+    trained: int | None = getattr(config, "max_position_embeddings", None)
     if any(isinstance(module, nn.Embedding) and _POSITIONS.search(name) for name, module in causal.named_modules()):
         return trained
     rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    limits = []
+    limits: list[int | None] = []
     for each in (rotary, *(value for value in rotary.values() if isinstance(value, dict))):
         if each.get("rope_type", each.get("type")) in ("dynamic", "longrope"):
             limits.append(

@@ -154,7 +154,7 @@ def _one_per_row(encoder: Encoder, causal: PreTrainedModel, texts_3S: Tensor, al
 def _read(encoder: Encoder, causal: PreTrainedModel, ids_RS: Tensor, positions_RS: Tensor, states_LD: Tensor, places: list[int]) -> Tensor:
     """Largest difference of the states that latents are read from; 0 where they are read before the final norm."""
     index_N = torch.tensor(places, device=ids_RS.device)
-    read_ND = encoder.states_at(causal, ids_RS, positions_RS, index_N).float()
+    read_ND: Tensor = encoder.states_at(causal, ids_RS, positions_RS, index_N).float()
     gap = (read_ND - states_LD[index_N]).abs().max()
     return torch.zeros_like(gap) if encoder.spec.latent_from == "pre_norm" else gap
 
@@ -164,7 +164,7 @@ def _before_norm(encoder: Encoder, causal: PreTrainedModel, texts_3S: Tensor, al
     positions_RS = torch.arange(_LENGTH, device=texts_3S.device).repeat(2, 1)
     last_N = torch.tensor([_LENGTH - 1, 2 * _LENGTH - 1], device=texts_3S.device)
     before_ND = encoder.states_at(causal, texts_3S[:2], positions_RS, last_N)
-    after_ND = final_norm(inner_of(causal))(before_ND).float()
+    after_ND: Tensor = final_norm(inner_of(causal))(before_ND).float()
     return (after_ND - alone_2SD[:, -1]).abs().max() / scale / TOLERANCES[encoder.spec.torch_dtype]
 
 
