@@ -69,6 +69,7 @@ class Command:
         assert none_left(self.mark)
 
 
+@pytest.mark.timeout(900)
 def test_a_signal_in_a_training_ends_the_command_and_the_next_one_goes_on_behind_it(tmp_path: Path) -> None:
     command = Command(tmp_path / "store")
     command.interrupted("sft", signal.SIGINT)
