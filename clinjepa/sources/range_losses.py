@@ -47,7 +47,7 @@ class Counts(Counter[str]):
 def group_losses(events: pl.DataFrame) -> list[GroupLosses]:
     """The groups of raw events. events: variable, kind, site, known_unit, item, value (as charted), fault."""
     readings = events.filter(pl.col("kind").is_in(["numeric", "rate"]) & pl.col("value").is_not_null())
-    keys = ["variable", "site", pl.col("known_unit").alias("unit"), "item"]
+    keys = [pl.col("variable"), pl.col("site"), pl.col("known_unit").alias("unit"), pl.col("item")]
     sizes = readings.group_by(keys).len().sort("variable", "site", "unit", "item")
     lost = readings.filter(pl.col("fault").is_in(LOST)).group_by(*keys, pl.col("value").round_sig_figs(_DIGITS)).len()
     values: dict[_Group, dict[str, int]] = {}

@@ -47,9 +47,9 @@ def range_losses(parts: Iterable[Iterable[GroupLosses]]) -> list[RangeLoss]:
         whole = _loss(name, "all readings", groups)
         found += [whole] if whole else []
         for field in ("site", "unit", "item"):
-            values = sorted({str(group[field]) for group in groups})  # type: ignore[literal-required]  # one of the three keys
+            values = sorted({str(group[field]) for group in groups})
             for value in values if len(values) > 1 else ():
-                own = [group for group in groups if str(group[field]) == value]  # type: ignore[literal-required]
+                own = [group for group in groups if str(group[field]) == value]
                 loss = _loss(name, f"without {field}" if value == "None" else f"{field} {value}", own)
                 found += [loss] if loss else []
     return found

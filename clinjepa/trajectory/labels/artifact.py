@@ -105,9 +105,13 @@ def finish_labels(ingest: Folder, tasks: list[Task], out: Folder) -> dict[str, i
     able = _able(tasks, card)
     _join_parts(out, {part: record["runs"] for part, record in records.items()}, pl.DataFrame(ingest.read_table("stays.parquet")), able)
     reasons = {task.name: reason for task in tasks if (reason := why_none(task, card))}
-    counts = {"tasks": add_prevalence([one["prevalence"] for one in records.values()], able)}
-    counts |= {"by_carried_event": add_carried([one["carried"] for one in records.values()], able)}
-    out.write_json("prevalence.json", {"source": card["source"], **counts, "without_labels": reasons})
+    content = {
+        "source": card["source"],
+        "tasks": add_prevalence([one["prevalence"] for one in records.values()], able),
+        "by_carried_event": add_carried([one["carried"] for one in records.values()], able),
+        "without_labels": reasons,
+    }
+    out.write_json("prevalence.json", content)
     return {"num_labels": sum(record["files"][0]["num_rows"] for record in records.values()), "num_tasks": len(able)}
 
 
