@@ -18,14 +18,33 @@ def move_misfiled(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
     A reading whose item has a conversion of its own stays: what the item means is known. Counted: `<rule>:<variable>`.
     """
-    rules, variables = load_misfiled(), load_variables()
-    concerned = events.filter(pl.col("variable").is_in(list({rule.variable for rule in rules})) & pl.col("value").is_not_null())
-    if not concerned.height:
+    moved = _moved(_candidates(events))
+    if not moved.height:
         return events
+    for name, old, number in moved.group_by("rule", "from_variable").len().iter_rows():
+        counts[f"{name}:{old}"] += number
+    new = {name: pl.coalesce(f"new_{name}", name).alias(name) for name in ("variable", "value", "unit")}
+    joined = events.with_row_index("place").join(moved, on="place", how="left", maintain_order="left")
+    return joined.with_columns(**new).select(events.columns)
+
+
+def _candidates(events: pl.DataFrame) -> pl.DataFrame:
+    """The few rows whose value lies in the range of a rule of their variable, with their row number `place` in `events`."""
+    rules = load_misfiled()
+    value = pl.col("value")
+    in_a_range = [(pl.col("variable") == rule.variable) & value.is_between(rule.lowest, rule.highest) for rule in rules]
+    columns = events.select(pl.int_range(pl.len(), dtype=pl.get_index_type()).alias("place"), "variable", "value", "unit", "item")
+    concerned = columns.filter(pl.col("variable").is_in(list({rule.variable for rule in rules})) & value.is_not_null())
+    return concerned.filter(pl.any_horizontal(in_a_range))
+
+
+def _moved(events: pl.DataFrame) -> pl.DataFrame:
+    """(place, rule, from_variable, new_variable, new_value, new_unit) of the candidates to which a rule applies; the last one decides."""
+    variables = load_variables()
     known = {unit: canonical_unit(unit) for unit in events["unit"].unique().to_list() if unit is not None}
     unit = pl.col("unit").replace_strict(known, default=None, return_dtype=pl.String)
     chosen, value, variable, own_unit = pl.lit(None, pl.String), pl.col("value"), pl.col("variable"), pl.col("unit")
-    for rule in rules:
+    for rule in load_misfiled():
         in_units = unit.is_in([one for one in rule.units if one is not None])
         in_units = (in_units | unit.is_null()) if None in rule.units else in_units.fill_null(False)
         items = [conversion.itemid for conversion in variables[rule.variable].conversions if conversion.itemid is not None]
@@ -35,9 +54,5 @@ def move_misfiled(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
         value = pl.when(here).then((pl.col("value") + rule.add) * rule.multiply).otherwise(value)
         variable = pl.when(here).then(pl.lit(rule.becomes)).otherwise(variable)
         own_unit = pl.when(here).then(pl.lit(variables[rule.becomes].unit)).otherwise(own_unit)
-    found = events.select(chosen.alias("rule"))["rule"]
-    if found.null_count() == len(found):
-        return events
-    for name, old, number in events.select("variable", found).drop_nulls("rule").group_by("rule", "variable").len().iter_rows():
-        counts[f"{name}:{old}"] += number
-    return events.with_columns(variable.alias("variable"), value.alias("value"), own_unit.alias("unit"))
+    new = [value.alias("new_value"), variable.alias("new_variable"), own_unit.alias("new_unit")]
+    return events.select("place", chosen.alias("rule"), pl.col("variable").alias("from_variable"), *new).drop_nulls("rule")
