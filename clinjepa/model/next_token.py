@@ -17,7 +17,7 @@ from clinjepa.model.layers import inner_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-    from transformers.utils import ModelOutput
+    from transformers.utils.generic import ModelOutput
 
 _LOGITS_AT_ONCE = 1 << 26
 """Largest number of logits in memory at a time in next-token training (256 MiB in fp32)."""

@@ -71,7 +71,8 @@ def _texts(encoder: Encoder) -> Tensor:
     device = next(encoder.parameters()).device
     ids_3S = torch.arange(3 * _LENGTH, device=device).view(3, _LENGTH) * 7 + 3
     ids_3S[2, : _LENGTH // 2] = ids_3S[0, : _LENGTH // 2]
-    return ids_3S % encoder.spec.vocab_size
+    vocab_size: int = encoder.spec.vocab_size
+    return ids_3S % vocab_size
 
 
 def _try(encoder: Encoder, texts_3S: Tensor, with_head: bool, causal: PreTrainedModel) -> Tensor:
@@ -184,8 +185,8 @@ def _try_losses(encoder: Encoder, causal: PreTrainedModel, texts_3S: Tensor) -> 
         )
     output = inner(input_ids=texts_3S[:1], use_cache=False)
     states_SD = output.last_hidden_state[0]
-    logits_SV = call(input_ids=texts_3S[:1], use_cache=False).logits[0].float()
-    scale = logits_SV.abs().max().clamp_min(1e-30)
+    logits_SV: Tensor = call(input_ids=texts_3S[:1], use_cache=False).logits[0].float()
+    scale: Tensor = logits_SV.abs().max().clamp_min(1e-30)
 
     def gap_of(head: Callable[[Tensor], Tensor]) -> Tensor:
         # Rounding is equal on both sides: the same states, the same product.

@@ -135,7 +135,7 @@ def stored_shapes(files: Sequence[Path]) -> dict[str, list[int]]:
 def ties_differ(model: PreTrainedModel, files: Sequence[Path]) -> bool:
     """Whether the files hold other values for a weight than for the one that the class ties it to; transformers then ties neither."""
     tied = getattr(model, "all_tied_weights_keys", None) or {}
-    where = {}
+    where: dict[str, Path] = {}
     for path in files:
         with safe_open(path, framework="pt") as opened:
             where |= dict.fromkeys(opened.keys(), path)
