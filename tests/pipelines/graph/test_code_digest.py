@@ -50,7 +50,7 @@ def test_every_kind_has_an_executor_of_its_name_and_one_format_version() -> None
 
 
 def test_a_digest_covers_what_the_executor_uses() -> None:
-    assert {"pipelines.stages.evaluation", "clinjepa.evaluation.drift", "clinjepa.model.rollout"} <= set(used_modules("drift"))
+    assert {"pipelines.stages.evaluation", "clinjepa.evaluation.drift", "clinjepa.model.predictor"} <= set(used_modules("drift"))
     assert {"pipelines.stages.data", "clinjepa.sources.mimic_iv.events", "clinjepa.trajectory.hours.grid"} <= set(used_modules("ingest"))
     assert {"clinjepa.curriculum.steps.objective", "clinjepa.model.losses", "clinjepa.model.predictor"} <= set(used_modules("phase"))
 
