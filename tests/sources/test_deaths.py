@@ -44,6 +44,11 @@ CASES = (
     Case("somewhere in hospital without a recorded death", "2150-03-04 15:00", "DIED", None, True, None, None),
     Case("alive", "2150-03-04 15:00", "HOME", None, False, False, None),
     Case("a date before a discharge home", "2150-03-05 12:00", "HOME", "2150-03-03", None, None, None, 1),
+    Case("a time hours before a discharge home", "2150-03-03 12:00", "HOME", "2150-03-02 02:00", None, None, None, 1),
+    Case("a time minutes before a discharge home on the next day", "2150-03-04 00:30", "HOME", "2150-03-03 23:50", None, None, None, 1),
+    Case("a time before a discharge home on a date only", "2150-03-04", "HOME", "2150-03-02 02:00", None, None, None, 1),
+    Case("a time before the end of a stay, place unknown", "2150-03-03 12:00", "UNK", "2150-03-02 02:00", True, True, "2150-03-02 02:00"),
+    Case("a time before a discharge as dead", "2150-03-03 12:00", "DIED", "2150-03-02 02:00", True, True, "2150-03-02 02:00"),
     Case("months before the stay", "2150-03-05 12:00", "HOME", "2149-12-01", None, None, None, 1),
     Case("months before a death in hospital", "2150-03-05 12:00", "DIED", "2149-12-01", True, None, None, 1),
     Case("in hospital before the ICU", "2150-03-05 12:00", "DIED", "2150-03-01 08:00", True, None, None, 1),
@@ -61,7 +66,7 @@ def from_tables(folder: Any, case: Case) -> SourceTables:
         "dischtime": _full(case.discharged),
         "discharge_location": case.place,
         "deathtime": _full(case.death) if timed else None,
-        "hospital_expire_flag": int(case.place == "DIED"),
+        "hospital_expire_flag": None if case.place == "UNK" else int(case.place == "DIED"),
     }
     if case.second_stay is not None:
         start = datetime.datetime.fromisoformat(case.second_stay)

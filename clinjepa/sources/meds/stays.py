@@ -11,7 +11,7 @@ import polars as pl
 
 from clinjepa.errors import SourceError
 from clinjepa.sources.calendar import completed_years
-from clinjepa.sources.mimic_iv.deaths import last_death
+from clinjepa.sources.mimic_iv.deaths import last_death, left_dead
 from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, race_groups
 
 
@@ -86,7 +86,7 @@ def _admissions(coded: pl.DataFrame) -> pl.DataFrame:
         "hadm_id",
         "subject_id",
         pl.col("time").alias("discharged"),
-        pl.col("first").str.strip_chars().str.to_uppercase().str.starts_with("DIED").fill_null(False).alias("left_dead"),
+        left_dead(pl.col("first")).alias("left_dead"),
     )
     coded_race = known.filter(pl.col("kind") == "RACE").select(*ids, pl.col("first").alias("race_code"))
     table = start.unique(ids, keep="first").join(end.unique(ids, keep="last"), on=ids, how="full", coalesce=True)

@@ -26,7 +26,7 @@ def with_outcomes(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter
 
     Args:
         stays: All usable stays of their patients: stay_id, subject_id, intime, outtime, admitted, discharged, left_dead (whether the
-            discharge says that the patient died; null without one), next_icu_admission_time, death_time (as recorded).
+            discharge says that the patient died; null where it says nothing), next_icu_admission_time, death_time (as recorded).
         admissions: All hospitalisations of these patients: subject_id, admitted, discharged, left_dead.
         counts: Receives `impossible_death`: stays whose recorded death is unknown because it contradicts the record.
     """
@@ -55,6 +55,12 @@ def with_outcomes(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter
     return found.with_columns(died_in_icu.alias("died_in_icu")).select(*stays.columns, "died_in_hospital", "died_in_icu")
 
 
+def left_dead(place: pl.Expr) -> pl.Expr:
+    """Whether the place of a discharge says that the patient died; null where it says nothing."""
+    word = place.str.strip_chars().str.to_uppercase()
+    return pl.when(~word.is_in(["", "UNK", "UNKNOWN"])).then(word.str.starts_with("DIED"))
+
+
 def last_death(time: pl.Expr) -> pl.Expr:
     """Of several recorded deaths of a patient the last one with a time of day, otherwise the last date."""
     return pl.coalesce(time.filter(~is_date_only(time)).max(), time.max())
@@ -73,14 +79,18 @@ def _alive(stays: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
 def _is_impossible(found: pl.DataFrame) -> pl.Expr:
     """Whether the recorded death contradicts the record of its patient.
 
-    Alive: at ICU and hospital admission; on days before a discharge that is no death. A later hospitalisation within a day is the account
-    of an organ donor. A death in hospital is not recorded more than a day after the discharge.
+    Alive: at ICU and hospital admission; before a discharge that is no death (on days before it, where one of the two is a date alone). A
+    later hospitalisation within a day is the account of an organ donor. A death in hospital is not recorded more than a day after the
+    discharge.
     """
     death, latest = pl.col("death_time"), end_of(pl.col("death_time"))
+    dated = is_date_only(death) | is_date_only(pl.col("discharged"))
+    # A time of death inside an admission whose end is not described is a death in hospital; a date alone is not.
+    left_alive = ~pl.when(is_date_only(death)).then(pl.col("left_dead").fill_null(False)).otherwise(pl.col("left_dead"))
     rules = (
         latest < pl.max_horizontal("intime", "admitted", "last_intime"),
         latest + _DAY < pl.col("last_admitted"),
-        ~pl.col("left_dead") & is_date_only(death) & (latest < pl.col("discharged").dt.truncate("1d")),
+        left_alive & (latest < pl.when(dated).then(pl.col("discharged").dt.truncate("1d")).otherwise(pl.col("discharged"))),
         death.dt.truncate("1d") > pl.col("first_left_dead").dt.truncate("1d") + _DAY,
     )
     return pl.any_horizontal(rule.fill_null(False) for rule in rules)

@@ -11,7 +11,7 @@ from collections import Counter
 import polars as pl
 
 from clinjepa.errors import SourceError
-from clinjepa.sources.mimic_iv.deaths import last_death
+from clinjepa.sources.mimic_iv.deaths import last_death, left_dead
 from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, race_groups
 
 
@@ -48,8 +48,9 @@ def read_stays(tables: dict[str, pl.DataFrame], where: dict[str, str], counts: C
     admissions = _distinct(tables["admissions"].drop_nulls("hadm_id"), "hadm_id", where["admissions"], counts)
     admissions = admissions.rename({"admittime": "admitted", "dischtime": "discharged"}).with_columns(
         race_groups(admissions["race"]),
-        left_dead=(pl.col("hospital_expire_flag") == 1).fill_null(False)
-        | pl.col("discharge_location").str.strip_chars().str.to_uppercase().str.starts_with("DIED").fill_null(False),
+        left_dead=pl.when(pl.col("hospital_expire_flag") == 1)
+        .then(True)
+        .otherwise(pl.coalesce(left_dead(pl.col("discharge_location")), pl.col("hospital_expire_flag") == 1)),
     )
     died_at = admissions.group_by("subject_id").agg(last_death(pl.col("deathtime")))
     people = people.join(died_at, on="subject_id", how="left").select(
