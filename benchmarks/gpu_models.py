@@ -77,7 +77,7 @@ def run_sizes(size: Size, activation_checkpointing: str) -> RunSizes:
         made_here=False,
         token_budget=size.token_budget,
         activation_checkpointing=activation_checkpointing,
-        predictor={name: value for name, value in size.predictor.items() if name != "latent_dim"},
+        predictor=_predictor_settings(size),
         global_batch=size.micro_batch,
         micro_batch=size.micro_batch,
         rollout_steps=2,
@@ -208,6 +208,11 @@ _CURRICULUM = CurriculumSettings(
 """The curriculum's settings without the configuration's classes: pydantic may be missing where this benchmark runs."""
 
 
+def _predictor_settings(size: Size) -> dict[str, Any]:
+    """The `predictor` section: the specification without what a training adds to it."""
+    return {name: value for name, value in size.predictor.items() if name not in ("latent_dim", "trained_hours")}
+
+
 def _encoder_settings(size: Size) -> EncoderSettings:
     """`encoder_spec` as settings of a job."""
     spec = encoder_spec(size)
@@ -243,7 +248,7 @@ def phase_job(size: Size, name: str, recompute: str = "none") -> PhaseJob:
         total_steps=1,
         seed=0,
         encoder_settings=_encoder_settings(size),
-        predictor_settings=PredictorSettings.from_json({name: value for name, value in size.predictor.items() if name != "latent_dim"}),
+        predictor_settings=PredictorSettings.from_json(_predictor_settings(size)),
         curriculum_settings=_CURRICULUM,
         latents="",
         activation_checkpointing=recompute,

@@ -23,6 +23,7 @@ _EXAMPLES = {
     "sources": "[simulator]",
     "exclude_stays": "[chronic_dialysis]",
     "switches_only": "true",
+    "carried_event": "negatives_only",
     "free_hours": "all",
     "state": _COMPARISON,
     "unless": _COMPARISON,

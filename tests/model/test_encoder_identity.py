@@ -162,7 +162,9 @@ def test_a_phase_refuses_latents_of_another_base(stores, tmp_path):
 def test_an_evaluation_refuses_latents_of_adapters_that_were_made_again(stores, tmp_path):
     def evaluated(joint: str) -> None:
         inputs, encoder = {"latents": Folder(stores.latents)}, {"base": Folder(stores.base), "encoder": Folder(stores.root / joint)}
-        evaluation_stages._write_result(lambda inputs: {"value": 1}, 1, inputs, encoder, Folder(tmp_path / joint))
+        evaluation_stages._write_result(
+            lambda inputs: evaluation_stages._Outcome({"value": 1}), 1, inputs, encoder, Folder(tmp_path / joint)
+        )
 
     evaluated("joint")
     with pytest.raises(StoreError, match="joint_made_again: that was made again since"):
@@ -186,7 +188,7 @@ def test_a_phase_refuses_a_predictor_that_was_trained_with_adapters_before_they_
 def test_an_evaluation_refuses_a_predictor_of_another_encoder_than_its_latents(stores, tmp_path):
     def evaluated(joint: str) -> None:
         inputs = {"latents": Folder(stores.latents), "predictor": Folder(stores.root / joint)}
-        evaluation_stages._write_result(lambda inputs: {"value": 1}, 1, inputs, {}, Folder(tmp_path / joint))
+        evaluation_stages._write_result(lambda inputs: evaluation_stages._Outcome({"value": 1}), 1, inputs, {}, Folder(tmp_path / joint))
 
     evaluated("joint")
     with pytest.raises(StoreError, match="joint_made_again holds a predictor.*remove .*joint_made_again and run again"):

@@ -19,7 +19,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 LINE = "interrupted; finished stages are kept, the same command goes on\n"
 
 AT_WORK = """
-import signal, sys, time
+import signal, sys, threading, time
 import typer
 from pipelines.terminal.faults import entered, one_line_errors
 
@@ -30,7 +30,7 @@ def command():
     with one_line_errors(debug=False):
         signal.signal(signal.SIGINT, libraries_handler)
         signal.signal(signal.SIGTERM, libraries_handler)
-        print("at work", flush=True)
+        threading.Timer(0.5, lambda: print("at work", flush=True)).start()  # the main thread is in its work by then
         {work}
 
 app = typer.Typer(pretty_exceptions_enable=False)
