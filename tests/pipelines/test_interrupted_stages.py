@@ -70,7 +70,13 @@ class Command:
 
 
 @pytest.mark.timeout(900)
-def test_a_signal_in_a_training_ends_the_command_and_the_next_one_goes_on_behind_it(tmp_path: Path) -> None:
+def test_ctrl_c_in_a_training_of_the_grid_ends_the_command_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    Command(tmp_path / "store").interrupted("sft", signal.SIGINT)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_command_after_a_signal_goes_on_behind_what_is_finished(tmp_path: Path) -> None:
     command = Command(tmp_path / "store")
     command.interrupted("sft", signal.SIGINT)
     command.interrupted("phase", signal.SIGTERM)
