@@ -16,10 +16,10 @@ _WHERE = "clinjepa/clinical/maps/missing.yaml"
 
 
 class MissingCode(NamedTuple):
-    """A number that means "missing" on all variables of the dictionary but those in `real`."""
+    """A number that means "missing" where it lies outside a variable's plausible range, and on the variables in `also`."""
 
     value: float
-    real: frozenset[str]
+    also: frozenset[str]
 
 
 class MissingValues(NamedTuple):
@@ -54,10 +54,10 @@ def parse_missing(content: Any, where: str) -> MissingValues:
     codes = []
     for position, raw in enumerate(content["codes"]):
         place = f"{where}: code {position + 1}"
-        entry = check_keys(raw, {"value", "real"}, set(), place)
+        entry = check_keys(raw, {"value", "also"}, set(), place)
         if not isinstance(entry["value"], int | float):
             raise ConfigError(f"{place}: value is not a number")
-        codes.append(MissingCode(float(entry["value"]), frozenset(_known(entry["real"], place))))
+        codes.append(MissingCode(float(entry["value"]), frozenset(_known(entry["also"], place))))
     texts = frozenset(text.casefold() for text in content["texts"])
     return MissingValues(frozenset(zeros["zero_is_missing"]), frozenset(zeros["zero_is_value"]), tuple(codes), texts)
 

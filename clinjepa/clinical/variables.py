@@ -179,7 +179,8 @@ def canonical_unit(unit: str | None) -> str | None:
     if unit is None or not unit.strip():
         return None
     spelled = re.sub(r"\s*/\s*", "/", unit.strip())
-    known = _unit_spellings().get(spelled.casefold())
+    spellings = _unit_spellings()
+    known = spellings.get(spelled.casefold(), spellings.get(spelled.rstrip(". ").casefold()))
     return None if known == "" else known or spelled
 
 

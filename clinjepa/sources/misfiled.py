@@ -9,14 +9,14 @@ from collections import Counter
 
 import polars as pl
 
-from clinjepa.clinical import canonical_unit, load_variables
+from clinjepa.clinical import Conversion, canonical_unit, load_variables
 from clinjepa.clinical.misfiled import load_misfiled
 
 
 def move_misfiled(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """Raw events with the readings of `misfiled.yaml` under their own variable, in its unit.
 
-    A reading whose item has a conversion of its own stays: what the item means is known. Counted: `<rule>:<variable>`.
+    A reading that a conversion of its item applies to stays: what it means is known. Counted: `<rule>:<variable>`.
     """
     moved = _moved(_candidates(events))
     if not moved.height:
@@ -47,12 +47,21 @@ def _moved(events: pl.DataFrame) -> pl.DataFrame:
     for rule in load_misfiled():
         in_units = unit.is_in([one for one in rule.units if one is not None])
         in_units = (in_units | unit.is_null()) if None in rule.units else in_units.fill_null(False)
-        items = [conversion.itemid for conversion in variables[rule.variable].conversions if conversion.itemid is not None]
+        by_item = [conversion for conversion in variables[rule.variable].conversions if conversion.itemid is not None]
+        is_known = pl.any_horizontal(pl.lit(False), *(_applies(conversion) for conversion in by_item))
         here = (pl.col("variable") == rule.variable) & pl.col("value").is_between(rule.lowest, rule.highest) & in_units
-        here = (here & ~pl.col("item").is_in(items).fill_null(False)).fill_null(False)
+        here = (here & ~is_known).fill_null(False)
         chosen = pl.when(here).then(pl.lit(rule.name)).otherwise(chosen)
         value = pl.when(here).then((pl.col("value") + rule.add) * rule.multiply).otherwise(value)
         variable = pl.when(here).then(pl.lit(rule.becomes)).otherwise(variable)
         own_unit = pl.when(here).then(pl.lit(variables[rule.becomes].unit)).otherwise(own_unit)
     new = [value.alias("new_value"), variable.alias("new_variable"), own_unit.alias("new_unit")]
     return events.select("place", chosen.alias("rule"), pl.col("variable").alias("from_variable"), *new).drop_nulls("rule")
+
+
+def _applies(conversion: Conversion) -> pl.Expr:
+    """Whether a conversion of an item applies to a reading, by item and range."""
+    value = pl.col("value")
+    from_on = pl.lit(True) if conversion.lowest is None else value >= conversion.lowest
+    up_to = pl.lit(True) if conversion.highest is None else value <= conversion.highest
+    return ((pl.col("item") == conversion.itemid) & from_on & up_to).fill_null(False)

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from clinjepa.clinical import load_variables
-from clinjepa.clinical.missing import missing_values
+from clinjepa.clinical import canonical_unit, load_variables
+from clinjepa.clinical.missing import MissingCode, missing_values
+from clinjepa.clinical.units import unit_conversion
 
 
 def drop_missing(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
@@ -23,6 +24,7 @@ def drop_missing(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     rules = events.select(_rule(pl.col("variable"), pl.col("value"), pl.col("text")).alias("rule"))["rule"]
     if rules.null_count() == len(rules):
         return events
+    rules = _without_readings(events, rules)
     dropped = events.select("variable", rules).filter(pl.col("rule").is_not_null())
     for rule, variable, number in dropped.group_by("rule", "variable").len().iter_rows():
         counts[f"{rule}:{variable}"] += number
@@ -49,6 +51,27 @@ def plausible_statics(stays: pl.DataFrame, columns: Mapping[str, str], counts: C
     return stays
 
 
+def _is_reading(code: MissingCode, name: str, factor: float = 1.0) -> bool:
+    """Whether a code, times the factor of its unit, is a plausible value of a variable."""
+    variable = load_variables()[name]
+    if name in code.also or variable.minimum is None or variable.maximum is None:
+        return False
+    return variable.minimum <= code.value * factor <= variable.maximum
+
+
+def _without_readings(events: pl.DataFrame, rules: pl.Series) -> pl.Series:
+    """`rules` without `missing_code` where the code is a plausible value in the row's unit (9999 white cells per uL)."""
+    codes = {code.value: code for code in missing_values().codes}
+    coded = pl.DataFrame({"place": range(len(rules)), "rule": rules}).with_columns(events["variable"], events["value"], events["unit"])
+    coded = coded.filter((pl.col("rule") == "missing_code") & pl.col("unit").is_not_null() & pl.col("value").is_in(list(codes)))
+    readings = []
+    for place, name, value, unit in coded.select("place", "variable", "value", "unit").iter_rows():
+        found = unit_conversion(canonical_unit(unit) or "", name)
+        if found is not None and not found.per_kg and _is_reading(codes[value], name, found.factor):
+            readings.append(place)
+    return rules.scatter(readings, None) if readings else rules
+
+
 def _rule(variable: pl.Expr, value: pl.Expr, text: pl.Expr) -> pl.Expr:
     """The rule by which a value means "missing", null where it is a reading. Variables outside the dictionary are never missing."""
     table, variables = missing_values(), load_variables()
@@ -57,8 +80,8 @@ def _rule(variable: pl.Expr, value: pl.Expr, text: pl.Expr) -> pl.Expr:
     categories = pl.Series([name for name, known in variables.items() if known.kind == "category"]).implode()
     coded: pl.Expr = pl.lit(False)
     for code in table.codes:
-        is_code = value == code.value
-        coded = coded | (is_code & ~variable.is_in(pl.Series(sorted(code.real), dtype=pl.String).implode()) if code.real else is_code)
+        missing = pl.Series([name for name in variables if not _is_reading(code, name)], dtype=pl.String).implode()
+        coded = coded | ((value == code.value) & variable.is_in(missing))
     words = text.str.strip_chars().str.to_lowercase().is_in(pl.Series(sorted(table.texts)).implode())
     return (
         pl.when((value == 0) & variable.is_in(zeros))

@@ -23,9 +23,9 @@ def test_zero_is_decided_for_every_variable_with_numbers():
     assert table.zero_is_missing | table.zero_is_value == numeric
 
 
-def test_codes_that_a_variable_can_have_lie_in_its_range():
+def test_codes_that_mean_missing_although_a_variable_could_have_them_lie_in_its_range():
     for code in missing_values().codes:
-        for name in code.real:
+        for name in code.also:
             variable = load_variables()[name]
             assert variable.minimum <= code.value <= variable.maximum, (name, code.value)
 
@@ -36,9 +36,9 @@ def test_codes_that_a_variable_can_have_lie_in_its_range():
         (lambda table: table["zero_is_value"][0]["variables"].append("map"), r"\['map'\] are in zero_is_missing and in zero_is_value"),
         (lambda table: table["zero_is_missing"][1]["variables"].append("map"), r"\['map'\] are in two groups"),
         (lambda table: table["zero_is_missing"][0]["variables"].append("pulse"), r"group 1: \['pulse'\] are not in variables.yaml"),
-        (lambda table: table["codes"][1]["real"].append("pulse"), r"code 2: \['pulse'\] are not in variables.yaml"),
+        (lambda table: table["codes"][1]["also"].append("pulse"), r"code 2: \['pulse'\] are not in variables.yaml"),
         (lambda table: table["codes"][0].update(value="none"), "code 1: value is not a number"),
-        (lambda table: table["codes"][0].pop("real"), r"code 1: missing \['real'\]"),
+        (lambda table: table["codes"][0].pop("also"), r"code 1: missing \['also'\]"),
         (lambda table: table["zero_is_missing"][0].pop("why"), r"group 1: missing \['why'\]"),
     ],
 )

@@ -87,6 +87,22 @@ def test_an_item_with_a_conversion_of_its_own_is_left_to_it():
     assert found[:2] == ("temperature", pytest.approx(37.0)) and counts == {}
 
 
+@pytest.mark.parametrize("unit", [None, "\u00b0C", "C"])
+@pytest.mark.parametrize("value", [98.6, 100.4])
+def test_fahrenheit_under_the_celsius_item_is_converted_as_without_an_item(value, unit):
+    found, counts = moved("temperature", value, unit, item=223762)
+    assert found == moved("temperature", value, unit)[0] and found[1] == pytest.approx((value - 32) / 1.8)
+    assert counts == {"fahrenheit_under_celsius:temperature": 1}
+    assert moved("temperature", 60.0, unit, item=223762) == ((), {"out_of_range:temperature": 1})
+
+
+def test_both_readers_of_mimic_iv_convert_fahrenheit_under_the_celsius_item(tmp_path):
+    raw = mimic.read_all(mimic.write_mimic(tmp_path / "raw", {"chartevents": [mimic.chart(223762, 2, 100.4)]}))
+    for tables in (raw, meds.read_all(meds.write_meds(tmp_path / "meds", [*meds.stay_rows(), meds.chart(223762, 2, 100.4)]))):
+        assert [row["value"] for row in tables.events.to_pylist() if row["variable"] == "temperature"] == [pytest.approx(38.0)]
+        assert tables.counts["fahrenheit_under_celsius:temperature"] == 1
+
+
 def test_every_rule_is_disjoint_from_the_range_that_it_takes_from():
     for rule in load_misfiled():
         low, high = VARIABLES[rule.variable].minimum, VARIABLES[rule.variable].maximum

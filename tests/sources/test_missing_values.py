@@ -94,6 +94,36 @@ def test_a_zero_or_minus_one_that_a_patient_can_have_stays(tmp_path, source, var
     assert found == [value]
 
 
+READINGS = [
+    *((name, 9999.0, None) for name in ("alt", "ast", "ldh", "amylase", "lipase", "ck", "ntprobnp", "d_dimer")),
+    ("ck", 9999.0, "IU/L"),
+    ("wbc", 9999.0, "/mm3"),
+    ("platelets", 99999.0, "#/uL"),
+    *((name, -1.0, None) for name in ("base_excess", "anion_gap", "cvp", "icp", "rass")),
+]
+MISSING = [
+    ("wbc", 9999.0, "K/uL"),
+    ("creatinine", 9999.0, None),
+    ("ck", 999999.0, "U/L"),
+    ("urine_output", -1.0, "mL"),
+    ("alp", -9.0, "U/L"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "unit"), READINGS)
+def test_a_code_inside_the_plausible_range_is_a_reading(variable, value, unit):
+    counts: Counter[str] = Counter()
+    found = convert_values(raw_events(pl.DataFrame([{"stay_id": 1, "variable": variable, "value": value, "unit": unit}])), counts)
+    assert found["variable"].to_list() == [variable] and counts == {}
+
+
+@pytest.mark.parametrize(("variable", "value", "unit"), MISSING)
+def test_a_code_outside_the_plausible_range_or_listed_is_missing(variable, value, unit):
+    counts: Counter[str] = Counter()
+    found = convert_values(raw_events(pl.DataFrame([{"stay_id": 1, "variable": variable, "value": value, "unit": unit}])), counts)
+    assert found.height == 0 and counts == {f"missing_code:{variable}": 1}
+
+
 def test_a_stopped_vasopressor_keeps_its_zero_and_a_category_loses_its_word_for_missing():
     rows = [
         {"stay_id": 1, "variable": "norepinephrine", "value": 0.0, "unit": "mcg/kg/min", "text": None},

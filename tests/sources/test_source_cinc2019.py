@@ -87,6 +87,14 @@ def test_units_are_brought_to_those_of_the_dictionary(tmp_path):
     assert values == {"fio2": 40.0, "lactate": 2.1, "wbc": 9.5, "sao2": 97.0}
 
 
+def test_age_sex_and_unit_are_taken_from_the_first_row_that_has_them(tmp_path):
+    absent = {"Age": "NaN", "Gender": "NaN", "Unit1": "NaN", "Unit2": "NaN", "HospAdmTime": "NaN"}
+    tables = read(write_set(tmp_path, {1: [*(row(hour, **absent) for hour in range(1, 6)), row(6), row(7)]}))
+    (stay,) = tables.stays.to_pylist()
+    assert (stay["age_years"], stay["sex"], stay["care_unit"]) == (61.5, "male", "Surgical ICU")
+    assert stay["intime"] - stay["hospital_admission_time"] == timedelta(hours=2.5)
+
+
 def test_a_field_that_is_not_measured_gives_no_event(tmp_path):
     tables = read(write_set(tmp_path, {1: [row(1, HR="", MAP="NaN")]}))
     assert (tables.events["variable"].unique().to_pylist(), tables.counts) == (["sepsis_label"], {})

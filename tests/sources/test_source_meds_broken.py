@@ -93,3 +93,15 @@ def test_a_split_table_without_its_columns_is_refused(tmp_path):
     pl.DataFrame({"subject_id": [1], "fold": ["train"]}).write_parquet(tmp_path / "metadata/subject_splits.parquet")
     with pytest.raises(SourceError, match=r"subject_splits.parquet: columns \['split'\] are missing"):
         read_all(tmp_path)
+
+
+def test_an_id_above_int64_is_refused_by_column_and_type(tmp_path):
+    root = write_meds(tmp_path, stay_rows())
+    (file,) = (root / "data").rglob("*.parquet")
+    table = pl.read_parquet(file)
+    table.with_columns(pl.col("subject_id").cast(pl.UInt64) + 2**63).write_parquet(file)
+    with pytest.raises(SourceError, match="'subject_id' is UInt64, and .* at most .*int64") as caught:
+        read_all(root)
+    assert "cut or altered" not in str(caught.value) and "\n" not in str(caught.value) and str(2**63)[:6] not in str(caught.value)
+    table.with_columns(pl.col("subject_id").cast(pl.UInt64)).write_parquet(file)
+    assert read_all(root).stays.num_rows == 1

@@ -54,6 +54,9 @@ def convert(*rows: dict[str, Any], event_time: str = "measured") -> tuple[list[f
         ("insulin_regular_infusion", 0.05, "U/kg/h", 4.0),
         ("vasopressin", 2.4, "units/hour", 0.04),
         ("amiodarone", 60.0, "mg/h", 1.0),
+        ("norepinephrine", 0.1, "mcg/kg/min.", 0.1),
+        ("vasopressin", 40.0, "milliunits/min", 0.04),
+        ("vasopressin", 2400.0, "mU/hour", 0.04),
     ],
 )
 def test_a_rate_is_brought_to_its_unit_by_the_patients_weight(variable, value, unit, expected):
@@ -113,6 +116,9 @@ def test_a_rate_in_its_own_unit_needs_no_weight():
         ("troponin_t", 52.0, "ng/L", 0.052),
         ("pao2", 12.0, "kPa", 90.0),
         ("platelets", 200000.0, "#/uL", 200.0),
+        ("platelets", 200000.0, "/mm3", 200.0),
+        ("wbc", 9500.0, "cells / mm3", 9.5),
+        ("sodium", 140.0, "mmol/L.", 140.0),
         ("cvp", 10.0, "cmH2O", 7.356),
         ("spo2", 0.97, "fraction", 97.0),
         ("temperature", 98.6, "\u00b0F", 37.0),

@@ -82,13 +82,14 @@ def check_rows(lines: pl.DataFrame, mapping: Cinc2019Map, places: Mapping[int, s
 def record_stays(ids: list[int], rows: pl.DataFrame, mapping: Cinc2019Map, counts: Counter[str]) -> pl.DataFrame:
     """Stays (STAYS_SCHEMA) of the records `ids` that have a row; the others are counted as `empty_record`.
 
+    Age, sex, unit and time of admission are the first known ones of the record; they do not change, so they hold from its beginning.
     sepsis is true if any hour has the label. An implausible age becomes null and is counted (`implausible_age`).
     """
-    first = [pl.col(name).sort_by("row").first().alias(name) for name in (*mapping["statics"], *mapping["care_units"])]
+    first = [_number(name).sort_by("row").drop_nulls().first().alias(name) for name in (*mapping["statics"], *mapping["care_units"])]
     stays = rows.group_by("stay_id").agg(*first, pl.col("hour").max().alias("last_hour"), pl.col("sepsis").any()).sort("stay_id")
     if stays.height < len(ids):
         counts["empty_record"] += len(ids) - stays.height
-    number = {name: _number(name) for name in (*mapping["statics"], *mapping["care_units"])}
+    number = {name: pl.col(name) for name in (*mapping["statics"], *mapping["care_units"])}
     unit = pl.coalesce(
         pl.when(number[column] == 1).then(pl.lit(name)).otherwise(pl.lit(None, pl.String)) for column, name in mapping["care_units"].items()
     )

@@ -70,7 +70,14 @@ def typed(frame: pl.DataFrame, chosen: dict[str, str | None], where: str) -> pl.
 def whole_numbers(ids: pl.Series, where: str) -> pl.Series:
     """A column of ids as int64, with NaN as null; SourceError when one is no whole number or too large to be exact in its type."""
     if not ids.dtype.is_float():
-        return ids.cast(pl.Int64)
+        whole = ids.cast(pl.Int64, strict=False)
+        lost = (ids.is_not_null() & ~(whole.cast(ids.dtype, strict=False) == ids).fill_null(False)).sum()
+        if lost:
+            raise SourceError(
+                f"{where}: column {ids.name!r} is {ids.dtype}, and {lost} of its ids are not whole numbers of at most 2^63 - 1, the "
+                "largest of MEDS's int64; give these subjects or stays smaller ids in every file, and write the column as int64"
+            )
+        return whole
     limit = 2**24 if ids.dtype == pl.Float32 else 2**53
     known = ids.fill_nan(None)
     wrong = known.filter(~(known.is_finite() & (known.floor() == known) & (known.abs() <= limit)).fill_null(True))
