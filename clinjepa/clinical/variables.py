@@ -17,7 +17,7 @@ from clinjepa.errors import ConfigError
 
 Role = Literal["state", "action", "static", "label_only"]
 Kind = Literal["numeric", "category", "indicator", "rate"]
-Aggregation = Literal["median", "min", "max", "last", "sum", "any", "time_weighted_mean", "first", "starts"]
+Aggregation = Literal["median", "min", "max", "last", "sum", "any", "time_weighted_mean", "first", "starts", "words", "last_words"]
 
 _DEFAULT_LOOKBACK_HOURS = 24
 DEFAULT_DIGITS = 3
@@ -43,7 +43,9 @@ VARIABLE_KEYS = (
     Key("conversions", "List of rules that bring values to `unit`, see below; `[]` if none is needed."),
     Key(
         "agg",
-        "Rule for the value of an hour. `time_weighted_mean`: rate x overlap / 1 h, 0 if nothing runs. `starts`: starts in the hour.",
+        "Rule for the value of an hour. `time_weighted_mean`: rate x overlap / 1 h, 0 if nothing runs. `starts`: starts in the hour. "
+        "`words`: every different word of a category, sorted, with a line break between "
+        "them; `last_words`: those of the latest time, for several charted at once. Both only with `of`.",
         allowed=get_args(Aggregation),
     ),
     Key("provenance", "List of places that the definition is taken from."),
@@ -238,8 +240,8 @@ def _check_base(variable: Variable, found: Mapping[str, Variable], where: str) -
     if variable.of is None:
         return
     place, base = f"{where}: variable {variable.name!r}", found.get(variable.of)
-    if base is None or base.of is not None or base.kind == "category":
-        raise ConfigError(f"{place}: of={variable.of!r} is not a variable with readings of its own that are numbers")
+    if base is None or base.of is not None:
+        raise ConfigError(f"{place}: of={variable.of!r} is not a variable with readings of its own")
     if variable.role != "label_only" or variable.sources or (variable.unit, variable.kind) != (base.unit, base.kind):
         raise ConfigError(f"{place}: a variable `of` another needs role label_only, no sources, and that one's unit and kind")
 

@@ -16,7 +16,9 @@ from clinjepa.errors import ConfigError
 from clinjepa.trajectory.hours.grid import HOUR_US, find_stays, grid_columns, hour_frame, run_starts, variable_names
 
 _NUMERIC_RULES = ("median", "mean", "min", "max", "sum", "last", "first", "any", "time_weighted_mean", "starts")
-_CATEGORY_RULES = ("last", "first")
+_CATEGORY_RULES = ("last", "first", "words", "last_words")
+WORD_SEPARATOR = "\n"
+"""Between the words of an hour in a column of the rule `words` or `last_words`."""
 
 
 def aggregate_hours(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mapping[str, Variable]) -> pl.DataFrame:
@@ -65,7 +67,7 @@ def hourly_values(placed: pl.DataFrame, variables: Mapping[str, Variable]) -> pl
     kept = [name for name, variable in variables.items() if variable.kind != "category"]
     tables = [_long(placed, variables).filter(pl.col("variable").is_in(kept))]
     for variable in variables.values():
-        if variable.of is not None:
+        if variable.of is not None and variable.kind != "category":
             own = _long(*_readings(placed, variable))
             tables.append(own.with_columns(pl.lit(variable.name).cast(placed["variable"].dtype).alias("variable")))
     return pl.concat(tables)
@@ -83,6 +85,11 @@ def _second_column(placed: pl.DataFrame, stays: pl.DataFrame, variable: Variable
     own, rule = _readings(placed, variable)
     starts = run_starts(own)
     slot, known = _slots(own, starts, stays)
+    if variable.kind == "category":
+        words = pl.Series(_hours_words(own, starts, variable), dtype=pl.String).filter(pl.Series(known)).extend_constant(None, 1)
+        row = np.full(num_rows, len(slot))
+        row[slot] = np.arange(len(slot))
+        return words.gather(row).alias(variable.name)
     column = np.full(num_rows, np.nan, np.float32)
     column[slot] = _run_values(own, starts, rule)[known]
     return pl.Series(variable.name, column)
@@ -175,6 +182,18 @@ def _words(placed: pl.DataFrame, rows: np.ndarray) -> pl.Series:
     """The words of rows of a category, with a null at the end for hours without one."""
     words = placed.select("text", "value")[rows].select(pl.coalesce("text", pl.col("value").cast(pl.String)))
     return words["text"].extend_constant(None, 1)
+
+
+def _hours_words(own: pl.DataFrame, starts: np.ndarray, variable: Variable) -> list[str | None]:
+    """The different words of each run of a category, sorted; with the rule `last_words` those of its latest time only."""
+    if not len(starts):
+        return []
+    ends, words = np.append(starts[1:], own.height), _words(own, np.arange(own.height)).to_list()
+    if _rule(variable) == "last_words":
+        time = own["start_us"].to_numpy()
+        starts = np.array([start + np.argmax(time[start:end] == time[end - 1]) for start, end in zip(starts, ends, strict=True)], np.int64)
+    different = [sorted({word for word in words[start:end] if word is not None}) for start, end in zip(starts, ends, strict=True)]
+    return [WORD_SEPARATOR.join(found) or None for found in different]
 
 
 def _rule(variable: Variable) -> str:

@@ -63,6 +63,15 @@ def test_the_worst_value_of_an_hour_has_a_column_beside_its_median_or_mean():
     assert (grid["creatinine"][2], grid["creatinine_highest"][2]) == (pytest.approx(1.1), pytest.approx(1.4))
 
 
+def test_all_devices_of_an_hour_and_those_of_its_latest_time_have_columns_that_do_not_depend_on_the_order_of_rows():
+    devices = [(2.1, "Nasal cannula"), (2.8, "None"), (2.8, "Face tent"), (5.2, "None")]
+    for rows in (devices, devices[::-1]):
+        grid = grid_of(*(event(1, hours, "o2_device", None, text=word, row=row) for row, (hours, word) in enumerate(rows)))
+        assert grid["o2_device_all"].to_list() == [None, None, "Face tent\nNasal cannula\nNone", None, None, "None", *[None] * 4]
+        assert grid["o2_device_latest"].to_list() == [None, None, "Face tent\nNone", None, None, "None", *[None] * 4]
+    assert grid_of()["o2_device_all"].null_count() == 10
+
+
 def test_a_median_variable_takes_the_median_of_its_hour():
     grid = grid_of(*(event(1, 2.0 + step / 10, "heart_rate", value) for step, value in enumerate((80.0, 200.0, 90.0))))
     assert grid["heart_rate"].to_list() == [None, None, 90.0, *[None] * 7]

@@ -13,11 +13,13 @@ from clinjepa.trajectory.labels.derived.state import DerivedState
 from clinjepa.trajectory.labels.hour_rows import HourRows
 
 _ = np.nan
-WORDS = ("o2_device", "vent_mode", "gcs_verbal_response", "crrt_mode")
+WORDS = ("o2_device", "o2_device_all", "o2_device_latest", "vent_mode", "gcs_verbal_response", "crrt_mode")
 
 
 def state(num_hours: int, *, first_hour: int = 0, weight: float = 80.0, **columns) -> DerivedState:
-    """One stay; a column is a list per hour or {hour: value}."""
+    """One stay; a column is a list per hour or {hour: value}. With one device an hour, it is all of the hour's and the latest."""
+    if "o2_device" in columns:
+        columns = {"o2_device_all": columns["o2_device"], "o2_device_latest": columns["o2_device"]} | columns
     hour = np.arange(first_hour, first_hour + num_hours, dtype=np.int32)
     filled = {}
     for name, values in columns.items():
@@ -79,10 +81,17 @@ def test_no_room_air_is_assumed_where_oxygen_was_charted_in_the_last_thirteen_ho
 
 
 def test_room_air_is_assumed_after_a_charting_that_says_so_or_without_any():
-    near(state(3, pao2=[84] * 3, o2_device={0: "Face tent", 1: "None"}).column("pf_ratio"), [_, 400, 400])
-    near(state(2, pao2=[84] * 2, o2_flow={0: 3, 1: 0}).column("pf_ratio"), [_, 400])
+    near(state(3, pao2=[84] * 3, o2_device={0: "Face tent", 1: "None"}).column("pf_ratio"), [_, _, 400])
+    near(state(3, pao2=[84] * 3, o2_flow={0: 3, 1: 0}).column("pf_ratio"), [_, _, 400])
     near(state(7, pao2={6: 84}, fio2={0: 21}).column("pf_ratio")[6:], [400])
     near(state(1, pao2=[84]).column("pf_ratio"), [400])
+
+
+def test_any_oxygen_of_the_hour_counts_also_when_it_ended_before_the_hours_end():
+    many, last = {0: "Nasal cannula\nNone"}, {0: "None"}
+    near(state(2, pao2=[84] * 2, o2_device=last, o2_device_all=many, o2_device_latest=last).column("pf_ratio"), [_, 400])
+    near(state(2, pao2=[84] * 2, o2_device=last, o2_device_all=many, o2_device_latest=many).column("pf_ratio"), [_, _])
+    near(state(2, pao2=[84] * 2, o2_flow={0: 0}, o2_flow_highest={0: 4}).column("pf_ratio"), [_, 400])
 
 
 def test_ventilation_status_takes_the_highest_class_of_the_hour_and_lasts_thirteen_hours():

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from clinjepa.trajectory.hours.aggregates import WORD_SEPARATOR
+
 if TYPE_CHECKING:
     from clinjepa.trajectory.labels.derived.state import DerivedState, Function
 
@@ -85,25 +87,34 @@ def pf_ratio(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarr
 
 
 def _oxygen(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarray:
-    """1 where the latest charting says that oxygen is given, 0 where it says that none is; NaN where there is none of 13 h or less.
+    """1 where a charting of the hour, or the latest one before it, says that oxygen is given, 0 where all say that none is, else NaN.
+
+    The time of a blood gas inside its hour is unknown, so every device of the hour counts, and the state that the hour begins with, which
+    lasts until the next charting, at most 13 h.
 
     Oxygen is given by every charted device that is not of class `none` and by every ventilator mode, also by those whose class is not
     known, by a flow above 0 and an FiO2 above that of room air.
     """
     rows = state.rows
     none = {_spelled(word) for word in parameters["devices"]["none"]}
-    now = np.full(len(rows), np.nan)
-    for column, gives_none in (("o2_device", none), ("vent_mode", set[str]())):
-        charted, words = rows.words(column)
-        now[charted] = np.fmax(now[charted], [float(_spelled(word) not in gives_none) for word in words])
-    for column, highest_without in (
-        ("o2_flow", 0.0),
-        ("fio2", parameters["room_air_fio2"]),
-        ("fio2_blood_gas", parameters["room_air_fio2"]),
-    ):
-        values = rows.column(column)
-        now = np.where(np.isnan(values), now, np.fmax(now, (values > highest_without).astype(np.float64)))
-    return rows.last_known(now, parameters["status_max_age_hours"])[0]
+    last, any_of_hour = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    for found, columns in ((last, ("o2_device_latest", "vent_mode")), (any_of_hour, ("o2_device_all", "vent_mode"))):
+        for column in columns:
+            charted, words = rows.words(column)
+            gives_none = set() if column == "vent_mode" else none
+            given = [float(any(_spelled(one) not in gives_none for one in word.split(WORD_SEPARATOR))) for word in words]
+            found[charted] = np.fmax(found[charted], given)
+    air = float(parameters["room_air_fio2"])
+    for column, highest_without in (("o2_flow", 0.0), ("fio2", air), ("fio2_blood_gas", air)):
+        last = np.fmax(last, _above(rows.column(column), highest_without))
+    any_of_hour = np.fmax(np.fmax(any_of_hour, last), _above(rows.column("o2_flow_highest"), 0.0))
+    carried, _ = rows.last_known(last, parameters["status_max_age_hours"] - 1)
+    return np.fmax(any_of_hour, rows.shifted(carried, 1))
+
+
+def _above(values: np.ndarray, limit: float) -> np.ndarray:
+    """1 where a value is above `limit`, 0 where it is not, NaN without one."""
+    return np.where(np.isnan(values), np.nan, (values > limit).astype(np.float64))
 
 
 def pf_ratio_ventilated(state: DerivedState, _: RespiratoryParameters) -> np.ndarray:
