@@ -68,6 +68,17 @@ def units_of(variable: str) -> tuple[str, ...]:
     return (own,) if found is None else tuple(_table()["quantities"][found[0]])
 
 
+@lru_cache(maxsize=1024)
+def convertible_units(variable: str) -> dict[str, UnitConversion]:
+    """All other units of the table that are brought to the unit of `variable`; those of another quantity (molar, per patient) first."""
+    own = _unit_of(load_variables()[variable])
+    quantities = _table()["quantities"]
+    own_quantity = _quantity(own)
+    order = sorted(quantities, key=lambda name: own_quantity is not None and name == own_quantity[0])
+    found = ((unit, unit_conversion(unit, variable)) for name in order for unit in quantities[name] if unit != own)
+    return {unit: conversion for unit, conversion in found if conversion is not None}
+
+
 def _unit_of(variable: Variable) -> str:
     return canonical_unit(variable.unit) or variable.unit
 

@@ -18,7 +18,7 @@ from clinjepa.sources import SourceTables, open_source
 from clinjepa.sources.challenges.cinc2019 import COLUMNS
 from clinjepa.sources.cleaning import at_sites, convert_values, raw_events
 from clinjepa.sources.misfiled import move_misfiled
-from clinjepa.sources.range_losses import Counts, add_losses
+from clinjepa.sources.range_losses import Counts, GroupLosses, add_losses
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.data_card import NOTES, grouped_drops
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
@@ -144,6 +144,46 @@ def test_a_variable_that_loses_much_is_named_with_share_median_and_what_would_fi
     assert any(fit.startswith("Ionized Calcium") for fit in loss["fits"]) and "calcium_total_highest" not in str(loss)
     line = describe(loss)
     assert "20 of 100 readings (20 %)" in line and "median 1.68" in line and "Ionized Calcium" in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "fit"),
+    [
+        ("creatinine", 84.0, "Creatinine in umol/L"),
+        ("bilirubin_total", 250.0, "Total Bilirubin in umol/L"),
+        ("platelets", 0.2, "Platelets in M/uL"),
+        ("paco2", 4.9, "PaCO2 in kPa"),
+        ("height", 1.7, "Height in m"),
+        ("height", 66.0, "Height in inch"),
+        ("weight", 450.0, "Weight in lb"),
+        ("norepinephrine", 8.0, "Norepinephrine in mcg/min (at 80 kg)"),
+        ("vasopressin", 2.4, "Vasopressin in units/h"),
+        ("lactate", 40.0, "Lactate in mg/dL"),
+        ("albumin", 42.0, "Albumin in g/L"),
+        ("temperature", 310.0, None),
+    ],
+)
+def test_what_would_fit_is_sought_in_every_unit_of_the_table(variable, value, fit):
+    (loss,) = range_losses([[group(variable, lost={str(value): 40})]])
+    assert (fit in loss["fits"]) if fit else loss["fits"] == []
+    assert all(found.startswith(VARIABLES[variable].text_name + " ") and "Infusion" not in found for found in loss["fits"])
+
+
+def test_a_wrong_unit_beside_numbers_in_the_right_one_is_seen_from_the_numbers():
+    (loss,) = range_losses([[group("glucose", lost={"150": 40}, unit="mmol/L")]])
+    assert "Glucose in mg/dL" in loss["fits"]
+
+
+def group(variable: str, lost: dict[str, int], unit: str | None = None, number: int = 40) -> GroupLosses:
+    return {
+        "variable": variable,
+        "site": None,
+        "unit": unit,
+        "item": None,
+        "num_readings": number,
+        "num_lost": sum(lost.values()),
+        "values": lost,
+    }
 
 
 def test_a_site_stands_out_although_the_whole_does_not():

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
-from clinjepa.clinical import Variable, load_variables
+from clinjepa.clinical import Variable, canonical_unit, load_variables
+from clinjepa.clinical.units import unit_conversion
 from clinjepa.sources.range_losses import GroupLosses, add_losses
+from clinjepa.trajectory.hours.other_units import Reading, describe_reading, readings_in_other_units
 
 LEAST_SHARE = 0.03
 """Share of the readings of a variable that must be lost in a source, site or unit group."""
@@ -19,6 +21,7 @@ LEAST_READINGS = 10
 """Lost readings that a named group has at least, so that a median is not one patient's value."""
 
 _FITTING = 0.8  # share of the lost readings that must lie in the plausible range of what would fit
+_LEAST_OF_MAXIMUM = 1e-3  # of the plausible maximum: a smaller median is no reading of a variable whose range begins at 0
 
 
 class RangeLoss(TypedDict):
@@ -96,19 +99,27 @@ def _median(values: Sequence[tuple[float, int]]) -> float:
 
 def _fits(variable: Variable, values: Sequence[tuple[float, int]], units: Sequence[str]) -> list[str]:
     """Other units of the variable, then its relatives (variables whose name begins with the same word), that most values fit."""
-    found = []
-    for rule in variable.conversions:
-        if rule.drop is None and not rule.per_kg and _mostly_in(variable, [((value + rule.add) * rule.multiply, n) for value, n in values]):
-            found.append(f"{variable.text_name} in {rule.unit or f'a unit that is (x {rule.add:+g}) * {rule.multiply:g} {variable.unit}'}")
-    if variable.unit == "%" and _mostly_in(variable, [(100 * value, number) for value, number in values]):
-        found.append(f"{variable.text_name} as a fraction")
+    found = [
+        describe_reading(variable, reading) for reading in readings_in_other_units(variable, units) if _fits_as(variable, reading, values)
+    ]
     stem = variable.name.split("_")[0]
     for other in load_variables().values():
         is_relative = other.name.split("_")[0] == stem and other.name != variable.name and other.of is None
+        measures_alike = other.unit == variable.unit or unit_conversion(canonical_unit(other.unit) or other.unit, variable.name) is not None
         has_unit = not units or other.unit in units or variable.unit in units
-        if is_relative and has_unit and (other.unit != variable.unit or other.maximum != variable.maximum) and _mostly_in(other, values):
+        is_other = other.unit != variable.unit or other.maximum != variable.maximum
+        if is_relative and measures_alike and has_unit and is_other and _mostly_in(other, values):
             found.append(f"{other.text_name} ({other.unit})")
     return list(dict.fromkeys(found))
+
+
+def _fits_as(variable: Variable, reading: Reading, values: Sequence[tuple[float, int]]) -> bool:
+    """Whether most values are plausible in this unit, and none of the tiny numbers that every unit of a large multiple gives."""
+    if variable.minimum is None or variable.maximum is None:
+        return False
+    converted = [(reading.convert(value), number) for value, number in values]
+    least = variable.maximum * _LEAST_OF_MAXIMUM if variable.minimum <= 0 else variable.minimum
+    return _mostly_in(variable, converted) and abs(_median(sorted(converted))) >= least
 
 
 def _mostly_in(variable: Variable, values: Sequence[tuple[float, int]]) -> bool:
