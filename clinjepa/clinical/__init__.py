@@ -6,6 +6,7 @@
 | `variables` | the variable dictionary (`variables.yaml`) and unit spellings |
 | `missing` | values that mean "not measured" (`maps/missing.yaml`) |
 | `units` | from one unit to another (`maps/units.yaml`) |
+| `medians` | medians that an ICU population can have (`maps/medians.yaml`) |
 | `conditions` | three-valued conditions on the values of an hour |
 | `derived` | derived quantities (`derived/*.yaml`) |
 | `tasks`, `task_keys` | prediction tasks (`tasks/*.yaml`) and their keys |

@@ -17,6 +17,7 @@ from clinjepa.report.charts.parts import number
 from clinjepa.report.document import page_environment, page_style
 from clinjepa.report.words import plain, title
 from clinjepa.trajectory.hours.data_card import NOTES
+from clinjepa.trajectory.hours.odd_medians import describe_odd
 
 ACCESS = {
     "open": "open data: anyone may look at single patients",
@@ -164,6 +165,10 @@ class DataCardView:
             )
             for loss in self.card.get("range_losses", [])
         ]
+
+    def odd_lines(self) -> list[str]:
+        """One line for each entry of `odd_medians`."""
+        return [describe_odd(odd) for odd in self.card.get("odd_medians", [])]
 
     def token_charts(self) -> list[Markup]:
         return [self._token_chart(kind, counts) for kind, counts in self.card.get("tokens", {}).items()]

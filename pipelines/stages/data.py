@@ -19,6 +19,7 @@ from clinjepa.sources import open_source
 from clinjepa.sources.extraction import ExtractionPlan, extracted_source, extraction_counts, item_report
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
+from clinjepa.trajectory.hours.odd_medians import describe_odd
 from clinjepa.trajectory.hours.range_losses import describe
 from clinjepa.trajectory.labels.artifact import build_labels, finish_labels
 from clinjepa.trajectory.settings import IngestSettings, LabelSettings, PretrainedTokenizer, TokenizerSettings, TrajectorySettings
@@ -62,6 +63,8 @@ def run_ingest_stage(context: RunContext, stage: Stage, artifact: Artifact) -> d
     card = finish_ingest(out, settings, extraction_counts(extracted) if extracted is not None else None)
     for loss in card["range_losses"]:
         console.print(f"{stage.label}: {describe(loss)}", highlight=False)
+    for odd in card["odd_medians"]:
+        console.print(f"{stage.label}: {describe_odd(odd)}", highlight=False)
     return dict(card)
 
 

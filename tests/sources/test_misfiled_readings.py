@@ -22,6 +22,7 @@ from clinjepa.sources.range_losses import Counts, GroupLosses, add_losses
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.data_card import NOTES, grouped_drops
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
+from clinjepa.trajectory.hours.odd_medians import describe_odd, odd_medians
 from clinjepa.trajectory.hours.range_losses import LEAST_READINGS, LEAST_SHARE, describe, range_losses
 from tests.support.data import meds_examples as meds
 from tests.support.data import mimic_iv_examples as mimic
@@ -169,6 +170,41 @@ def test_what_would_fit_is_sought_in_every_unit_of_the_table(variable, value, fi
     assert all(found.startswith(VARIABLES[variable].text_name + " ") and "Infusion" not in found for found in loss["fits"])
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "unit", "fit"),
+    [
+        ("glucose", 5.6, None, "Glucose in mmol/L"),
+        ("glucose", 5.6, "mg/dL", "Glucose in mmol/L"),
+        ("glucose", 100.0, "mmol/L", "Glucose in mg/dL"),
+        ("bilirubin_total", 14.0, None, "Total Bilirubin in umol/L"),
+        ("lactate", 18.0, None, "Lactate in mg/dL"),
+        ("bun", 5.0, None, "BUN in mmol/L"),
+        ("calcium_total", 2.1, None, "Calcium in mmol/L"),
+        ("magnesium", 0.8, None, "Magnesium in mmol/L"),
+        ("phosphate", 1.1, None, "Phosphate in mmol/L"),
+        ("hemoglobin", 6.2, None, "Hemoglobin in mmol/L"),
+        ("cholesterol", 4.2, None, "Cholesterol in mmol/L"),
+        ("paco2", 5.3, None, "PaCO2 in kPa"),
+        ("map", 11.0, None, "MAP in kPa"),
+        ("pao2", 12.0, None, "PaO2 in kPa"),
+        ("body_weight", 176.0, None, "Weight in lb"),
+    ],
+)
+def test_a_whole_column_in_another_unit_is_named_by_its_median_and_not_changed(variable, value, unit, fit):
+    found = losses(column(variable, [value] * 12, unit))
+    assert range_losses(found) == []
+    (odd,) = odd_medians(found)
+    assert odd["where"] == "all readings" and fit in odd["fits"] and fit in describe_odd(odd)
+
+
+def test_an_odd_median_of_one_site_is_named_and_few_readings_or_usual_ones_are_not():
+    usual = column("glucose", [110.0] * 90, None, "A")
+    (odd,) = odd_medians(losses(usual, column("glucose", [5.6] * 10, None, "B")))
+    assert (odd["where"], odd["num_readings"], odd["median"]) == ("site B", 10, 5.6)
+    assert odd_medians(losses(usual, column("glucose", [5.6] * (LEAST_READINGS - 1), None, "B"))) == []
+    assert odd_medians(losses(column("glucose", [6.1] * 20, "mmol/L"), column("creatinine", [1.1] * 20, None))) == []
+
+
 def test_a_wrong_unit_beside_numbers_in_the_right_one_is_seen_from_the_numbers():
     (loss,) = range_losses([[group("glucose", lost={"150": 40}, unit="mmol/L")]])
     assert "Glucose in mg/dL" in loss["fits"]
@@ -280,7 +316,7 @@ def test_every_source_moves_what_is_certain_and_counts_what_is_lost_by_site(tmp_
 def test_the_data_card_of_an_ingest_names_the_losses(tmp_path):
     config = lenient_config()
     stays = stays_table(*({"stay_id": stay, "outtime": at(30)} for stay in (1, 2, 3)))
-    readings = losses(column("calcium_total", [1.7] * 30 + [9.0] * 70, None, "B"))[0]
+    readings = losses(column("calcium_total", [1.7] * 30 + [9.0] * 70, None, "B"))[0] + losses(column("glucose", [5.6] * 20, None, "B"))[0]
 
     class Reads:
         def read(self, partition):
@@ -291,4 +327,5 @@ def test_the_data_card_of_an_ingest_names_the_losses(tmp_path):
     card = finish_ingest(out, config)
     assert [loss["variable"] for loss in card["range_losses"]] == ["calcium_total"]
     assert card["range_losses"][0]["share_lost"] == pytest.approx(0.3)
+    assert [odd["variable"] for odd in card["odd_medians"]] == ["glucose"] and "Glucose in mmol/L" in render_data_card(card)
     assert "Columns that may not be what their name says" in (page := render_data_card(card)) and "30 of 100" in page

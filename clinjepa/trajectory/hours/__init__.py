@@ -7,6 +7,6 @@
 | `grid` | events -> rows of (event, hour) |
 | `text` | rows -> state, action and static texts |
 | `aggregates`, `history` | rows -> one value per hour and variable, during the stay and before admission |
-| `range_losses`, `other_units` | columns that are not what their name says, and the unit that would fit |
+| `range_losses`, `odd_medians`, `other_units` | columns that are not what their name says, and the unit that would fit |
 | `data_card` | counts: coverage, dropped rows by reason, tokens per text |
 """

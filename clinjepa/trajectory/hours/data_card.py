@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from clinjepa.storage.parts import PartFile
     from clinjepa.trajectory.hours.cohort import AttritionRow
+    from clinjepa.trajectory.hours.odd_medians import OddMedian
     from clinjepa.trajectory.hours.range_losses import RangeLoss
 
 CARD_HOURS = 72
@@ -152,6 +153,7 @@ class DataCard(TypedDict):
     dropped: dict[str, int]
     dropped_by_reason: dict[str, ReasonDrops]
     range_losses: list[RangeLoss]
+    odd_medians: list[OddMedian]
     coverage: dict[str, VariableCoverage]
     hourly_coverage: HourlyCoverage
     parts: dict[str, list[PartFile]]

@@ -26,6 +26,7 @@ from clinjepa.trajectory.hours.cohort import Attrition, AttritionRow, apply_meas
 from clinjepa.trajectory.hours.data_card import DataCard, HourlyCoverage, SplitCounts, add_hourly, grouped_drops, hourly_coverage
 from clinjepa.trajectory.hours.grid import at_store_time, coverage, grid_columns, place_events
 from clinjepa.trajectory.hours.history import HISTORY_SCHEMA, history_hours
+from clinjepa.trajectory.hours.odd_medians import odd_medians
 from clinjepa.trajectory.hours.range_losses import range_losses
 from clinjepa.trajectory.hours.split import SPLITS, draw_split
 from clinjepa.trajectory.hours.text import hour_texts, static_texts
@@ -207,6 +208,7 @@ def _card(
         "dropped": dict(sorted(dropped.items())),
         "dropped_by_reason": grouped_drops(dropped),
         "range_losses": range_losses(record["range_losses"] for record in records.values()),
+        "odd_medians": odd_medians(record["range_losses"] for record in records.values()),
         "coverage": {
             variable: {
                 "num_events": counts["num_events"],

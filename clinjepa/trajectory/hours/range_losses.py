@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 from clinjepa.clinical import Variable, canonical_unit, load_variables
+from clinjepa.clinical.medians import load_medians
 from clinjepa.clinical.units import unit_conversion
 from clinjepa.sources.range_losses import GroupLosses, add_losses
 from clinjepa.trajectory.hours.other_units import Reading, describe_reading, readings_in_other_units
@@ -81,13 +82,13 @@ def _loss(name: str, where: str, groups: Sequence[GroupLosses]) -> RangeLoss | N
         "num_readings": num_readings,
         "num_lost": num_lost,
         "share_lost": num_lost / num_readings,
-        "median_lost": _median(values),
+        "median_lost": median_of(values),
         "units": units,
         "fits": _fits(load_variables()[name], values, units),
     }
 
 
-def _median(values: Sequence[tuple[float, int]]) -> float:
+def median_of(values: Sequence[tuple[float, int]]) -> float:
     """Median of (value, how often) pairs, sorted by value; of an even number the lower one."""
     total, seen = sum(number for _, number in values), 0
     for value, number in values:
@@ -119,7 +120,10 @@ def _fits_as(variable: Variable, reading: Reading, values: Sequence[tuple[float,
         return False
     converted = [(reading.convert(value), number) for value, number in values]
     least = variable.maximum * _LEAST_OF_MAXIMUM if variable.minimum <= 0 else variable.minimum
-    return _mostly_in(variable, converted) and abs(_median(sorted(converted))) >= least
+    known = load_medians().get(variable.name)
+    if known is not None and median_of(values) > variable.maximum:
+        least = known.lowest
+    return _mostly_in(variable, converted) and abs(median_of(sorted(converted))) >= least
 
 
 def _mostly_in(variable: Variable, values: Sequence[tuple[float, int]]) -> bool:
