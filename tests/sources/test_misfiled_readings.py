@@ -237,7 +237,7 @@ def test_a_unit_that_is_not_known_stands_out_with_its_name():
     parts = [column("ptt", [30.0] * 100, "sec"), column("ptt", [1.1] * 12, "furlong")]
     found = {loss["where"]: loss for loss in range_losses(losses(*parts))}
     assert set(found) == {"all readings", "unit furlong"} and found["unit furlong"]["share_lost"] == 1.0
-    assert found["unit furlong"]["units"] == ["furlong"]
+    assert found["unit furlong"]["units"] == ["furlong"] and "(100 %)" in describe(found["unit furlong"])
 
 
 def test_few_losses_are_not_named_so_that_a_median_is_no_patients_value():

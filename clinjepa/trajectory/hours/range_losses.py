@@ -65,7 +65,7 @@ def describe(loss: RangeLoss) -> str:
     where = "" if loss["where"] == "all readings" else f", {loss['where']}"
     unit = f" {' or '.join(loss['units'])}" if loss["units"] else " without a unit"
     fits = f"most lie in the range of {' or '.join(loss['fits'])}" if loss["fits"] else "no other variable or unit of the dictionary fits"
-    lost = f"{loss['num_lost']} of {loss['num_readings']} readings ({100 * loss['share_lost']:.2g} %)"
+    lost = f"{loss['num_lost']} of {loss['num_readings']} readings ({100 * loss['share_lost']:.3g} %)"
     return f"{name}{where}: {lost} lost as implausible or of an unknown unit; median {loss['median_lost']:g}{unit}; {fits}"
 
 
