@@ -109,7 +109,7 @@ def _oxygen(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarra
         last = np.fmax(last, _above(rows.column(column), highest_without))
     any_of_hour = np.fmax(np.fmax(any_of_hour, last), _above(rows.column("o2_flow_highest"), 0.0))
     carried, _ = rows.last_known(last, parameters["status_max_age_hours"] - 1)
-    return np.fmax(any_of_hour, rows.shifted(carried, 1))
+    return np.asarray(np.fmax(any_of_hour, rows.shifted(carried, 1)))
 
 
 def _above(values: np.ndarray, limit: float) -> np.ndarray:
