@@ -43,9 +43,8 @@ VARIABLE_KEYS = (
     Key("conversions", "List of rules that bring values to `unit`, see below; `[]` if none is needed."),
     Key(
         "agg",
-        "Rule for the value of an hour. `time_weighted_mean`: rate x overlap / 1 h, 0 if nothing runs. `starts`: starts in the hour. "
-        "`words`: every different word of a category, sorted, with a line break between "
-        "them; `last_words`: those of the latest time, for several charted at once. Both only with `of`.",
+        "Rule for the value of an hour. `time_weighted_mean`: rate x overlap / 1 h. `starts`: starts in the hour. With `of` only: "
+        "`words`, the different words of a category; `last_words`, those of the latest time.",
         allowed=get_args(Aggregation),
     ),
     Key("provenance", "List of places that the definition is taken from."),

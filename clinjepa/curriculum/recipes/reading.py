@@ -167,7 +167,7 @@ def _options(term: Term, given: Mapping[str, object], where: str) -> Mapping[str
             raise ConfigError(f"{where}: {name} is {value!r}; allowed: {', '.join(term.choices[name])}")
         if isinstance(term.function, str) and isinstance(value, int | float) and not 0 < value < math.inf:
             raise ConfigError(f"{where}: {name} is {value!r}; it must be greater than 0")
-        found[name] = value  # type: ignore[assignment]  # its type is the default's
+        found[name] = value
     return found
 
 
