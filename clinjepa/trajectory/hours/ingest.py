@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from clinjepa.clinical import Variable, load_variables
-from clinjepa.config.schema import CohortConfig
+from clinjepa.config.schema import CohortConfig, TextConfig
 from clinjepa.errors import SourceError
 from clinjepa.sources.access import source_access
 from clinjepa.sources.extraction import read_partition
@@ -91,8 +91,7 @@ def build_partition(
     variables = load_variables()
     attrition, placed, counts = _cohort(tables.stays, events, variables, settings.cohort)
     kept = attrition.stays.sort("stay_id")
-    texts = hour_texts(placed, kept, variables, settings.text.max_decimals, settings.text.include_medications)
-    texts = static_texts(kept).join(texts, on="stay_id", how="inner").sort("stay_id")
+    texts = _texts(placed, kept, variables, settings.text)
     grid = aggregate_hours(placed, kept, variables)
     history = history_hours(tables.events, kept, variables)
     # Labels go by the time of measurement, whenever the value was stored.
@@ -130,6 +129,12 @@ def _cohort(
     placed, counts = place_events(events, attrition.stays, variables)
     apply_measurement_rules(attrition, placed, variables, rules)
     return attrition, placed.filter(pl.col("stay_id").is_in(attrition.stays["stay_id"].to_list())), counts
+
+
+def _texts(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mapping[str, Variable], text: TextConfig) -> pl.DataFrame:
+    """Static and hourly texts, a row a stay, sorted by stay_id."""
+    hourly = hour_texts(placed, stays, variables, text.max_decimals, text.include_medications)
+    return static_texts(stays).join(hourly, on="stay_id", how="inner").sort("stay_id")
 
 
 def _write_measured(out: Folder, name: str, events: pa.Table, stays: pl.DataFrame, variables: Mapping[str, Variable]) -> PartFile:
