@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -42,7 +43,7 @@ ALIGNMENT_RULE = 4.0
 
 
 @dataclass(frozen=True)
-class TrainingJob(Settings):
+class TrainingJob(Settings, ABC):
     """What SFT and the phases have in common. Folders are addresses (local or fsspec URLs); None means that there is none."""
 
     KIND: ClassVar[str]
@@ -74,14 +75,14 @@ class TrainingJob(Settings):
         return {"kind": self.KIND, **super().to_json()}
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The job in messages."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def num_micro_batches(self) -> int:
         """Micro-batches that every optimizer step is cut into, whatever the number of workers."""
-        raise NotImplementedError
 
     @property
     def start_step(self) -> int:
@@ -89,9 +90,9 @@ class TrainingJob(Settings):
         return 0
 
     @property
+    @abstractmethod
     def expected_steps(self) -> int:
         """Optimizer steps of the job as far as its settings alone say."""
-        raise NotImplementedError
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
