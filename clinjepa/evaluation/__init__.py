@@ -7,7 +7,7 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `drift`, `drift_windows` | error of autoregressive rollouts by horizon, with two controls and wrong actions; their windows and rollouts |
 | `geometry/` | displacement of deteriorating over stable stays; its estimator; the cohorts |
 | `downstream/` | risk tasks: probes on latents and rollouts, and the baselines |
-| `roundtrip`, `hour_grid` | values of an hour read back from its latent; the hour grid as arrays |
+| `roundtrip` | values of an hour read back from its latent |
 | `space` | stays of a split, the training mean latent, diagnostics of collapse |
 | `figures`, `metrics`, `seeds` | a figure with its interval; AUROC, AUPRC and the bootstrap; several seeds as one result |
 | `resampling`, `comparisons` | one bootstrap over patients for many figures; paired differences, Holm, equivalence |

@@ -15,10 +15,10 @@ import scipy.linalg
 
 from clinjepa.evaluation.downstream.probes import Standardiser
 from clinjepa.evaluation.figures import Figure, figure
-from clinjepa.evaluation.hour_grid import grid_variables, parts_of, read_grid
 from clinjepa.evaluation.metrics import patient_draws, patient_index, sums_by_patient
 from clinjepa.evaluation.space import Latents, gather_hours, sample_hours
 from clinjepa.storage import Folder
+from clinjepa.trajectory.hour_grid import grid_variables, parts_of, read_grid
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridge penalties per row that tuning chooses from, on standardised latents."""

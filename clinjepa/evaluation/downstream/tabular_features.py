@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from clinjepa.evaluation.hour_grid import GridPart, grid_variables, parts_of, read_grid
 from clinjepa.sources.schema import TIMES_OF_STATICS
 from clinjepa.storage import Folder
+from clinjepa.trajectory.hour_grid import GridPart, grid_variables, parts_of, read_grid
 from clinjepa.trajectory.hours.grid import HOUR_US
 
 WINDOWS_HOURS = (8, 24)

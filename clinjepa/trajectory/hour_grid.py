@@ -1,4 +1,4 @@
-"""The ingest artifact's hourly grid as arrays, for baselines and the round-trip check. Format: docs/contracts.md, section 3."""
+"""The ingest artifact's hourly grid as arrays, for training, baselines and the round trip. Format: docs/contracts.md, section 3."""
 
 from __future__ import annotations
 
