@@ -19,7 +19,7 @@ from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.recipes import Recipe, load_recipe, phase_steps
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings
 from clinjepa.curriculum.steps.encoder_specs import encoder_spec
-from clinjepa.model.base_model import make_base
+from clinjepa.model.pretrained.base_model import make_base
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest

@@ -1,8 +1,8 @@
 """How encoders of transformers' classes behave: `python -m benchmarks.encoder_classes > docs/encoder_classes.md`.
 
 Each class is made with tiny random weights, six times as large as those of a new model so that attention matters, and tried as a new
-encoder is (`clinjepa.model.trial`). Then latents of texts of 1 to 300 tokens and the next-token loss are compared with what transformers
-gives for each text alone; a class that differs more than TOLERANCE raises.
+encoder is (`clinjepa.model.encoding.trial`). Then latents of texts of 1 to 300 tokens and the next-token loss are compared with what
+transformers gives for each text alone; a class that differs more than TOLERANCE raises.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clinjepa.errors import ConfigError
-from clinjepa.model.encoder import Encoder
-from clinjepa.model.layers import inner_of
-from clinjepa.model.packing import encode_texts
+from clinjepa.model.encoding.encoder import Encoder
+from clinjepa.model.encoding.layers import inner_of
+from clinjepa.model.encoding.packing import encode_texts
+from clinjepa.model.encoding.trial import try_encoder
 from clinjepa.model.specs import EncoderSpec
-from clinjepa.model.trial import try_encoder
 
 TOLERANCE = 1e-5
 VOCAB, END = 120, 2

@@ -17,10 +17,10 @@ from clinjepa.capacity.model_sizes import Architecture, known_model
 from clinjepa.curriculum.jobs import PhaseJob, pack_places
 from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings
-from clinjepa.model.adapters import add_adapters
-from clinjepa.model.base_model import drop_head
-from clinjepa.model.encoder import Encoder
-from clinjepa.model.packing import Pack, pack_texts
+from clinjepa.model.encoding.encoder import Encoder
+from clinjepa.model.encoding.packing import Pack, pack_texts
+from clinjepa.model.pretrained.adapters import add_adapters
+from clinjepa.model.pretrained.base_model import drop_head
 from clinjepa.model.specs import EncoderSpec, PredictorSpec
 
 GIB = 1 << 30

@@ -33,7 +33,7 @@ def train(size: Size, texts: list[np.ndarray], device: torch.device, kind: str, 
     from peft import get_peft_model
     from transformers import Trainer, TrainerCallback
 
-    from clinjepa.model.adapters import lora_config
+    from clinjepa.model.pretrained.adapters import lora_config
 
     transformers.logging.disable_progress_bar()
     real: list[int] = []

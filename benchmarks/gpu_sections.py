@@ -23,8 +23,8 @@ from clinjepa.curriculum.feed.window_plan import Assignment
 from clinjepa.curriculum.steps.objective import PhaseObjective
 from clinjepa.curriculum.steps.optimizer import GroupedAdamW
 from clinjepa.curriculum.workers.dist import Dist
-from clinjepa.model.encoder import Encoder
-from clinjepa.model.packing import Pack, encode_texts, pack_texts
+from clinjepa.model.encoding.encoder import Encoder
+from clinjepa.model.encoding.packing import Pack, encode_texts, pack_texts
 from clinjepa.model.predictor import Predictor, build_predictor
 from clinjepa.model.specs import PredictorSpec
 

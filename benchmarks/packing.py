@@ -23,8 +23,8 @@ from benchmarks.demo_stores import DemoStores, demo_config
 from benchmarks.harness import Report, all_rounds, arguments, interleaved, median, publish, timed
 from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.steps.encoder_specs import encoder_spec
-from clinjepa.model.encoder import Encoder, build_encoder
-from clinjepa.model.packing import pack_texts
+from clinjepa.model.encoding.encoder import Encoder, build_encoder
+from clinjepa.model.encoding.packing import pack_texts
 from clinjepa.storage import Folder
 
 TOLERANCE = 1e-4

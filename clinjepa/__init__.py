@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from clinjepa.evaluation.downstream.evaluate import evaluate_downstream
     from clinjepa.evaluation.drift import evaluate_drift
     from clinjepa.evaluation.geometry.evaluate import evaluate_geometry
-    from clinjepa.model.encoder import Encoder, build_encoder
+    from clinjepa.model.encoding.encoder import Encoder, build_encoder
+    from clinjepa.model.encoding.packing import encode_texts
+    from clinjepa.model.encoding.text_encoder import TextEncoder
     from clinjepa.model.losses import rollout_loss, teacher_forcing_loss
-    from clinjepa.model.packing import encode_texts
     from clinjepa.model.predictor import Predictor, build_predictor, load_predictor
     from clinjepa.model.rollout import rollout
     from clinjepa.model.specs import EncoderSpec, PredictorSpec
-    from clinjepa.model.text_encoder import TextEncoder
     from clinjepa.report.document import report_schema
     from clinjepa.sources import open_source
     from clinjepa.sources.schema import Source, SourceTables
@@ -92,9 +92,9 @@ _PUBLIC = {
     "trajectory.tokens.trajectory_store": ("StayTokens", "TrajectoryReader"),
     "trajectory.tokens.latent_store": ("LatentReader",),
     "model.specs": ("EncoderSpec", "PredictorSpec"),
-    "model.encoder": ("Encoder", "build_encoder"),
-    "model.packing": ("encode_texts",),
-    "model.text_encoder": ("TextEncoder",),
+    "model.encoding.encoder": ("Encoder", "build_encoder"),
+    "model.encoding.packing": ("encode_texts",),
+    "model.encoding.text_encoder": ("TextEncoder",),
     "model.predictor": ("Predictor", "build_predictor", "load_predictor"),
     "model.rollout": ("rollout",),
     "model.losses": ("rollout_loss", "teacher_forcing_loss"),

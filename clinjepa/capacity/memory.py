@@ -18,7 +18,7 @@ from clinjepa.curriculum.terms.table import TERMS
 
 GIB = 1 << 30
 LOGITS_AT_ONCE = 1 << 26
-"""Logits that exist at a time in next-token training (`clinjepa.model.encoder`)."""
+"""Logits that exist at a time in next-token training (`clinjepa.model.encoding.encoder`)."""
 KEPT_GATHERED_BYTES = 1 << 30
 """Modules of up to this size stay gathered (`clinjepa.curriculum.workers.gathering`)."""
 ALLOWANCE = 6 * GIB

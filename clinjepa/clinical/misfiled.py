@@ -1,7 +1,7 @@
 """Readings that stand under another variable or unit than their own: the certain cases, as data (`maps/misfiled.yaml`).
 
 A rule holds only where the charted number is impossible for the variable: its range is disjoint from the variable's plausible one, which is
-checked here. Applied by `clinjepa/sources/misfiled.py`.
+checked here. Applied by `clinjepa/sources/readings/misfiled.py`.
 """
 
 from __future__ import annotations

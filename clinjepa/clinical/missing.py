@@ -1,6 +1,6 @@
 """The values that mean "not measured", for each variable and on every source: `maps/missing.yaml`.
 
-`clinjepa.sources.missing_values` drops such rows and counts them.
+`clinjepa.sources.readings.missing_values` drops such rows and counts them.
 """
 
 from __future__ import annotations

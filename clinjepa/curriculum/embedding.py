@@ -12,9 +12,9 @@ from clinjepa.curriculum.settings import BaseSettings, ReadingSettings, Settings
 from clinjepa.curriculum.steps.encoder_specs import reading_spec
 from clinjepa.curriculum.workers.dist import chosen_device
 from clinjepa.curriculum.workers.out_of_memory import embedding_remedies, names_settings
-from clinjepa.model.encoder import Encoder, Loading, build_encoder
-from clinjepa.model.identity import encoder_digest
-from clinjepa.model.packing import encode_texts
+from clinjepa.model.encoding.encoder import Encoder, Loading, build_encoder
+from clinjepa.model.encoding.packing import encode_texts
+from clinjepa.model.pretrained.identity import encoder_digest
 from clinjepa.model.tensor_files import ONLINE_TENSORS, read_tensors
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentWriter, part_index

@@ -23,8 +23,8 @@ from clinjepa.curriculum.steps.objective import PhaseObjective
 from clinjepa.curriculum.training_loop import Launch, MicroBatch, train
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.curriculum.workers.out_of_memory import names_settings, phase_remedies
-from clinjepa.model.identity import encoder_digest
 from clinjepa.model.predictor import PREDICTOR_ENCODER, save_predictor
+from clinjepa.model.pretrained.identity import encoder_digest
 from clinjepa.model.tensor_files import write_tensors
 from clinjepa.storage import Folder
 

@@ -30,9 +30,9 @@ from clinjepa.curriculum.training_loop import Launch, MicroBatch, train
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.curriculum.workers.gathering import communicates_in_every_forward, keep_gathered, set_gradient_sync
 from clinjepa.curriculum.workers.out_of_memory import names_settings, sft_remedies
-from clinjepa.model.base_model import write_base
-from clinjepa.model.encoder import Encoder, Loading, build_encoder
-from clinjepa.model.packing import Pack
+from clinjepa.model.encoding.encoder import Encoder, Loading, build_encoder
+from clinjepa.model.encoding.packing import Pack
+from clinjepa.model.pretrained.base_model import write_base
 from clinjepa.model.tensor_files import ONLINE_TENSORS, write_tensors
 from clinjepa.storage import Folder
 

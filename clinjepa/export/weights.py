@@ -7,7 +7,7 @@
 | all weights, or nothing on a base made here | Hugging Face model | – |
 | nothing on a public base | no weights | – |
 
-A public base is named and never copied. `encoder/encoder.json` describes how a latent is computed (clinjepa/model/text_encoder.py).
+A public base is named and never copied. `encoder/encoder.json` describes how a latent is computed (`TextEncoder`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor
 from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.curriculum.steps.encoder_specs import encoder_spec, special_ids_of
 from clinjepa.errors import CheckpointError, ConfigError
-from clinjepa.model.adapters import lora_config
-from clinjepa.model.base_model import BASE_CONFIG, BASE_TENSORS
+from clinjepa.model.encoding.text_encoder import ADAPTER_TENSORS, DESCRIPTION, NOT_DESCRIBED, SCHEMA_VERSION
 from clinjepa.model.predictor import PREDICTOR_SPEC, PREDICTOR_TENSORS, load_predictor
+from clinjepa.model.pretrained.adapters import lora_config
+from clinjepa.model.pretrained.base_model import BASE_CONFIG, BASE_TENSORS
 from clinjepa.model.specs import EncoderSpec
 from clinjepa.model.tensor_files import read_tensors, write_tensors
-from clinjepa.model.text_encoder import ADAPTER_TENSORS, DESCRIPTION, NOT_DESCRIBED, SCHEMA_VERSION
 from clinjepa.storage import Folder
 
 ADAPTER_CONFIG = "adapter_config.json"

@@ -63,17 +63,25 @@ class TeacherForced(NamedTuple):
     cache: Cache
 
 
+class RolloutForm(NamedTuple):
+    """How a rollout is trained.
+
+    Attributes:
+        num_steps: steps of the rollout.
+        kind: `native` feeds the model its last prediction, with gradient through the chain. `teacher_forced` feeds it the recorded
+            latent; by the block-causal mask, that gives the window's predictions at start + 1 and later.
+        distance: how an hour is compared with its target.
+    """
+
+    num_steps: int
+    kind: str
+    distance: Distance = L1
+
+
 def rollout_loss(
-    predictor: Predictor,
-    window: TeacherForced,
-    z_action_BTD: Tensor,
-    target_BTD: Tensor,
-    start_B: Tensor,
-    num_steps: int,
-    kind: str,
-    distance: Distance = L1,
+    predictor: Predictor, window: TeacherForced, z_action_BTD: Tensor, target_BTD: Tensor, start_B: Tensor, form: RolloutForm
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the distances of rollout steps 1 to num_steps, which predict hours start + 1 to start + num_steps.
+    """Sum of the distances of rollout steps 1 to `form.num_steps`, which predict hours start + 1 to start + num_steps.
 
     Step 1 is the window's prediction at `start`; each further step costs one more hour.
 
@@ -83,17 +91,15 @@ def rollout_loss(
         z_action_BTD: actions of the window.
         target_BTD: as in `teacher_forcing_loss`.
         start_B: last recorded hour of each window's rollout; -1 for a window that is too short, which is not counted.
-        num_steps: steps of the rollout.
-        kind: `native` feeds the model its last prediction, with gradient through the chain. `teacher_forced` feeds it the recorded
-            latent; by the block-causal mask, that gives the window's predictions at start + 1 and later.
-        distance: how an hour is compared with its target.
+        form: number of steps, their inputs, distance.
 
     Returns:
         (scalar in latent units, number of windows counted). Losses of the steps are summed; the mean is over windows.
 
     Raises:
-        ValueError: another `kind`.
+        ValueError: another `form.kind`.
     """
+    num_steps, kind, distance = form
     pred_BTD, cache = window
     counted = start_B >= 0
     last = pred_BTD.shape[1] - 1

@@ -226,7 +226,7 @@ def build_predictor(spec: PredictorSpec, seed: int) -> Predictor:
 
 PREDICTOR_TENSORS, PREDICTOR_SPEC = "predictor.safetensors", "predictor.json"
 PREDICTOR_ENCODER = "encoder.json"
-"""File beside a predictor: {"encoder_digest": of the encoder in whose latent space it predicts (`model.identity`)}."""
+"""File beside a predictor: {"encoder_digest": of the encoder in whose latent space it predicts (`pretrained/identity.py`)}."""
 
 
 def predictor_state(predictor: Predictor) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard, cast
 
 from clinjepa.errors import SourceError
-from clinjepa.sources.csv_stream import ScanPlan, least_memory_mb, process_mb
+from clinjepa.sources.files.csv_stream import ScanPlan, least_memory_mb, process_mb
 from clinjepa.sources.schema import ExtractedSource, Partition, PartitionReader, Source, SourceTables, TableFile
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import RECORDS

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError
-from clinjepa.sources.range_losses import GroupLosses
+from clinjepa.sources.readings.range_losses import GroupLosses
 
 if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig

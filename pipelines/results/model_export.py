@@ -13,7 +13,7 @@ from clinjepa.errors import ConfigError, StoreError
 from clinjepa.export.card import data_terms, model_card, package_versions, report_figures
 from clinjepa.export.folder import CARD, begin_export, finish_export
 from clinjepa.export.weights import TokenizerFacts, TrainedParts, Written, write_weights
-from clinjepa.model.identity import check_predictor, encoder_digest
+from clinjepa.model.pretrained.identity import check_predictor, encoder_digest
 from clinjepa.redaction import redacted
 from clinjepa.sources.open_data import list_open_data
 from clinjepa.storage import Folder

@@ -114,10 +114,10 @@ def check_model(config: Config, experiment: Experiment) -> None:
                 f"encoder.lora.targets: {unknown} match no linear layer of this model; it has {', '.join(sorted(_LAYERS_MADE_HERE))}"
             )
         return
-    from clinjepa.model.adapters import check_targets
-    from clinjepa.model.base_model import check_content
-    from clinjepa.model.model_files import check_model_files
-    from clinjepa.model.weights import hollow_model, public_content
+    from clinjepa.model.pretrained.adapters import check_targets
+    from clinjepa.model.pretrained.base_model import check_content
+    from clinjepa.model.pretrained.model_files import check_model_files
+    from clinjepa.model.pretrained.weights import hollow_model, public_content
 
     # A cluster's machines may have a folder that this one lacks.
     if not on_a_cluster() or os.path.lexists(str(encoder.model)):

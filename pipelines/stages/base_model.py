@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clinjepa.curriculum.settings import BaseSettings
-from clinjepa.model.weights import public_content
+from clinjepa.model.pretrained.weights import public_content
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.context import RunContext
@@ -28,7 +28,7 @@ def run_base_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dic
 def _write_base(tokenizer: Folder, out: Folder, settings: BaseSettings, seed: int, fresh: bool) -> dict[str, object]:
     """fresh: random weights in the architecture of a public model."""
     from clinjepa.curriculum.steps.encoder_specs import next_token_spec
-    from clinjepa.model.base_model import make_base, make_random_base
+    from clinjepa.model.pretrained.base_model import make_base, make_random_base
 
     if fresh:
         make_random_base(next_token_spec(settings, None, tokenizer), seed, out)

@@ -19,8 +19,8 @@ from clinjepa.evaluation.geometry.evaluate import evaluate_geometry
 from clinjepa.evaluation.predictions import PREDICTIONS
 from clinjepa.evaluation.roundtrip import evaluate_roundtrip
 from clinjepa.evaluation.settings import DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
-from clinjepa.model.identity import check_predictor, encoder_digest
 from clinjepa.model.predictor import load_predictor
+from clinjepa.model.pretrained.identity import check_predictor, encoder_digest
 from clinjepa.storage import Folder
 from clinjepa.trajectory.labels.artifact import read_labels
 from clinjepa.trajectory.tokens.latent_store import LatentReader

@@ -18,7 +18,7 @@ from benchmarks.launchers import Trained, read_trained
 from clinjepa.curriculum.checkpoints.history import TrainingHistory
 from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.feed.window_plan import assignments
-from clinjepa.model.encoder import build_encoder
+from clinjepa.model.encoding.encoder import build_encoder
 from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder
 from tests.support.machines.cli import ROOT, environment

@@ -12,7 +12,7 @@ import torch
 
 import clinjepa.capacity.memory as budget
 import clinjepa.curriculum.workers.gathering as gathering
-import clinjepa.model.next_token as next_token_module
+import clinjepa.model.encoding.next_token as next_token_module
 from clinjepa.capacity.advice import advice, fits
 from clinjepa.capacity.duration import ASSUMED, TextFigures, forward_flops, run_times, text_figures
 from clinjepa.capacity.memory import RunSizes, phase_memory, run_memory, sft_memory
@@ -20,11 +20,11 @@ from clinjepa.capacity.model_sizes import Architecture, known_gpus, known_model,
 from clinjepa.config import Config, load_config
 from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.curriculum.settings import EncoderSettings
-from clinjepa.model.base_model import random_model
-from clinjepa.model.encoder import build_encoder
-from clinjepa.model.losses import TeacherForced, rollout_loss, teacher_forcing_loss
-from clinjepa.model.packing import pack_texts
+from clinjepa.model.encoding.encoder import build_encoder
+from clinjepa.model.encoding.packing import pack_texts
+from clinjepa.model.losses import RolloutForm, TeacherForced, rollout_loss, teacher_forcing_loss
 from clinjepa.model.predictor import build_predictor
+from clinjepa.model.pretrained.base_model import random_model
 from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
@@ -128,7 +128,7 @@ def test_the_predictors_graph_takes_what_was_measured() -> None:
     with LiveBytes(*predictor.parameters(), static, state, action, valid) as live:
         pred, _, cache = predictor(static, state, action, valid, keep_cache=True)
         loss = teacher_forcing_loss(pred, state, valid)[0]
-        loss = loss + rollout_loss(predictor, TeacherForced(pred, cache), action, state, torch.full((3,), 5), 2, "native")[0]
+        loss = loss + rollout_loss(predictor, TeacherForced(pred, cache), action, state, torch.full((3,), 5), RolloutForm(2, "native"))[0]
     assert loss.requires_grad
     assert 0.85 < predictor_kept_bytes(96, spec.to_dict(), 3, 48, 2) / live.now < 1.2
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from clinjepa.curriculum.steps.encoder_specs import encoder_spec, reading_spec
-from clinjepa.model.base_model import make_base
-from clinjepa.model.encoder import build_encoder
-from clinjepa.model.packing import encode_texts
+from clinjepa.model.encoding.encoder import build_encoder
+from clinjepa.model.encoding.packing import encode_texts
+from clinjepa.model.pretrained.base_model import make_base
 from clinjepa.storage import Folder
 from tests.support.models.model_encoders import random_texts
 from tests.support.training.curriculum_jobs import encoder_settings

@@ -32,8 +32,8 @@ from clinjepa.curriculum.steps.objective import PhaseObjective, spread
 from clinjepa.curriculum.training_loop import Launch
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.errors import CheckpointError, ConfigError, StoreError, TrainingError
-from clinjepa.model.encoder import build_encoder
-from clinjepa.model.packing import pack_texts
+from clinjepa.model.encoding.encoder import build_encoder
+from clinjepa.model.encoding.packing import pack_texts
 from clinjepa.model.predictor import load_predictor
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentReader, LatentWriter, finish_latents

@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 
 import clinjepa.curriculum.embedding as embedding
 import clinjepa.curriculum.worker as worker
-import clinjepa.model.text_encoder as text_encoder
+import clinjepa.model.encoding.text_encoder as text_encoder
 import pipelines.scheduling.preflight as preflight
 import pipelines.stages.latents as embed
 import pipelines.stages.ray_train as training
@@ -24,8 +24,8 @@ from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.curriculum.steps.encoder_specs import encoder_spec
 from clinjepa.curriculum.workers.dist import Dist, chosen_device, require_gpu, set_up_gpu
 from clinjepa.errors import ResourceError
-from clinjepa.model.base_model import make_base
-from clinjepa.model.encoder import Loading, build_encoder
+from clinjepa.model.encoding.encoder import Loading, build_encoder
+from clinjepa.model.pretrained.base_model import make_base
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.stage import Stage

@@ -17,8 +17,8 @@ from clinjepa.curriculum.steps.assembly import assemble
 from clinjepa.curriculum.steps.objective import PhaseObjective
 from clinjepa.curriculum.terms.masked import masked_hours
 from clinjepa.curriculum.workers.dist import Dist
-from clinjepa.model.encoder import Encoder
-from clinjepa.model.packing import pack_texts
+from clinjepa.model.encoding.encoder import Encoder
+from clinjepa.model.encoding.packing import pack_texts
 from tests.curriculum.test_curriculum_phase import run_until, starts
 from tests.support.training.curriculum_jobs import CURRICULUM
 from tests.support.training.curriculum_processes import run_job, run_on_workers

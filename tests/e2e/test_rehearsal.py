@@ -28,7 +28,17 @@ class Rehearsal:
     def __init__(self, root: Path) -> None:
         self.root, self.storage, self.model = root, root / "storage", root / "model"
         public = write_public_folder(root / "public")
-        command = [sys.executable, "-m", "clinjepa.model.shrink", str(public), str(self.model), "--layers", "3", "--head-dim", "8"]
+        command = [
+            sys.executable,
+            "-m",
+            "clinjepa.model.pretrained.shrink",
+            str(public),
+            str(self.model),
+            "--layers",
+            "3",
+            "--head-dim",
+            "8",
+        ]
         shrunk = subprocess.run(command, cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=200)
         assert "num_hidden_layers 3" in shrunk.stdout, shrunk.stderr[-2000:]
         self.overrides = (f"storage={self.storage}", f"encoder.model={self.model}")

@@ -17,7 +17,7 @@ from clinjepa.config.schema import DownstreamConfig, DriftConfig, ProbeConfig
 from clinjepa.evaluation.downstream.evaluate import evaluate_downstream
 from clinjepa.evaluation.downstream.point_features import PointFeatures, point_features
 from clinjepa.evaluation.drift import evaluate_drift
-from clinjepa.model.losses import TeacherForced, rollout_loss, teacher_forcing_loss
+from clinjepa.model.losses import RolloutForm, TeacherForced, rollout_loss, teacher_forcing_loss
 from clinjepa.model.predictor import Predictor, build_predictor
 from clinjepa.model.rollout import rollout
 from clinjepa.model.specs import PredictorSpec
@@ -62,7 +62,7 @@ def test_reach_is_where_the_losses_of_the_longest_window_leave_a_gradient(predic
     forced = TeacherForced(pred_BTD, cache)
     last_start = torch.tensor([TRAINED - 1 - steps])
     loss = teacher_forcing_loss(pred_BTD, z_state_TD, valid_BT)[0]
-    loss = loss + rollout_loss(predictor, forced, z_action_TD, z_state_TD, last_start, steps, kind)[0]
+    loss = loss + rollout_loss(predictor, forced, z_action_TD, z_state_TD, last_start, RolloutForm(steps, kind))[0]
     torch.autograd.backward(loss)
     assert predictor.positions.grad is not None
     reached_P = predictor.positions.grad.abs().sum(1) > 0

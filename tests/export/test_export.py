@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from clinjepa.errors import CheckpointError, ConfigError, StoreError
 from clinjepa.export.folder import check_export
 from clinjepa.model import Predictor, TextEncoder, encode_texts, rollout
-from clinjepa.model.identity import encoder_digest
 from clinjepa.model.predictor import PREDICTOR_ENCODER
+from clinjepa.model.pretrained.identity import encoder_digest
 from clinjepa.model.tensor_files import write_tensors
 from clinjepa.report.document import build_report
 from clinjepa.storage import Folder

@@ -20,9 +20,9 @@ from clinjepa.curriculum.sft import SftTraining
 from clinjepa.curriculum.steps.assembly import PhaseModules, assemble
 from clinjepa.curriculum.steps.objective import PhaseObjective
 from clinjepa.curriculum.workers.dist import Dist
-from clinjepa.model.adapters import adapter_of
-from clinjepa.model.encoder import Encoder
-from clinjepa.model.packing import encode_texts
+from clinjepa.model.encoding.encoder import Encoder
+from clinjepa.model.encoding.packing import encode_texts
+from clinjepa.model.pretrained.adapters import adapter_of
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentReader, finish_latents
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader

@@ -19,9 +19,9 @@ from clinjepa.curriculum.phase import run_phase
 from clinjepa.curriculum.worker import main
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.errors import CheckpointError, StoreError
-from clinjepa.model import identity
-from clinjepa.model.identity import encoder_digest
 from clinjepa.model.predictor import PREDICTOR_ENCODER
+from clinjepa.model.pretrained import identity
+from clinjepa.model.pretrained.identity import encoder_digest
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentReader, finish_latents
 from pipelines.graph.artifacts import Artifact

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from clinjepa.errors import ConfigError
-from clinjepa.model.encoder import Encoder, build_encoder
-from clinjepa.model.packing import encode_texts, pack_texts
+from clinjepa.model.encoding.encoder import Encoder, build_encoder
+from clinjepa.model.encoding.packing import encode_texts, pack_texts
 from tests.support.models.tiny_classes import END, latents_alone, loss_alone, some_texts, tiny_spec, write_tiny
 
 TEXTS = some_texts(9, 31, 5, 1, 18, 40, 3)
@@ -110,7 +110,7 @@ def test_what_latents_are_read_from_changes_no_weight_of_sft(tmp_path: Path) -> 
 def test_chunked_logits_of_a_class_that_caps_them_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = write_tiny(tmp_path, "gemma2")
     encoder = build_encoder(tiny_spec(tmp_path, adaptation="full"), None, 0, with_head=True)
-    monkeypatch.setattr("clinjepa.model.next_token._LOGITS_AT_ONCE", 1000)
+    monkeypatch.setattr("clinjepa.model.encoding.next_token._LOGITS_AT_ONCE", 1000)
     loss = loss_of(encoder)
     loss.backward()
     assert encoder.logits_by_class

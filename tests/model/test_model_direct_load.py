@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clinjepa.model.base_model import NoHead
-from clinjepa.model.encoder import build_encoder
-from clinjepa.model.packing import encode_texts, pack_texts
-from clinjepa.model.weights import weight_files
+from clinjepa.model.encoding.encoder import build_encoder
+from clinjepa.model.encoding.packing import encode_texts, pack_texts
+from clinjepa.model.pretrained.base_model import NoHead
+from clinjepa.model.pretrained.weights import weight_files
 from clinjepa.storage import Folder
 from tests.support.models.direct_load_worker import TEXTS, plainly_built, write_model
 from tests.support.models.model_encoders import SETTINGS, encoder_spec
@@ -23,7 +23,7 @@ def test_several_files_give_what_a_plain_load_gives(tmp_path: Path, tied: bool, 
     write_model(tmp_path, tied)
     spec = encoder_spec(dtype=dtype)
     plain = plainly_built(Folder(tmp_path), spec=spec)
-    monkeypatch.setattr("clinjepa.model.encoder.load_base", None)
+    monkeypatch.setattr("clinjepa.model.encoding.encoder.load_base", None)
     direct = build_encoder(spec, Folder(tmp_path), 4)
     tensors = [[*encoder.named_parameters(), *encoder.named_buffers()] for encoder in (plain, direct)]
     for a, b in zip(*tensors, strict=True):
@@ -42,7 +42,7 @@ def test_tied_weights_stay_one_tensor(tmp_path: Path) -> None:
 def test_an_output_layer_of_its_own_is_left_on_the_disk_unless_it_is_needed(tmp_path: Path, files: str, monkeypatch) -> None:
     write_model(tmp_path, tied=False)
     if files == "left to transformers":
-        monkeypatch.setattr("clinjepa.model.encoder.fits", lambda *_: False)
+        monkeypatch.setattr("clinjepa.model.encoding.encoder.fits", lambda *_: False)
     latent, whole = (build_encoder(encoder_spec(), Folder(tmp_path), 4, with_head=with_head) for with_head in (False, True))
     left_out = {name for name, _ in whole.named_parameters()} - {name for name, _ in latent.named_parameters()}
     assert {name.rpartition("lm_head")[2] for name in left_out} == {".weight"}

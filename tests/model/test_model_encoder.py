@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-import clinjepa.model.next_token as next_token_module
+import clinjepa.model.encoding.next_token as next_token_module
 from clinjepa.errors import CheckpointError, ConfigError, StoreError
-from clinjepa.model.adapters import add_adapters
-from clinjepa.model.base_model import make_base, write_base
-from clinjepa.model.encoder import Encoder, build_encoder
-from clinjepa.model.packing import encode_texts, pack_texts
+from clinjepa.model.encoding.encoder import Encoder, build_encoder
+from clinjepa.model.encoding.packing import encode_texts, pack_texts
+from clinjepa.model.pretrained.adapters import add_adapters
+from clinjepa.model.pretrained.base_model import make_base, write_base
 from clinjepa.storage import Folder
 from tests.support.models.model_encoders import VOCAB, encoder_spec, move_online, random_texts
 

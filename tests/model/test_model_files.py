@@ -17,10 +17,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from clinjepa.errors import ConfigError
-from clinjepa.model.base_model import NoHead
-from clinjepa.model.encoder import build_encoder
-from clinjepa.model.packing import encode_texts
-from clinjepa.model.text_encoder import TextEncoder
+from clinjepa.model.encoding.encoder import build_encoder
+from clinjepa.model.encoding.packing import encode_texts
+from clinjepa.model.encoding.text_encoder import TextEncoder
+from clinjepa.model.pretrained.base_model import NoHead
 from tests.support.models.tiny_classes import latents_alone, loss_alone, some_texts, tiny_spec, write_tiny
 
 TEXTS = some_texts(6, 11, 3)

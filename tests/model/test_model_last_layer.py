@@ -7,8 +7,8 @@ import torch
 import transformers
 from torch import nn
 
-from clinjepa.model.encoder import Encoder, build_encoder
-from clinjepa.model.packing import pack_texts
+from clinjepa.model.encoding.encoder import Encoder, build_encoder
+from clinjepa.model.encoding.packing import pack_texts
 from tests.support.models.model_encoders import VOCAB, encoder_spec, random_texts
 
 TEXTS = random_texts(24)

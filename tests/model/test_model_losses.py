@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clinjepa.model.losses import TeacherForced, rollout_loss, rollout_starts, teacher_forcing_loss
+from clinjepa.model.losses import RolloutForm, TeacherForced, rollout_loss, rollout_starts, teacher_forcing_loss
 from clinjepa.model.predictor import Predictor, build_predictor
 from clinjepa.model.specs import PredictorSpec
 
@@ -29,7 +29,7 @@ def batch(lengths: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def rolled(model: Predictor, given: tuple[Tensor, ...], starts: list[int], steps: int, kind: str) -> tuple[Tensor, Tensor]:
     z_static, z_state, z_action, valid = given
     pred, _, cache = model(z_static, z_state, z_action, valid, keep_cache=True)
-    return rollout_loss(model, TeacherForced(pred, cache), z_action, z_state, torch.tensor(starts), steps, kind)
+    return rollout_loss(model, TeacherForced(pred, cache), z_action, z_state, torch.tensor(starts), RolloutForm(steps, kind))
 
 
 def test_teacher_forcing_sums_over_valid_predicted_hours_only(model: Predictor) -> None:
@@ -71,7 +71,7 @@ def test_native_rollout_has_its_gradient_through_the_whole_chain(model: Predicto
 
     def built(leaf: Tensor) -> Tensor:
         pred, _, cache = model(z_static, leaf, z_action, keep_cache=True)
-        return rollout_loss(model, TeacherForced(pred, cache), z_action, z_state, torch.tensor([2]), 2, "native")[0]
+        return rollout_loss(model, TeacherForced(pred, cache), z_action, z_state, torch.tensor([2]), RolloutForm(2, "native"))[0]
 
     gradients = []
     for loss in (chained, built):
@@ -145,7 +145,7 @@ def test_losses_count_predicted_hours_and_windows_long_enough_for_a_rollout(mode
     starts = rollout_starts(torch.tensor(lengths), 2)
     pred, _, cache = model(*given, keep_cache=True)
     hours = teacher_forcing_loss(pred, given[1], given[3])[1]
-    windows = rollout_loss(model, TeacherForced(pred, cache), given[2], given[1], starts, 2, "native")[1]
+    windows = rollout_loss(model, TeacherForced(pred, cache), given[2], given[1], starts, RolloutForm(2, "native"))[1]
     assert (int(hours), int(windows)) == (13, 2)
 
 

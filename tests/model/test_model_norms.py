@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from clinjepa.model import norms
-from clinjepa.model.encoder import Encoder, build_encoder
+from clinjepa.model.encoding.encoder import Encoder, build_encoder
+from clinjepa.model.encoding.packing import pack_texts
 from clinjepa.model.norms import KNOWN, fuse_norms
-from clinjepa.model.packing import pack_texts
 from tests.support.models.model_encoders import encoder_spec, move_online, random_texts
 
 (PACK,) = pack_texts(random_texts(12), 4096)

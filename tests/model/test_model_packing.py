@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from clinjepa.model.encoder import build_encoder
-from clinjepa.model.packing import encode_texts, pack_texts, unique_texts
+from clinjepa.model.encoding.encoder import build_encoder
+from clinjepa.model.encoding.packing import encode_texts, pack_texts, unique_texts
 from tests.support.models.model_encoders import encoder_spec, random_texts
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from clinjepa.errors import ConfigError
-from clinjepa.model.encoder import Encoder, build_encoder
-from clinjepa.model.packing import encode_texts, pack_texts
+from clinjepa.model.encoding.encoder import Encoder, build_encoder
+from clinjepa.model.encoding.packing import encode_texts, pack_texts
 from tests.support.models.live_bytes import LiveBytes
 from tests.support.models.model_encoders import SETTINGS, encoder_spec, move_online, random_texts
 

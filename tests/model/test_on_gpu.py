@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from clinjepa.curriculum.workers.dist import chosen_device
-from clinjepa.model.encoder import Encoder, Loading, build_encoder
-from clinjepa.model.packing import encode_texts, pack_texts
+from clinjepa.model.encoding.encoder import Encoder, Loading, build_encoder
+from clinjepa.model.encoding.packing import encode_texts, pack_texts
 from tests.support.models.model_encoders import encoder_spec, move_online, random_texts
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")

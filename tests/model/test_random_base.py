@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from clinjepa.curriculum.settings import BaseSettings
 from clinjepa.errors import ConfigError
-from clinjepa.model.base_model import make_random_base
-from clinjepa.model.encoder import build_encoder
-from clinjepa.model.packing import encode_texts
+from clinjepa.model.encoding.encoder import build_encoder
+from clinjepa.model.encoding.packing import encode_texts
+from clinjepa.model.pretrained.base_model import make_random_base
 from clinjepa.storage import Folder
 from tests.support.models.model_encoders import encoder_spec, random_texts
 from tests.support.models.public_models import write_shrunk_model

@@ -110,8 +110,8 @@ def test_every_file_and_module_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_a_name_that_is_gone_is_found() -> None:
-    text = "`clinjepa/storage/object_store.py`, `clinjepa.model.io`, `clinjepa.model.packing.gone`, `clinjepa.model.packing.pack_texts`"
-    assert missing(text) == ["clinjepa.model.io", "clinjepa.model.packing.gone", "clinjepa/storage/object_store.py"]
+    text = "`clinjepa/storage/object_store.py`, `clinjepa.model.io`, `clinjepa.model.rollout.gone`, `clinjepa.model.rollout.rollout`"
+    assert missing(text) == ["clinjepa.model.io", "clinjepa.model.rollout.gone", "clinjepa/storage/object_store.py"]
 
 
 def commands(page: Path, since: str = "", until: str = "") -> Iterator[list[str]]:

@@ -68,7 +68,7 @@ def imports(path: Path, modules: dict[str, Path]) -> set[str]:
 
 
 def room(module: str) -> str:
-    """`clinjepa.model` for `clinjepa.model.encoder`; a command of `pipelines/` is in no room: `pipelines`."""
+    """`clinjepa.model` for `clinjepa.model.encoding.encoder`; a command of `pipelines/` is in no room: `pipelines`."""
     parts = module.split(".")
     if parts[0] == "pipelines":
         return ".".join(parts[:2]) if ".".join(parts[:2]) in PIPELINES_MAY_IMPORT else "pipelines"

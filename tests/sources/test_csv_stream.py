@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clinjepa.errors import SourceError, StorageError
-from clinjepa.sources import csv_stream
-from clinjepa.sources.csv_rows import MOST_LINES, CsvFile, parse_times
-from clinjepa.sources.csv_stream import ScanPlan, scan
 from clinjepa.sources.extraction import ExtractionPlan
+from clinjepa.sources.files import csv_stream
+from clinjepa.sources.files.csv_rows import MOST_LINES, CsvFile, parse_times
+from clinjepa.sources.files.csv_stream import ScanPlan, scan
 from clinjepa.storage import Folder
 
 COLUMNS = {"id": "integer", "note": "text"}

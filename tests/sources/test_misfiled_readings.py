@@ -16,9 +16,9 @@ from clinjepa.errors import ConfigError
 from clinjepa.report.data_card_page import render_data_card
 from clinjepa.sources import SourceTables, open_source
 from clinjepa.sources.challenges.cinc2019 import COLUMNS
-from clinjepa.sources.cleaning import at_sites, convert_values, raw_events
-from clinjepa.sources.misfiled import move_misfiled
-from clinjepa.sources.range_losses import Counts, GroupLosses, add_losses
+from clinjepa.sources.readings.cleaning import at_sites, convert_values, raw_events
+from clinjepa.sources.readings.misfiled import move_misfiled
+from clinjepa.sources.readings.range_losses import Counts, GroupLosses, add_losses
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.data_card import NOTES, grouped_drops
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest

@@ -11,8 +11,8 @@ import pytest
 from clinjepa.config.schema import SourceConfig
 from clinjepa.sources import SourceTables, open_source
 from clinjepa.sources.challenges.cinc2019 import COLUMNS
-from clinjepa.sources.cleaning import convert_values, raw_events
-from clinjepa.sources.missing_values import plausible_statics
+from clinjepa.sources.readings.cleaning import convert_values, raw_events
+from clinjepa.sources.readings.missing_values import plausible_statics
 from tests.support.data import meds_examples as meds
 from tests.support.data import mimic_iv_examples as mimic
 

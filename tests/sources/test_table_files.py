@@ -11,8 +11,8 @@ import pytest
 
 from clinjepa.config.schema import SourceConfig
 from clinjepa.errors import SourceError
-from clinjepa.sources import csv_stream
 from clinjepa.sources.access import source_access
+from clinjepa.sources.files import csv_stream
 from clinjepa.sources.mimic_iv.tables import load_tables
 from tests.support.data import meds_examples
 from tests.support.data.mimic_iv_examples import as_csv, at, chart, hospital, infusion, lab, read_all, write_mimic, write_table

@@ -14,7 +14,7 @@ from clinjepa.clinical.units import unit_conversion
 from clinjepa.config.schema import SourceConfig
 from clinjepa.sources import open_source
 from clinjepa.sources.challenges.cinc2019 import COLUMNS
-from clinjepa.sources.cleaning import convert_values, raw_events
+from clinjepa.sources.readings.cleaning import convert_values, raw_events
 from tests.support.data import meds_examples as meds
 from tests.support.data import mimic_iv_examples as mimic
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 
 from clinjepa.curriculum.jobs import PhaseJob, SftJob, TrainingJob, job_digest
 from clinjepa.curriculum.workers.dist import Dist
-from clinjepa.model.identity import check_predictor, encoder_digest, tensors_digest
 from clinjepa.model.predictor import PREDICTOR_TENSORS
+from clinjepa.model.pretrained.identity import check_predictor, encoder_digest, tensors_digest
 from clinjepa.model.tensor_files import HEAD_TENSORS, ONLINE_TENSORS, TARGET_TENSORS
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentReader

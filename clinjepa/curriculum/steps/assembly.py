@@ -21,7 +21,7 @@ from clinjepa.curriculum.steps.loss import build_heads, phase_terms
 from clinjepa.curriculum.steps.optimizer import GroupedAdamW
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.curriculum.workers.gathering import keep_gathered
-from clinjepa.model.encoder import Encoder, Loading, build_encoder
+from clinjepa.model.encoding.encoder import Encoder, Loading, build_encoder
 from clinjepa.model.predictor import Predictor, build_predictor, load_predictor_state, predictor_state, shard_predictor
 from clinjepa.model.sharding import fill, shard_layers, to_shards, whole
 from clinjepa.model.specs import PredictorSpec

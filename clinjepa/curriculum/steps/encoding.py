@@ -15,8 +15,8 @@ from torch import Tensor
 from clinjepa.curriculum.feed.window_plan import mix_seed
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.curriculum.workers.gathering import communicates_in_every_forward, set_gradient_sync
-from clinjepa.model.encoder import Encoder
-from clinjepa.model.packing import Pack
+from clinjepa.model.encoding.encoder import Encoder
+from clinjepa.model.encoding.packing import Pack
 
 _CHUNK_TAG, _TOKEN_TAG = 4, 9
 

@@ -27,7 +27,7 @@ from clinjepa.curriculum.steps.loss import PhaseTerm, WeightedLoss, phase_terms
 from clinjepa.curriculum.terms.inputs import TermInputs
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.curriculum.workers.gathering import set_gradient_sync
-from clinjepa.model.encoder import Encoder
+from clinjepa.model.encoding.encoder import Encoder
 from clinjepa.model.losses import TeacherForced
 from clinjepa.model.predictor import Predictor
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from clinjepa.curriculum.terms.inputs import HeadSizes, TermInputs
-from clinjepa.model.losses import Distance, rollout_loss, teacher_forcing_loss
+from clinjepa.model.losses import Distance, RolloutForm, rollout_loss, teacher_forcing_loss
 
 
 def teacher_forcing(inputs: TermInputs, distance: str, normalise: str) -> Tensor:
@@ -22,7 +22,8 @@ def rollout(inputs: TermInputs, distance: str, normalise: str) -> Tensor:
     predictor, window, _ = inputs.predictions
     kind = "native" if inputs.rollout == "chained" else inputs.rollout
     measure = _distance(distance, normalise)
-    return rollout_loss(predictor, window, inputs.z_action_BTD, inputs.target_BTD, inputs.start_B, inputs.rollout_steps, kind, measure)[0]
+    form = RolloutForm(inputs.rollout_steps, kind, measure)
+    return rollout_loss(predictor, window, inputs.z_action_BTD, inputs.target_BTD, inputs.start_B, form)[0]
 
 
 def latent_ahead(inputs: TermInputs, hours: int, distance: str, normalise: str) -> Tensor:

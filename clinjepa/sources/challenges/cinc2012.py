@@ -25,11 +25,11 @@ from clinjepa.sources.challenges.cinc2012_records import (
     with_minutes,
 )
 from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, RecordRange, files_digest, read_lines, record_ranges
-from clinjepa.sources.cleaning import at_sites, convert_values, finish
-from clinjepa.sources.range_losses import Counts
+from clinjepa.sources.files.text_files import read_bounded
+from clinjepa.sources.readings.cleaning import at_sites, convert_values, finish
+from clinjepa.sources.readings.range_losses import Counts
 from clinjepa.sources.schema import SourceTables
 from clinjepa.sources.stay_counts import StayCounts, of_mean_hours
-from clinjepa.sources.text_files import read_bounded
 from clinjepa.storage import Folder
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import polars as pl
 from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.record_files import MappedField
-from clinjepa.sources.cleaning import complete_stays, drop_implausible_ages, raw_events
+from clinjepa.sources.files.text_files import decode_text, whole_number
+from clinjepa.sources.readings.cleaning import complete_stays, drop_implausible_ages, raw_events
 from clinjepa.sources.schema import STAYS_TYPES
-from clinjepa.sources.text_files import decode_text, whole_number
 
 INTIME = datetime.datetime(2000, 1, 1)
 """Start of every stay: the records have no dates."""

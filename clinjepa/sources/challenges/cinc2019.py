@@ -17,8 +17,8 @@ from clinjepa.clinical.definitions import read_definitions
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.cinc2019_records import Cinc2019Map, check_rows, record_events, record_stays
 from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, RecordRange, files_digest, read_lines, record_ranges
-from clinjepa.sources.cleaning import at_sites, convert_values, finish
-from clinjepa.sources.range_losses import Counts
+from clinjepa.sources.readings.cleaning import at_sites, convert_values, finish
+from clinjepa.sources.readings.range_losses import Counts
 from clinjepa.sources.schema import SourceTables
 from clinjepa.sources.stay_counts import StayCounts, of_mean_hours
 from clinjepa.storage import Folder

@@ -17,7 +17,7 @@ import polars as pl
 
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.record_files import MappedField
-from clinjepa.sources.cleaning import drop_implausible_ages, raw_events
+from clinjepa.sources.readings.cleaning import drop_implausible_ages, raw_events
 from clinjepa.sources.schema import STAYS_TYPES
 
 INTIME = datetime.datetime(2000, 1, 1)

@@ -18,8 +18,8 @@ from typing import NotRequired, TypedDict
 import polars as pl
 
 from clinjepa.errors import SourceError
+from clinjepa.sources.files.text_files import decode_text, read_bounded, too_large
 from clinjepa.sources.schema import partition_count
-from clinjepa.sources.text_files import decode_text, read_bounded, too_large
 from clinjepa.storage import Folder
 from clinjepa.storage.strays import is_stray
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import polars as pl
 
 from clinjepa.clinical import canonical_unit, excluded_by
-from clinjepa.sources.cleaning import convert_values
 from clinjepa.sources.meds.intervals import pair_intervals
 from clinjepa.sources.mimic_iv.row_meaning import (
     drop_other_specimens,
@@ -27,6 +26,7 @@ from clinjepa.sources.mimic_iv.row_meaning import (
     take_statics,
     with_procedure_items,
 )
+from clinjepa.sources.readings.cleaning import convert_values
 
 _KG_PER_POUND = 0.45359237
 _STRUCTURE = ("ICU_ADMISSION", "HOSPITAL_ADMISSION", "GENDER", "MEDS_BIRTH", "RACE", "SUBJECT_WEIGHT_AT_INFUSION")

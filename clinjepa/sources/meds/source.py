@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clinjepa.errors import SourceError
-from clinjepa.sources.cleaning import finish
 from clinjepa.sources.meds.columns import COLUMNS, find_columns, typed, whole_numbers
 from clinjepa.sources.meds.events import read_events
 from clinjepa.sources.meds.stays import read_stays
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS
-from clinjepa.sources.range_losses import Counts
+from clinjepa.sources.readings.cleaning import finish
+from clinjepa.sources.readings.range_losses import Counts
 from clinjepa.sources.schema import SourceTables, partition_count
 from clinjepa.sources.stay_counts import StayCounts, of_known_hours
 from clinjepa.storage import Folder

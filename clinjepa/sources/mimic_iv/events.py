@@ -14,7 +14,6 @@ from typing import TypedDict
 import polars as pl
 
 from clinjepa.clinical.definitions import read_definitions
-from clinjepa.sources.cleaning import convert_values, raw_events
 from clinjepa.sources.mimic_iv.row_meaning import (
     SIGNIFICANT_DIGITS,
     drop_other_specimens,
@@ -28,6 +27,7 @@ from clinjepa.sources.mimic_iv.row_meaning import (
     take_statics,
     with_procedure_items,
 )
+from clinjepa.sources.readings.cleaning import convert_values, raw_events
 
 
 class _AntibioticMap(TypedDict):

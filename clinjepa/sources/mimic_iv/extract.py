@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError, StoreError
-from clinjepa.sources.csv_rows import CsvFile, Keep, parse_times
-from clinjepa.sources.csv_stream import ScanPlan, scan
+from clinjepa.sources.files.csv_rows import CsvFile, Keep, parse_times
+from clinjepa.sources.files.csv_stream import ScanPlan, scan
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 from clinjepa.sources.mimic_iv.tables import Table
 from clinjepa.sources.schema import longest_lookback_hours

@@ -18,7 +18,7 @@ import polars as pl
 
 from clinjepa.clinical import canonical_unit, load_variables
 from clinjepa.clinical.definitions import read_definitions
-from clinjepa.sources.cleaning import raw_events
+from clinjepa.sources.readings.cleaning import raw_events
 from clinjepa.sources.schema import MEDICATION, longest_lookback_hours
 
 SERIES_OF_WEIGHT = "body_weight"

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, TypedDict
 import polars as pl
 
 from clinjepa.errors import SourceError
-from clinjepa.sources.cleaning import finish
-from clinjepa.sources.csv_rows import CsvFile, parse_times
-from clinjepa.sources.csv_stream import ScanPlan, scan
+from clinjepa.sources.files.csv_rows import CsvFile, parse_times
+from clinjepa.sources.files.csv_stream import ScanPlan, scan
 from clinjepa.sources.mimic_iv.events import read_events
 from clinjepa.sources.mimic_iv.extract import Patients, bucket_of, extract_table, read_bucket
 from clinjepa.sources.mimic_iv.stays import read_stays, usable_stays
 from clinjepa.sources.mimic_iv.tables import check_items, find_tables, load_tables, read_header
-from clinjepa.sources.range_losses import Counts
+from clinjepa.sources.readings.cleaning import finish
+from clinjepa.sources.readings.range_losses import Counts
 from clinjepa.sources.schema import SourceTables, TableFile, partition_count
 from clinjepa.sources.stay_counts import StayCounts, of_known_hours
 from clinjepa.storage import Folder

@@ -9,9 +9,9 @@ from collections import Counter
 
 import polars as pl
 
-from clinjepa.sources.cleaning import PLAUSIBLE_YEARS, complete_stays
 from clinjepa.sources.mimic_iv.deaths import with_outcomes
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
+from clinjepa.sources.readings.cleaning import PLAUSIBLE_YEARS, complete_stays
 from clinjepa.sources.schema import STAYS_SCHEMA
 
 _LONGEST_STAY_DAYS = 366

@@ -17,7 +17,7 @@ import polars as pl
 from clinjepa.clinical import load_variables
 from clinjepa.clinical.definitions import check_keys, read_definitions
 from clinjepa.errors import ConfigError, SourceError
-from clinjepa.sources.csv_stream import LONGEST_HEADER, open_stream, read_line
+from clinjepa.sources.files.csv_stream import LONGEST_HEADER, open_stream, read_line
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 from clinjepa.sources.schema import MEDICATION
 from clinjepa.storage import Folder

@@ -23,7 +23,7 @@ import pyarrow as pa
 from clinjepa.clinical import load_variables
 from clinjepa.config.section import result_fields
 from clinjepa.sources.calendar import age_at, years_before
-from clinjepa.sources.cleaning import finish, raw_events
+from clinjepa.sources.readings.cleaning import finish, raw_events
 from clinjepa.sources.schema import LABEL_COLUMNS, STAYS_TYPES, TIMES_OF_STATICS, SourceTables, partition_count
 from clinjepa.sources.simulated.charting import chart
 from clinjepa.sources.simulated.patient import Course, Patient, draw_patient

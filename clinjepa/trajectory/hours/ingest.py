@@ -17,7 +17,7 @@ from clinjepa.config.schema import CohortConfig, TextConfig
 from clinjepa.errors import SourceError
 from clinjepa.sources.access import source_access
 from clinjepa.sources.extraction import read_partition
-from clinjepa.sources.range_losses import GroupLosses
+from clinjepa.sources.readings.range_losses import GroupLosses
 from clinjepa.sources.schema import STAYS_SCHEMA, Partition, PartitionReader, validate
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import PartFile, add_counts, finished_part, read_records, write_part_table, write_record

@@ -12,7 +12,7 @@ from typing import TypedDict
 from clinjepa.clinical import Variable, canonical_unit, load_variables
 from clinjepa.clinical.medians import MedianInterval, load_medians
 from clinjepa.clinical.units import unit_conversion
-from clinjepa.sources.range_losses import GroupLosses, add_losses
+from clinjepa.sources.readings.range_losses import GroupLosses, add_losses
 from clinjepa.trajectory.hours.other_units import describe_reading, readings_in_other_units
 from clinjepa.trajectory.hours.range_losses import LEAST_READINGS, median_of
 

@@ -58,7 +58,7 @@ class _Place(NamedTuple):
 class LatentWriter:
     """Writes parts of a latent store: float32 in, `dtype` on disk (bfloat16 rounds to nearest even).
 
-    encoder_digest: content digest of the encoder that makes the latents (`clinjepa.model.identity`), recorded in every part.
+    encoder_digest: content digest of the encoder that makes the latents (`clinjepa.model.pretrained.identity`), recorded in every part.
     """
 
     def __init__(self, encoder_digest: str, dtype: Literal["float32", "bfloat16"] = "float32") -> None:

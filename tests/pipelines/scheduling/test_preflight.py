@@ -14,8 +14,8 @@ from clinjepa.curriculum.phase import run_phase
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.curriculum.workers.out_of_memory import phase_remedies, sft_remedies
 from clinjepa.errors import CheckpointError, ConfigError, ResourceError, StorageError
-from clinjepa.model.encoder import build_encoder
-from clinjepa.model.weights import public_content
+from clinjepa.model.encoding.encoder import build_encoder
+from clinjepa.model.pretrained.weights import public_content
 from clinjepa.storage import Folder
 from pipelines.evaluate import evaluate_trials
 from pipelines.graph.artifacts import Artifact, WorkRecord

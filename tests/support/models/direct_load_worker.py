@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-import clinjepa.model.encoder as encoder_module
-from clinjepa.model.encoder import Encoder, Loading, build_encoder
-from clinjepa.model.packing import encode_texts, pack_texts
+import clinjepa.model.encoding.encoder as encoder_module
+from clinjepa.model.encoding.encoder import Encoder, Loading, build_encoder
+from clinjepa.model.encoding.packing import encode_texts, pack_texts
 from clinjepa.model.sharding import local, whole
 from clinjepa.storage import Folder
 from tests.support.models.model_encoders import SETTINGS, encoder_spec, random_texts

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clinjepa.model.encoder import Encoder
+from clinjepa.model.encoding.encoder import Encoder
 from clinjepa.model.specs import EncoderSpec
 
 VOCAB = 200

@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-import clinjepa.model.next_token as next_token_module
-from clinjepa.model.encoder import Encoder, build_encoder, shard_encoder
-from clinjepa.model.losses import TeacherForced, rollout_loss, teacher_forcing_loss
-from clinjepa.model.packing import encode_texts, pack_texts
+import clinjepa.model.encoding.next_token as next_token_module
+from clinjepa.model.encoding.encoder import Encoder, build_encoder, shard_encoder
+from clinjepa.model.encoding.packing import encode_texts, pack_texts
+from clinjepa.model.losses import RolloutForm, TeacherForced, rollout_loss, teacher_forcing_loss
 from clinjepa.model.predictor import Predictor, build_predictor, load_predictor_state, predictor_state, shard_predictor
 from clinjepa.model.rollout import rollout
 from clinjepa.model.sharding import local, whole
@@ -216,5 +216,5 @@ def predictor_loss(predictor: Predictor, rows: slice) -> Tensor:
     z_static, z_state, z_action, valid = (each[rows] for each in window())
     starts = torch.tensor([5, -1, 2, 1, 1, 3])[rows]
     pred, _, cache = predictor(z_static, z_state, z_action, valid, keep_cache=True)
-    rolled, _ = rollout_loss(predictor, TeacherForced(pred, cache), z_action, z_state, starts, 2, "native")
+    rolled, _ = rollout_loss(predictor, TeacherForced(pred, cache), z_action, z_state, starts, RolloutForm(2, "native"))
     return teacher_forcing_loss(pred, z_state, valid)[0] + rolled

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
-from clinjepa.model.shrink import shrink_model
+from clinjepa.model.pretrained.shrink import shrink_model
 
 QWEN3_8B = {
     "hidden_size": 4096,

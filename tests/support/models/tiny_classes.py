@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from clinjepa.model.layers import inner_of
+from clinjepa.model.encoding.layers import inner_of
 from clinjepa.model.specs import EncoderSpec
 
 VOCAB, END = 96, 2

@@ -12,7 +12,7 @@ from clinjepa.config.schema import Config
 from clinjepa.curriculum.embedding import Embedder, EmbedJob
 from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.curriculum.steps.encoder_specs import encoder_spec
-from clinjepa.model.base_model import make_base
+from clinjepa.model.pretrained.base_model import make_base
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours import ingest
 from clinjepa.trajectory.settings import TrajectorySettings

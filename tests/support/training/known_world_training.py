@@ -20,8 +20,8 @@ from clinjepa.curriculum.hard_sync import SyncSummary, hard_sync
 from clinjepa.curriculum.jobs import SyncJob
 from clinjepa.curriculum.settings import PredictorSettings
 from clinjepa.curriculum.steps.encoder_specs import encoder_spec
-from clinjepa.model.base_model import make_base
 from clinjepa.model.predictor import load_predictor
+from clinjepa.model.pretrained.base_model import make_base
 from clinjepa.model.rollout import rollout
 from clinjepa.model.tensor_files import read_tensors, write_tensors
 from clinjepa.storage import Folder

@@ -11,7 +11,7 @@ from clinjepa.curriculum.jobs import PhaseJob, SftJob, SyncJob
 from clinjepa.curriculum.recipes import Phase
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings, ReadingSettings, SftSettings
 from clinjepa.curriculum.steps.encoder_specs import next_token_spec
-from clinjepa.model.base_model import make_base
+from clinjepa.model.pretrained.base_model import make_base
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import finish_latents
 from pipelines.graph.artifacts import Artifact

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parameter import Parameter
 
-from clinjepa.model.model_files import INDEX, SINGLE
+from clinjepa.model.pretrained.model_files import INDEX, SINGLE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

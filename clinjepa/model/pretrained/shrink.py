@@ -1,7 +1,7 @@
 """A public model shrunk to laptop size, to rehearse a large run: same class and structure, few and narrow layers, random weights.
 
 Everything that decides how a model is read and trained is kept: grouped queries, normed queries and keys, a tied or separate output
-layer, the vocabulary and its tokenizer, bf16 weights in several files. `python -m clinjepa.model.shrink MODEL FOLDER`
+layer, the vocabulary and its tokenizer, bf16 weights in several files. `python -m clinjepa.model.pretrained.shrink MODEL FOLDER`
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from clinjepa.errors import ClinJepaError, ConfigError
-from clinjepa.model.base_model import quiet
+from clinjepa.model.pretrained.base_model import quiet
 
 
 def shrink_model(

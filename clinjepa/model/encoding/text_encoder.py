@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clinjepa.errors import CheckpointError, ConfigError
-from clinjepa.model.encoder import Encoder, Loading, build_encoder
-from clinjepa.model.packing import encode_texts
+from clinjepa.model.encoding.encoder import Encoder, Loading, build_encoder
+from clinjepa.model.encoding.packing import encode_texts
 from clinjepa.model.specs import EncoderSpec
 from clinjepa.model.tensor_files import read_local_json, read_local_tensors
 

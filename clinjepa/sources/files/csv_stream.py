@@ -22,7 +22,7 @@ import polars as pl
 from isal import igzip, isal_zlib
 
 from clinjepa.errors import SourceError, StorageError
-from clinjepa.sources.csv_rows import BadRow, CsvFile, Keep, parse_block
+from clinjepa.sources.files.csv_rows import BadRow, CsvFile, Keep, parse_block
 from clinjepa.storage import Folder
 from clinjepa.storage.faults import translated
 

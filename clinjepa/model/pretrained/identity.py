@@ -12,10 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from clinjepa.errors import StoreError
-from clinjepa.model.base_model import BASE_CONFIG, BASE_TENSORS, NAMED_BASE
 from clinjepa.model.predictor import PREDICTOR_ENCODER
+from clinjepa.model.pretrained.base_model import BASE_CONFIG, BASE_TENSORS, NAMED_BASE
+from clinjepa.model.pretrained.weights import sampled_digest
 from clinjepa.model.tensor_files import ONLINE_TENSORS
-from clinjepa.model.weights import sampled_digest
 
 if TYPE_CHECKING:
     from clinjepa.storage import Folder

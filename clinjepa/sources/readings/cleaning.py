@@ -13,10 +13,10 @@ import polars as pl
 
 from clinjepa.clinical import Conversion, Variable, canonical_unit, load_variables
 from clinjepa.clinical.units import unit_conversion, units_of
-from clinjepa.sources.known_weight import is_weight, with_known_weight
-from clinjepa.sources.misfiled import move_misfiled
-from clinjepa.sources.missing_values import drop_missing
-from clinjepa.sources.range_losses import Counts, group_losses
+from clinjepa.sources.readings.known_weight import is_weight, with_known_weight
+from clinjepa.sources.readings.misfiled import move_misfiled
+from clinjepa.sources.readings.missing_values import drop_missing
+from clinjepa.sources.readings.range_losses import Counts, group_losses
 from clinjepa.sources.schema import (
     EVENTS_SCHEMA,
     LABEL_COLUMNS,

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from clinjepa.sources.text_files import whole_number
+from clinjepa.sources.files.text_files import whole_number
 from clinjepa.storage import Folder
 
 _POLARS_TYPES = {"integer": pl.Int64(), "number": pl.Float64(), "text": pl.String(), "time": pl.String()}

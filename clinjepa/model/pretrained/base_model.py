@@ -19,7 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from clinjepa.errors import CheckpointError, ConfigError, StoreError, first_line
-from clinjepa.model.model_files import check_model_files
+from clinjepa.model.pretrained.model_files import check_model_files
 from clinjepa.model.specs import EncoderSpec
 from clinjepa.model.tensor_files import write_tensors
 
@@ -104,7 +104,7 @@ class BaseSource:
     revision: str | None = None
     local_files_only: bool = True
     content: str | None = None
-    """Content digest of the public model that the run began with, if known (`clinjepa.model.weights`)."""
+    """Content digest of the public model that the run began with, if known (`clinjepa.model.pretrained.weights`)."""
 
 
 @contextlib.contextmanager

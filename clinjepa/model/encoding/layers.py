@@ -24,7 +24,7 @@ _FINAL_NORMS = (
     "embedding_norm",
     "layernorm",
 )
-"""Names of the norm after the last layer. An encoder with `latent_from: pre_norm` is tried when it is built (`clinjepa.model.trial`)."""
+"""Names of the norm after the last layer. An encoder with `latent_from: pre_norm` is tried when it is built (`encoding/trial.py`)."""
 
 _POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings|positions_embed|position_embedding)$")
 

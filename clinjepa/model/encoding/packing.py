@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Encoder: TypeAlias = Any  # `clinjepa.model.encoder` imports this module
+Encoder: TypeAlias = Any  # `clinjepa.model.encoding.encoder` imports this module
 
 _MIN_ROW = 64
 

@@ -20,14 +20,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clinjepa.errors import ConfigError, first_line
-from clinjepa.model.base_model import MADE_HERE
-from clinjepa.model.layers import final_norm, inner_of
-from clinjepa.model.next_token import ClassLogits
+from clinjepa.model.encoding.layers import final_norm, inner_of
+from clinjepa.model.encoding.next_token import ClassLogits
+from clinjepa.model.pretrained.base_model import MADE_HERE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Encoder: TypeAlias = Any  # `clinjepa.model.encoder` imports this module
+Encoder: TypeAlias = Any  # `clinjepa.model.encoding.encoder` imports this module
 
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest difference from a text alone, as a share of the largest value."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clinjepa.model.layers import inner_of
+from clinjepa.model.encoding.layers import inner_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

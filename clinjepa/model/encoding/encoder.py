@@ -20,19 +20,28 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parameter import Parameter
 
 from clinjepa.errors import ConfigError
-from clinjepa.model.adapters import adapter_of, add_adapters, switch_adapter
-from clinjepa.model.base_model import BaseSource, NoHead, base_config, check_content, drop_head, load_base, open_base, random_model
-from clinjepa.model.last_layer import Places, can_read_at, read_at
-from clinjepa.model.layers import final_norm, inner_name, inner_of, list_of_layers, longest_text
-from clinjepa.model.next_token import ClassLogits, next_token_loss
+from clinjepa.model.encoding.last_layer import Places, can_read_at, read_at
+from clinjepa.model.encoding.layers import final_norm, inner_name, inner_of, list_of_layers, longest_text
+from clinjepa.model.encoding.next_token import ClassLogits, next_token_loss
+from clinjepa.model.encoding.packing import Pack, pack_texts
+from clinjepa.model.encoding.recompute import recompute_in_backward
+from clinjepa.model.encoding.trial import try_encoder
 from clinjepa.model.norms import fuse_norms
-from clinjepa.model.packing import Pack, pack_texts
-from clinjepa.model.recompute import recompute_in_backward
+from clinjepa.model.pretrained.adapters import adapter_of, add_adapters, switch_adapter
+from clinjepa.model.pretrained.base_model import (
+    BaseSource,
+    NoHead,
+    base_config,
+    check_content,
+    drop_head,
+    load_base,
+    open_base,
+    random_model,
+)
+from clinjepa.model.pretrained.weights import content_digest, fill_from_files, fits, hollow_model, hollow_on_cpu, ties_differ, weight_files
 from clinjepa.model.sharding import fill, local, shard_layers, to_shards, whole
 from clinjepa.model.specs import EncoderSpec
 from clinjepa.model.tensor_files import check_same_tensors
-from clinjepa.model.trial import try_encoder
-from clinjepa.model.weights import content_digest, fill_from_files, fits, hollow_model, hollow_on_cpu, ties_differ, weight_files
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -53,9 +62,9 @@ class Encoder(nn.Module):
         self._active = "online"
         self.dim = int(causal_of(model).config.get_text_config().hidden_size)
         self.one_text_per_row = False
-        """Rows hold one text each, because the model's class does not isolate packed texts (`clinjepa.model.trial`)."""
+        """Rows hold one text each, because the model's class does not isolate packed texts (`clinjepa.model.encoding.trial`)."""
         self.logits_by_class = False
-        """Logits are more than the output layer's product in the model's class (`clinjepa.model.next_token`)."""
+        """Logits are more than the output layer's product in the model's class (`clinjepa.model.encoding.next_token`)."""
         self._longest_text = longest_text(causal_of(model))
         fuse_norms(self)
         last = [layers[-1] for layers in self._lists_of_layers()]
@@ -80,7 +89,7 @@ class Encoder(nn.Module):
             last_index_N: place of each text's last token in the flattened rows; needed for latents.
             which: `online` or `target` weights.
             labels_L: the token to predict *at* each place (already shifted: `Pack.labels_L`); -100 for none.
-            trial: called with the causal language model instead, with its weights gathered (`clinjepa.model.trial`).
+            trial: called with the causal language model instead, with its weights gathered (`clinjepa.model.encoding.trial`).
 
         Returns:
             z_ND in `spec.dtype`, for `target` always without a graph. With labels_L: a scalar in nats, fp32, which the caller divides by

@@ -1,0 +1,1 @@
+"""Pretrained language models as files: what a folder holds, how it is read into shards, its digest, its adapters, and a small copy."""
