@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import traceback
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,7 +28,7 @@ ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "RAY_ADDRESS")
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}(?!/)"
 _ADDRESS = re.compile(rf"(?<![A-Za-z0-9+.-]){_SCHEME}[^\s'\"<>`]+")
 _NEXT_INSIDE = re.compile(rf"(?<=[^A-Za-z0-9+.-])(?={_SCHEME})")  # fsspec's zip://a.zip::s3://bucket/b.zip, ?next=https://…
-_BARE = re.compile(r"(?://[^/\s:@]+|[^/\s:@]{2,}):(?!/)[^\s@]+@\S")
+_BARE = re.compile(r"(?://[^/\s:@]+|[^/\s:@]+):(?![/\\])[^\s@]+@\S")
 
 _OBJECT_STORES = {"s3", "s3a", "s3n", "gs", "gcs", "oss", "r2", "hf"}
 """Addresses without a port: a colon before the first slash divides a key from its secret."""
@@ -41,7 +42,10 @@ _NAME = (
     r"|(?:auth|session|access|bearer|tracking|hf|id|refresh|security)[_-]?token)(?:[_-]?id)?"
 )
 _ASSIGNED = re.compile(rf"(?i)(?<![\w.-])({_NAME}['\"]?\s*[=:]\s*['\"]?)(?!\*\*\*)[^\s'\"&;,<>)}}\]]+")
-_PARAMETER = re.compile(r"(?i)([?&#;](?:sig|pwd|token|key|auth|jwt|code|sas)=)(?!\*\*\*)[^\s&;#'\"<>]+")
+_PARAMETER = re.compile(
+    r"(?i)([?&#;](?:sig|pw|pwd|pass|key|auth|bearer|jwt|code|sas|otp|pin|[\w.-]*(?:token|secret|passw(?:or)?d|api[_-]?key))=)"
+    r"(?!\*\*\*)[^\s&;#'\"<>]+"
+)
 _AUTHORIZED = re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?)(?!\*\*\*)(?:(?:basic|bearer|token|aws4-hmac-sha256)\s+)?[^\s'\"]+")
 _KNOWN_FORMS = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[A-Z0-9]{16}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
@@ -54,6 +58,8 @@ _NOT_A_SECRET = re.compile(r"(?i)_(?:path|file|dir|url|uri|mode|id|name|timeout|
 _HIDDEN_FROM, _REFUSED_FROM = 8, 16
 """Shortest value of such a variable that is hidden in texts, and that makes a setting refused. Shorter ones (`token`, `production`) also
 occur as ordinary words."""
+_MOST_DECODED = 4
+"""A value is looked at as it is and after up to three percent-decodings."""
 
 
 def redacted(text: str) -> str:
@@ -75,7 +81,11 @@ def holds_credentials(text: str) -> bool:
     Stricter than `redacted`: the text is one value, so a password may hold blanks and quotation marks, and the scheme may be missing.
     """
     compact = re.sub(r"[\s'\"<>`]", "_", text)
-    known = any(_without_known_forms(form) != form for form in (text, compact, unquote(text)))
+    one_host = re.sub(rf"^((?:{'|'.join(_OBJECT_STORES)}|https?):)/+", r"\1//", text)  # s3:///KEY:SECRET@bucket
+    decoded = [text]
+    while len(decoded) < _MOST_DECODED and (further := unquote(decoded[-1])) != decoded[-1]:
+        decoded.append(further)
+    known = any(_without_known_forms(form) != form for form in (*decoded, compact, one_host))
     return known or bool(_BARE.match(text)) or _without_values(text, _REFUSED_FROM) != text
 
 
@@ -127,13 +137,16 @@ def _user_is_secret(scheme: str, rest: str) -> bool:
     return bool(colon) and "@" in rest and not port.isdigit()
 
 
+@lru_cache(maxsize=1024)
+def _is_secret_variable(name: str) -> bool:
+    return bool(_SECRET_VARIABLE.search(name)) and not _NOT_A_SECRET.search(name)
+
+
 def _without_values(text: str, shortest: int) -> str:
     """`text` without the values of secret environment variables of at least `shortest` characters."""
-    found = {
-        value
-        for name, value in os.environ.items()
-        if len(value) >= shortest and _SECRET_VARIABLE.search(name) and not _NOT_A_SECRET.search(name)
-    }
+    if len(text) < shortest:
+        return text
+    found = {value for name in os.environ if _is_secret_variable(name) and len(value := os.environ.get(name, "")) >= shortest}
     for value in sorted(found, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
     return text

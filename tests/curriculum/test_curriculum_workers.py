@@ -89,20 +89,20 @@ def series(folder: Path, name: str) -> list[float]:
     return [row[name] for row in json.loads((folder / "metrics.json").read_text())["steps"]]
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("stage", [*PHASES, "sft"])
 def test_losses_are_those_of_one_worker(results, stage, world_size):
     assert series(results[world_size] / stage, "loss") == pytest.approx(series(results[1] / stage, "loss"), rel=1e-5)
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("group", ["predictor", "encoder"])
 def test_gradient_norms_of_joint_refinement_are_those_of_one_worker(results, group, world_size):
     name = f"grad_norm_{group}"
     assert series(results[world_size] / "joint", name) == pytest.approx(series(results[1] / "joint", name), rel=1e-4)
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("stage", "name"), [("alignment", "predictor"), ("joint", "online"), ("alignment", "target"), ("sft", "model")])
 def test_weights_are_those_of_one_worker(results, stage, name, world_size):
     one, many = (load_file(results[size] / stage / f"{name}.safetensors") for size in (1, world_size))

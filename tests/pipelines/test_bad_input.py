@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.machines.cli import SMALL, call
+from tests.support.machines.cli import SMALL, call, call_here
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -22,41 +22,41 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
-    refused(call("plan", SMALL, "curriculum.num_step=10"), "curriculum.num_step", "num_steps")
+    refused(call_here("plan", SMALL, "curriculum.num_step=10"), "curriculum.num_step", "num_steps")
 
 
 def test_adapters_that_would_go_nowhere_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    refused(call("run", SMALL, f"storage={tmp_path}", "encoder.lora.targets=[c_attn]"), "c_attn match no linear layer", "q_proj")
+    refused(call_here("run", SMALL, f"storage={tmp_path}", "encoder.lora.targets=[c_attn]"), "c_attn match no linear layer", "q_proj")
     assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_value_that_cannot_be_is_refused_with_the_limit(tmp_path: Path) -> None:
-    refused(call("run", SMALL, f"storage={tmp_path}", "curriculum.ema_momentum=2"), "curriculum.ema_momentum", "less than 1")
+    refused(call_here("run", SMALL, f"storage={tmp_path}", "curriculum.ema_momentum=2"), "curriculum.ema_momentum", "less than 1")
 
 
 def test_more_workers_than_micro_batches_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    done = call("run", SMALL, f"storage={tmp_path}", "execution.num_workers=[1, 50]")
+    done = call_here("run", SMALL, f"storage={tmp_path}", "execution.num_workers=[1, 50]")
     refused(done, "50 workers", "curriculum.micro_batch")
     assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_configuration_file_that_is_not_there_is_named() -> None:
-    refused(call("run", "configs/demmo.yaml"), "configs/demmo.yaml", "no such configuration file")
+    refused(call_here("run", "configs/demmo.yaml"), "configs/demmo.yaml", "no such configuration file")
 
 
 def test_a_configuration_file_without_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("# nothing yet\n")
-    refused(call("plan", str(tmp_path / "empty.yaml")), "empty.yaml is empty", "extends")
+    refused(call_here("plan", str(tmp_path / "empty.yaml")), "empty.yaml is empty", "extends")
 
 
 def test_data_that_are_not_there_are_named_before_anything_starts(tmp_path: Path) -> None:
-    done = call("run", SMALL, f"storage={tmp_path}", "source.kind=meds", f"source.path={tmp_path / 'nowhere'}")
+    done = call_here("run", SMALL, f"storage={tmp_path}", "source.kind=meds", f"source.path={tmp_path / 'nowhere'}")
     refused(done, "nowhere")
     assert not (tmp_path / "artifacts").exists()
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = call("run", SMALL, f"storage={tmp_path}", "source.kind=meds", f"source.path={tmp_path / 'nowhere'}", "--debug")
+    done = call_here("run", SMALL, f"storage={tmp_path}", "source.kind=meds", f"source.path={tmp_path / 'nowhere'}", "--debug")
     assert done.returncode != 0 and "Traceback" in done.stdout
 
 
@@ -66,30 +66,30 @@ def test_a_zip_that_was_cut_short_is_named(tmp_path: Path) -> None:
         archive.writestr("set-a/1.txt", "Time,Parameter,Value\n00:00,RecordID,1\n00:07,HR,73\n")
     (tmp_path / "Outcomes-a.txt").write_text("RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death\n1,6,1,5,-1,0\n")
     whole.write_bytes(whole.read_bytes()[:-30])
-    done = call("run", SMALL, f"storage={tmp_path / 'store'}", "source.kind=cinc2012", f"source.path={tmp_path}")
+    done = call_here("run", SMALL, f"storage={tmp_path / 'store'}", "source.kind=cinc2012", f"source.path={tmp_path}")
     refused(done, "set-a.zip")
 
 
 def test_an_s3_address_that_does_not_answer_is_named_within_seconds(tmp_path: Path) -> None:
     env = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
-    refused(call("run", SMALL, "storage=s3://bucket-of-nobody/x", **env), "s3://bucket-of-nobody/x", "127.0.0.1:9", "AWS_ENDPOINT_URL")
+    refused(call_here("run", SMALL, "storage=s3://bucket-of-nobody/x", **env), "s3://bucket-of-nobody/x", "127.0.0.1:9", "AWS_ENDPOINT_URL")
 
 
 def test_a_storage_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("")
-    refused(call("run", SMALL, f"storage={tmp_path / 'store'}"), "store", "is a file, not a folder")
+    refused(call_here("run", SMALL, f"storage={tmp_path / 'store'}"), "store", "is a file, not a folder")
 
 
 def test_a_run_folder_of_another_schema_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "small"
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"schema_version": 0}))
-    refused(call("run", SMALL, f"storage={tmp_path}"), "run.json", "schema version 0", "name=")
+    refused(call_here("run", SMALL, f"storage={tmp_path}"), "run.json", "schema version 0", "name=")
     assert json.loads((folder / "run.json").read_text()) == {"schema_version": 0}
 
 
 def test_a_report_before_anything_is_finished_says_what_to_run(tmp_path: Path) -> None:
-    refused(call("report", SMALL, f"storage={tmp_path}"), "clinjepa run")
+    refused(call_here("report", SMALL, f"storage={tmp_path}"), "clinjepa run")
 
 
 @pytest.mark.ray

@@ -37,6 +37,10 @@ ADDRESSES = {
     "shared access signature": f"https://account.example/c?sv=1&sig={SECRET}",
     "parameter": f"https://host.example/x?user=u&password={SECRET}",
     "no at sign": f"s3://{KEY}:{SECRET}",
+    "private token": f"https://host.example/a.zip?private_token={SECRET}",
+    "token of a job": f"https://host.example/a.zip?a=1&job_token={SECRET}",
+    "short name of a password": f"https://host.example/a.zip?user=u&pw={SECRET}",
+    "bearer": f"https://host.example/a.zip?bearer={SECRET}",
     "fragment": f"https://host.example/x#access_token={SECRET}",
 }
 WHOLE_VALUES = {
@@ -45,6 +49,9 @@ WHOLE_VALUES = {
     "without a scheme": f"user:{SECRET}@host.example:5000",
     "without a scheme, with slashes": f"//user:{SECRET}@host.example/x",
     "written with percent signs": f"https://host.example/?next=https%3A%2F%2Fuser%3A{SECRET}%40host.example",
+    "written with percent signs twice": f"s3://{KEY}%253A{SECRET}%2540bucket",
+    "three slashes": f"s3:///{KEY}:{SECRET}@bucket/x",
+    "user of one letter without a scheme": f"u:{SECRET}@host.example/x",
     "token of a model hub": "hf_" + "a1" * 17,
     "key of a cloud": "AKIA" + "A1B2C3D4" * 2,
 }
@@ -66,6 +73,7 @@ PLAIN = [
     "databricks://profile",
     "sqlite:///runs.db",
     "https://host.example/x?version=3&page=2",
+    "https://host.example/x?tokenizer=bpe&compass=n",
     "zip://a/b.csv::s3://bucket/name@2.zip",
     "ICU of a hospital: mail@host.example",
     "curriculum.max_tokens=4096, tokenizer: bpe, RAY_AUTH_MODE=token",

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from tests.support.models.model_workers import run_worker
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2_workers", "3_workers"])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.long)], ids=["2_workers", "3_workers"])
 def found(request, tmp_path_factory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("workers")
     mp.spawn(run_worker, args=(request.param, str(folder)), nprocs=request.param)

@@ -1,4 +1,4 @@
-"""How tests run the project's commands: as a user does, in a process of their own."""
+"""How tests run the project's commands: as a user does, in a new process, or in the test's process where no cluster starts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = "tests/e2e/small.yaml"
@@ -37,6 +39,14 @@ def call(command: str, *arguments: str, timeout: float = 600, **env: str) -> sub
     process = start(command, *arguments, **env)
     output, _ = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, output, None)
+
+
+def call_here(command: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run it in this process, which saves the imports of a new one: for commands that end before a cluster starts."""
+    from pipelines.cli import app
+
+    done = CliRunner().invoke(app, [command, *arguments], env={"RAY_ADDRESS": None, **env})
+    return subprocess.CompletedProcess([command, *arguments], done.exit_code, done.output, None)
 
 
 def python_without(absent: Sequence[str], code: str, cwd: Path = ROOT, timeout: float = 120) -> subprocess.CompletedProcess[str]:
