@@ -240,7 +240,7 @@ def _check_base(variable: Variable, found: Mapping[str, Variable], where: str) -
         return
     place, base = f"{where}: variable {variable.name!r}", found.get(variable.of)
     if base is None or base.of is not None:
-        raise ConfigError(f"{place}: of={variable.of!r} is not a variable with readings of its own")
+        raise ConfigError(f"{place}: of={variable.of!r} is not a variable that a source emits")
     if variable.role != "label_only" or variable.sources or (variable.unit, variable.kind) != (base.unit, base.kind):
         raise ConfigError(f"{place}: a variable `of` another needs role label_only, no sources, and that one's unit and kind")
 

@@ -352,7 +352,7 @@ class DriftConfig(Section):
     """Hours of recorded history before the rollout starts."""
 
     starts: list[int] = Field([0, 12, 24], min_length=1)
-    """Hours of a stay at which the recorded history begins; each is a window of its own where the stay lasts long enough."""
+    """Hours of a stay at which the recorded history begins; each starts a separate window where the stay lasts long enough."""
 
     headline_context: int = 24
     """The one of `contexts`, in hours, that the report's first screen shows."""

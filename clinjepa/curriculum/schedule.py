@@ -1,6 +1,6 @@
 """The learning rate: one linear warmup and cosine to 0 over all phases together (Clin-JEPA, arXiv 2605.10840).
 
-The encoder's group joins in joint refinement at the rate the schedule has then, optionally with a short warmup of its own.
+The encoder's group joins in joint refinement at the rate the schedule has then, optionally with a short additional warmup.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def _phase_words(phase: PhaseFacts) -> str:
 
 
 def title(name: str) -> str:
-    """`hypotension_8h` becomes `Hypotension within 8 h`; names with a title of their own get it; `a · b` is `a, b`."""
+    """`hypotension_8h` becomes `Hypotension within 8 h`; a name with an entry in the table of titles gets that title; `a · b` is `a, b`."""
     if name in TITLES:
         return TITLES[name]
     if " · " in name:

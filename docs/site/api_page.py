@@ -70,7 +70,7 @@ def _entry(name: str, value: Any) -> str:
 
 
 def _fields(cls: type) -> Iterator[tuple[str, str]]:
-    """Fields that a docstring of their own follows, with that docstring as one paragraph; of settings the pages elsewhere have them."""
+    """Fields that a docstring follows, with that docstring as one paragraph; the fields of settings are on other pages."""
     if hasattr(cls, "model_fields"):
         return
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body

@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP end every command in the same way, whichever library is at work.
 
 A signal raises KeyboardInterrupt in the main thread, and `Interruption` remembers its number: Ray turns any exception of a handler into a
-plain KeyboardInterrupt, and a library may swallow it. Ray, Ray Train and Ray Tune install handlers of their own, which end the process
+plain KeyboardInterrupt, and a library may swallow it. Ray, Ray Train and Ray Tune install further handlers, which end the process
 with another status or end a run as if it were finished; while a command runs these are not installed.
 """
 

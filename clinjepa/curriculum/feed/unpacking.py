@@ -23,7 +23,7 @@ class _Entry(TypedDict):
 
 
 def unpacked(payload: pa.Buffer, device: torch.device) -> dict[str, Tensor]:
-    """Tensors by name (`collating`), each with memory of its own on `device`.
+    """Tensors by name (`collating`), each in separate memory on `device`.
 
     The payload may lie in Ray's object store, which is read-only. It is copied once and may then be released; for a GPU it is copied into
     pinned memory, from which it is transferred while the loop continues.

@@ -40,7 +40,7 @@ def cut_chunks(
     Args:
         encoder: its settings decide whether texts get an end-of-text token, its sharding whether workers agree on the rounds.
         arrays: the collated micro-batch.
-        token_budget: tokens of a chunk; a longer text is a chunk of its own.
+        token_budget: tokens of a chunk; a longer text is a chunk alone.
         seed: of the micro-batch; adapter dropout of chunk i is drawn from (seed, i) whenever that chunk is encoded.
         dist: the workers.
         num_texts: pack only the first this many texts (the states).
@@ -92,7 +92,7 @@ def next_token_backward(
     Args:
         encoder: with its output layer.
         arrays: the collated micro-batch.
-        token_budget: places of a chunk; a longer text is a chunk of its own.
+        token_budget: places of a chunk; a longer text is a chunk alone.
         seed: of the micro-batch; adapter dropout of chunk i is drawn from (seed, i).
         scale: weight of the mean in the loss of the global batch.
         dist: the workers.

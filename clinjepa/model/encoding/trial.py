@@ -1,6 +1,6 @@
 """A new encoder is tried: what it makes of two tiny texts in a row must be what transformers makes of each alone.
 
-transformers isolates packed texts in classes that build their attention mask from the positions. Classes with a mask of their own (BioGPT,
+transformers isolates packed texts in classes that build their attention mask from the positions. Classes that build another mask (BioGPT,
 Falcon), recurrence (Mamba, RWKV), convolution (LFM2) or learned positions that they count themselves do not, and raise no error. An encoder
 of such a class gets one text a row (`Encoder.one_text_per_row`), which is right for every class whose places do not see later ones. The
 classes tried are in docs/encoder_classes.md.
