@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError
+from clinjepa.sources.files.text_files import found_columns
 from clinjepa.sources.readings.range_losses import GroupLosses
 
 if TYPE_CHECKING:
@@ -192,7 +193,10 @@ def validate(tables: SourceTables) -> SourceTables:
     """Return the tables if they follow the schema; otherwise raise SourceError with the column or rule that is violated."""
     for label, table, schema in (("stays", tables.stays, STAYS_SCHEMA), ("events", tables.events, EVENTS_SCHEMA)):
         if table.schema.names != schema.names:
-            raise SourceError(f"{label}: columns are {table.schema.names}, schema version {SCHEMA_VERSION} has {schema.names}")
+            raise SourceError(
+                f"{label}: the {len(table.schema)} columns are not those of schema version {SCHEMA_VERSION} in their order "
+                f"({found_columns(table.schema.names, schema.names)}); it has {', '.join(schema.names)}"
+            )
         for column in schema:
             if table.schema.field(column.name).type != column.type:
                 raise SourceError(f"{label}: column {column.name!r} is {table.schema.field(column.name).type}, must be {column.type}")

@@ -75,6 +75,8 @@ ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "utf-16 big without mark": lambda text: text.encode("utf-16-be"),
     "utf-32": lambda text: text.encode("utf-32"),
     "CRLF": lambda text: codecs.BOM_UTF8 + text.replace("\n", "\r\n").encode(),
+    "CR": lambda text: text.replace("\n", "\r").encode(),
+    "blank lines behind": lambda text: text.encode() + b"\n\r\n \t\n",
 }
 
 

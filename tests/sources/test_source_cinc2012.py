@@ -321,6 +321,8 @@ def test_a_record_number_in_two_sets_is_refused(tmp_path):
         ("1,6,1,long,-1,0\n", "line 2, column 'Length_of_stay': not a whole number"),
         ("1,6,1,1e1,-1,0\n", "line 2, column 'Length_of_stay': not a whole number"),
         ("1,6,1,1.5,-1,0\n", "line 2, column 'Length_of_stay': not a whole number"),
+        ("\n,,,,,\n1,6,1,5,-1,0\n\n2,6,1,long,-1,0\n", "line 6, column 'Length_of_stay': not a whole number"),
+        ("\n1,6,1,5,-1,0\n\n1,6,1,5,-1,0\n", "lines 3 and 5 have the same RecordID"),
     ],
 )
 def test_a_broken_outcome_row_is_named_by_its_line(tmp_path, outcomes, message):
@@ -331,6 +333,20 @@ def test_an_outcome_file_without_a_column_is_refused(tmp_path):
     folder = write_set(tmp_path, {1: ""})
     (folder / "Outcomes-a.txt").write_text("RecordID,Length_of_stay\n1,5\n")
     assert "Outcomes-a.txt: column 'In-hospital_death' is missing" in open_error(folder)
+
+
+HEADERLESS = {
+    "no header": ("132539,6,1,5,-1,0\n132540,16,8,8,-1,0\n", "none of its 6 names is a column of this table; is the header missing?"),
+    "another table": ("RecordID,SAPS-I,132539 Miller\n1,2,3\n", "found: RecordID, SAPS-I and 1 others"),
+}
+
+
+@pytest.mark.parametrize(("content", "found"), HEADERLESS.values(), ids=list(HEADERLESS))
+def test_a_header_that_is_none_is_not_quoted(tmp_path, content, found):
+    folder = write_set(tmp_path, {1: ""})
+    (folder / "Outcomes-a.txt").write_text(content)
+    message = open_error(folder)
+    assert found in message and "13254" not in message and "132539" not in message and len(message) < 300 + len(str(tmp_path))
 
 
 def test_an_empty_set_is_refused(tmp_path):

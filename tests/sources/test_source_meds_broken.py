@@ -34,6 +34,14 @@ def test_a_missing_column_is_named_with_its_file(tmp_path, column):
         read_all(write_meds(tmp_path, stay_rows(), schema=kept))
 
 
+def test_a_header_that_is_none_is_not_quoted(tmp_path):
+    write_meds(tmp_path, stay_rows())
+    pl.DataFrame({"10006508": [10006509], "2146-02-09 03:11": [None], "time": [None]}).write_parquet(tmp_path / "data/train/0.parquet")
+    with pytest.raises(SourceError, match="column 'subject_id' is missing .found: time and 2 others") as error:
+        read_all(tmp_path)
+    assert "10006508" not in str(error.value) and "2146" not in str(error.value)
+
+
 def test_a_shard_cut_short_is_refused(tmp_path):
     write_meds(tmp_path, stay_rows() + [chart(220045, 2, 80.0)] * 500)
     path = tmp_path / "data/train/0.parquet"

@@ -19,7 +19,7 @@ import polars as pl
 from clinjepa.clinical import load_variables
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.record_files import MappedField
-from clinjepa.sources.files.text_files import decode_text, whole_number
+from clinjepa.sources.files.text_files import decode_text, found_columns, whole_number
 from clinjepa.sources.readings.cleaning import complete_stays, drop_implausible_ages, raw_events
 from clinjepa.sources.schema import STAYS_TYPES
 
@@ -34,6 +34,9 @@ _CHARTED = {"Height": ("height", "height_cm", "height_time"), "Weight": ("weight
 """Static -> variable, and columns of `stays` for its value and the time from which it is known."""
 
 _OUTCOME_COLUMNS = ("RecordID", "Length_of_stay", "In-hospital_death")
+_PUBLISHED_COLUMNS = (*_OUTCOME_COLUMNS, "SAPS-I", "SOFA", "Survival")
+_EMPTY = ' \t,"'
+"""Characters of a line without a value, such as those that Excel writes for emptied rows."""
 
 
 class Cinc2012Map(TypedDict):
@@ -47,32 +50,33 @@ class Cinc2012Map(TypedDict):
 
 
 def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
-    """stay_id, stay_days (null where -1) and died_in_hospital of an outcome file.
+    """stay_id, stay_days (null where -1) and died_in_hospital of an outcome file; lines without a value are skipped.
 
     Raises:
         SourceError: Not a csv with a header, a missing column, a value that is not a whole number, or a repeated id.
     """
+    lines = [(number, line) for number, line in enumerate(decode_text(content, where).splitlines(), 1) if line.strip(_EMPTY)]
+    text = "\n".join(line for _, line in lines)
     try:
-        table = pl.read_csv(io.BytesIO(decode_text(content, where).encode()), infer_schema=False, truncate_ragged_lines=False)
+        table = pl.read_csv(io.BytesIO(text.encode()), infer_schema=False, truncate_ragged_lines=False)
+        table = table.rename({name: name.strip() for name in table.columns})
     except pl.exceptions.PolarsError:
         raise SourceError(f"{where}: not a comma-separated table with a header; get the file again") from None
-    table = table.rename({name: name.strip() for name in table.columns})
     missing = [name for name in _OUTCOME_COLUMNS if name not in table.columns]
     if missing:
         raise SourceError(
-            f"{where}: column {missing[0]!r} is missing (found: {', '.join(table.columns)}); "
+            f"{where}: column {missing[0]!r} is missing ({found_columns(table.columns, _PUBLISHED_COLUMNS)}); "
             "this is not an outcome file of the 2012 challenge"
         )
     numbers = table.select(whole_number(pl.col(name)).alias(name) for name in _OUTCOME_COLUMNS)
     for name in _OUTCOME_COLUMNS:
         bad = numbers[name].is_null().arg_true()
         if len(bad):
-            raise SourceError(f"{where}: line {bad[0] + 2}, column {name!r}: not a whole number; get the file again")
+            raise SourceError(f"{where}: line {lines[bad[0] + 1][0]}, column {name!r}: not a whole number; get the file again")
     repeated = numbers["RecordID"].is_duplicated().arg_true()
     if len(repeated):
-        raise SourceError(
-            f"{where}: lines {repeated[0] + 2} and {repeated[1] + 2} have the same RecordID; every record has one outcome, remove one"
-        )
+        first, second = (lines[repeated[place] + 1][0] for place in (0, 1))
+        raise SourceError(f"{where}: lines {first} and {second} have the same RecordID; every record has one outcome, remove one")
     days, death = pl.col("Length_of_stay"), pl.col("In-hospital_death")
     return numbers.select(
         pl.col("RecordID").alias("stay_id"),

@@ -1,4 +1,4 @@
-"""Bytes of small text files to text: byte-order marks, sizes, whole numbers.
+"""Bytes of small text files to text: byte-order marks, sizes, whole numbers; names of columns for messages.
 
 Excel, database clients and Windows editors save UTF-8 with a byte-order mark, or UTF-16. Used for the records and outcome files of the
 challenges; tables of any size are read by `csv_stream`.
@@ -7,6 +7,7 @@ challenges; tables of any size are read by `csv_stream`.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Collection, Sequence
 
 import polars as pl
 
@@ -66,3 +67,12 @@ def whole_number(text: pl.Expr) -> pl.Expr:
     stripped = text.str.strip_chars()
     digits = pl.when(stripped.str.contains(_WHOLE)).then(stripped).otherwise(stripped.str.extract(_WHOLE_WITH_POINT, 1))
     return digits.cast(pl.Int64, strict=False)
+
+
+def found_columns(names: Sequence[str], known: Collection[str]) -> str:
+    """For a message: which known columns a header has, and how many others. A header that is none holds a patient's values."""
+    found = [name for name in dict.fromkeys(names) if name in known]
+    others = len(names) - len(found)
+    if not found:
+        return f"none of its {len(names)} names is a column of this table; is the header missing?"
+    return f"found: {', '.join(found)}" + (f" and {others} others" if others else "")

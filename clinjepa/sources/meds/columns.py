@@ -9,6 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from clinjepa.errors import SourceError
+from clinjepa.sources.files.text_files import found_columns
 
 COLUMNS: dict[str, tuple[tuple[str, ...], pl.DataType]] = {
     "subject_id": (("subject_id", "patient_id"), pl.Int64()),
@@ -28,6 +29,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], pl.DataType]] = {
 NEEDED = ("subject_id", "time", "code", "numeric_value", "icustay_id")
 """Columns without which no ICU stay can be read; the others are missing in some exports."""
 
+_KNOWN = frozenset(spelling for spellings, _ in COLUMNS.values() for spelling in spellings)
 _OPTIONAL_IDS = ("icustay_id", "hadm_id", "order_id")
 _IDS = ("subject_id", *_OPTIONAL_IDS)
 
@@ -43,7 +45,7 @@ def find_columns(columns: tuple[str, ...], schema: pl.Schema, where: str) -> dic
         found = next((spelling for spelling in COLUMNS[column][0] if spelling in schema), None)
         if found is None and column in NEEDED:
             raise SourceError(
-                f"{where}: column {column!r} is missing (found: {', '.join(schema.names())}); "
+                f"{where}: column {column!r} is missing ({found_columns(schema.names(), _KNOWN)}); "
                 "this source reads MIMIC-IV converted to MEDS 0.3.3 or 0.4"
             )
         if found is not None:

@@ -18,6 +18,7 @@ from clinjepa.clinical import load_variables
 from clinjepa.clinical.definitions import check_keys, read_definitions
 from clinjepa.errors import ConfigError, SourceError
 from clinjepa.sources.files.csv_stream import LONGEST_HEADER, open_stream, read_line
+from clinjepa.sources.files.text_files import found_columns
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 from clinjepa.sources.schema import MEDICATION
 from clinjepa.storage import Folder
@@ -114,7 +115,7 @@ def read_header(folder: Folder, table: Table, file: str) -> list[str]:
     missing = [name for name in table.columns if name not in header]
     if missing:
         raise SourceError(
-            f"{where}, row 1: column {missing[0]!r} is missing ({_found(header, table)}); MIMIC-IV "
+            f"{where}, row 1: column {missing[0]!r} is missing ({found_columns(header, table.columns | table.optional)}); MIMIC-IV "
             f"{read_definitions('maps/mimic_iv_tables.yaml')['versions']} have it; is this another release or data set?"
         )
     repeated = [name for name, times in Counter(header).items() if times > 1 and name in table.columns | table.optional]
@@ -162,15 +163,6 @@ def check_items(d_items: pl.DataFrame, d_labitems: pl.DataFrame) -> dict[str, in
     if mimic_map()["specimens"]["item"] not in known["d_labitems"]:
         counts["item_absent:specimen"] += 1
     return dict(counts)
-
-
-def _found(header: list[str], table: Table) -> str:
-    """The known columns that were found. Other words of the line may be a patient's data: they are counted, not quoted."""
-    known = [name for name in header if name in table.columns or name in table.optional]
-    others = len(header) - len(known)
-    if not known:
-        return f"none of its {len(header)} names is a column of this table; is the header missing?"
-    return f"found: {', '.join(known)}" + (f" and {others} others" if others else "")
 
 
 def _plain(text: str | None) -> str:
