@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from clinjepa.errors import ConfigError
 from clinjepa.model.encoding.encoder import Encoder, build_encoder
+from clinjepa.model.encoding.layers import longest_shared_row
 from clinjepa.model.encoding.packing import encode_texts, pack_texts
 from tests.support.models.tiny_classes import END, latents_alone, loss_alone, some_texts, tiny_spec, write_tiny
 
@@ -40,6 +42,34 @@ def test_a_latent_is_that_of_the_text_alone(tmp_path: Path, kind: str, latent_fr
         inner = model.base_model
         z_ND = inner.get_submodule(norms.get(kind, "norm" if hasattr(inner, "norm") else "ln_f"))(z_ND).detach()
     assert gap(z_ND, expected_ND) < 1e-4
+
+
+@pytest.mark.parametrize("with_head", [False, True])
+def test_a_latent_has_the_width_of_the_states_and_not_of_the_layers(tmp_path: Path, with_head: bool) -> None:
+    model = write_tiny(tmp_path, "opt_350m")
+    encoder = build_encoder(tiny_spec(tmp_path), None, 0, with_head=with_head)
+    z_ND = encode_texts(encoder, TEXTS, 256)
+    assert encoder.dim == z_ND.shape[1] == 16
+    assert gap(z_ND, latents_alone(model, TEXTS)) < 1e-4
+
+
+def test_texts_share_no_row_in_which_a_class_scales_by_the_place_in_the_row(tmp_path: Path) -> None:
+    model: Any = write_tiny(tmp_path, "llama4")
+    encoder = build_encoder(tiny_spec(tmp_path, adaptation="full"), None, 0, with_head=True).eval()
+    assert not encoder.one_text_per_row  # the trial's rows are shorter than `floor_scale`
+    assert gap(encode_texts(encoder, TEXTS, 256), latents_alone(model, TEXTS)) < 1e-4
+    assert float(loss_of(encoder).detach()) == pytest.approx(float(loss_alone(model, TEXTS).detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "longest"),
+    [({"attn_temperature_tuning": True}, 8191), ({"attn_temperature_tuning": False}, None), ({"floor_scale": 70}, 69)],
+)
+def test_rows_are_shared_up_to_the_place_where_a_class_scales(settings: dict[str, Any], longest: int | None) -> None:
+    defaults = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    defaults |= {"intermediate_size": 16, "intermediate_size_mlp": 16, "num_local_experts": 1, "vocab_size": 16, "pad_token_id": 0}
+    model = transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**(defaults | settings)))
+    assert longest_shared_row(model) == longest
 
 
 @pytest.mark.parametrize("kind", ["biogpt", "llama", "lfm2"])

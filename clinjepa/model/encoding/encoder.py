@@ -21,9 +21,9 @@ from torch.nn.parameter import Parameter
 
 from clinjepa.errors import ConfigError
 from clinjepa.model.encoding.last_layer import Places, can_read_at, read_at
-from clinjepa.model.encoding.layers import final_norm, inner_name, inner_of, list_of_layers, longest_text
+from clinjepa.model.encoding.layers import final_norm, inner_name, inner_of, list_of_layers, longest_shared_row, longest_text
 from clinjepa.model.encoding.next_token import ClassLogits, next_token_loss
-from clinjepa.model.encoding.packing import Pack, pack_texts
+from clinjepa.model.encoding.packing import SHORTEST_ROW, Pack, pack_texts
 from clinjepa.model.encoding.recompute import recompute_in_backward
 from clinjepa.model.encoding.trial import try_encoder
 from clinjepa.model.norms import fuse_norms
@@ -61,11 +61,13 @@ class Encoder(nn.Module):
         self.target_model = copy.deepcopy(model).requires_grad_(False) if with_target and not lora else None
         self._active = "online"
         self.dim = int(causal_of(model).config.get_text_config().hidden_size)
+        """Width of a latent. A class that projects its last states to another width sets it (`clinjepa.model.encoding.trial`)."""
         self.one_text_per_row = False
         """Rows hold one text each, because the model's class does not isolate packed texts (`clinjepa.model.encoding.trial`)."""
         self.logits_by_class = False
         """Logits are more than the output layer's product in the model's class (`clinjepa.model.encoding.next_token`)."""
         self._longest_text = longest_text(causal_of(model))
+        self._longest_shared_row = longest_shared_row(causal_of(model))
         fuse_norms(self)
         last = [layers[-1] for layers in self._lists_of_layers()]
         self._reads_at = all(map(can_read_at, last))  # before sharding, which changes the layers' classes
@@ -129,7 +131,8 @@ class Encoder(nn.Module):
                 f"a text has {longest} tokens, and {type(self.causal).__name__} has positions for {self._longest_text}; "
                 f"set tokenizer.max_tokens={self._longest_text - (end_id is not None)} or less"
             )
-        return pack_texts(texts, token_budget, end_id, self.one_text_per_row)
+        too_long = self._longest_shared_row is not None and max(longest, SHORTEST_ROW) > self._longest_shared_row
+        return pack_texts(texts, token_budget, end_id, self.one_text_per_row or too_long)
 
     def _activate(self, which: str) -> None:
         if self.lora and which != self._active:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 Encoder: TypeAlias = Any  # `clinjepa.model.encoding.encoder` imports this module
 
-_MIN_ROW = 64
+SHORTEST_ROW = 64
+"""Places of a row that texts share, at least."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def pack_texts(texts: Sequence[np.ndarray], token_budget: int, end_id: int | Non
         if rows is None or not rows.add(index, length):
             if rows is not None:
                 packs.append(_lay_out(texts, lengths, rows, end_id))
-            shortest = _MIN_ROW if token_budget >= _MIN_ROW and not one_per_row else 1
+            shortest = SHORTEST_ROW if token_budget >= SHORTEST_ROW and not one_per_row else 1
             rows = _Rows(max(shortest, length), token_budget, one_per_row)
             rows.add(index, length)
     if rows is not None:

@@ -2,8 +2,9 @@
 
 transformers isolates packed texts in classes that build their attention mask from the positions. Classes that build another mask (BioGPT,
 Falcon), recurrence (Mamba, RWKV), convolution (LFM2) or learned positions that they count themselves do not, and raise no error. An encoder
-of such a class gets one text a row (`Encoder.one_text_per_row`), which is right for every class whose places do not see later ones. The
-classes tried are in docs/encoder_classes.md.
+of such a class gets one text a row (`Encoder.one_text_per_row`), which is right for every class whose places do not see later ones. Where
+a class differs only in rows longer than those tried, its configuration shows it (`layers.longest_shared_row`). The classes tried are in
+docs/encoder_classes.md.
 
 For SFT the logits are tried in the same way (`Encoder.logits_by_class`).
 """
@@ -43,9 +44,9 @@ _FAULTS = (TypeError, ValueError, IndexError, KeyError, AttributeError, Assertio
 
 
 def try_encoder(encoder: Encoder, with_head: bool) -> None:
-    """Set `one_text_per_row` and `logits_by_class` of a new encoder as its class needs. All workers of a sharded encoder call it.
+    """Set `dim`, `one_text_per_row` and `logits_by_class` of a new encoder as its class needs. All workers of a sharded encoder call it.
 
-    The class of the bases that are made here needs neither, which a test holds; it is not tried.
+    The class of the bases that are made here needs none of it, which a test holds; it is not tried.
 
     Args:
         encoder: on its device, with its weights.
@@ -84,6 +85,7 @@ def _try(encoder: Encoder, texts_3S: Tensor, with_head: bool, causal: PreTrained
     if not bool(scale.isfinite()):
         raise ConfigError(f"{name}: its states are not finite (a weight is NaN or too large); get its files again or choose another model")
     scale = scale.clamp_min(1e-30)
+    encoder.dim = alone.shape[-1]
     takes_positions = "position_ids" in inspect.signature(inner_of(causal).forward).parameters
     if not takes_positions or not _holds(encoder, lambda: _packed(encoder, causal, texts_3S, alone, scale)):
         encoder.one_text_per_row = True

@@ -44,6 +44,8 @@ def add_adapters(model: PreTrainedModel, spec: EncoderSpec, seed: int, with_targ
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft reads a transformers attribute by its deprecated name.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        # peft finds the layout of a layer's weight by itself, and reports it.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         torch.manual_seed(seed)
         adapted = PeftModel(model, lora_config(spec, spec.lora_dropout), adapter_name="online", autocast_adapter_dtype=True)
         if with_target:
@@ -58,12 +60,14 @@ def add_adapters(model: PreTrainedModel, spec: EncoderSpec, seed: int, with_targ
 
 
 def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
-    """Raise ConfigError if a LoRA target matches no linear layer. A model without weights (on `meta`) is enough."""
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    """Raise ConfigError if a LoRA target matches no linear layer (GPT-2's `Conv1D` is one). A model on `meta` is enough."""
+    from transformers.pytorch_utils import Conv1D
+
+    names = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     unmatched = [wanted for wanted in targets if not any(name == wanted or name.endswith("." + wanted) for name in names)]
     if unmatched:
         layers = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
-        raise ConfigError(f"encoder.lora.targets: {', '.join(unmatched)} match no linear layer of this model; it has {layers}")
+        raise ConfigError(f"encoder.lora.targets: {', '.join(unmatched)} match no linear layer of this model; it has {layers or 'none'}")
 
 
 def lora_config(spec: EncoderSpec, dropout: float) -> LoraConfig:

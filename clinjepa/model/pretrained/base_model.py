@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -173,13 +173,16 @@ def load_base(source: BaseSource, dtype: torch.dtype, needs_head: bool = True) -
             model, found = load(
                 source.source,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, with the shapes
                 dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
                 revision=source.revision,
                 local_files_only=source.local_files_only,
             )
-        except RuntimeError as error:  # shapes that do not fit
+        except RuntimeError as error:
+            if "report" in str(error):  # transformers' own, in a log that a worker does not show
+                raise ValueError("transformers cannot convert its tensors to those of this class") from None
             raise ValueError(first_line(error)) from None
     missing, head = set(found["missing_keys"]), _head_names(model)
     if missing and missing <= head:
@@ -189,11 +192,20 @@ def load_base(source: BaseSource, dtype: torch.dtype, needs_head: bool = True) -
             )
         remove_head(model)
         missing.clear()
-    if missing or found["mismatched_keys"]:
-        # transformers would continue with random values in their place.
-        example = min(missing or {str(key) for key in found["mismatched_keys"]})
-        raise ValueError(f"{len(missing)} tensors are missing, {len(found['mismatched_keys'])} have another shape (such as {example})")
+    # transformers would continue with random values in their place.
+    if found["mismatched_keys"]:
+        name, stored, wanted = min(found["mismatched_keys"], key=str)
+        raise ValueError(
+            f"{len(found['mismatched_keys'])} tensors have another shape than {BASE_CONFIG} gives them, such as {name}: "
+            f"{_shape(stored)} in the files, {_shape(wanted)} by {BASE_CONFIG}"
+        )
+    if missing:
+        raise ValueError(f"{len(missing)} tensors are missing (such as {min(missing)})")
     return model
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 class NoHead(nn.Module):

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 
 from clinjepa.errors import ConfigError
@@ -46,6 +48,10 @@ def check_model_files(model: str, revision: str | None, local_files_only: bool =
         raise ConfigError(f"encoder.model={model} is a file; give the folder with its config.json and safetensors files")
     elif os.path.isabs(model) or model.startswith((".", "~")):
         raise ConfigError(f"encoder.model={model}: there is no such folder on this machine; give the path of a model folder")
+    elif not _can_be_id(model):
+        raise ConfigError(
+            f"encoder.model={model or '(empty)'} is no folder on this machine and cannot be a model id (owner/name); give one of them"
+        )
     else:
         found = _cached(model, _ADAPTER, revision, local_files_only)
         if found is not None:
@@ -53,6 +59,14 @@ def check_model_files(model: str, revision: str | None, local_files_only: bool =
         config = _cached(model, _CONFIG, revision, True)
         if config is not None:
             _read_config(model, config)
+
+
+def _can_be_id(model: str) -> bool:
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _cached(model: str, name: str, revision: str | None, local_files_only: bool) -> Path | None:

@@ -43,9 +43,16 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaConfig",
         _FEW_HEADS | {"max_position_embeddings": 16, "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}},
     ),
+    "llama4": (
+        "Llama4TextConfig",
+        _FEW_HEADS
+        | {"num_local_experts": 2, "intermediate_size_mlp": 48, "no_rope_layers": [1, 0]}
+        | {"attn_temperature_tuning": True, "floor_scale": 16, "attn_scale": 0.5},
+    ),
     "mamba": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "vocab_size": VOCAB}),
     "mixtral": ("MixtralConfig", _FEW_HEADS | {"num_local_experts": 4}),
     "opt": ("OPTConfig", _SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "opt_350m": ("OPTConfig", _SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
     "qwen3": ("Qwen3Config", _FEW_HEADS),
 }
 
