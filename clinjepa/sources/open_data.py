@@ -25,6 +25,7 @@ import yaml
 
 from clinjepa.addresses import plain_address
 from clinjepa.errors import SourceError
+from clinjepa.redaction import redacted
 
 Say = Callable[[str], None]
 _CHUNK_BYTES = 1 << 20
@@ -80,7 +81,7 @@ def get_open_data(name: str, folder: str, say: Say = print) -> Path:
     Args:
         name: Name of the data set, as in `list_open_data`.
         folder: Root of the data set on this machine.
-        say: Called with each line of progress.
+        say: Called with each line of progress, without credentials (of an index or a proxy, in a message of pip or of the system).
 
     Returns:
         The folder.
@@ -91,7 +92,7 @@ def get_open_data(name: str, folder: str, say: Say = print) -> Path:
     dataset = _registry().get(name)
     if dataset is None:
         raise SourceError(f"open data set {name!r} is not known; known are {', '.join(_registry())}")
-    root = Path(plain_address(folder))
+    root, say = Path(plain_address(folder)), _redacting(say)
     missing = [file for file in dataset.files if not verifies(root / file.path, file)]
     if not missing:
         say(f"{name}: already complete in {root} ({len(dataset.files)} files verified by SHA-256)")
@@ -116,6 +117,10 @@ def get_open_data(name: str, folder: str, say: Say = print) -> Path:
         f"{name}: cannot be fetched ({'; '.join(faults) or 'files do not verify'}). "
         f"Get by hand from {dataset.page} and put into {root.resolve()}: {names}"
     )
+
+
+def _redacting(say: Say) -> Say:
+    return lambda line: say(redacted(line))
 
 
 def verifies(path: Path, file: DataFile) -> bool:

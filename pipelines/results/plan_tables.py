@@ -98,7 +98,7 @@ def gpu_lines(gpu: GpuEstimate) -> Iterator[str]:
         yield "times that depend on the number of hours (SFT, latent stores) are those of its upper end"
     yield (
         f"time: {gpu.bf16_tflops:g} TFLOP/s bf16, {gpu.fp32_tflops:g} fp32, at {gpu.utilisation:.0%} of it (execution.gpu_utilisation); "
-        "without start-up, reading and communication. Formulas: docs/scaling.md"
+        "without start-up, reading, communication and unused places of rows. Formulas: docs/scaling.md"
     )
     if gpu.other_recipes:
         others = "; ".join(f"{each.recipe} {each.peak_bytes / GIB:.2f} GiB, {_duration(each.seconds)}" for each in gpu.other_recipes)

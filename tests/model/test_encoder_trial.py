@@ -81,6 +81,28 @@ def test_adapters_change_nothing_about_it(tmp_path: Path, kind: str) -> None:
         assert gap(encode_texts(encoder, TEXTS, 256, which), latents_alone(model, TEXTS)) < 1e-4
 
 
+def test_layers_of_gpt_2_get_adapters(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    model = write_tiny(tmp_path, "gpt2")
+    lora = {"rank": 2, "alpha": 4.0, "targets": ["c_attn", "c_proj", "c_fc"], "dropout": 0.0}
+    encoder = build_encoder(tiny_spec(tmp_path, adaptation="lora", lora=lora), None, 0, with_target=True, with_head=True)
+    loss_of(encoder).backward()
+    assert not [warning for warning in recwarn if "fan_in_fan_out" in str(warning.message)]
+    with torch.no_grad():
+        for name, parameter in encoder.online_parameters():
+            assert (float(parameter.grad.abs().max()) > 0) == ("lora_B" in name)
+            parameter.sub_(parameter.grad * 0.1)
+    assert gap(encode_texts(encoder, TEXTS, 256), latents_alone(model, TEXTS)) > 1e-3
+    assert gap(encode_texts(encoder, TEXTS, 256, "target"), latents_alone(model, TEXTS)) < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("gpt2", "c_attn, c_fc, c_proj"), ("llama", "down_proj, gate_proj")])
+def test_a_target_that_is_no_layer_is_answered_with_those_there_are(tmp_path: Path, kind: str, layers: str) -> None:
+    write_tiny(tmp_path, kind)
+    lora = {"rank": 2, "alpha": 4.0, "targets": ["qkv"], "dropout": 0.0}
+    with pytest.raises(ConfigError, match=f"qkv match no linear layer of this model; it has {layers}"):
+        build_encoder(tiny_spec(tmp_path, adaptation="lora", lora=lora), None, 0)
+
+
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "biogpt", "falcon", "mamba"])
 def test_the_trial_finds_the_same_in_bf16(tmp_path: Path, kind: str) -> None:
     model = write_tiny(tmp_path, kind).bfloat16()

@@ -112,6 +112,11 @@ def another_shape(folder: Path, model: Any) -> None:
     save_file(state, folder / "model.safetensors", {"format": "pt"})
 
 
+def another_vocabulary(folder: Path, model: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 120}))
+
+
 def unknown_class(folder: Path, model: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "homemade"}))
@@ -136,7 +141,8 @@ FAULTS: list[tuple[Callable[[Path, Any], None], str]] = [
     (quantised, r"quantised weights \(gptq\)"),
     (eight_bits, "weights of type F8_E4M3"),
     (a_tensor_short, r"1 tensors are missing.*\(such as model.norm.weight\)"),
-    (another_shape, "cannot be loaded"),
+    (another_shape, r"1 tensors have another shape than config.json gives them, such as model.norm.weight: 5 in the files, 32 by"),
+    (another_vocabulary, r"2 tensors have another shape .*such as lm_head.weight: 96 x 32 in the files, 120 x 32 by config.json"),
     (unknown_class, "homemade.*causal language model that this version of transformers has a class for"),
     (no_language_model, "causal language model that this version of transformers has a class for"),
 ]
@@ -183,6 +189,13 @@ def test_an_output_layer_that_differs_from_the_embeddings_it_is_tied_to_is_read_
 def test_a_path_where_nothing_is_says_so(model: str) -> None:
     with pytest.raises(ConfigError, match="there is no such folder"):
         build_encoder(tiny_spec(Path(), model=model), None, 0)
+
+
+@pytest.mark.parametrize("model", ["", "a/b/c/d", "my model", "https://huggingface.co/a/b", "../none/", "a/b/"])
+def test_a_name_that_can_be_no_model_id_is_not_looked_for_on_the_hub(model: str) -> None:
+    with pytest.raises(ConfigError, match="no folder on this machine and cannot be a model id|there is no such folder") as caught:
+        build_encoder(tiny_spec(Path(), model=model), None, 0)
+    assert not any(word in str(caught.value) for word in ("allow_download", "fetch"))
 
 
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:

@@ -154,3 +154,12 @@ def test_a_zip_cut_short_does_not_verify(tmp_path):
     shutil.copy(tmp_path / "a.zip", tmp_path / "b.zip")
     (tmp_path / "b.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:-30])
     assert not verifies(tmp_path / "b.zip", DataFile("b.zip", "members", "0" * 64, None))
+
+
+def test_no_line_of_progress_holds_a_credential(dataset, tmp_path, monkeypatch):
+    closed = replace(dataset, address="http://ann:pl4nted@127.0.0.1:9/")
+    monkeypatch.setattr(open_data, "_registry", lambda: {"tiny": closed})
+    said: list[str] = []
+    with pytest.raises(SourceError):
+        get_open_data("tiny", str(tmp_path / "out"), said.append)
+    assert any("does not work here" in line and "***" in line for line in said) and "pl4nted" not in str(said)
