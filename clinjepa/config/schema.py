@@ -99,6 +99,10 @@ class TextConfig(Section):
     include_medications: bool = True
     """Write medications that are not in the variable dictionary into action texts, by the source's name."""
 
+    exclusions: Literal["all", "all_but_scores"] = Added("all")
+    """Fields that stay out of texts: `all` of clinical/exclusions.yaml, or all but the severity scores SOFA and KDIGO, which then stand
+    at the head of state texts as in Clin-JEPA's released code. Labels of worsening, sepsis and kidney failure are made of these scores."""
+
 
 class SplitConfig(Section):
     """Patient-disjoint split into train / tuning / held_out, stratified by in-hospital death (and sepsis where known)."""

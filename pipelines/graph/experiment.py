@@ -20,6 +20,9 @@ from clinjepa.trajectory.settings import IngestSettings, LabelSettings, Trajecto
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import Trial, TrialBuilder
 
+_INGESTED = ("variables.yaml", "exclusions.yaml", "cohorts.yaml", "maps")
+"""Definitions that an ingest follows; texts with severity scores follow those of derived quantities too."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -65,10 +68,11 @@ def build_experiment(config: Config, source_digest: str, recipes: Sequence[Recip
         del source["simulator"]
     extracted = {name: value for name, value in source.items() if name != "event_time"}  # both times are in what is extracted
     extract = Stage("extract", "extract", {"source": extracted, "definitions": _definitions_digest("variables.yaml", "maps")})
+    scores = ["derived"] if "exclusions" in ingested["text"] else []
     ingest = Stage(
         "ingest",
         "ingest",
-        ingested | {"source": source, "definitions": _definitions_digest("variables.yaml", "exclusions.yaml", "cohorts.yaml", "maps")},
+        ingested | {"source": source, "definitions": _definitions_digest(*_INGESTED, *scores)},
         {"extract": extract} if has_extractions(SOURCES[config.source.kind]) else {},
     )
     tokenizer = Stage("tokenizer", "tokenizer", result_fields(tokenizer_settings(config)), {"ingest": ingest})

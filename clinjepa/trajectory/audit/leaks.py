@@ -9,7 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from clinjepa.clinical import excluded_by, load_variables
-from clinjepa.config.schema import Config
+from clinjepa.config.schema import Config, TextConfig
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import read_card
 from clinjepa.trajectory.audit.checks import AuditedData, AuditReport, Check, Labelling, Sampling
@@ -29,6 +29,7 @@ from clinjepa.trajectory.audit.truncation import (
 from clinjepa.trajectory.hours import ingest as ingest_artifact
 from clinjepa.trajectory.hours.grid import HOUR_US
 from clinjepa.trajectory.hours.split import SPLITS
+from clinjepa.trajectory.labels.scores import SCORES
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 
 SCHEMA_VERSION = 1
@@ -47,7 +48,7 @@ def audit(data: AuditedData, config: Config, sampling: Sampling, labelling: Labe
     stays = pl.DataFrame(data.ingest.read_table("stays.parquet"))
     charts = sample_charts(stays, sampling)
     checks = [
-        *text_checks(data.ingest, list(card["parts"])),
+        *text_checks(data.ingest, list(card["parts"]), config.text),
         table_check(),
         *truncation_checks(data.ingest, config, charts),
         *store_time_checks(charts, config.source.event_time),
@@ -75,9 +76,10 @@ def sample_charts(stays: pl.DataFrame, sampling: Sampling) -> list[Chart]:
     return charts
 
 
-def text_checks(ingest: Folder, parts: list[str]) -> list[Check]:
-    """Names in every text of the parts against what texts may name."""
-    found = read_texts(ingest, parts)
+def text_checks(ingest: Folder, parts: list[str], text: TextConfig) -> list[Check]:
+    """Names in every text of the parts against what texts may name; scores that `text.exclusions` leaves in are noted."""
+    scores = tuple(SCORES) if text.exclusions == "all_but_scores" else ()
+    found = read_texts(ingest, parts, scores)
     rows = (
         ("no excluded field or task names a phrase", found.num_phrases, "phrases", found.excluded),
         ("no identifier of an excluded field or discharge code stands in a text", found.num_texts, "texts", found.identifiers),
@@ -85,6 +87,9 @@ def text_checks(ingest: Folder, parts: list[str]) -> list[Check]:
         ("each kind of text names only its own fields", found.num_phrases, "phrases", found.misplaced),
     )
     checks = [Check.of(name, checked, unit, names.total(), list_names(names)) for name, checked, unit, names in rows]
+    if scores:
+        left_in = f"{', '.join(scores)} are left in by text.exclusions; labels are made of them"
+        checks.append(Check("severity scores stand in state texts", "note", found.num_phrases, "phrases", found.scores, left_in))
     return [*checks, Check.of("the hour written in a text is its place in the stay", found.num_texts, "texts", found.wrong_hour)]
 
 

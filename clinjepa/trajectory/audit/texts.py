@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -38,20 +38,22 @@ class TextFindings:
     """Phrases whose name is that of a label-only variable."""
     misplaced: Counter[str] = field(default_factory=Counter)
     """Phrases whose name is not allowed in this kind of text: a treatment among observations, or an undeclared field."""
+    scores: int = 0
+    """Phrases with a severity score that the texts may have."""
     wrong_hour: int = 0
     """Texts whose `t=…h` is not their position in the stay, and stays whose number of texts is not their number of hours."""
 
 
-def read_texts(ingest: Folder, parts: list[str]) -> TextFindings:
-    """Check every text of `parts` (parts of a finished ingest artifact)."""
+def read_texts(ingest: Folder, parts: list[str], scores: Collection[str] = ()) -> TextFindings:
+    """Check every text of `parts` (parts of a finished ingest artifact). scores: excluded names that state texts may have."""
     found = TextFindings()
     num_hours = pl.DataFrame(ingest.read_table("stays.parquet", columns=["stay_id", "num_hours"]))
     for part in parts:
         hours = pl.DataFrame(ingest.read_table(f"hours/{part}.parquet"))
         found.wrong_hour += _wrong_hours(hours.join(num_hours, on="stay_id", how="left"))
-        _check_texts(hours["static_text"], "static", found)
+        _check_texts(hours["static_text"], "static", found, ())
         for kind, column in _KINDS.items():
-            _check_texts(hours[column].explode(empty_as_null=False), kind, found)
+            _check_texts(hours[column].explode(empty_as_null=False), kind, found, scores if kind == "state" else ())
     return found
 
 
@@ -60,10 +62,10 @@ def folded(name: str) -> str:
     return re.sub(r"[\s_/-]+", " ", name).strip().casefold()
 
 
-def _check_texts(texts: pl.Series, kind: str, found: TextFindings) -> None:
+def _check_texts(texts: pl.Series, kind: str, found: TextFindings, scores: Collection[str]) -> None:
     frame = texts.alias("text").to_frame()
     found.num_texts += frame.height
-    for name, count in _count(frame.select(pl.col("text").str.extract(_identifier_pattern(), 1))):
+    for name, count in _count(frame.select(pl.col("text").str.extract(_identifier_pattern(frozenset(scores)), 1))):
         found.identifiers[name] += count
     body = pl.col("text").str.replace(_HOUR_PREFIX, "").str.strip_suffix(".").str.split(". ")
     phrases = frame.select(body.alias("phrase")).explode("phrase", empty_as_null=False)
@@ -73,6 +75,9 @@ def _check_texts(texts: pl.Series, kind: str, found: TextFindings) -> None:
     label_only = _label_only_names() - {folded(name) for name in own}
     for name, count in _count(phrases.select(pl.col("phrase").str.splitn(": ", 2).struct.field("field_0"))):
         if name in own:
+            continue
+        if name in scores:
+            found.scores += count
             continue
         if excluded_by(name) or folded(name) in _excluded_names():
             found.excluded[name] += count
@@ -116,9 +121,10 @@ def _excluded_names() -> set[str]:
     return {folded(name) for name in (*load_exclusions(), *list_tasks())}
 
 
-def _identifier_pattern() -> str:
+def _identifier_pattern(without: frozenset[str]) -> str:
     """Pattern of excluded names that occur in no clinical prose: with an underscore, slash or digit, or in capitals; case-sensitive."""
     names = {name for name in (*load_exclusions(), *list_tasks()) if re.search(r"[_/\d]", name) or (name.isupper() and len(name) > 2)}
+    names -= without
     return rf"(?:^|[^\w])({'|'.join(sorted(map(re.escape, names), key=len, reverse=True))})(?:$|[^\w])"
 
 

@@ -30,6 +30,7 @@ from clinjepa.trajectory.hours.odd_medians import odd_medians
 from clinjepa.trajectory.hours.range_losses import range_losses
 from clinjepa.trajectory.hours.split import SPLITS, draw_split
 from clinjepa.trajectory.hours.text import hour_texts, static_texts
+from clinjepa.trajectory.labels.scores import with_scores
 from clinjepa.trajectory.settings import IngestSettings
 
 SCHEMA_VERSION = 3
@@ -94,6 +95,8 @@ def build_partition(
     texts = _texts(placed, kept, variables, settings.text)
     grid = aggregate_hours(placed, kept, variables)
     history = history_hours(tables.events, kept, variables)
+    if settings.text.exclusions == "all_but_scores":
+        texts = with_scores(texts, grid, history, kept)
     # Labels go by the time of measurement, whenever the value was stored.
     outcomes = [] if events is tables.events else [_write_measured(out, name, tables.events, kept, variables)]
     dropped = dict(tables.counts)

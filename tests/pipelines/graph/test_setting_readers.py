@@ -41,7 +41,7 @@ _TABLE: list[tuple[str, str, str]] = [
     ("ingest", "source", "event_time simulator.num_patients simulator.seed simulator.mean_stay_hours simulator.measurement_density"),
     ("ingest", "cohort", _COHORT),
     ("ingest", "split", "fractions seed use_source_split"),
-    ("ingest", "text", "max_decimals include_medications"),
+    ("ingest", "text", "max_decimals include_medications exclusions"),
     ("trajectories", "windows", "max_hours stride_hours min_hours tail"),
     ("tokenizer", "tokenizer", "init vocab_size"),
     ("trajectories", "tokenizer", "max_tokens"),

@@ -107,7 +107,7 @@ def names_of(checks: list[Check]) -> set[str]:
 
 
 def leaks_of_texts(root: Path) -> set[str]:
-    return names_of(text_checks(Folder(root / "ingest"), list(PARTS)))
+    return names_of(text_checks(Folder(root / "ingest"), list(PARTS), CONFIG.text))
 
 
 def leaks_of_time(root: Path, stays: int = 1) -> set[str]:

@@ -1,6 +1,6 @@
 """Columns of hour rows by name: grid columns as they are, derived quantities computed on demand.
 
-Serves the label rules (`labels/rules.py`); no text and no feature is made of it.
+Serves the label rules (`labels/rules.py`) and, where `text.exclusions` says so, two scores in texts (`labels/scores.py`).
 """
 
 from __future__ import annotations

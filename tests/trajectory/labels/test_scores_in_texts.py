@@ -1,0 +1,74 @@
+"""Severity scores stand in state texts only where `text.exclusions` leaves them in, and look at no later hour."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import polars as pl
+
+from clinjepa.storage import Folder
+from clinjepa.trajectory.audit.checks import Sampling
+from clinjepa.trajectory.audit.leaks import sample_charts, text_checks, truncation_checks
+from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
+from tests.support.data.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
+
+PARTS = {"part-0": {"part": 0}}
+WITH_SCORES = lenient_config(text={"exclusions": "all_but_scores"})
+
+
+def stays(ids: range = range(1, 5)):
+    """Platelets of 40 at hour 1 (3 points), bilirubin of 7 at hour 30 (3 points); creatinine doubles at hour 5 (KDIGO 2); no hour 3."""
+    rows = []
+    for i in ids:
+        rows += [event(i, hour + 0.2, "heart_rate", 80.0) for hour in range(34) if hour != 3]
+        rows += [event(i, 0.5, "creatinine", 1.0), event(i, 5.5, "creatinine", 2.1)]
+        rows += [event(i, 1.5, "platelets", 40.0), event(i, 30.5, "bilirubin_total", 7.0)]
+    return stays_table(*({"stay_id": i, "weight_kg": 80.0, "outtime": at(34)} for i in ids)), events_table(*rows)
+
+
+SOURCE = HandmadeSource(stays())
+
+
+def texts_of(config, folder: Path) -> list[str]:
+    build_partition(SOURCE, {"part": 0}, config, Folder(folder), "part-0")
+    return pl.DataFrame(Folder(folder).read_table("hours/part-0.parquet"))["state_texts"][0].to_list()
+
+
+def test_no_text_has_a_score_by_default(tmp_path: Path) -> None:
+    assert not any("SOFA" in text or "KDIGO" in text for text in texts_of(lenient_config(), tmp_path))
+
+
+def test_scores_stand_before_the_observations_and_change_nothing_else(tmp_path: Path) -> None:
+    plain, scored = texts_of(lenient_config(), tmp_path / "plain"), texts_of(WITH_SCORES, tmp_path / "scored")
+    assert plain[0] == "t=0h | Heart Rate: 80 bpm. Creatinine: 1 mg/dL."
+    assert scored[0] == "t=0h | SOFA: 0. Heart Rate: 80 bpm. Creatinine: 1 mg/dL."
+    assert scored[1].startswith("t=1h | SOFA: 3. Heart Rate: 80 bpm.")
+    assert (plain[3], scored[3]) == ("t=3h | No observations.", "t=3h | SOFA: 3.")
+    assert scored[5].startswith("t=5h | SOFA: 5. KDIGO: 2. Heart Rate: 80 bpm.")
+    removed = [re.sub(r"\|(?: SOFA: \d+\.)?(?: KDIGO: \d\.)?", "|", text) for text in scored]
+    assert [text if text != "t=3h |" else "t=3h | No observations." for text in removed] == plain
+
+
+def test_points_fade_after_24_hours(tmp_path: Path) -> None:
+    scored = texts_of(WITH_SCORES, tmp_path)
+    assert "SOFA: 5." in scored[24] and "SOFA: 2." in scored[27] and "SOFA: 3." in scored[31]
+
+
+def test_the_audit_notes_scores_that_the_setting_leaves_in_and_calls_them_a_leak_otherwise(tmp_path: Path) -> None:
+    texts_of(WITH_SCORES, tmp_path)
+    finish_ingest(Folder(tmp_path), WITH_SCORES)
+    allowed = {check.name: check for check in text_checks(Folder(tmp_path), list(PARTS), WITH_SCORES.text)}
+    note = allowed["severity scores stand in state texts"]
+    assert note.outcome == "note" and note.num_found > 100 and not [each for each in allowed.values() if each.outcome == "leak"]
+    refused = text_checks(Folder(tmp_path), list(PARTS), lenient_config().text)
+    assert {check.name for check in refused if check.outcome == "leak"} >= {"no excluded field or task names a phrase"}
+
+
+def test_a_chart_that_ends_earlier_has_the_same_scores(tmp_path: Path) -> None:
+    texts_of(WITH_SCORES, tmp_path)
+    finish_ingest(Folder(tmp_path), WITH_SCORES)
+    kept = pl.DataFrame(Folder(tmp_path).read_table("stays.parquet"))
+    charts = sample_charts(kept, Sampling(PARTS, SOURCE.read, 1, 4))
+    found = truncation_checks(Folder(tmp_path), WITH_SCORES, charts)
+    assert [check.num_found for check in found] == [0, 0, 0] and found[0].num_checked > 100
