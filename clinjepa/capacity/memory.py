@@ -15,6 +15,7 @@ from clinjepa.curriculum.jobs import pack_places
 from clinjepa.curriculum.recipes import Phase, Recipe, run_order
 from clinjepa.curriculum.terms.inputs import HeadSizes
 from clinjepa.curriculum.terms.table import TERMS
+from clinjepa.trajectory.hour_values import value_names
 
 GIB = 1 << 30
 LOGITS_AT_ONCE = 1 << 26
@@ -195,7 +196,7 @@ def phase_memory(run: RunSizes, phase: Phase) -> PhaseMemory:
         encoder=encoder,
         trained=trained,
         predictor=shard + gathered + gradients + 2 * shard,
-        latents=at_a_time * _latents(run, joint),
+        latents=at_a_time * (_latents(run, joint) + _values(run, phase)),
         encoding=encoding,
         predicting=predicting,
         updating=updating + shard,
@@ -204,9 +205,15 @@ def phase_memory(run: RunSizes, phase: Phase) -> PhaseMemory:
 
 def head_weights(run: RunSizes, phase: Phase) -> int:
     """Weights of the heads of the project's terms in a phase's loss."""
-    sizes = HeadSizes(run.model.hidden, int(run.predictor["hidden_size"]), int(run.predictor["max_hours"]))
+    sizes = HeadSizes(run.model.hidden, int(run.predictor["hidden_size"]), int(run.predictor["max_hours"]), num_values(phase))
     entries = [(TERMS[each.term], each.options) for each in phase.loss if each.term in TERMS]
     return sum(entry.head_weights(sizes, options) for entry, options in entries if entry.head_weights is not None)
+
+
+def num_values(phase: Phase) -> int:
+    """Variables whose values a term of the phase reads; 0 where none does."""
+    read = any(each.term in TERMS and "values" in TERMS[each.term].reads for each in phase.loss)
+    return len(value_names()) if read else 0
 
 
 def reads_texts(phase: Phase) -> bool:
@@ -266,6 +273,11 @@ def _latents(run: RunSizes, joint: bool) -> int:
     texts = run.micro_batch * (2 * run.max_hours + 1)
     targets = run.micro_batch * run.max_hours
     return 4 * run.model.hidden * (texts + targets + (3 * texts if joint else 0))
+
+
+def _values(run: RunSizes, phase: Phase) -> int:
+    """The hours' values and their mask for a micro-batch, with a head's output and what its loss keeps: three fp32 of one size."""
+    return run.micro_batch * run.max_hours * num_values(phase) * (4 + 1 + 3 * 4)
 
 
 def _fewest(num_workers: int | Sequence[int]) -> int:

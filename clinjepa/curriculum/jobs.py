@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from clinjepa.curriculum.recipes.phases import Phase
+from clinjepa.curriculum.recipes.phases import Phase, reads_values
 from clinjepa.curriculum.settings import (
     BaseSettings,
     CurriculumSettings,
@@ -29,7 +29,7 @@ from clinjepa.curriculum.settings import (
 from clinjepa.curriculum.terms.table import TermTable
 from clinjepa.errors import ConfigError
 
-_ADDRESSES = ("out", "trajectories", "latents", "base", "encoder", "target", "predictor", "heads")
+_ADDRESSES = ("out", "trajectories", "latents", "base", "encoder", "target", "predictor", "heads", "ingest")
 _EXECUTION = (
     "checkpoint_every_steps",
     "keep_checkpoints",
@@ -37,6 +37,7 @@ _EXECUTION = (
     "log_every_steps",
     "reencode",
     "activation_checkpointing",
+    "label",
 )
 ALIGNMENT_RULE = 4.0
 """Steps of alignment times (1 − EMA momentum) must reach this, or the target never arrives (method: EMA when runs are short)."""
@@ -127,6 +128,10 @@ class PhaseJob(TrainingJob):
     """Folder with `predictor.*` and `optimizer.*` of the phase before; None initialises a new predictor from `seed`."""
     heads: str | None = None
     """Folder of the last phase that trained heads; those that this phase has too continue from it, others start fresh."""
+    ingest: str | None = None
+    """Ingest artifact of the trajectories, for phases with a term that reads the hours' values."""
+    label: str | None = None
+    """The phase in messages, with the recipe that it belongs to; None: its name alone."""
     terms_source: str | None = None
     """Python source of the recipe's own loss terms; None where the phase uses none."""
     reencode: bool = False
@@ -134,7 +139,7 @@ class PhaseJob(TrainingJob):
 
     @property
     def name(self) -> str:
-        return f"phase {self.phase.name}"
+        return f"phase {self.label or self.phase.name}"
 
     @property
     def num_micro_batches(self) -> int:
@@ -168,6 +173,11 @@ class PhaseJob(TrainingJob):
         return not self.trains_encoder and not self.reencode
 
     @property
+    def reads_values(self) -> bool:
+        """A term of the loss reads the measured numbers of the hours."""
+        return reads_values(self.phase, self.terms)
+
+    @property
     def needs_encoder(self) -> bool:
         """Some step runs the encoder."""
         return self.trains_encoder or self.reencode or self.phase.needs_target
@@ -185,6 +195,8 @@ class PhaseJob(TrainingJob):
             raise ConfigError(f"{self.name}: the encoder is frozen, so latents (a latent store) is needed; or set reencode")
         if self.phase.needs_target and not self.trains_encoder and not self.target:
             raise ConfigError(f"{self.name}: its target is the EMA encoder of an earlier phase, so target is needed")
+        if self.reads_values and not self.ingest:
+            raise ConfigError(f"{self.name}: a term of its loss reads the hours' values, so ingest (the artifact with the grid) is needed")
         shortfall = alignment_shortfall(self.phase, self.num_steps, self.curriculum_settings.ema_momentum)
         if shortfall is not None:
             warnings.warn(f"phase {shortfall}", stacklevel=2)

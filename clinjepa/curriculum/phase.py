@@ -28,6 +28,9 @@ from clinjepa.model.pretrained.identity import encoder_digest
 from clinjepa.model.tensor_files import write_tensors
 from clinjepa.storage import Folder
 
+HOUR_VALUES = "hour_values.json"
+"""Statistics by which the values were normalised, in a phase whose loss reads the hours' values: what its heads' outputs mean."""
+
 
 def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice: Notice | None = None) -> dict[str, object]:
     """Train a phase from its newest checkpoint, or its start, to its end and write its files to `job.out`.
@@ -59,7 +62,7 @@ class PhaseTraining:
         self._job, self._dist, self._settings = job, dist, job.curriculum_settings
         self._modules = assemble(job, dist, checkpoint)
         fetcher = WindowBatches(job)
-        self._plan = fetcher.plan
+        self._plan, self._values = fetcher.plan, fetcher.values
         self._objective = PhaseObjective(job, self._modules.predictor, self._modules.encoder, dist, self._modules.heads)
         self._diagnostics = PhaseDiagnostics(job, self._objective, self._modules, fetcher, dist)
         own = job.phase.schedule == "own"
@@ -126,5 +129,7 @@ class PhaseTraining:
                 out.write_json(PREDICTOR_ENCODER, {"encoder_digest": encoder})
             out.write_json("optimizer.json", optimizer)
             out.write_json("metrics.json", history.metrics())
+            if self._values is not None:
+                out.write_json(HOUR_VALUES, self._values.described())
             out.write_json("timing.json", history.time_summary())
         self._dist.barrier()

@@ -132,7 +132,7 @@ def train(
             row, norms, num_tokens, signals = _gradients(training, step, micro_batches, saver, dist)
             rates = training.learning_rates(step)
             row |= {f"grad_norm_{name}": norm for name, norm in norms.items()} | {f"lr_{name}": rate for name, rate in rates.items()}
-            history.check(row, checkpoints.address)
+            history.check(row, job.name, checkpoints.address)
             training.optimizer.step(rates, norms, training.clip_norm)
             training.after_update()
             history.add(row, num_tokens)

@@ -24,6 +24,8 @@ TITLES = {
     "chained": "chained rollout into the encoder",
     "hybrid": "1, 4 and 16 h ahead + next token",
     "token_aux": "+ next token on the encoder",
+    "value_decode": "values decoded first",
+    "value_aux": "+ values decoded in joint refinement",
     "lightgbm": "LightGBM, hand-made features",
     "hours_in_icu": "hours in the ICU alone",
     "linear": "linear probe",
@@ -52,6 +54,8 @@ RECIPES = {
     "sigreg": "Warmup, joint refinement with SIGReg in place of an EMA target, finalization.",
     "hybrid": "As Clin-JEPA; joint refinement predicts latents 1, 4 and 16 h ahead and keeps a next-token loss on the encoder.",
     "token_aux": "As Clin-JEPA, with a next-token loss on the encoder in joint refinement.",
+    "value_decode": "A head that gives back the hour's values trains the encoder in half of joint refinement's steps; then as Clin-JEPA.",
+    "value_aux": "As Clin-JEPA, with a head that gives back the hour's values in joint refinement.",
     "chained": "As Clin-JEPA; the rollout of joint refinement feeds the predictor its own outputs.",
 }
 

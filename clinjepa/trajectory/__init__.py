@@ -5,7 +5,7 @@
 | `hours/` | the ingest artifact: hourly texts, hourly grid, cohort, split, counts |
 | `tokens/` | tokenizer, trajectory store (token ids, windows), latent store |
 | `labels/` | labels of prediction tasks, and the derived clinical quantities behind them |
-| `hour_grid` | the hour grid as arrays, for training, baselines and the round trip |
+| `hour_grid`, `hour_values` | the hour grid as arrays; its measured numbers normalised for training |
 | `settings` | the configuration that each data stage reads |
 | `audit/` | the leak audit, and a view of a single window |
 """

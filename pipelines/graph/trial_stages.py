@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from clinjepa.config.schema import Config
 from clinjepa.config.section import result_fields
 from clinjepa.curriculum.recipes import Phase, Recipe, phase_steps
+from clinjepa.curriculum.recipes.phases import reads_values
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings, SftSettings
 from clinjepa.curriculum.terms.table import source_digest
 from clinjepa.errors import ConfigError
@@ -96,7 +97,7 @@ class TrialBuilder:
                     "first_step": first,
                     "total_steps": sum(steps),
                 }
-                stage = self._phase(recipe, phase, settings, self._inputs(phase, base, made, done))
+                stage = self._phase(recipe, phase, settings, self._inputs(recipe, phase, base, made, done))
                 made.add(phase, stage)
                 done.append(stage)
             first += num_steps
@@ -120,10 +121,12 @@ class TrialBuilder:
         terms = {"terms": recipe.terms_source}
         return self._stage("phase", phase.name, settings | {"terms": source_digest(recipe.terms_source)}, inputs, terms)
 
-    def _inputs(self, phase: Phase, base: Stage, made: _Made, done: list[Stage]) -> dict[str, Stage]:
+    def _inputs(self, recipe: Recipe, phase: Phase, base: Stage, made: _Made, done: list[Stage]) -> dict[str, Stage]:
         inputs = {"trajectories": self.trajectories, "base": base}
         if not phase.trains_encoder:
             inputs["latents"] = self._embed(base, made.encoder)
+        if reads_values(phase, recipe.terms):
+            inputs["ingest"] = self.ingest
         optional = {
             "encoder": made.encoder,
             "target": made.target if phase.target == "ema" else None,

@@ -39,6 +39,8 @@ def run_phase_stage(context: RunContext, stage: Stage, artifact: Artifact) -> di
         target=address.get("target"),
         predictor=address.get("predictor"),
         heads=address.get("heads"),
+        ingest=address.get("ingest"),
+        label=stage.label,
         terms_source=stage.texts.get("terms"),
         phase=Phase.from_json(settings["phase"]),
         num_steps=settings["num_steps"],

@@ -16,7 +16,7 @@ from tests.support.training.curriculum_jobs import CURRICULUM
 SHARES = {"warmup": 0.24, "joint": 0.35, "alignment": 0.17, "finalization": 0.24}
 PROJECT = {
     *("clin_jepa", "no_warmup", "no_alignment", "vjepa2_ac", "sft", "untrained", "random", "naive"),
-    *("layernorm_targets", "sigreg", "chained", "hybrid", "token_aux"),
+    *("layernorm_targets", "sigreg", "chained", "hybrid", "token_aux", "value_decode", "value_aux"),
 }
 
 
@@ -82,8 +82,29 @@ def test_without_alignment_its_budget_goes_to_finalization():
 
 def test_the_encoder_of_every_trained_recipe_of_one_kind_gets_the_same_steps():
     joint = steps_of("clin_jepa", 1000)[1]
-    candidates = ("layernorm_targets", "sigreg", "chained", "hybrid", "token_aux")
+    candidates = ("layernorm_targets", "sigreg", "chained", "hybrid", "token_aux", "value_aux")
     assert {steps_of(name, 1000)[1] for name in candidates} == {joint} == {steps_of("vjepa2_ac", 1000)[0]}
+    decode, _, refined, *_ = steps_of("value_decode", 1000)
+    assert decode + refined == joint and decode == refined
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"warmup": 0}, "the part of share warmup is 0; give a number over 0 and up to 1"),
+        ({"warmup": 1.5}, "the part of share warmup is 1.5"),
+        ({"warmup": True}, "the part of share warmup is True"),
+        ({3: 0.5}, "shares is a list of names in curriculum.shares, or parts of them"),
+    ],
+)
+def test_a_part_of_a_share_is_over_0_and_up_to_1(shares, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe_of({"shares": shares})
+
+
+def test_phases_may_divide_a_share():
+    recipe = recipe_of({"shares": {"warmup": 0.25, "joint": 1}}, PHASE | {"name": "b", "shares": {"warmup": 0.75}})
+    assert phase_steps(recipe, 100, {"warmup": 0.4, "joint": 0.6}) == [70, 30]
 
 
 @pytest.mark.parametrize("num_steps", range(20, 120, 7))
@@ -156,6 +177,8 @@ def recipe_of(change: dict, *further: dict, start: str = "sft", first: dict = PH
         ({"loss": [TERM | {"distance": "l3"}]}, "term teacher_forcing: distance is 'l3'; allowed: l1, mse"),
         ({"loss": [TERM | {"hours": 3}]}, "unknown option hours; it has distance"),
         ({"loss": [{"term": "sigreg", "weight": 0.1}]}, "term sigreg trains the encoder, which is frozen here"),
+        ({"loss": [{"term": "value_decode", "weight": 1}]}, "term value_decode trains the encoder, which is frozen here"),
+        ({"trains": "both", "loss": [{"term": "value_decode", "weight": 1}]}, "has a head that nothing trains; add value_decode to trains"),
         ({"loss": [{"term": "latent_ahead", "weight": 1, "hours": 4}]}, "has a head that nothing trains; add latent_ahead to trains"),
         ({"loss": [{"term": "latent_ahead", "weight": 1, "hours": 0}]}, "hours is 0; it must be greater than 0"),
         ({"loss": [{"term": "latent_ahead", "weight": 1, "hours": 2.5}]}, "hours is 2.5; expected a value like 4"),
@@ -199,7 +222,8 @@ def test_phases_that_do_not_fit_each_other_are_refused():
     encoder = JOINT | {"name": "b", "trains": ["encoder", "masked_latents"], "loss": [{"term": "masked_latents", "weight": 1}]}
     for further, message in (
         ([PHASE], "two phases have the same name"),
-        ([PHASE | {"name": "b"}], "given to two phases"),
+        ([PHASE | {"name": "b"}], "the phases get 2 of the share warmup, not 1"),
+        ([PHASE | {"name": "b", "shares": {"joint": 0.4}}], "the phases get 0.4 of the share joint, not 1"),
         ([sync], "phase sync: its target does not exist yet"),
         ([encoder], "phase b: it would leave the predictor in another encoder's space"),
     ):
@@ -226,6 +250,12 @@ def test_weights_by_name_replace_those_of_the_file():
     phase = recipe_of({}).phases[0]
     assert phase.with_weights({"other": 2.0}) is phase
     assert phase.with_weights({"rollout": 0.3}).loss == (DEFAULT_LOSS[0], LossTerm("rollout", 0.3, "rollout", DEFAULT_LOSS[1].options))
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_of_at_least_0_is_refused(weight):
+    with pytest.raises(ConfigError, match=f"curriculum.term_weights: the weight of rollout is {weight}; give a number of at least 0"):
+        recipe_of({}).phases[0].with_weights({"rollout": weight})
 
 
 def test_a_users_recipe_is_called_like_its_file_and_may_not_have_a_name_twice(tmp_path: Path):

@@ -8,23 +8,26 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.feed.window_plan import torch_seed
-from clinjepa.curriculum.recipes import load_recipe, load_recipes, recipe_names
+from clinjepa.curriculum.recipes import LossTerm, load_recipe, load_recipes, recipe_names
 from clinjepa.curriculum.recipes.phases import OWN_SETTINGS
 from clinjepa.curriculum.recipes.reading import _PHASE_FIELDS
 from clinjepa.curriculum.steps.assembly import assemble
 from clinjepa.curriculum.steps.objective import PhaseObjective
 from clinjepa.curriculum.terms.table import COUNTS, TERMS
 from clinjepa.curriculum.workers.dist import Dist
-from clinjepa.errors import ConfigError
+from clinjepa.errors import ConfigError, TrainingError
 from pipelines.graph.experiment import build_experiment
+from tests.curriculum.plain_recipe_loss import Batch, PlainLoss
 from tests.repository.test_docs import blocks
+from tests.support.data.hour_grids import normalised_values
 from tests.support.machines.cli import ROOT
 from tests.support.training.curriculum_processes import run_job, run_on_workers
 from tests.support.training.finished_training import small_config
-from tests.support.training.recipe_chain import Chain, RecipeStores, losses
+from tests.support.training.recipe_chain import SHARES, Chain, RecipeStores, losses
 
 PAGE = ROOT / "docs" / "adding_a_recipe.md"
 pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")
@@ -34,15 +37,40 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*the target does not arrive")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the page's recipe and its file of terms."""
     root = tmp_path_factory.mktemp("own")
-    (recipe,), (terms,) = blocks(PAGE, "yaml"), blocks(PAGE, "python")
+    (recipe,), (terms, values) = blocks(PAGE, "yaml"), blocks(PAGE, "python")
     (root / "direction.yaml").write_text(recipe)
     (root / "direction_terms.py").write_text(terms)
+    (root / "next_values.py").write_text(values)
+    loss = [{"term": "teacher_forcing", "weight": 1.0}, {"term": "next_values", "weight": 3.0}]
+    phase = {"name": "only", "trains": ["predictor", "next_values"], "shares": list(SHARES), "loss": loss}
+    (root / "next.yaml").write_text(yaml.safe_dump({"encoder_start": "sft", "terms": "next_values.py", "phases": [phase]}))
     return root
 
 
 @pytest.fixture(scope="module")
 def chain(folder: Path) -> Chain:
     return Chain(RecipeStores(folder / "stores"), load_recipe(str(folder / "direction.yaml")), folder / "out")
+
+
+class NextValues(PlainLoss):
+    def _next_values(self, batch: Batch, term: LossTerm) -> tuple[float, int]:
+        """Huber distance of the next hour's values, hour by hour."""
+        total = 0.0
+        for window, (stay, start, hours) in enumerate(batch.windows):
+            for hour in range(hours - 1):
+                known, mean_number = normalised_values(self.job.ingest, stay, start + hour + 1)
+                predicted_V = self.modules.heads["next_values"](batch.hidden_BTH[window, hour])
+                errors = [abs(float(predicted_V[column]) - value) for column, value in known.items()]
+                total += sum(error**2 / 2 if error < 1 else error - 0.5 for error in errors) / mean_number
+        return total, sum(hours - 1 for *_, hours in batch.windows)
+
+
+def test_a_term_that_reads_the_hours_values_trains_a_frozen_encoder_s_predictor(chain: Chain, folder: Path) -> None:
+    own = Chain(chain.stores, load_recipe(str(folder / "next.yaml")), folder / "next")
+    row = json.loads((own.out / "only" / "metrics.json").read_text())["steps"][0]
+    plain = NextValues(own.jobs["only"])
+    assert row["loss"] == pytest.approx(plain.value(), rel=1e-5) and row["next_values"] > 0
+    assert set(json.loads((own.out / "only" / "hour_values.json").read_text())) == {"heart_rate", "map"}
 
 
 def test_the_term_is_in_the_loss_and_logged_as_a_plain_computation_gives_it(chain: Chain) -> None:
@@ -112,6 +140,10 @@ def test_a_weight_of_no_term_is_refused(folder: Path) -> None:
         ("def broken(:", "fails when it is imported: SyntaxError"),
         ("@loss_term(counts='beats', docs='')\ndef mine(inputs): ...", "counts is 'beats'; allowed: hours"),
         ("@loss_term(counts='hours', docs='')\ndef mine(inputs, size): ...", "parameters size need a default"),
+        (
+            "@loss_term(counts='hours', docs='', reads=('labels',))\ndef mine(inputs): ...",
+            "reads has labels; allowed: predictor, encoder, values",
+        ),
         ("@loss_term(counts='hours', docs='')\ndef rollout(inputs): ...", "defines rollout, which the project has"),
     ],
 )
@@ -140,6 +172,16 @@ def test_a_term_that_fails_is_named_in_one_line(chain: Chain, tmp_path: Path, bo
     with pytest.raises(ConfigError, match=message) as raised:
         run_job(job)
     assert "\n" not in str(raised.value)
+
+
+def test_a_term_that_returns_nan_stops_the_phase_before_its_first_update(chain: Chain, tmp_path: Path) -> None:
+    source = (
+        "from clinjepa.curriculum.terms import loss_term\n\n@loss_term(counts='hours', docs='')\n"
+        "def direction(inputs, smallest_change: float = 0.01):\n    return (inputs.z_state_BTD * 0).sum().log() * 0\n"
+    )
+    job = replace(chain.jobs["joint"], out=str(tmp_path), terms_source=source, label="joint · direction")
+    with pytest.raises(TrainingError, match=r"^phase joint · direction, step \d+: loss term direction is not finite before"):
+        run_job(job)
 
 
 def test_the_page_lists_every_term_count_field_setting_and_recipe() -> None:

@@ -125,20 +125,29 @@ class TrainingHistory:
         """The content of `metrics.json`."""
         return {"summary": self.summary(), "steps": self.steps, "diagnostics": self.diagnostics, "alarms": self.alarms}
 
-    def check(self, row: Row, saved_under: str) -> None:
+    def check(self, row: Row, job: str, saved_under: str) -> None:
         """Raise TrainingError when a step's losses or gradient norms are not finite or explode; call it before the update.
 
-        saved_under: address of the checkpoints, for the message.
+        Args:
+            row: the step's figures; a loss's terms are those without a prefix.
+            job: the job in messages.
+            saved_under: address of the checkpoints, for the message.
         """
+        at = f"{job}, step {row['step']}"
         advice = f"the last good checkpoint is kept under {saved_under}; lower the learning rate or the clip norm and run again"
         bad = sorted(key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value))
+        terms = [key for key in bad if key != "loss" and not key.startswith(("grad_norm", "lr_"))]
+        found = f"loss term {', '.join(terms)}" if terms else ", ".join(bad)
+        if bad and not self.steps:
+            cause = "a term divides by 0, or takes a root or logarithm of 0: correct it, or take it out of the phase's loss"
+            raise TrainingError(f"{at}: {found} is not finite before the first update; {cause}")
         if bad:
-            raise TrainingError(f"step {row['step']}: {', '.join(bad)} is not finite; {advice}")
+            raise TrainingError(f"{at}: {found} is not finite; {advice}")
         for key in [key for key in row if key.startswith("grad_norm")]:
             past = [earlier[key] for earlier in self.steps[-_NORM_HISTORY:] if key in earlier]
             if len(past) >= _MIN_NORM_HISTORY and row[key] > EXPLODING_FACTOR * max(statistics.median(past), 1e-12):
                 times = f"{EXPLODING_FACTOR:g} times the median of the last {len(past)} steps"
-                raise TrainingError(f"step {row['step']}: {key} is {row[key]:.3g}, more than {times}; {advice}")
+                raise TrainingError(f"{at}: {key} is {row[key]:.3g}, more than {times}; {advice}")
 
     def add(self, row: Row, num_tokens: int) -> None:
         """Record a finished step; num_tokens: tokens through the encoder in it."""

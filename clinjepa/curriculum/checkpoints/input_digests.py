@@ -13,6 +13,7 @@ from clinjepa.model.predictor import PREDICTOR_TENSORS
 from clinjepa.model.pretrained.identity import check_predictor, encoder_digest, tensors_digest
 from clinjepa.model.tensor_files import HEAD_TENSORS, ONLINE_TENSORS, TARGET_TENSORS
 from clinjepa.storage import Folder
+from clinjepa.trajectory.hour_values import grid_digest
 from clinjepa.trajectory.tokens.latent_store import LatentReader
 from clinjepa.trajectory.tokens.trajectory_store import store_digest
 
@@ -53,6 +54,8 @@ def phase_inputs(job: PhaseJob) -> dict[str, str]:
         found["latents"] = latents.encoder_digest
     if job.target and job.phase.needs_target:
         found["target"] = tensors_digest(Folder(job.target), TARGET_TENSORS)
+    if job.ingest:
+        found["grid"] = grid_digest(Folder(job.ingest))
     if job.heads:
         found["heads"] = tensors_digest(Folder(job.heads), HEAD_TENSORS)
     if job.predictor:

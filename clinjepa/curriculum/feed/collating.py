@@ -6,6 +6,8 @@ Arrays of a phase's micro-batch of B windows, padded to its longest T:
 - with texts: `tokens` int32, the unique texts end to end (those of states first), `text_lengths` int32 [U], and the number of the text
   at each place: `state_texts` int32 [B, T] (-1 in the padding); `static_texts` [B] and `action_texts` [B, T] unless only targets, which
   are states, are encoded.
+- with values: `values` float32 and `measured` bool [B, T, V], 0 and False in the padding, `value_rates` float32 [V]
+  (`clinjepa/trajectory/hour_values.py`).
 Arrays of an SFT micro-batch: `tokens` int32 (texts end to end, without EOS), `text_lengths` int32 [N].
 """
 
@@ -16,6 +18,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from clinjepa.curriculum.feed.stored_latents import StoredLatents, Window
+from clinjepa.trajectory.hour_values import HourValues
 from clinjepa.trajectory.tokens.trajectory_store import StayTokens
 
 Arrays = dict[str, np.ndarray]
@@ -57,6 +60,15 @@ def text_arrays(windows: Sequence[Window], stays: Sequence[StayTokens], states_o
             action[i, :hours] = [unique.number(tokens) for tokens in stays[i].actions[start : start + hours]]
     arrays = end_to_end(unique.texts) | {"state_texts": state}
     return arrays if states_only else arrays | {"static_texts": static, "action_texts": action}
+
+
+def value_arrays(windows: Sequence[Window], reader: HourValues) -> Arrays:
+    """`values`, `measured` and `value_rates`."""
+    shape = (len(windows), _longest(windows), len(reader.names))
+    values, measured = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=bool)
+    for i, window in enumerate(windows):
+        values[i, : window.num_hours], measured[i, : window.num_hours] = reader.window(*window)
+    return {"values": values, "measured": measured, "value_rates": reader.statistics.rate_V}
 
 
 def end_to_end(texts: Sequence[np.ndarray]) -> Arrays:

@@ -9,12 +9,13 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from clinjepa.curriculum.feed.collating import Arrays, latent_arrays, place_arrays, text_arrays
+from clinjepa.curriculum.feed.collating import Arrays, latent_arrays, place_arrays, text_arrays, value_arrays
 from clinjepa.curriculum.feed.payload import payload
 from clinjepa.curriculum.feed.stored_latents import REQUESTS_AT_A_TIME, LatentFetcher, StoredLatents, Window
 from clinjepa.curriculum.feed.window_plan import PhasePlan
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.storage import Folder
+from clinjepa.trajectory.hour_values import HourValues
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 
 CACHED_ROW_GROUPS = 64
@@ -44,9 +45,9 @@ class WindowBatches:
             ahead.append((window_ids, self.plan.rollout_starts(step, micro), self._requested(window_ids)))
             # Counted in windows, since one window is one request.
             if sum(len(window_ids) for window_ids, *_ in ahead) >= REQUESTS_AT_A_TIME:
-                yield payload(self._collated(*ahead.popleft()))
+                yield payload(self._with_values(*ahead.popleft()))
         while ahead:
-            yield payload(self._collated(*ahead.popleft()))
+            yield payload(self._with_values(*ahead.popleft()))
 
     @cached_property
     def trajectories(self) -> TrajectoryReader:
@@ -57,13 +58,23 @@ class WindowBatches:
         """The phase's plan over the windows of the store."""
         return PhasePlan(self.trajectories.windows, self.job)
 
+    @cached_property
+    def values(self) -> HourValues | None:
+        """The reader of the hours' measured numbers, where a term of the loss reads them."""
+        return HourValues(Folder(self.job.ingest)) if self.job.ingest and self.job.reads_values else None
+
     def window_arrays(self, window_ids: np.ndarray, rollout_starts: np.ndarray) -> Arrays:
-        """Arrays (`collating`) of the given windows, whether or not they are in the plan; diagnostics call it."""
+        """Arrays (`collating`) of the given windows, without values, whether or not they are in the plan; diagnostics call it."""
         return self._collated(window_ids, rollout_starts, self._requested(window_ids))
 
     def _requested(self, window_ids: np.ndarray) -> Iterator[StoredLatents]:
         """The windows' latents in order; none where the phase reads none."""
         return iter(()) if self._latents is None else self._latents.request(self._windows(window_ids))
+
+    def _with_values(self, window_ids: np.ndarray, rollout_starts: np.ndarray, stored: Iterator[StoredLatents]) -> Arrays:
+        """Arrays of a micro-batch, with the values of the hours if the phase reads them."""
+        arrays = self._collated(window_ids, rollout_starts, stored)
+        return arrays if self.values is None else arrays | value_arrays(self._windows(window_ids), self.values)
 
     def _collated(self, window_ids: np.ndarray, rollout_starts: np.ndarray, stored: Iterator[StoredLatents]) -> Arrays:
         """Arrays of a micro-batch: places, latents if the phase reads them, token ids if it needs the encoder."""

@@ -34,7 +34,7 @@ def phase_steps(recipe: Recipe, num_steps: int, shares: Mapping[str, float]) -> 
             f"recipe {recipe.name}: no phase has the share {', '.join(left_out)} of curriculum.shares, so the recipe would get less "
             "than the budget of the others; give the name to one of its phases"
         )
-    weights = [sum(float(shares[share]) for share in own) for own in recipe.shares]
+    weights = [sum(float(shares[share]) * part for share, part in own.items()) for own in recipe.shares]
     total = sum(weights)
     if min(weights) < 0 or abs(total - 1) > _TOLERANCE:
         raise ConfigError(f"curriculum.shares add up to {total:g}, not to 1, or one is negative; they are parts of 1: change them")

@@ -86,9 +86,15 @@ class Phase(Settings):
         return {name: value for name, value in values.items() if name not in optional or getattr(self, name) != optional[name]}
 
     def with_weights(self, weights: Mapping[str, float]) -> Self:
-        """The phase with the weights of `curriculum.weights`, by name of the loss term; names of other phases are skipped."""
+        """The phase with the weights of `curriculum.term_weights`, by name of the loss term; names of other phases are skipped.
+
+        Raises ConfigError for a weight below 0 or not finite.
+        """
         if not any(each.name in weights for each in self.loss):
             return self
+        for each in self.loss:
+            if not 0 <= (weight := weights.get(each.name, 0.0)) < float("inf"):
+                raise ConfigError(f"curriculum.term_weights: the weight of {each.name} is {weight}; give a number of at least 0")
         return replace(self, loss=tuple(replace(each, weight=weights.get(each.name, each.weight)) for each in self.loss))
 
 
@@ -100,8 +106,9 @@ class Recipe:
     encoder_start: EncoderStart
     """`untrained`: the base as it is. `random`: a public model's architecture with random weights. `sft`: after next-token fine-tuning."""
     phases: tuple[Phase, ...]
-    shares: tuple[tuple[str, ...], ...]
-    """For each phase the names in `curriculum.shares` whose sum is its part of the budget; none for a phase that trains nothing."""
+    shares: tuple[Mapping[str, float], ...]
+    """For each phase its parts of shares by their names in `curriculum.shares`: {name: part of the share, 1 for all of it}. Their sum is
+    its part of the budget; none for a phase that trains nothing."""
     settings: tuple[Mapping[str, float | int | bool], ...] = ()
     """For each phase its own values of settings of the section `curriculum`; empty when no phase has any."""
     terms_source: str | None = None
@@ -132,6 +139,11 @@ OWN_SETTINGS: Mapping[str, tuple[float, float]] = {
 }
 """Settings of the section `curriculum` that a phase may have for itself, with their limits. Batches and budget are the run's: recipes are
 compared at one budget."""
+
+
+def reads_values(phase: Phase, table: TermTable) -> bool:
+    """Whether a term of the phase's loss reads the measured numbers of the hours. Raises ConfigError for an unknown term."""
+    return any("values" in table.term(each.term, f"phase {phase.name}").reads for each in phase.loss)
 
 
 def check_phase(phase: Phase, table: TermTable, may_collapse: bool, where: str) -> None:

@@ -103,7 +103,7 @@ class _PhaseReader:
             self._table = TermTable.of(terms_source)
         except ConfigError as error:
             raise ConfigError(f"{recipe}: {error}") from None
-        self.shares: list[tuple[str, ...]] = []
+        self.shares: list[Mapping[str, float]] = []
         self.settings: list[Mapping[str, Any]] = []
 
     def phase(self, index: int, value: object) -> Phase:
@@ -183,12 +183,17 @@ def _trained(value: object, where: str) -> tuple[str, tuple[str, ...]]:
     return _TRAINED[parts], heads
 
 
-def _shares(value: object, phase: Phase, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise ConfigError(f"{where}: shares is a list of names in curriculum.shares")
+def _shares(value: object, phase: Phase, where: str) -> Mapping[str, float]:
+    """Parts of shares by name: a list of names stands for all of each."""
+    parts = dict.fromkeys(value, 1.0) if isinstance(value, list) and all(isinstance(each, str) for each in value) else value
+    if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts):
+        raise ConfigError(f"{where}: shares is a list of names in curriculum.shares, or parts of them as in {{joint: 0.5}}")
+    for name, part in parts.items():
+        if isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 1:
+            raise ConfigError(f"{where}: the part of share {name} is {part!r}; give a number over 0 and up to 1")
     if (phase.trains != "nothing") != bool(value):
         raise ConfigError(f"{where}: a phase that trains needs shares, a phase that trains nothing must have none")
-    return tuple(value)
+    return {name: float(part) for name, part in parts.items()}
 
 
 def _own_settings(value: object, where: str) -> Mapping[str, Any]:
@@ -212,9 +217,16 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
     names = [phase.name for phase in recipe.phases]
     if len(set(names)) != len(names):
         raise ConfigError(f"{where}: two phases have the same name")
-    given = [share for own in recipe.shares for share in own]
-    if len(set(given)) != len(given):
-        raise ConfigError(f"{where}: a share is given to two phases; each belongs to one, or the budget would not be matched")
+    given: dict[str, float] = {}
+    for own in recipe.shares:
+        for share, part in own.items():
+            given[share] = given.get(share, 0.0) + part
+    for share, total in given.items():
+        if abs(total - 1) > 1e-6:
+            raise ConfigError(
+                f"{where}: the phases get {total:g} of the share {share}, not 1, so the budget would not be matched; give it to one phase, "
+                "or parts of it that add up to 1"
+            )
     has_target = has_predictor = False
     for phase in recipe.phases:
         here = f"{where}, phase {phase.name}"

@@ -24,7 +24,7 @@ from clinjepa.curriculum.feed.window_plan import Assignment, mix_seed, torch_see
 from clinjepa.curriculum.jobs import PhaseJob
 from clinjepa.curriculum.steps.encoding import TextChunks, backward_chunks, cut_chunks, encode_chunks, next_token_backward
 from clinjepa.curriculum.steps.loss import PhaseTerm, WeightedLoss, phase_terms
-from clinjepa.curriculum.terms.inputs import TermInputs
+from clinjepa.curriculum.terms.inputs import HourNumbers, TermInputs
 from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.curriculum.workers.gathering import set_gradient_sync
 from clinjepa.model.encoding.encoder import Encoder
@@ -207,6 +207,7 @@ class PhaseObjective:
             start_B=arrays["rollout_starts"],
             rollout=self._phase.rollout,
             rollout_steps=self._rollout_steps,
+            values=HourNumbers(arrays["values"], arrays["measured"], arrays["value_rates"]) if "values" in arrays else None,
             step_seed=mix_seed(_STEP_TAG, self._job.seed, step),
         )
 

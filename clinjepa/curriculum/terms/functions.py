@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clinjepa.curriculum.terms import masked, prediction, sigreg
+from clinjepa.curriculum.terms import masked, prediction, sigreg, values
 
-_MODULES = {"masked": masked, "prediction": prediction, "sigreg": sigreg}
+_MODULES = {"masked": masked, "prediction": prediction, "sigreg": sigreg, "values": values}
 
 
 def resolved(function: str | Callable[..., Any]) -> Callable[..., Any]:

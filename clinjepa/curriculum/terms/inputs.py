@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from clinjepa.model.predictor import Predictor
 
 
+class HourNumbers(NamedTuple):
+    """Measured numbers of the hours in state texts, for V variables (`clinjepa/trajectory/hour_values.py`)."""
+
+    values_BTV: Tensor
+    """In standard deviations from the mean, both of the training hours; 0 where not measured."""
+    measured_BTV: Tensor
+    """bool; False in the padding, and everywhere for a variable that training hours lack."""
+    rate_V: Tensor
+    """Share of the training hours with a value; 0 for a variable that is in no loss."""
+
+
 @dataclass(frozen=True)
 class TermInputs:
     """A micro-batch of B windows padded to T hours, with latents of width D.
@@ -41,6 +52,8 @@ class TermInputs:
     """The predictor's outputs and cache for the whole window: pred_BTD (pred[:, t] is the prediction of hour t + 1) and cache."""
     hidden_BTH: Tensor | None = None
     """The predictor's last hidden state at every state."""
+    values: HourNumbers | None = None
+    """What was measured in the hours; where a term of the phase reads it."""
     head: nn.Module | None = None
     """The term's head."""
 
@@ -50,6 +63,13 @@ class TermInputs:
         if self.predictor is None or self.window is None or self.hidden_BTH is None:
             raise ValueError("this phase runs no predictor; the term's entry must say that it reads one")
         return self.predictor, self.window, self.hidden_BTH
+
+    @property
+    def hour_values(self) -> HourNumbers:
+        """The measured numbers of the hours. Raises ValueError for a term whose entry does not say that it reads them."""
+        if self.values is None:
+            raise ValueError("the hours' values are not read; the term's entry must have values in reads")
+        return self.values
 
     def require_head(self) -> Callable[..., Tensor]:
         """The head. Raises ValueError for a term without one."""
@@ -66,3 +86,5 @@ class HeadSizes(NamedTuple):
     """Width of the predictor's hidden states."""
     max_hours: int
     """Longest window."""
+    num_values: int = 0
+    """Variables V of the hours' values; 0 where no term of the phase reads them."""

@@ -27,6 +27,9 @@ Option = float | int | bool | str
 OWN_MODULE = "clinjepa_own_terms"
 """Name of the module that a recipe's own file of terms becomes."""
 
+READS = ("predictor", "encoder", "values")
+"""What a term's entry may say that it reads."""
+
 
 def num_masked(num_hours: np.ndarray, share: float) -> np.ndarray:
     """int64: masked hours of windows of `num_hours` hours: the share, rounded, with at least two hours left visible."""
@@ -63,7 +66,7 @@ class Term:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Allowed values of options that are names."""
     reads: frozenset[str] = frozenset({"predictor"})
-    """`predictor`: the predictor's outputs. `encoder`: only where the encoder trains."""
+    """`predictor`: the predictor's outputs. `encoder`: only where the encoder trains. `values`: the hours' measured numbers."""
     head: str | Callable[..., nn.Module] | None = None
     """Makes the module that the term trains: `(sizes, **options) -> module`."""
     head_weights: Callable[[HeadSizes, Mapping[str, Any]], int] | None = None
@@ -135,6 +138,16 @@ TERMS: Mapping[str, Term] = {
         head_weights=lambda sizes, options: _masked_predictor_weights(sizes, options),
         latent_targets=True,
     ),
+    "value_decode": Term(
+        "values.value_decode",
+        counts="hours",
+        docs="Distance of the hour's measured values, in training standard deviations, from a linear head's reading of its state latent.",
+        options={"distance": "huber", "balance": "values"},
+        choices={"distance": ("huber", "mse"), "balance": ("values", "variables")},
+        reads=frozenset({"encoder", "values"}),
+        head="values.value_head",
+        head_weights=lambda sizes, options: (sizes.latent_dim + 1) * sizes.num_values,
+    ),
     "sigreg": Term(
         "sigreg.characteristic_sums",
         counts="hours",
@@ -187,6 +200,8 @@ def loss_term(
         options = {each.name: each.default for each in parameters}
         if without := [name for name, default in options.items() if not isinstance(default, float | int | bool | str)]:
             raise TypeError(f"{function.__name__}: parameters {', '.join(without)} need a default that is a number, true, false or a name")
+        if unknown := sorted(set(reads) - set(READS)):
+            raise ValueError(f"{function.__name__}: reads has {', '.join(unknown)}; allowed: {', '.join(READS)}")
         if counts not in COUNTS:
             raise ValueError(f"{function.__name__}: counts is {counts!r}; allowed: {', '.join(COUNTS)}")
         term = Term(

@@ -133,6 +133,16 @@ def test_the_plan_counts_the_latent_stores_of_the_graph(recipe: str) -> None:
     assert len(stores) == sum(stage.kind == "embed" for stage in trial.stages)
 
 
+def test_only_phases_whose_loss_reads_the_hours_values_depend_on_the_hour_grid() -> None:
+    config = load_config(DEMO, ["grid.recipes=[clin_jepa, value_decode, value_aux]", "grid.seeds=[0]"])
+    trials = {trial.recipe: trial for trial in build_experiment(config, "content").trials}
+    reading = {
+        name: [stage.settings["phase"]["name"] for stage in trial.phases if "ingest" in stage.inputs] for name, trial in trials.items()
+    }
+    assert reading == {"clin_jepa": [], "value_decode": ["decode"], "value_aux": ["joint"]}
+    assert trials["value_aux"].phases[0].key == trials["clin_jepa"].phases[0].key
+
+
 @pytest.mark.parametrize("key", ["evaluation.downstream.tasks", "labels.tasks"])
 def test_a_task_that_is_not_there_is_refused_before_anything_runs(key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} names nowhere_8h"):

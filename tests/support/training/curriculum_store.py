@@ -19,6 +19,7 @@ from clinjepa.trajectory.settings import TrajectorySettings
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.latent_store import finish_latents
 from clinjepa.trajectory.tokens.tokenizer import train_tokenizer
+from tests.support.data.hour_grids import grid_rows, write_grid
 
 LATENT_DIM = 32
 
@@ -28,6 +29,7 @@ def make_trajectories(folder: Path, num_stays: int = 24, max_hours: int = 20, se
     generator = np.random.default_rng(seed)
     hours = generator.integers(3, max_hours + 1, size=num_stays)
     rows = {"stay_id": [], "static_text": [], "state_texts": [], "action_texts": []}
+    grids = []
     for stay, num_hours in enumerate(hours.tolist()):
         rate = 60 + generator.normal(size=num_hours).cumsum() * 4
         rows["stay_id"].append(stay)
@@ -35,12 +37,14 @@ def make_trajectories(folder: Path, num_stays: int = 24, max_hours: int = 20, se
         observed = generator.random(num_hours) > 0.2
         observations = [f"Heart Rate: {rate[t]:.0f} bpm." if observed[t] else "No observations." for t in range(num_hours)]
         rows["state_texts"].append([f"t={t}h | {observations[t]}" for t in range(num_hours)])
+        grids.append(grid_rows(stay, stay % 3 != 2, [float(round(rate[t])) if observed[t] else None for t in range(num_hours)]))
         rows["action_texts"].append([f"t={t}h | No active interventions." for t in range(num_hours)])
     splits = ["tuning" if stay % 3 == 2 else "train" for stay in range(num_stays)]
     source, tokenizer, out = Folder(folder / "ingest"), Folder(folder / "tokenizer"), Folder(folder / "trajectories")
     parts = [f"p{stay % num_parts}" for stay in range(num_stays)]
     names = sorted(set(parts))
     for part in names:
+        write_grid(source, part, [grids[stay] for stay in range(num_stays) if parts[stay] == part])
         source.write_table(f"hours/{part}.parquet", pa.table(rows).filter(pa.array([each == part for each in parts])))
     stays = pa.table(
         {

@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 from clinjepa.curriculum.hard_sync import hard_sync
 from clinjepa.curriculum.jobs import PhaseJob, SyncJob
 from clinjepa.curriculum.recipes import Recipe, load_recipe, phase_steps
+from clinjepa.curriculum.recipes.phases import reads_values
 from clinjepa.curriculum.settings import CurriculumSettings
+from clinjepa.storage import Folder
 from tests.support.training.curriculum_jobs import CURRICULUM, encoder_settings, phase_job
 from tests.support.training.curriculum_processes import run_job
 from tests.support.training.curriculum_store import make_base_and_latents, make_latents, make_trajectories
 
-SHARES = {"warmup": 0.25, "joint": 0.25, "alignment": 0.25, "finalization": 0.25}
-SETTINGS = {"num_steps": 8, "global_batch": 10, "micro_batch": 2}
+SHARES = {"warmup": 0.2, "joint": 0.4, "alignment": 0.2, "finalization": 0.2}
+SETTINGS = {"num_steps": 10, "global_batch": 10, "micro_batch": 2}
 
 
 class RecipeStores:
@@ -26,6 +28,7 @@ class RecipeStores:
 
     def __init__(self, root: Path) -> None:
         self.root, self.base = root, root / "base"
+        self.ingest = Folder(root / "ingest").address
         self.trajectories = make_trajectories(root)
         self.latents = make_base_and_latents(root, self.trajectories, encoder_settings())
         self._chains: dict[str, Chain] = {}
@@ -84,6 +87,7 @@ class Chain:
             phase=phase,
             curriculum_settings=settings,
             terms_source=self.recipe.terms_source,
+            ingest=self.stores.ingest if reads_values(phase, self.recipe.terms) else None,
             **inputs,
         )
 

@@ -1,0 +1,40 @@
+"""The term that reads the hour's measured values back from the latent of its state text.
+
+A last-token latent can lose the values of its own text, and no later part restores them; a linear head that must give them back keeps
+them in the latent. Normalisation and clipping: `clinjepa/trajectory/hour_values.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clinjepa.curriculum.terms.inputs import HeadSizes, TermInputs
+
+RAREST = 0.01
+"""With `balance: variables`, a variable measured in a smaller share of the hours weighs as one measured in this share."""
+
+
+def value_decode(inputs: TermInputs, distance: str, balance: str) -> Tensor:
+    """Sum over hours of the weighted distances of the head's output from the measured values; weights add up to 1 in an average hour."""
+    values = inputs.hour_values
+    decoded_BTV = inputs.require_head()(inputs.z_state_BTD)
+    if distance == "huber":
+        error_BTV = F.huber_loss(decoded_BTV, values.values_BTV, reduction="none")
+    else:
+        error_BTV = (decoded_BTV - values.values_BTV).square()
+    error_BTV = error_BTV * _weights(values.rate_V, balance)
+    return error_BTV.masked_fill(~values.measured_BTV, 0).sum()
+
+
+def value_head(sizes: HeadSizes, distance: str, balance: str) -> nn.Module:
+    """A linear map from a state's latent to the normalised values of its hour."""
+    return nn.Linear(sizes.latent_dim, sizes.num_values)
+
+
+def _weights(rate_V: Tensor, balance: str) -> Tensor:
+    """By variable: `values` makes the term the mean over measured values, `variables` the mean over variables of their means."""
+    if balance == "values":
+        return torch.ones_like(rate_V) / rate_V.sum().clamp(min=RAREST)
+    return 1 / (rate_V.clamp(min=RAREST) * (rate_V > 0).sum().clamp(min=1))
