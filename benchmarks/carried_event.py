@@ -21,9 +21,10 @@ from benchmarks.harness import Report, arguments, publish
 from clinjepa.clinical import CarriedEvent, Task, load_tasks
 from clinjepa.config import Config
 from clinjepa.config.schema import DownstreamConfig
-from clinjepa.evaluation.downstream.baselines import lightgbm_scores
+from clinjepa.evaluation.baselines.protocol import Inputs, Problem, TaskPoints
+from clinjepa.evaluation.baselines.tabular.lightgbm import BASELINE
 from clinjepa.evaluation.downstream.prediction_points import Cell, Points, prediction_points, score_cell, union, why_not
-from clinjepa.evaluation.downstream.tabular_features import FeatureTable, tabular_features
+from clinjepa.evaluation.downstream.tabular_features import tabular_features
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
@@ -62,7 +63,7 @@ def compare(data: Ingested, tasks: Sequence[Task], settings: DownstreamConfig) -
         own = {rule: points[rule][task.name] for rule in RULES}
         reasons = [reason for one in own.values() if (reason := why_not(one, SPLIT, settings.min_positives))]
         result[task.name] = {"labels": {rule: _counts(one) for rule, one in own.items()}}
-        result[task.name] |= {"reason": reasons[0]} if reasons else {"auroc": _figures(data, own, settings)}
+        result[task.name] |= {"reason": reasons[0]} if reasons else {"auroc": _figures(data, task, own, settings)}
     return result
 
 
@@ -75,14 +76,15 @@ def _counts(points: Points) -> dict[str, float]:
     return {"num_labels": len(points), "num_positive": points.num_positive, "share_positive": points.num_positive / max(len(points), 1)}
 
 
-def _figures(data: Ingested, own: dict[CarriedEvent, Points], settings: DownstreamConfig) -> dict[str, Any]:
+def _figures(data: Ingested, task: Task, own: dict[CarriedEvent, Points], settings: DownstreamConfig) -> dict[str, Any]:
     """AUROC with its interval of each model on its own labels, and of the first one on the points of the second."""
     used = [own[rule].where(np.isin(own[rule].split_N, _USED)) for rule in RULES]
     stay_N, hour_N, found = union(used)
-    table = tabular_features(data.folder, data.stays, stay_N, hour_N)
+    inputs = Inputs(stay_N, hour_N, tabular_features(data.folder, data.stays, stay_N, hour_N))
     cells: dict[str, Cell] = {}
     for rule, (points, rows_N) in zip(RULES, found, strict=True):
-        scores = lightgbm_scores(FeatureTable(table.x_NF[rows_N], table.names), points, SPLIT, 0)
+        problem = Problem((TaskPoints(task, points, rows_N),), inputs)
+        scores = BASELINE.fit(problem, BASELINE.defaults, [SPLIT], 0)[task.name][SPLIT]
         scored = points.of(SPLIT)
         cells[rule] = score_cell(scored, scores, settings.num_bootstrap, 0)
         if rule == RULES[0]:

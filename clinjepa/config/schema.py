@@ -415,6 +415,32 @@ class ProbeConfig(Section):
     """Epochs without a better log-loss on tuning before training stops."""
 
 
+class BaselinesConfig(Section):
+    """Methods that read the hour grid instead of latents, and how much each may be tuned (docs/adding_a_baseline.md lists them)."""
+
+    names: list[str] = ["logistic", "lightgbm", "hours_in_icu"]
+    """Names of files in `clinjepa/evaluation/baselines/tabular/` and `…/sequences/`."""
+
+    num_trials: int = Field(8, ge=1)
+    """Settings that a baseline tries on each task: its defaults, then draws from its space. 1: its defaults alone."""
+
+    num_sequence_trials: int = Field(3, ge=1)
+    """The same for a baseline that learns all tasks at once."""
+
+    max_trial_points: int = Field(10_000, ge=100)
+    """Most training points of a trial on one task, of random patients. The chosen settings are fitted on all points."""
+
+    num_averaged: int = Field(3, ge=1)
+    """Of a task with at most `max_trial_points` training points, the models of so many best settings are averaged: with few points the
+    best one alone is a matter of luck."""
+
+    max_seconds: float | None = Field(None, gt=0)
+    """A baseline starts no trial on a task later than this after its first. With it the result depends on the machine's speed."""
+
+    ensemble: bool = True
+    """Also the mean of all baselines that are tuned, with weights chosen on the tuning split."""
+
+
 class DownstreamConfig(Section):
     """Risk tasks: probes on frozen features, beside baselines that use no latents."""
 
@@ -444,6 +470,7 @@ class DownstreamConfig(Section):
     """Bootstrap resamples of patients behind every 95 % interval."""
 
     probe: ProbeConfig = ProbeConfig()
+    baselines: BaselinesConfig = Added(BaselinesConfig())
 
 
 class LabelsConfig(Section):

@@ -6,7 +6,8 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 |---|---|
 | `drift`, `drift_windows` | error of autoregressive rollouts by horizon, with two controls and wrong actions; their windows and rollouts |
 | `geometry/` | displacement of deteriorating over stable stays; its estimator; the cohorts |
-| `downstream/` | risk tasks: probes on latents and rollouts, and the baselines |
+| `downstream/` | risk tasks: probes on latents and rollouts |
+| `baselines/` | what other methods predict at the same points |
 | `roundtrip` | values of an hour read back from its latent |
 | `space` | stays of a split, the training mean latent, diagnostics of collapse |
 | `figures`, `metrics`, `seeds` | a figure with its interval; AUROC, AUPRC and the bootstrap; several seeds as one result |
@@ -15,5 +16,5 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `settings` | settings of the evaluation stages |
 """
 
-FORMAT_VERSIONS = {"roundtrip": 1, "drift": 2, "geometry": 3, "downstream": 2, "baselines": 3}
+FORMAT_VERSIONS = {"roundtrip": 1, "drift": 2, "geometry": 3, "downstream": 2, "baselines": 4}
 """By kind of stage that this room's code makes; raised when the result changes for the same settings."""

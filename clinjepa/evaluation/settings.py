@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from clinjepa.clinical import load_tasks
-from clinjepa.config.schema import Config, DownstreamConfig, DriftConfig, GeometryConfig
+from clinjepa.config.schema import BaselinesConfig, Config, DownstreamConfig, DriftConfig, GeometryConfig
 from clinjepa.config.section import Section, result_fields
+from clinjepa.evaluation.baselines.names import check_names
 
 _FIRST_ONSET_TASKS = ("hypotension_8h", "hyperglycaemia_8h", "hypoxaemia_8h")
 """Onset tasks of a geometry stage that names none. Geometry stages of format 2 named none, so results with these tasks keep their key."""
@@ -64,11 +65,28 @@ class GeometrySettings(_Judged):
 
 
 class DownstreamSettings(_Judged):
-    """Of the probes and of the baselines beside them."""
+    """Of the probes. What concerns baselines alone stands at its default, so that it enters no key of a probe."""
 
     downstream: DownstreamConfig
 
     @classmethod
     def of(cls, config: Config) -> DownstreamSettings:
         """Those of a configuration."""
+        plain = config.evaluation.downstream.model_copy(update={"baselines": BaselinesConfig()})
+        return cls(split=config.evaluation.split, downstream=plain)
+
+
+class BaselineSettings(_Judged):
+    """Of the baselines beside the probes."""
+
+    downstream: DownstreamConfig
+
+    @classmethod
+    def of(cls, config: Config) -> BaselineSettings:
+        """Those of a configuration.
+
+        Raises:
+            ConfigError: A name is no baseline's.
+        """
+        check_names(config.evaluation.downstream.baselines.names)
         return cls(split=config.evaluation.split, downstream=config.evaluation.downstream)

@@ -12,7 +12,7 @@ from clinjepa.config.schema import Config
 from clinjepa.config.section import result_fields
 from clinjepa.curriculum.recipes import Recipe, load_recipes
 from clinjepa.errors import ConfigError
-from clinjepa.evaluation.settings import DownstreamSettings
+from clinjepa.evaluation.settings import BaselineSettings
 from clinjepa.sources import SOURCES
 from clinjepa.sources.extraction import has_extractions
 from clinjepa.storage.strays import is_stray
@@ -92,8 +92,7 @@ def build_experiment(config: Config, source_digest: str, recipes: Sequence[Recip
         | {"definitions": _definitions_digest("derived", *(f"tasks/{name}.yaml" for name in tasks))},
         {"ingest": ingest},
     )
-    judged = result_fields(DownstreamSettings.of(config))
-    baselines = Stage("baselines", "gradient boosting", judged, {"ingest": ingest, "labels": labels})
+    baselines = Stage("baselines", "baselines", result_fields(BaselineSettings.of(config)), {"ingest": ingest, "labels": labels})
     builder = TrialBuilder(config, ingest, tokenizer, trajectories, labels)
     recipes = tuple(load_recipes(config.grid.recipes) if recipes is None else recipes)
     _check_weights(config, recipes)

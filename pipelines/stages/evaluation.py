@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from clinjepa.clinical import load_tasks
-from clinjepa.evaluation.downstream.baselines import score_baselines
+from clinjepa.evaluation.baselines.evaluate import LabelledStays, score_baselines
 from clinjepa.evaluation.downstream.evaluate import score_downstream
 from clinjepa.evaluation.drift import evaluate_drift
 from clinjepa.evaluation.geometry.evaluate import evaluate_geometry
 from clinjepa.evaluation.predictions import PREDICTIONS
 from clinjepa.evaluation.roundtrip import evaluate_roundtrip
-from clinjepa.evaluation.settings import DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
+from clinjepa.evaluation.settings import BaselineSettings, DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
 from clinjepa.model.predictor import load_predictor
 from clinjepa.model.pretrained.identity import check_predictor, encoder_digest
 from clinjepa.storage import Folder
@@ -30,6 +31,8 @@ from pipelines.graph.stage import Stage
 from pipelines.stages.tasks import run_remotely
 
 RESULT = "result.json"
+REGRESSION, TUNING, TIMING = "regression.json", "tuning.json", "timing.json"
+"""Of the baselines: figures of the tasks whose labels are numbers, how each model was tuned, and seconds by method."""
 _Inputs = dict[str, Folder]
 
 
@@ -38,6 +41,8 @@ class _Outcome(NamedTuple):
 
     result: Mapping[str, object]
     predictions: pa.Table | None = None
+    more: Mapping[str, Mapping[str, object]] = MappingProxyType({})
+    """Further JSON files by name."""
 
 
 _Measure = Callable[[_Inputs], _Outcome]
@@ -66,7 +71,7 @@ def run_downstream_stage(context: RunContext, stage: Stage, artifact: Artifact) 
 
 def run_baselines_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `baselines` stages."""
-    return _evaluate(context, stage, artifact, partial(_baselines, DownstreamSettings.model_validate(stage.settings)))
+    return _evaluate(context, stage, artifact, partial(_baselines, BaselineSettings.model_validate(stage.settings)))
 
 
 def _evaluate(context: RunContext, stage: Stage, artifact: Artifact, measure: _Measure) -> dict[str, object]:
@@ -95,6 +100,8 @@ def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _In
     outcome = measure(inputs)
     if outcome.predictions is not None:
         out.write_table(PREDICTIONS, outcome.predictions)
+    for name, content in outcome.more.items():
+        out.write_json(name, content)
     out.write_json(RESULT, outcome.result)
     return {}
 
@@ -130,14 +137,9 @@ def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
     return _Outcome(tables, predictions)
 
 
-def _baselines(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
+def _baselines(settings: BaselineSettings, inputs: _Inputs) -> _Outcome:
     tasks = settings.downstream.tasks
-    tables, predictions = score_baselines(
-        inputs["ingest"],
-        read_labels(inputs["labels"], tasks),
-        inputs["ingest"].read_table("stays.parquet"),
-        load_tasks(tasks),
-        settings.downstream,
-        split=settings.split,
-    )
-    return _Outcome(tables, predictions)
+    data = LabelledStays(inputs["ingest"], inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], tasks))
+    found = score_baselines(data, load_tasks(tasks), settings.downstream, split=settings.split)
+    more = {REGRESSION: found.regression, TUNING: found.tuning, TIMING: found.seconds}
+    return _Outcome(found.tables, found.predictions, more)

@@ -3,7 +3,6 @@
 | module | contents |
 |---|---|
 | `evaluate` | the downstream table: probes on features of the history and of rollouts |
-| `baselines` | LightGBM on hand-made features, and the hours in the ICU alone |
 | `prediction_points` | where a task is predicted, and the cells of its table |
 | `point_features` | features of a prediction point from latents and rollouts |
 | `tabular_features` | features of a prediction point from the hour grid |

@@ -1,4 +1,4 @@
-"""Hand-made features of the hourly grid at prediction points, for the gradient-boosting baseline.
+"""Hand-made features of the hourly grid at prediction points, for the baselines.
 
 Per variable: last value carried forward, missing-now, hours since it was measured, and over the trailing 8 h and 24 h mean, minimum,
 maximum, standard deviation, slope per hour and count; plus statics (height and weight
@@ -23,6 +23,8 @@ WINDOWS_HOURS = (8, 24)
 _STATICS = ("age_years", "height_cm", "weight_kg")
 _STATIC_CATEGORIES = ("sex", "admission_type", "care_unit")
 _POINTS_AT_ONCE = 4096
+GRID_KINDS = ("numeric", "indicator", "rate")
+"""Kinds of variables whose grid column is a number."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,11 @@ def tabular_features(ingest: Folder, stays: pa.Table, stay_N: np.ndarray, hour_N
     Which variables there are, and the codes of categories, come from the training split.
     """
     parts = parts_of(stays)
-    numeric = [variable.name for variable in grid_variables("state", "action", kinds=("numeric", "indicator", "rate"))]
-    treatments = {variable.name for variable in grid_variables("action", kinds=("numeric", "indicator", "rate"))}
+    numeric = [variable.name for variable in grid_variables("state", "action", kinds=GRID_KINDS)]
+    treatments = {variable.name for variable in grid_variables("action", kinds=GRID_KINDS)}
     categories = [variable.name for variable in grid_variables("state", "action", kinds=("category",))]
     in_train = dict(zip(stays["stay_id"].to_pylist(), (split == "train" for split in stays["split"].to_pylist()), strict=True))
-    present, levels = _seen_in_training(ingest, parts, numeric, categories, in_train)
+    present, levels = seen_in_training(ingest, parts, numeric, categories, in_train)
     blocks: list[tuple[np.ndarray, np.ndarray]] = []
     names: list[str] = []
     for part, stay_ids in parts.items():
@@ -57,7 +59,7 @@ def tabular_features(ingest: Folder, stays: pa.Table, stay_N: np.ndarray, hour_N
             x_NF, names = _numeric_features(grid, present, treatments, at_N)
             codes_NF = _category_features(grid, levels, at_N)
             blocks.append((chunk_N, np.concatenate([x_NF, codes_NF], axis=1)))
-    static_NF, static_names = _static_features(stays, stay_N, hour_N, in_train)
+    static_NF, static_names = static_features(stays, stay_N, hour_N, in_train)
     grid_NF = np.full((len(stay_N), len(names) + len(levels)), np.nan, dtype=np.float32)
     for chunk_N, block in blocks:
         grid_NF[chunk_N] = block
@@ -65,7 +67,7 @@ def tabular_features(ingest: Folder, stays: pa.Table, stay_N: np.ndarray, hour_N
     return FeatureTable(np.concatenate([grid_NF, static_NF, hour_N1], axis=1), [*names, *levels, *static_names, "hours_in_icu"])
 
 
-def _seen_in_training(
+def seen_in_training(
     ingest: Folder, parts: dict[str, np.ndarray], numeric: list[str], categories: list[str], in_train: dict[int, bool]
 ) -> tuple[list[str], dict[str, dict[str, int]]]:
     """Numeric variables that a training stay has, and the codes of the category levels that training stays have."""
@@ -87,7 +89,7 @@ def _seen_in_training(
 def _numeric_features(grid: GridPart, present: list[str], treatments: set[str], at_N: np.ndarray) -> tuple[np.ndarray, list[str]]:
     columns_RV = np.stack([grid.values.get(name, np.full(len(grid.hour_R), np.nan, np.float32)) for name in present], axis=1)
     given_V = np.array([name in treatments for name in present])
-    last_RV = _last_observed(np.isfinite(columns_RV), grid.hour_R)
+    last_RV = last_observed(np.isfinite(columns_RV), grid.hour_R)
     columns_RV = np.where(given_V & ~np.isfinite(columns_RV), 0.0, columns_RV).astype(np.float32)
     last_NV = last_RV[at_N]
     known_NV = last_NV >= 0
@@ -105,7 +107,7 @@ def _numeric_features(grid: GridPart, present: list[str], treatments: set[str], 
     return x_NF, [f"{variable}:{name}" for variable in present for name in features]
 
 
-def _last_observed(observed_RV: np.ndarray, hour_R: np.ndarray) -> np.ndarray:
+def last_observed(observed_RV: np.ndarray, hour_R: np.ndarray) -> np.ndarray:
     """Row of the latest observation up to each row within its stay, −1 where there is none."""
     rows_R1 = np.arange(len(hour_R))[:, None]
     last_RV = np.maximum.accumulate(np.where(observed_RV, rows_R1, -1), axis=0) if len(hour_R) else np.where(observed_RV, rows_R1, -1)
@@ -149,12 +151,13 @@ def _category_features(grid: GridPart, levels: dict[str, dict[str, int]], at_N: 
             continue
         values_R = grid.values[name]
         observed_R1 = np.array([value is not None for value in values_R], dtype=bool)[:, None]
-        last_N = _last_observed(observed_R1, grid.hour_R)[at_N, 0]
+        last_N = last_observed(observed_R1, grid.hour_R)[at_N, 0]
         x_NF[:, column] = [codes.get(values_R[row], np.nan) if row >= 0 else np.nan for row in last_N]
     return x_NF
 
 
-def _static_features(stays: pa.Table, stay_N: np.ndarray, hour_N: np.ndarray, in_train: dict[int, bool]) -> tuple[np.ndarray, list[str]]:
+def static_features(stays: pa.Table, stay_N: np.ndarray, hour_N: np.ndarray, in_train: dict[int, bool]) -> tuple[np.ndarray, list[str]]:
+    """Statics at the points (stay_N, hour_N) [N, S], NaN where unknown by then; categories as codes of the levels that training has."""
     row = {stay_id: index for index, stay_id in enumerate(stays["stay_id"].to_pylist())}
     at_N = np.array([row[int(stay_id)] for stay_id in stay_N], dtype=np.int64)
     columns = []

@@ -18,7 +18,7 @@ from clinjepa.config import Config
 from clinjepa.config.section import result_fields
 from clinjepa.curriculum.recipes import Phase, Recipe, load_recipe, recipe_names
 from clinjepa.errors import ConfigError
-from clinjepa.evaluation.settings import DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
+from clinjepa.evaluation.settings import BaselineSettings, DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
 from clinjepa.trajectory.settings import LabelSettings, TrajectorySettings
 from pipelines.graph.experiment import Experiment, build_experiment
 from pipelines.graph.stage import Stage
@@ -33,6 +33,7 @@ _PHASE = (
 )
 _SFT = "num_epochs max_steps tokens_per_step micro_tokens learning_rate warmup_fraction weight_decay clip_norm"
 _DOWNSTREAM = "pooling hourly_stride min_history_hours rollout_hours min_positives num_bootstrap"
+_BASELINES = "names num_trials num_sequence_trials max_trial_points num_averaged max_seconds ensemble"
 _PROBE = "kinds hidden_size dropout learning_rate weight_decay batch_size max_epochs patience"
 
 _TABLE: list[tuple[str, str, str]] = [
@@ -62,6 +63,7 @@ _TABLE: list[tuple[str, str, str]] = [
     ("baselines downstream labels", "evaluation.downstream", "stay_prediction_hour"),
     ("baselines downstream", "evaluation.downstream", _DOWNSTREAM),
     ("baselines downstream", "evaluation.downstream.probe", _PROBE),
+    ("baselines", "evaluation.downstream.baselines", _BASELINES),
     ("roundtrip", "evaluation", "num_roundtrip_hours"),
 ]
 READERS = {f"{section}.{name}": set(kinds.split()) for kinds, section, names in _TABLE for name in names.split()}
@@ -183,7 +185,7 @@ def test_an_executor_reads_back_all_that_is_in_the_key(raw: dict[str, Any]) -> N
         "roundtrip": lambda stage: RoundtripSettings.model_validate(stage.settings),
         "drift": lambda stage: DriftSettings.model_validate(stage.settings),
         "downstream": lambda stage: DownstreamSettings.model_validate(stage.settings),
-        "baselines": lambda stage: DownstreamSettings.model_validate(stage.settings),
+        "baselines": lambda stage: BaselineSettings.model_validate(stage.settings),
     }
     for stage in build_experiment(Config.model_validate(raw), "content").stages:
         if stage.kind == "geometry":

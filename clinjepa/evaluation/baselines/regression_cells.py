@@ -1,0 +1,60 @@
+"""Figures of predicted numbers: mean absolute error and R², with intervals over patients."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+import numpy as np
+
+from clinjepa.evaluation.downstream.prediction_points import Points
+from clinjepa.evaluation.figures import Figure
+from clinjepa.evaluation.metrics import finite_scores
+from clinjepa.evaluation.resampling import PatientBootstrap, ratio
+
+
+class RegressionCell(TypedDict):
+    """One cell of a regression task's table: figures of one method, in the label's unit."""
+
+    mae: Figure | None
+    r2: Figure | None
+    reason: NotRequired[str]
+    """Why the figures are None."""
+    num_total: int
+
+
+RegressionTables = dict[str, dict[str, RegressionCell]]
+"""{task: {method: cell}}"""
+
+
+def regression_cell(scored: Points, predicted_N: np.ndarray, num_bootstrap: int, seed: int) -> RegressionCell:
+    """Figures of predictions [N] at the scored points.
+
+    Raises:
+        EvaluationError: A prediction is NaN or infinite.
+    """
+    error_N = finite_scores(predicted_N, "a prediction") - scored.label_N
+    boot, every_N = PatientBootstrap(scored.subject_N, num_bootstrap, seed), np.ones(len(scored), dtype=bool)
+    number_R = boot.total(np.ones(len(scored)), every_N)
+    centred_N = scored.label_N - scored.label_N.mean()
+    spread_R = boot.total(centred_N**2, every_N) - ratio(boot.total(centred_N, every_N) ** 2, number_R)
+    return {
+        "mae": boot.figure(ratio(boot.total(np.abs(error_N), every_N), number_R), every_N),
+        "r2": boot.figure(1 - ratio(boot.total(error_N**2, every_N), spread_R), every_N),
+        "num_total": len(scored),
+    }
+
+
+def null_regression_cell(scored: Points, reason: str) -> RegressionCell:
+    """A cell that cannot be estimated."""
+    return {"mae": None, "r2": None, "reason": reason, "num_total": len(scored)}
+
+
+def why_no_regression(points: Points, split: str, min_patients: int) -> str | None:
+    """Why a regression task cannot be estimated, or None: too few patients in train or `split`, or no points in tuning."""
+    for name in ("train", split):
+        number = len(np.unique(points.of(name).subject_N))
+        if number < min_patients:
+            return f"{number} patients with a label in {name}; at least {min_patients} are needed"
+    if not len(points.of("tuning")):
+        return "no prediction points in tuning to choose a model on"
+    return None

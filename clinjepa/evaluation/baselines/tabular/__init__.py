@@ -1,0 +1,1 @@
+"""Baselines that see one vector per prediction point, one file each."""

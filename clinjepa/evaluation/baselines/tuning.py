@@ -1,0 +1,146 @@
+"""Tuning: which settings of a baseline are tried, and which are kept by the tuning split alone.
+
+The trials of a baseline are drawn before any of them runs, so they can run anywhere and in any order: here, one after another, or on a
+cluster (`pipelines/stages/baseline_trials.py`). The outcome of a trial is its loss on the tuning points, relative to that of a constant.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from scipy.stats import qmc
+
+from clinjepa.errors import EvaluationError
+from clinjepa.evaluation.baselines.protocol import Baseline, Predictions, Problem, Settings, TaskPoints
+from clinjepa.evaluation.baselines.registry import load_baseline
+from clinjepa.evaluation.downstream.probes import log_loss
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a baseline may try on each problem: on each task, or on all together."""
+
+    num_trials: int
+    num_sequence_trials: int
+    """Trials of a baseline whose model learns all tasks together."""
+    max_trial_points: int
+    """Training points of a task that a trial is fitted on; the chosen settings are fitted on all."""
+    num_averaged: int = 1
+    """Best settings whose models are averaged, where a task has no more points than that."""
+    max_seconds: float | None = None
+    """No trial starts later than this after the first."""
+
+
+class Trial(NamedTuple):
+    """One fit for its tuning loss."""
+
+    baseline: str
+    settings: dict[str, float | int | str]
+    number: int
+
+
+class Outcome(NamedTuple):
+    """loss: mean over tasks of the tuning loss over that of a constant; not finite where the fit diverged."""
+
+    number: int
+    loss: float
+    seconds: float
+
+
+class RunTrials(Protocol):
+    """Runs trials on a problem and yields their outcomes, in any order; it may leave out some when the time is over."""
+
+    def __call__(self, problem: Problem, trials: Sequence[Trial], max_seconds: float | None, seed: int) -> Iterable[Outcome]: ...
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The settings that were kept, the best first, and the loss of every trial that ran."""
+
+    settings: list[Settings]
+    trials: list[tuple[Trial, Outcome]] = field(default_factory=list)
+
+
+def run_here(problem: Problem, trials: Sequence[Trial], max_seconds: float | None, seed: int) -> Iterator[Outcome]:
+    """`RunTrials` in this process, one trial after another."""
+    started = time.monotonic()
+    for trial in trials:
+        if trial.number and max_seconds is not None and time.monotonic() - started > max_seconds:
+            return
+        yield run_trial(problem, trial, seed)
+
+
+def run_trial(problem: Problem, trial: Trial, seed: int) -> Outcome:
+    """Fit one trial and measure it on the tuning points."""
+    started = time.monotonic()
+    predictions = load_baseline(trial.baseline).fit(problem, trial.settings, ["tuning"], seed)
+    return Outcome(trial.number, tuning_loss(problem, predictions), time.monotonic() - started)
+
+
+def tuning_loss(problem: Problem, predictions: Predictions) -> float:
+    """Mean over tasks of the loss on tuning (log-loss, mean squared error) over that of the training mean."""
+    return float(np.mean([_relative_loss(one, predictions[one.task.name]["tuning"]) for one in problem.tasks]))
+
+
+def draw_trials(name: str, baseline: Baseline, number: int, seed: int) -> list[Trial]:
+    """The defaults, then settings drawn evenly from the space (Halton's sequence); one trial where there is no space."""
+    trials = [Trial(name, dict(baseline.defaults), 0)]
+    if not baseline.space or number < 2:
+        return trials
+    drawn = qmc.Halton(len(baseline.space), rng=np.random.default_rng([seed, zlib.crc32(name.encode())])).random(number - 1)
+    for place, shares in enumerate(drawn, start=1):
+        own = {setting: dist.at(float(share)) for (setting, dist), share in zip(baseline.space.items(), shares, strict=True)}
+        trials.append(Trial(name, {**baseline.defaults, **own}, place))
+    return trials
+
+
+def tune(name: str, problem: Problem, budget: Budget, seed: int, run: RunTrials = run_here) -> Tuned:
+    """Try settings of a baseline and keep those with the lowest tuning loss; of equal ones the first.
+
+    Args:
+        name: The baseline.
+        problem: Its tasks: one, or all where the model learns them together.
+        budget: How many trials, on how many points, for how long.
+        seed: Seed of the draws and of the fits.
+        run: Runs the trials.
+
+    Raises:
+        EvaluationError: The loss of every trial is NaN or infinite.
+    """
+    baseline = load_baseline(name)
+    trials = draw_trials(name, baseline, budget.num_sequence_trials if baseline.together else budget.num_trials, seed)
+    if len(trials) == 1:
+        return Tuned([trials[0].settings])
+    limited = problem if baseline.together else problem.limited(budget.max_trial_points, seed)
+    outcomes = {outcome.number: outcome for outcome in run(limited, trials, budget.max_seconds, seed)}
+    ran = [(trial, outcomes[trial.number]) for trial in trials if trial.number in outcomes]
+    finite = [(trial, outcome) for trial, outcome in ran if math.isfinite(outcome.loss)]
+    if not finite:
+        raise EvaluationError(f"baseline {name}: the tuning loss of all {len(ran)} trials is NaN or infinite; leave it out of the names")
+    is_small = not baseline.together and len(problem.only.points.of("train")) <= budget.max_trial_points
+    best = sorted(finite, key=lambda pair: pair[1].loss)[: budget.num_averaged if is_small else 1]
+    return Tuned([trial.settings for trial, _ in best], ran)
+
+
+def fit_averaged(name: str, problem: Problem, settings: Sequence[Settings], splits: Sequence[str], seed: int) -> Predictions:
+    """The mean of the predictions of one model per settings, each fitted on all points of train."""
+    fits = [load_baseline(name).fit(problem, own, splits, seed) for own in settings]
+    return {
+        one.task.name: {split: np.mean([found[one.task.name][split] for found in fits], axis=0) for split in splits}
+        for one in problem.tasks
+    }
+
+
+def _relative_loss(one: TaskPoints, predicted_N: np.ndarray) -> float:
+    train_N, label_N = one.points.of("train").label_N, one.points.of("tuning").label_N
+    if one.task.is_classification:
+        share = min(max(float(train_N.mean()), 1e-6), 1 - 1e-6)
+        return log_loss(label_N, predicted_N) / log_loss(label_N, np.full(len(label_N), math.log(share / (1 - share))))
+    constant = float(np.mean((label_N - train_N.mean()) ** 2))
+    return float(np.mean((label_N - predicted_N) ** 2)) / max(constant, 1e-12)
