@@ -141,5 +141,5 @@ def _baselines(settings: BaselineSettings, inputs: _Inputs) -> _Outcome:
     tasks = settings.downstream.tasks
     data = LabelledStays(inputs["ingest"], inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], tasks))
     found = score_baselines(data, load_tasks(tasks), settings.downstream, split=settings.split)
-    more = {REGRESSION: found.regression, TUNING: found.tuning, TIMING: found.seconds}
+    more: dict[str, Mapping[str, object]] = {REGRESSION: found.regression, TUNING: found.tuning, TIMING: found.seconds}
     return _Outcome(found.tables, found.predictions, more)

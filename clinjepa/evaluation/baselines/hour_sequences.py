@@ -39,7 +39,7 @@ class HourSequences:
 
     def rows(self, stay_N: np.ndarray, hour_N: np.ndarray) -> np.ndarray:
         """Row of each (stay, hour) [N]."""
-        return np.array([self.first_row[int(stay)] for stay in stay_N], dtype=np.int64) + hour_N
+        return np.asarray(np.array([self.first_row[int(stay)] for stay in stay_N], dtype=np.int64) + hour_N)
 
 
 def hour_sequences(ingest: Folder, stays: pa.Table) -> HourSequences:

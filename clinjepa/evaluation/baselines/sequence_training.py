@@ -176,7 +176,7 @@ class _Training:
             for batch in batches:
                 optimizer.zero_grad()
                 loss = (self._losses(self.train, batch) / count_K).mean() * len(batches)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature has no types
+                loss.backward()
                 nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
                 optimizer.step()
             waited = 0 if self._keep_best() else waited + 1
@@ -187,8 +187,9 @@ class _Training:
         """Keep the weights for the tasks whose tuning loss is the lowest so far."""
         self.model.eval()
         with torch.no_grad():
-            total_K = sum(self._losses(self.tuning, batch) for batch in self.tuning.batches(int(self.settings["batch_hours"]), None))
-        loss_K = total_K.numpy() / np.maximum((~np.isnan(self.tuning.label_RK)).sum(0), 1)  # type: ignore[union-attr]  # there are batches
+            batches = self.tuning.batches(int(self.settings["batch_hours"]), None)
+            total_K = torch.stack([self._losses(self.tuning, batch) for batch in batches]).sum(0)
+        loss_K = total_K.numpy() / np.maximum((~np.isnan(self.tuning.label_RK)).sum(0), 1)
         better = np.flatnonzero(loss_K < self.best_K)
         if len(better):
             weights = copy.deepcopy(self.model.state_dict())
