@@ -214,7 +214,8 @@ the largest value), and another text in the row must change nothing. What fails 
 tokens. What fails then is refused with the name of its class. Bases that are made here (`encoder.init: config`) are of the class
 `Qwen3ForCausalLM` and are not tried again. The trial takes five forward passes of at most 14 tokens, some 25 ms for a small model.
 
-* **texts in a row**: `many`, `one`, or `refused` (places see later places, so the model is no causal language model).
+* **texts in a row**: `many`, `one`, or `refused` (places see later places, so the model is no causal language model). Llama 4
+  with `attn_temperature_tuning`: `many` up to `floor_scale` - 1 places, then `one`.
 * **`pre_norm`**: whether `encoder.latent_from: pre_norm` can be used.
 * **SFT**: the logits are the product of the `output layer`, or computed `by the class` (scaled, capped, or from transformed states);
   `refused` where that cannot be done.

@@ -67,14 +67,12 @@ def longest_text(causal: PreTrainedModel) -> int | None:
 def longest_shared_row(causal: PreTrainedModel) -> int | None:
     """Places of the longest row that texts may share; None for no limit.
 
-    A few classes scale the queries by the place in the row, not by the position in the text, from some place on
-    (arXiv 2501.19399: Llama 4, Inkling). Up to there the scale is 1.
+    Llama 4 scales the queries of some layers by the place in the row, not by the position in the text (arXiv 2501.19399). The scale is 1 in
+    the first `floor_scale` - 1 places.
     """
     config = causal.config.get_text_config()
-    limits: list[int | None] = [getattr(config, "log_scaling_n_floor", None)]
-    if getattr(config, "attn_temperature_tuning", False) and (first := getattr(config, "floor_scale", None)):
-        limits.append(int(first) - 1)
-    return min((int(limit) for limit in limits if limit is not None), default=None)
+    first: int | None = getattr(config, "floor_scale", None)
+    return first - 1 if first is not None and getattr(config, "attn_temperature_tuning", False) else None
 
 
 def list_of_layers(inner: nn.Module) -> nn.ModuleList:
