@@ -144,6 +144,15 @@ def test_the_sft_loss_is_transformers_cross_entropy(tmp_path: Path, kind: str, l
         torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-3, atol=1e-5 * largest)
 
 
+def test_unused_places_have_a_finite_gradient_where_padding_has_none(tmp_path: Path) -> None:
+    write_tiny(tmp_path, "gemma3n")  # the embedding of its padding token, 0, is a vector of zeros
+    encoder = build_encoder(tiny_spec(tmp_path, adaptation="full"), None, 0, with_head=True)
+    packs = encoder.pack(TEXTS, 256, END)
+    assert any((pack.position_ids_L == 0).sum() > len(pack.order) for pack in packs)
+    loss_of(encoder).backward()
+    assert all(bool(parameter.grad.isfinite().all()) for _, parameter in encoder.online_parameters() if parameter.grad is not None)
+
+
 def test_what_latents_are_read_from_changes_no_weight_of_sft(tmp_path: Path) -> None:
     write_tiny(tmp_path, "llama")
     trained = []

@@ -106,3 +106,10 @@ def test_encoding_is_without_dropout_whatever_the_mode() -> None:
     texts = random_texts(10)
     assert torch.equal(encode_texts(encoder, texts, 256), encode_texts(encoder, texts, 256))
     assert encoder.training
+
+
+def test_unused_places_hold_a_token_of_the_texts() -> None:
+    texts = [np.array([5, 6, 7, 8]), np.array([7, 9])]
+    for one_per_row in (False, True):
+        for pack in pack_texts(texts, 200, None, one_per_row):
+            assert set(pack.input_ids_L.flatten().tolist()) <= {5, 6, 7, 8, 9}

@@ -26,7 +26,7 @@ class Pack:
     """One chunk of texts: L = R·S token places laid out as R rows of S."""
 
     input_ids_L: Tensor
-    """int64 [R, S]; 0 in unused places."""
+    """int64 [R, S]; a token of the texts in unused places, since an id that no text has (padding) may have no finite gradient."""
 
     position_ids_L: Tensor
     """int64 [R, S]; restarts at 0 with every text and at every unused place."""
@@ -124,13 +124,10 @@ def _lay_out(texts: Sequence[np.ndarray], lengths: np.ndarray, rows: _Rows, end_
     starts = row_starts + ends - sizes - before_row
     within = np.arange(int(ends[-1])) - np.repeat(ends - sizes, sizes)
     places = np.repeat(starts, sizes) + within
-    ids, positions = np.zeros(len(used) * width, dtype=np.int64), np.zeros(len(used) * width, dtype=np.int64)
-    if end_id is None:
-        ids[places] = np.concatenate([texts[index] for index in order])
-    else:
-        end = np.array([end_id], dtype=np.int64)
-        ids[places] = np.concatenate([part for index in order for part in (texts[index], end)])
-    positions[places] = within
+    end = np.array([] if end_id is None else [end_id], dtype=np.int64)
+    tokens = np.concatenate([part for index in order for part in (texts[index], end)])
+    ids, positions = np.full(len(used) * width, tokens[0], dtype=np.int64), np.zeros(len(used) * width, dtype=np.int64)
+    ids[places], positions[places] = tokens, within
     shape = (len(used), width)
     return Pack(
         torch.from_numpy(ids).view(shape),

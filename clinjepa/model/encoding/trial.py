@@ -146,7 +146,7 @@ def _one_per_row(encoder: Encoder, causal: PreTrainedModel, texts_3S: Tensor, al
     used = _LENGTH // 2
     changed_RS, positions_RS = texts_3S[:2], torch.arange(_LENGTH, device=texts_3S.device).repeat(2, 1)
     ids_RS = changed_RS.clone()
-    ids_RS[1, used:] = positions_RS[1, used:] = 0
+    ids_RS[1, used:], positions_RS[1, used:] = ids_RS[0, 0], 0
     states, changed = (encoder.all_states(causal, ids, positions_RS).last_hidden_state.float() for ids in (ids_RS, changed_RS))
     apart = torch.maximum((states[0] - alone_2SD[0]).abs().max(), (states[1, :used] - alone_2SD[1, :used]).abs().max())
     read = _read(encoder, causal, ids_RS, positions_RS, states.flatten(0, 1), [_LENGTH - 1, _LENGTH + used - 1])

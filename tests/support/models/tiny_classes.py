@@ -36,6 +36,13 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon": ("FalconConfig", _SIZES | {"alibi": False}),
     "falcon_alibi": ("FalconConfig", _SIZES | {"alibi": True}),
     "gemma2": ("Gemma2Config", _FEW_HEADS | {"query_pre_attn_scalar": 8, "sliding_window": 4, "final_logit_softcapping": 3.0}),
+    "gemma3n": (
+        "Gemma3nTextConfig",
+        _FEW_HEADS
+        | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB, "laurel_rank": 8, "num_kv_shared_layers": 0}
+        | {"intermediate_size": [48, 48], "activation_sparsity_pattern": [0.0, 0.0], "sliding_window": 8}
+        | {"layer_types": ["sliding_attention", "full_attention"]},
+    ),
     "gpt2": ("GPT2Config", _GPT2),
     "lfm2": ("Lfm2Config", _FEW_HEADS | {"block_multiple_of": 8, "layer_types": ["conv", "full_attention"]}),
     "llama": ("LlamaConfig", _FEW_HEADS),
