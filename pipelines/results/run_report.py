@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow as pa
 from clinjepa.config import Config, result_fields, save_config
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.baselines.evaluate import COLUMN
-from clinjepa.evaluation.predictions import PREDICTIONS, cell_predictions, compare_predictions
+from clinjepa.evaluation.predictions import PREDICTIONS, cell_predictions, compare_predictions, of_a_run
 from clinjepa.evaluation.seeds import combine_seeds
 from clinjepa.redaction import redacted
 from clinjepa.report.document import build_report, render_html
@@ -42,7 +42,7 @@ _Of = TypeVar("_Of")
 
 
 def write_report(config: Config, experiment: Experiment, run_id: str | None) -> str:
-    """Write report.html, report.json, the data card, config.yaml and run.json into `<storage>/runs/<name>/`.
+    """Write report.html, report.json, predictions.parquet, the data card, config.yaml and run.json into `<storage>/runs/<name>/`.
 
     Args:
         config: The configuration.
@@ -106,6 +106,7 @@ class _Assembly:
         self.out.write_bytes("config.yaml", redacted(save_config(self.config)).encode())
         self.out.write_json("report.json", content)
         self.out.write_bytes("report.html", redacted(render_html(content, extras)).encode())
+        self.out.write_table(PREDICTIONS, of_a_run(self._predictions()))
         self.out.write_json(RUN_RECORD, self._record())
         return f"{self.out.address}/report.html"
 
@@ -162,6 +163,13 @@ class _Assembly:
                 methods[name] = [cell_predictions(kept, name, COLUMN)]
         reference = f"{headline_recipe([trial.recipe for trial in self.trials])} · {probe}"
         return {"reference": reference, "column": COLUMN, "tasks": compare_predictions(methods, reference, settings.num_bootstrap)}
+
+    def _predictions(self) -> Iterator[tuple[str | None, int | None, pa.Table]]:
+        """(recipe, seed, kept predictions) of every finished trial, then those of the baselines."""
+        for trial in self.trials:
+            yield trial.recipe, trial.seed, self._artifact(trial.evaluations["downstream"]).folder.read_table(PREDICTIONS)
+        if self.experiment.baselines.key in self.manifests:
+            yield None, None, self._artifact(self.experiment.baselines).folder.read_table(PREDICTIONS)
 
     def _umap(self) -> dict[str, object]:
         """Recipe -> points of its first finished seed that has a picture."""

@@ -17,7 +17,7 @@ from clinjepa.evaluation.baselines.evaluate import LabelledStays, score_baseline
 from clinjepa.evaluation.downstream.evaluate import score_downstream
 from clinjepa.evaluation.drift import evaluate_drift
 from clinjepa.evaluation.geometry.evaluate import evaluate_geometry
-from clinjepa.evaluation.predictions import PREDICTIONS
+from clinjepa.evaluation.predictions import PREDICTIONS, with_times
 from clinjepa.evaluation.roundtrip import evaluate_roundtrip
 from clinjepa.evaluation.settings import BaselineSettings, DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
 from clinjepa.model.predictor import load_predictor
@@ -99,7 +99,7 @@ def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _In
         check_predictor(inputs["predictor"], LatentReader(latents).encoder_digest, f"that of the latents in {latents.address}")
     outcome = measure(inputs)
     if outcome.predictions is not None:
-        out.write_table(PREDICTIONS, outcome.predictions)
+        out.write_table(PREDICTIONS, with_times(outcome.predictions, inputs["ingest"].read_table("stays.parquet")))
     for name, content in outcome.more.items():
         out.write_json(name, content)
     out.write_json(RESULT, outcome.result)

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from clinjepa.model import TextEncoder
 from clinjepa.storage import Folder
@@ -37,6 +39,20 @@ def test_the_report_holds_every_recipe_phase_and_evaluation(small_run: Path) -> 
 def test_every_training_stage_wrote_to_the_tracker_that_was_asked_for(small_run: Path) -> None:
     folders = {path.name.rsplit("-", 1)[0] for path in (small_run / "runs/small/tensorboard").iterdir()}
     assert {"SFT", "warmup", "joint", "alignment-clin_jepa", "finalization-clin_jepa", "finalization-no_alignment"} <= folders
+
+
+def test_the_figures_of_the_risk_tasks_come_from_the_table_of_predictions_beside_the_report(small_run: Path) -> None:
+    kept = pl.read_parquet(small_run / "runs" / "small" / "predictions.parquet").drop_nulls("boolean_value")
+    cells = {cell: rows for cell, rows in kept.group_by("task", "method", "column")}
+    tables, compared = read_report(small_run)["downstream"], 0
+    for task, methods in tables.items():
+        for method, columns in methods.items():
+            for column, cell in columns.items():
+                if cell["auroc"] is not None:
+                    rows = cells[task, method, column]
+                    assert roc_auc_score(rows["boolean_value"], rows["score"]) == pytest.approx(cell["auroc"]["value"])
+                    compared += 1
+    assert compared == len(cells) > 10
 
 
 def test_the_page_needs_nothing_but_itself(small_run: Path) -> None:

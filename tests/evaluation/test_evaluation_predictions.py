@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.downstream.prediction_points import Points, score_cell
-from clinjepa.evaluation.predictions import PREDICTIONS_SCHEMA, KeptPredictions, cell_predictions, compare_predictions
+from clinjepa.evaluation.predictions import (
+    PREDICTIONS_SCHEMA,
+    SCORES_SCHEMA,
+    KeptPredictions,
+    cell_predictions,
+    compare_predictions,
+    of_a_run,
+    with_times,
+)
+from tests.repository.test_docs import blocks
+from tests.support.machines.cli import ROOT
+
+PLACE = "output/artifacts/downstream/KEY/predictions.parquet"
 
 NUM = 60
 POINTS = Points(
@@ -31,9 +47,92 @@ def predictions(seed: int, tasks: tuple[str, ...] = ("a", "b"), points: Points =
 
 def test_a_cell_can_be_made_again_from_its_predictions() -> None:
     kept = predictions(0, ("a",))
-    again = Points(*(kept[name].to_numpy() for name in ("stay_id", "hour", "label", "subject_id")), POINTS.split_N)
+    label_N = np.array(kept["boolean_value"].to_pylist(), dtype=float)
+    again = Points(kept["stay_id"].to_numpy(), kept["hour"].to_numpy(), label_N, kept["subject_id"].to_numpy(), POINTS.split_N)
     assert score_cell(again, kept["score"].to_numpy(), 50, 0) == score_cell(POINTS, scores(0), 50, 0)
-    assert kept.schema == PREDICTIONS_SCHEMA == KeptPredictions().table().schema
+    assert kept.schema == SCORES_SCHEMA == KeptPredictions().table().schema
+
+
+def test_probabilities_stand_beside_log_odds_and_not_beside_other_scores() -> None:
+    kept = KeptPredictions()
+    kept.add("a", "linear", "history_only", POINTS.where(POINTS.stay_N < 4), np.array([-800.0, 0.0, 1.0, 800.0]))
+    kept.add("a", "last_value", "history_only", POINTS.where(POINTS.stay_N < 4), np.array([1.0, 2.0, 3.0, 4.0]), "order")
+    linear, other = (cell_predictions(kept.table(), name, "history_only") for name in ("linear", "last_value"))
+    assert linear["predicted_boolean_probability"].to_pylist() == pytest.approx([0, 0.5, 1 / (1 + np.exp(-1)), 1])
+    assert linear["predicted_boolean_value"].to_pylist() == [False, True, True, True]
+    assert other["predicted_boolean_probability"].null_count == other["predicted_boolean_value"].null_count == 4
+
+
+def test_the_number_of_a_regression_task_stands_beside_its_label() -> None:
+    numbers = Points(np.arange(2), np.zeros(2, dtype=np.int32), np.array([1.5, 2.5]), np.arange(2), np.full(2, "held_out", dtype=object))
+    kept = KeptPredictions()
+    kept.add("log_lactate_4h", "ridge", "history_only", numbers, np.array([1.0, 3.0]), "number")
+    assert [(row["float_value"], row["score"], row["boolean_value"]) for row in kept.table().to_pylist()] == [
+        (1.5, 1.0, None),
+        (2.5, 3.0, None),
+    ]
+
+
+def timed(table: pa.Table) -> pa.Table:
+    """With stay i admitted i minutes after noon."""
+    intime = [datetime(2150, 3, 1, 12) + timedelta(minutes=stay) for stay in reversed(range(NUM))]
+    return with_times(table, pa.table({"stay_id": list(reversed(range(NUM))), "intime": pa.array(intime, pa.timestamp("us"))}))
+
+
+def test_the_time_is_the_end_of_the_hour() -> None:
+    kept = timed(predictions(0, ("a",)))
+    assert kept.schema == PREDICTIONS_SCHEMA and set(kept["hour"].to_pylist()) == {23}
+    assert kept["prediction_time"].to_pylist() == [datetime(2150, 3, 2, 12) + timedelta(minutes=stay) for stay in range(NUM)]
+    assert timed(SCORES_SCHEMA.empty_table()).schema == PREDICTIONS_SCHEMA
+
+
+def test_one_table_has_the_predictions_of_a_whole_run_with_recipe_and_seed() -> None:
+    ours, other = timed(predictions(0, ("a",))), timed(predictions(1, ("a",)))
+    whole = of_a_run([("clin_jepa", 3, ours), (None, None, other)])
+    assert whole.column_names == [*PREDICTIONS_SCHEMA.names[:2], "seed", *PREDICTIONS_SCHEMA.names[2:]]
+    assert whole["method"].to_pylist() == ["clin_jepa · linear"] * NUM + ["linear"] * NUM
+    assert whole["seed"].to_pylist() == [3] * NUM + [None] * NUM
+    assert whole["score"].to_pylist() == ours["score"].to_pylist() + other["score"].to_pylist()
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    kept = KeptPredictions()
+    for method, seed in (("linear", 0), ("mlp", 1)):
+        kept.add("a", method, "history_only", POINTS, scores(seed))
+    pq.write_table(timed(kept.table()), tmp_path / "predictions.parquet")
+    return tmp_path / "predictions.parquet"
+
+
+def run_example(number: int, path: Path) -> dict:
+    """A block of docs/report.md's section on predictions, with its file in place of the page's; its names afterwards."""
+    source = blocks(ROOT / "docs" / "report.md", "python", since="## Figures from the predictions", until="## Making")[number]
+    assert PLACE in source
+    names: dict = {}
+    exec(source.replace(PLACE, str(path)), names)
+    return names
+
+
+def test_the_page_s_example_gives_the_figures_again_from_the_table_alone(written: Path) -> None:
+    found = run_example(0, written)["figures"]
+    for method, seed in (("linear", 0), ("mlp", 1)):
+        cell = score_cell(POINTS, scores(seed), 200, 0)
+        assert found["a", method, "history_only"] == pytest.approx((cell["auroc"]["value"], cell["auprc"]["value"]))
+
+
+def test_the_page_s_example_gives_differences_with_intervals_again(written: Path) -> None:
+    table = pq.read_table(written)
+    methods = {name: [cell_predictions(table, name, "history_only")] for name in ("linear", "mlp")}
+    assert run_example(1, written)["differences"] == compare_predictions(methods, "linear", 1000)
+
+
+def test_meds_evaluation_reads_a_cell(written: Path) -> None:
+    pytest.importorskip("meds_evaluation")
+    found = run_example(2, written)["report"]
+    cell = score_cell(POINTS, scores(0), 200, 0)
+    assert found["samples_equally_weighted"]["roc_auc_score"] == pytest.approx(cell["auroc"]["value"])
+    assert found["samples_equally_weighted"]["average_precision_score"] == pytest.approx(cell["auprc"]["value"])
+    assert set(found["subjects_equally_weighted"]) >= {"brier_score", "calibration_error", "f1_score"}
 
 
 def test_methods_are_compared_task_by_task_with_one_family() -> None:
@@ -63,4 +162,4 @@ def test_the_order_of_rows_changes_nothing_and_other_points_are_refused() -> Non
 
 def test_a_task_without_predictions_of_a_method_leaves_that_method_out() -> None:
     assert compare_predictions({"ours": [predictions(0)], "x": [predictions(1, ("b",))]}, "ours", 20).keys() == {"b"}
-    assert compare_predictions({"ours": [PREDICTIONS_SCHEMA.empty_table()]}, "ours", 20) == {}
+    assert compare_predictions({"ours": [SCORES_SCHEMA.empty_table()]}, "ours", 20) == {}

@@ -183,6 +183,8 @@ class _Scoring:
                 reason = self.reasons[task.name] or f"the data lack what {method} reads"
                 if method == ensemble.NAME and found_N is None:
                     continue
+                if found_N is not None:
+                    kept.add(task.name, method, COLUMN, scored, found_N, "log_odds" if task.is_classification else "number")
                 if not task.is_classification:
                     regression.setdefault(task.name, {})[method] = (
                         null_regression_cell(scored, reason)
@@ -192,7 +194,6 @@ class _Scoring:
                     continue
                 cell = null_cell(scored, reason)
                 if found_N is not None:
-                    kept.add(task.name, method, COLUMN, scored, found_N)
                     cell = score_cell(scored, found_N, self.settings.num_bootstrap, self.seed)
                 tables.setdefault(task.name, {})[method] = {COLUMN: cell}
         return BaselineResults(tables, regression, kept.table(), self.tuning, self.seconds)
