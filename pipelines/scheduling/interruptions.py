@@ -111,6 +111,19 @@ def interruptible() -> Iterator[Interruption]:
         _active = None
 
 
+def end_on_signals() -> None:
+    """Handle `SIGNALS` by the line and the status of a command, without clean-up: for the first moments of a process."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, f"{LINE}\n".encode())
+        os._exit(128 + number)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
+
+
 def handle_again() -> None:
     """Install the handlers of the running command again, after a library replaced them below Python (Ray's core does, for SIGTERM)."""
     if _active is not None and threading.current_thread() is threading.main_thread():

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import resource
+import secrets
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._raylet import persist_port
 
 from pipelines.scheduling.interruptions import hangups_held_back
+from pipelines.scheduling.ray_folder import private_ray_folder
 
 START_SECONDS = 300
 """Longest time for Ray's processes to start. Ray gives them 30 s, which a machine with a load of 20 a core exceeds."""
@@ -21,12 +26,32 @@ _OPEN_FILES = 65536
 """Open files that Ray recommends for one machine."""
 
 
+_PORTS_FROM, _USUAL_FIRST_GIVEN_PORT = 20000, 32768
+
+_PATIENCE = {
+    "RAY_gcs_server_port_wait_time_s": START_SECONDS,
+    "RAY_agent_register_timeout_ms": START_SECONDS * 1000,
+    "RAY_worker_register_timeout_seconds": START_SECONDS,
+}
+"""Ray's settings for how long its processes wait for each other."""
+
+_AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+"""Ports of Ray's agents, by their names as arguments and as files."""
+
+
 @contextlib.contextmanager
 def local_start() -> Iterator[None]:
-    """Start Ray inside this block: with `START_SECONDS`, as many open files as this user may have, and no SIGHUP for Ray's processes."""
+    """Start Ray inside this block: with `START_SECONDS`, as many open files as this user may have, and no SIGHUP for Ray's processes.
+
+    A user without a home folder gets the private folder of Ray as `HOME`, since Ray looks for an access token there.
+    """
     _allow_open_files()
-    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(START_SECONDS))
-    with hangups_held_back(), _waiting_for_the_node(START_SECONDS):
+    for name, most in _PATIENCE.items():
+        os.environ.setdefault(name, str(most))
+    if not os.environ.get("HOME"):
+        home = os.path.expanduser("~")
+        os.environ["HOME"] = home if os.path.isabs(home) else os.path.dirname(private_ray_folder())
+    with hangups_held_back(), _waiting_for_the_node(START_SECONDS), _agents_with_known_ports():
         yield
 
 
@@ -64,6 +89,49 @@ def _waiting_for_the_node(seconds: float) -> Iterator[None]:
         yield
     finally:
         services.get_node = get_node
+
+
+@contextlib.contextmanager
+def _agents_with_known_ports() -> Iterator[None]:
+    """Let the raylet start without waiting for its agents, by choosing their ports for them.
+
+    It reads the ports from files that its agents write when they have started, ends itself if one is not there after 15 s, which is no
+    setting (Ray 2.60, `WaitForPersistedPort`), and a busy machine needs longer. With known ports it waits for the first answer instead.
+    """
+    services: Any = ray._private.services
+    start_raylet = services.start_raylet
+    parameters = inspect.signature(start_raylet)
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        given = parameters.bind(*arguments, **options).arguments
+        ports = dict(zip(_AGENT_PORTS, _free_ports(len(_AGENT_PORTS)), strict=True))
+        for name, port in ports.items():
+            persist_port(given["session_dir"], given["node_id"], name, port)
+        return start_raylet(*arguments, **(options | ports))
+
+    services.start_raylet = start
+    try:
+        yield
+    finally:
+        services.start_raylet = start_raylet
+
+
+def _free_ports(number: int) -> list[int]:
+    """Ports that no process uses, and that the system gives to none that asks for any port."""
+    found: list[int] = []
+    for port in secrets.SystemRandom().sample(range(_PORTS_FROM, max(_first_given_port(), _PORTS_FROM + 2000)), 1000):
+        if len(found) < number:
+            with contextlib.suppress(OSError), socket.socket() as tried:
+                tried.bind(("", port))
+                found.append(port)
+    return found
+
+
+def _first_given_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return _USUAL_FIRST_GIVEN_PORT
 
 
 def _child_runs(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Ray's temporary folder of a cluster on this machine, closed to other users.
+"""Ray's temporary folder and access token of a cluster on this machine, closed to other users.
 
 It holds logs, sockets and rows that do not fit into memory. Ray gives its own folders the mode 777, so they lie in a folder of the mode
 700. The path must be short: Ray's longest socket below it may have 107 characters.
@@ -6,11 +6,18 @@ It holds logs, sockets and rows that do not fit into memory. Ray gives its own f
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import stat
 import tempfile
+from collections.abc import Iterator
+
+from ray._raylet import AuthenticationTokenLoader
 
 from clinjepa.errors import ResourceError
+
+_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 LONGEST = 107 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.10")
 """Most characters of Ray's temporary folder."""
@@ -51,3 +58,35 @@ def _private_folder(base: str) -> str:
             folder = tempfile.mkdtemp(prefix="clinjepa-", dir=base)
     os.chmod(folder, 0o700)
     return folder
+
+
+@contextlib.contextmanager
+def private_token(ray_folder: str) -> Iterator[None]:
+    """Let clusters that start inside this block take their token from a file beside `ray_folder`, with the mode 600.
+
+    Ray would write it to `~/.ray/auth_token`, which needs a home folder and has the mode that the umask leaves. A token that the user has
+    set in the environment stays.
+    """
+    if any(os.environ.get(name) for name in _TOKEN_VARIABLES):
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN_PATH"] = _token_file(os.path.dirname(ray_folder))
+    AuthenticationTokenLoader.instance().reset_cache()
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN_PATH"]
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _token_file(folder: str) -> str:
+    """The token's file, made unless it exists. Whole at once, since another command may start at the same time."""
+    path = os.path.join(folder, "auth_token")
+    if not os.path.exists(path):
+        handle, made = tempfile.mkstemp(prefix="token-", dir=folder)
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(made, path)
+        os.remove(made)
+    return path

@@ -32,7 +32,7 @@ from pipelines.scheduling.coordinator import coordinator  # noqa: E402
 from pipelines.scheduling.interruptions import cleaning_up, handle_again  # noqa: E402
 from pipelines.scheduling.local_ray import local_start  # noqa: E402
 from pipelines.scheduling.locations import inside_job, on_a_cluster  # noqa: E402
-from pipelines.scheduling.ray_folder import private_ray_folder  # noqa: E402
+from pipelines.scheduling.ray_folder import private_ray_folder, private_token  # noqa: E402
 
 # Also in trials and workers, which import this module.
 redact_logs()
@@ -127,7 +127,12 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
             options["object_store_memory"] = execution.object_store_mb * 1024 * 1024
     _filter_rays_output()
     begun_before = ray.is_initialized()
-    with contextlib.nullcontext() if joined else _notices_ignored(), contextlib.nullcontext() if joined else _files_closed_to_others():
+    with contextlib.ExitStack() as settings:
+        if not joined:
+            settings.enter_context(_notices_ignored())
+            settings.enter_context(_files_closed_to_others())
+            if not begun_before:
+                settings.enter_context(private_token(str(options["_temp_dir"])))
         try:
             _begin(options, joined)
             if not debug:
@@ -151,6 +156,8 @@ def _begin(options: Mapping[str, object], joined: bool) -> None:
         raise StorageError(f"{_cluster()} cannot be reached ({error}); {remedy}") from None
     except Exception as error:  # Ray also raises a bare Exception; no data are read yet: safe to quote
         where = f"join {_cluster()}" if joined else "start on this machine"
-        remedy = "is the address right, and the cluster up?" if joined else "see execution.object_store_mb and local_num_cpus, RAY_TMPDIR"
         reason = " ".join(str(error).split())[:500] or type(error).__name__
+        remedy = "is the address right, and the cluster up?" if joined else "see execution.object_store_mb and local_num_cpus, RAY_TMPDIR"
+        if not joined and "timed out" in reason:
+            remedy = f"this machine may be too busy, then try again later; logs: {options.get('_temp_dir')}/session_latest/logs"
         raise ResourceError(f"Ray could not {where}: {reason} ({remedy})") from None

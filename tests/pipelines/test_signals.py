@@ -121,3 +121,23 @@ def test_tables_that_are_being_simulated_leave_no_process_behind(tmp_path: Path)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (143, LINE)
     assert none_left(str(tmp_path))
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("command", [["-m", "pipelines.evaluate"], ["clinjepa"]])
+def test_a_signal_during_the_first_imports_is_one_line(tmp_path: Path, command: list[str], number: signal.Signals) -> None:
+    (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    (tmp_path / "clinjepa").write_text("import sys\nfrom pipelines.cli import main\n")  # as the installed script begins
+    arguments = [*command[:-1], command[-1] if command[0] == "-m" else str(tmp_path / command[0])]
+    process = subprocess.Popen(
+        [sys.executable, *arguments, "configs/demo.yaml"],
+        cwd=ROOT,
+        env=environment(PYTHONPATH=f"{tmp_path}:{ROOT}"),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (128 + number, LINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -42,6 +43,66 @@ def test_a_session_that_cannot_begin_leaves_the_environment_as_it_was(tmp_path, 
     finally:
         ray.shutdown()
     assert WATCHER_VARIABLE not in os.environ
+
+
+SLOW_AGENTS = """
+import sys, time
+if any(argument.endswith(("dashboard/agent.py", "agent/main.py")) for argument in sys.orig_argv):
+    time.sleep(40)
+"""
+
+ONE_TASK = """
+import sys, ray
+from clinjepa.config import Config
+from pipelines.scheduling.session import ray_session
+
+with ray_session(Config(storage=sys.argv[1], execution={"object_store_mb": 100, "local_num_cpus": 1, "progress": False})):
+    print(ray.get(ray.remote(lambda: "worked").remote(), timeout=120))
+"""
+
+
+@pytest.mark.ray
+def test_ray_starts_while_its_agents_are_slow_and_without_a_home_folder(tmp_path):
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW_AGENTS)  # raylet gives the agents 15 s
+    base = f"/tmp/h{os.getpid()}"  # short, for Ray's sockets
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", ONE_TASK, str(tmp_path / "storage")],
+            cwd=ROOT,
+            env=environment(PYTHONPATH=f"{tmp_path / 'slow'}:{ROOT}", RAY_TMPDIR=base, HOME="/proc/nobody"),
+            text=True,
+            capture_output=True,
+            timeout=400,
+        )
+        assert (done.returncode, done.stdout) == (0, "worked\n"), done.stderr
+        token = f"{base}/clinjepa-{os.geteuid()}/auth_token"
+        assert os.stat(token).st_mode & 0o777 == 0o600
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+NO_HOME = """
+import os
+from pipelines.scheduling.local_ray import local_start
+os.setuid(23460)  # a user id without a name
+with local_start():
+    print(os.environ["HOME"])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become a user id without a name")
+def test_a_user_without_a_home_folder_gets_a_private_one(tmp_path):
+    base = f"/tmp/n{os.getpid()}"
+    os.mkdir(base)
+    os.chmod(base, 0o777)
+    try:
+        env = {name: value for name, value in environment(RAY_TMPDIR=base).items() if name != "HOME"}
+        done = subprocess.run([sys.executable, "-c", NO_HOME], cwd=ROOT, env=env, text=True, capture_output=True, timeout=300)
+        assert (done.returncode, done.stdout) == (0, f"{base}/clinjepa-23460\n"), done.stderr
+        assert os.stat(f"{base}/clinjepa-23460").st_mode & 0o777 == 0o700
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
 
 
 def test_an_address_that_ray_cannot_join_is_one_line_with_rays_reason(tmp_path, monkeypatch):
