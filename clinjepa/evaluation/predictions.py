@@ -91,7 +91,8 @@ def of_a_run(tables: Iterable[tuple[str | None, int | None, pa.Table]]) -> pa.Ta
 
 def _sigmoid(log_odds_N: np.ndarray) -> np.ndarray:
     """Probability, without overflow."""
-    return np.exp(-np.logaddexp(0.0, -log_odds_N)).astype(np.float32)
+    probability_N: np.ndarray = np.exp(-np.logaddexp(0.0, -log_odds_N)).astype(np.float32)
+    return probability_N
 
 
 def cell_predictions(table: pa.Table, method: str, column: str) -> pa.Table:
