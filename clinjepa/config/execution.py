@@ -57,6 +57,10 @@ class ExecutionConfig(Section):
     """Logical CPUs of each evaluation task, and of the tokenizer, labels, the untrained base and the hard sync. Rounded down, and at least
     1, it is the task's number of torch threads."""
 
+    tune_baselines: bool = Execution(False)
+    """The trials of baselines run side by side on Ray Tune; false: one after another in the stage's task. The result is the same. Each
+    trial starts a process, so it pays for trials of more than some seconds."""
+
     max_worker_failures: int = Execution(3, ge=-1)
     """Worker failures that a training stage survives; -1: any number. Nodes removed after a notice do not count."""
 

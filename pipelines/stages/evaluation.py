@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from clinjepa.clinical import load_tasks
 from clinjepa.evaluation.baselines.evaluate import LabelledStays, score_baselines
+from clinjepa.evaluation.baselines.tuning import Here, Runner
 from clinjepa.evaluation.downstream.evaluate import score_downstream
 from clinjepa.evaluation.drift import evaluate_drift
 from clinjepa.evaluation.geometry.evaluate import evaluate_geometry
@@ -28,6 +29,7 @@ from clinjepa.trajectory.tokens.latent_store import LatentReader
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.context import RunContext
 from pipelines.graph.stage import Stage
+from pipelines.stages.baseline_trials import TuneRunner
 from pipelines.stages.tasks import run_remotely
 
 RESULT = "result.json"
@@ -71,7 +73,8 @@ def run_downstream_stage(context: RunContext, stage: Stage, artifact: Artifact) 
 
 def run_baselines_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `baselines` stages."""
-    return _evaluate(context, stage, artifact, partial(_baselines, BaselineSettings.model_validate(stage.settings)))
+    runner = TuneRunner() if context.config.execution.tune_baselines else Here()
+    return _evaluate(context, stage, artifact, partial(_baselines, BaselineSettings.model_validate(stage.settings), runner))
 
 
 def _evaluate(context: RunContext, stage: Stage, artifact: Artifact, measure: _Measure) -> dict[str, object]:
@@ -137,9 +140,9 @@ def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
     return _Outcome(tables, predictions)
 
 
-def _baselines(settings: BaselineSettings, inputs: _Inputs) -> _Outcome:
+def _baselines(settings: BaselineSettings, runner: Runner, inputs: _Inputs) -> _Outcome:
     tasks = settings.downstream.tasks
     data = LabelledStays(inputs["ingest"], inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], tasks))
-    found = score_baselines(data, load_tasks(tasks), settings.downstream, split=settings.split)
+    found = score_baselines(data, load_tasks(tasks), settings.downstream, split=settings.split, runner=runner)
     more: dict[str, Mapping[str, object]] = {REGRESSION: found.regression, TUNING: found.tuning, TIMING: found.seconds}
     return _Outcome(found.tables, found.predictions, more)

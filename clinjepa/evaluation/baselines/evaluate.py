@@ -21,7 +21,7 @@ from clinjepa.evaluation.baselines.names import check_names
 from clinjepa.evaluation.baselines.protocol import Baseline, Predictions, Problem, Setting, TaskPoints
 from clinjepa.evaluation.baselines.registry import load_baseline
 from clinjepa.evaluation.baselines.regression_cells import RegressionTables, null_regression_cell, regression_cell, why_no_regression
-from clinjepa.evaluation.baselines.tuning import Budget, RunTrials, fit_averaged, run_here, tune
+from clinjepa.evaluation.baselines.tuning import Budget, Here, Runner, fit_averaged, tune
 from clinjepa.evaluation.downstream.prediction_points import Points, TaskTables, null_cell, prediction_points, score_cell, union, why_not
 from clinjepa.evaluation.metrics import finite_scores
 from clinjepa.evaluation.predictions import KeptPredictions
@@ -71,7 +71,7 @@ def score_baselines(
     *,
     split: str = "held_out",
     seed: int = 0,
-    run: RunTrials = run_here,
+    runner: Runner | None = None,
 ) -> BaselineResults:
     """Tune, fit and score the baselines of `settings.baselines` on every task that they answer.
 
@@ -81,14 +81,14 @@ def score_baselines(
         settings: Prediction points, baselines with their budget, and bootstrap.
         split: The split that is scored.
         seed: Seed of the fits, the trials and the bootstrap.
-        run: Runs the trials; the result is the same wherever they run.
+        runner: Runs the fits; None: one after another in this process. The result is the same.
 
     Raises:
         ConfigError: A name is no baseline's.
         EvaluationError: A model's predictions are NaN or infinite.
     """
     check_names(settings.baselines.names)
-    return _Scoring(data, tasks, settings, split, seed).results(run)
+    return _Scoring(data, tasks, settings, split, seed).results(runner or Here())
 
 
 @dataclass
@@ -112,12 +112,12 @@ class _Scoring:
         self.baselines = {name: load_baseline(name) for name in self.settings.baselines.names}
         self.without_score = not has_sofa(self.data.ingest, self.data.stays)
 
-    def results(self, run: RunTrials) -> BaselineResults:
+    def results(self, runner: Runner) -> BaselineResults:
         """All of them."""
         problem = self._problem()
         if problem is not None:
             for name, baseline in self.baselines.items():
-                self._fit(name, baseline, problem, run)
+                self._fit(name, baseline, problem, runner)
             if self.settings.baselines.ensemble:
                 for task in self.tasks:
                     self._combine(task)
@@ -143,7 +143,7 @@ class _Scoring:
         """The points without the labels of a split that is only scored."""
         return replace(points, label_N=np.where(np.isin(points.split_N, ["train", "tuning"]), points.label_N, np.nan))
 
-    def _fit(self, name: str, baseline: Baseline, problem: Problem, run: RunTrials) -> None:
+    def _fit(self, name: str, baseline: Baseline, problem: Problem, runner: Runner) -> None:
         """Tune and fit one baseline on its tasks."""
         own = [one.task.name for one in problem.tasks if baseline.answers(one.task)]
         if not own or (self.without_score and "sofa" in baseline.reads):
@@ -153,11 +153,11 @@ class _Scoring:
         budget = Budget(chosen.num_trials, chosen.num_sequence_trials, chosen.max_trial_points, chosen.num_averaged, chosen.max_seconds)
         for group in [own] if baseline.together else [[task] for task in own]:
             part = problem.of(group)
-            tuned = tune(name, part, budget, self.seed, run)
-            found = fit_averaged(name, part, tuned.settings, list(dict.fromkeys(["tuning", self.split])), self.seed)
+            tuned = tune(name, part, budget, self.seed, runner)
+            found = fit_averaged(part, tuned.kept, list(dict.fromkeys(["tuning", self.split])), self.seed, runner)
             self.predictions.setdefault(name, {}).update(found)
-            losses = [outcome.loss for _, outcome in tuned.trials]
-            record: FitRecord = {"settings": [dict(each) for each in tuned.settings], "tuning_losses": losses, "weights": {}}
+            losses = [outcome.loss for _, outcome in tuned.ran]
+            record: FitRecord = {"settings": [trial.settings for trial in tuned.kept], "tuning_losses": losses, "weights": {}}
             self.tuning.setdefault(name, {})["all tasks" if baseline.together else group[0]] = record
         self.seconds[name] = time.monotonic() - started
 

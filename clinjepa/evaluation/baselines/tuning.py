@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from clinjepa.errors import EvaluationError
-from clinjepa.evaluation.baselines.protocol import Baseline, Predictions, Problem, Settings, TaskPoints
+from clinjepa.evaluation.baselines.protocol import Baseline, Predictions, Problem, Setting, TaskPoints
 from clinjepa.evaluation.baselines.registry import load_baseline
 from clinjepa.evaluation.downstream.probes import log_loss
 
@@ -41,7 +41,7 @@ class Trial(NamedTuple):
     """One fit for its tuning loss."""
 
     baseline: str
-    settings: dict[str, float | int | str]
+    settings: dict[str, Setting]
     number: int
 
 
@@ -53,27 +53,40 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-class RunTrials(Protocol):
-    """Runs trials on a problem and yields their outcomes, in any order; it may leave out some when the time is over."""
+class Runner(Protocol):
+    """Where fits run. The results are the same everywhere."""
 
-    def __call__(self, problem: Problem, trials: Sequence[Trial], max_seconds: float | None, seed: int) -> Iterable[Outcome]: ...
+    def trials(self, problem: Problem, trials: Sequence[Trial], max_seconds: float | None, seed: int) -> Iterable[Outcome]:
+        """The outcomes of trials in any order; when the time is over, the rest may be left out."""
+        ...
+
+    def fits(self, problem: Problem, trials: Sequence[Trial], splits: Sequence[str], seed: int) -> list[Predictions]:
+        """The predictions of every trial on some splits."""
+        ...
+
+
+class Here:
+    """`Runner` in this process, one fit after another."""
+
+    def trials(self, problem: Problem, trials: Sequence[Trial], max_seconds: float | None, seed: int) -> Iterator[Outcome]:
+        """As of `Runner`; the first trial always runs."""
+        started = time.monotonic()
+        for trial in trials:
+            if trial.number and max_seconds is not None and time.monotonic() - started > max_seconds:
+                return
+            yield run_trial(problem, trial, seed)
+
+    def fits(self, problem: Problem, trials: Sequence[Trial], splits: Sequence[str], seed: int) -> list[Predictions]:
+        """As of `Runner`."""
+        return [load_baseline(trial.baseline).fit(problem, trial.settings, splits, seed) for trial in trials]
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The settings that were kept, the best first, and the loss of every trial that ran."""
+    """The trials that were kept, the best first, and the outcome of every trial that ran."""
 
-    settings: list[Settings]
-    trials: list[tuple[Trial, Outcome]] = field(default_factory=list)
-
-
-def run_here(problem: Problem, trials: Sequence[Trial], max_seconds: float | None, seed: int) -> Iterator[Outcome]:
-    """`RunTrials` in this process, one trial after another."""
-    started = time.monotonic()
-    for trial in trials:
-        if trial.number and max_seconds is not None and time.monotonic() - started > max_seconds:
-            return
-        yield run_trial(problem, trial, seed)
+    kept: list[Trial]
+    ran: list[tuple[Trial, Outcome]] = field(default_factory=list)
 
 
 def run_trial(problem: Problem, trial: Trial, seed: int) -> Outcome:
@@ -100,7 +113,7 @@ def draw_trials(name: str, baseline: Baseline, number: int, seed: int) -> list[T
     return trials
 
 
-def tune(name: str, problem: Problem, budget: Budget, seed: int, run: RunTrials = run_here) -> Tuned:
+def tune(name: str, problem: Problem, budget: Budget, seed: int, runner: Runner) -> Tuned:
     """Try settings of a baseline and keep those with the lowest tuning loss; of equal ones the first.
 
     Args:
@@ -108,7 +121,7 @@ def tune(name: str, problem: Problem, budget: Budget, seed: int, run: RunTrials 
         problem: Its tasks: one, or all where the model learns them together.
         budget: How many trials, on how many points, for how long.
         seed: Seed of the draws and of the fits.
-        run: Runs the trials.
+        runner: Runs the trials.
 
     Raises:
         EvaluationError: The loss of every trial is NaN or infinite.
@@ -116,21 +129,21 @@ def tune(name: str, problem: Problem, budget: Budget, seed: int, run: RunTrials 
     baseline = load_baseline(name)
     trials = draw_trials(name, baseline, budget.num_sequence_trials if baseline.together else budget.num_trials, seed)
     if len(trials) == 1:
-        return Tuned([trials[0].settings])
+        return Tuned(trials)
     limited = problem if baseline.together else problem.limited(budget.max_trial_points, seed)
-    outcomes = {outcome.number: outcome for outcome in run(limited, trials, budget.max_seconds, seed)}
+    outcomes = {outcome.number: outcome for outcome in runner.trials(limited, trials, budget.max_seconds, seed)}
     ran = [(trial, outcomes[trial.number]) for trial in trials if trial.number in outcomes]
     finite = [(trial, outcome) for trial, outcome in ran if math.isfinite(outcome.loss)]
     if not finite:
         raise EvaluationError(f"baseline {name}: the tuning loss of all {len(ran)} trials is NaN or infinite; leave it out of the names")
     is_small = not baseline.together and len(problem.only.points.of("train")) <= budget.max_trial_points
     best = sorted(finite, key=lambda pair: pair[1].loss)[: budget.num_averaged if is_small else 1]
-    return Tuned([trial.settings for trial, _ in best], ran)
+    return Tuned([trial for trial, _ in best], ran)
 
 
-def fit_averaged(name: str, problem: Problem, settings: Sequence[Settings], splits: Sequence[str], seed: int) -> Predictions:
-    """The mean of the predictions of one model per settings, each fitted on all points of train."""
-    fits = [load_baseline(name).fit(problem, own, splits, seed) for own in settings]
+def fit_averaged(problem: Problem, kept: Sequence[Trial], splits: Sequence[str], seed: int, runner: Runner) -> Predictions:
+    """The mean of the predictions of one model per trial that was kept, each fitted on all points of train."""
+    fits = runner.fits(problem, kept, splits, seed)
     return {
         one.task.name: {split: np.mean([found[one.task.name][split] for found in fits], axis=0) for split in splits}
         for one in problem.tasks
