@@ -14,7 +14,7 @@ from typing import Any
 
 import safetensors
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # lazily loaded, not declared
 from safetensors import safe_open
 
 from clinjepa.errors import ConfigError
