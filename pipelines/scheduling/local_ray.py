@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._raylet import persist_port
+from ray._raylet import persist_port  # type: ignore[attr-defined]  # compiled, its stub lacks it
 
 from pipelines.scheduling.interruptions import hangups_held_back
 from pipelines.scheduling.ray_folder import private_ray_folder

@@ -13,7 +13,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 
-from ray._raylet import AuthenticationTokenLoader
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # compiled, its stub lacks it
 
 from clinjepa.errors import ResourceError
 
