@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clinjepa.errors import ClinJepaError
     from clinjepa.evaluation.downstream.evaluate import evaluate_downstream
     from clinjepa.evaluation.drift import evaluate_drift
-    from clinjepa.evaluation.geometry.evaluate import evaluate_geometry
+    from clinjepa.evaluation.geometry.evaluate import evaluate_geometry, geometry_cohorts
     from clinjepa.model.encoding.encoder import Encoder, build_encoder
     from clinjepa.model.encoding.packing import encode_texts
     from clinjepa.model.encoding.text_encoder import TextEncoder
@@ -63,6 +63,7 @@ __all__ = [
     "evaluate_downstream",
     "evaluate_drift",
     "evaluate_geometry",
+    "geometry_cohorts",
     "list_tasks",
     "load_config",
     "load_predictor",
@@ -100,7 +101,7 @@ _PUBLIC = {
     "model.losses": ("rollout_loss", "teacher_forcing_loss"),
     "curriculum.recipes": ("Phase", "Recipe", "load_recipe", "recipe_names"),
     "evaluation.drift": ("evaluate_drift",),
-    "evaluation.geometry.evaluate": ("evaluate_geometry",),
+    "evaluation.geometry.evaluate": ("evaluate_geometry", "geometry_cohorts"),
     "evaluation.downstream.evaluate": ("evaluate_downstream",),
     "report.document": ("report_schema",),
 }

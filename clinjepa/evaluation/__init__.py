@@ -12,9 +12,10 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `space` | stays of a split, the training mean latent, diagnostics of collapse |
 | `figures`, `metrics`, `seeds` | a figure with its interval; AUROC, AUPRC and the bootstrap; several seeds as one result |
 | `resampling`, `comparisons` | one bootstrap over patients for many figures; paired differences, Holm, equivalence |
+| `differences/` | the mean of a difference over tasks; differences between runs |
 | `predictions` | the scores behind the risk tables, kept as a table; comparisons on them |
 | `settings` | settings of the evaluation stages |
 """
 
-FORMAT_VERSIONS = {"roundtrip": 1, "drift": 2, "geometry": 3, "downstream": 3, "baselines": 5}
+FORMAT_VERSIONS = {"roundtrip": 1, "drift": 2, "geometry": 4, "downstream": 3, "baselines": 5}
 """By kind of stage that this room's code makes; raised when the result changes for the same settings."""

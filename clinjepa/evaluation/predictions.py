@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.comparisons import Difference, holm, paired_differences
+from clinjepa.evaluation.differences.over_tasks import MeanDifference, TaskScores, mean_differences
 from clinjepa.evaluation.downstream.prediction_points import Points
 from clinjepa.trajectory.hours.grid import HOUR_US
 
@@ -147,3 +148,18 @@ def _task_scores(methods: Mapping[str, Sequence[pa.Table]], reference: str, task
         scores[name] = np.stack([table["score"].to_numpy() for table in rows])
     assert points is not None
     return points, scores
+
+
+def mean_over_tasks(
+    methods: Mapping[str, Sequence[pa.Table]], reference: str, num_bootstrap: int, seed: int = 0
+) -> dict[str, MeanDifference]:
+    """{method: its mean AUROC over tasks minus the reference's}; the arguments are those of `compare_predictions`.
+
+    Raises:
+        StoreError: Two methods of a task scored different points.
+    """
+    tasks: dict[str, TaskScores] = {}
+    for task in dict.fromkeys(methods[reference][0]["task"].to_pylist()):
+        points, scores = _task_scores(methods, reference, task)
+        tasks[task] = TaskScores(points["label"].to_numpy(), points["subject_id"].to_numpy(), scores)
+    return mean_differences(tasks, reference, num_bootstrap=num_bootstrap, seed=seed)

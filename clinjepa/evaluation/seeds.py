@@ -15,8 +15,9 @@ def combine_seeds(results: Sequence[Any]) -> Any:
     """One result from the JSON results of several training seeds, all of one shape.
 
     A figure becomes the mean over the seeds that have it. All seeds are scored on the same patients, so the patients' part of an interval
-    is the mean of the seeds' half-widths; the part of the seeds, t(0.975) · sd / √seeds, is added in quadrature. Other numbers that differ
-    become their mean; of other values the first is kept.
+    is the mean of the seeds' half-widths; the part of the seeds, t(0.975) · sd / √seeds, is added in quadrature. Of p-values (names
+    that begin with `p_`) the largest is kept, since a mean of p-values is none. Other numbers that differ become their mean; of other
+    values the first is kept.
     """
     present = [result for result in results if result is not None]
     if not present:
@@ -26,13 +27,18 @@ def combine_seeds(results: Sequence[Any]) -> Any:
         return _combine_figures([result for result in present if is_figure(result)])
     if isinstance(first, Mapping):
         names = list(dict.fromkeys(name for result in present if isinstance(result, Mapping) for name in result))
-        combined = {name: combine_seeds([result.get(name) for result in present if isinstance(result, Mapping)]) for name in names}
+        by_name = {name: [result.get(name) for result in present if isinstance(result, Mapping)] for name in names}
+        combined = {name: (_largest_p if name.startswith("p_") else combine_seeds)(values) for name, values in by_name.items()}
         if "reason" in combined and all(value is not None for value in combined.values()):
             del combined["reason"]
         return combined
     if isinstance(first, int | float) and not isinstance(first, bool) and any(result != first for result in present):
         return float(np.mean(present))
     return first
+
+
+def _largest_p(values: Sequence[float | None]) -> float | None:
+    return None if None in values else max(value for value in values if value is not None)
 
 
 def _combine_figures(figures: Sequence[Figure]) -> Figure:

@@ -26,6 +26,8 @@ class Space(TypedDict):
     """Effective rank of the centred latents (`clinjepa.model.diagnostics.spectrum`, as in training)."""
     leading_share: float | None
     """Share of the variance in the first principal direction."""
+    isotropy: float | None
+    """Participation ratio of the covariance over the dimensions: 1 / D for one direction, 1 for equal variance in all."""
     norm: float | None
     """Mean L2 norm, latent units."""
     cosine_of_random_hours: float | None
@@ -102,6 +104,7 @@ def describe_space(latents: Latents, stays: pa.Table, split: str = "held_out", *
             "latent_std": None,
             "rankme": None,
             "leading_share": None,
+            "isotropy": None,
             "norm": None,
             "cosine_of_random_hours": None,
             "num_hours": len(z_ND),
@@ -116,7 +119,16 @@ def describe_space(latents: Latents, stays: pa.Table, split: str = "held_out", *
         "latent_std": float(z_ND.std(0).mean()),
         "rankme": found.rankme,
         "leading_share": found.leading_share,
+        "isotropy": isotropy(z_ND),
         "norm": float(norms_N.mean()),
         "cosine_of_random_hours": float(cosine_N.mean()),
         "num_hours": len(z_ND),
     }
+
+
+def isotropy(z_ND: np.ndarray) -> float:
+    """Participation ratio of the covariance's eigenvalues, (Σ λ)² / Σ λ², over D: in [1 / D, 1]; 1 / D without spread."""
+    centred_ND = z_ND - z_ND.mean(0)
+    gram = centred_ND.T @ centred_ND if z_ND.shape[1] <= z_ND.shape[0] else centred_ND @ centred_ND.T
+    squares = float((gram**2).sum())
+    return float(np.trace(gram) ** 2 / squares / z_ND.shape[1]) if squares > 0 else 1.0 / z_ND.shape[1]

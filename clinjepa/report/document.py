@@ -1,7 +1,7 @@
 """`report.json`, checked against its schema, and the HTML page that shows it.
 
 `build_report` returns the content of report.json (docs/report.md, schema.json). `render_html` takes that content, and what only the page
-shows: training curves, UMAP points, the configuration's text.
+shows: training curves, points of pictures, the configuration's text.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ import jinja2
 import jsonschema
 
 from clinjepa.errors import StoreError
+from clinjepa.report.sections.claims import judged_claims
 from clinjepa.report.view import ReportView
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 NOT_FINITE = "the computed value is not a finite number"
 
 
 def build_report(results: Mapping[str, Any]) -> dict[str, Any]:
     """The content of report.json from the results of a run.
 
-    results: the fields of report.json, without `schema_version` and `stage_sharing`, which are added here. A figure
+    results: the fields of report.json, without `schema_version`, `stage_sharing` and `claims`, which are added here. A figure
     whose value is NaN or infinite becomes null with a reason; other such numbers become null.
     Raises StoreError naming the field that does not fit the schema (never its value).
     """
-    report = {"schema_version": SCHEMA_VERSION, **_finite(results)}
+    report = {"schema_version": SCHEMA_VERSION, **finite(results)}
     report["stage_sharing"] = stage_sharing(report.get("stages", []))
+    report["claims"] = []
     report.setdefault("other_code", [])
     faults = sorted(
         jsonschema.Draft202012Validator(report_schema()).iter_errors(report), key=lambda fault: list(map(str, fault.absolute_path))
@@ -40,14 +42,15 @@ def build_report(results: Mapping[str, Any]) -> dict[str, Any]:
         told = "; ".join(_explain(fault) for fault in faults[:5])
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise StoreError(f"the results do not fit the schema of report.json: {told}{more}; docs/report.md describes every field")
+    report["claims"] = judged_claims(report)
     return report
 
 
 def render_html(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
-    """One self-contained HTML page: no scripts, no fonts, no network; charts as SVG, UMAP as embedded PNG.
+    """One self-contained HTML page: no scripts, no fonts, no network; charts as SVG, pictures of the latent space as embedded PNG.
 
-    extras, all optional: `training` {recipe: {seed: [metrics of a phase: "name", "steps", "diagnostics"]}}, `umap` {recipe:
-    {"points": [[x, y]], "groups": [name]}}, `config_yaml` text, `headline_context` hours, `notes` [text], `data_card` the
+    extras, all optional: `training` {recipe: {seed: [metrics of a phase: "name", "steps", "diagnostics"]}}, `pictures` {recipe:
+    {"umap" or "pca": `clinjepa.evaluation.geometry.pictures.Picture`}}, `config_yaml` text, `notes` [text], `data_card` the
     name of the data card's page beside the report, `recipes` {name: a recipe of `clinjepa.curriculum.recipes`}.
     """
     template = page_environment().get_template("templates/report.html")
@@ -107,9 +110,10 @@ def stage_sharing(stages: Sequence[Mapping[str, Any]]) -> Sharing:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A JSON value without NaN and infinity: a figure without a finite value is null with a reason, other such numbers are null."""
     if isinstance(value, Mapping):
-        clean = {str(name): _finite(item) for name, item in value.items()}
+        clean = {str(name): finite(item) for name, item in value.items()}
         lost = [name for name, item in value.items() if isinstance(item, Mapping) and "ci95" in item and clean[str(name)] is None]
         if lost and not clean.get("reason"):
             clean["reason"] = NOT_FINITE
@@ -119,7 +123,7 @@ def _finite(value: Any) -> Any:
             clean["ci95"] = None
         return clean
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

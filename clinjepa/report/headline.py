@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from clinjepa.evaluation.figures import Figure
 from clinjepa.report.charts.parts import number
-from clinjepa.report.words import percent, title
+from clinjepa.report.words import cohort_title, percent, title
 
 MIN_PATIENTS = 100
 """Fewer held-out patients than this behind a headline figure are too few for conclusions.
@@ -110,13 +110,18 @@ def headlines(report: Mapping[str, Any], recipe: str, context: str) -> list[Head
         Headline("Rollout drift", about, drift.get("drift"), drift.get("reason", NOT_COMPUTED), 0.0, in_percent=True),
         Headline(
             "Latent geometry",
-            f"{title(recipe)}: displacement, deteriorating over stable",
+            f"{title(recipe)}: displacement, deteriorating over stable{_cohort(ratio)}",
             ratio.get("ratio"),
             ratio.get("reason", NOT_COMPUTED),
             1.0,
             unclear="no clear difference",
         ),
     ]
+
+
+def _cohort(found: Mapping[str, Any]) -> str:
+    """The cohort that the ratio is of."""
+    return f" ({cohort_title(found['cohort'])}, {found['k_hours']} h)" if "cohort" in found and "k_hours" in found else ""
 
 
 def cautions(report: Mapping[str, Any], recipe: str, context: str) -> list[str]:

@@ -10,10 +10,10 @@ from markupsafe import Markup
 from clinjepa.report.charts.lines import LineStyle, Point, Row, Series, bar_chart, interval_chart, line_chart, marker_svg
 from clinjepa.report.charts.parts import number
 from clinjepa.report.charts.training import training_charts
-from clinjepa.report.charts.umap_picture import group_colours, scatter_data_url
 from clinjepa.report.comparison_words import ComparisonRow, comparison_rows
 from clinjepa.report.drift_words import VERSIONS, ActionRow, action_rows, action_sentences
 from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headline_recipe, headlines
+from clinjepa.report.sections import geometry
 from clinjepa.report.words import RECIPES, Footnotes, duration, plain, recipe_words, stage_title, title
 
 DRIFT_PANELS = (
@@ -31,14 +31,6 @@ class RecipeRow(NamedTuple):
     num_seeds: int
     num_steps: int
     sharing: Mapping[str, int] | None
-
-
-class UmapPicture(NamedTuple):
-    """A picture as a data URL, or None with the reason in `alt`."""
-
-    recipe: str
-    src: str | None
-    alt: str
 
 
 class ReportView:
@@ -108,7 +100,7 @@ class ReportView:
         return sorted(names, key=lambda context: (context != headline, int(context)))
 
     def headline_context(self) -> str:
-        asked = str(self.extras.get("headline_context", ""))
+        asked = str(self.report.get("headline_context", ""))
         names = {context for contexts in self.report["drift"].values() for context in contexts}
         return asked if asked in names else max(names, key=int, default="")
 
@@ -150,39 +142,22 @@ class ReportView:
         return action_sentences(self.report, self.headline_context())
 
     def geometry_chart(self) -> Markup:
-        rows, told = [], []
-        for recipe, found in self.report["geometry"].items():
-            figure = found["ratio"]
-            if figure is None:
-                rows.append(Row(title(recipe), note="–"))
-                continue
-            low, high = figure["ci95"] or (None, None)
-            rows.append(Row(title(recipe), [Point("ratio", self.slots[recipe], figure["value"], low, high)]))
-            told.append(f"{title(recipe)} {number(figure['value'])}")
-        return Markup(
-            bar_chart(
-                rows,
-                title="Displacement, deteriorating over stable",
-                x_label="ratio",
-                alt="; ".join(told),
-                reference=(1.0, "no difference"),
-            )
-        )
+        return geometry.ratio_chart(self.report, self.slots)
 
-    def umaps(self) -> list[UmapPicture]:
-        """The UMAP picture of each recipe that has one, or the reason why it has none."""
-        pictures = []
-        for recipe, umap in self.extras.get("umap", {}).items():
-            if not umap.get("points"):
-                pictures.append(UmapPicture(recipe, None, umap.get("reason", "no picture was made")))
-                continue
-            counts = {group: umap["groups"].count(group) for group in group_colours(umap["groups"])}
-            alt = f"UMAP of state latents, {title(recipe)}: " + ", ".join(f"{count} {group} hours" for group, count in counts.items())
-            pictures.append(UmapPicture(recipe, scatter_data_url(umap["points"], umap["groups"]), alt))
-        return pictures
+    def geometry_headline(self) -> str:
+        return geometry.headline_words(self.report)
 
-    def umap_groups(self) -> dict[str, str]:
-        return group_colours([group for umap in self.extras.get("umap", {}).values() for group in umap.get("groups") or []])
+    def cohort_rows(self) -> list[geometry.CohortRow]:
+        return geometry.cohort_rows(self.report)
+
+    def missing_cohorts(self) -> list[str]:
+        return geometry.missing_cohorts(self.report)
+
+    def pictures(self) -> list[geometry.ShownPicture]:
+        return geometry.pictures(self.extras)
+
+    def picture_groups(self) -> dict[str, str]:
+        return geometry.picture_groups(self.extras)
 
     def downstream_columns(self) -> list[str]:
         return list(

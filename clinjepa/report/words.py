@@ -69,6 +69,11 @@ RECIPES = {
     "value_aux": "As Clin-JEPA, with a head that gives back the hour's values in joint refinement.",
     "chained": "As Clin-JEPA; the rollout of joint refinement feeds the predictor its own outputs.",
 }
+COHORTS = {
+    "sofa_2_within_24h": "SOFA + 2 within 24 h",
+    "death_within_48h": "death within 48 h",
+    "in_hospital_death": "death in hospital",
+}
 
 _STARTS = {
     "random": "Starts from random weights in a public model's architecture",
@@ -194,3 +199,10 @@ class Footnotes:
 def plain(value: float | int | None) -> Markup:
     """A bare number in a table."""
     return escape("–" if value is None else number(value))
+
+
+def cohort_title(name: str) -> str:
+    """A cohort of the latent geometry in words: `onset_within_24h:hypotension_8h` becomes `onset of hypotension within 24 h`."""
+    if name.startswith("onset_within_24h:"):
+        return f"onset of {title(name.partition(':')[2]).partition(' within ')[0].lower()} within 24 h"
+    return COHORTS.get(name, name.replace("_", " "))

@@ -11,7 +11,7 @@ import pyarrow as pa
 from clinjepa.config import Config, result_fields, save_config
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.baselines.evaluate import COLUMN
-from clinjepa.evaluation.predictions import PREDICTIONS, cell_predictions, compare_predictions, of_a_run
+from clinjepa.evaluation.predictions import PREDICTIONS, cell_predictions, compare_predictions, mean_over_tasks, of_a_run
 from clinjepa.evaluation.seeds import combine_seeds
 from clinjepa.redaction import redacted
 from clinjepa.report.document import build_report, render_html
@@ -79,6 +79,7 @@ class _Assembly:
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "config_digest": content_key(result_fields(self.config)),
             "code_digest": project_digest(),
+            "headline_context": self.config.evaluation.drift.headline_context,
             "dataset": dataset_row(self.config.source.name, card),
             "stages": [self._stage(stage) for stage in self.experiment.stages if stage.key in self.manifests],
             "other_code": other_code_rows(self.manifests),
@@ -95,9 +96,8 @@ class _Assembly:
         finished = {trial.recipe for trial in self.trials}
         extras = {
             "training": self._per_recipe_and_seed(self._training),
-            "umap": self._umap(),
+            "pictures": self._pictures(),
             "config_yaml": save_config(self.config),
-            "headline_context": self.config.evaluation.drift.headline_context,
             "data_card": PAGE,
             "recipes": {recipe.name: recipe for recipe in self.experiment.recipes if recipe.name in finished},
             "notes": [f"Not finished and not in this report: {name}." for name in self.unfinished],
@@ -134,7 +134,7 @@ class _Assembly:
             by_recipe.setdefault(trial.recipe, []).append(self._artifact(trial.evaluations[name]).folder.read_json(RESULT))
         for results in by_recipe.values():
             for result in results:
-                result.pop("umap", None)  # points are for the picture, not for the numbers
+                result.pop("pictures", None)  # points are for the pictures, not for the numbers
         return {recipe: combine_seeds(results) for recipe, results in by_recipe.items()}
 
     def _downstream(self) -> dict[str, dict[str, object]]:
@@ -162,7 +162,12 @@ class _Assembly:
             for name in dict.fromkeys(kept["method"].to_pylist()):
                 methods[name] = [cell_predictions(kept, name, COLUMN)]
         reference = f"{headline_recipe([trial.recipe for trial in self.trials])} · {probe}"
-        return {"reference": reference, "column": COLUMN, "tasks": compare_predictions(methods, reference, settings.num_bootstrap)}
+        return {
+            "reference": reference,
+            "column": COLUMN,
+            "tasks": compare_predictions(methods, reference, settings.num_bootstrap),
+            "mean": mean_over_tasks(methods, reference, settings.num_bootstrap),
+        }
 
     def _predictions(self) -> Iterator[tuple[str | None, int | None, pa.Table]]:
         """(recipe, seed, kept predictions) of every finished trial, then those of the baselines."""
@@ -171,13 +176,11 @@ class _Assembly:
         if self.experiment.baselines.key in self.manifests:
             yield None, None, self._artifact(self.experiment.baselines).folder.read_table(PREDICTIONS)
 
-    def _umap(self) -> dict[str, object]:
-        """Recipe -> points of its first finished seed that has a picture."""
+    def _pictures(self) -> dict[str, object]:
+        """Recipe -> points of its first finished seed."""
         found: dict[str, object] = {}
         for trial in self.trials:
-            picture = self._artifact(trial.evaluations["geometry"]).folder.read_json(RESULT).get("umap")
-            if picture:
-                found.setdefault(trial.recipe, picture)
+            found.setdefault(trial.recipe, self._artifact(trial.evaluations["geometry"]).folder.read_json(RESULT)["pictures"])
         return found
 
     def _record(self) -> RunRecord:

@@ -17,7 +17,8 @@ from clinjepa.evaluation.baselines.evaluate import LabelledStays, score_baseline
 from clinjepa.evaluation.baselines.tuning import Here, Runner
 from clinjepa.evaluation.downstream.evaluate import score_downstream
 from clinjepa.evaluation.drift import evaluate_drift
-from clinjepa.evaluation.geometry.evaluate import evaluate_geometry
+from clinjepa.evaluation.geometry.evaluate import evaluate_geometry, geometry_cohorts
+from clinjepa.evaluation.geometry.severity import read_severity, severity_fault
 from clinjepa.evaluation.predictions import PREDICTIONS, with_times
 from clinjepa.evaluation.roundtrip import evaluate_roundtrip
 from clinjepa.evaluation.settings import BaselineSettings, DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
@@ -118,7 +119,11 @@ def _drift(settings: DriftSettings, inputs: _Inputs) -> _Outcome:
 def _geometry(settings: GeometrySettings, inputs: _Inputs) -> _Outcome:
     onsets = {task.name: task.horizon_hours for task in load_tasks(settings.onset_tasks) if task.horizon_hours is not None}
     stays, labels = inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], settings.onset_tasks)
-    return _Outcome(evaluate_geometry(LatentReader(inputs["latents"]), stays, labels, onsets, settings.geometry, split=settings.split))
+    fault = severity_fault(inputs["ingest"])
+    severity = None if fault else read_severity(inputs["ingest"], stays, settings.split)
+    cohorts = geometry_cohorts(stays, labels, onsets, severity, settings.split)
+    latents = LatentReader(inputs["latents"])
+    return _Outcome(evaluate_geometry(latents, stays, cohorts, settings.geometry, severity or fault or "", split=settings.split))
 
 
 def _roundtrip(settings: RoundtripSettings, inputs: _Inputs) -> _Outcome:

@@ -14,7 +14,7 @@ from tests.support.data.finished_data import finish_data, simulated
 from tests.support.data.report_results import extras, results
 from tests.support.machines.browser import CHROMIUM, Browser
 
-SECTIONS = ["run", "cohort", "drift", "geometry", "downstream", "training", "stages", "config"]
+SECTIONS = ["claims", "run", "cohort", "drift", "geometry", "downstream", "training", "stages", "config"]
 CARD_SECTIONS = ["stays", "coverage", "dropped", "texts", "labels", "artifacts"]
 WIDTHS = (1440, 900)
 
@@ -54,7 +54,7 @@ def test_report_needs_no_network(page: Browser) -> None:
 
 def test_every_image_has_pixels_and_a_text_alternative(page: Browser) -> None:
     images = page.value("[...document.images].map(image => ({width: image.naturalWidth, alt: image.alt}))")
-    assert len(images) == 4
+    assert len(images) == 8
     assert all(image["width"] > 0 and image["alt"] for image in images)
 
 

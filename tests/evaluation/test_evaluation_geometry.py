@@ -13,7 +13,8 @@ import pytest
 
 from clinjepa.config.schema import GeometryConfig
 from clinjepa.evaluation.geometry.cohorts import Cohort, Pair, death_cohort, match, onset_cohort
-from clinjepa.evaluation.geometry.evaluate import MIN_PAIRS, displacement_ratios, evaluate_geometry
+from clinjepa.evaluation.geometry.evaluate import Geometry, evaluate_geometry, geometry_cohorts
+from clinjepa.evaluation.geometry.movement import MIN_PAIRS, pair_movement
 
 START = datetime(2100, 1, 1)
 SETTINGS = GeometryConfig(k_hours=[6, 12], headline_k=12, num_bootstrap=200, umap=False)
@@ -53,13 +54,19 @@ def _stays(died: list[bool | None], death_hours: list[float | None], num_hours: 
 NO_LABELS = pa.table({"stay_id": pa.array([], pa.int64()), "task": pa.array([], pa.string()), "hour": [], "label": []})
 
 
+def evaluated(latents: DriftingLatents, stays: pa.Table, settings: GeometryConfig = SETTINGS) -> Geometry:
+    return evaluate_geometry(latents, stays, geometry_cohorts(stays, NO_LABELS, {}), settings, "no SOFA here")
+
+
 def test_ratio_is_that_of_the_known_speeds() -> None:
     stays = _stays([True] * 20 + [False] * 40, [60.0] * 20 + [None] * 40)
     latents = DriftingLatents({i: 3.0 if i < 20 else 1.0 for i in range(60)})
-    result = evaluate_geometry(latents, stays, NO_LABELS, {}, SETTINGS)
+    result = evaluated(latents, stays)
     assert result["cohort"] == "death_within_48h"
     assert result["ratio"]["value"] == pytest.approx(3.0, rel=1e-5)
     assert result["by_k"]["6"]["mean_displacement_ratio"]["value"] == pytest.approx(3.0, rel=1e-5)
+    assert (result["num_pairs"], result["num_independent"]) == (20, 20)
+    assert result["absent"] == {"sofa_2_within_24h": "no SOFA here"}
 
 
 def test_cohorts_that_move_alike_have_an_interval_around_one_about_as_often_as_it_says() -> None:
@@ -68,7 +75,7 @@ def test_cohorts_that_move_alike_have_an_interval_around_one_about_as_often_as_i
         ids = np.arange(2 * num_pairs) + 2 * num_pairs * world
         pairs = [Pair(int(one), int(other), 10) for one, other in zip(ids[:num_pairs], ids[num_pairs:], strict=True)]
         subjects = {int(stay_id): int(stay_id) for stay_id in ids}
-        low, high = displacement_ratios(latents, pairs, 12, subjects, num_bootstrap=200, seed=world)["ratio"]["ci95"]
+        low, high = pair_movement(latents, pairs, 12, subjects, num_bootstrap=200, seed=world)["ratio"]["ci95"]
         covered += low < 1.0 < high
     assert covered >= 0.85 * num_worlds
 
@@ -113,7 +120,7 @@ def test_a_stable_stay_is_only_used_at_hours_that_it_allows() -> None:
 
 
 def test_fewer_than_a_handful_of_pairs_give_null_with_a_reason() -> None:
-    result = displacement_ratios(DriftingLatents({}), [], 12, {}, num_bootstrap=10, seed=0)
+    result = pair_movement(DriftingLatents({}), [], 12, {}, num_bootstrap=10, seed=0)
     assert result["ratio"] is None
     assert str(MIN_PAIRS) in result["reason"]
 
@@ -122,7 +129,7 @@ def test_pairs_of_few_patients_are_not_taken_for_many() -> None:
     latents = DriftingLatents(dict.fromkeys(range(40), 1.0), noise=0.5)
     pairs = [Pair(i, 20 + i, 10) for i in range(20)]
     subjects = {i: i % 4 for i in range(40)}
-    result = displacement_ratios(latents, pairs, 12, subjects, num_bootstrap=100, seed=0)
+    result = pair_movement(latents, pairs, 12, subjects, num_bootstrap=100, seed=0)
     assert result["ratio"] is None and "20 matched pairs of 4 groups without a common patient" in result["reason"]
 
 
@@ -131,7 +138,7 @@ def test_intervals_do_not_change_when_every_patient_stands_there_three_times() -
     latents = DriftingLatents({i: 1.0 + 0.05 * (i % 7) for i in range(60)}, noise=0.5)
     once = [Pair(i, 30 + i, 10) for i in range(30)]
     subjects = {i: i for i in range(60)}
-    single, triple = (displacement_ratios(latents, pairs, 12, subjects, num_bootstrap=300, seed=0) for pairs in (once, once * 3))
+    single, triple = (pair_movement(latents, pairs, 12, subjects, num_bootstrap=300, seed=0) for pairs in (once, once * 3))
     for name in ("ratio", "mean_displacement_ratio"):
         assert triple[name]["ci95"] == pytest.approx(single[name]["ci95"], rel=1e-9)
         assert triple[name]["value"] == pytest.approx(single[name]["value"], rel=1e-9)
@@ -142,11 +149,12 @@ def test_picture_names_groups_but_no_patients() -> None:
     stays = _stays([True] * 2 + [False] * 4, [60.0] * 2 + [None] * 4)
     settings = SETTINGS.model_copy(update={"umap": True, "max_umap_points": 80})
     latents = DriftingLatents({i: 0.1 for i in range(6)}, noise=0.5)
-    result = evaluate_geometry(latents, stays, NO_LABELS, {}, settings)
-    picture = result["umap"]
-    assert set(picture) == {"points", "groups", "cohort"}
-    assert len(picture["points"]) == len(picture["groups"]) == 80
-    assert set(picture["groups"]) == {"deteriorating", "stable", "other"}
+    result = evaluated(latents, stays, settings)
+    for picture in (result["pictures"]["umap"], result["pictures"]["pca"]):
+        assert set(picture) <= {"points", "groups", "cohort", "paths", "explained"}
+        assert len(picture["points"]) == len(picture["groups"]) == 80
+        assert set(picture["groups"]) == {"deteriorating", "stable", "other"}
+        assert picture["paths"] == {}  # of two pairs: a centre of few stays could be traced to them
     json.dumps(result, allow_nan=False)
 
 

@@ -1,24 +1,42 @@
 """Who deteriorates and who is stable: named cohorts for the geometry of the latent space, matched on time and remaining stay.
 
-Definitions: death within 48 h (decompensation) against survivors, in-hospital death where the source has no death times
-(CinC 2012), and the onset of an early-event task within 24 h against none. Each deteriorating stay enters once, at its
-earliest hour t0 that satisfies the definition, and is paired with one stable stay at the same t0 whose remaining
+Definitions: SOFA + 2 within 24 h against a stable SOFA without new organ support; death within 48 h against survivors, in-hospital death
+where the source has no death times (CinC 2012); and the onset of an early-event task within 24 h against none. Each deteriorating stay
+enters once, at its earliest hour t0 that satisfies the definition, and is paired with one stable stay at the same t0 whose remaining
 stay is nearest, so that a longer stay or a later hour cannot pass for deterioration.
+
+The cohort of the headline is chosen by numbers of pairs alone (`headline_cohort`): no latent is read before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clinjepa.evaluation.geometry.centroid_ratio import linked_groups
+from clinjepa.evaluation.geometry.severity import Severity, StaySeverity
+
 FIRST_T0 = 5
 """Earliest t0 (hour of the stay): six hours have been seen by then."""
 DEATH_WITHIN_HOURS = 48
 ONSET_WITHIN_HOURS = 24
+SOFA_WITHIN_HOURS = 24
+SOFA_RISE = 2
+"""Points of the SOFA score that make a deterioration, as in Sepsis-3 (Singer et al., JAMA 2016)."""
+SOFA_STABLE = 1
+"""Points by which the SOFA score of a stable stay may differ, up or down."""
+HEADLINE_PAIRS = 30
+"""Pairs without a common patient that a cohort needs to be the headline before all onsets."""
+PREFERRED = ("sofa_2_within_24h", "death_within_48h", "in_hospital_death")
+"""Cohorts of general deterioration, in the order in which they are taken as the headline."""
+HEADLINE_RULE = (
+    f"the first of SOFA + 2, death within 48 h and death in hospital that has {HEADLINE_PAIRS} matched pairs without a common patient, "
+    "else the cohort with the most such pairs; chosen before any latent is read"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,67 @@ class Pair:
     deteriorating: int
     stable: int
     t0: int
+
+
+def sofa_cohort(severity: Severity) -> Cohort:
+    """SOFA rises by 2 points or more within 24 h of t0; stable are hours with 24 h more in which it stays within 1 point.
+
+    A stable hour begins no organ support within 24 h either. A stay that deteriorates at some hour is in the first group alone.
+    """
+    deteriorating: dict[int, int] = {}
+    stable: dict[int, frozenset[int] | None] = {}
+    for stay_id, found in severity.items():
+        rises_T, stays_T = _sofa_hours(found)
+        rises_T[:FIRST_T0] = stays_T[:FIRST_T0] = False
+        if rises_T.any():
+            deteriorating[stay_id] = int(np.argmax(rises_T))
+        elif stays_T.any():
+            stable[stay_id] = frozenset(np.flatnonzero(stays_T).tolist())
+    definition = (
+        f"deteriorating: SOFA rises by {SOFA_RISE} or more within {SOFA_WITHIN_HOURS} h of t0; "
+        f"stable: {SOFA_WITHIN_HOURS} h more in the ICU with SOFA within {SOFA_STABLE} point of its value at t0, "
+        "and no new vasopressor, ventilation or renal replacement"
+    )
+    return Cohort("sofa_2_within_24h", definition, deteriorating, stable)
+
+
+def _sofa_hours(found: StaySeverity) -> tuple[np.ndarray, np.ndarray]:
+    """(hours from which SOFA rises, hours that are stable): two bool [T]."""
+    sofa_T, support_TS = found.sofa_T, found.support_TS
+    hours = SOFA_WITHIN_HOURS
+    padded = np.concatenate([sofa_T, np.full(hours, np.nan)])
+    change_TH = np.lib.stride_tricks.sliding_window_view(padded[1:], hours) - sofa_T[:, None]
+    with np.errstate(invalid="ignore"):
+        rises_T = (change_TH >= SOFA_RISE).any(axis=1)
+        moves_T = (np.abs(change_TH) > SOFA_STABLE).any(axis=1)
+    ahead_TS = np.concatenate([support_TS, np.zeros((hours, support_TS.shape[1]), bool)])
+    later_TS = np.lib.stride_tricks.sliding_window_view(ahead_TS[1:], hours, axis=0).any(axis=-1)
+    new_support_T = (later_TS & ~support_TS).any(axis=1)
+    lasts_T = np.arange(len(sofa_T)) + hours < len(sofa_T)
+    return rises_T, lasts_T & ~np.isnan(sofa_T) & ~moves_T & ~new_support_T
+
+
+def headline_cohort(pairs: Mapping[str, Sequence[Pair]], subjects: Mapping[int, int]) -> str:
+    """Name of the cohort of the headline by HEADLINE_RULE. Equal numbers: the order of PREFERRED, then that of `pairs`.
+
+    Args:
+        pairs: Cohort -> its matched pairs at the headline k; at least one cohort.
+        subjects: Patient of each stay.
+    """
+    numbers = {name: num_independent(of_cohort, subjects) for name, of_cohort in pairs.items()}
+    order = [*(name for name in PREFERRED if name in numbers), *(name for name in numbers if name not in PREFERRED)]
+    enough = [name for name in order if name in PREFERRED and numbers[name] >= HEADLINE_PAIRS]
+    return enough[0] if enough else max(order, key=lambda name: numbers[name])
+
+
+def num_independent(pairs: Sequence[Pair], subjects: Mapping[int, int]) -> int:
+    """Number of groups of pairs that share no patient with another group."""
+    return len(set(pair_groups(pairs, subjects).tolist()))
+
+
+def pair_groups(pairs: Sequence[Pair], subjects: Mapping[int, int]) -> np.ndarray:
+    """group_P of pairs: those that share a patient, directly or over other pairs, are in one group."""
+    return linked_groups([(subjects[pair.deteriorating], subjects[pair.stable]) for pair in pairs])
 
 
 def death_cohort(stays: pa.Table) -> Cohort:

@@ -151,10 +151,7 @@ def _label_part(
     ingest: Folder, part: str, stays: pl.DataFrame, tasks: list[Task], stay_prediction_hour: int
 ) -> tuple[pa.Table, dict[str, CarriedCounts]]:
     """(labels as of `part_labels`; for tasks with the switches-only rule, counts under both rules for a carried event)."""
-    columns = grid_inputs(name for task in tasks for name in task.variables)
-    grid = pl.DataFrame(ingest.read_table(_grid_of_outcomes(ingest, part), columns=["stay_id", "hour", *_on_grid(columns)]))
-    history = pl.DataFrame(ingest.read_table(f"history/{part}.parquet"))
-    state = DerivedState(label_rows(grid, history, stays, columns), functions())
+    state = part_state(ingest, part, stays, [name for task in tasks for name in task.variables])
     rows, tables = state.rows, [LABELS_SCHEMA.empty_table()]
     carried = {task.name: carried_counts(task, state, stays) for task in tasks if task.switches_only}
     for task in tasks:
@@ -165,6 +162,22 @@ def _label_part(
         stay_ids, hours, values = (pa.array(one) for one in numbers)
         tables.append(pa.table([stay_ids, names, hours, values], schema=LABELS_SCHEMA))
     return pa.concat_tables(tables), carried
+
+
+def part_state(ingest: Folder, part: str, stays: pl.DataFrame, names: Collection[str]) -> DerivedState:
+    """Grid columns and derived quantities of some stays of a part of an ingest artifact, hour by hour with their history.
+
+    Args:
+        ingest: a finished ingest artifact.
+        part: name of one of its parts.
+        stays: rows of its `stays.parquet` of that part.
+        names: columns and derived quantities that will be read.
+    """
+    columns = grid_inputs(names)
+    wanted = pl.col("stay_id").is_in(stays["stay_id"].implode())
+    grid = pl.DataFrame(ingest.read_table(_grid_of_outcomes(ingest, part), columns=["stay_id", "hour", *_on_grid(columns)]))
+    history = pl.DataFrame(ingest.read_table(f"history/{part}.parquet"))
+    return DerivedState(label_rows(grid.filter(wanted), history.filter(wanted), stays, columns), functions())
 
 
 def label_rows(grid: pl.DataFrame, history: pl.DataFrame, stays: pl.DataFrame, columns: list[str]) -> HourRows:

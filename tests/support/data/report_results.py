@@ -47,6 +47,7 @@ def results() -> dict[str, Any]:
     return {
         "run": "demo_cinc2012",
         "created": "2026-01-02T03:04:05+00:00",
+        "headline_context": 24,
         "config_digest": "9f" * 32,
         "code_digest": CODE,
         "dataset": dataset,
@@ -65,10 +66,10 @@ def results() -> dict[str, Any]:
         },
         "drift": {recipe: {str(context): _drift(level, context) for context in (6, 12, 24)} for recipe, level in RECIPES.items()},
         "geometry": {
-            "clin_jepa": {"ratio": figure(1.92, 0.4, 61), "k_hours": 12, "num_deteriorating": 22, "num_stable": 39},
-            "no_alignment": {"ratio": figure(1.71, 0.42, 61), "k_hours": 12, "num_deteriorating": 22, "num_stable": 39},
-            "sft": {"ratio": figure(1.12, 0.3, 61), "k_hours": 12, "num_deteriorating": 22, "num_stable": 39},
-            "untrained": {"ratio": None, "reason": "fewer than 5 stays in the deteriorating cohort", "k_hours": 12},
+            "clin_jepa": _geometry(1.92),
+            "no_alignment": _geometry(1.71),
+            "sft": _geometry(1.12),
+            "untrained": {"ratio": None, "reason": "the stable stays' mean displacement cannot be told from noise", "k_hours": 12},
         },
         "downstream": {
             "in_hospital_death": _task(0.76),
@@ -84,15 +85,17 @@ def results() -> dict[str, Any]:
 def extras() -> dict[str, Any]:
     rng = random.Random(0)
     training = {recipe: {"0": _curves(PHASES[recipe], level, rng)} for recipe, level in RECIPES.items()}
-    umap = {}
+    pictures = {}
     for index, recipe in enumerate(RECIPES):
         groups = [("deteriorating", "stable", "other")[min(i % 5, 2)] for i in range(600)]
         spread = {"deteriorating": 1.6 - 0.3 * index, "stable": -1.0, "other": 0.0}
-        umap[recipe] = {"points": [[rng.gauss(spread[g], 1), rng.gauss(spread[g] / 2, 0.8)] for g in groups], "groups": groups}
+        points = [[rng.gauss(spread[g], 1), rng.gauss(spread[g] / 2, 0.8)] for g in groups]
+        paths = {"deteriorating": [[0.1 * k, 0.2 * k] for k in range(13)], "stable": [[-0.05 * k, 0.0] for k in range(13)]}
+        picture = {"points": points, "groups": groups, "cohort": "onset_within_24h:hypotension_8h", "paths": paths}
+        pictures[recipe] = {"umap": picture, "pca": picture | {"explained": [0.31, 0.12]}}
     return {
         "training": training,
-        "umap": umap,
-        "headline_context": 24,
+        "pictures": pictures,
         "config_yaml": "name: demo_cinc2012\nsource:\n  kind: cinc2012\n",
         "notes": ["Some tasks have too few patients here; the tables say which & why <they> are missing."],
     }
@@ -156,6 +159,41 @@ def _drift(level: float, context: int) -> dict[str, Any]:
         "actions": {
             name: {"12": figure(gain, 0.03), "24": figure(gain, 0.03)}
             for name, gain in {"carried_forward": 0.01, "none": 0.2, "shuffled": 0.1 if level < 0.7 else 0.0, "late": 0.05}.items()
+        },
+    }
+
+
+def _geometry(level: float) -> dict[str, Any]:
+    """Onset of hypotension is the headline; SOFA is absent, deaths are too few."""
+    moved = {
+        "ratio": figure(level, 0.4, 61),
+        "plain_ratio": figure(level - 0.2, None, 61),
+        "mean_displacement_ratio": figure(1 + level / 20, 0.03, 61),
+        "farther_share": figure(0.45 + level / 20, 0.1, 61),
+        "coherence": {"deteriorating": figure(0.12, 0.05, 61), "stable": figure(0.03, 0.04, 61)},
+        "p_length": 0.012,
+        "p_vector": 0.004,
+        "p_farther": 0.2,
+        "num_pairs": 31,
+        "num_independent": 31,
+    }
+    about = {"definition": "deteriorating: hypotension begins", "k_hours": 12, "num_deteriorating": 40, "num_stable": 60, "p_holm": 0.024}
+    onset = {**moved, "cohort": "onset_within_24h:hypotension_8h", **about, "by_k": {"6": moved, "12": moved}}
+    onset["severity"] = {"distance": None, "along_axis": figure(0.3, 0.2, 61), "num_stays": 40, "reason": "SOFA is the same in all stays"}
+    few = {"ratio": None, "mean_displacement_ratio": None, "reason": "2 matched pairs last 12 h beyond t0; at least 5 are needed"}
+    death = {**few, "num_pairs": 2, "num_independent": 2, "cohort": "in_hospital_death", **about, "by_k": {"12": few}}
+    return {
+        **onset,
+        "headline_rule": "the cohort with the most pairs",
+        "cohorts": {"in_hospital_death": death, "onset_within_24h:hypotension_8h": onset},
+        "absent": {"sofa_2_within_24h": "not for source CinC 2012"},
+        "space": {
+            "rankme": 11.5,
+            "leading_share": 0.2,
+            "isotropy": 0.31,
+            "cosine_of_random_hours": 0.8,
+            "latent_std": 0.4,
+            "num_hours": 900,
         },
     }
 

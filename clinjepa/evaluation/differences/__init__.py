@@ -1,0 +1,7 @@
+"""Differences between methods beyond one task and one run; those within a task are in `clinjepa.evaluation.comparisons`.
+
+| module | contents |
+|---|---|
+| `over_tasks` | the mean over tasks of a difference, with one draw of patients for all tasks |
+| `between_runs` | paired differences between methods of several finished runs |
+"""

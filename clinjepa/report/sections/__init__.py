@@ -1,0 +1,7 @@
+"""Rows, charts and words of single sections of the report page.
+
+| module | contents |
+|---|---|
+| `claims` | the paper's three claims, judged by intervals |
+| `geometry` | cohorts, spaces and pictures of the latent geometry |
+"""
