@@ -53,7 +53,7 @@ def test_sofa_and_support_are_read_from_the_hour_grid(tmp_path) -> None:
         event(1, 8.0, "norepinephrine", 0.05, until=12),
         event(2, 1, "map", 80.0),
     )
-    source = HandmadeSource((stays_table({"stay_id": 1, "outtime": at(14)}, {"stay_id": 2}), events))
+    source = HandmadeSource((stays_table({"stay_id": 1, "outtime": at(14)}, {"stay_id": 2}, {"stay_id": 3}), events))
     build_partition(source, {"part": 0}, config, out, "part-0")
     finish_ingest(out, config)
     stays = out.read_table("stays.parquet")

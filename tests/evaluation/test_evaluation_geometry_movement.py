@@ -113,9 +113,12 @@ def test_displacement_follows_severity_where_it_is_made_to() -> None:
     found = severity_correlation(latents, pairs, 12, SAME, severity, 100, 0)
     assert found["num_stays"] == 60 and "reason" not in found
     assert found["along_axis"]["value"] > 0.95 and found["distance"]["value"] > 0.95
-    shuffled = {index: severity[int(other)] for index, other in enumerate(rng.permutation(60))}
-    low, high = severity_correlation(latents, pairs, 12, SAME, shuffled, 200, 0)["along_axis"]["ci95"]
-    assert low < 0 < high
+    around_zero = 0
+    for _ in range(20):
+        shuffled = {index: severity[int(other)] for index, other in enumerate(rng.permutation(60))}
+        low, high = severity_correlation(latents, pairs, 12, SAME, shuffled, 100, 0)["along_axis"]["ci95"]
+        around_zero += low < 0 < high
+    assert around_zero >= 16
 
 
 def test_stays_without_a_known_score_are_left_out_with_a_reason() -> None:
