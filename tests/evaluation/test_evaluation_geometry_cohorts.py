@@ -61,7 +61,7 @@ def test_sofa_and_support_are_read_from_the_hour_grid(tmp_path) -> None:
     assert np.isnan(found[1].sofa_T[0]) and found[1].sofa_T[1:].tolist() == [0] * 5 + [2] * 2 + [5] * 6
     assert found[1].support_TS[:, 0].tolist() == [False] * 8 + [True] * 4 + [False] * 2
     assert len(found[2].sofa_T) == 10 and not found[2].support_TS.any()
-    assert "not for source handmade" in str(severity_fault(out))
+    assert severity_fault(out) == "the source gives no sofa"
 
 
 def pairs(num: int, first: int = 0) -> list[Pair]:

@@ -97,10 +97,14 @@ def test_a_difference_in_length_is_found_and_one_of_direction_alone_only_by_its_
     assert turned["p_vector"] == pytest.approx(0.001) and min(turned["p_length"], turned["p_farther"]) > 0.05
 
 
-def test_spearman_is_that_of_scipy_with_ties() -> None:
+def test_spearman_is_that_of_scipy_with_ties_in_every_draw() -> None:
     x, y = np.array([1.0, 2, 2, 4, 5, 5]), np.array([3.0, 1, 2, 2, 9, 7])
-    assert spearman(x, y) == pytest.approx(scipy_stats.spearmanr(x, y).statistic)
-    assert np.isnan(spearman(np.ones(5), y[:5]))
+    times = np.array([[1.0] * 6, [2, 0, 1, 3, 0, 1], [6, 0, 0, 0, 0, 0]])
+    found = spearman(x, y, times)
+    for draw in range(2):
+        repeated = [np.repeat(values, times[draw].astype(int)) for values in (x, y)]
+        assert found[draw] == pytest.approx(scipy_stats.spearmanr(*repeated).statistic)
+    assert np.isnan(found[2]) and np.isnan(spearman(np.ones(6), y, times[:1])).all()
 
 
 def test_displacement_follows_severity_where_it_is_made_to() -> None:

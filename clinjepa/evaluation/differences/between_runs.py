@@ -73,7 +73,8 @@ def run_differences(
     tasks: dict[str, TaskScores] = {}
     unpaired: list[Unpaired] = []
     for task in frames[reference.run].filter(pl.col("method") == reference.name)["task"].unique(maintain_order=True):
-        points, scores = None, {}
+        points: pl.DataFrame | None = None
+        scores: dict[str, np.ndarray] = {}
         for label in sorted(frames, key=lambda name: name != reference.run):
             own_points, own = _task(frames[label].filter(pl.col("task") == task), label)
             if own_points is None:
@@ -89,7 +90,8 @@ def run_differences(
 
 def _task(rows: pl.DataFrame, label: str) -> tuple[pl.DataFrame | None, dict[str, np.ndarray]]:
     """(the points of one task of a run, scores [S, N] by method "run · method"); methods with other points than the first are left out."""
-    points, scores = None, {}
+    points: pl.DataFrame | None = None
+    scores: dict[str, np.ndarray] = {}
     for (method,), of_method in rows.group_by(["method"], maintain_order=True):
         by_seed = [of_seed.sort("stay_id", "hour") for _, of_seed in of_method.group_by(["seed"], maintain_order=True)]
         points = by_seed[0].select(POINT) if points is None else points

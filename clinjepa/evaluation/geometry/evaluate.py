@@ -8,7 +8,6 @@ displacements of Clin-JEPA (arXiv 2605.10840), with the noise removed as `centro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NotRequired
 
 import pyarrow as pa
 
@@ -49,8 +48,8 @@ class CohortGeometry(PairedMovement):
     num_stable: int
     p_holm: float | None
     """`p_length` adjusted over all cohorts (Holm)."""
-    severity: NotRequired[SeverityCorrelation]
-    """Where the source has a SOFA score."""
+    severity: SeverityCorrelation | None
+    """None where the source has no SOFA score."""
     by_k: dict[str, PairedMovement]
 
 
@@ -147,5 +146,6 @@ def _of_cohort(cohort: Cohort, headline_k: int, by_k: Mapping[int, PairedMovemen
         "num_deteriorating": len(cohort.deteriorating),
         "num_stable": len(cohort.stable),
         "p_holm": None,
+        "severity": None,
         "by_k": {str(k): moved for k, moved in by_k.items()},
     }

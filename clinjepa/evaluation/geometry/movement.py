@@ -122,7 +122,7 @@ def pair_movement(
     moves = Displacements.of(latents, pairs, k_hours, subjects)
     if not moves.stable_PD.any():
         return _unknown("the stable cohort does not move at all: the latent space has collapsed")
-    return {**_ratios(moves, num_bootstrap, seed), **_tests(moves, num_bootstrap, seed)}  # type: ignore[typeddict-item]  # the names are Movement's
+    return {**_ratios(moves, num_bootstrap, seed), **_tests(moves, num_bootstrap, seed)}
 
 
 def _ratios(moves: Displacements, num_bootstrap: int, seed: int) -> Movement:
@@ -246,19 +246,32 @@ def _along_axis_of_others(moves: Displacements) -> np.ndarray:
 
 def _spearman(x_N: np.ndarray, y_N: np.ndarray, group_N: np.ndarray, counts_RG: np.ndarray, num_patients: int) -> Figure | None:
     """Rank correlation with a bootstrap over groups; None without spread."""
-    value = spearman(x_N, y_N)
-    if not np.isfinite(value):
-        return None
-    times_RN = counts_RG[:, group_N].astype(np.int64)
-    draws_R = np.array([spearman(np.repeat(x_N, times_N), np.repeat(y_N, times_N)) for times_N in times_RN])
-    return figure(value, draws_R, num_patients)
+    value = float(spearman(x_N, y_N, np.ones((1, len(x_N))))[0])
+    return figure(value, spearman(x_N, y_N, counts_RG[:, group_N]), num_patients) if np.isfinite(value) else None
 
 
-def spearman(x_N: np.ndarray, y_N: np.ndarray) -> float:
-    """Spearman's rank correlation with mean ranks for ties; NaN where one of the two has no spread."""
-    if len(x_N) < 3 or np.ptp(x_N) == 0 or np.ptp(y_N) == 0:
-        return float("nan")
-    return float(np.corrcoef(scipy_stats.rankdata(x_N), scipy_stats.rankdata(y_N))[0, 1])
+def spearman(x_N: np.ndarray, y_N: np.ndarray, times_RN: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation [R] with mean ranks for ties, where row n stands times_RN[r, n] times; NaN without spread."""
+    if len(x_N) == 0:
+        return np.full(len(times_RN), np.nan)
+    total_R = times_RN.sum(1, keepdims=True)
+    ranks = [_mean_ranks(values_N, times_RN) for values_N in (x_N, y_N)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x_RN, y_RN = (rank_RN - (times_RN * rank_RN).sum(1, keepdims=True) / total_R for rank_RN in ranks)
+        spread_R = np.sqrt((times_RN * x_RN**2).sum(1) * (times_RN * y_RN**2).sum(1))
+        return np.where(spread_R > TIE * total_R[:, 0], (times_RN * x_RN * y_RN).sum(1) / spread_R, np.nan)
+
+
+def _mean_ranks(values_N: np.ndarray, times_RN: np.ndarray) -> np.ndarray:
+    """Rank of each row among the rows of every draw [R, N]; equal values have the mean of their ranks."""
+    order = np.argsort(values_N, kind="stable")
+    sorted_N = values_N[order]
+    starts_V = np.flatnonzero(np.concatenate([[True], sorted_N[1:] != sorted_N[:-1]]))
+    number_RV = np.add.reduceat(times_RN[:, order], starts_V, axis=1)
+    rank_RV = np.cumsum(number_RV, axis=1) - number_RV / 2 + 0.5
+    ranks_RN = np.empty_like(times_RN, dtype=np.float64)
+    ranks_RN[:, order] = np.repeat(rank_RV, np.diff(np.append(starts_V, len(values_N))), axis=1)
+    return ranks_RN
 
 
 def _sofa_change(severity: Severity, stay_id: int, t0: int, k_hours: int) -> float:

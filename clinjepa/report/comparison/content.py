@@ -138,7 +138,7 @@ def _differences(runs: Sequence[FinishedRun], num_bootstrap: int) -> dict[str, A
     """Paired differences from the headline recipe of the first run that keeps its predictions."""
     without = [{"run": run.label, "task": "all", "reason": NO_PREDICTIONS} for run in runs if run.predictions is None]
     kept = {run.label: run.predictions for run in runs if run.predictions is not None}
-    empty = {"reference": None, "column": COLUMN, "tasks": {}, "mean": [], "unpaired": without}
+    empty: dict[str, Any] = {"reference": None, "column": COLUMN, "tasks": {}, "mean": [], "unpaired": without}
     if not kept:
         return empty
     first = next(run for run in runs if run.predictions is not None)

@@ -12,7 +12,7 @@ what an untrained encoder does as well is no effect of the training.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Final, Literal, NamedTuple, TypedDict
 
 from clinjepa.evaluation.comparisons import MARGIN, equivalence
 from clinjepa.evaluation.figures import Figure
@@ -20,7 +20,9 @@ from clinjepa.report.charts.parts import number
 from clinjepa.report.words import cohort_title, percent, title
 
 Verdict = Literal["held", "did not hold", "cannot be told here"]
-HELD, NOT_HELD, UNKNOWN = "held", "did not hold", "cannot be told here"
+HELD: Final = "held"
+NOT_HELD: Final = "did not hold"
+UNKNOWN: Final = "cannot be told here"
 SUBJECT = "clin_jepa"
 COMPARED = ("vjepa2_ac", "sft")
 """Recipes that the paper compares with."""
