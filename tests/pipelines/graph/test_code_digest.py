@@ -59,7 +59,7 @@ def test_a_digest_covers_what_the_executor_uses() -> None:
     ("name", "old", "new", "kinds"),
     [
         ("clinjepa/evaluation/drift.py", "MIN_PATIENTS = 5", "MIN_PATIENTS = 6", {"drift"}),
-        ("clinjepa/evaluation/geometry/evaluate.py", "MIN_PAIRS = 5", "MIN_PAIRS = 6", {"geometry"}),
+        ("clinjepa/evaluation/geometry/movement.py", "MIN_PAIRS = 5", "MIN_PAIRS = 6", {"geometry"}),
         ("pipelines/stages/evaluation.py", 'RESULT = "result.json"', 'RESULT = "results.json"', EVALUATIONS),
         ("pipelines/stages/base_model.py", "def run_base_stage", "X = 1\n\n\ndef run_base_stage", {"base", "sft", "embed"}),
         ("clinjepa/curriculum/recipes/clin_jepa.yaml", "\n", "\n\n", set()),
