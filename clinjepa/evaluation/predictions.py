@@ -161,5 +161,6 @@ def mean_over_tasks(
     tasks: dict[str, TaskScores] = {}
     for task in dict.fromkeys(methods[reference][0]["task"].to_pylist()):
         points, scores = _task_scores(methods, reference, task)
-        tasks[task] = TaskScores(points["label"].to_numpy(), points["subject_id"].to_numpy(), scores)
+        label_N = points["boolean_value"].to_numpy(zero_copy_only=False).astype(np.float64)
+        tasks[task] = TaskScores(label_N, points["subject_id"].to_numpy(), scores)
     return mean_differences(tasks, reference, num_bootstrap=num_bootstrap, seed=seed)

@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from clinjepa.errors import StoreError
+from clinjepa.evaluation.differences.between_runs import Method, run_differences
 from clinjepa.evaluation.downstream.prediction_points import Points, score_cell
 from clinjepa.evaluation.predictions import (
     PREDICTIONS_SCHEMA,
@@ -19,6 +20,7 @@ from clinjepa.evaluation.predictions import (
     KeptPredictions,
     cell_predictions,
     compare_predictions,
+    mean_over_tasks,
     of_a_run,
     with_times,
 )
@@ -163,3 +165,28 @@ def test_the_order_of_rows_changes_nothing_and_other_points_are_refused() -> Non
 def test_a_task_without_predictions_of_a_method_leaves_that_method_out() -> None:
     assert compare_predictions({"ours": [predictions(0)], "x": [predictions(1, ("b",))]}, "ours", 20).keys() == {"b"}
     assert compare_predictions({"ours": [SCORES_SCHEMA.empty_table()]}, "ours", 20) == {}
+
+
+def kept(strength: float, seed: int) -> pa.Table:
+    """Predictions of two tasks by a linear probe, with times, as an artifact keeps them."""
+    found = KeptPredictions()
+    for task in ("a", "b"):
+        scores_N = np.random.default_rng([seed, len(task)]).normal(size=NUM) + strength * POINTS.label_N
+        found.add(task, "linear", "history_only", POINTS, scores_N)
+        found.add(task, "linear", "recorded_actions", POINTS, np.zeros(NUM))
+    stays = pa.table({"stay_id": range(NUM), "intime": pa.array([datetime(2150, 1, 1)] * NUM, pa.timestamp("us"))})
+    return with_times(found.table(), stays)
+
+
+def test_predictions_of_runs_give_the_differences_and_the_mean_of_one_run() -> None:
+    strong, weak = [kept(2.0, seed) for seed in (0, 1)], [kept(0.5, seed) for seed in (2, 3)]
+    cells = {name: [cell_predictions(one, "linear", "history_only") for one in of] for name, of in (("s", strong), ("w", weak))}
+    within = mean_over_tasks(cells, "s", 100)["w"]
+    singly = [one["w"]["difference"]["value"] for one in compare_predictions(cells, "s", 100).values()]
+    assert within["difference"]["value"] == pytest.approx(np.mean(singly)) and within["difference"]["num_seeds"] == 2
+    tables = {name: of_a_run([(name, seed, one) for seed, one in enumerate(of)]) for name, of in (("s", strong), ("w", weak))}
+    between = run_differences(tables, Method("s", "s · linear"), "history_only", num_bootstrap=100)
+    assert between["unpaired"] == []
+    assert [(one["run"], one["method"]) for one in between["mean"]] == [("w", "w · linear")]
+    assert between["mean"][0]["difference"] == within["difference"]
+    assert [rows[0]["difference"]["value"] for rows in between["tasks"].values()] == pytest.approx(singly)
