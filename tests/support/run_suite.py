@@ -1,7 +1,9 @@
 """Runs the test suite in two parts: `python -m tests.support.run_suite [pytest arguments]`, which `make test` calls.
 
-Tests without a cluster share two processes, file by file. Tests that start Ray or an S3 server, or kill processes, run after them in one
-process, since they use all cores themselves. The last line sums up both parts; the exit status is that of the first part that failed.
+Tests without a cluster share two processes, file by file. Tests that start Ray or an S3 server, or kill processes, run in one process
+beside them, in sequence. They mostly wait, for processes to start and leases to expire, so the first part uses the cores meanwhile. It has
+a lower priority, so that it does not slow them down. Its output comes first, then that of the second part. The last line sums up both
+parts; the exit status is that of the first part that failed.
 """
 
 from __future__ import annotations
@@ -9,14 +11,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 CLUSTER = "(ray or s3 or chaos)"
 PARTS = (
     ["-n", "2", "--dist", "loadfile", "-m", f"not long and not {CLUSTER}"],
     ["-m", f"not long and {CLUSTER}"],
 )
+LOWER_PRIORITY = 10
+"""Niceness of the part without a cluster."""
 NO_TESTS = 5
 """Exit status of pytest when nothing was collected, which is no fault of a part when the other one ran tests."""
 OUTCOMES = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "warnings", "errors")
@@ -48,16 +55,40 @@ def exit_status(statuses: list[int]) -> int:
     return failed[0] if failed else min(statuses)
 
 
+def started(part: list[str], output: Path) -> subprocess.Popen[bytes]:
+    """pytest with the arguments of a part, writing into a file."""
+    lower = ["nice", "-n", str(LOWER_PRIORITY)] if f"not {CLUSTER}" in " ".join(part) else []
+    with output.open("wb") as file:
+        return subprocess.Popen([*lower, sys.executable, "-m", "pytest", *part], stdout=file)
+
+
+def written(process: subprocess.Popen[bytes], output: Path) -> Iterator[str]:
+    """What is written to the file, piece by piece, until the process has ended."""
+    with output.open(encoding="utf-8", errors="replace") as file:
+        while True:
+            ended = process.poll() is not None
+            if text := file.read():
+                yield text
+            elif ended:
+                return
+            time.sleep(0.2)
+
+
 def main(arguments: list[str]) -> int:
     counts, statuses = [], []
-    for part in parts_of(arguments):
-        process = subprocess.Popen([sys.executable, "-m", "pytest", *part], stdout=subprocess.PIPE, text=True, errors="replace")
-        last: Counter[str] = Counter()
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            last = outcomes(line) or last
-        statuses.append(process.wait())
-        counts.append(last)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, str(number)) for number, _ in enumerate(parts_of(arguments))]
+        processes = [started(part, file) for part, file in zip(parts_of(arguments), files, strict=True)]
+        try:
+            for process, file in zip(processes, files, strict=True):
+                for text in written(process, file):
+                    print(text, end="", flush=True)
+                statuses.append(process.wait())
+                found = [outcomes(line) for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+                counts.append(next((each for each in reversed(found) if each), Counter()))
+        finally:
+            for process in processes:
+                process.terminate()
     print(f"both parts: {summed_up(counts)}", flush=True)
     return exit_status(statuses)
 
