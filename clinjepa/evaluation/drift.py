@@ -221,7 +221,11 @@ class _Context:
     def _curve(self, method: str, h_max: int) -> Curve:
         horizons = {str(h): self._horizon(method, h) for h in self.horizons}
         if h_max == 1:
-            return {"horizons": horizons, "drift": None, "reason": "no horizon beyond 1 h is reached"}
+            return {
+                "horizons": horizons,
+                "drift": None,
+                "reason": f"fewer than {MIN_HEADLINE_PATIENTS} patients have windows that reach beyond 1 h",
+            }
         drift = horizons[str(h_max)]["change"]
         if drift is None:
             return {"horizons": horizons, "drift": None, "reason": "the error at 1 h is exactly 0"}
