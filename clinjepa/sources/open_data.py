@@ -87,12 +87,16 @@ def get_open_data(name: str, folder: str, say: Say = print) -> Path:
         The folder.
 
     Raises:
-        SourceError: Unknown name, or no way to get the files works; the message names the files, their page and the folder.
+        SourceError: Unknown name, an object store's address, or no way to get the files; the message names the files, their page and the
+            folder.
     """
     dataset = _registry().get(name)
     if dataset is None:
         raise SourceError(f"open data set {name!r} is not known; known are {', '.join(_registry())}")
-    root, say = Path(plain_address(folder)), _redacting(say)
+    address = plain_address(folder)
+    if "://" in address:
+        raise SourceError("an open data set is put into a folder of this machine; give one, then copy it to the object store")
+    root, say = Path(address), _redacting(say)
     missing = [file for file in dataset.files if not verifies(root / file.path, file)]
     if not missing:
         say(f"{name}: already complete in {root} ({len(dataset.files)} files verified by SHA-256)")

@@ -139,6 +139,13 @@ def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path):
         get_open_data("eicu", str(tmp_path))
 
 
+def test_an_object_store_is_no_folder_to_put_data_into(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match="a folder of this machine"):
+        get_open_data("cinc2012", "s3://bucket/data")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_zip_is_recognised_by_its_members_whatever_its_dates(tmp_path):
     for name, year in (("a", 2001), ("b", 2020)):
         with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
