@@ -96,7 +96,7 @@ lock:
 	others=$$(grep -vxF "$$torch" <<< "$$runtime"); \
 	$(COMPILE) -o locks/torch.txt $$($(WITHOUT) <<< "$$others") > /dev/null; \
 	$(COMPILE) -o locks/packages.txt $$($(WITHOUT) <<< "$$torch") > /dev/null; \
-	$(COMPILE) -o locks/dev.txt --extra dev --extra trackers $$($(WITHOUT) <<< "$$runtime") > /dev/null
+	$(COMPILE) -o locks/dev.txt --extra dev --extra search --extra trackers $$($(WITHOUT) <<< "$$runtime") > /dev/null
 
 # Known faults of the locked packages. Asks the advisory database of the Python Packaging Authority, so it needs the network.
 audit:

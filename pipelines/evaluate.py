@@ -33,7 +33,7 @@ def evaluate_trials(config: Config, debug: bool = False) -> None:
 
 
 def _evaluations(experiment: Experiment) -> list[Stage]:
-    return [experiment.baselines, *(stage for trial in experiment.trials for stage in trial.evaluations.values())]
+    return [*(data.baselines for data in experiment.data), *(stage for trial in experiment.trials for stage in trial.evaluations.values())]
 
 
 if __name__ == "__main__":

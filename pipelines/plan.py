@@ -24,7 +24,13 @@ def plan(
         from pipelines.results.plan_record import plan_record
         from pipelines.results.plan_tables import print_plan
 
-        found = plan_record(configured(config, overrides), without_data)
+        asked = configured(config, overrides)
+        if asked.grid.search.metric is not None:
+            from pipelines.trials.search_checks import check_search, search_config
+
+            check_search(asked)
+            asked = search_config(asked)  # the stages that the points of a search share, and those of one point
+        found = plan_record(asked, without_data)
         if as_json:
             typer.echo(found.model_dump_json(indent=2))
         else:

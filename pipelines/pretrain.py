@@ -12,17 +12,19 @@ if TYPE_CHECKING:
 
 
 def pretrain(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
-    """Train the first recipe of the grid with its first seed, phase by phase; no evaluation."""
+    """Train the first recipe of the grid with its first seed and no axes, phase by phase; no evaluation."""
     with one_line_errors(debug):
         pretrain_first_trial(configured(config, overrides), debug)
 
 
 def pretrain_first_trial(config: Config, debug: bool = False) -> None:
     """Run the unfinished phases of the first trial and print their folders. Raises what `opened` and the stages raise."""
+    from clinjepa.config.axes import without_axes
     from pipelines.scheduling.opening import opened, print_addresses
     from pipelines.scheduling.runner import ensure
     from pipelines.stages.executors import EXECUTORS
 
+    config = without_axes(config)
     first = config.grid.model_copy(update={"recipes": config.grid.recipes[:1], "seeds": config.grid.seeds[:1]})
     config = config.model_copy(update={"grid": first})
     with opened(config, lambda experiment: experiment.trials[0].phases[-1:], debug) as run:

@@ -24,16 +24,23 @@ def run_experiment(config: Config, debug: bool = False) -> None:
     """
     import time
 
+    from clinjepa.errors import ConfigError
+
+    if config.grid.search.metric is not None:
+        raise ConfigError(
+            "grid.search chooses settings on tuning patients and compares nothing; run it with `clinjepa grid`, then put the best settings "
+            "into the configuration and set grid.search.metric=null"
+        )
     from pipelines.results.run_report import write_report
     from pipelines.scheduling.opening import opened
     from pipelines.scheduling.progress import console
-    from pipelines.scheduling.trials import raise_faults, run_trials
     from pipelines.stages.executors import EXECUTORS
+    from pipelines.trials.running import raise_faults, run_trials
 
     started = time.monotonic()
     with opened(config, lambda experiment: experiment.stages, debug, writes_report=True) as run:
         faults = run_trials(run.context, run.experiment, EXECUTORS)
-    if len(faults) == len(run.experiment.trials):
+    if sum(fault.is_trial for fault in faults) == len(run.experiment.trials):
         raise_faults(faults)
     address = write_report(config, run.experiment, run.context.run_id)
     console.print(f"report: {address} ({time.monotonic() - started:.0f} s)", highlight=False, markup=False)

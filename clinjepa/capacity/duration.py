@@ -14,7 +14,7 @@ import numpy as np
 
 from clinjepa.capacity.memory import RunSizes, busy_workers, head_weights, reads_texts
 from clinjepa.capacity.model_sizes import predictor_parameters
-from clinjepa.curriculum.recipes import Recipe, phase_steps, run_order
+from clinjepa.curriculum.recipes import Budget, Recipe, run_order
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 
 _SAMPLED_STAYS = 64
@@ -119,7 +119,7 @@ def run_times(
         num_micro = -(-int(sft["tokens_per_step"]) // int(sft["micro_tokens"]))
         times.append(PhaseTime("sft", steps, tokens, flops, flops / encoder_rate / busy_workers(num_micro, workers)))
     pool = min(int(sections["execution"]["embed_workers"]), workers)  # of the same GPUs
-    num_steps = phase_steps(recipe, sections["curriculum"]["num_steps"], sections["curriculum"]["shares"])
+    num_steps = Budget.from_section(sections["curriculum"]).steps(recipe)
     steps_of = dict(zip((phase.name for phase in recipe.phases), num_steps, strict=True))
     for phase in run_order(recipe):
         if isinstance(phase, str):

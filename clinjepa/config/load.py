@@ -23,7 +23,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """
     refuse_environment()
     refuse_credentials(str(path), "the name of the configuration file")
-    return _validate(apply_overrides(_read_yaml(Path(plain_address(str(path)))), overrides or []), str(path))
+    return validated(apply_overrides(_read_yaml(Path(plain_address(str(path)))), overrides or []), str(path))
 
 
 def save_config(config: Config) -> str:
@@ -87,7 +87,8 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _validate(raw: dict[str, Any], where: str) -> Config:
+def validated(raw: dict[str, Any], where: str) -> Config:
+    """The configuration of plain values. where: their origin, for the message. Raises ConfigError naming the key and the remedy."""
     try:
         return Config.model_validate(raw)
     except ValidationError as error:

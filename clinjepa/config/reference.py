@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -68,7 +69,8 @@ def _type(annotation: Any) -> str:
         return f"list of {_type(get_args(annotation)[0])}"
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("NoneType", "null").replace("None", "null")
+    named = re.sub(r"(?:[a-z_]+\.)+([A-Z]\w*)", r"\1", str(annotation))  # without modules
+    return named.replace("NoneType", "null").replace("None", "null")
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from clinjepa.config.execution import ExecutionConfig
+from clinjepa.config.grid import GridConfig
 from clinjepa.config.section import IS_ADDRESS, Added, Execution, Section
 
 
@@ -283,10 +284,18 @@ class CurriculumConfig(Section):
     """Budget and optimisation of the phases. The phases of each recipe are in its file (`clinjepa/curriculum/recipes/`)."""
 
     num_steps: int = Field(11776, ge=8)
-    """Optimizer steps of all phases together; equal for every recipe, so that recipes are compared at one budget."""
+    """Optimizer steps of all phases together; equal for every recipe, so that recipes are compared at one budget (`budget`)."""
 
     shares: dict[str, float] = {"warmup": 0.24, "joint": 0.35, "alignment": 0.17, "finalization": 0.24}
     """Parts of `num_steps` by name; they add up to 1. The phases of every recipe name them all, so that its whole budget is spent."""
+
+    budget: Literal["steps", "encoder_tokens"] = Added("steps")
+    """What is equal for all recipes. `steps`: `num_steps`. `encoder_tokens`: the tokens that the phases put through the encoder; a recipe
+    gets more or fewer steps than `num_steps`, which is that of clin_jepa. A recipe whose encoder is frozen throughout keeps `num_steps`."""
+
+    state_token_share: float = Added(0.75, gt=0, lt=1)
+    """Share of the states in the tokens of states and actions, with which `budget: encoder_tokens` computes; `clinjepa plan` prints that of
+    the data. An EMA target encodes states only."""
 
     global_batch: int = Field(32, ge=1)
     """Windows per optimizer step, whatever the number of workers."""
@@ -491,20 +500,6 @@ class EvaluationConfig(Section):
     downstream: DownstreamConfig = DownstreamConfig()
     num_roundtrip_hours: int = Field(20000, ge=100)
     """State texts used for the round trip (R² of a linear decoder from a latent to its text's values)."""
-
-
-class GridConfig(Section):
-    """Which recipes are trained with which seeds; every pair is one trial."""
-
-    recipes: list[Annotated[str, IS_ADDRESS]] = Field(["clin_jepa", "no_alignment", "sft", "untrained"], min_length=1)
-    """Names of the project's recipes (`clinjepa/curriculum/recipes/`), or paths of recipe files that end in .yaml
-    (docs/adding_a_recipe.md). `run` trains all of them, `pretrain` the first."""
-
-    seeds: list[int] = Field([0], min_length=1)
-    """Seeds of weights, order of windows, dropout and rollout starts. With several, figures are combined over them."""
-
-    max_concurrent_trials: int | None = Execution(None)
-    """Trials that run at once; null: all of them (a waiting trial uses no CPU)."""
 
 
 class Config(Section):

@@ -39,6 +39,8 @@ _EXECUTION = (
     "activation_checkpointing",
     "label",
 )
+COST = "cost.json"
+"""What a phase cost: `predictor_tokens`, for comparisons of budgets. No result depends on it."""
 ALIGNMENT_RULE = 4.0
 """Steps of alignment times (1 − EMA momentum) must reach this, or the target never arrives (method: EMA when runs are short)."""
 

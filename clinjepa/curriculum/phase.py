@@ -15,7 +15,7 @@ from clinjepa.curriculum.checkpoints.saving import Captured, Notice, OnReport
 from clinjepa.curriculum.feed.plain_feed import Feed
 from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.feed.window_plan import Assignment
-from clinjepa.curriculum.jobs import PhaseJob
+from clinjepa.curriculum.jobs import COST, PhaseJob
 from clinjepa.curriculum.schedule import Schedule
 from clinjepa.curriculum.steps.assembly import assemble
 from clinjepa.curriculum.steps.diagnostics import PhaseDiagnostics
@@ -132,4 +132,6 @@ class PhaseTraining:
             if self._values is not None:
                 out.write_json(HOUR_VALUES, self._values.described())
             out.write_json("timing.json", history.time_summary())
+            trains = job.phase.trains_predictor
+            out.write_json(COST, {"predictor_tokens": self._plan.predictor_tokens(job.first_step, job.last_step) if trains else 0})
         self._dist.barrier()

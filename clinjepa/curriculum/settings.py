@@ -196,6 +196,10 @@ class PredictorSettings(Settings):
     mode: Literal["absolute", "residual"]
 
 
+_OF_THE_BUDGET = ("num_steps", "shares", "term_weights", "budget", "state_token_share")
+"""Settings of the section that are spent before a job is made: on the steps of a phase and the weights of its terms."""
+
+
 @dataclass(frozen=True)
 class CurriculumSettings(Settings):
     """The `curriculum` section without the budget (`num_steps`, `shares`), which is divided among the phases before a job is made."""
@@ -222,7 +226,7 @@ class CurriculumSettings(Settings):
     @classmethod
     def from_section(cls, section: Mapping[str, object]) -> Self:
         """From all result fields of the configuration's section; raises ConfigError."""
-        return cls.from_json({name: value for name, value in section.items() if name not in ("num_steps", "shares", "term_weights")})
+        return cls.from_json({name: value for name, value in section.items() if name not in _OF_THE_BUDGET})
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values by field; `ema_momentum_end` only where a phase has one, so that it leaves other keys as they are."""

@@ -152,4 +152,4 @@ def _tasks_caution(downstream: Mapping[str, Any], recipe: str) -> str | None:
 
 
 def _of_recipe(method: str, recipe: str, columns: Mapping[str, Any]) -> bool:
-    return method.partition(" · ")[0] == recipe and "history_only" in columns
+    return method.rpartition(" · ")[0] == recipe and "history_only" in columns

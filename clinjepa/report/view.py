@@ -23,6 +23,18 @@ DRIFT_PANELS = (
 )
 
 
+class CostRow(NamedTuple):
+    """A row of the table of costs: means over seeds. Tokens are those through the encoder and the predictor's positions."""
+
+    name: str
+    num_steps: float
+    encoder_tokens: float
+    sft_tokens: float
+    latent_tokens: float
+    predictor_tokens: float
+    seconds: float
+
+
 class RecipeRow(NamedTuple):
     """A row of the table of recipes. `sharing` has num_stages and num_shared, or is None."""
 
@@ -81,6 +93,14 @@ class ReportView:
             phases = next(iter(by_seed.values())) if by_seed else []
             steps = sum(phase["num_steps"] for phase in phases)
             rows.append(RecipeRow(name, self._about(name), len(by_seed), steps, self.report["stage_sharing"]["recipes"].get(name)))
+        return rows
+
+    def cost_rows(self) -> list[CostRow]:
+        """What each recipe cost, in the order of the run; empty in a report without costs."""
+        rows = []
+        for name, by_seed in self.report.get("costs", {}).items():
+            means = (sum(costs[field] for costs in by_seed.values()) / len(by_seed) for field in CostRow._fields[1:])
+            rows.append(CostRow(name, *means))
         return rows
 
     def _about(self, recipe: str) -> str:

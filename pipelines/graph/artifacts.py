@@ -19,6 +19,8 @@ from pipelines.graph.code_digest import code_digest
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+RESULT = "result.json"
+"""What an evaluation found."""
 _NOT_CONTENT = ("lease/", "checkpoints/", MANIFEST)
 
 

@@ -200,9 +200,9 @@ def gpu_estimate(config: Config, experiment: Experiment | None) -> GpuEstimate:
     memory = execution.gpu_memory_gb or gpu["memory_gib"]
     peak = execution.gpu_tflops or gpu["bf16_tflops"]
     recipes = load_recipes(config.grid.recipes)
-    run = RunSizes.from_settings(_architecture(config), sections, memory)
+    run = RunSizes.from_settings(architecture(config), sections, memory)
     sizes = data_sizes(config, experiment)
-    texts = _texts(config, experiment, sizes)
+    texts = text_sizes(config, experiment, sizes)
 
     def times_of(each: Recipe) -> list[PhaseTime]:
         return run_times(run, each, texts, sections, peak, gpu["fp32_tflops"])
@@ -284,7 +284,7 @@ def latent_estimate(config: Config, experiment: Experiment | None) -> LatentEsti
     value_bytes = 2 if config.encoder.dtype == "bfloat16" else 4
     unknown, width = None, 0
     try:
-        width = _architecture(config).hidden
+        width = architecture(config).hidden
     except ConfigError as error:
         unknown = str(error)
     each, least = (number * width * value_bytes for number in (sizes.most_latents, sizes.least_latents))
@@ -326,7 +326,8 @@ def _written_bytes(config: Config, stage: Stage) -> int | None:
         return None
 
 
-def _architecture(config: Config) -> Architecture:
+def architecture(config: Config) -> Architecture:
+    """Sizes of the encoder's model. Raises ConfigError: they are not known here."""
     encoder = config.encoder
     if encoder.init == "config":
         return Architecture(
@@ -358,7 +359,7 @@ def _config_file(name: str, revision: str | None) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def _texts(config: Config, experiment: Experiment | None, sizes: DataSizes) -> TextFigures:
+def text_sizes(config: Config, experiment: Experiment | None, sizes: DataSizes) -> TextFigures:
     """Figures of the trajectory store; assumed lengths of texts and the upper end of `sizes` where it is not finished."""
     store = trajectory_store(config, experiment)
     with contextlib.suppress(ClinJepaError):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 
 from clinjepa.clinical import list_tasks
+from clinjepa.config.axes import GridPoint, grid_points
 from clinjepa.config.schema import Config
 from clinjepa.config.section import result_fields
 from clinjepa.curriculum.recipes import Recipe, load_recipes
@@ -18,7 +20,7 @@ from clinjepa.sources.extraction import has_extractions
 from clinjepa.storage.strays import is_stray
 from clinjepa.trajectory.settings import IngestSettings, LabelSettings, TrajectorySettings, tokenizer_settings
 from pipelines.graph.stage import Stage
-from pipelines.graph.trial_stages import Trial, TrialBuilder
+from pipelines.graph.trial_stages import DataStages, Trial, TrialBuilder
 
 _INGESTED = ("variables.yaml", "exclusions.yaml", "cohorts.yaml", "maps")
 """Definitions that an ingest follows; texts with severity scores follow those of derived quantities too."""
@@ -28,31 +30,55 @@ _INGESTED = ("variables.yaml", "exclusions.yaml", "cohorts.yaml", "maps")
 class Experiment:
     """Everything a configuration asks for."""
 
-    ingest: Stage
-    trajectories: Stage
-    labels: Stage
-    baselines: Stage
+    data: tuple[DataStages, ...]
+    """Distinct data of the trials, that of the first trial first. More than one only where an axis changes data or labels."""
+
     trials: tuple[Trial, ...]
     recipes: tuple[Recipe, ...]
     """Of `grid.recipes`, in its order."""
 
+    @property
+    def ingest(self) -> Stage:
+        return self.data[0].ingest
+
+    @property
+    def trajectories(self) -> Stage:
+        return self.data[0].trajectories
+
+    @property
+    def labels(self) -> Stage:
+        return self.data[0].labels
+
+    @property
+    def baselines(self) -> Stage:
+        return self.data[0].baselines
+
     def trial(self, recipe: str, seed: int) -> Trial:
+        """The first trial of a recipe and seed."""
         return next(t for t in self.trials if (t.recipe, t.seed) == (recipe, seed))
 
-    @property
+    @cached_property
     def data_stages(self) -> list[Stage]:
-        return [*self.trajectories.closure(), self.labels]
+        """Inputs first."""
+        return _distinct(stage for data in self.data for stage in data.stages)
 
-    @property
+    @cached_property
     def stages(self) -> list[Stage]:
-        seen: dict[str, Stage] = {stage.key: stage for stage in (*self.data_stages, self.baselines)}
+        found = _distinct([*self.data_stages, *(data.baselines for data in self.data), *(s for trial in self.trials for s in trial.stages)])
+        return sorted(found, key=lambda stage: stage.depth)
+
+    @cached_property
+    def users(self) -> dict[str, tuple[Trial, ...]]:
+        """Key of a stage -> the trials that use it."""
+        found: dict[str, list[Trial]] = {}
         for trial in self.trials:
-            seen.update({stage.key: stage for stage in trial.stages})
-        return sorted(seen.values(), key=lambda stage: stage.depth)
+            for stage in trial.stages:
+                found.setdefault(stage.key, []).append(trial)
+        return {key: tuple(trials) for key, trials in found.items()}
 
 
 def build_experiment(config: Config, source_digest: str, recipes: Sequence[Recipe] | None = None) -> Experiment:
-    """The graph for every recipe and seed of `config.grid`.
+    """The graph for every recipe, seed and point of `config.grid`.
 
     Args:
         config: the experiment.
@@ -60,45 +86,65 @@ def build_experiment(config: Config, source_digest: str, recipes: Sequence[Recip
         recipes: of `config.grid.recipes`; None reads them. A process on another machine gets them, since a user's files are not there.
 
     Raises:
-        ConfigError: a task or recipe is not there, a recipe cannot work, or shares or weights do not fit it.
+        ConfigError: a task or recipe is not there, a recipe cannot work, shares or weights do not fit it, an axis cannot be used
+            (`grid_points`), or two trials have the same key.
     """
+    recipes = tuple(load_recipes(config.grid.recipes) if recipes is None else recipes)
+    points = grid_points(config)
+    stages, digests = _Pool(), _Digests()
+    data: dict[tuple[str, ...], DataStages] = {}
+    trials: list[Trial] = []
+    for point in points:
+        _check_weights(point.config, recipes)
+        made = _data_stages(point.config, source_digest, stages, digests)
+        own = data.setdefault(made.keys, made)
+        builder = TrialBuilder(point.config, own, stages.of, point)
+        trials += [builder.trial(recipe, seed) for seed in config.grid.seeds for recipe in recipes]
+    _check_distinct(trials)
+    _name_users(trials, points)
+    return Experiment(tuple(data.values()), tuple(trials), recipes)
+
+
+class _Pool:
+    """The stages made so far: equal stages of several trials are one object."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Stage] = {}
+
+    def of(self, stage: Stage) -> Stage:
+        return self._made.setdefault(stage.key, stage)
+
+
+def _data_stages(config: Config, source_digest: str, pool: _Pool, digests: _Digests) -> DataStages:
     ingested = result_fields(IngestSettings.of(config))
     source = ingested["source"] | {"digest": source_digest}
     if config.source.kind != "simulator":
         del source["simulator"]
     extracted = {name: value for name, value in source.items() if name != "event_time"}  # both times are in what is extracted
-    extract = Stage("extract", "extract", {"source": extracted, "definitions": _definitions_digest("variables.yaml", "maps")})
+    extract = pool.of(Stage("extract", "extract", {"source": extracted, "definitions": digests.of("variables.yaml", "maps")}))
     scores = ["derived"] if "exclusions" in ingested["text"] else []
-    ingest = Stage(
-        "ingest",
-        "ingest",
-        ingested | {"source": source, "definitions": _definitions_digest(*_INGESTED, *scores)},
-        {"extract": extract} if has_extractions(SOURCES[config.source.kind]) else {},
-    )
-    tokenizer = Stage("tokenizer", "tokenizer", result_fields(tokenizer_settings(config)), {"ingest": ingest})
-    trajectories = Stage(
-        "trajectories", "trajectories", result_fields(TrajectorySettings.of(config)), {"ingest": ingest, "tokenizer": tokenizer}
-    )
-    downstream = config.evaluation.downstream
+    definitions = digests.of(*_INGESTED, *scores)
+    inputs = {"extract": extract} if has_extractions(SOURCES[config.source.kind]) else {}
+    ingest = pool.of(Stage("ingest", "ingest", ingested | {"source": source, "definitions": definitions}, inputs))
+    tokenizer = pool.of(Stage("tokenizer", "tokenizer", result_fields(tokenizer_settings(config)), {"ingest": ingest}))
+    read = {"ingest": ingest, "tokenizer": tokenizer}
+    trajectories = pool.of(Stage("trajectories", "trajectories", result_fields(TrajectorySettings.of(config)), read))
+    tasks = _tasks(config)
+    asked = result_fields(LabelSettings(tasks=tasks, stay_prediction_hour=config.evaluation.downstream.stay_prediction_hour))
+    definitions = digests.of("derived", *(f"tasks/{name}.yaml" for name in tasks))
+    labels = pool.of(Stage("labels", "labels", asked | {"definitions": definitions}, {"ingest": ingest}))
+    judged = result_fields(BaselineSettings.of(config))
+    baselines = pool.of(Stage("baselines", "baselines", judged, {"ingest": ingest, "labels": labels}))
+    return DataStages(ingest, tokenizer, trajectories, labels, baselines)
+
+
+def _tasks(config: Config) -> list[str]:
+    """Names of all tasks that get labels. Raises ConfigError for a name that is no task."""
+    downstream, known = config.evaluation.downstream, list_tasks()
     for key, names in (("evaluation.downstream.tasks", downstream.tasks), ("labels.tasks", config.labels.tasks or [])):
-        unknown = sorted(set(names) - set(list_tasks()))
-        if unknown:
+        if unknown := sorted(set(names) - set(known)):
             raise ConfigError(f"{key} names {', '.join(unknown)}, which is no task; docs/tasks.md lists them all")
-    tasks = sorted(set(downstream.tasks) | set(list_tasks() if config.labels.tasks is None else config.labels.tasks))
-    labels = Stage(
-        "labels",
-        "labels",
-        result_fields(LabelSettings(tasks=tasks, stay_prediction_hour=downstream.stay_prediction_hour))
-        | {"definitions": _definitions_digest("derived", *(f"tasks/{name}.yaml" for name in tasks))},
-        {"ingest": ingest},
-    )
-    baselines = Stage("baselines", "baselines", result_fields(BaselineSettings.of(config)), {"ingest": ingest, "labels": labels})
-    builder = TrialBuilder(config, ingest, tokenizer, trajectories, labels)
-    recipes = tuple(load_recipes(config.grid.recipes) if recipes is None else recipes)
-    _check_weights(config, recipes)
-    trials = tuple(builder.trial(recipe, seed) for seed in config.grid.seeds for recipe in recipes)
-    _name_users(trials, len(config.grid.seeds) > 1)
-    return Experiment(ingest, trajectories, labels, baselines, trials, recipes)
+    return sorted(set(downstream.tasks) | set(known if config.labels.tasks is None else config.labels.tasks))
 
 
 def _check_weights(config: Config, recipes: Sequence[Recipe]) -> None:
@@ -111,32 +157,68 @@ def _check_weights(config: Config, recipes: Sequence[Recipe]) -> None:
         )
 
 
-def _name_users(trials: tuple[Trial, ...], several_seeds: bool) -> None:
-    """Add to each stage's label the recipe (and seed) it belongs to, where it belongs to one."""
-    users: dict[str, set[tuple[str, int]]] = {}
+def _check_distinct(trials: Sequence[Trial]) -> None:
+    """Raise ConfigError when two trials have the same stages."""
+    seen: dict[tuple[str, ...], Trial] = {}
+    for trial in trials:
+        other = seen.setdefault(trial.results, trial)
+        if other is not trial:
+            idle = [name for name, value in trial.point.values.items() if other.point.values.get(name) != value]
+            recipes = f"recipe {trial.recipe}" if trial.recipe == other.recipe else f"recipes {other.recipe} and {trial.recipe}"
+            what = f"{', '.join(idle)} changes nothing in {recipes}" if idle else f"{recipes} do the same"
+            remedy = "take the recipe out of this grid" if idle else "take one of them out of grid.recipes"
+            axis = ", or the axis out of grid.axes" if idle else ""
+            raise ConfigError(f"grid: {other.name} and {trial.name} are one trial with the same key: {what}; {remedy}{axis}")
+
+
+def _name_users(trials: Sequence[Trial], points: Sequence[GridPoint]) -> None:
+    """Add to each stage's label the recipe, values of axes and seed it belongs to, where it belongs to one."""
+    axes: list[Callable[[Trial], str]] = [_axis_words(name) for name in points[0].words]
+    seed: Callable[[Trial], str] = lambda trial: f"seed {trial.seed}"  # noqa: E731
+    recipe: Callable[[Trial], str] = lambda trial: trial.recipe  # noqa: E731
+    users: dict[str, tuple[Stage, list[Trial]]] = {}
     for trial in trials:
         for stage in trial.stages:
-            users.setdefault(stage.key, set()).add((trial.recipe, trial.seed))
-    everyone = {(trial.recipe, trial.seed) for trial in trials}
-    for key, stage in {stage.key: stage for trial in trials for stage in trial.stages}.items():
-        own = users[key]
-        if own == everyone:
-            continue
-        recipes, seeds = {recipe for recipe, _ in own}, {seed for _, seed in own}
-        if len(recipes) == 1:
-            stage.label += f" · {next(iter(recipes))}"
-        if several_seeds and len(seeds) == 1:
-            stage.label += f" · seed {next(iter(seeds))}"
+            users.setdefault(stage.key, (stage, []))[1].append(trial)
+    facets = [*axes, *([seed] if len({trial.seed for trial in trials}) > 1 else [])]
+    for stage, own in users.values():
+        if len(own) < len(trials):
+            told = [{facet(trial) for trial in own} for facet in ([] if stage.kind in _DATA_KINDS else [recipe]) + facets]
+            stage.label += "".join(f" · {next(iter(words))}" for words in told if len(words) == 1)
+    for data in {id(trial.data): trial.data for trial in trials}.values():
+        own = [trial for trial in trials if trial.data.baselines is data.baselines]
+        if len(own) < len(trials) and " · " not in data.baselines.label:
+            told = [{axis(trial) for trial in own} for axis in axes]
+            data.baselines.label += "".join(f" · {next(iter(words))}" for words in told if len(words) == 1)
 
 
-def _definitions_digest(*names: str) -> str:
-    """Digest of clinical definition files, so that a changed definition makes a new key."""
-    sha = hashlib.sha256()
-    root = resources.files("clinjepa.clinical")
-    for name in names:
-        entry = root / name
-        files = sorted(entry.iterdir(), key=lambda item: item.name) if entry.is_dir() else [entry]
-        for file in files:
-            if file.is_file() and file.name.endswith(".yaml") and not is_stray(file.name):
-                sha.update(file.name.encode() + b"\0" + file.read_bytes())
-    return sha.hexdigest()[:16]
+_DATA_KINDS = ("extract", "ingest", "tokenizer", "trajectories", "labels")
+
+
+def _axis_words(name: str) -> Callable[[Trial], str]:
+    return lambda trial: trial.point.words[name]
+
+
+def _distinct(stages: Iterable[Stage]) -> list[Stage]:
+    """Each key once, in the order of the first ones."""
+    return list({stage.key: stage for stage in stages}.values())
+
+
+class _Digests:
+    """Digests of clinical definition files, so that a changed definition makes a new key; each is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ...], str] = {}
+
+    def of(self, *names: str) -> str:
+        if names not in self._known:
+            sha = hashlib.sha256()
+            root = resources.files("clinjepa.clinical")
+            for name in names:
+                entry = root / name
+                files = sorted(entry.iterdir(), key=lambda item: item.name) if entry.is_dir() else [entry]
+                for file in files:
+                    if file.is_file() and file.name.endswith(".yaml") and not is_stray(file.name):
+                        sha.update(file.name.encode() + b"\0" + file.read_bytes())
+            self._known[names] = sha.hexdigest()[:16]
+        return self._known[names]

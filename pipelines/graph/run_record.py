@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from clinjepa.config import Config
 from clinjepa.errors import StoreError
@@ -13,10 +13,13 @@ RUN_RECORD = "run.json"
 
 
 class TrialRecord(TypedDict):
-    """One finished recipe and seed."""
+    """One finished trial."""
 
     recipe: str
     seed: int
+    values: dict[str, Any]
+    """Dotted name of a setting -> its value at the trial's point of the axes."""
+
     artifacts: dict[str, str]
     """Label of a stage -> `<kind>/<key>`."""
 

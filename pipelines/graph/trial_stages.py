@@ -6,12 +6,14 @@ key holds exactly what its work receives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from clinjepa.config.axes import GridPoint
 from clinjepa.config.schema import Config
 from clinjepa.config.section import result_fields
-from clinjepa.curriculum.recipes import Phase, Recipe, phase_steps
+from clinjepa.curriculum.recipes import Budget, Phase, Recipe
 from clinjepa.curriculum.recipes.phases import reads_values
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings, SftSettings
 from clinjepa.curriculum.terms.table import source_digest
@@ -21,17 +23,59 @@ from pipelines.graph.stage import Stage
 
 
 @dataclass(frozen=True)
+class DataStages:
+    """The stages that no recipe changes."""
+
+    ingest: Stage
+    tokenizer: Stage
+    trajectories: Stage
+    labels: Stage
+    baselines: Stage
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Inputs first; without the baselines, which no trial needs."""
+        return [*self.trajectories.closure(), self.labels]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(stage.key for stage in (self.ingest, self.tokenizer, self.trajectories, self.labels, self.baselines))
+
+
+@dataclass(frozen=True, eq=False)
 class Trial:
-    """One recipe with one seed: its phases in order and their evaluations."""
+    """One recipe with one seed at one point of the axes: its phases in order and their evaluations."""
 
     recipe: str
     seed: int
+    point: GridPoint
+    data: DataStages
     phases: tuple[Stage, ...]
     final_encoder: Stage
     embed: Stage
     evaluations: dict[str, Stage]
 
     @property
+    def arm(self) -> str:
+        """What is compared over seeds: the recipe, with the values of the axes where there are any."""
+        return f"{self.recipe} · {self.point.name}" if self.point.values else self.recipe
+
+    @property
+    def name(self) -> str:
+        """`clin_jepa · encoder_lr=1e-05, seed 0`; the same whatever else is in the grid, as long as its axes are."""
+        return f"{self.arm}, seed {self.seed}"
+
+    @property
+    def chain(self) -> tuple[Stage, ...]:
+        """The stages that the trial asks for, in order; their inputs come before them."""
+        return (*self.phases, self.embed, *self.evaluations.values())
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Keys of the last stages: trials with equal ones are the same trial."""
+        return tuple(stage.key for stage in (self.phases[-1], self.embed, *self.evaluations.values()))
+
+    @cached_property
     def stages(self) -> list[Stage]:
         seen: dict[str, Stage] = {}
         for last in (*self.phases, *self.evaluations.values()):
@@ -62,28 +106,28 @@ class _Made:
 
 
 class TrialBuilder:
-    """Builds the trials of an experiment; equal stages of several trials are one object."""
+    """Builds the trials of one point of the axes."""
 
-    def __init__(self, config: Config, ingest: Stage, tokenizer: Stage, trajectories: Stage, labels: Stage) -> None:
-        self.config = config
-        self.ingest, self.tokenizer, self.trajectories, self.labels = ingest, tokenizer, trajectories, labels
+    def __init__(self, config: Config, data: DataStages, pooled: Callable[[Stage], Stage], point: GridPoint) -> None:
+        """pooled: returns the stage of that key made before, where there is one."""
+        self.config, self.data, self.point, self._pooled = config, data, point, pooled
+        self.ingest, self.tokenizer, self.trajectories, self.labels = data.ingest, data.tokenizer, data.trajectories, data.labels
         self.encoder = EncoderSettings.from_json(result_fields(config.encoder))
         self.predictor = PredictorSettings.from_json(result_fields(config.predictor))
         self.sft = SftSettings.from_json(result_fields(config.sft))
         self.curriculum = CurriculumSettings.from_section(result_fields(config.curriculum))
-        self._pool: dict[str, Stage] = {}
+        self.budget = Budget.from_section(config.curriculum.model_dump())
 
     def _stage(
         self, kind: str, label: str, settings: Mapping[str, object], inputs: dict[str, Stage], texts: Mapping[str, str] | None = None
     ) -> Stage:
         """The stage with that content."""
-        stage = Stage(kind, label, dict(settings), inputs, dict(texts or {}))
-        return self._pool.setdefault(stage.key, stage)
+        return self._pooled(Stage(kind, label, dict(settings), inputs, dict(texts or {})))
 
     def trial(self, recipe: Recipe, seed: int) -> Trial:
         """The stages of a recipe with a seed. Raises ConfigError for shares or weights that do not fit the recipe."""
         base, encoder = self._start(recipe, seed)
-        steps = phase_steps(recipe, self.config.curriculum.num_steps, self.config.curriculum.shares)
+        steps = self.budget.steps(recipe)
         first = 0
         made = _Made(encoder)
         done: list[Stage] = []
@@ -104,7 +148,8 @@ class TrialBuilder:
         if made.predictor is None:
             raise ValueError(f"recipe {recipe.name} trains no predictor")
         embed = self._embed(base, made.encoder)
-        return Trial(recipe.name, seed, tuple(done), made.encoder or base, embed, self._evaluations(embed, made.predictor))
+        evaluations = self._evaluations(embed, made.predictor)
+        return Trial(recipe.name, seed, self.point, self.data, tuple(done), made.encoder or base, embed, evaluations)
 
     def _sync(self, recipe: Recipe, phase: Phase, base: Stage, made: _Made, after: Stage) -> Stage:
         if made.encoder is None or made.target is None:

@@ -166,6 +166,11 @@ def _whole_artifacts(config: Config, trial: Trial, stages: dict[str, Stage]) -> 
 
 
 def _trial(config: Config, experiment: Experiment, recipe: str | None, seed: int | None) -> Trial:
+    if config.grid.axes:
+        raise ConfigError(
+            f"{config.name} has {len(experiment.trials)} trials along grid.axes; export one point of them: set 'grid.axes={{}}', and "
+            f"{', '.join(config.grid.axes)} to that point's values"
+        )
     recipe = experiment.recipes[0].name if recipe is None else recipe
     seed = config.grid.seeds[0] if seed is None else seed
     for trial in experiment.trials:

@@ -9,17 +9,24 @@ from rich.table import Table
 
 from clinjepa.capacity.memory import GIB
 from pipelines.graph.estimates import GpuEstimate, LatentEstimate
-from pipelines.results.plan_record import PlanRecord, StagePlan
+from pipelines.results.plan_record import GridPlan, PlanRecord, StagePlan
 
 _WIDTH_WITHOUT_TERMINAL = 150
+MOST_ROWS = 100
+"""A larger grid is shown by kind of stage instead of stage by stage; `--json` always holds every stage."""
 
 
 def print_plan(plan: PlanRecord) -> None:
     """Print the table of stages, the estimates and the warnings on standard output."""
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=_WIDTH_WITHOUT_TERMINAL)
-    if plan.stages:
+    if plan.stages and len(plan.stages) <= MOST_ROWS:
         console.print(stage_table(plan))
+    if plan.grid and (plan.grid.num_trials > 1 or len(plan.stages) > MOST_ROWS):
+        console.print(grid_table(plan, plan.grid))
+        for line in grid_lines(plan.grid, len(plan.stages)):
+            console.print(line, highlight=False, markup=False)
+    if plan.stages:
         console.print("done: the manifest is there and every file it names has its size; contents (SHA-256) were not read", highlight=False)
     for stage in plan.stages:
         if stage.damage:
@@ -43,13 +50,41 @@ def stage_table(plan: PlanRecord) -> Table:
     columns = ("stage", "kind", "key", "state", "steps", "needs", "used by")
     table = Table(*columns, title=f"{plan.name}: {len(plan.stages)} stages in {plan.storage}")
     labels = {stage.key: stage.label.split(" · ")[0] for stage in plan.stages}
-    num_trials = len({(trial.recipe, trial.seed) for stage in plan.stages for trial in stage.used_by})
+    num_trials = plan.grid.num_trials if plan.grid else 0
     for stage in plan.stages:
         needs = ", ".join(dict.fromkeys(labels[key] for key in stage.needs)) or "source"
         users = "all" if len(stage.used_by) == num_trials else ", ".join(dict.fromkeys(trial.recipe for trial in stage.used_by))
         steps = "" if stage.num_steps is None else str(stage.num_steps)
         table.add_row(stage.label, stage.kind, stage.key[:8], _state(stage), steps, needs, users)
     return table
+
+
+def grid_table(plan: PlanRecord, grid: GridPlan) -> Table:
+    """One row per kind of stage: how many there are, and how many the trials would run if each ran alone."""
+    table = Table("kind", "stages", "alone", "shared", "done", title=f"{plan.name}: {grid.num_trials} trials in {plan.storage}")
+    for kind in grid.kinds:
+        table.add_row(
+            kind.kind, *(f"{number:,}" for number in (kind.num_stages, kind.num_alone, kind.num_alone - kind.num_stages, kind.num_done))
+        )
+    table.add_section()
+    done = sum(kind.num_done for kind in grid.kinds)
+    table.add_row("together", *(f"{number:,}" for number in (grid.num_stages, grid.num_alone, grid.num_alone - grid.num_stages, done)))
+    return table
+
+
+def grid_lines(grid: GridPlan, num_stages: int) -> Iterator[str]:
+    """Cost of the grid beside that of its trials alone; what the budget of tokens is computed with."""
+    yield f"grid: {grid.num_trials:,} trials, {grid.num_stages:,} distinct stages; alone they would run {grid.num_alone:,}"
+    if grid.encoder_tokens is not None and grid.encoder_tokens_alone:
+        ratio = grid.encoder_tokens / grid.encoder_tokens_alone
+        alone = f"{grid.encoder_tokens_alone:.3g}"
+        yield f"encoder tokens (estimate): {grid.encoder_tokens:.3g}, {ratio:.0%} of the {alone} of its trials alone"
+    if grid.seconds is not None and grid.seconds_alone is not None:
+        yield f"time of all stages in turn (estimate): {_duration(grid.seconds)}; of its trials alone {_duration(grid.seconds_alone)}"
+    if grid.state_token_share is not None:
+        yield f"states are {grid.state_token_share:.2f} of the tokens of states and actions (curriculum.state_token_share)"
+    if num_stages > MOST_ROWS:
+        yield f"{num_stages:,} stages are too many for a table; --json lists them"
 
 
 def _state(stage: StagePlan) -> str:
@@ -118,7 +153,7 @@ def latent_lines(latents: LatentEstimate) -> Iterator[str]:
         f"latent stores: {_range(latents.least_vectors, latents.num_vectors)} vectors ({latents.basis}) "
         f"x {latents.width:,} x {latents.value_bytes} B = {_gigabytes(latents.bytes_each, latents.least_bytes_each)} each"
     )
-    for store in latents.stores:
+    for store in latents.stores if len(latents.stores) <= MOST_ROWS else ():
         name = f"{store.label} {store.key[:8]}" if store.key else store.label
         size = _gigabytes(store.num_bytes) if store.written else f"{_gigabytes(store.num_bytes, latents.least_bytes_each)} to write"
         yield f"  {name}, encoder of {store.encoder}: {size}"

@@ -17,13 +17,15 @@ from clinjepa.redaction import redacted
 from clinjepa.report.document import build_report, render_html
 from clinjepa.report.headline import headline_recipe
 from clinjepa.storage import Folder
-from pipelines.graph.artifacts import Artifact, content_key
+from pipelines.graph.artifacts import RESULT, Artifact, content_key
 from pipelines.graph.code_digest import project_digest
 from pipelines.graph.experiment import Experiment
 from pipelines.graph.provenance import by_other_code
 from pipelines.graph.run_record import RUN_RECORD, RUN_SCHEMA_VERSION, RunRecord
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import Trial
+from pipelines.results.costs import trial_costs
+from pipelines.results.grid_table import TABLE, write_table
 from pipelines.results.report_rows import (
     PhaseMetrics,
     StageRow,
@@ -36,7 +38,6 @@ from pipelines.results.report_rows import (
     stage_row,
 )
 from pipelines.stages.data_card import CARD, PAGE, write_data_card
-from pipelines.stages.evaluation import RESULT
 
 _Of = TypeVar("_Of")
 
@@ -66,8 +67,10 @@ class _Assembly:
         self.storage = Folder(config.storage)
         self.out = self.storage / f"runs/{config.name}"
         self.manifests = {stage.key: self._artifact(stage).manifest() for stage in experiment.stages if self._artifact(stage).is_complete()}
-        self.trials = [trial for trial in experiment.trials if all(stage.key in self.manifests for stage in trial.stages)]
-        self.unfinished = [f"{trial.recipe}, seed {trial.seed}" for trial in experiment.trials if trial not in self.trials]
+        asked = [trial for trial in experiment.trials if trial.data is experiment.data[0]]
+        self.trials = [trial for trial in asked if all(stage.key in self.manifests for stage in trial.stages)]
+        self.unfinished = [trial.name for trial in asked if trial not in self.trials]
+        self.others = [trial.name for trial in experiment.trials if trial.data is not experiment.data[0]]
 
     def write(self) -> str:
         if not self.trials:
@@ -84,6 +87,7 @@ class _Assembly:
             "stages": [self._stage(stage) for stage in self.experiment.stages if stage.key in self.manifests],
             "other_code": other_code_rows(self.manifests),
             "phases": self._per_recipe_and_seed(lambda trial: [phase_row(metrics) for metrics in self._training(trial)]),
+            "costs": self._per_recipe_and_seed(lambda trial: trial_costs(trial, self.manifests).to_json()),
             "roundtrip": self._evaluations("roundtrip"),
             "drift": self._evaluations("drift"),
             "geometry": self._evaluations("geometry"),
@@ -93,14 +97,17 @@ class _Assembly:
             "versions": package_versions(),
         }
         content = build_report(results)
-        finished = {trial.recipe for trial in self.trials}
+        recipes = {recipe.name: recipe for recipe in self.experiment.recipes}
         extras = {
             "training": self._per_recipe_and_seed(self._training),
             "pictures": self._pictures(),
             "config_yaml": save_config(self.config),
             "data_card": PAGE,
-            "recipes": {recipe.name: recipe for recipe in self.experiment.recipes if recipe.name in finished},
-            "notes": [f"Not finished and not in this report: {name}." for name in self.unfinished],
+            "recipes": {trial.arm: recipes[trial.recipe] for trial in self.trials},
+            "notes": [
+                *(f"Not finished and not in this report: {name}." for name in self.unfinished),
+                *(f"On other data or labels than this report, see {TABLE}.csv: {name}." for name in self.others),
+            ],
         }
         write_data_card(self.config, self.experiment)
         self.out.write_bytes("config.yaml", redacted(save_config(self.config)).encode())
@@ -108,6 +115,7 @@ class _Assembly:
         self.out.write_bytes("report.html", redacted(render_html(content, extras)).encode())
         self.out.write_table(PREDICTIONS, of_a_run(self._predictions()))
         self.out.write_json(RUN_RECORD, self._record())
+        write_table(self.config, self.experiment)
         return f"{self.out.address}/report.html"
 
     def _artifact(self, stage: Stage) -> Artifact:
@@ -115,23 +123,23 @@ class _Assembly:
 
     def _stage(self, stage: Stage) -> StageRow:
         shared = {each.key for each in (*self.experiment.data_stages, self.experiment.baselines)}
-        users = [trial.recipe for trial in self.trials if any(stage.key == used.key for used in trial.stages)]
+        users = [trial.arm for trial in self.experiment.users.get(stage.key, ()) if trial in self.trials]
         return stage_row(self.manifests[stage.key], self.run_id, None if stage.key in shared else users)
 
     def _per_recipe_and_seed(self, of: Callable[[Trial], _Of]) -> dict[str, dict[str, _Of]]:
         found: dict[str, dict[str, _Of]] = {}
         for trial in self.trials:
-            found.setdefault(trial.recipe, {})[str(trial.seed)] = of(trial)
+            found.setdefault(trial.arm, {})[str(trial.seed)] = of(trial)
         return found
 
     def _training(self, trial: Trial) -> list[PhaseMetrics]:
         return [phase_metrics(stage, self._artifact(stage)) for stage in trial.phases]
 
     def _evaluations(self, name: str) -> dict[str, Any]:
-        """Recipe -> its result with figures of all finished seeds combined."""
+        """Recipe, at its point of the axes -> its result with figures of all finished seeds combined."""
         by_recipe: dict[str, list[Any]] = {}
         for trial in self.trials:
-            by_recipe.setdefault(trial.recipe, []).append(self._artifact(trial.evaluations[name]).folder.read_json(RESULT))
+            by_recipe.setdefault(trial.arm, []).append(self._artifact(trial.evaluations[name]).folder.read_json(RESULT))
         for results in by_recipe.values():
             for result in results:
                 result.pop("pictures", None)  # points are for the pictures, not for the numbers
@@ -156,12 +164,12 @@ class _Assembly:
         methods: dict[str, list[pa.Table]] = {}
         for trial in self.trials:
             kept = self._artifact(trial.evaluations["downstream"]).folder.read_table(PREDICTIONS)
-            methods.setdefault(f"{trial.recipe} · {probe}", []).append(cell_predictions(kept, probe, COLUMN))
+            methods.setdefault(f"{trial.arm} · {probe}", []).append(cell_predictions(kept, probe, COLUMN))
         if self.experiment.baselines.key in self.manifests:
             kept = self._artifact(self.experiment.baselines).folder.read_table(PREDICTIONS)
             for name in dict.fromkeys(kept["method"].to_pylist()):
                 methods[name] = [cell_predictions(kept, name, COLUMN)]
-        reference = f"{headline_recipe([trial.recipe for trial in self.trials])} · {probe}"
+        reference = f"{headline_recipe([trial.arm for trial in self.trials])} · {probe}"
         return {
             "reference": reference,
             "column": COLUMN,
@@ -172,7 +180,7 @@ class _Assembly:
     def _predictions(self) -> Iterator[tuple[str | None, int | None, pa.Table]]:
         """(recipe, seed, kept predictions) of every finished trial, then those of the baselines."""
         for trial in self.trials:
-            yield trial.recipe, trial.seed, self._artifact(trial.evaluations["downstream"]).folder.read_table(PREDICTIONS)
+            yield trial.arm, trial.seed, self._artifact(trial.evaluations["downstream"]).folder.read_table(PREDICTIONS)
         if self.experiment.baselines.key in self.manifests:
             yield None, None, self._artifact(self.experiment.baselines).folder.read_table(PREDICTIONS)
 
@@ -180,7 +188,7 @@ class _Assembly:
         """Recipe -> points of its first finished seed."""
         found: dict[str, object] = {}
         for trial in self.trials:
-            found.setdefault(trial.recipe, self._artifact(trial.evaluations["geometry"]).folder.read_json(RESULT)["pictures"])
+            found.setdefault(trial.arm, self._artifact(trial.evaluations["geometry"]).folder.read_json(RESULT)["pictures"])
         return found
 
     def _record(self) -> RunRecord:
@@ -196,6 +204,7 @@ class _Assembly:
                 {
                     "recipe": trial.recipe,
                     "seed": trial.seed,
+                    "values": dict(trial.point.values),
                     "artifacts": {stage.label: f"{stage.kind}/{stage.key}" for stage in trial.stages},
                 }
                 for trial in self.trials

@@ -13,5 +13,4 @@
 | `progress` | the display of progress on standard error |
 | `locations` | local addresses made absolute when a command starts |
 | `trackers` | losses and diagnostics sent to TensorBoard or MLflow |
-| `trials` | recipes and seeds as parallel Ray Tune trials |
 """

@@ -10,7 +10,7 @@ import os
 
 from clinjepa.config import Config, result_fields
 from clinjepa.curriculum.jobs import alignment_shortfall
-from clinjepa.curriculum.recipes import load_recipes, phase_steps
+from clinjepa.curriculum.recipes import Budget, load_recipes
 from clinjepa.curriculum.settings import CurriculumSettings
 from clinjepa.errors import ConfigError, ResourceError
 from clinjepa.storage import Folder
@@ -52,6 +52,8 @@ def check_before_cluster(config: Config, trains: bool = True, writes_report: boo
         check_run_folder(config)
     experiment = plan_experiment(config)
     if trains:
+        for point in {trial.point.name: trial.point.config for trial in experiment.trials}.values():
+            check_workers(point)
         check_model(config, experiment)
         for line in warnings(config):
             console.print(f"warning: {line}", highlight=False, markup=False)
@@ -81,8 +83,9 @@ def warnings(config: Config) -> list[str]:
     """Settings that are allowed but will probably disappoint, each with its remedy. Needs no data."""
     lines = []
     settings = CurriculumSettings.from_section(result_fields(config.curriculum))
+    budget = Budget.from_section(config.curriculum.model_dump())
     for recipe in load_recipes(config.grid.recipes):
-        for phase, steps in zip(recipe.phases, phase_steps(recipe, config.curriculum.num_steps, config.curriculum.shares), strict=True):
+        for phase, steps in zip(recipe.phases, budget.steps(recipe), strict=True):
             shortfall = alignment_shortfall(phase, steps, recipe.curriculum(settings, phase).ema_momentum)
             lines += [f"{recipe.name}, {shortfall}"] if shortfall else []
     num_workers, available = config.execution.max_workers, _micro_batches(config)

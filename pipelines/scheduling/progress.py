@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from clinjepa.config import Config
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True, soft_wrap=True)
 _LOG_SECONDS = 15.0
+
+
+_above: list[Callable[[], RenderableType]] = []
+
+
+@contextlib.contextmanager
+def shown_above(renderable: Callable[[], RenderableType]) -> Iterator[None]:
+    """Show what `renderable` returns above the bars of running stages while the block runs, on a terminal."""
+    _above.append(renderable)
+    try:
+        yield
+    finally:
+        _above.remove(renderable)
 
 
 @contextlib.contextmanager
@@ -67,7 +81,9 @@ def _follow_bars(coordinator: Any, stop: threading.Event) -> None:
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
+    bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+    everything = lambda: Group(*(each() for each in _above), bars)  # noqa: E731
+    with Live(get_renderable=everything, console=console, transient=True, refresh_per_second=2):
         tasks: dict[str, TaskID] = {}
         while not stop.wait(0.5):
             current = _read(coordinator)

@@ -29,7 +29,7 @@ def write_data_card(config: Config, experiment: Experiment) -> str:
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **{name: value for name, value in card.items() if name != "parts"},
         "name": config.source.name,
-        "artifacts": {stage.kind: stage.key for stage in experiment.data_stages},
+        "artifacts": {stage.kind: stage.key for stage in experiment.data[0].stages},
     }
     labels = Artifact.at(storage, "labels", experiment.labels.key)
     if labels.is_complete():

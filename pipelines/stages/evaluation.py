@@ -27,13 +27,12 @@ from clinjepa.model.pretrained.identity import check_predictor, encoder_digest
 from clinjepa.storage import Folder
 from clinjepa.trajectory.labels.artifact import read_labels
 from clinjepa.trajectory.tokens.latent_store import LatentReader
-from pipelines.graph.artifacts import Artifact
+from pipelines.graph.artifacts import RESULT, Artifact
 from pipelines.graph.context import RunContext
 from pipelines.graph.stage import Stage
 from pipelines.stages.baseline_trials import TuneRunner
 from pipelines.stages.tasks import run_remotely
 
-RESULT = "result.json"
 REGRESSION, TUNING, TIMING = "regression.json", "tuning.json", "timing.json"
 """Of the baselines: figures of the tasks whose labels are numbers, how each model was tuned, and seconds by method."""
 _Inputs = dict[str, Folder]

@@ -26,7 +26,7 @@ from ray.train.torch.config import TorchConfig, _TorchBackend
 from clinjepa import errors
 from clinjepa.config import Config
 from clinjepa.curriculum.checkpoints.history import Row
-from clinjepa.curriculum.jobs import Job, load_training_job
+from clinjepa.curriculum.jobs import COST, Job, load_training_job
 from clinjepa.storage import Folder
 from clinjepa.storage.faults import translated
 from pipelines.graph.artifacts import Artifact
@@ -91,7 +91,8 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
     metrics, timing = artifact.folder.read_json("metrics.json"), artifact.folder.read_json("timing.json")
     (state / name).remove()
     artifact.folder.remove("checkpoints")
-    return {**metrics["summary"], "steps_by_workers": timing["steps_by_workers"]}
+    cost = artifact.folder.read_json(COST) if artifact.folder.exists(COST) else {}
+    return {**metrics["summary"], "steps_by_workers": timing["steps_by_workers"], **cost}
 
 
 def _trainer(context: RunContext, stage: Stage, job: Job, name: str) -> TorchTrainer:

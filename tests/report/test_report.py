@@ -88,6 +88,12 @@ def test_page_refers_to_nothing_outside_itself() -> None:
     assert [target[:40] for target in found if not target.startswith(("#", "data:"))] == []
 
 
+def test_page_shows_what_each_recipe_cost() -> None:
+    text = page()
+    assert "What each recipe cost" in text
+    assert all(f"<td>{count}</td>" in text for count in ("1,200,000", "98,304", "412,345", "231,000"))
+
+
 def test_page_has_no_scripts() -> None:
     assert "<script" not in page()
 

@@ -28,6 +28,7 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 PATH = re.compile(rf"(?<![\w/.$:-])(?:{'|'.join(PACKAGES)})/[\w./*-]*[\w/]")
 MODULE = re.compile(r"(?<![\w/.-])(?:clinjepa|pipelines|benchmarks)(?:\.\w+)+")
 WRITTEN_BY_USERS = {
+    "configs/sweep.yaml",
     "direction_terms.py",
     "clinjepa/sources/ward.py",
     "clinjepa/clinical/maps/ward.yaml",

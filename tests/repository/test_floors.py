@@ -33,6 +33,7 @@ PIPELINES_MAY_IMPORT: dict[str, set[str]] = {
     "pipelines.scheduling": {"pipelines.graph"},
     "pipelines.stages": {"pipelines.graph", "pipelines.scheduling"},
     "pipelines.results": {"pipelines.graph", "pipelines.scheduling", "pipelines.stages"},
+    "pipelines.trials": {"pipelines.graph", "pipelines.scheduling", "pipelines.results"},
     "pipelines.terminal": {"pipelines.scheduling"},
 }
 """Rooms of `pipelines/`. Each may import all of `clinjepa`; the commands beside them may import every room and each other."""

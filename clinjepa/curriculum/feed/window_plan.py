@@ -123,6 +123,11 @@ class PhasePlan:
         hours = self.num_hours[np.concatenate(self.step(step))]
         return COUNTS[name](hours, {"rollout_steps": self.rollout_steps, **(options or {})})
 
+    def predictor_tokens(self, first_step: int, last_step: int) -> int:
+        """Positions of the predictor's teacher-forced pass in steps first_step … last_step − 1: 2 an hour and 1 a window, no padding."""
+        hours = (self.num_hours[np.concatenate(self.step(step))] for step in range(first_step, last_step))
+        return sum(2 * int(each.sum()) + len(each) for each in hours)
+
     def rollout_starts(self, step: int, micro: int) -> np.ndarray:
         """int64 [B]: the index k of the last given hour of each window, drawn from 1 … T−1−rollout_steps; -1 where T is too short.
 

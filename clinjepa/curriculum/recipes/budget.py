@@ -1,15 +1,74 @@
-"""The budget of a recipe divided among its phases, and the order of its phases and latent stores."""
+"""The budget of a recipe: matched by steps or by encoder tokens, divided among its phases; the order of its phases and latent stores."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any, Self
 
 from clinjepa.curriculum.recipes.phases import Phase, Recipe
+from clinjepa.curriculum.recipes.reading import load_recipe
+from clinjepa.curriculum.terms.table import TERMS
 from clinjepa.errors import ConfigError
 
 _TOLERANCE = 1e-6
+REFERENCE = "clin_jepa"
+"""The recipe whose encoder tokens all others get with `curriculum.budget: encoder_tokens`."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The settings of the section `curriculum` that decide how many steps a phase takes."""
+
+    num_steps: int
+    """Optimizer steps of all phases together."""
+    shares: Mapping[str, float]
+    """Part of the budget by name; they add up to 1."""
+    state_share: float | None = None
+    """Share of the states in the tokens of a window. A number: recipes are matched by encoder tokens. None: by steps."""
+
+    @classmethod
+    def from_section(cls, section: Mapping[str, Any]) -> Self:
+        """From the values of the configuration's section."""
+        by_tokens = section.get("budget", "steps") == "encoder_tokens"
+        return cls(section["num_steps"], section["shares"], section["state_token_share"] if by_tokens else None)
+
+    def steps(self, recipe: Recipe) -> list[int]:
+        """Optimizer steps of each phase of a recipe. Raises ConfigError as `phase_steps`."""
+        return phase_steps(recipe, self.total(recipe), self.shares)
+
+    def total(self, recipe: Recipe) -> int:
+        """Optimizer steps of all phases of a recipe together.
+
+        Matched by encoder tokens it is `num_steps` times the mean passes of clin_jepa over those of the recipe, rounded. A recipe whose
+        phases never run the encoder gets `num_steps`.
+        """
+        if self.state_share is None:
+            return self.num_steps
+        own = self._passes(recipe)
+        return round(self.num_steps * self._passes(load_recipe(REFERENCE)) / own) if own else self.num_steps
+
+    def _passes(self, recipe: Recipe) -> float:
+        """Mean number of times per step that the tokens of a window pass through the encoder."""
+        assert self.state_share is not None
+        passes = (encoder_passes(phase, self.state_share) for phase in recipe.phases)
+        return sum(each * sum(self.shares.get(name, 0.0) for name in own) for each, own in zip(passes, recipe.shares, strict=True))
+
+
+def encoder_passes(phase: Phase, state_share: float) -> float:
+    """How often the tokens of a window pass through the encoder in a step of a phase.
+
+    Twice where the encoder trains (without and with a graph), once more for a loss on the texts themselves, and the states once for an EMA
+    target. A phase with a frozen encoder reads its latents from a store.
+
+    Args:
+        phase: the phase.
+        state_share: share of the states in a window's tokens.
+    """
+    of_texts = any(each.term in TERMS and TERMS[each.term].of_texts for each in phase.loss)
+    return 2.0 * phase.trains_encoder + of_texts + state_share * (phase.target == "ema")
 
 
 def phase_steps(recipe: Recipe, num_steps: int, shares: Mapping[str, float]) -> list[int]:

@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from clinjepa.config import Config
+from clinjepa.config.axes import grid_points
 from clinjepa.config.section import result_fields
 from clinjepa.curriculum.recipes import Phase, Recipe, load_recipe, recipe_names
 from clinjepa.errors import ConfigError
@@ -28,7 +29,8 @@ from tests.pipelines.graph.test_stage_graph import CONFIG, LEAVES, RAW, changed,
 
 _COHORT = "preset min_age_years min_stay_hours max_stay_hours first_stay_of_admission min_vitals_records max_gap_hours"
 _PHASE = (
-    "num_steps shares global_batch micro_batch predictor_lr encoder_lr weight_decay warmup_fraction encoder_warmup_steps clip_norm "
+    "num_steps shares budget state_token_share "
+    "global_batch micro_batch predictor_lr encoder_lr weight_decay warmup_fraction encoder_warmup_steps clip_norm "
     "ema_momentum rollout_steps rollout_weight term_weights shared_k collapse_rankme stop_on_collapse"
 )
 _SFT = "num_epochs max_steps tokens_per_step micro_tokens learning_rate warmup_fraction weight_decay clip_norm"
@@ -70,8 +72,9 @@ READERS = {f"{section}.{name}": set(kinds.split()) for kinds, section, names in 
 
 _PUBLIC = {**RAW, "tokenizer": {**RAW["tokenizer"], "init": "pretrained"}, "encoder": {**RAW["encoder"], "init": "pretrained"}}
 _TABLES = {**RAW, "source": {**RAW["source"], "kind": "mimic_iv"}, "labels": {"tasks": RAW["evaluation"]["downstream"]["tasks"][:1]}}
+_TABLES["curriculum"] = {**RAW["curriculum"], "budget": "encoder_tokens"}
 VARIANTS = (RAW, _PUBLIC, _TABLES)
-"""The demo, the same with a public model, and the same with a source that is extracted first and with few labels."""
+"""The demo, the same with a public model, and the same with a source that is extracted first, few labels and a budget of tokens."""
 
 RESULTS = [(".".join(path), path, value, annotation) for path, value, annotation in LEAVES if is_result(path)]
 
@@ -128,7 +131,7 @@ def test_the_table_names_no_setting_that_is_gone() -> None:
 def choices() -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """(path, allowed values) of every single setting with named values that changes results."""
     for path, _, annotation in LEAVES:
-        if get_origin(annotation) is Literal and is_result(path):
+        if get_origin(annotation) is Literal and is_result(path) and path[0] != "grid":
             yield path, get_args(annotation)
 
 
@@ -149,8 +152,7 @@ def test_each_named_value_has_its_own_key(path: tuple[str, ...], values: tuple[s
 
 def trial_keys(recipe: Recipe) -> frozenset[str]:
     experiment: Experiment = build_experiment(CONFIG, "content")
-    tokenizer = experiment.trajectories.inputs["tokenizer"]
-    builder = TrialBuilder(CONFIG, experiment.ingest, tokenizer, experiment.trajectories, experiment.labels)
+    builder = TrialBuilder(CONFIG, experiment.data[0], lambda stage: stage, grid_points(CONFIG)[0])
     return frozenset(stage.key for stage in builder.trial(recipe, 0).stages)
 
 

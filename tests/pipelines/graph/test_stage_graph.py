@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from clinjepa.config import Config, load_config
+from clinjepa.config.grid import GridConfig
 from clinjepa.config.section import is_execution
 from clinjepa.curriculum.recipes import load_recipe, recipe_names, run_order
 from clinjepa.errors import ConfigError
@@ -44,6 +45,8 @@ def others(value: Any, annotation: Any) -> list[Any]:
         return [value[:-1], [*value, *more], choices[-1:]]
     if isinstance(value, tuple):
         return [(0.6, 0.2, 0.2)]
+    if value == {} and annotation == GridConfig.model_fields["axes"].annotation:
+        return [AXES]
     if isinstance(value, dict):
         moved = (0.01, -0.01, 0.0, 0.0)  # shares add up to 1
         return [{name: share + move for (name, share), move in zip(value.items(), moved, strict=True)}] if value else [{"rollout": 0.5}]
@@ -70,8 +73,9 @@ def with_phases(experiment: Experiment) -> Any:
 CONFIG = load_config(DEMO, ["source.path=data", "encoder.model=somebody/model"])  # so that other sources and models are valid too
 RAW = CONFIG.model_dump(mode="json")
 LEAVES = list(leaves(CONFIG))
-UNUSED_HERE = {("encoder", "model"), ("encoder", "revision")}
-"""They name a public model; here the encoder is made."""
+UNUSED_HERE = {("encoder", "model"), ("encoder", "revision"), ("curriculum", "state_token_share"), ("grid", "combine")}
+"""They name a public model; here the encoder is made, the budget is one of steps, and there are no axes."""
+AXES = {"curriculum.encoder_lr": [1e-5, 2e-5]}
 
 
 def is_result(path: tuple[str, ...]) -> bool:

@@ -56,6 +56,19 @@ def results() -> dict[str, Any]:
         "phases": {
             recipe: {"0": [_phase(name, level, 600 // len(PHASES[recipe])) for name in PHASES[recipe]]} for recipe, level in RECIPES.items()
         },
+        "costs": {
+            recipe: {
+                "0": {
+                    "num_steps": 600,
+                    "encoder_tokens": 1_200_000 if "joint" in PHASES[recipe] else 0,
+                    "sft_tokens": 0 if recipe == "untrained" else 98_304,
+                    "latent_tokens": 412_345,
+                    "predictor_tokens": 231_000,
+                    "seconds": 412.5,
+                }
+            }
+            for recipe in RECIPES
+        },
         "roundtrip": {
             "clin_jepa": {"r2": figure(0.41, None), "variables": {"heart_rate": 0.71, "map": 0.52, "glucose": None}},
             "untrained": {
