@@ -482,6 +482,40 @@ class DownstreamConfig(Section):
     baselines: BaselinesConfig = Added(BaselinesConfig())
 
 
+class ForecastConfig(Section):
+    """Forecasts of measured values with probabilities, decoded from rolled-out latents, beside forecasts that use no latents."""
+
+    enabled: bool = True
+    """Whether forecasts are evaluated."""
+
+    context: int = Field(24, ge=1)
+    """Hours of recorded history before the prediction time."""
+
+    starts: list[int] = Field([0, 12, 24], min_length=1)
+    """Hours of a stay at which the recorded history begins; each starts a separate window where the stay lasts long enough."""
+
+    horizons: list[Annotated[int, Field(ge=1)]] = Field([1, 6, 12, 24, 48], min_length=1)
+    """Hours after the history that are forecast; 1 is the first hour after it."""
+
+    num_variables: int = Field(27, ge=1)
+    """Variables that are forecast: those measured in most hours of the training stays. Variables of event tasks are added."""
+
+    max_stays: int = Field(1000, ge=10)
+    """Most stays of a split whose windows are rolled out; more are sampled."""
+
+    max_train_stays: int = Field(5000, ge=10)
+    """Most training stays that gradient boosting learns from; more are sampled."""
+
+    num_decoder_hours: int = Field(20000, ge=100)
+    """Training hours that the decoder from latents to values is fitted on."""
+
+    num_trees: int = Field(100, ge=1)
+    """Most trees of a gradient-boosting forecast; tuning patients choose how many."""
+
+    num_bootstrap: int = Field(200, ge=10)
+    """Bootstrap resamples of patients behind every 95 % interval."""
+
+
 class LabelsConfig(Section):
     """Labels: 0, 1 or a number per task and prediction time, computed once from the hourly grid."""
 
@@ -498,6 +532,7 @@ class EvaluationConfig(Section):
     drift: DriftConfig = DriftConfig()
     geometry: GeometryConfig = GeometryConfig()
     downstream: DownstreamConfig = DownstreamConfig()
+    forecasts: ForecastConfig = ForecastConfig()
     num_roundtrip_hours: int = Field(20000, ge=100)
     """State texts used for the round trip (R² of a linear decoder from a latent to its text's values)."""
 
@@ -550,6 +585,8 @@ class Config(Section):
             raise ValueError("predictor.hidden_size must be a multiple of predictor.num_heads")
         if min(self.evaluation.drift.starts) < 0:
             raise ValueError("evaluation.drift.starts has a negative hour; a stay begins at hour 0")
+        if min(self.evaluation.forecasts.starts) < 0:
+            raise ValueError("evaluation.forecasts.starts has a negative hour; a stay begins at hour 0")
         longest = max(self.evaluation.drift.contexts, default=0)
         if longest + 1 > self.predictor.max_hours:
             raise ValueError(

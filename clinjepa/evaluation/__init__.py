@@ -8,6 +8,7 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `geometry/` | displacement of deteriorating over stable stays; its estimator; the cohorts |
 | `downstream/` | risk tasks: probes on latents and rollouts |
 | `baselines/` | what other methods predict at the same points |
+| `forecasts/` | measured values of the coming hours with probabilities, and gradient boosting beside them |
 | `roundtrip` | values of an hour read back from its latent |
 | `space` | stays of a split, the training mean latent, diagnostics of collapse |
 | `figures`, `metrics`, `seeds` | a figure with its interval; AUROC, AUPRC and the bootstrap; several seeds as one result |
@@ -17,5 +18,13 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `settings` | settings of the evaluation stages |
 """
 
-FORMAT_VERSIONS = {"roundtrip": 1, "drift": 2, "geometry": 4, "downstream": 3, "baselines": 5}
+FORMAT_VERSIONS = {
+    "roundtrip": 1,
+    "drift": 2,
+    "forecasts": 1,
+    "direct_forecasts": 1,
+    "geometry": 4,
+    "downstream": 3,
+    "baselines": 5,
+}
 """By kind of stage that this room's code makes; raised when the result changes for the same settings."""

@@ -172,8 +172,8 @@ def _predictions(predictor: Predictor, batch: _Batch, context: int, steps_H: np.
         pred_BTD, _, cache = predictor(*(torch.from_numpy(part).to(device) for part in given), keep_cache=True)
         first_B1D = pred_BTD[:, -1:]
         later_BHD = torch.from_numpy(np.concatenate([batch.later_BHD[name] for name in versions])).to(device)
-        together = _roll(predictor, _repeated(cache, len(versions)), first_B1D.repeat(len(versions), 1, 1), later_BHD, steps_H)
-        without = _roll(predictor, cache, first_B1D, None, steps_H)
+        together = roll(predictor, _repeated(cache, len(versions)), first_B1D.repeat(len(versions), 1, 1), later_BHD, steps_H)
+        without = roll(predictor, cache, first_B1D, None, steps_H)
     for number, name in enumerate(versions):
         yield name, together[number * len(first_B1D) : (number + 1) * len(first_B1D)]
     yield "none", without
@@ -183,7 +183,7 @@ def _predictions(predictor: Predictor, batch: _Batch, context: int, steps_H: np.
     yield "linear_extrapolation", last_B1D + steps_H[None, :, None] * slope_B1D
 
 
-def _roll(predictor: Predictor, cache: Cache, state_B1D: torch.Tensor, later_BHD: torch.Tensor | None, steps_H: np.ndarray) -> np.ndarray:
+def roll(predictor: Predictor, cache: Cache, state_B1D: torch.Tensor, later_BHD: torch.Tensor | None, steps_H: np.ndarray) -> np.ndarray:
     """Predictions [B, H, D] at the horizons `steps_H`, each hour with its action, or without one where there are none."""
     wanted, kept = set(steps_H.tolist()), []
     for h in range(1, int(steps_H[-1]) + 1):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from clinjepa.clinical import load_tasks
-from clinjepa.config.schema import BaselinesConfig, Config, DownstreamConfig, DriftConfig, GeometryConfig
+from clinjepa.config.schema import BaselinesConfig, Config, DownstreamConfig, DriftConfig, ForecastConfig, GeometryConfig
 from clinjepa.config.section import Section, result_fields
 from clinjepa.evaluation.baselines.names import check_names
 
@@ -90,3 +90,35 @@ class BaselineSettings(_Judged):
         """
         check_names(config.evaluation.downstream.baselines.names)
         return cls(split=config.evaluation.split, downstream=config.evaluation.downstream)
+
+
+class ForecastSettings(_Judged):
+    """Of the forecasts of measured values."""
+
+    forecasts: ForecastConfig
+    event_tasks: list[str]
+    """Early-event tasks whose probability is computed from the forecasts."""
+
+    @classmethod
+    def of(cls, config: Config) -> ForecastSettings:
+        """Those of a configuration: the event tasks are those among `evaluation.downstream.tasks`."""
+        events = [task.name for task in load_tasks(config.evaluation.downstream.tasks) if task.kind == "event"]
+        return cls(split=config.evaluation.split, forecasts=config.evaluation.forecasts, event_tasks=events)
+
+
+class DirectForecastSettings(_Judged):
+    """Of the gradient-boosting forecasts beside them: the fields of `evaluation.forecasts` that decide them."""
+
+    context: int
+    starts: list[int]
+    horizons: list[int]
+    num_variables: int
+    max_stays: int
+    max_train_stays: int
+    num_trees: int
+
+    @classmethod
+    def of(cls, config: Config) -> DirectForecastSettings:
+        """Those of a configuration."""
+        named = config.evaluation.forecasts.model_dump(include=set(cls.model_fields))
+        return cls(split=config.evaluation.split, **named)

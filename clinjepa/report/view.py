@@ -14,6 +14,7 @@ from clinjepa.report.comparison_words import ComparisonRow, comparison_rows
 from clinjepa.report.drift_words import VERSIONS, ActionRow, action_rows, action_sentences
 from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headline_recipe, headlines
 from clinjepa.report.sections import geometry
+from clinjepa.report.sections.forecasts import ForecastView
 from clinjepa.report.words import RECIPES, Footnotes, duration, plain, recipe_words, stage_title, title
 
 DRIFT_PANELS = (
@@ -160,6 +161,9 @@ class ReportView:
     def action_sentences(self) -> list[str]:
         """Whether each recipe uses the actions, at the headline context."""
         return action_sentences(self.report, self.headline_context())
+
+    def forecasts(self) -> ForecastView:
+        return ForecastView(self.report, self.slots)
 
     def geometry_chart(self) -> Markup:
         return geometry.ratio_chart(self.report, self.slots)

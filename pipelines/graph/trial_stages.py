@@ -18,7 +18,14 @@ from clinjepa.curriculum.recipes.phases import reads_values
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings, SftSettings
 from clinjepa.curriculum.terms.table import source_digest
 from clinjepa.errors import ConfigError
-from clinjepa.evaluation.settings import DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
+from clinjepa.evaluation.settings import (
+    DirectForecastSettings,
+    DownstreamSettings,
+    DriftSettings,
+    ForecastSettings,
+    GeometrySettings,
+    RoundtripSettings,
+)
 from pipelines.graph.stage import Stage
 
 
@@ -220,7 +227,7 @@ class TrialBuilder:
 
     def _evaluations(self, embed: Stage, predictor: Stage) -> dict[str, Stage]:
         space = {"latents": embed, "ingest": self.ingest}
-        return {
+        found = {
             "roundtrip": self._stage("roundtrip", "round trip", result_fields(RoundtripSettings.of(self.config)), space),
             "drift": self._stage(
                 "drift",
@@ -241,3 +248,11 @@ class TrialBuilder:
                 space | {"labels": self.labels, "predictor": predictor},
             ),
         }
+        if self.config.evaluation.forecasts.enabled:
+            found["forecasts"] = self._forecasts(space | {"labels": self.labels, "predictor": predictor})
+        return found
+
+    def _forecasts(self, inputs: dict[str, Stage]) -> Stage:
+        direct = result_fields(DirectForecastSettings.of(self.config))
+        beside = {"direct": self._stage("direct_forecasts", "direct forecasts", direct, {"ingest": self.ingest})}
+        return self._stage("forecasts", "forecasts", result_fields(ForecastSettings.of(self.config)), inputs | beside)

@@ -91,6 +91,7 @@ class _Assembly:
             "roundtrip": self._evaluations("roundtrip"),
             "drift": self._evaluations("drift"),
             "geometry": self._evaluations("geometry"),
+            **({"forecasts": self._evaluations("forecasts")} if self.config.evaluation.forecasts.enabled else {}),
             "downstream": self._downstream(),
             "comparisons": self._comparisons(),
             "timings": seconds_by_kind(self.manifests),

@@ -6,9 +6,8 @@ An executor parses its settings from the stage. Of the configuration it reads `e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
-from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -17,11 +16,22 @@ from clinjepa.evaluation.baselines.evaluate import LabelledStays, score_baseline
 from clinjepa.evaluation.baselines.tuning import Here, Runner
 from clinjepa.evaluation.downstream.evaluate import score_downstream
 from clinjepa.evaluation.drift import evaluate_drift
+from clinjepa.evaluation.forecasts.evaluate import ForecastInputs, evaluate_forecasts
+from clinjepa.evaluation.forecasts.points.direct import direct_forecasts
+from clinjepa.evaluation.forecasts.tables import DIRECT_FILE, EVENTS_FILE, FORECASTS_FILE
 from clinjepa.evaluation.geometry.evaluate import evaluate_geometry, geometry_cohorts
 from clinjepa.evaluation.geometry.severity import read_severity, severity_fault
 from clinjepa.evaluation.predictions import PREDICTIONS, with_times
 from clinjepa.evaluation.roundtrip import evaluate_roundtrip
-from clinjepa.evaluation.settings import BaselineSettings, DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
+from clinjepa.evaluation.settings import (
+    BaselineSettings,
+    DirectForecastSettings,
+    DownstreamSettings,
+    DriftSettings,
+    ForecastSettings,
+    GeometrySettings,
+    RoundtripSettings,
+)
 from clinjepa.model.predictor import load_predictor
 from clinjepa.model.pretrained.identity import check_predictor, encoder_digest
 from clinjepa.storage import Folder
@@ -38,12 +48,13 @@ REGRESSION, TUNING, TIMING = "regression.json", "tuning.json", "timing.json"
 _Inputs = dict[str, Folder]
 
 
-class _Outcome(NamedTuple):
-    """What an evaluation writes: its result as JSON, and the predictions behind it where it scores any."""
+@dataclass(frozen=True)
+class _Outcome:
+    """What an evaluation writes: its result as JSON, and the tables behind it by file name."""
 
     result: Mapping[str, object]
-    predictions: pa.Table | None = None
-    more: Mapping[str, Mapping[str, object]] = MappingProxyType({})
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    more: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Further JSON files by name."""
 
 
@@ -69,6 +80,16 @@ def run_roundtrip_stage(context: RunContext, stage: Stage, artifact: Artifact) -
 def run_downstream_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `downstream` stages."""
     return _evaluate(context, stage, artifact, partial(_downstream, DownstreamSettings.model_validate(stage.settings)))
+
+
+def run_forecasts_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
+    """Executor of `forecasts` stages."""
+    return _evaluate(context, stage, artifact, partial(_forecasts, ForecastSettings.model_validate(stage.settings)))
+
+
+def run_direct_forecasts_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
+    """Executor of `direct_forecasts` stages."""
+    return _evaluate(context, stage, artifact, partial(_direct_forecasts, DirectForecastSettings.model_validate(stage.settings)))
 
 
 def run_baselines_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
@@ -101,8 +122,8 @@ def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _In
         latents = inputs["latents"]
         check_predictor(inputs["predictor"], LatentReader(latents).encoder_digest, f"that of the latents in {latents.address}")
     outcome = measure(inputs)
-    if outcome.predictions is not None:
-        out.write_table(PREDICTIONS, with_times(outcome.predictions, inputs["ingest"].read_table("stays.parquet")))
+    for name, table in outcome.tables.items():
+        out.write_table(name, with_times(table, inputs["ingest"].read_table("stays.parquet")) if name == PREDICTIONS else table)
     for name, content in outcome.more.items():
         out.write_json(name, content)
     out.write_json(RESULT, outcome.result)
@@ -141,7 +162,7 @@ def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
         settings.downstream,
         split=settings.split,
     )
-    return _Outcome(tables, predictions)
+    return _Outcome(tables, {PREDICTIONS: predictions})
 
 
 def _baselines(settings: BaselineSettings, runner: Runner, inputs: _Inputs) -> _Outcome:
@@ -149,4 +170,22 @@ def _baselines(settings: BaselineSettings, runner: Runner, inputs: _Inputs) -> _
     data = LabelledStays(inputs["ingest"], inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], tasks))
     found = score_baselines(data, load_tasks(tasks), settings.downstream, split=settings.split, runner=runner)
     more: dict[str, Mapping[str, object]] = {REGRESSION: found.regression, TUNING: found.tuning, TIMING: found.seconds}
-    return _Outcome(found.tables, found.predictions, more)
+    return _Outcome(found.tables, {PREDICTIONS: found.predictions}, more)
+
+
+def _forecasts(settings: ForecastSettings, inputs: _Inputs) -> _Outcome:
+    read = ForecastInputs(
+        load_predictor(inputs["predictor"]),
+        LatentReader(inputs["latents"]),
+        inputs["ingest"],
+        inputs["ingest"].read_table("stays.parquet"),
+        read_labels(inputs["labels"], settings.event_tasks),
+        inputs["direct"].read_table(DIRECT_FILE),
+    )
+    found = evaluate_forecasts(read, load_tasks(settings.event_tasks), settings.forecasts, split=settings.split)
+    return _Outcome(found.result, {FORECASTS_FILE: found.forecasts, EVENTS_FILE: found.events})
+
+
+def _direct_forecasts(settings: DirectForecastSettings, inputs: _Inputs) -> _Outcome:
+    table = direct_forecasts(inputs["ingest"], inputs["ingest"].read_table("stays.parquet"), settings)
+    return _Outcome({"num_windows": table.num_rows, "variables": table.column_names[3:]}, {DIRECT_FILE: table})

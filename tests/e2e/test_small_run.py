@@ -33,7 +33,8 @@ def test_the_report_holds_every_recipe_phase_and_evaluation(small_run: Path) -> 
         report["downstream"]["hypotension_8h"]["clin_jepa · linear"]
     )
     assert "lightgbm" in report["downstream"]["hypotension_8h"]
-    assert set(report["geometry"]) == set(report["roundtrip"]) == {"clin_jepa", "no_alignment"}
+    assert report["forecasts"]["clin_jepa"]["variables"]["heart_rate"]["1"]["mae"]["lightgbm"]["value"] > 0
+    assert set(report["geometry"]) == set(report["forecasts"]) == set(report["roundtrip"]) == {"clin_jepa", "no_alignment"}
 
 
 def test_every_training_stage_wrote_to_the_tracker_that_was_asked_for(small_run: Path) -> None:

@@ -87,7 +87,7 @@ def test_the_command_after_a_signal_goes_on_behind_what_is_finished(tmp_path: Pa
 @pytest.mark.parametrize("name", ["run", "evaluate"])
 def test_a_signal_in_every_kind_of_stage_ends_the_command_and_the_same_command_goes_on(tmp_path: Path, name: str) -> None:
     command = Command(tmp_path / "store", name)
-    kinds = [*ALL_KINDS, "roundtrip", "drift", "geometry", "downstream"]
+    kinds = [*ALL_KINDS, "roundtrip", "drift", "geometry", "downstream", "direct_forecasts", "forecasts"]
     for kind, number in zip(kinds, itertools.cycle(SIGNALS), strict=False):
         if not (name == "evaluate" and kind == "baselines"):
             command.interrupted(kind, number)

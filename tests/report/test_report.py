@@ -117,7 +117,7 @@ def test_equal_reasons_share_a_footnote() -> None:
 
 def test_report_without_any_figure_renders() -> None:
     empty = {"stages": [], "phases": {}, "drift": {}, "geometry": {}, "downstream": {}}
-    bare = {name: value for name, value in (results() | empty).items() if name not in ("roundtrip", "timings", "created")}
+    bare = {name: value for name, value in (results() | empty).items() if name not in ("roundtrip", "forecasts", "timings", "created")}
     assert "not computed in this run" in render_html(build_report(bare), {})
 
 
@@ -158,3 +158,17 @@ def test_durations_are_said_as_people_say_them(seconds: float | None, said: str)
 )
 def test_names_of_files_get_titles(name: str, shown: str) -> None:
     assert title(name) == shown
+
+
+def test_forecasts_are_shown_with_coverage_events_and_what_was_cut() -> None:
+    told = re.sub(r"<[^>]+>|\s+", " ", page())
+    for words in ("48 h ahead are cut", "its rule reads treatments", "Hypotension within 8 h: reliability", "by level", "mmHg"):
+        assert words in told
+    assert "Forecasts of measured values" not in page({"forecasts": {}})
+
+
+def test_a_forecast_without_its_coverage_is_refused() -> None:
+    found = results()["forecasts"]
+    del found["clin_jepa"]["variables"]["map"]["1"]["coverage_90"]
+    with pytest.raises(StoreError, match=r"forecasts\.clin_jepa\.variables\.map\.1 lacks coverage_90"):
+        build_report(results() | {"forecasts": found})

@@ -3,5 +3,6 @@
 | module | contents |
 |---|---|
 | `claims` | the paper's three claims, judged by intervals |
+| `forecasts` | tables and reliability charts of the forecasts |
 | `geometry` | cohorts, spaces and pictures of the latent geometry |
 """

@@ -12,7 +12,7 @@ from pipelines.graph.code_digest import ROOT, used_modules
 from pipelines.graph.stage import FORMAT_VERSIONS
 from pipelines.stages.executors import EXECUTORS
 
-EVALUATIONS = {"drift", "geometry", "roundtrip", "downstream", "baselines"}
+EVALUATIONS = {"drift", "geometry", "roundtrip", "downstream", "baselines", "forecasts", "direct_forecasts"}
 
 
 @pytest.fixture
@@ -59,6 +59,7 @@ def test_a_digest_covers_what_the_executor_uses() -> None:
     ("name", "old", "new", "kinds"),
     [
         ("clinjepa/evaluation/drift.py", "MIN_PATIENTS = 5", "MIN_PATIENTS = 6", {"drift"}),
+        ("clinjepa/evaluation/forecasts/scoring/distributions.py", "MIN_ERRORS = 20", "MIN_ERRORS = 30", {"forecasts"}),
         ("clinjepa/evaluation/geometry/movement.py", "MIN_PAIRS = 5", "MIN_PAIRS = 6", {"geometry"}),
         ("pipelines/stages/evaluation.py", 'RESULT = "result.json"', 'RESULT = "results.json"', EVALUATIONS),
         ("pipelines/stages/base_model.py", "def run_base_stage", "X = 1\n\n\ndef run_base_stage", {"base", "sft", "embed"}),

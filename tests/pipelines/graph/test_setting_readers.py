@@ -19,7 +19,15 @@ from clinjepa.config.axes import grid_points
 from clinjepa.config.section import result_fields
 from clinjepa.curriculum.recipes import Phase, Recipe, load_recipe, recipe_names
 from clinjepa.errors import ConfigError
-from clinjepa.evaluation.settings import BaselineSettings, DownstreamSettings, DriftSettings, GeometrySettings, RoundtripSettings
+from clinjepa.evaluation.settings import (
+    BaselineSettings,
+    DirectForecastSettings,
+    DownstreamSettings,
+    DriftSettings,
+    ForecastSettings,
+    GeometrySettings,
+    RoundtripSettings,
+)
 from clinjepa.trajectory.settings import LabelSettings, TrajectorySettings
 from pipelines.graph.experiment import Experiment, build_experiment
 from pipelines.graph.stage import Stage
@@ -36,6 +44,7 @@ _PHASE = (
 _SFT = "num_epochs max_steps tokens_per_step micro_tokens learning_rate warmup_fraction weight_decay clip_norm"
 _DOWNSTREAM = "pooling hourly_stride min_history_hours rollout_hours min_positives num_bootstrap"
 _BASELINES = "names num_trials num_sequence_trials max_trial_points num_averaged max_seconds ensemble"
+_FORECASTS = "context starts horizons num_variables max_stays max_train_stays num_trees"
 _PROBE = "kinds hidden_size dropout learning_rate weight_decay batch_size max_epochs patience"
 
 _TABLE: list[tuple[str, str, str]] = [
@@ -58,15 +67,18 @@ _TABLE: list[tuple[str, str, str]] = [
     ("sft", "sft", _SFT),
     ("phase", "curriculum", _PHASE),
     ("labels", "labels", "tasks"),
-    ("baselines downstream drift geometry roundtrip", "evaluation", "split"),
+    ("baselines direct_forecasts downstream drift forecasts geometry roundtrip", "evaluation", "split"),
     ("drift", "evaluation.drift", "contexts starts headline_context horizons num_bootstrap"),
     ("geometry", "evaluation.geometry", "k_hours headline_k num_bootstrap umap max_umap_points"),
-    ("baselines downstream geometry labels", "evaluation.downstream", "tasks"),
+    ("baselines downstream forecasts geometry labels", "evaluation.downstream", "tasks"),
     ("baselines downstream labels", "evaluation.downstream", "stay_prediction_hour"),
     ("baselines downstream", "evaluation.downstream", _DOWNSTREAM),
     ("baselines downstream", "evaluation.downstream.probe", _PROBE),
     ("baselines", "evaluation.downstream.baselines", _BASELINES),
     ("roundtrip", "evaluation", "num_roundtrip_hours"),
+    ("", "evaluation.forecasts", "enabled"),  # whether there are such stages
+    ("direct_forecasts forecasts", "evaluation.forecasts", _FORECASTS),
+    ("forecasts", "evaluation.forecasts", "num_decoder_hours num_bootstrap"),
 ]
 READERS = {f"{section}.{name}": set(kinds.split()) for kinds, section, names in _TABLE for name in names.split()}
 
@@ -186,6 +198,8 @@ def test_an_executor_reads_back_all_that_is_in_the_key(raw: dict[str, Any]) -> N
         "ingest": lambda stage: data._ingest_settings(stage, CONFIG.source),
         "roundtrip": lambda stage: RoundtripSettings.model_validate(stage.settings),
         "drift": lambda stage: DriftSettings.model_validate(stage.settings),
+        "forecasts": lambda stage: ForecastSettings.model_validate(stage.settings),
+        "direct_forecasts": lambda stage: DirectForecastSettings.model_validate(stage.settings),
         "downstream": lambda stage: DownstreamSettings.model_validate(stage.settings),
         "baselines": lambda stage: BaselineSettings.model_validate(stage.settings),
     }

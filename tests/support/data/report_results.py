@@ -78,6 +78,7 @@ def results() -> dict[str, Any]:
             },
         },
         "drift": {recipe: {str(context): _drift(level, context) for context in (6, 12, 24)} for recipe, level in RECIPES.items()},
+        "forecasts": {recipe: _forecasts(level) for recipe, level in list(RECIPES.items())[:2]},
         "geometry": {
             "clin_jepa": _geometry(1.92),
             "no_alignment": _geometry(1.71),
@@ -208,6 +209,53 @@ def _geometry(level: float) -> dict[str, Any]:
             "latent_std": 0.4,
             "num_hours": 900,
         },
+    }
+
+
+def _forecasts(level: float) -> dict[str, Any]:
+    """Two variables at two horizons, one of them without a distribution; one task that can be scored and one that cannot."""
+    methods = ("model", "last_value", "train_mean", "lightgbm")
+    variables: dict[str, Any] = {name: {} for name in ("map", "lactate")}
+    for name, horizon in ((name, horizon) for name in variables for horizon in ("1", "24")):
+        known = name == "map"
+        cell = {of: {method: figure(level + place / 10) for place, method in enumerate(methods)} for of in ("mae", "rmse", "mase", "crps")}
+        cell["spearman"] = {method: None if method == "train_mean" else figure(0.6) for method in methods}
+        cell |= {of: figure(0.88) if known else None for of in ("coverage_50", "width_50", "coverage_90", "width_90")}
+        cell |= {
+            "distribution": "by_level" if known else None,
+            "pit": [0.1] * 10 if known else None,
+            "num_values": 200,
+            "num_measured": 200,
+        }
+        cell |= {
+            "measured": {"model": figure(0.7), "measured_share": figure(0.72)},
+            "num_hours": 230,
+            "reason": "a constant forecast has no ranks",
+        }
+        variables[name][horizon] = cell
+    overall = {
+        "num_variables": 2,
+        "num_windows": 230,
+        "mase": {method: figure(level + place / 10) for place, method in enumerate(methods)},
+        "crps_ratio": {method: figure(level + place / 10) for place, method in enumerate(methods)},
+        "model_over_lightgbm": figure(0.05),
+        "coverage_50": figure(0.49),
+        "coverage_90": figure(0.88),
+        "measured": {"model": figure(0.7), "measured_share": figure(0.72)},
+    }
+    curve = {"predicted": [0.05, 0.2, 0.6], "observed": [0.04, 0.25, 0.5], "number": [50, 50, 50]}
+    scores = {name: figure(0.7) for name in ("auroc", "brier", "brier_skill", "ece", "slope", "intercept")} | {"reliability": curve}
+    counts = {"num_positive": 30, "num_total": 150, "num_positive_patients": 25, "prevalence": 0.2, "horizon_hours": 8}
+    return {
+        "context": 24,
+        "num_windows": {"train": 900, "tuning": 200, "held_out": 230},
+        "horizons": {"1": overall, "24": overall},
+        "variables": variables,
+        "events": {
+            "hypotension_8h": {**counts, "methods": {"model": scores, "last_value": scores}},
+            "circulatory_failure_8h": {**counts, "methods": {}, "reason": "its rule reads treatments, which are not forecast"},
+        },
+        "cut": "48 h ahead are cut: its training windows have at most 72 h",
     }
 
 

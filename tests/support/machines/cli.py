@@ -58,7 +58,9 @@ def python_without(absent: Sequence[str], code: str, cwd: Path = ROOT, timeout: 
 
 def numbers(report: dict[str, Any]) -> dict[str, Any]:
     """What a report found, without what may differ between two equal runs (times, names, what was reused)."""
-    return {name: report[name] for name in ("config_digest", "dataset", "phases", "roundtrip", "drift", "geometry", "downstream")}
+    return {
+        name: report[name] for name in ("config_digest", "dataset", "phases", "roundtrip", "drift", "geometry", "forecasts", "downstream")
+    }
 
 
 def read_report(storage: Path, name: str = "small") -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""Latents of the hours after a window's history, with the last given action carried forward.
+
+Only the hours of the history are read from the latent store, so nothing after the prediction time can enter a forecast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from clinjepa.evaluation.drift_windows import Windows, roll
+from clinjepa.evaluation.metrics import finite_scores
+from clinjepa.evaluation.space import Latents
+from clinjepa.model.predictor import Predictor
+
+
+def rolled_out(
+    predictor: Predictor, latents: Latents, windows: Windows, steps_S: np.ndarray, batch_size: int = 256
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """(rows of `windows`, z_BSD float32) for batches of windows, computed on the predictor's device.
+
+    Args:
+        predictor: The predictor, in evaluation mode.
+        latents: Latents of the windows' stays.
+        windows: Windows of one context.
+        steps_S: Hours after the history, ascending; the last must be within the predictor's reach for every window.
+        batch_size: Windows of one rollout.
+
+    Raises:
+        EvaluationError: A predicted latent is NaN or infinite.
+    """
+    device = next(predictor.parameters()).device
+    for begin in range(0, len(windows), batch_size):
+        rows = slice(begin, min(begin + batch_size, len(windows)))
+        places = zip(windows.stay_W[rows], windows.start_W[rows], strict=True)
+        given = zip(*(latents.stay(int(stay), int(start), windows.context) for stay, start in places), strict=True)
+        z_static_BD, z_state_BTD, z_action_BTD = (torch.from_numpy(np.stack(parts)).to(device) for parts in given)
+        with torch.no_grad():
+            pred_BTD, _, cache = predictor(z_static_BD, z_state_BTD, z_action_BTD, keep_cache=True)
+            later_BHD = z_action_BTD[:, -1:].expand(-1, int(steps_S[-1]), -1)
+            z_BSD = roll(predictor, cache, pred_BTD[:, -1:], later_BHD, steps_S)
+        yield rows, finite_scores(z_BSD, "a predicted latent").astype(np.float32)

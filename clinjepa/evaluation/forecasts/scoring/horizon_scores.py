@@ -1,0 +1,233 @@
+"""Scores of all variables at one horizon: errors, distributions and next measurements, with one bootstrap over patients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clinjepa.evaluation.figures import Figure
+from clinjepa.evaluation.forecasts.result import (
+    LAST_VALUE,
+    LIGHTGBM,
+    MEASURED_SHARE,
+    MODEL,
+    TRAIN_MEAN,
+    AllVariables,
+    ByMethod,
+    VariableHorizon,
+)
+from clinjepa.evaluation.forecasts.scoring.distributions import (
+    MIN_ERRORS,
+    MIN_PATIENTS,
+    Distribution,
+    Forecasts,
+    Kind,
+    choose_kind,
+    fit_distribution,
+)
+from clinjepa.evaluation.forecasts.scoring.scores import mean_draws, spearman_draws
+from clinjepa.evaluation.metrics import Ranking
+from clinjepa.evaluation.resampling import PatientBootstrap, ratio
+
+LEVELS = (0.5, 0.9)
+MIN_VALUES = 20
+"""Fewest measured values of a variable at a horizon, of MIN_PATIENTS patients."""
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """W windows of a split at one horizon: point forecasts [W, V] by method, the values observed (NaN where not measured), hours since the
+    last measurement, share of given hours with one, whether the window reaches the horizon, and patients."""
+
+    points: Mapping[str, np.ndarray]
+    observed_WV: np.ndarray
+    hours_since_WV: np.ndarray
+    share_WV: np.ndarray
+    inside_W: np.ndarray
+    subject_W: np.ndarray
+
+    def known(self, method: str, column: int) -> np.ndarray:
+        """Whether a window [W] has a measured value of a variable and the method a forecast of it."""
+        return np.asarray(np.isfinite(self.observed_WV[:, column]) & np.isfinite(self.points[method][:, column]))
+
+    def of(self, method: str, column: int) -> Forecasts:
+        """The measured values of a variable that a method has a forecast of."""
+        point_W, observed_W, known_W = self.points[method][:, column], self.observed_WV[:, column], self.known(method, column)
+        return Forecasts(point_W[known_W], observed_W[known_W], self.hours_since_WV[known_W, column], self.subject_W[known_W])
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Figures of all variables at one horizon, the draws [1 + R, V] behind some of them, and intervals_LWV2 of the model in its unit."""
+
+    cells: list[VariableHorizon]
+    mase: Mapping[str, np.ndarray]
+    crps: Mapping[str, np.ndarray]
+    coverage: Mapping[float, np.ndarray]
+    measured: Mapping[str, np.ndarray]
+    inside_W: np.ndarray
+    intervals: np.ndarray
+
+
+def choose_kinds(tuning: Sequence[Horizon]) -> dict[tuple[str, int], Kind]:
+    """{(method, variable): kind of distribution}, chosen over all horizons on tuning windows."""
+    methods, number = tuning[0].points, tuning[0].observed_WV.shape[1]
+    return {
+        (method, column): choose_kind({place: own.of(method, column) for place, own in enumerate(tuning)})
+        for method in methods
+        for column in range(number)
+    }
+
+
+def score_horizon(
+    tuning: Horizon, scored: Horizon, kinds: Mapping[tuple[str, int], Kind], head_WV: np.ndarray, draws: PatientBootstrap
+) -> Scored:
+    """The figures of all variables.
+
+    Args:
+        tuning: Windows whose errors make the distributions.
+        scored: Windows that are scored.
+        kinds: Kind of distribution by method and variable.
+        head_WV: Log-odds that a variable is measured; NaN where there are none.
+        draws: Draws of patients over the scored windows.
+    """
+    number = scored.observed_WV.shape[1]
+    shapes, crps = _distributions(tuning, scored, kinds)
+    models = [shapes[MODEL, column] for column in range(number)]
+    intervals = _intervals(scored, models)
+    errors = {method: scored.observed_WV - point_WV for method, point_WV in scored.points.items()}
+    mae = {method: mean_draws(draws, np.abs(error_WV)) for method, error_WV in errors.items()}
+    ranked = {method: point_WV for method, point_WV in scored.points.items() if method != TRAIN_MEAN}
+    by_method = {
+        "mae": mae,
+        "rmse": {method: np.sqrt(mean_draws(draws, error_WV**2)) for method, error_WV in errors.items()},
+        "mase": {method: ratio(own, mae[LAST_VALUE]) for method, own in mae.items()},
+        "spearman": {method: spearman_draws(draws, point_WV, scored.observed_WV) for method, point_WV in ranked.items()},
+        "crps": {method: mean_draws(draws, own) for method, own in crps.items()},
+        "measured": _measured(scored, head_WV, draws),
+    }
+    plain = {}
+    for level, (low_WV, high_WV) in zip(LEVELS, intervals.transpose(0, 3, 1, 2), strict=True):
+        inside_WV = (scored.observed_WV >= low_WV) & (scored.observed_WV <= high_WV)
+        plain[f"coverage_{round(100 * level)}"] = mean_draws(draws, np.where(np.isfinite(low_WV), inside_WV, np.nan))
+        plain[f"width_{round(100 * level)}"] = mean_draws(draws, high_WV - low_WV)
+    cells = []
+    for column in range(number):
+        own = {name: {method: values_RV[:, column] for method, values_RV in of.items()} for name, of in by_method.items()}
+        cells.append(_cell(scored, column, own, {name: of[:, column] for name, of in plain.items()}, models[column], draws))
+    coverage = {level: plain[f"coverage_{round(100 * level)}"] for level in LEVELS}
+    return Scored(cells, by_method["mase"], by_method["crps"], coverage, by_method["measured"], scored.inside_W, intervals)
+
+
+def _distributions(
+    tuning: Horizon, scored: Horizon, kinds: Mapping[tuple[str, int], Kind]
+) -> tuple[dict[tuple[str, int], Distribution | None], dict[str, np.ndarray]]:
+    """Distribution by method and variable, and the CRPS [W, V] by method; NaN where there is no distribution or no value."""
+    shapes: dict[tuple[str, int], Distribution | None] = {}
+    crps = {method: np.full(scored.observed_WV.shape, np.nan) for method in scored.points}
+    for method, column in kinds:
+        own = shapes[method, column] = _distribution(tuning.of(method, column), kinds[method, column])
+        if own is not None:
+            crps[method][scored.known(method, column), column] = own.crps(scored.of(method, column))
+    return shapes, crps
+
+
+def _distribution(tuning: Forecasts, kind: Kind) -> Distribution | None:
+    """The distribution of the chosen kind, or of all errors where a group has too few; None where there are too few errors or patients."""
+    if len(tuning.forecast_N) < MIN_ERRORS or len(np.unique(tuning.subject_N)) < MIN_PATIENTS:
+        return None
+    return fit_distribution(kind, tuning) or fit_distribution("residuals", tuning)
+
+
+def _intervals(scored: Horizon, models: Sequence[Distribution | None]) -> np.ndarray:
+    """Bounds [L, W, V, 2] of the model's intervals; NaN where there is no distribution or no value."""
+    bounds = np.full((len(LEVELS), *scored.observed_WV.shape, 2), np.nan)
+    for column, own in enumerate(models):
+        if own is None:
+            continue
+        known_W = scored.known(MODEL, column)
+        for place, level in enumerate(LEVELS):
+            bounds[place, known_W, column] = np.stack(own.interval(scored.of(MODEL, column), level), axis=1)
+    return bounds
+
+
+def _measured(scored: Horizon, head_WV: np.ndarray, draws: PatientBootstrap) -> dict[str, np.ndarray]:
+    """AUROC [1 + R, V] of whether a variable is measured; NaN where a class has fewer than MIN_PATIENTS patients."""
+    known_WV = np.isfinite(scored.observed_WV)
+    found = {name: np.full((len(draws.counts_RP), known_WV.shape[1]), np.nan) for name in (MODEL, MEASURED_SHARE)}
+    for name, score_WV in ((MODEL, head_WV), (MEASURED_SHARE, scored.share_WV)):
+        for column in range(known_WV.shape[1]):
+            of_W = scored.inside_W & np.isfinite(score_WV[:, column])
+            label_W = known_WV[:, column]
+            if min(len(np.unique(scored.subject_W[of_W & each_W])) for each_W in (label_W, ~label_W)) >= MIN_PATIENTS:
+                ranking = Ranking(label_W[of_W].astype(np.float64), score_WV[of_W, column])
+                found[name][:, column] = ranking.over_draws("auroc", draws.counts_RP, draws.index_N[of_W])
+    return found
+
+
+def _cell(
+    scored: Horizon,
+    column: int,
+    by_method: Mapping[str, Mapping[str, np.ndarray]],
+    plain: Mapping[str, np.ndarray],
+    model: Distribution | None,
+    draws: PatientBootstrap,
+) -> VariableHorizon:
+    known_W = np.isfinite(scored.observed_WV[:, column])
+    num_values, num_patients = int(known_W.sum()), len(np.unique(scored.subject_W[known_W]))
+    enough = num_values >= MIN_VALUES and num_patients >= MIN_PATIENTS
+
+    def figure(values_R: np.ndarray, of_W: np.ndarray = known_W) -> Figure | None:
+        return draws.figure(values_R, of_W) if enough or of_W is not known_W else None
+
+    figures = {name: {method: figure(values_R) for method, values_R in of.items()} for name, of in by_method.items() if name != "measured"}
+    figures["measured"] = {method: figure(values_R, scored.inside_W) for method, values_R in by_method["measured"].items()}
+    pit = model.pit(scored.of(MODEL, column)).tolist() if model is not None and enough else None
+    found: VariableHorizon = {
+        **figures,  # type: ignore[typeddict-item]  # the names are VariableHorizon's
+        **{name: figure(values_R) for name, values_R in plain.items()},
+        "num_values": num_values,
+        "distribution": model.kind if model is not None else None,
+        "pit": pit,
+        "num_measured": num_values,
+        "num_hours": int(scored.inside_W.sum()),
+    }
+    if not enough:
+        found["reason"] = f"{num_values} values of {num_patients} patients; {MIN_VALUES} of {MIN_PATIENTS} are needed"
+    elif model is None:
+        found["reason"] = f"fewer than {MIN_ERRORS} tuning values of {MIN_PATIENTS} patients: no distribution"
+    elif any(value is None for of in figures.values() for value in of.values()):
+        found["reason"] = "a forecast could not be fitted, or the hours with or without a measurement are of too few patients"
+    return found
+
+
+def all_variables(found: Scored, draws: PatientBootstrap) -> AllVariables:
+    """Geometric means over the variables that every method has a figure of: a ratio of 2 and one of ½ cancel."""
+    methods = list(found.mase)
+    has_V = np.array([all(cell["mase"][method] is not None for method in methods) for cell in found.cells], dtype=bool)
+    spread_V = has_V & np.array([all(cell["crps"][method] is not None for method in methods) for cell in found.cells], dtype=bool)
+    head_V = np.array([all(value is not None for value in cell["measured"].values()) for cell in found.cells], dtype=bool)
+
+    def mean(values_RV: np.ndarray, of_V: np.ndarray) -> Figure | None:
+        return draws.figure(values_RV[:, of_V].mean(1), found.inside_W) if of_V.any() else None
+
+    def geometric(ratio_RV: np.ndarray, of_V: np.ndarray) -> Figure | None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return draws.figure(np.exp(np.log(ratio_RV[:, of_V]).mean(1)), found.inside_W) if of_V.any() else None
+
+    crps: ByMethod = {method: geometric(ratio(own, found.crps[LAST_VALUE]), spread_V) for method, own in found.crps.items()}
+    result: AllVariables = {
+        "num_variables": int(has_V.sum()),
+        "num_windows": int(found.inside_W.sum()),
+        "mase": {method: geometric(own, has_V) for method, own in found.mase.items()},
+        "crps_ratio": crps,
+        "model_over_lightgbm": geometric(ratio(found.mase[MODEL], found.mase[LIGHTGBM]), has_V) if LIGHTGBM in found.mase else None,
+        "coverage_50": mean(found.coverage[0.5], spread_V),
+        "coverage_90": mean(found.coverage[0.9], spread_V),
+        "measured": {name: mean(own, head_V) for name, own in found.measured.items()},
+    }
+    if not spread_V.any() or not head_V.any():
+        result["reason"] = "no variable has enough values of enough patients, in tuning and here, for every method"
+    return result

@@ -1,0 +1,135 @@
+"""The report's section on forecasts: rows of its tables and the reliability charts. The template only lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from clinjepa.clinical import load_variables
+from clinjepa.report.charts.lines import LineStyle, Series, line_chart
+from clinjepa.report.charts.parts import number
+from clinjepa.report.words import title
+
+METHODS = {"model": "model", "last_value": "last value repeated"}
+"""Methods with event probabilities."""
+
+
+class OverallRow(NamedTuple):
+    """Means over variables of one recipe at one horizon; `cells` has figures by column and the reason of missing ones."""
+
+    recipe: str
+    context: int
+    horizon: str
+    num_windows: int
+    num_variables: int
+    cells: Mapping[str, Any]
+
+
+class VariableRow(NamedTuple):
+    """One variable at one horizon."""
+
+    variable: str
+    unit: str
+    horizon: str
+    num_values: int
+    cells: Mapping[str, Any]
+    distribution: str
+
+
+class EventRow(NamedTuple):
+    """Probabilities of one task by one recipe and method."""
+
+    task: str
+    recipe: str
+    method: str
+    cells: Mapping[str, Any]
+    num_positive: int
+    num_total: int
+    prevalence: float | None
+
+
+class ForecastView:
+    """Rows and charts of the forecasts in a report; `slots` has the colour of each recipe."""
+
+    def __init__(self, report: Mapping[str, Any], slots: Mapping[str, int]) -> None:
+        self.found: Mapping[str, Any] = report.get("forecasts", {})
+        self.slots = slots
+
+    def overall(self) -> list[OverallRow]:
+        """One row per recipe and horizon."""
+        rows = []
+        for recipe, found in self.found.items():
+            for horizon, cell in found["horizons"].items():
+                cells = {f"{name}_{method}": figure for name in ("mase", "crps_ratio", "measured") for method, figure in cell[name].items()}
+                cells |= {name: cell[name] for name in ("model_over_lightgbm", "coverage_50", "coverage_90")}
+                cells["reason"] = cell.get("reason", "not computed in this run")
+                rows.append(OverallRow(recipe, found["context"], horizon, cell["num_windows"], cell["num_variables"], cells))
+        return rows
+
+    def notes(self) -> list[str]:
+        """What could not be forecast at all, and horizons that were cut, by recipe."""
+        return [f"{title(recipe)}: {found[name]}." for recipe, found in self.found.items() for name in ("reason", "cut") if found.get(name)]
+
+    def variables(self, recipe: str) -> list[VariableRow]:
+        """One row per variable and horizon of one recipe, in the dictionary's order."""
+        rows = []
+        units = {name: variable.unit for name, variable in load_variables().items()}
+        for name, by_horizon in self.found.get(recipe, {}).get("variables", {}).items():
+            for horizon, cell in by_horizon.items():
+                cells = {f"{of}_{m}": figure for of in ("mae", "mase", "rmse", "spearman", "crps") for m, figure in cell[of].items()}
+                cells |= {of: cell[of] for of in ("coverage_50", "width_50", "coverage_90", "width_90")}
+                cells["reason"] = cell.get("reason", "not computed in this run")
+                kind = (cell["distribution"] or "").replace("_", " ")
+                rows.append(VariableRow(name, units.get(name, ""), horizon, cell["num_values"], cells, kind))
+        return rows
+
+    def events(self) -> list[EventRow]:
+        """One row per task, recipe and method; one per task and recipe where there are no probabilities."""
+        rows = []
+        for task in self.tasks():
+            for recipe, found in self.found.items():
+                own = found["events"].get(task)
+                if own is None:
+                    continue
+                counts = (own["num_positive"], own["num_total"], own["prevalence"])
+                for method, cells in own["methods"].items():
+                    rows.append(EventRow(task, recipe, METHODS.get(method, title(method)), cells, *counts))
+                if not own["methods"]:
+                    rows.append(EventRow(task, recipe, "", {"reason": own.get("reason")}, *counts))
+        return rows
+
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(task for found in self.found.values() for task in found["events"]))
+
+    def reliability_charts(self) -> list[Markup]:
+        """Per task the share of events over the mean prediction, a line per recipe; a right forecast lies on the diagonal."""
+        charts = []
+        for task in self.tasks():
+            series = [
+                Series(title(recipe), self.slots.get(recipe, 0), curve["predicted"], curve["observed"])
+                for recipe, found in self.found.items()
+                if (curve := found["events"].get(task, {}).get("methods", {}).get("model", {}).get("reliability"))
+            ]
+            if series:
+                charts.append(self._reliability(task, series))
+        return charts
+
+    @staticmethod
+    def _reliability(task: str, series: Sequence[Series]) -> Markup:
+        told = "; ".join(
+            f"{each.label}: of predictions around {number(each.x[-1])} the share {number(each.y[-1] or 0)} had the event" for each in series
+        )
+        top = max(max(each.x) for each in series)
+        diagonal = Series("right", len(series), [0.0, top], [0.0, top])
+        return Markup(
+            line_chart(
+                [*series, diagonal],
+                title=f"{title(task)}: reliability",
+                x_label="mean predicted probability",
+                y_label="share of events",
+                alt=told,
+                style=LineStyle(floor=0.0),
+            )
+        )
