@@ -11,6 +11,7 @@ from clinjepa.evaluation.geometry.cohorts import Cohort, Pair
 from clinjepa.evaluation.geometry.movement import Displacements, coherence, pair_movement, permutation_p, severity_correlation, spearman
 from clinjepa.evaluation.geometry.pictures import Shown, space_pictures
 from clinjepa.evaluation.geometry.severity import StaySeverity
+from clinjepa.evaluation.seeds import combine_seeds
 from clinjepa.evaluation.space import isotropy
 from tests.evaluation.test_evaluation_geometry import DriftingLatents, _stays
 
@@ -150,3 +151,8 @@ def test_paths_of_the_pca_picture_are_projections_of_the_mean_latents() -> None:
         assert len(path) == 9
         assert np.linalg.norm(path[-1] - path[0]) == pytest.approx(8 * speed, rel=0.01)
     assert picture["explained"][0] > 0.9
+
+
+def test_of_several_seeds_the_largest_p_value_is_kept_and_figures_are_means() -> None:
+    combined = combine_seeds([{"p_length": 0.01, "p_holm": None, "num": 4}, {"p_length": 0.2, "p_holm": 0.3, "num": 6}])
+    assert combined == {"p_length": 0.2, "p_holm": None, "num": 5.0}
