@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from clinjepa.curriculum.jobs import PhaseJob, job_digest
 from clinjepa.curriculum.recipes import recipe_names
 from clinjepa.curriculum.steps.assembly import assemble
 from clinjepa.curriculum.workers.dist import Dist
@@ -84,17 +85,22 @@ def test_the_terms_that_look_ahead_have_windows_that_are_too_short_for_them(stor
 
 
 @pytest.fixture(scope="module")
-def on_two_workers(stores: RecipeStores, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The main phase of every recipe, trained by two workers; a folder for each recipe."""
-    root = tmp_path_factory.mktemp("two")
-    jobs = [replace(chain.jobs[main_phase(chain)], out=str(root / name)) for name in recipe_names() for chain in [stores.chain(name)]]
-    run_on_workers(jobs, 2, layer_by_layer=True)
-    return root
+def on_two_workers(stores: RecipeStores, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of every recipe's main phase, trained by two workers; recipes with the same phase have the same folder."""
+    root, folders, jobs = tmp_path_factory.mktemp("two"), dict[str, Path](), dict[str, PhaseJob]()
+    for name in recipe_names():
+        chain = stores.chain(name)
+        job = chain.jobs[main_phase(chain)]
+        folders[name] = root / job_digest(job)
+        jobs[job_digest(job)] = replace(job, out=str(folders[name]))
+    run_on_workers(list(jobs.values()), 2, layer_by_layer=True, seconds=100 * len(jobs))
+    return folders
 
 
+@pytest.mark.timeout(1500)  # the first of these tests trains every recipe
 @pytest.mark.parametrize("name", recipe_names())
-def test_two_workers_compute_the_losses_and_weights_of_one(stores: RecipeStores, on_two_workers: Path, name: str) -> None:
-    chain, folder = stores.chain(name), on_two_workers / name
+def test_two_workers_compute_the_losses_and_weights_of_one(stores: RecipeStores, on_two_workers: dict[str, Path], name: str) -> None:
+    chain, folder = stores.chain(name), on_two_workers[name]
     phase = main_phase(chain)
     assert losses(folder) == pytest.approx(chain.losses(phase), rel=1e-5)
     for part in WRITTEN[name][phase].split():

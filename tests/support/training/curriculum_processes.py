@@ -34,10 +34,12 @@ def run_job(job: Job, die_after: int | None = None) -> dict[str, Any]:
     return run_training_job(job, Launch(Dist.current(), plain_feed(job), on_report))
 
 
-def run_on_workers(jobs: Sequence[Job], world_size: int, die_after: int | None = None, layer_by_layer: bool = False) -> None:
+def run_on_workers(
+    jobs: Sequence[Job], world_size: int, die_after: int | None = None, layer_by_layer: bool = False, seconds: float = 280
+) -> None:
     """Run jobs in order on `world_size` gloo processes; raises RuntimeError with the first failing worker's last words.
 
-    layer_by_layer: treat every module as too large to stay gathered.
+    layer_by_layer: treat every module as too large to stay gathered. seconds: longest wait for a worker.
     """
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch, "jobs.json").write_text(json.dumps([job.to_json() for job in jobs]))
@@ -48,7 +50,7 @@ def run_on_workers(jobs: Sequence[Job], world_size: int, die_after: int | None =
             for rank in range(world_size)
         ]
         try:
-            endings = [(worker.communicate(timeout=280)[1], worker.returncode) for worker in workers]
+            endings = [(worker.communicate(timeout=seconds)[1], worker.returncode) for worker in workers]
         finally:
             for worker in workers:
                 worker.kill()
