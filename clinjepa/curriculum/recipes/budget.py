@@ -54,7 +54,8 @@ class Budget:
         """Mean number of times per step that the tokens of a window pass through the encoder."""
         assert self.state_share is not None
         passes = (encoder_passes(phase, self.state_share) for phase in recipe.phases)
-        return sum(each * sum(self.shares.get(name, 0.0) for name in own) for each, own in zip(passes, recipe.shares, strict=True))
+        parts = (sum(self.shares.get(name, 0.0) * part for name, part in own.items()) for own in recipe.shares)
+        return sum(each * part for each, part in zip(passes, parts, strict=True))
 
 
 def encoder_passes(phase: Phase, state_share: float) -> float:

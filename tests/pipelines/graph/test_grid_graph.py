@@ -99,7 +99,7 @@ def test_a_grid_of_500_trials_is_planned_with_work_in_proportion_to_its_stages(t
     assert 0 < plan.grid.encoder_tokens < plan.grid.encoder_tokens_alone
 
 
-RECIPES = ("clin_jepa", "no_alignment", "no_warmup", "naive", "vjepa2_ac", "hybrid")
+RECIPES = ("clin_jepa", "no_alignment", "no_warmup", "naive", "vjepa2_ac", "hybrid", "value_decode", "value_aux")
 
 
 def test_a_budget_of_encoder_tokens_gives_every_recipe_the_tokens_of_clin_jepa() -> None:
