@@ -43,10 +43,8 @@ def ideal_seconds(experiment: Experiment, seconds: dict[str, float], num_cpus: i
         num_cpus: stages that run at once.
         at_once: trials that run at once.
     """
-    waiting = [_chain(trial.chain) for trial in start_order(experiment.trials)]
-    baselines = [data.baselines for data in experiment.data]
-    active = [baselines]  # beside the trials
-    at_once += 1
+    waiting = [[data.baselines] for data in experiment.data] + [_chain(trial.chain) for trial in start_order(experiment.trials)]
+    active: list[list[Stage]] = []
     done = {stage.key for stage in experiment.data_stages}
     running: list[tuple[float, str]] = []
     now, longest = 0.0, max(stage.depth for stage in experiment.stages)
@@ -112,8 +110,9 @@ def main() -> None:
     if options.quick:
         grid = {"recipes": ["clin_jepa", "no_alignment"], "seeds": [0]}
     with tempfile.TemporaryDirectory(prefix="clj-") as folder:
-        many = many_trials(Path(folder), trials // 2, cpus)
         found = overhead(Path(folder), seconds, cpus, grid)
+        print(json.dumps(found), file=sys.stderr, flush=True)
+        many = many_trials(Path(folder), trials // 2, cpus)
     publish(
         Report(
             "tune_overhead",

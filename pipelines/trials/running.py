@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ class _Run:
 
 
 def run_trials(context: RunContext, experiment: Experiment, executors: Mapping[str, Executor]) -> list[TrialFault]:
-    """Run every trial of the experiment in parallel; a trial that fails does not stop the others.
+    """Run every trial of the experiment, and the baselines beside them, in parallel; a trial that fails does not stop the others.
 
     Args:
         context: The connected run.
@@ -81,23 +80,21 @@ def run_trials(context: RunContext, experiment: Experiment, executors: Mapping[s
     """
     config = context.config
     chains = {trial.name: trial.chain for trial in experiment.trials}
-    shared = _Run(config.model_dump_json(), context.run_id, context.debug, executors, chains)
+    beside = {data.baselines.label: (data.baselines,) for data in experiment.data}
+    shared = _Run(config.model_dump_json(), context.run_id, context.debug, executors, beside | chains)
     for stage in experiment.data[0].stages:
         ensure(context, stage, executors)
-    board = TrialBoard({trial.name: _size(experiment, trial) for trial in experiment.trials}, TUNING_L1)
-    baselines = Beside(context, [data.baselines for data in experiment.data], executors)
+    sizes = {name: (1, 0) for name in beside} | {trial.name: _size(experiment, trial) for trial in experiment.trials}
+    names = [*beside, *(trial.name for trial in start_order(experiment.trials))]
+    board = TrialBoard(sizes, TUNING_L1)
     with tempfile.TemporaryDirectory(prefix="clinjepa-tune-") as scratch, shown_above(board.table):
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(ray.tune.with_parameters(_trial, shared=shared), NO_CPU),
-            param_space={"trial": ray.tune.grid_search([trial.name for trial in start_order(experiment.trials)])},
-            tune_config=ray.tune.TuneConfig(
-                max_concurrent_trials=trials_at_once(config, executors, len(experiment.trials)), reuse_actors=True
-            ),
+            param_space={"trial": ray.tune.grid_search(names)},
+            tune_config=ray.tune.TuneConfig(max_concurrent_trials=trials_at_once(config, executors, len(names)), reuse_actors=True),
             run_config=run_config(config.name, scratch, board),
         )
-        results = tuner.fit()
-        faults = _faults(results)
-    return faults + baselines.faults()
+        return [fault._replace(is_trial=fault.name in chains) for fault in _faults(tuner.fit())]
 
 
 def run_config(name: str, scratch: str, board: TrialBoard) -> ray.tune.RunConfig:
@@ -178,27 +175,6 @@ def _faults(results: ray.tune.ResultGrid) -> list[TrialFault]:
         elif result.metrics and result.metrics.get("fault"):
             faults.append(TrialFault(name, result.metrics["fault"]))
     return faults
-
-
-class Beside:
-    """Runs stages that no trial waits for, one after the other, in a thread beside the trials."""
-
-    def __init__(self, context: RunContext, stages: Sequence[Stage], executors: Mapping[str, Executor]) -> None:
-        self._faults: list[TrialFault] = []
-        self._thread = threading.Thread(target=self._run, args=(context, stages, executors), name="baselines", daemon=True)
-        self._thread.start()
-
-    def _run(self, context: RunContext, stages: Sequence[Stage], executors: Mapping[str, Executor]) -> None:
-        for stage in stages:
-            try:
-                ensure(context, stage, executors)
-            except Exception as error:  # also that Ray was shut down by an interruption, which the main thread reports
-                self._faults.append(TrialFault(stage.label, words_of(error), is_trial=False))
-
-    def faults(self) -> list[TrialFault]:
-        """Wait for the stages; their faults."""
-        self._thread.join()
-        return self._faults
 
 
 def raise_faults(faults: Sequence[TrialFault]) -> None:
