@@ -156,3 +156,15 @@ def test_paths_of_the_pca_picture_are_projections_of_the_mean_latents() -> None:
 def test_of_several_seeds_the_largest_p_value_is_kept_and_figures_are_means() -> None:
     combined = combine_seeds([{"p_length": 0.01, "p_holm": None, "num": 4}, {"p_length": 0.2, "p_holm": 0.3, "num": 6}])
     assert combined == {"p_length": 0.2, "p_holm": None, "num": 5.0}
+
+
+def test_the_axis_of_a_stay_is_made_of_other_patients() -> None:
+    """Ten pairs of noise in 400 dimensions: an axis that holds a pair's own noise would tell its two sides apart."""
+    values = []
+    for seed in range(20):
+        rng = np.random.default_rng([seed, 4])
+        latents, pairs = world(rng.normal(size=(10, 400)), rng.normal(size=(10, 400)))
+        rises = {index: 5.0 + 3.0 * (index < 10) for index in range(20)}
+        severity = {index: StaySeverity(np.append([5.0], np.full(30, rises[index])), np.zeros((31, 3), bool)) for index in range(20)}
+        values.append(severity_correlation(latents, pairs, 12, SAME, severity, 10, 0)["along_axis"]["value"])
+    assert abs(np.mean(values)) < 0.2
