@@ -17,8 +17,8 @@ from clinjepa.evaluation.baselines.tuning import Here, Runner
 from clinjepa.evaluation.downstream.evaluate import score_downstream
 from clinjepa.evaluation.drift import evaluate_drift
 from clinjepa.evaluation.forecasts.evaluate import ForecastInputs, evaluate_forecasts
-from clinjepa.evaluation.forecasts.points.direct import direct_forecasts
-from clinjepa.evaluation.forecasts.tables import DIRECT_FILE, EVENTS_FILE, FORECASTS_FILE
+from clinjepa.evaluation.forecasts.points.direct import DIRECT_FILE, direct_forecasts
+from clinjepa.evaluation.forecasts.tables import EVENTS_FILE, FORECASTS_FILE
 from clinjepa.evaluation.geometry.evaluate import evaluate_geometry, geometry_cohorts
 from clinjepa.evaluation.geometry.severity import read_severity, severity_fault
 from clinjepa.evaluation.predictions import PREDICTIONS, with_times

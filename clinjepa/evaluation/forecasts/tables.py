@@ -15,7 +15,7 @@ from clinjepa.evaluation.forecasts.result import LAST_VALUE, LIGHTGBM, MODEL
 from clinjepa.evaluation.forecasts.scoring.event_scores import EventPoints
 from clinjepa.evaluation.forecasts.scoring.horizon_scores import LEVELS, Horizon
 
-FORECASTS_FILE, EVENTS_FILE, DIRECT_FILE = "forecasts.parquet", "events.parquet", "direct.parquet"
+FORECASTS_FILE, EVENTS_FILE = "forecasts.parquet", "events.parquet"
 _METHODS = (MODEL, LAST_VALUE, LIGHTGBM)
 _BOUNDS = tuple(f"{end}_{round(100 * level)}" for level in LEVELS for end in ("low", "high"))
 _KEYS = [

@@ -21,6 +21,7 @@ from clinjepa.evaluation.settings import DirectForecastSettings
 from clinjepa.evaluation.space import stays_of
 from clinjepa.storage import Folder
 
+DIRECT_FILE = "direct.parquet"
 EARLY_STOP = 10
 MIN_TRAIN_ROWS, MIN_TUNING_ROWS = 50, 20
 _KEYS = ("stay_id", "start_hour", "horizon")
