@@ -39,6 +39,8 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
         refuse_credentials(text, f"override {dotted}: the value")
         if not separator or not dotted:
             raise ConfigError(f"override {override!r} is not key=value; example: curriculum.num_steps=100")
+        if any("\udc80" <= character <= "\udcff" for character in text):  # what Python makes of bytes that the locale cannot read
+            raise ConfigError(f"override {dotted}: the value has letters that this locale cannot read; set LC_ALL=C.UTF-8")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:

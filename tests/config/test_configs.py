@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +136,11 @@ def test_override_wins_over_the_file(tmp_path: Path) -> None:
 def test_override_that_is_no_pair_is_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match="is not key=value"):
         load_config(write(tmp_path, "{}"), [override])
+
+
+def test_an_override_in_letters_that_the_locale_cannot_read_says_which_locale_can() -> None:
+    with pytest.raises(ConfigError, match="override storage: .* set LC_ALL=C.UTF-8"):
+        apply_overrides({}, ["storage=" + os.fsencode("größe").decode("ascii", "surrogateescape")])
 
 
 def test_override_below_a_single_value_is_refused(tmp_path: Path) -> None:
