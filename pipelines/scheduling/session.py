@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,6 +44,9 @@ ray.data.DataContext.get_current().raise_original_map_exception = True
 
 WATCHER_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """Whether Ray Train watches for notices that nodes will be removed, in this process and those it starts."""
+
+ANSWER_SECONDS = 20.0
+"""Longest time to wait for a port of `RAY_ADDRESS`: a head that has just been started may not listen yet."""
 
 
 def quieten_ray() -> None:
@@ -145,9 +151,25 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
                 ray.shutdown()
 
 
+def _wait_for_the_head() -> None:
+    """Wait until the port of `RAY_ADDRESS` answers. Raises ConnectionError after `ANSWER_SECONDS`; Ray would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+?)\]?:(\d+)", os.environ.get("RAY_ADDRESS", ""))
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while found:
+        try:
+            socket.create_connection((found[1], int(found[2])), timeout=ANSWER_SECONDS).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(f"nothing answers there: {error}") from None
+        time.sleep(0.5)
+
+
 def _begin(options: Mapping[str, object], joined: bool) -> None:
     """`ray.init`, with its faults as errors of one line. Raises StorageError, ResourceError."""
     try:
+        if joined:
+            _wait_for_the_head()
         with contextlib.nullcontext() if joined else local_start():
             ray.init(**options)  # type: ignore[arg-type]
         handle_again()

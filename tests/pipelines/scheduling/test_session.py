@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import ray
 
 from clinjepa.config import Config
 from clinjepa.errors import ResourceError, StorageError
+from pipelines.scheduling import session
 from pipelines.scheduling.session import WATCHER_VARIABLE, ray_session
 from tests.support.machines.cli import ROOT, environment
 
@@ -113,6 +115,21 @@ def test_an_address_that_ray_cannot_join_is_one_line_with_rays_reason(tmp_path, 
     ):
         pass
     assert "\n" not in str(raised.value) and "is the address right" in str(raised.value)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_at_which_nothing_listens_is_one_line_before_ray_tries(scheme, tmp_path, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"{scheme}127.0.0.1:{port}")
+    monkeypatch.setattr(session, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was asked"))
+    with (
+        pytest.raises(StorageError, match="cannot be reached .*nothing answers there.*unset RAY_ADDRESS"),
+        ray_session(Config(storage=str(tmp_path))),
+    ):
+        pass
 
 
 def test_a_machine_on_which_ray_cannot_start_is_told_in_one_line_with_what_to_look_at(tmp_path, monkeypatch):
