@@ -19,6 +19,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# A thread that asks Ray for something after an interruption ended the session must not start another Ray.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 # Ray adds 15 to the niceness of its workers, which hold all the work here: beside other users' processes a run would starve.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
