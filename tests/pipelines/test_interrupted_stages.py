@@ -25,15 +25,24 @@ ONE_STAGE = ("tokenizer", "trajectories", "labels", "baselines", "base", "sft")
 SMALLER = ("source.simulator.num_patients=30", "grid.recipes=[clin_jepa]", "execution.object_store_mb=100")
 
 
+def modified(file: Path) -> float:
+    """Unix time of the last change; 0 for a file that is gone."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 class Command:
     """A command over one storage, which is started again and again."""
 
     def __init__(self, storage: Path, name: str = "grid", *more: str) -> None:
-        self.storage, self.mark = storage, f"MARK={storage}"
+        self.storage, self.mark, self.started = storage, f"MARK={storage}", 0.0
         self.words = [sys.executable, "-m", f"pipelines.{name}", SMALL, f"storage={storage}", *SMALLER, *more]
 
     def start(self) -> subprocess.Popen[str]:
         env = environment(MARK=str(self.storage))
+        self.started = time.time()
         return subprocess.Popen(
             self.words, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -43,8 +52,9 @@ class Command:
         return {path: path.read_bytes() for path in self.storage.glob("artifacts/*/*/manifest.json")}
 
     def works_on(self, kind: str) -> bool:
-        """Whether a stage of this kind has begun and is not finished."""
-        return any(not (lease.parents[1] / "manifest.json").exists() for lease in self.storage.glob(f"artifacts/{kind}/*/lease/*.json"))
+        """Whether the command that was started last has begun a stage of this kind that is not finished."""
+        leases = [lease for lease in self.storage.glob(f"artifacts/{kind}/*/lease/*.json") if modified(lease) > self.started]
+        return any(not (lease.parents[1] / "manifest.json").exists() for lease in leases)
 
     def interrupted(self, kind: str, number: signal.Signals, whole_group: bool = False) -> None:
         """Start the command, send the signal while it works on a stage of `kind`, check how it ends."""
