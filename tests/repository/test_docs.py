@@ -28,6 +28,7 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 PATH = re.compile(rf"(?<![\w/.$:-])(?:{'|'.join(PACKAGES)})/[\w./*-]*[\w/]")
 MODULE = re.compile(r"(?<![\w/.-])(?:clinjepa|pipelines|benchmarks)(?:\.\w+)+")
 WRITTEN_BY_USERS = {
+    "clinjepa/evaluation/baselines/tabular/neighbours.py",
     "configs/sweep.yaml",
     "direction_terms.py",
     "clinjepa/sources/ward.py",
@@ -118,7 +119,7 @@ def test_a_name_that_is_gone_is_found() -> None:
 def commands(page: Path, since: str = "", until: str = "") -> Iterator[list[str]]:
     """Words of every `clinjepa …` and `python -m …` line in the page's shell blocks, without comments."""
     for block in [block for language in ("sh", "console", "") for block in blocks(page, language, since, until)]:
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             line = line.partition(" -- ")[2] or line if "ray job submit" in line else line
             if re.match(r"(\$ )?(clinjepa|python -m|\.venv/bin/python -m) ", line):
                 yield shlex.split(line.removeprefix("$ "), comments=True)
