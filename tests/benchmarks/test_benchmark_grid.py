@@ -28,7 +28,8 @@ def test_the_ideal_schedule_runs_shared_stages_once_and_others_side_by_side(tmp_
     both = experiment(tmp_path, recipes=["clin_jepa", "no_alignment"])
     chain = max(len([stage for stage in trial.stages if stage.kind not in DATA]) for trial in both.trials)
     distinct = len([stage for stage in both.stages if stage.kind not in DATA])
-    assert ideal_seconds(both, SECONDS, num_cpus=4, at_once=8) == 10.0 * chain
+    side_by_side = ideal_seconds(both, SECONDS, num_cpus=4, at_once=8)
+    assert 10.0 * (chain - 4) <= side_by_side <= 10.0 * chain, "one trial may run the other's evaluations of a shared encoder"
     assert ideal_seconds(both, SECONDS, num_cpus=1, at_once=8) == 10.0 * distinct
     assert ideal_seconds(both, SECONDS, num_cpus=4, at_once=1) == 10.0 * distinct, "the second trial finds what the first one made"
 

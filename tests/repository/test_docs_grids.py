@@ -48,7 +48,7 @@ def test_every_plan_of_the_page_prints_its_trials(sweep: Path, tmp_path: Path) -
     for line, trials in zip(lines, (6, 24), strict=True):
         config, *overrides = shlex.split(line)[2:]
         done = call_here("plan", str(tmp_path / config), f"storage={tmp_path / 'store'}", *overrides)
-        assert done.returncode == 0 and f"grid: {trials} trials" in " ".join(done.output.split()), done.output[-2000:]
+        assert done.returncode == 0 and f"grid: {trials} trials" in " ".join(done.stdout.split()), done.stdout[-2000:]
 
 
 @pytest.mark.ray
