@@ -15,7 +15,6 @@ from clinjepa.curriculum.jobs import pack_places
 from clinjepa.curriculum.recipes import Phase, Recipe, run_order
 from clinjepa.curriculum.terms.inputs import HeadSizes
 from clinjepa.curriculum.terms.table import TERMS
-from clinjepa.trajectory.hour_values import value_names
 
 GIB = 1 << 30
 LOGITS_AT_ONCE = 1 << 26
@@ -213,7 +212,11 @@ def head_weights(run: RunSizes, phase: Phase) -> int:
 def num_values(phase: Phase) -> int:
     """Variables whose values a term of the phase reads; 0 where none does."""
     read = any(each.term in TERMS and "values" in TERMS[each.term].reads for each in phase.loss)
-    return len(value_names()) if read else 0
+    if not read:
+        return 0
+    from clinjepa.trajectory.hour_values import value_names  # needs pyarrow, which a machine with torch alone lacks
+
+    return len(value_names())
 
 
 def reads_texts(phase: Phase) -> bool:

@@ -61,7 +61,12 @@ def test_a_digest_covers_what_the_executor_uses() -> None:
         ("clinjepa/evaluation/drift.py", "MIN_PATIENTS = 5", "MIN_PATIENTS = 6", {"drift"}),
         ("clinjepa/evaluation/forecasts/scoring/distributions.py", "MIN_ERRORS = 20", "MIN_ERRORS = 30", {"forecasts"}),
         ("clinjepa/evaluation/geometry/movement.py", "MIN_PAIRS = 5", "MIN_PAIRS = 6", {"geometry"}),
-        ("pipelines/stages/evaluation.py", 'RESULT = "result.json"', 'RESULT = "results.json"', EVALUATIONS),
+        (
+            "pipelines/stages/evaluation.py",
+            "from __future__ import annotations",
+            "from __future__ import annotations\n\nX = 1",
+            EVALUATIONS,
+        ),
         ("pipelines/stages/base_model.py", "def run_base_stage", "X = 1\n\n\ndef run_base_stage", {"base", "sft", "embed"}),
         ("clinjepa/curriculum/recipes/clin_jepa.yaml", "\n", "\n\n", set()),
         ("clinjepa/evaluation/drift.py", "from __future__ import annotations", "from __future__ import annotations\n\n# a comment", set()),

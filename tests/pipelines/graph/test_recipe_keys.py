@@ -8,6 +8,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
+from clinjepa.config.axes import grid_points
 from clinjepa.curriculum.recipes import EncoderStart, Phase, Recipe, load_recipe
 from clinjepa.errors import ConfigError
 from pipelines.graph.experiment import build_experiment
@@ -25,8 +26,8 @@ PHASE = Phase("joint", trains="both", target="ema", rollout="teacher_forced", em
 def last_key(root: Path, recipe: Recipe, *overrides: str) -> str:
     """Key of the last phase of a recipe."""
     config = small_config(root, *overrides)
-    stages = {stage.kind: stage for stage in build_experiment(config, "0" * 16).stages}
-    builder = TrialBuilder(config, stages["ingest"], stages["tokenizer"], stages["trajectories"], stages["labels"])
+    experiment = build_experiment(config, "0" * 16)
+    builder = TrialBuilder(config, experiment.data[0], lambda stage: stage, grid_points(config)[0])
     return builder.trial(recipe, 0).phases[-1].key
 
 
