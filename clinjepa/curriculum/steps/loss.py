@@ -16,7 +16,6 @@ from clinjepa.curriculum.terms.functions import resolved
 from clinjepa.curriculum.terms.inputs import HeadSizes, TermInputs
 from clinjepa.curriculum.terms.table import OWN_MODULE, Option
 from clinjepa.errors import ConfigError
-from clinjepa.trajectory.hour_values import value_names
 
 
 class WeightedLoss:
@@ -110,7 +109,11 @@ def _no_function(inputs: TermInputs, **options: Option) -> Tensor:
 
 def build_heads(job: PhaseJob, latent_dim: int, seed: int) -> dict[str, nn.Module]:
     """Fresh heads by name of their term, with weights that depend on `seed` only; the global generator is not advanced."""
-    num_values = len(value_names()) if job.reads_values else 0
+    num_values = 0
+    if job.reads_values:
+        from clinjepa.trajectory.hour_values import value_names  # needs pyarrow, which a machine with torch alone lacks
+
+        num_values = len(value_names())
     sizes = HeadSizes(latent_dim, job.predictor_settings.hidden_size, job.predictor_settings.max_hours, num_values)
     heads = {}
     with torch.random.fork_rng(devices=[]):

@@ -56,5 +56,6 @@ def test_every_choice_of_a_phase_changes_a_key(tmp_path: Path, choice: str) -> N
         first, shares = ("joint", "alignment", "warmup", "finalization"), ()
         if second.trains != "nothing":
             first, shares = first[:1], first[1:]
-        keys.append(last_key(tmp_path, Recipe("two", "sft", (PHASE, second), (first, shares))))
+        parts = tuple(dict.fromkeys(names, 1.0) for names in (first, shares))
+        keys.append(last_key(tmp_path, Recipe("two", "sft", (PHASE, second), parts)))
     assert len(set(keys)) == len(CHOICES[choice]) >= 2
