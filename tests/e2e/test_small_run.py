@@ -33,7 +33,8 @@ def test_the_report_holds_every_recipe_phase_and_evaluation(small_run: Path) -> 
         report["downstream"]["hypotension_8h"]["clin_jepa · linear"]
     )
     assert "lightgbm" in report["downstream"]["hypotension_8h"]
-    assert report["forecasts"]["clin_jepa"]["variables"]["heart_rate"]["1"]["mae"]["lightgbm"]["value"] > 0
+    heart_rate = report["forecasts"]["clin_jepa"]["variables"]["heart_rate"]["1"]
+    assert 0 < heart_rate["num_values"] < 20 and "20 of 5 are needed" in heart_rate["reason"]  # a run this small has no figure
     assert set(report["geometry"]) == set(report["forecasts"]) == set(report["roundtrip"]) == {"clin_jepa", "no_alignment"}
 
 
