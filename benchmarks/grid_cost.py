@@ -2,7 +2,7 @@
 
 The recipes are clin_jepa, ablations of its later phases and a control, on simulated patients. Encoder tokens are counted by the stages
 (SFT, phases, latent stores). Seconds are wall time, start of Ray included: of the three commands of the grid (two ended by SIGKILL), and of
-the trials one after the other on one cluster, each with a storage of its own. Results are equal when every file of every stage has the
+the trials one after the other on one cluster, each with a separate storage. Results are equal when every file of every stage has the
 same digest, apart from clock times.
 """
 

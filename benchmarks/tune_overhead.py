@@ -69,7 +69,7 @@ def _chain(asked: tuple[Stage, ...]) -> list[Stage]:
 
 
 def driven(scratch: Path, config: Config, seconds: dict[str, float]) -> dict[str, Any]:
-    """Run the grid in a process of its own: seconds, peak_bytes."""
+    """Run the grid in a new process: seconds, peak_bytes."""
     spec = scratch / f"{config.name}-spec.json"
     spec.write_text(json.dumps({"config": config.model_dump(mode="json"), "seconds": seconds, "log": str(scratch / f"{config.name}-log")}))
     command = [sys.executable, "-m", "tests.support.training.simulated_stages", str(spec)]
