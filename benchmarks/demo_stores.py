@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from clinjepa.config import Config, load_config, result_fields
-from clinjepa.curriculum.embedding import Embedder, EmbedJob
-from clinjepa.curriculum.jobs import PhaseJob
+from clinjepa.curriculum.embedding import Embedder
+from clinjepa.curriculum.jobs import EmbedJob, PhaseJob
 from clinjepa.curriculum.recipes import Recipe, load_recipe, phase_steps
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings
 from clinjepa.curriculum.steps.encoder_specs import encoder_spec

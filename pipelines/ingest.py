@@ -22,12 +22,12 @@ def ingest_data(config: Config, debug: bool = False) -> None:
     from pipelines.scheduling.opening import opened, print_addresses
     from pipelines.scheduling.progress import console
     from pipelines.scheduling.runner import ensure
-    from pipelines.stages.data import DATA_EXECUTORS
     from pipelines.stages.data_card import write_data_card
+    from pipelines.stages.executors import EXECUTORS
 
     with opened(config, lambda experiment: experiment.data_stages, debug, trains=False) as run:
         for stage in run.experiment.data_stages:
-            ensure(run.context, stage, DATA_EXECUTORS)
+            ensure(run.context, stage, EXECUTORS)
     print_addresses(config, run.experiment.data_stages)
     console.print(f"data card: {write_data_card(config, run.experiment)}", highlight=False, markup=False)
 

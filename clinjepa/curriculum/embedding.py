@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from clinjepa.curriculum.settings import BaseSettings, ReadingSettings, Settings
+from clinjepa.curriculum.jobs import EmbedJob
 from clinjepa.curriculum.steps.encoder_specs import reading_spec
 from clinjepa.curriculum.workers.dist import chosen_device
 from clinjepa.curriculum.workers.out_of_memory import embedding_remedies, names_settings
@@ -19,22 +18,6 @@ from clinjepa.model.tensor_files import ONLINE_TENSORS, read_tensors
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import LatentWriter, part_index
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
-
-
-@dataclass(frozen=True)
-class EmbedJob(Settings):
-    """Everything an encoder worker of a latent store needs, with a JSON form."""
-
-    out: str
-    trajectories: str
-    base: str
-    encoder: str | None
-    """Folder with `online.safetensors`; None when the base itself encodes."""
-
-    base_settings: BaseSettings
-    reading: ReadingSettings
-    use_gpu: bool | None = None
-    """Whether to compute on a GPU; None: where torch sees one."""
 
 
 class Embedder:

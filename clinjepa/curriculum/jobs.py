@@ -22,6 +22,7 @@ from clinjepa.curriculum.settings import (
     EncoderSettings,
     LoraSettings,
     PredictorSettings,
+    ReadingSettings,
     Recompute,
     Settings,
     SftSettings,
@@ -249,6 +250,22 @@ class SyncJob(Settings):
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, with the job's kind."""
         return {"kind": self.KIND, **super().to_json()}
+
+
+@dataclass(frozen=True)
+class EmbedJob(Settings):
+    """Everything an encoder worker of a latent store needs, with a JSON form."""
+
+    out: str
+    trajectories: str
+    base: str
+    encoder: str | None
+    """Folder with `online.safetensors`; None when the base itself encodes."""
+
+    base_settings: BaseSettings
+    reading: ReadingSettings
+    use_gpu: bool | None = None
+    """Whether to compute on a GPU; None: where torch sees one."""
 
 
 Job = PhaseJob | SftJob

@@ -39,17 +39,17 @@ class Settings:
         """
         return cls(**read_fields(cls, value, where or cls.SECTION))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON values by field."""
         return asdict(self, dict_factory=_json_object)
 
-    def without_defaults(self) -> dict[str, Any]:
+    def without_defaults(self) -> dict[str, object]:
         """As `to_json`, without fields that have their default value: a new field with a default leaves the keys of stages as they are."""
         defaults = {field.name: field.default for field in fields(self)}
         return {name: value for name, value in self.to_json().items() if getattr(self, name) != defaults[name]}
 
 
-def read_fields(cls: type, value: object, where: str) -> dict[str, Any]:
+def read_fields(cls: type, value: object, where: str) -> dict[str, object]:
     """Arguments for the dataclass `cls` from a JSON object; raises ConfigError as `Settings.from_json` does."""
     names = [field.name for field in fields(cls)]
     needed = [field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING]
@@ -107,7 +107,7 @@ def _checked(value: object, hint: object, where: str) -> object:
     raise ConfigError(f"{where} is {value!r}; expected a value of type {getattr(hint, '__name__', hint)}")
 
 
-def _json_object(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def _json_object(items: Iterable[tuple[str, Any]]) -> dict[str, object]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in items}
 
 
@@ -228,7 +228,7 @@ class CurriculumSettings(Settings):
         """From all result fields of the configuration's section; raises ConfigError."""
         return cls.from_json({name: value for name, value in section.items() if name not in _OF_THE_BUDGET})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON values by field; `ema_momentum_end` only where a phase has one, so that it leaves other keys as they are."""
         values = super().to_json()
         return {name: value for name, value in values.items() if name != "ema_momentum_end" or value is not None}

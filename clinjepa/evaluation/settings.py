@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -56,7 +56,7 @@ class GeometrySettings(_Judged):
         onsets = [task.name for task in load_tasks(config.evaluation.downstream.tasks) if task.kind == "event"]
         return cls(split=config.evaluation.split, geometry=config.evaluation.geometry, onset_tasks=onsets)
 
-    def stage_settings(self) -> dict[str, Any]:
+    def stage_settings(self) -> dict[str, object]:
         """As they stand in a stage: without `onset_tasks` where these are the ones that a stage without the field has."""
         fields = result_fields(self)
         if self.onset_tasks == [*_FIRST_ONSET_TASKS]:

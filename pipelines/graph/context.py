@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from clinjepa.config.schema import Config
@@ -40,6 +41,21 @@ class RunContext:
     def report(self, stage: Stage, done: float, total: float, note: str = "") -> None:
         """Report the progress of a stage to the coordinator, which the progress display reads."""
         self.coordinator.report.remote(stage.key, stage.label, done, total, note)
+
+
+@dataclass(frozen=True)
+class StageFunction:
+    """The function that runs a kind of stage, by its name: its module and the libraries of that module load when it is called.
+
+    Every trial has a process that holds all executors and mostly waits. So that process loads only what its own stages need.
+    """
+
+    module: str
+    name: str
+
+    def __call__(self, context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
+        run: Callable[[RunContext, Stage, Artifact], dict[str, object]] = getattr(import_module(self.module), self.name)
+        return run(context, stage, artifact)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from clinjepa.config import Config
 from clinjepa.errors import StoreError
@@ -17,7 +17,7 @@ class TrialRecord(TypedDict):
 
     recipe: str
     seed: int
-    values: dict[str, Any]
+    values: dict[str, object]
     """Dotted name of a setting -> its value at the trial's point of the axes."""
 
     artifacts: dict[str, str]

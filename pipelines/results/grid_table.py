@@ -67,7 +67,7 @@ def _figures_of(stage: Stage, name: str, artifact: Artifact) -> Mapping[str, flo
     return evaluation_metrics(name, artifact) if stage.kind != "sync" else {}
 
 
-def _row(experiment: Experiment, trial: Trial, manifests: Mapping[str, Any]) -> dict[str, Any]:
+def _row(experiment: Experiment, trial: Trial, manifests: Mapping[str, Any]) -> dict[str, object]:
     stages = trial.stages
     return {
         "trial": trial.name,

@@ -136,7 +136,7 @@ class _Assembly:
     def _training(self, trial: Trial) -> list[PhaseMetrics]:
         return [phase_metrics(stage, self._artifact(stage)) for stage in trial.phases]
 
-    def _evaluations(self, name: str) -> dict[str, Any]:
+    def _evaluations(self, name: str) -> dict[str, object]:
         """Recipe, at its point of the axes -> its result with figures of all finished seeds combined."""
         by_recipe: dict[str, list[Any]] = {}
         for trial in self.trials:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from clinjepa.curriculum.settings import BaseSettings
-from clinjepa.model.pretrained.weights import public_content
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.context import RunContext
@@ -29,6 +28,7 @@ def _write_base(tokenizer: Folder, out: Folder, settings: BaseSettings, seed: in
     """fresh: random weights in the architecture of a public model."""
     from clinjepa.curriculum.steps.encoder_specs import next_token_spec
     from clinjepa.model.pretrained.base_model import make_base, make_random_base
+    from clinjepa.model.pretrained.weights import public_content
 
     if fresh:
         make_random_base(next_token_spec(settings, None, tokenizer), seed, out)

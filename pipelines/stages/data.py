@@ -6,8 +6,6 @@ the configuration what changes no result: where the data lie, under which name a
 
 from __future__ import annotations
 
-from typing import Any
-
 import ray
 import ray.data
 from pydantic import TypeAdapter
@@ -26,7 +24,7 @@ from clinjepa.trajectory.settings import IngestSettings, LabelSettings, Pretrain
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
 from pipelines.graph.artifacts import Artifact
-from pipelines.graph.context import Executor, RunContext, one_cpu, one_task
+from pipelines.graph.context import RunContext
 from pipelines.graph.stage import Stage
 from pipelines.scheduling.progress import console
 from pipelines.stages.tasks import map_parts, run_remotely
@@ -117,20 +115,10 @@ def _placed_source(stage: Stage, place: SourceConfig) -> SourceConfig:
     return SourceConfig.model_validate(execution_fields(place) | stated)
 
 
-def _without_digests(stage: Stage) -> dict[str, Any]:
+def _without_digests(stage: Stage) -> dict[str, object]:
     """A stage's settings without the digest of the clinical definitions, which are read from the installed package."""
     return {name: value for name, value in stage.settings.items() if name != "definitions"}
 
 
 def _parts(ingest: Folder) -> list[str]:
     return [name.removesuffix(".json") for name in ingest.names("parts")]
-
-
-DATA_EXECUTORS: dict[str, Executor] = {
-    "extract": Executor(run_extract_stage, one_cpu),
-    "ingest": Executor(run_ingest_stage, one_cpu),
-    "tokenizer": Executor(run_tokenizer_stage, one_task),
-    "trajectories": Executor(run_trajectories_stage, one_cpu),
-    "labels": Executor(run_labels_stage, one_task),
-}
-"""By stage kind. Separate from the other executors, so that an ingest loads neither torch nor the libraries of the evaluations."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from clinjepa.config import Config
 from clinjepa.redaction import redacted
@@ -24,7 +23,7 @@ def write_data_card(config: Config, experiment: Experiment) -> str:
     storage = Folder(config.storage)
     out = storage / f"runs/{config.name}"
     card = Artifact.at(storage, "trajectories", experiment.trajectories.key).folder.read_json(CARD)
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "run": config.name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **{name: value for name, value in card.items() if name != "parts"},

@@ -1,6 +1,7 @@
 """The evaluations as stages: each reads artifacts, runs one plain function in a Ray task, and writes its result as JSON.
 
-An executor parses its settings from the stage. Of the configuration it reads `execution` alone, for the number of CPUs.
+An executor parses its settings from the stage. Of the configuration it reads `execution` alone, for the number of CPUs. Evaluations and
+their libraries are imported by the task that computes them: a trial's process, which waits for it, loads none of them.
 """
 
 from __future__ import annotations
@@ -8,21 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from clinjepa.clinical import load_tasks
-from clinjepa.evaluation.baselines.evaluate import LabelledStays, score_baselines
-from clinjepa.evaluation.baselines.tuning import Here, Runner
-from clinjepa.evaluation.downstream.evaluate import score_downstream
-from clinjepa.evaluation.drift import evaluate_drift
-from clinjepa.evaluation.forecasts.evaluate import ForecastInputs, evaluate_forecasts
-from clinjepa.evaluation.forecasts.points.direct import DIRECT_FILE, direct_forecasts
-from clinjepa.evaluation.forecasts.tables import EVENTS_FILE, FORECASTS_FILE
-from clinjepa.evaluation.geometry.evaluate import evaluate_geometry, geometry_cohorts
-from clinjepa.evaluation.geometry.severity import read_severity, severity_fault
-from clinjepa.evaluation.predictions import PREDICTIONS, with_times
-from clinjepa.evaluation.roundtrip import evaluate_roundtrip
 from clinjepa.evaluation.settings import (
     BaselineSettings,
     DirectForecastSettings,
@@ -32,16 +23,15 @@ from clinjepa.evaluation.settings import (
     GeometrySettings,
     RoundtripSettings,
 )
-from clinjepa.model.predictor import load_predictor
-from clinjepa.model.pretrained.identity import check_predictor, encoder_digest
 from clinjepa.storage import Folder
-from clinjepa.trajectory.labels.artifact import read_labels
 from clinjepa.trajectory.tokens.latent_store import LatentReader
 from pipelines.graph.artifacts import RESULT, Artifact
 from pipelines.graph.context import RunContext
 from pipelines.graph.stage import Stage
-from pipelines.stages.baseline_trials import TuneRunner
 from pipelines.stages.tasks import run_remotely
+
+if TYPE_CHECKING:
+    from clinjepa.evaluation.baselines.tuning import Runner
 
 REGRESSION, TUNING, TIMING = "regression.json", "tuning.json", "timing.json"
 """Of the baselines: figures of the tasks whose labels are numbers, how each model was tuned, and seconds by method."""
@@ -94,6 +84,9 @@ def run_direct_forecasts_stage(context: RunContext, stage: Stage, artifact: Arti
 
 def run_baselines_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `baselines` stages."""
+    from clinjepa.evaluation.baselines.tuning import Here
+    from pipelines.stages.baseline_trials import TuneRunner
+
     runner = TuneRunner() if context.config.execution.tune_baselines else Here()
     return _evaluate(context, stage, artifact, partial(_baselines, BaselineSettings.model_validate(stage.settings), runner))
 
@@ -114,6 +107,9 @@ def _encoder_of(context: RunContext, stage: Stage) -> _Inputs:
 def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _Inputs, out: Folder) -> dict[str, object]:
     import torch
 
+    from clinjepa.evaluation.predictions import PREDICTIONS, with_times
+    from clinjepa.model.pretrained.identity import check_predictor, encoder_digest
+
     torch.set_num_threads(threads)
     if encoder:
         named = " and ".join(folder.address for folder in encoder.values())
@@ -131,12 +127,19 @@ def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _In
 
 
 def _drift(settings: DriftSettings, inputs: _Inputs) -> _Outcome:
+    from clinjepa.evaluation.drift import evaluate_drift
+    from clinjepa.model.predictor import load_predictor
+
     stays = inputs["ingest"].read_table("stays.parquet")
     predictor, latents = load_predictor(inputs["predictor"]), LatentReader(inputs["latents"])
     return _Outcome(evaluate_drift(predictor, latents, stays, settings.drift, split=settings.split))
 
 
 def _geometry(settings: GeometrySettings, inputs: _Inputs) -> _Outcome:
+    from clinjepa.evaluation.geometry.evaluate import evaluate_geometry, geometry_cohorts
+    from clinjepa.evaluation.geometry.severity import read_severity, severity_fault
+    from clinjepa.trajectory.labels.artifact import read_labels
+
     onsets = {task.name: task.horizon_hours for task in load_tasks(settings.onset_tasks) if task.horizon_hours is not None}
     stays, labels = inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], settings.onset_tasks)
     fault = severity_fault(inputs["ingest"])
@@ -147,11 +150,18 @@ def _geometry(settings: GeometrySettings, inputs: _Inputs) -> _Outcome:
 
 
 def _roundtrip(settings: RoundtripSettings, inputs: _Inputs) -> _Outcome:
+    from clinjepa.evaluation.roundtrip import evaluate_roundtrip
+
     stays = inputs["ingest"].read_table("stays.parquet")
     return _Outcome(evaluate_roundtrip(LatentReader(inputs["latents"]), inputs["ingest"], stays, settings.num_hours, split=settings.split))
 
 
 def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
+    from clinjepa.evaluation.downstream.evaluate import score_downstream
+    from clinjepa.evaluation.predictions import PREDICTIONS
+    from clinjepa.model.predictor import load_predictor
+    from clinjepa.trajectory.labels.artifact import read_labels
+
     tasks = settings.downstream.tasks
     tables, predictions = score_downstream(
         load_predictor(inputs["predictor"]),
@@ -166,6 +176,10 @@ def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
 
 
 def _baselines(settings: BaselineSettings, runner: Runner, inputs: _Inputs) -> _Outcome:
+    from clinjepa.evaluation.baselines.evaluate import LabelledStays, score_baselines
+    from clinjepa.evaluation.predictions import PREDICTIONS
+    from clinjepa.trajectory.labels.artifact import read_labels
+
     tasks = settings.downstream.tasks
     data = LabelledStays(inputs["ingest"], inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], tasks))
     found = score_baselines(data, load_tasks(tasks), settings.downstream, split=settings.split, runner=runner)
@@ -174,6 +188,12 @@ def _baselines(settings: BaselineSettings, runner: Runner, inputs: _Inputs) -> _
 
 
 def _forecasts(settings: ForecastSettings, inputs: _Inputs) -> _Outcome:
+    from clinjepa.evaluation.forecasts.evaluate import ForecastInputs, evaluate_forecasts
+    from clinjepa.evaluation.forecasts.points.direct import DIRECT_FILE
+    from clinjepa.evaluation.forecasts.tables import EVENTS_FILE, FORECASTS_FILE
+    from clinjepa.model.predictor import load_predictor
+    from clinjepa.trajectory.labels.artifact import read_labels
+
     read = ForecastInputs(
         load_predictor(inputs["predictor"]),
         LatentReader(inputs["latents"]),
@@ -187,5 +207,7 @@ def _forecasts(settings: ForecastSettings, inputs: _Inputs) -> _Outcome:
 
 
 def _direct_forecasts(settings: DirectForecastSettings, inputs: _Inputs) -> _Outcome:
+    from clinjepa.evaluation.forecasts.points.direct import DIRECT_FILE, direct_forecasts
+
     table = direct_forecasts(inputs["ingest"], inputs["ingest"].read_table("stays.parquet"), settings)
     return _Outcome({"num_windows": table.num_rows, "variables": table.column_names[3:]}, {DIRECT_FILE: table})

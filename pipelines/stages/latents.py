@@ -8,29 +8,17 @@ from collections.abc import Mapping
 import pyarrow as pa
 import ray.data
 
-from clinjepa.config import Config
-from clinjepa.curriculum.embedding import Embedder, EmbedJob
+from clinjepa.curriculum.jobs import EmbedJob
 from clinjepa.curriculum.settings import ReadingSettings
 from clinjepa.errors import ClinJepaError
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import finish_latents
 from pipelines.graph.artifacts import Artifact
-from pipelines.graph.context import Needs, RunContext
+from pipelines.graph.context import RunContext
 from pipelines.graph.stage import Stage
 from pipelines.stages.base_model import base_settings
+from pipelines.stages.needs import EMBED_WORKER_CPUS
 from pipelines.stages.tasks import raise_fault
-
-_WORKER_CPUS = 0.5
-
-
-def embed_needs(config: Config) -> Needs:
-    """CPUs and GPUs of the pool at its largest."""
-    return {name: amount * config.execution.embed_workers for name, amount in least_embed_needs(config).items()}
-
-
-def least_embed_needs(config: Config) -> Needs:
-    """CPUs and GPUs of one encoder worker; the pool starts with one and grows as the cluster has room."""
-    return {"CPU": _WORKER_CPUS} | ({"GPU": 1.0} if config.execution.use_gpu else {})
 
 
 def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
@@ -54,7 +42,7 @@ def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> di
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(config.execution.embed_workers, len(shards)))),
-        num_cpus=_WORKER_CPUS,
+        num_cpus=EMBED_WORKER_CPUS,
         num_gpus=1 if config.execution.use_gpu else 0,
     )
     num_tokens = num_texts = 0
@@ -71,6 +59,8 @@ class _EmbedShards:
 
     def __init__(self, job: Mapping[str, object], threads: int) -> None:
         import torch
+
+        from clinjepa.curriculum.embedding import Embedder
 
         torch.set_num_threads(threads)
         self.embedder = Embedder(EmbedJob.from_json(job))

@@ -24,37 +24,20 @@ from ray.train.torch import TorchTrainer
 from ray.train.torch.config import TorchConfig, _TorchBackend
 
 from clinjepa import errors
-from clinjepa.config import Config
 from clinjepa.curriculum.checkpoints.history import Row
 from clinjepa.curriculum.jobs import COST, Job, load_training_job
 from clinjepa.storage import Folder
 from clinjepa.storage.faults import translated
 from pipelines.graph.artifacts import Artifact
-from pipelines.graph.context import Needs, RunContext
+from pipelines.graph.context import RunContext
 from pipelines.graph.stage import Stage
 from pipelines.scheduling.coordinator import coordinator
 from pipelines.scheduling.session import WATCHER_VARIABLE
 from pipelines.scheduling.trackers import TrackerSettings, open_trackers, tracker_settings
 from pipelines.stages.feed import ray_data_feed
+from pipelines.stages.needs import worker_needs
 
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-
-
-def training_needs(config: Config) -> Needs:
-    """CPUs and GPUs of the largest number of workers of a training stage, readers included."""
-    return {name: amount * config.execution.max_workers for name, amount in _worker_needs(config).items()}
-
-
-def least_training_needs(config: Config) -> Needs:
-    """CPUs and GPUs of the smallest number of workers of a training stage."""
-    return {name: amount * config.execution.min_workers for name, amount in _worker_needs(config).items()}
-
-
-def _worker_needs(config: Config) -> Needs:
-    # A worker's reader is part of the worker's share: the elastic scheduler gives all CPUs to workers, and a reader that requested one
-    # would wait for ever.
-    execution = config.execution
-    return {"CPU": execution.cpus_per_worker + execution.data_cpus} | ({"GPU": 1.0} if execution.use_gpu else {})
 
 
 def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dict[str, object]:
@@ -117,7 +100,7 @@ def _trainer(context: RunContext, stage: Stage, job: Job, name: str) -> TorchTra
             num_workers=execution.num_workers if execution.min_workers < execution.max_workers else execution.max_workers,  # type: ignore[arg-type]
             elastic_resize_monitor_interval_s=execution.resize_interval_seconds,
             use_gpu=execution.use_gpu,
-            resources_per_worker=_worker_needs(context.config),
+            resources_per_worker=worker_needs(context.config),
         ),
         run_config=RunConfig(
             name=name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow
@@ -28,7 +28,7 @@ def map_parts(context: RunContext, stage: Stage, num_parts: int, build: Callable
         context.report(stage, done, num_parts, f"{done / (time.monotonic() - started):.1f} parts/s")
 
 
-def _guarded(build: Callable[[int], None], index: int) -> dict[str, Any]:
+def _guarded(build: Callable[[int], None], index: int) -> dict[str, str]:
     """Return a ClinJepaError as a row: an exception would arrive with Ray's traceback and end the other parts."""
     try:
         build(index)
@@ -46,7 +46,7 @@ def _give_memory_back() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def raise_fault(outcome: dict[str, Any]) -> None:
+def raise_fault(outcome: Mapping[str, str]) -> None:
     """Raise in the driver the fault that a task returned as a row."""
     if outcome["fault"]:
         raise retold(outcome["fault"], outcome["message"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TypedDict
 
 from clinjepa.config import Config
-from clinjepa.curriculum.hard_sync import hard_sync
 from clinjepa.curriculum.jobs import PhaseJob, SftJob, SyncJob
 from clinjepa.curriculum.recipes.phases import Phase
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, LoraSettings, PredictorSettings, Recompute, SftSettings
@@ -73,6 +72,8 @@ def run_sft_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict
 
 def run_sync_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `sync` stages: target := online, checked; an operation on checkpoints."""
+    from clinjepa.curriculum.hard_sync import hard_sync
+
     address = _addresses(context, stage)
     return run_remotely(context, hard_sync, SyncJob(artifact.folder.address, address["online"], address["target"]))
 

@@ -16,7 +16,7 @@ STEPS = "num_steps"
 """What is reported as the time of a search: optimizer steps done."""
 
 
-def search_space(axes: Mapping[str, Sequence[Any] | AxisRange]) -> dict[str, Any]:
+def search_space(axes: Mapping[str, Sequence[Any] | AxisRange]) -> dict[str, object]:
     """Tune's distributions by dotted name: a list is a choice; a range is uniform, or uniform in its logarithm."""
     return {name: _range(axis) if isinstance(axis, AxisRange) else ray.tune.choice(list(axis)) for name, axis in axes.items()}
 

@@ -13,14 +13,16 @@ import psutil
 import pytest
 
 from clinjepa.config import Config
-from clinjepa.curriculum.embedding import Embedder, EmbedJob
+from clinjepa.curriculum.embedding import Embedder
+from clinjepa.curriculum.jobs import EmbedJob
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import WorkRecord
 from pipelines.graph.context import Executor
 from pipelines.graph.stage import Stage
 from pipelines.scheduling.runner import ensure
 from pipelines.scheduling.session import ray_session
-from pipelines.stages.latents import embed_needs, least_embed_needs, run_embed_stage
+from pipelines.stages.latents import run_embed_stage
+from pipelines.stages.needs import embed_needs, least_embed_needs
 from tests.support.training.curriculum_jobs import ENCODER, encoder_settings
 from tests.support.training.curriculum_store import make_base_and_latents, make_trajectories
 

@@ -20,7 +20,8 @@ import clinjepa.model.encoding.text_encoder as text_encoder
 import pipelines.scheduling.preflight as preflight
 import pipelines.stages.latents as embed
 import pipelines.stages.ray_train as training
-from clinjepa.curriculum.embedding import Embedder, EmbedJob
+from clinjepa.curriculum.embedding import Embedder
+from clinjepa.curriculum.jobs import EmbedJob
 from clinjepa.curriculum.steps.encoder_specs import encoder_spec
 from clinjepa.curriculum.workers.dist import Dist, chosen_device, require_gpu, set_up_gpu
 from clinjepa.errors import ResourceError

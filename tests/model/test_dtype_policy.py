@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 
-from clinjepa.curriculum.embedding import Embedder, EmbedJob
+from clinjepa.curriculum.embedding import Embedder
 from clinjepa.curriculum.feed.text_batches import TextBatches
 from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.feed.window_plan import Assignment
-from clinjepa.curriculum.jobs import PhaseJob
+from clinjepa.curriculum.jobs import EmbedJob, PhaseJob
 from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.curriculum.sft import SftTraining
 from clinjepa.curriculum.steps.assembly import PhaseModules, assemble

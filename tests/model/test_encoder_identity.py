@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clinjepa.curriculum.embedding import Embedder, EmbedJob
+from clinjepa.curriculum.embedding import Embedder
 from clinjepa.curriculum.feed.plain_feed import plain_feed
-from clinjepa.curriculum.jobs import PhaseJob
+from clinjepa.curriculum.jobs import EmbedJob, PhaseJob
 from clinjepa.curriculum.phase import run_phase
 from clinjepa.curriculum.worker import main
 from clinjepa.curriculum.workers.dist import Dist

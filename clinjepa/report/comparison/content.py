@@ -40,7 +40,7 @@ def labels(names: Sequence[str]) -> list[str]:
     return [name if names.index(name) == place else f"{name} ({names[: place + 1].count(name)})" for place, name in enumerate(names)]
 
 
-def build_comparison(runs: Sequence[FinishedRun], *, num_bootstrap: int = 1000) -> dict[str, Any]:
+def build_comparison(runs: Sequence[FinishedRun], *, num_bootstrap: int = 1000) -> dict[str, object]:
     """The content of comparison.json.
 
     Args:
@@ -74,14 +74,14 @@ def build_comparison(runs: Sequence[FinishedRun], *, num_bootstrap: int = 1000) 
 
 
 @cache
-def comparison_schema() -> dict[str, Any]:
+def comparison_schema() -> dict[str, object]:
     """The JSON Schema of comparison.json."""
     text = (resources.files("clinjepa.report.comparison") / "schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
+    schema: dict[str, object] = json.loads(text)
     return schema
 
 
-def _run(run: FinishedRun) -> dict[str, Any]:
+def _run(run: FinishedRun) -> dict[str, object]:
     report = run.report
     recipes = list(dict.fromkeys([*report["phases"], *report["drift"], *report["geometry"]]))
     return {
@@ -98,7 +98,7 @@ def _run(run: FinishedRun) -> dict[str, Any]:
     }
 
 
-def _drift(run: FinishedRun) -> list[dict[str, Any]]:
+def _drift(run: FinishedRun) -> list[dict[str, object]]:
     rows = []
     for recipe, contexts in run.report["drift"].items():
         for context, found in contexts.items():
@@ -110,20 +110,20 @@ def _drift(run: FinishedRun) -> list[dict[str, Any]]:
     return rows
 
 
-def _geometry(run: FinishedRun) -> list[dict[str, Any]]:
+def _geometry(run: FinishedRun) -> list[dict[str, object]]:
     figures = ("k_hours", "num_pairs", "ratio", "mean_displacement_ratio", "farther_share", "p_holm")
     rows = []
     for recipe, found in run.report["geometry"].items():
         for name, cohort in (found.get("cohorts") or {found.get("cohort", "headline"): found}).items():
-            row: dict[str, Any] = {figure: cohort.get(figure) for figure in figures}
+            row: dict[str, object] = {figure: cohort.get(figure) for figure in figures}
             row |= {"run": run.label, "recipe": recipe, "cohort": name, "is_headline": name == found.get("cohort", name)}
             rows.append(row | {"rankme": found.get("space", {}).get("rankme")} | _reason(cohort.get("reason")))
     return rows
 
 
-def _downstream(runs: Sequence[FinishedRun]) -> dict[str, list[dict[str, Any]]]:
+def _downstream(runs: Sequence[FinishedRun]) -> dict[str, list[dict[str, object]]]:
     """Task -> rows of all runs, methods and input columns."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, object]]] = {}
     for run in runs:
         for task, methods in run.report["downstream"].items():
             for method, columns in methods.items():
@@ -134,11 +134,11 @@ def _downstream(runs: Sequence[FinishedRun]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _differences(runs: Sequence[FinishedRun], num_bootstrap: int) -> dict[str, Any]:
+def _differences(runs: Sequence[FinishedRun], num_bootstrap: int) -> dict[str, object]:
     """Paired differences from the headline recipe of the first run that keeps its predictions."""
     without = [{"run": run.label, "task": "all", "reason": NO_PREDICTIONS} for run in runs if run.predictions is None]
     kept = {run.label: run.predictions for run in runs if run.predictions is not None}
-    empty: dict[str, Any] = {"reference": None, "column": COLUMN, "tasks": {}, "mean": [], "unpaired": without}
+    empty: dict[str, object] = {"reference": None, "column": COLUMN, "tasks": {}, "mean": [], "unpaired": without}
     if not kept:
         return empty
     first = next(run for run in runs if run.predictions is not None)

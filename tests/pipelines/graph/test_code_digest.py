@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from pipelines.graph import code_digest
 from pipelines.graph.code_digest import ROOT, used_modules
+from pipelines.graph.context import StageFunction
 from pipelines.graph.stage import FORMAT_VERSIONS
 from pipelines.stages.executors import EXECUTORS
 
@@ -46,7 +48,9 @@ def marked(before: dict[str, str], root: Path, name: str, old: str, new: str) ->
 
 def test_every_kind_has_an_executor_of_its_name_and_one_format_version() -> None:
     assert set(EXECUTORS) == set(FORMAT_VERSIONS)
-    assert {kind: executor.run.__name__ for kind, executor in EXECUTORS.items()} == {kind: f"run_{kind}_stage" for kind in EXECUTORS}
+    for kind, executor in EXECUTORS.items():
+        assert isinstance(executor.run, StageFunction) and executor.run.name == f"run_{kind}_stage"
+        assert callable(getattr(import_module(executor.run.module), executor.run.name))
 
 
 def test_a_digest_covers_what_the_executor_uses() -> None:

@@ -15,7 +15,7 @@ from pipelines.graph.context import RunContext
 from pipelines.graph.planning import plan_experiment
 from pipelines.scheduling.runner import ensure
 from pipelines.scheduling.session import ray_session
-from pipelines.stages.data import DATA_EXECUTORS
+from pipelines.stages.executors import EXECUTORS
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.timeout(900)]
 
@@ -30,7 +30,7 @@ def ingested(context: RunContext) -> dict[str, dict[str, str]]:
     """Stage kind -> its key and the SHA-256 of every file it left."""
     found = {}
     for stage in plan_experiment(context.config).data_stages:
-        manifest = ensure(context, stage, DATA_EXECUTORS)
+        manifest = ensure(context, stage, EXECUTORS)
         found[stage.kind] = {"key": manifest["key"]} | {file["path"]: file["sha256"] for file in manifest["files"]}
     return found
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import torch
 
 from clinjepa.config.schema import Config
-from clinjepa.curriculum.embedding import Embedder, EmbedJob
+from clinjepa.curriculum.embedding import Embedder
+from clinjepa.curriculum.jobs import EmbedJob
 from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.curriculum.steps.encoder_specs import encoder_spec
 from clinjepa.model.pretrained.base_model import make_base

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from clinjepa.config import Config
-from clinjepa.curriculum.embedding import Embedder, EmbedJob
+from clinjepa.curriculum.embedding import Embedder
 from clinjepa.curriculum.hard_sync import hard_sync
-from clinjepa.curriculum.jobs import PhaseJob, SftJob, SyncJob
+from clinjepa.curriculum.jobs import EmbedJob, PhaseJob, SftJob, SyncJob
 from clinjepa.curriculum.recipes import Phase
 from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, PredictorSettings, ReadingSettings, SftSettings
 from clinjepa.curriculum.steps.encoder_specs import next_token_spec

@@ -17,7 +17,8 @@ from pipelines.graph.context import Executor, RunContext
 from pipelines.graph.stage import Stage
 from pipelines.scheduling.runner import ensure
 from pipelines.scheduling.session import ray_session
-from pipelines.stages.ray_train import least_training_needs, run_training, training_needs
+from pipelines.stages.needs import least_training_needs, training_needs
+from pipelines.stages.ray_train import run_training
 
 
 def stage_of(job: Job) -> Stage:
