@@ -7,7 +7,6 @@ import json
 import math
 import multiprocessing
 import os
-import pickle
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,8 +21,8 @@ from clinjepa.evaluation.baselines.registry import load_baseline
 from clinjepa.evaluation.baselines.tuning import Outcome, Trial, tuning_loss
 
 _TUNING = ("tuning",)
-_known: dict[str, Inputs] = {}
-"""Of this process: file -> inputs."""
+_inputs: Inputs | None = None
+"""Of this process: what all its fits read; set when the process starts."""
 
 
 class _Fit(NamedTuple):
@@ -46,7 +45,7 @@ class FitPool:
             os.environ[name] = "1"  # before a worker loads the libraries that read it
         self.folder, self.label, self.workers = folder, label, workers
         self.used: list[tuple[str, Path]] = []
-        self._inputs: tuple[Inputs, Path] | None = None
+        self._inputs: Inputs | None = None
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> FitPool:
@@ -55,8 +54,6 @@ class FitPool:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        if self._inputs is not None:
-            self._inputs[1].unlink()
 
     def trials(self, problem: Problem, trials: Sequence[Trial], max_seconds: float | None, seed: int) -> Iterator[Outcome]:
         """The outcomes of all trials; the benchmark has no limit of time."""
@@ -91,19 +88,19 @@ class FitPool:
             _Fit(problem.tasks, trial, splits, seed, str(path)) for trial, path in zip(trials, paths, strict=True) if not path.exists()
         ]
         if missing:
-            inputs = str(self._inputs_file(problem.inputs))
-            if self._pool is None:
-                self._pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
-            for future in as_completed([self._pool.submit(_fit, inputs, each) for each in missing]):
+            pool = self._pool_with(problem.inputs)
+            for future in as_completed([pool.submit(_fit, each) for each in missing]):
                 print(future.result(), flush=True)
         return paths
 
-    def _inputs_file(self, inputs: Inputs) -> Path:
-        if self._inputs is None or self._inputs[0] is not inputs:
-            path = self.folder / f"inputs-{os.getpid()}-{id(inputs)}.pkl"
-            path.write_bytes(pickle.dumps(inputs, protocol=5))
-            self._inputs = (inputs, path)
-        return self._inputs[1]
+    def _pool_with(self, inputs: Inputs) -> ProcessPoolExecutor:
+        """Processes that have got these inputs: one pickle a process, not one a fit."""
+        if self._pool is None or self._inputs is not inputs:
+            if self._pool is not None:
+                self._pool.shutdown()
+            self._pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), _start, (inputs,))
+            self._inputs = inputs
+        return self._pool
 
     def _path(self, problem: Problem, trial: Trial, splits: tuple[str, ...], seed: int) -> Path:
         sha = hashlib.sha256(json.dumps([self.label, trial.baseline, trial.settings, splits, seed]).encode())
@@ -119,15 +116,19 @@ class FitPool:
         return self.folder / f"{trial.baseline}-{sha.hexdigest()[:20]}.npz"
 
 
-def _fit(inputs_file: str, fit: _Fit) -> str:
-    """Run one fit in a worker and write its file; returns a line for the log."""
+def _start(inputs: Inputs) -> None:
+    """Runs once in a worker."""
+    global _inputs
     import torch
 
     torch.set_num_threads(1)
-    if inputs_file not in _known:
-        _known.clear()
-        _known[inputs_file] = pickle.loads(Path(inputs_file).read_bytes())
-    problem = Problem(fit.tasks, _known[inputs_file])
+    _inputs = inputs
+
+
+def _fit(fit: _Fit) -> str:
+    """Run one fit in a worker and write its file; returns a line for the log."""
+    assert _inputs is not None
+    problem = Problem(fit.tasks, _inputs)
     wall, cpu = time.perf_counter(), time.process_time()
     predictions = load_baseline(fit.trial.baseline).fit(problem, fit.trial.settings, fit.splits, fit.seed)
     cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}

@@ -1,7 +1,7 @@
 """The term that reads the hour's measured values back from the latent of its state text.
 
-A last-token latent can lose the values of its own text, and no later part restores them; a linear head that must give them back keeps
-them in the latent. Normalisation and clipping: `clinjepa/trajectory/hour_values.py`.
+The latent of a text is that of its last token. The other losses do not make it hold the values that the text names. This term trains a
+linear head to read them from the latent, so that the encoder keeps them. Normalisation and clipping: `clinjepa/trajectory/hour_values.py`.
 """
 
 from __future__ import annotations
