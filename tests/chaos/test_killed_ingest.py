@@ -17,9 +17,6 @@ from tests.support.machines.cli import SMALL, call, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(900)]
 
-STAGES = ("extract", "ingest", "trajectories")
-"""Killed in each, in turn, once a part of it is finished."""
-
 
 def ingest(tables: Path, storage: Path) -> list[str]:
     source = ["source.kind=mimic_iv", f"source.path={tables}", "source.num_partitions=6", "cohort.min_stay_hours=4"]
@@ -59,13 +56,14 @@ def digests(storage: Path) -> dict[str, str]:
     return found
 
 
-def test_killed_in_three_stages_it_costs_no_finished_part_and_changes_no_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stages", [("ingest",), pytest.param(("extract", "ingest", "trajectories"), marks=pytest.mark.long)], ids=len)
+def test_killed_in_each_stage_in_turn_it_costs_no_finished_part_and_changes_no_file(tmp_path: Path, stages: tuple[str, ...]) -> None:
     tables = tmp_path / "tables"
     write_simulated_mimic(Folder(tables), SimulatorConfig(num_patients=24, seed=5, mean_stay_hours=30))
     undisturbed = call(*ingest(tables, tmp_path / "undisturbed"))
     assert undisturbed.returncode == 0, undisturbed.stdout[-3000:]
     storage = tmp_path / "killed"
-    finished = {path: written for kind in STAGES for path, written in kill_in(kind, tables, storage).items()}
+    finished = {path: written for kind in stages for path, written in kill_in(kind, tables, storage).items()}
     again = call(*ingest(tables, storage))
     assert again.returncode == 0, again.stdout[-3000:]
     assert {path: path.stat().st_mtime_ns for path in finished} == finished

@@ -49,9 +49,8 @@ def test_it_shrinks_with_a_lost_node_and_grows_with_a_new_one(inputs, started, t
     assert training.drift(inputs, 100) < 1e-5
 
 
-@pytest.mark.parametrize(
-    "phase", ["warmup", *(pytest.param(name, marks=pytest.mark.long) for name in ("sft", "joint", "alignment", "finalization"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("phase", ["sft", "warmup", "joint", "alignment", "finalization"])
 def test_a_killed_worker_costs_a_restart_from_the_last_checkpoint(inputs, started, tmp_path, phase):
     job = inputs.sft_job(60, tmp_path / "unused") if phase == "sft" else inputs.job(phase, 60, tmp_path / "unused")
     with RayNodes(head_cpus=2) as nodes:
