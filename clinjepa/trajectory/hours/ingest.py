@@ -101,15 +101,15 @@ def build_partition(
     outcomes = [] if events is tables.events else [_write_measured(out, name, tables.events, kept, variables)]
     dropped = dict(tables.counts)
     add_counts(dropped, counts)
+    written = {
+        "hours": _as_schema(texts, HOURS_SCHEMA),
+        "grid": _as_schema(grid, grid_schema()),
+        "history": _as_schema(history, HISTORY_SCHEMA),
+        "stays": _as_schema(kept, PART_STAYS_SCHEMA),
+    }
     record: IngestRecord = {
         "schema_version": SCHEMA_VERSION,
-        "files": [
-            write_part_table(out, f"hours/{name}.parquet", _as_schema(texts, HOURS_SCHEMA)),
-            write_part_table(out, f"grid/{name}.parquet", _as_schema(grid, grid_schema())),
-            write_part_table(out, f"history/{name}.parquet", _as_schema(history, HISTORY_SCHEMA)),
-            write_part_table(out, f"stays/{name}.parquet", _as_schema(kept, PART_STAYS_SCHEMA)),
-            *outcomes,
-        ],
+        "files": [*(write_part_table(out, f"{folder}/{name}.parquet", table) for folder, table in written.items()), *outcomes],
         "num_stays": kept.height,
         "num_hours": int(kept["num_hours"].sum()),
         "num_events": placed.height,
