@@ -101,15 +101,9 @@ def build_partition(
     outcomes = [] if events is tables.events else [_write_measured(out, name, tables.events, kept, variables)]
     dropped = dict(tables.counts)
     add_counts(dropped, counts)
-    written = {
-        "hours": _as_schema(texts, HOURS_SCHEMA),
-        "grid": _as_schema(grid, grid_schema()),
-        "history": _as_schema(history, HISTORY_SCHEMA),
-        "stays": _as_schema(kept, PART_STAYS_SCHEMA),
-    }
     record: IngestRecord = {
         "schema_version": SCHEMA_VERSION,
-        "files": [*(write_part_table(out, f"{folder}/{name}.parquet", table) for folder, table in written.items()), *outcomes],
+        "files": [*_write_tables(out, name, texts, grid, history, kept), *outcomes],
         "num_stays": kept.height,
         "num_hours": int(kept["num_hours"].sum()),
         "num_events": placed.height,
@@ -121,6 +115,19 @@ def build_partition(
     }
     write_record(out, name, record)
     return record
+
+
+def _write_tables(
+    out: Folder, name: str, texts: pl.DataFrame, grid: pl.DataFrame, history: pl.DataFrame, stays: pl.DataFrame
+) -> list[PartFile]:
+    """The part's tables; returns what the record says of each file."""
+    tables = {
+        "hours": _as_schema(texts, HOURS_SCHEMA),
+        "grid": _as_schema(grid, grid_schema()),
+        "history": _as_schema(history, HISTORY_SCHEMA),
+        "stays": _as_schema(stays, PART_STAYS_SCHEMA),
+    }
+    return [write_part_table(out, f"{folder}/{name}.parquet", table) for folder, table in tables.items()]
 
 
 def _cohort(
