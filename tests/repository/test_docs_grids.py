@@ -20,9 +20,10 @@ from tests.support.machines.cli import ROOT, call, call_here
 PAGE = ROOT / "docs" / "grids.md"
 MINIATURE = [
     *("source.simulator.num_patients=60", "source.num_partitions=2", "tokenizer.vocab_size=300", "execution.local_num_cpus=2"),
-    *("encoder={hidden_size: 16, num_layers: 1, num_heads: 2, num_kv_heads: 1, ffn_size: 32}", "execution.progress=false", "execution.num_workers=1"),
-    *("predictor={hidden_size: 16, num_layers: 1, num_heads: 2, ffn_size: 32}", "curriculum.num_steps=8", "evaluation.geometry.umap=false"),
+    *("encoder={hidden_size: 16, num_layers: 1, num_heads: 2, num_kv_heads: 1, ffn_size: 32}", "execution.progress=false"),
+    *("predictor={hidden_size: 16, num_layers: 1, num_heads: 2, ffn_size: 32}", "curriculum.num_steps=8", "execution.num_workers=1"),
     *("evaluation.downstream.num_bootstrap=10", "evaluation.drift.num_bootstrap=10", "evaluation.geometry.num_bootstrap=10"),
+    "evaluation.geometry.umap=false",
 ]
 
 
