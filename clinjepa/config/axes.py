@@ -94,7 +94,7 @@ def with_values(config: Config, values: Mapping[str, Value]) -> Config:
     return validated(changed, "grid.axes")
 
 
-def _fields(section: BaseModel) -> dict[str, object]:
+def _fields(section: BaseModel) -> dict[str, Any]:
     return {name: getattr(section, name) for name in type(section).model_fields}
 
 
