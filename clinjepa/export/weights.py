@@ -82,7 +82,7 @@ class Written(TypedDict):
     adapted: bool
     num_trained_encoder: int
     num_predictor: int
-    predictor: dict[str, object]
+    predictor: dict[str, Any]
 
 
 def write_weights(parts: TrainedParts, encoder_settings: EncoderSettings, facts: TokenizerFacts, out: Folder) -> Written:
@@ -173,14 +173,14 @@ def _write_model(state: Mapping[str, Tensor], base: Folder, public: Mapping[str,
     out.write_json(BASE_CONFIG, config | {"dtype": "float32"})  # trained weights are fp32 whatever the base came in
 
 
-def _public_config(public: Mapping[str, Any]) -> dict[str, object]:
+def _public_config(public: Mapping[str, Any]) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
         loaded = AutoConfig.from_pretrained(public["model"], revision=public["revision"], local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):
         raise ConfigError(f"encoder.model={public['model']}: its config.json is not on this machine; export where it was trained") from None
-    plain: dict[str, object] = loaded.to_dict()
+    plain: dict[str, Any] = loaded.to_dict()
     return {name: value for name, value in plain.items() if name != "_name_or_path"} | {"architectures": loaded.architectures}
 
 

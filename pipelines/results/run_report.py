@@ -136,7 +136,7 @@ class _Assembly:
     def _training(self, trial: Trial) -> list[PhaseMetrics]:
         return [phase_metrics(stage, self._artifact(stage)) for stage in trial.phases]
 
-    def _evaluations(self, name: str) -> dict[str, object]:
+    def _evaluations(self, name: str) -> dict[str, Any]:
         """Recipe, at its point of the axes -> its result with figures of all finished seeds combined."""
         by_recipe: dict[str, list[Any]] = {}
         for trial in self.trials:
@@ -146,9 +146,9 @@ class _Assembly:
                 result.pop("pictures", None)  # points are for the pictures, not for the numbers
         return {recipe: combine_seeds(results) for recipe, results in by_recipe.items()}
 
-    def _downstream(self) -> dict[str, dict[str, object]]:
+    def _downstream(self) -> dict[str, dict[str, Any]]:
         """Task -> method -> columns; the methods are `<recipe> · <probe>` and the baselines."""
-        tables: dict[str, dict[str, object]] = {}
+        tables: dict[str, dict[str, Any]] = {}
         for recipe, by_task in self._evaluations("downstream").items():
             for task, by_probe in by_task.items():
                 for probe, columns in by_probe.items():
@@ -158,7 +158,7 @@ class _Assembly:
                 tables.setdefault(task, {}).update(methods)
         return tables
 
-    def _comparisons(self) -> dict[str, object]:
+    def _comparisons(self) -> dict[str, Any]:
         """AUROC of every other recipe and baseline minus that of the headline recipe, from the history alone, on the kept predictions."""
         settings = self.config.evaluation.downstream
         probe = settings.probe.kinds[0]
@@ -185,9 +185,9 @@ class _Assembly:
         if self.experiment.baselines.key in self.manifests:
             yield None, None, self._artifact(self.experiment.baselines).folder.read_table(PREDICTIONS)
 
-    def _pictures(self) -> dict[str, object]:
+    def _pictures(self) -> dict[str, Any]:
         """Recipe -> points of its first finished seed."""
-        found: dict[str, object] = {}
+        found: dict[str, Any] = {}
         for trial in self.trials:
             found.setdefault(trial.arm, self._artifact(trial.evaluations["geometry"]).folder.read_json(RESULT)["pictures"])
         return found

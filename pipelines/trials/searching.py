@@ -111,7 +111,7 @@ def _search_key(config: Config, experiment: Experiment) -> str:
     return content_key([stages, axes, search.metric, search.mode, search.algorithm, search.seed])
 
 
-def _point(parameters: dict[str, object], shared: _Search) -> None:
+def _point(parameters: dict[str, Any], shared: _Search) -> None:
     """One point: for every seed its phases, then the evaluation that gives the metric."""
     if not shared.debug:
         quieten_ray()
@@ -171,7 +171,7 @@ class _Seeds:
         return tuning_l1(self._context.artifact(stage)) if self._shared.metric == TUNING_L1 and stage.kind == "phase" else None
 
 
-def _outcomes(results: ray.tune.ResultGrid, metric: str) -> tuple[list[dict[str, object]], list[TrialFault]]:
+def _outcomes(results: ray.tune.ResultGrid, metric: str) -> tuple[list[dict[str, Any]], list[TrialFault]]:
     rows, faults = [], []
     for result in (results[index] for index in range(len(results))):
         values, metrics = dict(result.config or {}), result.metrics or {}
@@ -184,7 +184,7 @@ def _outcomes(results: ray.tune.ResultGrid, metric: str) -> tuple[list[dict[str,
     return rows, faults
 
 
-def _write(config: Config, rows: list[dict[str, object]]) -> None:
+def _write(config: Config, rows: list[dict[str, Any]]) -> None:
     """The table of points, best first, and the best point. Raises ClinJepaError when no point has the metric."""
     search, out = config.grid.search, Folder(config.storage) / f"runs/{config.name}"
     metric = str(search.metric)
@@ -206,8 +206,8 @@ def _write(config: Config, rows: list[dict[str, object]]) -> None:
     console.print(f"settings: {out.address}/{BEST}; all points: {out.address}/{TABLE}.parquet", highlight=False, markup=False)
 
 
-def _nested(values: Mapping[str, Any]) -> dict[str, object]:
-    nested: dict[str, object] = {}
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
     for name, value in values.items():
         *parents, last = name.split(".")
         node = nested
