@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.baseline_pool import FitPool
-from benchmarks.harness import Report, arguments, publish, timed
+from benchmarks.support.baseline_pool import FitPool
+from benchmarks.support.harness import Report, arguments, publish, timed
 from clinjepa.clinical import load_tasks
 from clinjepa.config import Config
 from clinjepa.config.schema import BaselinesConfig, DownstreamConfig

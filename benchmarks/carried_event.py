@@ -17,7 +17,7 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.harness import Report, arguments, publish
+from benchmarks.support.harness import Report, arguments, publish
 from clinjepa.clinical import CarriedEvent, Task, load_tasks
 from clinjepa.config import Config
 from clinjepa.config.schema import DownstreamConfig

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.demo_stores import DemoStores, demo_config
-from benchmarks.harness import Report, arguments, publish
+from benchmarks.support.demo_stores import DemoStores, demo_config
+from benchmarks.support.harness import Report, arguments, publish
 from clinjepa.curriculum.checkpoints.checkpoint import CheckpointWriter, find_checkpoint
 from clinjepa.curriculum.checkpoints.input_digests import agreed_digests, phase_inputs
 from clinjepa.curriculum.feed.plain_feed import plain_feed

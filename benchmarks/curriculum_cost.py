@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.demo_stores import DemoStores, demo_config
-from benchmarks.harness import Cost, Report, arguments, publish, timed
+from benchmarks.support.demo_stores import DemoStores, demo_config
+from benchmarks.support.harness import Cost, Report, arguments, publish, timed
 from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.hard_sync import hard_sync

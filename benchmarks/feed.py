@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from benchmarks.demo_stores import DemoStores, demo_config
-from benchmarks.harness import Report, arguments, publish
 from benchmarks.launcher_overhead import PROBE_STEPS, steps_for
-from benchmarks.launchers import NUM_WORKERS, Trained, on_ray
+from benchmarks.support.demo_stores import DemoStores, demo_config
+from benchmarks.support.harness import Report, arguments, publish
+from benchmarks.support.launchers import NUM_WORKERS, Trained, on_ray
 from clinjepa.capacity.model_sizes import known_gpus
 from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.feed.unpacking import unpacked

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from benchmarks.harness import Report, arguments, publish
+from benchmarks.support.harness import Report, arguments, publish
 from clinjepa.clinical import load_task
 from clinjepa.config.schema import ForecastConfig
 from clinjepa.evaluation.drift_windows import drift_windows

@@ -13,7 +13,7 @@ import time
 import warnings
 from pathlib import Path
 
-from benchmarks.harness import Report, arguments, publish
+from benchmarks.support.harness import Report, arguments, publish
 from tests.support.machines.ray_nodes import RayNodes
 from tests.support.training.trainings import Inputs, Training, steps_of
 

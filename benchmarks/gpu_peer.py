@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_models import Memory, Size, causal_model, encoder_spec, wait
+from benchmarks.support.gpu_models import Memory, Size, causal_model, encoder_spec, wait
 
 ROW_TOKENS = 1024
 _IGNORED = -100

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.gpu_models import FULL, TINY
-from benchmarks.gpu_sections import LEVELS, Bench
-from benchmarks.harness import Report, arguments, publish
+from benchmarks.support.gpu_models import FULL, TINY
+from benchmarks.support.gpu_sections import LEVELS, Bench
+from benchmarks.support.harness import Report, arguments, publish
 from clinjepa.capacity.model_sizes import known_gpus
 from clinjepa.curriculum.workers.dist import chosen_device
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Report, arguments, publish
+from benchmarks.support.harness import Report, arguments, publish
 from clinjepa.config import Config, load_config
 from clinjepa.curriculum.jobs import COST
 from pipelines.graph.planning import plan_experiment

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Cost, Report, arguments, publish, run_command
-from benchmarks.mimic_copies import copy_demo
+from benchmarks.support.harness import Cost, Report, arguments, publish, run_command
+from benchmarks.support.mimic_copies import copy_demo
 from clinjepa.config.execution import ExecutionConfig
 from clinjepa.config.schema import SimulatorConfig
 from clinjepa.sources.simulated.mimic_writer import MIMIC_DENSITY, write_simulated_mimic

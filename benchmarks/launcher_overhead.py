@@ -13,9 +13,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.demo_stores import DemoStores, demo_config
-from benchmarks.harness import Report, arguments, publish
-from benchmarks.launchers import Trained, on_ray, on_torchrun
+from benchmarks.support.demo_stores import DemoStores, demo_config
+from benchmarks.support.harness import Report, arguments, publish
+from benchmarks.support.launchers import Trained, on_ray, on_torchrun
 from clinjepa.curriculum.jobs import PhaseJob
 
 SIDES = ("ray", "torchrun")

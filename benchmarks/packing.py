@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.demo_stores import DemoStores, demo_config
-from benchmarks.harness import Report, all_rounds, arguments, interleaved, median, publish, timed
+from benchmarks.support.demo_stores import DemoStores, demo_config
+from benchmarks.support.harness import Report, all_rounds, arguments, interleaved, median, publish, timed
 from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.steps.encoder_specs import encoder_spec
 from clinjepa.model.encoding.encoder import Encoder, build_encoder

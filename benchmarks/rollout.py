@@ -12,8 +12,8 @@ import copy
 import torch
 from torch import Tensor
 
-from benchmarks.demo_stores import ROOT
-from benchmarks.harness import Report, all_rounds, arguments, interleaved, median, publish
+from benchmarks.support.demo_stores import ROOT
+from benchmarks.support.harness import Report, all_rounds, arguments, interleaved, median, publish
 from clinjepa.config import load_config, result_fields
 from clinjepa.model.predictor import Predictor, build_predictor
 from clinjepa.model.rollout import rollout

@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from benchmarks.harness import Report, all_rounds, arguments, interleaved, median, publish
+from benchmarks.support.harness import Report, all_rounds, arguments, interleaved, median, publish
 from clinjepa.clinical import load_variables
 from clinjepa.config.schema import CohortConfig, SourceConfig
 from clinjepa.sources import open_source

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Report, arguments, publish
+from benchmarks.support.harness import Report, arguments, publish
 from clinjepa.config import Config, load_config
 from pipelines.graph.experiment import Experiment, build_experiment
 from pipelines.graph.stage import FORMAT_VERSIONS, Stage

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.baseline_pool import FitPool
+from benchmarks.support.baseline_pool import FitPool
 from clinjepa.evaluation.baselines.registry import load_baseline
 from clinjepa.evaluation.baselines.tuning import Here, draw_trials
 from tests.evaluation.test_baselines import problem_of

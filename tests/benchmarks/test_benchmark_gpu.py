@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu_models import TINY, causal_model, hour_texts, micro_packs, run_sizes
 from benchmarks.gpu_peer import packed
+from benchmarks.support.gpu_models import TINY, causal_model, hour_texts, micro_packs, run_sizes
 from tests.support.machines.cli import python_without
 
 ABSENT = ("ray", "pydantic", "polars", "pandas", "pyarrow", "sklearn", "scipy", "datasets")

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from benchmarks import harness
-from benchmarks.harness import Cost, Report, interleaved, median, publish, run_command
+from benchmarks.support import harness
+from benchmarks.support.harness import Cost, Report, interleaved, median, publish, run_command
 
 REPORT = Report("example", {"ratio": 6.0}, {"ratio": ">= 5"}, {"ratio": "times"}, {"rounds": 3})
 

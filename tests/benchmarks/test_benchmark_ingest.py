@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from benchmarks.harness import Cost, StepCost
 from benchmarks.ingest import FULL_SIZE, Size, extrapolated, scaling_exponent
-from benchmarks.mimic_copies import copy_demo, moved
+from benchmarks.support.harness import Cost, StepCost
+from benchmarks.support.mimic_copies import copy_demo, moved
 
 TABLE = pl.DataFrame({"subject_id": ["10"], "hadm_id": [None], "pharmacy_id": ["7"], "poe_id": ["10-3"], "itemid": ["220045"]})
 

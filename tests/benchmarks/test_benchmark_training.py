@@ -13,8 +13,8 @@ import torch
 
 from benchmarks import checkpoint, curriculum_cost, feed, launcher_overhead, packing, rollout
 from benchmarks.curriculum_cost import Outcome, Shape
-from benchmarks.harness import Cost
-from benchmarks.launchers import Trained, read_trained
+from benchmarks.support.harness import Cost
+from benchmarks.support.launchers import Trained, read_trained
 from clinjepa.curriculum.checkpoints.history import TrainingHistory
 from clinjepa.curriculum.feed.plain_feed import plain_feed
 from clinjepa.curriculum.feed.window_plan import assignments

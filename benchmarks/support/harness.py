@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).with_name("results")
+RESULTS = Path(__file__).parents[1] / "results"
 _PACKAGES = ("clinjepa", "ray", "polars", "pyarrow", "numpy", "torch", "tokenizers", "transformers", "peft", "accelerate")
 _MARK = "CLINJEPA_BENCHMARK_PROCESS"
 _PAUSE = 15

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_models import GIB, Memory, Size, build, hour_texts, micro_batch, micro_packs, phase_job, run_sizes, wait
 from benchmarks.gpu_peer import train
+from benchmarks.support.gpu_models import GIB, Memory, Size, build, hour_texts, micro_batch, micro_packs, phase_job, run_sizes, wait
 from clinjepa.capacity.memory import ALLOWANCE, PhaseMemory, embed_memory, phase_memory, sft_memory
 from clinjepa.curriculum.feed.window_plan import Assignment
 from clinjepa.curriculum.steps.objective import PhaseObjective

@@ -29,7 +29,7 @@ from clinjepa.trajectory.tokens.latent_store import finish_latents
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 _REAL = {"mimic_iv_demo": ("demo.yaml", "mimic-iv-demo-meds"), "cinc2012": ("demo_cinc2012.yaml", "cinc2012")}
 
 
