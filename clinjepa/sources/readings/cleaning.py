@@ -79,7 +79,8 @@ def drop_implausible_ages(stays: pl.DataFrame, counts: Counter[str]) -> pl.DataF
 def convert_values(events: pl.DataFrame, counts: Counter[str], event_time: str = "measured") -> pl.DataFrame:
     """Raw events with values in their variables' units; values that cannot be converted or are implausible are dropped and counted.
 
-    A row is converted by the rules of its variable or else, if its unit is another one, by the table of units (`clinical.units`).
+    A row is converted by the rules of its variable or else, if its unit is another one, by the table of units (`clinical.units`). A row
+    without a unit to which no rule applies is taken to be in the variable's own unit.
 
     Counted: `zero_reading:<variable>` and `missing_code:<variable>` (`missing_values`), `non_numeric:<variable>`,
     `unknown_unit:<variable>`, `no_weight:<variable>` (a rate that needs the body weight, and none was known), `out_of_range:<variable>`
