@@ -58,7 +58,8 @@ class Term:
     function: str | Callable[..., Tensor]
     """`module.function` below `clinjepa.curriculum.terms`, or the function. It returns a scalar or, with `of_sums`, a vector of sums."""
     counts: str
-    """What the sum is divided by: a name of `COUNTS`."""
+    """What the sum is divided by: a name of `COUNTS`. `next_token` alone has `micro_batches`, which is not in it: the
+    number of micro-batches of a step."""
     docs: str
     """One line: what the term makes small."""
     options: Mapping[str, Option] = field(default_factory=dict)

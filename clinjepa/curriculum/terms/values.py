@@ -13,11 +13,23 @@ from torch import Tensor, nn
 from clinjepa.curriculum.terms.inputs import HeadSizes, TermInputs
 
 RAREST = 0.01
-"""With `balance: variables`, a variable measured in a smaller share of the hours weighs as one measured in this share."""
+"""With `balance: variables`, a variable measured in a smaller share of the hours weighs as one measured in this share. With `values`, the
+divisor, which is the mean number of measured variables in an hour, is at least this."""
 
 
 def value_decode(inputs: TermInputs, distance: str, balance: str) -> Tensor:
-    """Sum over hours of the weighted distances of the head's output from the measured values; weights add up to 1 in an average hour."""
+    """Sum over hours of the weighted distances of the head's output from the measured values.
+
+    The weights of the variables measured in an hour add up to 1 on average.
+
+    Args:
+        inputs: The micro-batch; its latents z_state_BTD enter the head, which returns decoded_BTV.
+        distance: `huber` (threshold 1 standard deviation) or `mse`. The table of terms allows no other; any but `huber` means `mse`.
+        balance: `values` or `variables`: what the mean is over (`_weights`).
+
+    Returns:
+        A scalar; the caller divides it by the hours of the global batch.
+    """
     values = inputs.hour_values
     decoded_BTV = inputs.require_head()(inputs.z_state_BTD)
     if distance == "huber":
@@ -29,7 +41,16 @@ def value_decode(inputs: TermInputs, distance: str, balance: str) -> Tensor:
 
 
 def value_head(sizes: HeadSizes, distance: str, balance: str) -> nn.Module:
-    """A linear map from a state's latent to the normalised values of its hour."""
+    """A linear map from a state's latent to the normalised values of its hour, [B, T, D] → [B, T, V]; the options change nothing in it.
+
+    Args:
+        sizes: Width D of a latent and number V of the variables.
+        distance: `huber` or `mse`.
+        balance: `values` or `variables`.
+
+    Returns:
+        The layer, with weights that are drawn.
+    """
     return nn.Linear(sizes.latent_dim, sizes.num_values)
 
 
