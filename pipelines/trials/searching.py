@@ -1,8 +1,9 @@
 """A search for settings of one recipe with Tune's searchers, on a metric of the tuning split.
 
-A point of the search is one Tune trial: its seeds run one after the other, and the metric is their mean. Stages are those of a grid, with
-the same keys, so what points share runs once, and a search that was killed finds what it finished. The points that were proposed are
-recorded in the storage and proposed again first. A search chooses settings; it compares nothing and reads no held-out patient.
+A point runs as one trial of Tune and holds one `Trial` per seed. The seeds run one after the other, and the metric is their mean. Stages
+are those of a grid, with the same keys, so what points share runs once, and a search that was killed finds what it finished. The points
+that were proposed are recorded in the storage and proposed again first. A search chooses settings; it compares nothing and reads no
+held-out patient.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class _Search:
     """What all points share, sent to their processes."""
 
     config: Config
-    """Of every point, without its values."""
+    """The configuration of every point before any axis value is set."""
 
     metric: str
     source_digest: str
@@ -77,8 +78,8 @@ def run_search(context: RunContext, experiment: Experiment, executors: Mapping[s
     search = config.grid.search
     points = Folder(config.storage) / f"searches/{_search_key(config, experiment)}"
     digest = experiment.ingest.settings["source"]["digest"]
-    alone = search_config(config)
-    shared = _Search(alone, str(search.metric), digest, context.run_id, context.debug, executors, experiment.recipes, points)
+    base_config = search_config(config)
+    shared = _Search(base_config, str(search.metric), digest, context.run_id, context.debug, executors, experiment.recipes, points)
     for stage in experiment.data[0].stages:
         ensure(context, stage, executors)
     steps = Budget.from_section(config.curriculum.model_dump()).steps(experiment.recipes[0])
@@ -104,7 +105,7 @@ def run_search(context: RunContext, experiment: Experiment, executors: Mapping[s
 
 
 def _search_key(config: Config, experiment: Experiment) -> str:
-    """What makes two searches the same: the stages of the point without values, the axes and the searcher."""
+    """What makes two searches the same: the stages of the configuration before any axis value is set, the axes and the searcher."""
     search = config.grid.search
     axes = config.grid.model_dump(mode="json")["axes"]
     stages = [trial.results for trial in experiment.trials]
@@ -130,7 +131,10 @@ def _point(parameters: dict[str, Any], shared: _Search) -> None:
 
 
 class _Seeds:
-    """Runs the trials of a point and reports the metric: after each phase of the first seed, and once at the end."""
+    """Runs the trials of a point, one per seed.
+
+    Reports the mean metric at the end. With one seed and `tuning_l1`, also after each earlier phase.
+    """
 
     def __init__(self, context: RunContext, shared: _Search) -> None:
         self._context, self._shared = context, shared
@@ -139,12 +143,12 @@ class _Seeds:
 
     def seed(self, trial: Trial, is_last: bool) -> None:
         """Run a trial as far as the metric needs it."""
-        shared, alone = self._shared, len(self._found) == 0 and is_last
+        shared, has_one_seed = self._shared, len(self._found) == 0 and is_last
         for stage in trial.phases:
             self._ensure(stage)
             self._steps += int(stage.settings.get("num_steps", 0))
             measured = self._metric_of_phase(stage)
-            if measured is not None and alone and stage is not trial.phases[-1]:
+            if measured is not None and has_one_seed and stage is not trial.phases[-1]:
                 self.report(measured)
         if shared.metric == TUNING_L1:
             value = next((each for each in map(self._metric_of_phase, reversed(trial.phases)) if each is not None), None)
@@ -191,8 +195,8 @@ def _write(config: Config, rows: list[dict[str, Any]]) -> None:
     sign = 1.0 if search.mode == "min" else -1.0
     rows = sorted(rows, key=lambda row: (row[metric] is None, sign * (row[metric] or 0.0)))
     out.write_table(f"{TABLE}.parquet", table_of(rows))
-    whole = max((row[STEPS] for row in rows), default=0)
-    finished = [row for row in rows if row[metric] is not None and row[STEPS] == whole]
+    most_steps = max((row[STEPS] for row in rows), default=0)  # points stopped early have fewer steps
+    finished = [row for row in rows if row[metric] is not None and row[STEPS] == most_steps]
     if not finished:
         raise ClinJepaError(
             f"grid.search: no point reports {metric}: {next((row['fault'] for row in rows if row['fault']), 'none finished')}"
