@@ -43,7 +43,7 @@ class Launch(NamedTuple):
 
 
 class Training(Protocol):
-    """A job whose modules are assembled on this worker. All workers call every method alike."""
+    """A job whose modules are assembled on this worker. Every method is collective: all workers call it at the same point."""
 
     @property
     def optimizer(self) -> GroupedAdamW: ...
@@ -68,7 +68,7 @@ class Training(Protocol):
         """Read the plan's counts of step `step` and set the modules to training mode."""
 
     def gather(self, batches: Iterable[MicroBatch]) -> Iterable[MicroBatch]:
-        """The step's micro-batches, after what must be known of all of them before the first gradient; collective."""
+        """The step's micro-batches, after sums over all micro-batches that global terms need."""
 
     def forward_backward(self, arrays: dict[str, Tensor], assigned: Assignment, sync: bool) -> tuple[Tensor, int]:
         """Add the gradients of one micro-batch; `sync`: reduce gradients over workers with it.
@@ -89,7 +89,7 @@ class Training(Protocol):
         """Append diagnostics after `done` steps; raises TrainingError when training must stop."""
 
     def captured(self) -> Captured:
-        """Whole tensors of everything the job changes, by file name, and the optimizer's JSON state; collective."""
+        """Whole tensors of everything the job changes, by file name, and the optimizer's JSON state."""
 
     def write_outputs(self, history: TrainingHistory, digests: Digests) -> None:
         """Write the job's files to `out`; digests: of the job's settings and inputs."""
@@ -98,7 +98,7 @@ class Training(Protocol):
 def train(
     job: TrainingJob, inputs: Callable[[], Mapping[str, str]], assemble: Callable[[Checkpoint | None], Training], launch: Launch
 ) -> dict[str, object]:
-    """Train a job from its newest checkpoint, or its start, to its end and write its files to `job.out`; all workers call it alike.
+    """Train a job from its newest checkpoint, or its start, to its end and write its files to `job.out`; collective.
 
     Args:
         job: what to train.
@@ -147,7 +147,8 @@ def train(
 
 
 def is_diagnostic_step(done: int, num_steps: int) -> bool:
-    """Whether to measure after `done` steps of a job: at its end and up to four times before, whatever is logged or saved."""
+    """Whether to measure after `done` steps of a job: at its end and up to four times before, independent of logging and
+    checkpoint intervals."""
     return done == num_steps or done % max(_MIN_STEPS_BETWEEN, num_steps // _MEASUREMENTS_PER_JOB) == 0
 
 
@@ -188,8 +189,8 @@ def _gradients(
         sums[num_terms] += num_tokens
     # One collective per step: sums of the loss terms, tokens, squared norms of the reduced gradient shards, signals of worker 0's saver.
     sums = torch.cat([sums, training.optimizer.squared_norms(dist.device), saver.signals()])
-    *totals, whole, asks = dist.sum_(sums).tolist()
+    *totals, checkpoint_is_whole, ask_for_notice = dist.sum_(sums).tolist()
     squares = totals[num_terms + 1 :]
     norms = {name: math.sqrt(square) for name, square in zip(training.optimizer.groups, squares, strict=True)}
     row: Row = {"step": step, **training.losses(totals[:num_terms])}
-    return row, norms, int(totals[num_terms]), [whole, asks]
+    return row, norms, int(totals[num_terms]), [checkpoint_is_whole, ask_for_notice]

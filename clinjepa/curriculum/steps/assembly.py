@@ -44,7 +44,7 @@ class PhaseModules:
     """By name of their term."""
 
     def captured(self, job: PhaseJob) -> Captured:
-        """Whole tensors of everything the phase changes, by file name, and the optimizer's JSON state; all workers call it."""
+        """Whole tensors of everything the phase changes, by file name, and the optimizer's JSON state; collective."""
         moments, optimizer_state = self.optimizer.state()
         tensors = {"optimizer": moments}
         if self.predictor is not None:

@@ -73,7 +73,7 @@ class PhaseObjective:
         self._statistics: dict[str, _Statistic] = {}
 
     def gather(self, batches: Iterable[MicroBatch], counts: Sequence[int]) -> Iterable[MicroBatch]:
-        """The step's micro-batches, once the sums of global terms are those of the global batch; all workers call it alike.
+        """The step's micro-batches, once the sums of global terms are those of the global batch; collective.
 
         Without a global term they pass one by one. With one, all of them are read and encoded first, and their latents kept for
         `forward_backward`, so no text is encoded more often.
@@ -98,7 +98,7 @@ class PhaseObjective:
         return kept
 
     def latents(self, arrays: dict[str, Tensor], seed: int, with_gradient: bool) -> MicroBatchLatents:
-        """Inputs and targets of a collated micro-batch; all workers call it alike when the phase runs the encoder."""
+        """Inputs and targets of a collated micro-batch; collective when the phase runs the encoder."""
         if self._job.reads_latents:
             z_static, z_state, z_action = (arrays[name].float() for name in ("z_static", "z_state", "z_action"))
         if self._encoder is None:
