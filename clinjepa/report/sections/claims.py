@@ -3,10 +3,13 @@
 Claims of Clin-JEPA (arXiv 2605.10840): its rollout error falls with the horizon while that of the other recipes grows; its latents separate
 deteriorating from stable patients most; its features predict risk best. A claim is cut into parts with one question each. A part holds
 where the 95 % interval lies on the claim's side of its limit, does not hold where the interval lies on the other side, and cannot be told
-where the interval includes the limit or is missing. A claim holds where every part does, and does not where one part does not.
+where the interval includes the limit or is missing. Two rules differ. Drift or ratios of two recipes are compared by their intervals: where
+they overlap, the part cannot be told (`apart`). A difference in AUROC whose interval lies within ± MARGIN means "did not hold", since equal
+is not better. A claim holds where every part does, and does not where one part does not.
 
-A recipe that the paper compares with and that was not run is a part that cannot be told. The untrained encoder is a part where it was run:
-what an untrained encoder does as well is no effect of the training.
+Each method that is compared with has one part. A recipe of the paper that was not run has a part that cannot be told. A control (the
+untrained encoder, a random one) or a baseline has a part only if it was run: what an untrained encoder does as well is no effect of the
+training.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ COMPARED = ("vjepa2_ac", "sft")
 CONTROLS = ("untrained", "random")
 """Recipes without a trained encoder: compared with where they were run."""
 NOT_RUN = "not computed in this run"
-MIN_PATIENTS = 30
-"""A part about drift or geometry rests on at least as many held-out patients, else it cannot be told."""
+MIN_CLAIM_PATIENTS = 30
+"""A part about drift or geometry needs at least this many held-out patients, else it cannot be told."""
 
 
 class Part(TypedDict):
@@ -61,7 +64,10 @@ def _claim(text: str, parts: list[Part]) -> Claim:
 
 
 def side(figure: Figure | None, limit: float, *, above: bool) -> Verdict:
-    """Whether a figure lies above (or below) a limit, by its 95 % interval alone."""
+    """Whether a figure lies above (or below) a limit, by its 95 % interval alone.
+
+    `cannot be told here` where it is None or has no interval.
+    """
     if figure is None or figure["ci95"] is None:
         return UNKNOWN
     low, high = figure["ci95"]
@@ -71,7 +77,10 @@ def side(figure: Figure | None, limit: float, *, above: bool) -> Verdict:
 
 
 def apart(one: Figure | None, other: Figure | None, *, above: bool) -> Verdict:
-    """Whether one figure lies above (or below) another: their intervals must not overlap, which is stricter than a paired test."""
+    """Whether one figure lies above (or below) another: their intervals must not overlap, which is stricter than a paired test.
+
+    `cannot be told here` where they overlap, or where one figure is None or has no interval.
+    """
     if one is None or other is None or one["ci95"] is None or other["ci95"] is None:
         return UNKNOWN
     (low, high), (other_low, other_high) = one["ci95"], other["ci95"]
@@ -85,6 +94,7 @@ def _drift(report: Mapping[str, Any]) -> tuple[str, Iterator[Part]]:
 
     def found(recipe: str) -> Mapping[str, Any]:
         contexts: Mapping[str, Any] = report["drift"].get(recipe, {})
+        # A recipe without rollouts of the headline context is judged at its longest context, or as not run where it has none.
         longest = max(contexts, key=int, default="")
         return contexts.get(context, contexts.get(longest, {}))  # type: ignore[no-any-return]
 
@@ -94,10 +104,12 @@ def _drift(report: Mapping[str, Any]) -> tuple[str, Iterator[Part]]:
         at_h_max = own.get("horizons", {}).get(str(h_max), {})
         falls, predicts = own.get("drift"), at_h_max.get("change_of_prediction")
         reason, of_prediction = own.get("reason", NOT_RUN), at_h_max.get("reason", NOT_RUN)
-        yield _part(f"Does the rollout error fall from 1 h to {h_max or '…'} h ahead?", falls, _Limit(0.0, False, True), reason)
-        yield _part("Does it fall also without the shrinking of the latent space?", predicts, _Limit(0.0, False, True), of_prediction)
-        for recipe in (*COMPARED, *_run(report["drift"], CONTROLS)):
-            yield _against(recipe, "Does it drift less than", (falls, found(recipe).get("drift")), _Limit(0.0, False, True))
+        below_0 = _Limit(value=0.0, above=False, in_percent=True)
+        yield _part(f"Does the rollout error fall from 1 h to {h_max or '…'} h ahead?", falls, below_0, reason)
+        yield _part("Does the error still fall after the change of the latent space is divided out?", predicts, below_0, of_prediction)
+        for recipe in (*COMPARED, *_that_were_run(report["drift"], CONTROLS)):
+            figures = falls, found(recipe).get("drift")
+            yield _against(recipe, "Does it drift less than", figures, above=False, in_percent=True)
 
     return "Rollouts of Clin-JEPA get no worse over the horizon: their error falls, while that of other recipes grows.", parts()
 
@@ -107,11 +119,12 @@ def _geometry(report: Mapping[str, Any]) -> tuple[str, Iterator[Part]]:
 
     def parts() -> Iterator[Part]:
         own = geometry.get(SUBJECT, {})
-        ratio, further = own.get("ratio"), _Limit(1.0, True, False)
+        ratio, above_1 = own.get("ratio"), _Limit(value=1.0, above=True, in_percent=False)
         cohort = f" ({cohort_title(own['cohort'])})" if own.get("cohort") else ""
-        yield _part(f"Do deteriorating patients move further than stable ones{cohort}?", ratio, further, own.get("reason", NOT_RUN))
-        for recipe in (*COMPARED, *_run(geometry, CONTROLS)):
-            yield _against(recipe, "Is the ratio above that of", (ratio, geometry.get(recipe, {}).get("ratio")), further)
+        yield _part(f"Do deteriorating patients move further than stable ones{cohort}?", ratio, above_1, own.get("reason", NOT_RUN))
+        for recipe in (*COMPARED, *_that_were_run(geometry, CONTROLS)):
+            figures = ratio, geometry.get(recipe, {}).get("ratio")
+            yield _against(recipe, "Is the ratio above that of", figures, above=True, in_percent=False)
 
     return "Latents of deteriorating patients move further than those of stable ones, in Clin-JEPA more than in other recipes.", parts()
 
@@ -131,7 +144,10 @@ def _risk(report: Mapping[str, Any]) -> tuple[str, Iterator[Part]]:
         for name in (*COMPARED, *(each for each in CONTROLS if each in named), *baselines):
             yield _mean_part(name, mean.get(named.get(name, "")))
 
-    return "Features of Clin-JEPA predict risk better, by mean AUROC over the tasks, from the history alone.", parts()
+    return (
+        "Features of Clin-JEPA predict risk better than those of other methods, by mean AUROC over the tasks, from the history alone.",
+        parts(),
+    )
 
 
 def _mean_part(name: str, found: Mapping[str, Any] | None) -> Part:
@@ -155,18 +171,30 @@ class _Limit(NamedTuple):
     in_percent: bool
 
 
-def _against(recipe: str, question: str, figures: tuple[Figure | None, Figure | None], limit: _Limit) -> Part:
+def _against(recipe: str, question: str, figures: tuple[Figure | None, Figure | None], *, above: bool, in_percent: bool) -> Part:
+    """Clin-JEPA against another recipe.
+
+    Args:
+        recipe: the other one.
+        question: without the recipe's name, which ends it.
+        figures: of Clin-JEPA and of the other recipe.
+        above: whether the claim is that Clin-JEPA's figure lies above the other one.
+        in_percent: how the figures are written.
+
+    Returns:
+        The part; `cannot be told here` where a figure is missing or is of too few patients.
+    """
     one, other = figures
     asked = f"{question} {title(recipe)}?"
     if other is None:
         return {"question": asked, "verdict": UNKNOWN, "measured": f"{title(recipe)} was not run, or has no figure"}
     if one is None:
         return {"question": asked, "verdict": UNKNOWN, "measured": "Clin-JEPA has no figure"}
-    words = f"{_written(one, limit.in_percent)} against {_written(other, limit.in_percent)}"
+    words = f"{_written(one, in_percent)} against {_written(other, in_percent)}"
     few = min(one["num_patients"], other["num_patients"])
-    if few < MIN_PATIENTS:
-        return {"question": asked, "verdict": UNKNOWN, "measured": f"{words}; {few} patients, {MIN_PATIENTS} are needed"}
-    return {"question": asked, "verdict": apart(one, other, above=limit.above), "measured": words}
+    if few < MIN_CLAIM_PATIENTS:
+        return {"question": asked, "verdict": UNKNOWN, "measured": f"{words}; {few} patients, {MIN_CLAIM_PATIENTS} are needed"}
+    return {"question": asked, "verdict": apart(one, other, above=above), "measured": words}
 
 
 def _part(question: str, figure: Figure | None, limit: _Limit, reason: str) -> Part:
@@ -174,8 +202,8 @@ def _part(question: str, figure: Figure | None, limit: _Limit, reason: str) -> P
     if figure is None:
         return {"question": question, "verdict": UNKNOWN, "measured": reason}
     words = _written(figure, limit.in_percent)
-    if figure["num_patients"] < MIN_PATIENTS:
-        few = f"{words}; {figure['num_patients']} patients, {MIN_PATIENTS} are needed"
+    if figure["num_patients"] < MIN_CLAIM_PATIENTS:
+        few = f"{words}; {figure['num_patients']} patients, {MIN_CLAIM_PATIENTS} are needed"
         return {"question": question, "verdict": UNKNOWN, "measured": few}
     verdict = side(figure, limit.value, above=limit.above)
     return {"question": question, "verdict": verdict, "measured": f"{words}, {figure['num_patients']} patients"}
@@ -189,5 +217,5 @@ def _written(figure: Figure, in_percent: bool) -> str:
     return f"{write(figure['value'])} (95 %: {write(low)} to {write(high)})"
 
 
-def _run(found: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def _that_were_run(found: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return [name for name in names if name in found]
