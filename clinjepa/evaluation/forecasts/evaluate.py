@@ -2,7 +2,7 @@
 
 A window has C given hours; the rollout carries the last given action forward. A linear decoder, fitted on recorded hours of training
 patients, reads the values of a coming hour from its predicted latent. Errors on tuning patients make the forecast a distribution. Three
-comparisons are scored on the same values with the same draws of patients. No position is read that training could not reach.
+comparisons are scored on the same values with the same draws of patients. Hours beyond the predictor's trained window are not evaluated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from clinjepa.evaluation.forecasts.events import LEAST, event_probabilities, in_
 from clinjepa.evaluation.forecasts.points.decoder import Decoder, fit_decoder
 from clinjepa.evaluation.forecasts.points.direct import read_direct
 from clinjepa.evaluation.forecasts.points.measured import measured_scores
-from clinjepa.evaluation.forecasts.points.measurements import Measurements, WindowValues, draw_stays, read_measurements, window_values
+from clinjepa.evaluation.forecasts.points.measurements import (
+    MIN_TRAIN_HOURS,
+    Measurements,
+    WindowValues,
+    draw_stays,
+    read_measurements,
+    window_values,
+)
 from clinjepa.evaluation.forecasts.points.rollouts import rolled_out
 from clinjepa.evaluation.forecasts.result import (
     LAST_VALUE,
@@ -42,7 +49,7 @@ from clinjepa.storage import Folder
 @dataclass(frozen=True)
 class ForecastInputs:
     """What a forecast evaluation reads: the trained predictor, latents of its encoder, the ingest artifact, its `stays.parquet`, the label
-    table, and the direct forecasts of the same windows (`direct.direct_forecasts`; None leaves them out)."""
+    table (stay_id, task, hour, label), and the direct forecasts of the same windows (`direct.direct_forecasts`; None leaves them out)."""
 
     predictor: Predictor
     latents: Latents
@@ -73,6 +80,10 @@ def evaluate_forecasts(
         split: The split that is scored.
         seed: Seed of every draw of stays, hours and patients.
 
+    Returns:
+        The result and its tables. Where no value can be forecast, the result has a `reason` and both tables are empty. A task without
+        probabilities has a `reason` in `events`.
+
     Raises:
         EvaluationError: A predicted latent is NaN or infinite.
     """
@@ -81,7 +92,8 @@ def evaluate_forecasts(
 
 @dataclass(frozen=True)
 class _Split:
-    """Windows of one split with their values, the rolled-out latents z_WHD of the horizons and the decoded model_WSV of all steps."""
+    """The W windows of one split: their measured values, rolled-out latents z_WHD of width D at the H horizons, and the decoded values
+    model_WSV of V variables at the S steps. The steps are the hours after the history: the horizons and all hours that event tasks need."""
 
     windows: Windows
     values: WindowValues
@@ -94,29 +106,27 @@ class _Evaluation:
 
     def __init__(self, inputs: ForecastInputs, tasks: list[Task], settings: ForecastConfig, split: str, seed: int) -> None:
         self.inputs, self.tasks, self.settings, self.split, self.seed = inputs, tasks, settings, split, seed
-        self.longest = inputs.predictor.spec.reach_hours + 1
+        self.longest_window_hours = inputs.predictor.spec.reach_hours + 1
         self.inputs.predictor.eval()
         wanted = sorted(set(settings.horizons))
-        self.horizons = [h for h in wanted if settings.context + h <= self.longest]
+        self.horizons = [h for h in wanted if settings.context + h <= self.longest_window_hours]
         self.cut = [h for h in wanted if h not in self.horizons]
         ahead = [task.horizon_hours or 0 for task in tasks]
-        hours = range(1, min(max(ahead, default=0), self.longest - settings.context) + 1)
+        hours = range(1, min(max(ahead, default=0), self.longest_window_hours - settings.context) + 1)
         self.steps_S = np.array(sorted({*self.horizons, *hours}), dtype=np.int64)
 
     def outcome(self) -> ForecastOutcome:
-        nothing: ForecastResult = {"context": self.settings.context, "num_windows": {}, "horizons": {}, "variables": {}, "events": {}}
+        result_base: ForecastResult = {"context": self.settings.context, "num_windows": {}, "horizons": {}, "variables": {}, "events": {}}
         if not self.horizons:
-            nothing["reason"] = (
-                f"{self.settings.context} + 1 h are beyond the predictor's reach: {trained_windows(self.inputs.predictor.spec)}"
-            )
-            return ForecastOutcome(nothing, FORECASTS.empty_table(), KeptEvents().table())
+            reach = trained_windows(self.inputs.predictor.spec)
+            return _without_forecasts(result_base, f"{self.settings.context} + 1 h are beyond the predictor's reach: {reach}")
         chosen = self._stays()
         measurements = self._measurements(chosen)
         windows = {split: self._windows(table) for split, table in chosen.items()}
-        nothing["num_windows"] = {split: len(own) for split, own in windows.items()}
-        if not all(nothing["num_windows"].values()) or not measurements.names:
-            nothing["reason"] = f"no variable has enough hours, or a split has no stay of more than {self.settings.context} h"
-            return ForecastOutcome(nothing, FORECASTS.empty_table(), KeptEvents().table())
+        result_base["num_windows"] = {split: len(own) for split, own in windows.items()}
+        reason = self._why_none(result_base["num_windows"], measurements)
+        if reason is not None:
+            return _without_forecasts(result_base, reason)
         fitted_on = pa.concat_tables([chosen["train"], chosen["tuning"]]).combine_chunks()
         decoder = fit_decoder(self.inputs.latents, measurements, fitted_on, self.settings.num_decoder_hours, self.seed)
         splits = {split: self._roll(own, measurements, decoder) for split, own in windows.items()}
@@ -125,10 +135,20 @@ class _Evaluation:
         draws = PatientBootstrap(windows[self.split].subject_W, self.settings.num_bootstrap, self.seed)
         scored, table = self._horizons(splits, points, measurements.names, draws)
         events, kept = self._events(splits, points, measurements)
-        result: ForecastResult = {**nothing, **scored, "events": events}  # type: ignore[typeddict-item]  # the names are the result's
+        result: ForecastResult = {**result_base, **scored, "events": events}  # type: ignore[typeddict-item]  # the names are the result's
         if self.cut:
             result["cut"] = f"{', '.join(map(str, self.cut))} h ahead are cut: {trained_windows(self.inputs.predictor.spec)}"
         return ForecastOutcome(result, table, kept)
+
+    def _why_none(self, num_windows: Mapping[str, int], measurements: Measurements) -> str | None:
+        """Why there is no forecast; None where there are windows of every split and variables."""
+        without = [split for split, number in num_windows.items() if not number]
+        if without:  # a window needs its start, the given hours and one hour to forecast
+            hours = self.settings.context + min(self.settings.starts)
+            return f"no stay of {' and '.join(without)} lasts more than {hours} h; lower evaluation.forecasts.context or use longer stays"
+        if not measurements.names:
+            return f"no variable is measured in {MIN_TRAIN_HOURS} hours of the train split; more training stays are needed"
+        return None
 
     def _stays(self) -> dict[str, pa.Table]:
         splits = dict.fromkeys(("train", "tuning", self.split))
@@ -140,7 +160,7 @@ class _Evaluation:
         return read_measurements(self.inputs.ingest, self.inputs.stays, stay_ids, self.settings.num_variables, also)
 
     def _windows(self, stays: pa.Table) -> Windows:
-        return drift_windows(stays, self.settings.context, self.settings.starts, self.longest, int(self.steps_S[-1]))
+        return drift_windows(stays, self.settings.context, self.settings.starts, self.longest_window_hours, int(self.steps_S[-1]))
 
     def _roll(self, windows: Windows, measurements: Measurements, decoder: Decoder) -> _Split:
         at_H = np.searchsorted(self.steps_S, self.horizons)
@@ -195,7 +215,10 @@ class _Evaluation:
         )
 
     def _measured(self, splits: Mapping[str, _Split], place: int) -> np.ndarray:
-        """Log-odds [W, V] that each variable is measured at a horizon; NaN where no window of train or tuning reaches it."""
+        """Log-odds [W, V] that each variable is measured at a horizon.
+
+        NaN for the scored windows that do not reach it, and for all windows where none of train or none of tuning reaches it.
+        """
         step = int(np.searchsorted(self.steps_S, self.horizons[place]))
         inside = {split: own.windows.reach_W >= self.horizons[place] for split, own in splits.items()}
         z = {split: own.z_WHD[inside[split], place] for split, own in splits.items()}
@@ -219,7 +242,7 @@ class _Evaluation:
             labelled = EventPoints.of(task, self.inputs.labels, scored.windows)
             ahead = task.horizon_hours or 0
             reason = why_not_forecast(task, measurements.names)
-            if reason is None and self.settings.context + ahead > self.longest:
+            if reason is None and self.settings.context + ahead > self.longest_window_hours:
                 reason = (
                     f"{self.settings.context} + {ahead} h are beyond the predictor's reach: {trained_windows(self.inputs.predictor.spec)}"
                 )
@@ -229,6 +252,7 @@ class _Evaluation:
                 own_WHV = points[self.split][method][:, :ahead]
                 probability_W = event_probabilities(task, measurements.names, own_WHV, errors_JHV, self.seed)
                 if task.switches_only:
+                    # Only a switch into the event is labelled 1. A window that ends in the event has no such label: least probability.
                     probability_W = np.where(in_event_before(task, measurements, row_W), LEAST, probability_W)
                 probabilities[method] = probability_W
             if not all(np.isfinite(each_W).all() for each_W in probabilities.values()):
@@ -237,3 +261,8 @@ class _Evaluation:
                 kept.add(task.name, method, labelled, probability_W)
             found[task.name] = task_forecast(task, labelled, probabilities, reason, self.settings.num_bootstrap)
         return found, kept.table()
+
+
+def _without_forecasts(result: ForecastResult, reason: str) -> ForecastOutcome:
+    """The outcome where nothing can be forecast: a reason and empty tables."""
+    return ForecastOutcome({**result, "reason": reason}, FORECASTS.empty_table(), KeptEvents().table())
