@@ -15,7 +15,7 @@ import ray.tune
 
 from clinjepa.errors import EvaluationError, in_safe_words
 from clinjepa.evaluation.baselines.protocol import Problem
-from clinjepa.evaluation.baselines.tuning import Here, Outcome, Trial, run_trial
+from clinjepa.evaluation.baselines.tuning import InProcessRunner, Outcome, Trial, run_trial
 
 _NO_CPU = ray.tune.PlacementGroupFactory([{"memory": 1}])
 """The number of trials at a time follows the CPUs instead: reserved ones could wait for the stage that waits for the trials."""
@@ -27,7 +27,7 @@ class _Parameters(TypedDict):
     place: int
 
 
-class TuneRunner(Here):
+class TuneRunner(InProcessRunner):
     """`Runner` whose trials run on Ray Tune; the fits of the settings that are kept run in this process."""
 
     def trials(self, problem: Problem, trials: Sequence[Trial], max_seconds: float | None, seed: int) -> Iterator[Outcome]:

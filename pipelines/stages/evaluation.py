@@ -84,10 +84,10 @@ def run_direct_forecasts_stage(context: RunContext, stage: Stage, artifact: Arti
 
 def run_baselines_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `baselines` stages."""
-    from clinjepa.evaluation.baselines.tuning import Here
+    from clinjepa.evaluation.baselines.tuning import InProcessRunner
     from pipelines.stages.baseline_trials import TuneRunner
 
-    runner = TuneRunner() if context.config.execution.tune_baselines else Here()
+    runner = TuneRunner() if context.config.execution.tune_baselines else InProcessRunner()
     return _evaluate(context, stage, artifact, partial(_baselines, BaselineSettings.model_validate(stage.settings), runner))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.support.baseline_pool import FitPool
 from clinjepa.evaluation.baselines.registry import load_baseline
-from clinjepa.evaluation.baselines.tuning import Here, draw_trials
+from clinjepa.evaluation.baselines.tuning import InProcessRunner, draw_trials
 from tests.evaluation.test_baselines import problem_of
 from tests.support.data.planted_grid import Ingest
 
@@ -20,7 +20,7 @@ def test_a_finished_fit_is_not_repeated_and_is_that_of_one_process(tmp_path: Pat
     problem, trials = problem_of(made, "logistic"), draw_trials("logistic", load_baseline("logistic"), 2, 0)
     with FitPool(tmp_path / "work", 1, "planted") as pool:
         first = list(pool.trials(problem, trials, None, 0))
-    assert [outcome.loss for outcome in first] == [outcome.loss for outcome in Here().trials(problem, trials, None, 0)]
+    assert [outcome.loss for outcome in first] == [outcome.loss for outcome in InProcessRunner().trials(problem, trials, None, 0)]
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "work").iterdir()}
     assert len(kept) == 2 and all(name.startswith("logistic-") for name in kept), "the inputs are removed at the end"
     with FitPool(tmp_path / "work", 1, "planted") as pool:

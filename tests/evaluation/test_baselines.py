@@ -18,7 +18,7 @@ from clinjepa.evaluation.baselines.inputs import build_inputs
 from clinjepa.evaluation.baselines.names import baseline_names
 from clinjepa.evaluation.baselines.protocol import Problem, TaskPoints
 from clinjepa.evaluation.baselines.registry import load_baseline
-from clinjepa.evaluation.baselines.tuning import Here, Trial, draw_trials, fit_averaged, tuning_loss
+from clinjepa.evaluation.baselines.tuning import InProcessRunner, Trial, draw_trials, fit_averaged, tuning_loss
 from clinjepa.evaluation.downstream.prediction_points import prediction_points, union
 from tests.support.data.planted_grid import Ingest, label_table
 
@@ -171,7 +171,7 @@ def test_several_best_settings_are_averaged_where_points_are_few(ingest: Ingest)
     problem = problem_of(ingest, "logistic")
     alone = [load_baseline("logistic").fit(problem, {"strength": c}, ["held_out"], 0)[EVENT.name]["held_out"] for c in (1e-3, 1e-1)]
     kept = [Trial("logistic", {"strength": c}, place) for place, c in enumerate((1e-3, 1e-1))]
-    both = fit_averaged(problem, kept, ["held_out"], 0, Here())[EVENT.name]["held_out"]
+    both = fit_averaged(problem, kept, ["held_out"], 0, InProcessRunner())[EVENT.name]["held_out"]
     np.testing.assert_allclose(both, np.mean(alone, axis=0))
     for most_points, kept in ((10_000, 3), (100, 1)):
         found = results_of(ingest, names=["logistic"], num_trials=5, max_trial_points=most_points).tuning["logistic"][EVENT.name]

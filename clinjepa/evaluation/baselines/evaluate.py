@@ -21,7 +21,7 @@ from clinjepa.evaluation.baselines.names import check_names
 from clinjepa.evaluation.baselines.protocol import Baseline, Predictions, Problem, Setting, TaskPoints
 from clinjepa.evaluation.baselines.registry import load_baseline
 from clinjepa.evaluation.baselines.regression_cells import RegressionTables, null_regression_cell, regression_cell, why_no_regression
-from clinjepa.evaluation.baselines.tuning import Budget, Here, Runner, fit_averaged, tune
+from clinjepa.evaluation.baselines.tuning import Budget, InProcessRunner, Runner, fit_averaged, tune
 from clinjepa.evaluation.downstream.prediction_points import Points, TaskTables, null_cell, prediction_points, score_cell, union, why_not
 from clinjepa.evaluation.metrics import finite_scores
 from clinjepa.evaluation.predictions import KeptPredictions
@@ -88,7 +88,7 @@ def score_baselines(
         EvaluationError: A model's predictions are NaN or infinite.
     """
     check_names(settings.baselines.names)
-    return _Scoring(data, tasks, settings, split, seed).results(runner or Here())
+    return _Scoring(data, tasks, settings, split, seed).results(runner or InProcessRunner())
 
 
 @dataclass

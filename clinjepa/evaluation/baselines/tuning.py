@@ -32,13 +32,13 @@ class Budget:
     max_trial_points: int
     """Training points of a task that a trial is fitted on; the chosen settings are fitted on all."""
     num_averaged: int = 1
-    """Best settings whose models are averaged, where a task has no more points than that."""
+    """Best settings whose models are averaged, where the task has at most `max_trial_points` training points."""
     max_seconds: float | None = None
-    """No trial starts later than this after the first."""
+    """Seconds after the first trial's start beyond which no trial starts."""
 
 
 class Trial(NamedTuple):
-    """One fit for its tuning loss."""
+    """One setting to fit and score on tuning points. number: its place among the trials; 0 is the defaults."""
 
     baseline: str
     settings: dict[str, Setting]
@@ -46,7 +46,7 @@ class Trial(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """loss: mean over tasks of the tuning loss over that of a constant; not finite where the fit diverged."""
+    """loss: Mean over tasks of (tuning loss / loss of a constant prediction). It is not finite where the fit diverged."""
 
     number: int
     loss: float
@@ -57,15 +57,32 @@ class Runner(Protocol):
     """Where fits run. The results are the same everywhere."""
 
     def trials(self, problem: Problem, trials: Sequence[Trial], max_seconds: float | None, seed: int) -> Iterable[Outcome]:
-        """The outcomes of trials in any order; when the time is over, the rest may be left out."""
+        """The outcomes of trials in any order; when the time is over, the rest may be left out.
+
+        Args:
+            problem: The points to fit and to score.
+            trials: Of one baseline.
+            max_seconds: Seconds after the first trial's start beyond which no trial starts; None: no limit.
+            seed: Seed of the fits.
+        """
         ...
 
     def fits(self, problem: Problem, trials: Sequence[Trial], splits: Sequence[str], seed: int) -> list[Predictions]:
-        """The predictions of every trial on some splits."""
+        """The predictions of every trial on some splits.
+
+        Args:
+            problem: The points to fit and to predict.
+            trials: Of one baseline.
+            splits: Splits that are predicted.
+            seed: Seed of the fits.
+
+        Returns:
+            Predictions in the order of `trials`.
+        """
         ...
 
 
-class Here:
+class InProcessRunner:
     """`Runner` in this process, one fit after another."""
 
     def trials(self, problem: Problem, trials: Sequence[Trial], max_seconds: float | None, seed: int) -> Iterator[Outcome]:
@@ -87,6 +104,7 @@ class Tuned:
 
     kept: list[Trial]
     ran: list[tuple[Trial, Outcome]] = field(default_factory=list)
+    """Empty where there was only one trial: it is kept without being scored."""
 
 
 def run_trial(problem: Problem, trial: Trial, seed: int) -> Outcome:
@@ -97,16 +115,26 @@ def run_trial(problem: Problem, trial: Trial, seed: int) -> Outcome:
 
 
 def tuning_loss(problem: Problem, predictions: Predictions) -> float:
-    """Mean over tasks of the loss on tuning (log-loss, mean squared error) over that of the training mean."""
+    """Mean over tasks of (tuning loss / loss of a constant prediction).
+
+    The loss is the log-loss, or the mean squared error of a regression task; the constant is the training mean.
+    """
     return float(np.mean([_relative_loss(one, predictions[one.task.name]["tuning"]) for one in problem.tasks]))
 
 
-def draw_trials(name: str, baseline: Baseline, number: int, seed: int) -> list[Trial]:
-    """The defaults, then settings drawn evenly from the space (Halton's sequence); one trial where there is no space."""
+def draw_trials(name: str, baseline: Baseline, num_trials: int, seed: int) -> list[Trial]:
+    """The defaults, then settings drawn evenly from the space (Halton's sequence); one trial where there is no space.
+
+    Args:
+        name: The baseline's name.
+        baseline: Its entry, with defaults and space.
+        num_trials: Number of trials, the defaults among them.
+        seed: Seed of the draws.
+    """
     trials = [Trial(name, dict(baseline.defaults), 0)]
-    if not baseline.space or number < 2:
+    if not baseline.space or num_trials < 2:
         return trials
-    drawn = qmc.Halton(len(baseline.space), rng=np.random.default_rng([seed, zlib.crc32(name.encode())])).random(number - 1)
+    drawn = qmc.Halton(len(baseline.space), rng=np.random.default_rng([seed, zlib.crc32(name.encode())])).random(num_trials - 1)
     for place, shares in enumerate(drawn, start=1):
         own = {setting: dist.at(float(share)) for (setting, dist), share in zip(baseline.space.items(), shares, strict=True)}
         trials.append(Trial(name, {**baseline.defaults, **own}, place))
@@ -123,6 +151,10 @@ def tune(name: str, problem: Problem, budget: Budget, seed: int, runner: Runner)
         seed: Seed of the draws and of the fits.
         runner: Runs the trials.
 
+    Returns:
+        The trials that were kept, the best first. There are several only where a task has few points (`Budget.num_averaged`). Also the
+        outcome of every trial that ran.
+
     Raises:
         EvaluationError: The loss of every trial is NaN or infinite.
     """
@@ -135,14 +167,23 @@ def tune(name: str, problem: Problem, budget: Budget, seed: int, runner: Runner)
     ran = [(trial, outcomes[trial.number]) for trial in trials if trial.number in outcomes]
     finite = [(trial, outcome) for trial, outcome in ran if math.isfinite(outcome.loss)]
     if not finite:
-        raise EvaluationError(f"baseline {name}: the tuning loss of all {len(ran)} trials is NaN or infinite; leave it out of the names")
+        remedy = f"remove {name} from evaluation.downstream.baselines.names"
+        raise EvaluationError(f"baseline {name}: the tuning loss of all {len(ran)} trials is NaN or infinite; {remedy}")
     is_small = not baseline.together and len(problem.only.points.of("train")) <= budget.max_trial_points
     best = sorted(finite, key=lambda pair: pair[1].loss)[: budget.num_averaged if is_small else 1]
     return Tuned([trial for trial, _ in best], ran)
 
 
 def fit_averaged(problem: Problem, kept: Sequence[Trial], splits: Sequence[str], seed: int, runner: Runner) -> Predictions:
-    """The mean of the predictions of one model per trial that was kept, each fitted on all points of train."""
+    """The mean of the predictions of one model per trial that was kept, each fitted on all points of train.
+
+    Args:
+        problem: The points to fit and to predict.
+        kept: The trials that were kept.
+        splits: Splits that are predicted.
+        seed: Seed of the fits.
+        runner: Runs the fits.
+    """
     fits = runner.fits(problem, kept, splits, seed)
     return {
         one.task.name: {split: np.mean([found[one.task.name][split] for found in fits], axis=0) for split in splits}

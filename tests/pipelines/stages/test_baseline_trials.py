@@ -10,7 +10,7 @@ import pytest
 
 from clinjepa.config import Config
 from clinjepa.evaluation.baselines.registry import load_baseline
-from clinjepa.evaluation.baselines.tuning import Here, draw_trials
+from clinjepa.evaluation.baselines.tuning import InProcessRunner, draw_trials
 from pipelines.scheduling.session import ray_session
 from pipelines.stages.baseline_trials import TuneRunner
 from tests.evaluation.test_baselines import problem_of
@@ -25,7 +25,7 @@ def test_trials_on_tune_have_the_losses_of_trials_here(tmp_path: Path, monkeypat
     made.values["map"] = np.nan_to_num(made.values["map"], nan=80.0)
     made.write()
     problem, trials = problem_of(made, "logistic"), draw_trials("logistic", load_baseline("logistic"), 3, 0)
-    here = {outcome.number: outcome.loss for outcome in Here().trials(problem, trials, None, 0)}
+    here = {outcome.number: outcome.loss for outcome in InProcessRunner().trials(problem, trials, None, 0)}
     settings = {"object_store_mb": 100, "local_num_cpus": 2, "progress": False}
     with ray_session(Config(storage=str(tmp_path / "storage"), execution=settings)):
         there = {outcome.number: outcome.loss for outcome in TuneRunner().trials(problem, trials, None, 0)}
