@@ -1,7 +1,8 @@
-"""Variables that lose more than a few percent of their readings to their range or unit, and what would fit: part of the data card.
+"""Variables of which at least 3 % of readings are dropped as out of range or of unknown unit, for the data card.
 
-Such a loss says that a column is not what its name says: another unit, a fraction, another analyte. Where the case is certain a rule of
-`clinjepa/clinical/maps/misfiled.yaml` has moved the reading already; here stand the others. Fields: docs/data_card.md.
+With each are listed the other units or variables that would explain the values. Such a loss says that a column is not what its name says:
+another unit, a fraction, another analyte. Where the case is certain a rule of `clinjepa/clinical/maps/misfiled.yaml` has moved the reading
+already; here stand the others. Fields: docs/data_card.md.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ LEAST_SHARE = 0.03
 """Share of the readings of a variable that must be lost in a source, site or unit group."""
 
 LEAST_READINGS = 10
-"""Lost readings that a named group has at least, so that a median is not one patient's value."""
+"""Fewer lost readings are not reported, neither of a whole variable nor of a group: their median could be one patient's value."""
 
 _FITTING = 0.8  # share of the lost readings that must lie in the plausible range of what would fit
-_LEAST_OF_MAXIMUM = 1e-3  # of the plausible maximum: a smaller median is no reading of a variable whose range begins at 0
+_LEAST_OF_MAXIMUM = 1e-3
+"""Share of the plausible maximum. Where the range begins at 0, a smaller median after conversion is implausibly small."""
 
 
 class RangeLoss(TypedDict):
     """A variable that loses readings. where: `all readings`, `site a`, `unit mmol/L` or `item 50893`; units: of the lost readings.
 
-    fits: other variables and units of the dictionary in whose plausible range most of the lost readings lie.
+    median_lost: of the lost readings as charted, that is, in `units` and before conversion. fits: other variables and units of the
+    dictionary in whose plausible range most of the lost readings lie.
     """
 
     variable: str
@@ -42,7 +45,10 @@ class RangeLoss(TypedDict):
 
 
 def range_losses(parts: Iterable[Iterable[GroupLosses]]) -> list[RangeLoss]:
-    """Losses of at least LEAST_SHARE and LEAST_READINGS: of a variable as a whole, then of its sites, units and items that stand out."""
+    """Losses of at least LEAST_SHARE and LEAST_READINGS: of a variable as a whole, then of its sites, units and items that stand out.
+
+    parts: of each part of the ingest, its groups (`group_losses`).
+    """
     by_variable: dict[str, list[GroupLosses]] = {}
     for group in add_losses(parts):
         by_variable.setdefault(group["variable"], []).append(group)
@@ -89,7 +95,7 @@ def _loss(name: str, where: str, groups: Sequence[GroupLosses]) -> RangeLoss | N
 
 
 def median_of(values: Sequence[tuple[float, int]]) -> float:
-    """Median of (value, how often) pairs, sorted by value; of an even number the lower one."""
+    """Median of (value, how often) pairs, sorted by value; of an even number the lower one. Raises ValueError when there is none."""
     total, seen = sum(number for _, number in values), 0
     for value, number in values:
         seen += number
@@ -107,6 +113,7 @@ def _fits(variable: Variable, values: Sequence[tuple[float, int]], units: Sequen
     for other in load_variables().values():
         is_relative = other.name.split("_")[0] == stem and other.name != variable.name and other.of is None
         measures_alike = other.unit == variable.unit or unit_conversion(canonical_unit(other.unit) or other.unit, variable.name) is not None
+        # Values are compared as charted, so they must be in the relative's unit, or in this variable's, which a misfiled reading may carry.
         has_unit = not units or other.unit in units or variable.unit in units
         is_other = other.unit != variable.unit or other.maximum != variable.maximum
         if is_relative and measures_alike and has_unit and is_other and _mostly_in(other, values):
@@ -115,11 +122,13 @@ def _fits(variable: Variable, values: Sequence[tuple[float, int]], units: Sequen
 
 
 def _fits_as(variable: Variable, reading: Reading, values: Sequence[tuple[float, int]]) -> bool:
-    """Whether most values are plausible in this unit, and none of the tiny numbers that every unit of a large multiple gives."""
+    """Whether most values are plausible in this unit, and the median is not implausibly small after conversion."""
     if variable.minimum is None or variable.maximum is None:
         return False
     converted = [(reading.convert(value), number) for value, number in values]
     least = variable.maximum * _LEAST_OF_MAXIMUM if variable.minimum <= 0 else variable.minimum
+    # Numbers above the maximum fit the low end of the range in any unit whose factor is small enough. `known.lowest` is the lowest median
+    # that an ICU population can have, so it refuses such a unit.
     known = load_medians().get(variable.name)
     if known is not None and median_of(values) > variable.maximum:
         least = known.lowest
