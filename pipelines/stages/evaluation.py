@@ -146,7 +146,8 @@ def _geometry(settings: GeometrySettings, inputs: _Inputs) -> _Outcome:
     severity = None if fault else read_severity(inputs["ingest"], stays, settings.split)
     cohorts = geometry_cohorts(stays, labels, onsets, severity, settings.split)
     latents = LatentReader(inputs["latents"])
-    return _Outcome(evaluate_geometry(latents, stays, cohorts, settings.geometry, severity or fault or "", split=settings.split))
+    reason, known = fault or "", severity or None
+    return _Outcome(evaluate_geometry(latents, stays, cohorts, settings.geometry, known, severity_reason=reason, split=settings.split))
 
 
 def _roundtrip(settings: RoundtripSettings, inputs: _Inputs) -> _Outcome:

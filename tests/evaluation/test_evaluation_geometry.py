@@ -55,7 +55,7 @@ NO_LABELS = pa.table({"stay_id": pa.array([], pa.int64()), "task": pa.array([], 
 
 
 def evaluated(latents: DriftingLatents, stays: pa.Table, settings: GeometryConfig = SETTINGS) -> Geometry:
-    return evaluate_geometry(latents, stays, geometry_cohorts(stays, NO_LABELS, {}), settings, "no SOFA here")
+    return evaluate_geometry(latents, stays, geometry_cohorts(stays, NO_LABELS, {}), settings, None, severity_reason="no SOFA here")
 
 
 def test_ratio_is_that_of_the_known_speeds() -> None:

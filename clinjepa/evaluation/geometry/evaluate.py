@@ -31,7 +31,7 @@ from clinjepa.evaluation.space import Latents, Space, describe_space, stays_of
 
 
 class PairedMovement(Movement):
-    """The movement over one k, with the matched pairs that it rests on."""
+    """The movement from t0 to t0 + k, for one k in hours, with the matched pairs that it rests on."""
 
     num_pairs: int
     num_independent: int
@@ -39,7 +39,7 @@ class PairedMovement(Movement):
 
 
 class CohortGeometry(PairedMovement):
-    """A cohort's movement at the headline k, and at all k in hours."""
+    """A cohort's movement over the headline k, and over all k. k is a number of hours after t0."""
 
     cohort: str
     definition: str
@@ -51,6 +51,7 @@ class CohortGeometry(PairedMovement):
     severity: SeverityCorrelation | None
     """None where the source has no SOFA score."""
     by_k: dict[str, PairedMovement]
+    """k in hours, as text -> the movement over it."""
 
 
 class Geometry(CohortGeometry):
@@ -86,8 +87,9 @@ def evaluate_geometry(
     stays: pa.Table,
     cohorts: Sequence[Cohort],
     settings: GeometryConfig,
-    severity: Severity | str,
+    severity: Severity | None,
     *,
+    severity_reason: str = "",
     split: str = "held_out",
     seed: int = 0,
 ) -> Geometry:
@@ -96,11 +98,18 @@ def evaluate_geometry(
     Args:
         latents: Latents of the stays.
         stays: The ingest's `stays.parquet`.
-        cohorts: `geometry_cohorts` of the split.
+        cohorts: `geometry_cohorts` of the split; at least one.
         settings: Displacement hours k, number of bootstrap draws, and whether to make the UMAP picture.
-        severity: SOFA by hour of the split's stays, or why there is none.
+        severity: SOFA by hour of the split's stays, or None.
+        severity_reason: Why there is no severity (`severity_fault`); not read where there is.
         split: The split that is evaluated.
         seed: Seed of the matching, the bootstrap, the permutations and the pictures.
+
+    Returns:
+        Figures of the headline cohort and of every cohort, diagnostics, pictures; a figure that cannot be estimated is None with a reason.
+
+    Raises:
+        ValueError: There is no cohort.
     """
     chosen = stays_of(stays, split)
     subjects = dict(zip(chosen["stay_id"].to_pylist(), chosen["subject_id"].to_pylist(), strict=True))
@@ -113,7 +122,7 @@ def evaluate_geometry(
     for cohort in cohorts:
         by_k = {k: _movement(latents, of_k, k, subjects, settings.num_bootstrap, seed) for k, of_k in pairs[cohort.name].items()}
         found[cohort.name] = _of_cohort(cohort, settings.headline_k, by_k)
-        if not isinstance(severity, str):
+        if severity is not None:
             found[cohort.name]["severity"] = severity_correlation(
                 latents, pairs[cohort.name][settings.headline_k], settings.headline_k, subjects, severity, settings.num_bootstrap, seed
             )
@@ -124,7 +133,7 @@ def evaluate_geometry(
         **found[headline],
         "headline_rule": HEADLINE_RULE,
         "cohorts": found,
-        "absent": {"sofa_2_within_24h": severity} if isinstance(severity, str) else {},
+        "absent": {"sofa_2_within_24h": severity_reason} if severity is None else {},
         "space": describe_space(latents, stays, split, seed=seed),
         "pictures": space_pictures(latents, stays, shown, settings, split=split, seed=seed),
     }
