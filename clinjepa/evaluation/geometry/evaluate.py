@@ -29,6 +29,9 @@ from clinjepa.evaluation.geometry.pictures import Pictures, Shown, space_picture
 from clinjepa.evaluation.geometry.severity import Severity
 from clinjepa.evaluation.space import Latents, Space, describe_space, stays_of
 
+SEED = 0
+"""Of the matching, the bootstrap, the permutations and the pictures."""
+
 
 class PairedMovement(Movement):
     """The movement from t0 to t0 + k, for one k in hours, with the matched pairs that it rests on."""
@@ -91,7 +94,6 @@ def evaluate_geometry(
     *,
     severity_reason: str = "",
     split: str = "held_out",
-    seed: int = 0,
 ) -> Geometry:
     """Movement of every cohort, diagnostics of the latent space, and its pictures.
 
@@ -103,7 +105,6 @@ def evaluate_geometry(
         severity: SOFA by hour of the split's stays, or None.
         severity_reason: Why there is no severity (`severity_fault`); not read where there is.
         split: The split that is evaluated.
-        seed: Seed of the matching, the bootstrap, the permutations and the pictures.
 
     Returns:
         Figures of the headline cohort and of every cohort, diagnostics, pictures; a figure that cannot be estimated is None with a reason.
@@ -115,16 +116,16 @@ def evaluate_geometry(
     subjects = dict(zip(chosen["stay_id"].to_pylist(), chosen["subject_id"].to_pylist(), strict=True))
     lengths = dict(zip(chosen["stay_id"].to_pylist(), chosen["num_hours"].to_pylist(), strict=True))
     k_hours = sorted({settings.headline_k, *settings.k_hours})
-    pairs = {cohort.name: {k: match(cohort, lengths, k, seed) for k in k_hours} for cohort in cohorts}
+    pairs = {cohort.name: {k: match(cohort, lengths, k, SEED) for k in k_hours} for cohort in cohorts}
     headline = headline_cohort({name: by_k[settings.headline_k] for name, by_k in pairs.items()}, subjects)
 
     found: dict[str, CohortGeometry] = {}
     for cohort in cohorts:
-        by_k = {k: _movement(latents, of_k, k, subjects, settings.num_bootstrap, seed) for k, of_k in pairs[cohort.name].items()}
+        by_k = {k: _movement(latents, of_k, k, subjects, settings.num_bootstrap, SEED) for k, of_k in pairs[cohort.name].items()}
         found[cohort.name] = _of_cohort(cohort, settings.headline_k, by_k)
         if severity is not None:
             found[cohort.name]["severity"] = severity_correlation(
-                latents, pairs[cohort.name][settings.headline_k], settings.headline_k, subjects, severity, settings.num_bootstrap, seed
+                latents, pairs[cohort.name][settings.headline_k], settings.headline_k, subjects, severity, settings.num_bootstrap, SEED
             )
     for name, adjusted in holm({name: one.get("p_length") for name, one in found.items()}).items():
         found[name]["p_holm"] = adjusted
@@ -134,8 +135,8 @@ def evaluate_geometry(
         "headline_rule": HEADLINE_RULE,
         "cohorts": found,
         "absent": {"sofa_2_within_24h": severity_reason} if severity is None else {},
-        "space": describe_space(latents, stays, split, seed=seed),
-        "pictures": space_pictures(latents, stays, shown, settings, split=split, seed=seed),
+        "space": describe_space(latents, stays, split, seed=SEED),
+        "pictures": space_pictures(latents, stays, shown, settings, split=split, seed=SEED),
     }
 
 
