@@ -28,7 +28,8 @@ from benchmarks.support.harness import Report, arguments, publish, timed
 from clinjepa.clinical import load_tasks
 from clinjepa.config import Config
 from clinjepa.config.schema import BaselinesConfig, DownstreamConfig
-from clinjepa.evaluation.baselines.evaluate import COLUMN, BaselineResults, LabelledStays, score_baselines
+from clinjepa.evaluation.baselines.evaluate import BaselineResults, LabelledStays, score_baselines
+from clinjepa.evaluation.baselines.names import COLUMN
 from clinjepa.sources import open_source
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from clinjepa.config import Config, result_fields, save_config
 from clinjepa.errors import StoreError
-from clinjepa.evaluation.baselines.evaluate import COLUMN
+from clinjepa.evaluation.baselines.names import COLUMN
 from clinjepa.evaluation.predictions import PREDICTIONS, cell_predictions, compare_predictions, mean_over_tasks, of_a_run
 from clinjepa.evaluation.seeds import combine_seeds
 from clinjepa.redaction import redacted

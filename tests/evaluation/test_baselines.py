@@ -13,9 +13,9 @@ import pytest
 from clinjepa.clinical import load_task, load_tasks
 from clinjepa.config.schema import BaselinesConfig, DownstreamConfig
 from clinjepa.errors import ConfigError
-from clinjepa.evaluation.baselines.evaluate import COLUMN, BaselineResults, LabelledStays, score_baselines
+from clinjepa.evaluation.baselines.evaluate import BaselineResults, LabelledStays, score_baselines
 from clinjepa.evaluation.baselines.inputs import build_inputs
-from clinjepa.evaluation.baselines.names import baseline_names
+from clinjepa.evaluation.baselines.names import COLUMN, baseline_names
 from clinjepa.evaluation.baselines.protocol import Problem, TaskPoints
 from clinjepa.evaluation.baselines.registry import load_baseline
 from clinjepa.evaluation.baselines.tuning import InProcessRunner, Trial, draw_trials, fit_averaged, tuning_loss

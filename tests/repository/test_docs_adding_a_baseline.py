@@ -11,8 +11,8 @@ import pytest
 from clinjepa.clinical import load_task
 from clinjepa.config.schema import BaselinesConfig, DownstreamConfig
 from clinjepa.evaluation.baselines import tabular
-from clinjepa.evaluation.baselines.evaluate import COLUMN, LabelledStays, score_baselines
-from clinjepa.evaluation.baselines.names import baseline_names
+from clinjepa.evaluation.baselines.evaluate import LabelledStays, score_baselines
+from clinjepa.evaluation.baselines.names import COLUMN, baseline_names
 from clinjepa.evaluation.baselines.registry import load_baseline
 from tests.repository.test_docs import blocks
 from tests.support.data.planted_grid import Ingest, label_table

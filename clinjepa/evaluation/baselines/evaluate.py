@@ -17,7 +17,7 @@ from clinjepa.clinical import Task
 from clinjepa.config.schema import DownstreamConfig
 from clinjepa.evaluation.baselines import ensemble
 from clinjepa.evaluation.baselines.inputs import build_inputs, has_sofa
-from clinjepa.evaluation.baselines.names import check_names
+from clinjepa.evaluation.baselines.names import COLUMN, check_names
 from clinjepa.evaluation.baselines.protocol import Baseline, Predictions, Problem, Setting, TaskPoints
 from clinjepa.evaluation.baselines.registry import load_baseline
 from clinjepa.evaluation.baselines.regression_cells import RegressionTables, null_regression_cell, regression_cell, why_no_regression
@@ -26,8 +26,6 @@ from clinjepa.evaluation.downstream.prediction_points import Points, TaskTables,
 from clinjepa.evaluation.metrics import finite_scores
 from clinjepa.evaluation.predictions import KeptPredictions
 from clinjepa.storage import Folder
-
-COLUMN = "history_only"
 
 
 @dataclass(frozen=True)

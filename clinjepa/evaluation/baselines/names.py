@@ -1,4 +1,4 @@
-"""Names of the baselines: every file of `tabular/` and `sequences/` is one. Listing them imports none."""
+"""Names of the baselines and of their input column: every file of `tabular/` and `sequences/` is one. Listing them imports none."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from clinjepa.errors import ConfigError
 from clinjepa.evaluation.baselines import sequences, tabular
 
 PACKAGES = (tabular, sequences)
+
+COLUMN = "history_only"
+"""The input column of every baseline."""
 
 
 def baseline_names() -> list[str]:
