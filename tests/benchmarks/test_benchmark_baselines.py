@@ -22,7 +22,7 @@ def test_a_finished_fit_is_not_repeated_and_is_that_of_one_process(tmp_path: Pat
         first = list(pool.trials(problem, trials, None, 0))
     assert [outcome.loss for outcome in first] == [outcome.loss for outcome in InProcessRunner().trials(problem, trials, None, 0)]
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "work").iterdir()}
-    assert len(kept) == 2 and all(name.startswith("logistic-") for name in kept), "the inputs are removed at the end"
+    assert len(kept) == 2 and all(name.startswith("logistic-") for name in kept), "the folder holds fits alone"
     with FitPool(tmp_path / "work", 1, "planted") as pool:
         assert list(pool.trials(problem, trials, None, 0)) == first and pool._pool is None
         assert pool.record(1.0)["by_baseline"]["logistic"]["num_fits"] == 2

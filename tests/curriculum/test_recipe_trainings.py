@@ -84,11 +84,17 @@ def test_the_terms_that_look_ahead_have_windows_that_are_too_short_for_them(stor
     assert counts["in_16_hours"] == 0 < counts["in_4_hours"]  # windows have at most 12 hours
 
 
+SHORT = ("clin_jepa", "sigreg", "hybrid", "value_decode", "token_aux", "vjepa2_ac")
+"""Recipes of the short form: every kind of term and of statistic over the global batch once."""
+BY_NAME = pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in SHORT else pytest.mark.long) for name in recipe_names()])
+
+
 @pytest.fixture(scope="module")
-def on_two_workers(stores: RecipeStores, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def on_two_workers(stores: RecipeStores, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folder of every recipe's main phase, trained by two workers; recipes with the same phase have the same folder."""
     root, folders, jobs = tmp_path_factory.mktemp("two"), dict[str, Path](), dict[str, PhaseJob]()
-    for name in recipe_names():
+    asked = [each for each in request.session.items if "on_two_workers" in getattr(each, "fixturenames", ())]
+    for name in dict.fromkeys(each.callspec.params["name"] for each in asked):  # type: ignore[attr-defined]  # parametrized below
         chain = stores.chain(name)
         job = chain.jobs[main_phase(chain)]
         folders[name] = root / job_digest(job)
@@ -97,8 +103,8 @@ def on_two_workers(stores: RecipeStores, tmp_path_factory: pytest.TempPathFactor
     return folders
 
 
-@pytest.mark.timeout(1500)  # the first of these tests trains every recipe
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.timeout(1500)  # the first of these tests trains every recipe that was asked for
+@BY_NAME
 def test_two_workers_compute_the_losses_and_weights_of_one(stores: RecipeStores, on_two_workers: dict[str, Path], name: str) -> None:
     chain, folder = stores.chain(name), on_two_workers[name]
     phase = main_phase(chain)
@@ -108,7 +114,7 @@ def test_two_workers_compute_the_losses_and_weights_of_one(stores: RecipeStores,
         assert max(float((one[key] - two[key]).abs().max()) for key in one) < 2e-4
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@BY_NAME
 def test_an_interrupted_phase_leaves_the_same_bytes(stores: RecipeStores, tmp_path: Path, name: str) -> None:
     chain = stores.chain(name)
     phase = main_phase(chain)
