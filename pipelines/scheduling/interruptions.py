@@ -48,6 +48,7 @@ class Interruption:
         now = time.monotonic()
         if self.number is None:
             self.number, self._at = number, now
+            drop_half_made_objects_quietly()
             threading.Thread(target=self._limit_clean_up, name="interruption", daemon=True).start()
         elif now - self._at < _REPEATED_SECONDS:
             return
@@ -78,6 +79,11 @@ class Interruption:
 _active: Interruption | None = None
 
 
+def drop_half_made_objects_quietly() -> None:
+    """Print nothing when an object fails while it is dropped: the signal may have ended its constructor (Ray Data's `Dataset`)."""
+    sys.unraisablehook = lambda _: None
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[Interruption]:
     """Handle `SIGNALS` while the block runs; a block inside another one shares its record.
@@ -91,7 +97,7 @@ def interruptible() -> Iterator[Interruption]:
         return
     found = _active = Interruption()
     before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
-    install = signal.signal
+    install, of_dropped_objects = signal.signal, sys.unraisablehook
 
     def keep(signalnum: int, handler: Any) -> Any:
         """`signal.signal` that installs the handlers of `SIGNALS` again, whatever is asked for."""
@@ -104,7 +110,7 @@ def interruptible() -> Iterator[Interruption]:
     try:
         yield found
     finally:
-        signal.signal = install
+        signal.signal, sys.unraisablehook = install, of_dropped_objects
         for number, handler in before.items():
             install(number, signal.SIG_DFL if handler is None else handler)
         found.over()

@@ -26,6 +26,14 @@ from pipelines.terminal.faults import entered, one_line_errors
 def libraries_handler(number, frame):
     sys.exit(0)
 
+class HalfMade:  # as Ray Data's Dataset, whose __del__ needs what the constructor sets last
+    def __init__(self):
+        time.sleep(60)
+        self.whole = True
+
+    def __del__(self):
+        self.whole
+
 def command():
     with one_line_errors(debug=False):
         signal.signal(signal.SIGINT, libraries_handler)
@@ -39,6 +47,7 @@ entered(app)
 """
 WORK = {
     "waits": "time.sleep(60)",
+    "makes an object": "HalfMade()",
     "swallows": "\n".join(
         ["try:", "            time.sleep(60)", "        except KeyboardInterrupt:", "            print('stopped early', flush=True)"]
     ),
