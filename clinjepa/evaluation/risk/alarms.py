@@ -159,7 +159,7 @@ def _figures(points: RiskPoints, events: StayEvents, seeds: Sequence[_Reached], 
     raised = bool(np.isfinite(levels).all())
     found: AlarmFigures = {
         "recall": seed_mean(recall_SR, num, enough and not is_flat),
-        "false_alarms_per_day": seed_mean(np.stack([seed.rate_R for seed in seeds]), points.draws.num_patients),
+        "false_alarms_per_day": seed_mean(np.stack([seed.rate_R for seed in seeds]), points.draws.num_patients, False),
         "lead_hours": seed_mean(lead_SR, num, enough),
         "threshold": float(np.mean(1 / (1 + np.exp(-np.array(levels))))) if is_log_odds and raised else None,
     }

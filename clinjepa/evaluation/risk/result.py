@@ -85,7 +85,7 @@ class AlarmFigures(TypedDict):
 
     recall: Figure | None
     false_alarms_per_day: Figure | None
-    """The rate that is reached; at most the asked one."""
+    """The rate that is reached, at most the asked one; without an interval, since the threshold is chosen by it."""
     lead_hours: Figure | None
     """Median over the caught events."""
     threshold: float | None
