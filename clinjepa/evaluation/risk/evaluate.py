@@ -77,8 +77,10 @@ def _task_risk(task: Task, methods: Mapping[str, Sequence[pa.Table]], stays: pa.
     own = {name: [table.filter(pc.equal(table["task"], task.name)) for table in tables] for name, tables in methods.items()}
     own = {name: tables for name, tables in own.items() if all(table.num_rows for table in tables)}
     table, found = task_scores(own, next(iter(own)), task.name)
-    columns = [table[name].to_numpy(zero_copy_only=False) for name in ("stay_id", "hour", "boolean_value", "subject_id")]
-    points = RiskPoints.of(*columns, settings.num_bootstrap)
+    stay_N, hour_N, label_N, subject_N = (
+        table[name].to_numpy(zero_copy_only=False) for name in ("stay_id", "hour", "boolean_value", "subject_id")
+    )
+    points = RiskPoints.of(stay_N, hour_N, label_N, subject_N, settings.num_bootstrap)
     groups = groups_of(points, stays)
     reason = why_no_events(task)
     events = None
