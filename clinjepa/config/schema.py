@@ -482,6 +482,25 @@ class DownstreamConfig(Section):
     baselines: BaselinesConfig = Added(BaselinesConfig())
 
 
+class RiskConfig(Section):
+    """Calibration, subgroups, alarms and net benefit of the risk tasks. Only the report reads it: no stage depends on a field."""
+
+    num_bins: int = Execution(10, ge=2)
+    """Bins, with equally many predictions, of the calibration error and the reliability curve."""
+
+    alarm_rates: list[Annotated[float, Field(gt=0)]] = Execution([0.5, 1.0, 2.0], min_length=1)
+    """False alarms per patient-day at which the share of events caught is given."""
+
+    silence_hours: int = Execution(8, ge=0)
+    """Hours after an alarm in which the same stay raises no other."""
+
+    thresholds: list[Annotated[float, Field(gt=0, lt=1)]] = Execution([0.05, 0.1, 0.2, 0.5])
+    """Probabilities at which the net benefit is given."""
+
+    min_group_patients: int = Execution(10, ge=2)
+    """Fewest patients with a positive label, and with a negative one, of a group of age, sex or unit that has figures."""
+
+
 class ForecastConfig(Section):
     """Forecasts of measured values with probabilities, decoded from rolled-out latents, beside forecasts that use no latents."""
 
@@ -532,6 +551,7 @@ class EvaluationConfig(Section):
     drift: DriftConfig = DriftConfig()
     geometry: GeometryConfig = GeometryConfig()
     downstream: DownstreamConfig = DownstreamConfig()
+    risk: RiskConfig = Execution(RiskConfig())
     forecasts: ForecastConfig = ForecastConfig()
     num_roundtrip_hours: int = Field(20000, ge=100)
     """State texts used for the round trip (R² of a linear decoder from a latent to its text's values)."""

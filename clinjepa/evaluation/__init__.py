@@ -13,6 +13,7 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `space` | stays of a split, the training mean latent, diagnostics of collapse |
 | `figures`, `metrics`, `seeds` | a figure with its interval; AUROC, AUPRC and the bootstrap; several seeds as one result |
 | `resampling`, `comparisons` | one bootstrap over patients for many figures; paired differences, Holm, equivalence |
+| `risk/` | calibration, subgroups, alarms and net benefit, from the kept predictions when a report is written |
 | `differences/` | the mean of a difference over tasks; differences between runs |
 | `predictions` | the scores behind the risk tables, kept as a table; comparisons on them |
 | `settings` | settings of the evaluation stages |

@@ -117,7 +117,7 @@ def compare_predictions(
     """
     found: dict[str, dict[str, Difference]] = {}
     for task in dict.fromkeys(methods[reference][0]["task"].to_pylist()):
-        points, scores = _task_scores(methods, reference, task)
+        points, scores = task_scores(methods, reference, task)
         label_N = points["boolean_value"].to_numpy(zero_copy_only=False).astype(np.float64)
         subject_N = points["subject_id"].to_numpy()
         differences = paired_differences(label_N, scores, reference, subject_N, num_bootstrap=num_bootstrap, seed=seed)
@@ -130,8 +130,13 @@ def compare_predictions(
     return found
 
 
-def _task_scores(methods: Mapping[str, Sequence[pa.Table]], reference: str, task: str) -> tuple[pa.Table, dict[str, np.ndarray]]:
-    """The points of a task and the scores [S, N] of every method that has them."""
+def task_scores(methods: Mapping[str, Sequence[pa.Table]], reference: str, task: str) -> tuple[pa.Table, dict[str, np.ndarray]]:
+    """The points of a task (stay_id, subject_id, hour, boolean_value; sorted by stay and hour) and the scores [S, N] of every method that
+    has them. The arguments are those of `compare_predictions`.
+
+    Raises:
+        StoreError: Two methods scored different points.
+    """
     points: pa.Table | None = None
     scores: dict[str, np.ndarray] = {}
     for name in (reference, *(name for name in methods if name != reference)):
@@ -160,7 +165,7 @@ def mean_over_tasks(
     """
     tasks: dict[str, TaskScores] = {}
     for task in dict.fromkeys(methods[reference][0]["task"].to_pylist()):
-        points, scores = _task_scores(methods, reference, task)
+        points, scores = task_scores(methods, reference, task)
         label_N = points["boolean_value"].to_numpy(zero_copy_only=False).astype(np.float64)
         tasks[task] = TaskScores(label_N, points["subject_id"].to_numpy(), scores)
     return mean_differences(tasks, reference, num_bootstrap=num_bootstrap, seed=seed)

@@ -15,6 +15,7 @@ from clinjepa.report.drift_words import VERSIONS, ActionRow, action_rows, action
 from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headline_recipe, headlines
 from clinjepa.report.sections import geometry
 from clinjepa.report.sections.forecasts import ForecastView
+from clinjepa.report.sections.risk import RiskView
 from clinjepa.report.words import RECIPES, Footnotes, duration, plain, recipe_words, stage_title, title
 
 DRIFT_PANELS = (
@@ -164,6 +165,9 @@ class ReportView:
 
     def forecasts(self) -> ForecastView:
         return ForecastView(self.report, self.slots)
+
+    def risk(self) -> RiskView:
+        return RiskView(self.report)
 
     def geometry_chart(self) -> Markup:
         return geometry.ratio_chart(self.report, self.slots)

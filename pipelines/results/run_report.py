@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -12,6 +12,8 @@ from clinjepa.config import Config, result_fields, save_config
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.baselines.names import COLUMN
 from clinjepa.evaluation.predictions import PREDICTIONS, cell_predictions, compare_predictions, mean_over_tasks, of_a_run
+from clinjepa.evaluation.risk.evaluate import RiskSettings, risk_evaluation
+from clinjepa.evaluation.risk.result import RiskResult
 from clinjepa.evaluation.seeds import combine_seeds
 from clinjepa.redaction import redacted
 from clinjepa.report.document import build_report, render_html
@@ -94,6 +96,7 @@ class _Assembly:
             **({"forecasts": self._evaluations("forecasts")} if self.config.evaluation.forecasts.enabled else {}),
             "downstream": self._downstream(),
             "comparisons": self._comparisons(),
+            "risk": self._risk(),
             "timings": seconds_by_kind(self.manifests),
             "versions": package_versions(),
         }
@@ -162,14 +165,7 @@ class _Assembly:
         """AUROC of every other recipe and baseline minus that of the headline recipe, from the history alone, on the kept predictions."""
         settings = self.config.evaluation.downstream
         probe = settings.probe.kinds[0]
-        methods: dict[str, list[pa.Table]] = {}
-        for trial in self.trials:
-            kept = self._artifact(trial.evaluations["downstream"]).folder.read_table(PREDICTIONS)
-            methods.setdefault(f"{trial.arm} · {probe}", []).append(cell_predictions(kept, probe, COLUMN))
-        if self.experiment.baselines.key in self.manifests:
-            kept = self._artifact(self.experiment.baselines).folder.read_table(PREDICTIONS)
-            for name in dict.fromkeys(kept["method"].to_pylist()):
-                methods[name] = [cell_predictions(kept, name, COLUMN)]
+        methods = self._history_only([probe])
         reference = f"{headline_recipe([trial.arm for trial in self.trials])} · {probe}"
         return {
             "reference": reference,
@@ -177,6 +173,26 @@ class _Assembly:
             "tasks": compare_predictions(methods, reference, settings.num_bootstrap),
             "mean": mean_over_tasks(methods, reference, settings.num_bootstrap),
         }
+
+    def _risk(self) -> RiskResult:
+        """Calibration, subgroups, alarms and net benefit of every probe of every recipe and of the baselines, from the history alone."""
+        downstream = self.config.evaluation.downstream
+        stays = self._artifact(self.experiment.ingest).folder.read_table("stays.parquet")
+        settings = RiskSettings(self.config.evaluation.risk, downstream.num_bootstrap, downstream.hourly_stride, COLUMN)
+        return risk_evaluation(self._history_only(downstream.probe.kinds), stays, settings)
+
+    def _history_only(self, probes: Sequence[str]) -> dict[str, list[pa.Table]]:
+        """{method: kept predictions of each training seed}, from the history alone, of these probes and the baselines."""
+        methods: dict[str, list[pa.Table]] = {}
+        for trial in self.trials:
+            kept = self._artifact(trial.evaluations["downstream"]).folder.read_table(PREDICTIONS)
+            for probe in probes:
+                methods.setdefault(f"{trial.arm} · {probe}", []).append(cell_predictions(kept, probe, COLUMN))
+        if self.experiment.baselines.key in self.manifests:
+            kept = self._artifact(self.experiment.baselines).folder.read_table(PREDICTIONS)
+            for name in dict.fromkeys(kept["method"].to_pylist()):
+                methods[name] = [cell_predictions(kept, name, COLUMN)]
+        return methods
 
     def _predictions(self) -> Iterator[tuple[str | None, int | None, pa.Table]]:
         """(recipe, seed, kept predictions) of every finished trial, then those of the baselines."""

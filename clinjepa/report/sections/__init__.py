@@ -5,4 +5,5 @@
 | `claims` | the paper's three claims, judged by intervals |
 | `forecasts` | tables and reliability charts of the forecasts |
 | `geometry` | cohorts, spaces and pictures of the latent geometry |
+| `risk` | tables of calibration, alarms, groups and net benefit |
 """

@@ -91,6 +91,7 @@ def results() -> dict[str, Any]:
             "hyperglycaemia_8h": _task(0.65),
             "hypoxaemia_8h": _task(None),
         },
+        "risk": _risk(),
         "timings": {"ingest": 41.5, "training": 402.0, "evaluation": 88.0, "wall": 560.0},
         "versions": {"clinjepa": "0.1.0", "python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"},
     }
@@ -277,6 +278,62 @@ def _task(level: float | None) -> dict[str, Any]:
                     "num_total": 118,
                 }
     return found
+
+
+def _risk() -> dict[str, Any]:
+    """An hourly task with one group that is too small and one method without probabilities, and a task of the whole stay."""
+    counts = {"num_total": 410, "num_positive": 60, "num_patients": 118, "num_positive_patients": 30, "prevalence": 60 / 410}
+    curve = [{"predicted": 0.05 + 0.2 * at, "observed": figure(0.04 + 0.18 * at), "num_total": 41} for at in range(3)]
+    calibration = {"brier": figure(0.1), "ece": figure(0.03), "slope": figure(0.8), "intercept": figure(0.1), "reliability": curve}
+    best = {"auroc": figure(0.8), "auroc_gap": None, "observed_minus_predicted": figure(0.05), "calibration_gap": figure(0.04)}
+    other = {"auroc": figure(0.7), "auroc_gap": figure(-0.1), "observed_minus_predicted": figure(0.01), "calibration_gap": None}
+    sex = {"best_auroc": "F", "worst_auroc": "M", "best_calibrated": "M", "worst_calibrated": "F", "groups": {"F": best, "M": other}}
+    lone = {
+        **dict.fromkeys(("best_auroc", "worst_auroc", "best_calibrated", "worst_calibrated")),
+        "groups": {"MICU": other | {"auroc_gap": None}},
+    }
+    groups = {
+        "sex": {"F": counts, "M": counts},
+        "unit": {"MICU": counts, "<SICU>": counts | {"reason": "3 patients with a positive label; at least 10 are needed"}},
+    }
+    alarm = {"recall": figure(0.6), "false_alarms_per_day": figure(0.99, None), "lead_hours": figure(5.0, None), "threshold": 0.31}
+    silent = {"recall": figure(0.0), "false_alarms_per_day": figure(0.0, None), "lead_hours": None, "threshold": None}
+    decision = {"net_benefit": figure(0.05), "over_default": figure(0.01)}
+    full = {
+        "calibration": calibration,
+        "subgroups": {"sex": sex, "unit": lone},
+        "alarms": {"1": alarm, "2": alarm},
+        "decisions": {"0.1": decision},
+    }
+    order = {
+        "subgroups": {},
+        "alarms": {"1": silent | {"reason": "no event is caught at this rate"}},
+        "decisions": {},
+        "reason": "the method's scores order the points and are no probabilities",
+    }
+    once = {
+        "num_events": 0,
+        "num_event_patients": 0,
+        "num_stays": 118,
+        "patient_days": 0.0,
+        "reason": "predicted once per stay, not hour by hour",
+    }
+    events = {"num_events": 30, "num_event_patients": 30, "num_stays": 118, "patient_days": 68.3}
+    settings = {"num_bins": 10, "alarm_rates": [1.0, 2.0], "silence_hours": 8, "stride_hours": 4}
+    settings |= {"thresholds": [0.1], "min_group_patients": 10, "num_bootstrap": 1000}
+    return {
+        "column": "history_only",
+        "settings": settings,
+        "tasks": {
+            "hypotension_8h": {**counts, "groups": groups, "events": events, "methods": {"clin_jepa · linear": full, "sofa": order}},
+            "in_hospital_death": {
+                **counts,
+                "groups": {},
+                "events": once,
+                "methods": {"clin_jepa · linear": full | {"alarms": {}, "subgroups": {}}},
+            },
+        },
+    }
 
 
 def _curves(phases: tuple[str, ...], level: float, rng: random.Random) -> list[dict[str, Any]]:
