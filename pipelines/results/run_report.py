@@ -202,9 +202,7 @@ class _Assembly:
         if not self.config.evaluation.forecasts.enabled:
             return {}
         if not may_show_patients(self._artifact(self.experiment.trajectories).folder):
-            return {
-                "no_fans": "Forecasts of single patients are drawn for simulated and openly published data only; these are credentialed."
-            }
+            return {"no_fans": "Forecasts of single patients are not drawn: these data are neither simulated nor openly published."}
         recipe = headline_recipe([trial.arm for trial in self.trials])
         trial = next(trial for trial in self.trials if trial.arm == recipe)
         kept = self._artifact(trial.evaluations["forecasts"]).folder.read_table(FORECASTS_FILE)

@@ -11,7 +11,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 from clinjepa.report.charts.page_svg import CARD, GRID, INK, QUIET, SLOTS, inline_svg
 from clinjepa.report.charts.parts import tick_label
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-CHARACTER = 6.6
-"""Width of a character of the size of TEXT, px; the page's font is narrower than this."""
+CHARACTER = 7.2
+"""Width of a character of the size of TEXT, px; most fonts of pages are narrower."""
+_WIDE_LETTERS = frozenset("MWmw%@")
 TEXT, SMALL, HEADING = 12, 11, 13
 """Sizes of texts, px."""
 MARKERS = "os^D"
@@ -37,6 +38,35 @@ class Margins(NamedTuple):
     top: float
     right: float
     bottom: float
+
+
+class Look(NamedTuple):
+    """How words look and which of their points lies at their place."""
+
+    size: float = TEXT
+    color: str = QUIET
+    ha: Literal["left", "center", "right"] = "left"
+    va: Literal["bottom", "baseline", "center", "top"] = "center"
+    bold: bool = False
+    turned: bool = False
+
+    def settings(self) -> _Settings:
+        """As properties of a matplotlib text."""
+        weight: Literal["bold", "normal"] = "bold" if self.bold else "normal"
+        return {"size": self.size, "color": self.color, "ha": self.ha, "va": self.va, "weight": weight, "rotation": 90 * self.turned}
+
+
+class _Settings(TypedDict):
+    size: float
+    color: str
+    ha: Literal["left", "center", "right"]
+    va: Literal["bottom", "baseline", "center", "top"]
+    weight: Literal["bold", "normal"]
+    rotation: float
+
+
+_PLAIN = Look()
+CENTRED, TURNED = Look(ha="center"), Look(ha="center", turned=True)
 
 
 @contextmanager
@@ -64,13 +94,13 @@ class Chart:
     def __init__(self, title: str, alt: str, width: float, height: float) -> None:
         from matplotlib.figure import Figure
 
-        lines = textwrap.wrap(readable(title), max(12, int(width / (1.08 * CHARACTER)))) if title else []
+        lines = textwrap.wrap(readable(title), max(12, int(width / (1.05 * CHARACTER)))) if title else []
         self.label = f"{title}. {alt}" if title else alt
         self.width, self.body, self.head = width, height, _HEADING_LINE * len(lines)
         self.figure = Figure(figsize=(width / 72, (height + self.head) / 72), frameon=False)
         self.tips: dict[str, Sequence[str]] = {}
         for place, line in enumerate(lines):
-            self.text(0, _HEADING_LINE * place + 13 - self.head, line, size=HEADING, color=INK, weight="bold", va="baseline")
+            self.text(0, _HEADING_LINE * place + 13 - self.head, line, Look(size=HEADING, color=INK, bold=True, va="baseline"))
 
     def axes(self, margins: Margins, *, left: bool = False) -> Axes:
         """Axes with a line below, and one at the left where asked for."""
@@ -90,11 +120,10 @@ class Chart:
         axes.set_axisbelow(True)
         return axes
 
-    def text(self, x: float, y: float, words: str, **looks: Any) -> None:
-        """Words at a place of the chart; `looks` are properties of a matplotlib text, `size` and `color` among them."""
-        looks = {"size": TEXT, "color": QUIET, "va": "center", **looks}
+    def text(self, x: float, y: float, words: str, look: Look = _PLAIN) -> None:
+        """Words at a place of the chart."""
         height = self.body + self.head
-        self.figure.text(x / self.width, 1 - (y + self.head) / height, readable(words), parse_math=False, **looks)
+        self.figure.text(x / self.width, 1 - (y + self.head) / height, readable(words), parse_math=False, **look.settings())
 
     def tip(self, artist: Artist, told: Sequence[str]) -> None:
         """Texts shown on hovering: one per marker of a line of markers, or one for a shape."""
@@ -119,23 +148,46 @@ def readable(words: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in words)
 
 
+def width_of(words: str) -> float:
+    """Room for words of the size of TEXT in any usual font, px."""
+    return sum(CHARACTER * (1.4 if letter in _WIDE_LETTERS else 1.15 if letter.isupper() else 1.0) for letter in words)
+
+
 def slot_colour(slot: int) -> str:
     """Colour of a series."""
     return SLOTS[slot % len(SLOTS)]
 
 
+def write(
+    axes: Axes,
+    at: tuple[float, float],
+    words: str,
+    look: Look = _PLAIN,
+    *,
+    share: Literal["", "x", "y"] = "",
+    offset: tuple[float, float] = (0, 0),
+) -> None:
+    """Words at a place of the axes.
+
+    Args:
+        axes: Axes of the chart.
+        at: Place in data; the coordinate that `share` names is a share of the axes' length instead.
+        words: One line.
+        look: Size, colour, alignment.
+        share: "x", "y" or "" for none.
+        offset: px to the right and upwards from the place.
+    """
+    places = {"x": axes.get_yaxis_transform(), "y": axes.get_xaxis_transform(), "": axes.transData}
+    settings = look.settings()
+    axes.annotate(readable(words), at, offset, xycoords=places[share], textcoords="offset points", parse_math=False, **settings)
+
+
 def mark_points(chart: Chart, axes: Axes, slot: int, x: Sequence[float], y: Sequence[float], told: Sequence[str]) -> None:
     """A marker of the series at every place, with its tip."""
     if x:
-        shape, colour = MARKERS[slot % len(MARKERS)], slot_colour(slot)
-        looks: dict[str, Any] = {
-            "linestyle": "none",
-            "markersize": 9 if shape == "^" else 7.5,
-            "markeredgecolor": CARD,
-            "markeredgewidth": 1,
-            "zorder": 4,
-        }
-        chart.tip(axes.plot(x, y, marker=shape, color=colour, **looks)[0], told)
+        shape = MARKERS[slot % len(MARKERS)]
+        drawn = axes.plot(x, y, shape, color=slot_colour(slot), markersize=9 if shape == "^" else 7.5, markeredgecolor=CARD, zorder=4)
+        chart.tip(drawn[0], told)
 
 
 def ticks_between(low: float, high: float, count: int) -> list[float]:

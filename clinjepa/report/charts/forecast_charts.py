@@ -5,9 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from clinjepa.report.charts.drawing import CHARACTER, Chart, Margins, drawing, mark_points, number_axis, slot_colour, ticks_between
+from clinjepa.report.charts.drawing import (
+    CENTRED,
+    CHARACTER,
+    TURNED,
+    Chart,
+    Margins,
+    drawing,
+    mark_points,
+    number_axis,
+    slot_colour,
+    ticks_between,
+)
 from clinjepa.report.charts.lines import empty_chart, even_scale
 from clinjepa.report.charts.page_svg import CARD, INK, QUIET
 from clinjepa.report.charts.parts import number, spoken, tick_label
@@ -78,8 +89,8 @@ def reliability_chart(curves: Sequence[ReliabilityCurve], *, title: str, alt: st
         axes.set_ylim(0, most)
         number_axis(axes, "x", ticks, grid=True)
         number_axis(axes, "y", ticks, grid=True)
-        chart.text(left + (_WIDTH - 14 - left) / 2, _HEIGHT - 8, "mean predicted probability", ha="center")
-        chart.text(8, (_HEIGHT - 34) / 2, "share of events", ha="center", rotation=90)
+        chart.text(left + (_WIDTH - 14 - left) / 2, _HEIGHT - 8, "mean predicted probability", CENTRED)
+        chart.text(8, (_HEIGHT - 34) / 2, "share of events", TURNED)
         axes.plot([0, most], [0, most], color=QUIET, linewidth=1.2, dashes=(4, 3), zorder=1.5)
         for curve in curves:
             colour = slot_colour(curve.slot)
@@ -103,10 +114,7 @@ def fan_chart(fan: Fan) -> str:
     points = fan.points
     width, height = 250, 170
     values = [value for each in points for value in each[1:] if value is not None]
-    alt = "; ".join(
-        f"{number(each.hours_ahead)} h ahead: measured {number(each.observed)}, forecast {spoken(each.forecast, each.low_90, each.high_90)}"
-        for each in points
-    )
+    alt = "; ".join(_said(point) for point in points)
     if not values:
         return empty_chart(fan.title, alt, width)
     with drawing(fan.title, alt, width, height) as chart:
@@ -119,8 +127,8 @@ def fan_chart(fan: Fan) -> str:
         axes.set_ylim(low, high)
         number_axis(axes, "y", ticks, grid=True)
         number_axis(axes, "x", [tick for tick in ticks_between(hours[0], hours[-1], 6) if tick == int(tick)], grid=False)
-        chart.text(left + (width - 12 - left) / 2, height - 8, "hours ahead", ha="center")
-        chart.text(8, (height - 30) / 2, fan.unit, ha="center", rotation=90)
+        chart.text(left + (width - 12 - left) / 2, height - 8, "hours ahead", CENTRED)
+        chart.text(8, (height - 30) / 2, fan.unit, TURNED)
         _bands(axes, points)
         axes.plot(hours, [each.forecast for each in points], color=slot_colour(0), linewidth=2, zorder=3)
         _measured(chart, axes, points)
@@ -137,9 +145,11 @@ def _bands(axes: Axes, points: Sequence[FanPoint]) -> None:
 
 
 def _measured(chart: Chart, axes: Axes, points: Sequence[FanPoint]) -> None:
-    told = [
-        f"{number(p.hours_ahead)} h ahead: measured {number(p.observed)}, forecast {spoken(p.forecast, p.low_90, p.high_90)}"
-        for p in points
-    ]
-    looks: dict[str, Any] = {"color": INK, "markeredgecolor": CARD, "markersize": 7.0, "zorder": 5}
-    chart.tip(axes.plot([p.hours_ahead for p in points], [p.observed for p in points], "o", **looks)[0], told)
+    hours, values = [point.hours_ahead for point in points], [point.observed for point in points]
+    dots = axes.plot(hours, values, "o", color=INK, markeredgecolor=CARD, markersize=7, zorder=5)
+    chart.tip(dots[0], [_said(point) for point in points])
+
+
+def _said(point: FanPoint) -> str:
+    forecast = spoken(point.forecast, point.low_90, point.high_90)
+    return f"{number(point.hours_ahead)} h ahead: measured {number(point.observed)}, forecast {forecast}"

@@ -11,21 +11,23 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from clinjepa.report.charts.drawing import (
+    CENTRED,
     CHARACTER,
     SMALL,
-    TEXT,
     Chart,
+    Look,
     Margins,
     drawing,
     number_axis,
-    readable,
     slot_colour,
     ticks_between,
+    width_of,
+    write,
 )
 from clinjepa.report.charts.lines import empty_chart, reference_level
-from clinjepa.report.charts.page_svg import INK, QUIET
+from clinjepa.report.charts.page_svg import INK
 from clinjepa.report.charts.parts import number, tick_label
-from clinjepa.report.charts.rows import Row, axes_text, label_width, row_axes, row_label
+from clinjepa.report.charts.rows import Row, label_width, left_of, row_axes, row_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,25 +68,24 @@ def heat_map(
     columns = max((len(row.values) for row in rows), default=0)
     if not columns:
         return empty_chart(title, alt, _WIDE)
-    left = 14 + CHARACTER * max(len(row.label) for row in rows)
+    left = 12 + max(width_of(row.label) for row in rows)
     heights = [_ROW if row.values else _HEADING for row in rows]
     with drawing(title, alt, _WIDE, 24 + sum(heights) + 40) as chart:
         _key(chart, left, scale)
         axes = row_axes(chart, Margins(left, 24, _NOTES, 40), sum(heights))
         axes.set_xlim(first_x, first_x + columns)
         number_axis(axes, "x", [tick for tick in ticks_between(first_x, first_x + columns, 12) if tick == int(tick)], grid=False)
-        chart.text(left + (_WIDE - left - _NOTES) / 2, chart.body - 8, x_label, ha="center")
+        chart.text(left + (_WIDE - left - _NOTES) / 2, chart.body - 8, x_label, CENTRED)
         boxes: dict[int, list[_Box]] = {level: [] for level in range(1, LEVELS + 1)}
         y = 0.0
         for row, height in zip(rows, heights, strict=True):
             if row.values:
-                axes_text(axes, y + height / 2, row.label, -8)
+                left_of(axes, y + height / 2, row.label)
                 _notes(axes, y + height / 2, row.note)
                 _collect(boxes, row, y, first_x)
                 _tips(chart, axes, row, y, first_x)
             else:
-                looks = {"transform": axes.get_yaxis_transform(), "weight": "bold", "size": TEXT, "color": INK, "va": "bottom"}
-                axes.text(0, y + height - 3, readable(row.label), parse_math=False, **looks)
+                write(axes, (0, y + height - 3), row.label, Look(color=INK, va="bottom", bold=True), share="x")
             y += height
         for level, found in boxes.items():
             _fill(axes, found, level)
@@ -105,7 +106,7 @@ def cell_map(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell | N
     longest = max((len(cell.words) for _, cells in rows for cell in cells if cell), default=0)
     if not longest:
         return empty_chart(title, alt, 440)
-    name = 4 + CHARACTER * max(len(name) for name in columns)
+    name = 4 + max(width_of(name) for name in columns)
     wide, height = max(14 + CHARACTER * longest, 40), 30
     turned = name > wide
     top = name + 4 if turned else 20
@@ -115,9 +116,7 @@ def cell_map(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell | N
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         for place, column in enumerate(columns):
-            looks = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-            looks |= {"size": SMALL, "color": QUIET, "rotation": 90 if turned else 0}
-            axes.annotate(readable(column), (place + 0.5, 1), (0, 4), parse_math=False, **looks)
+            write(axes, (place + 0.5, 1), column, Look(SMALL, ha="center", va="bottom", turned=turned), share="y", offset=(0, 4))
         boxes: dict[int, list[_Box]] = {}
         for line, (label, cells) in enumerate(rows):
             row_label(axes, height * (line + 0.5), labels[line])
@@ -126,7 +125,7 @@ def cell_map(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell | N
                     continue
                 box = (place + 0.02, height * line + 1, place + 0.98, height * (line + 1) - 1)
                 boxes.setdefault(_level(cell.shade), []).append(box)
-                axes.text(place + 0.5, height * (line + 0.5), readable(cell.words), parse_math=False, ha="center", va="center", color=INK)
+                write(axes, (place + 0.5, height * (line + 0.5)), cell.words, Look(color=INK, ha="center"))
                 _over(chart, axes, box, cell.tip or f"{label}, {columns[place]}: {cell.words}")
         for level, found in boxes.items():
             _fill(axes, found, 0.6 * level)  # words must stay readable on the darkest
@@ -149,19 +148,18 @@ def histogram(
         axes.set_ylim(0, max(counts))
         number_axis(axes, "y", ticks, grid=True)
         number_axis(axes, "x", ticks_between(0, end, 5), grid=False)
-        chart.text(left + (width - 14 - left) / 2, height - 8, x_label, ha="center")
+        chart.text(left + (width - 14 - left) / 2, height - 8, x_label, CENTRED)
         least = max(counts) / 200
         for index, count in enumerate(counts):
             if count:
-                bar = axes.bar(
-                    (index + 0.5) * bin_width, max(count, least), 0.92 * bin_width, color=slot_colour(0), alpha=0.85, linewidth=0
-                )
+                tall, thick = max(count, least), 0.92 * bin_width
+                bar = axes.bar((index + 0.5) * bin_width, tall, thick, color=slot_colour(0), alpha=0.85, linewidth=0)
                 upto = f"{number(int(index * bin_width))} to {number(int((index + 1) * bin_width) - 1)}: {number(count)}"
                 chart.tip(bar[0], [upto])
         for place, name in marks:
             reference_level(axes, "x", min(place, end))
-            looks = {"transform": axes.get_xaxis_transform(), "va": "bottom", "size": SMALL, "color": QUIET}
-            axes.text(min(place, end), 1.01, readable(name), ha="right" if place > end / 2 else "left", parse_math=False, **looks)
+            look = Look(SMALL, ha="right" if place > end / 2 else "left", va="bottom")
+            write(axes, (min(place, end), 1), name, look, share="y", offset=(0, 2))
         return chart.svg()
 
 
@@ -214,8 +212,7 @@ def _tips(chart: Chart, axes: Axes, row: HeatRow, y: float, first_x: int) -> Non
 
 def _notes(axes: Axes, y: float, words: str) -> None:
     if words:
-        looks = {"transform": axes.get_yaxis_transform(), "ha": "left", "va": "center", "size": SMALL, "color": INK}
-        axes.text(1.006, y, readable(words), parse_math=False, **looks)
+        write(axes, (1, y), words, Look(SMALL, INK), share="x", offset=(5, 0))
 
 
 def _key(chart: Chart, left: float, scale: tuple[str, str]) -> None:

@@ -12,17 +12,20 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from clinjepa.report.charts.drawing import (
+    CENTRED,
     CHARACTER,
     MARKERS,
     SMALL,
+    TURNED,
     Chart,
+    Look,
     Margins,
     drawing,
     mark_points,
     number_axis,
-    readable,
     slot_colour,
     ticks_between,
+    write,
 )
 from clinjepa.report.charts.page_svg import BAND, CARD, QUIET
 from clinjepa.report.charts.parts import number, spoken, tick_label
@@ -88,8 +91,8 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
         axes.set_ylim(*limits)
         number_axis(axes, "y", ticks, grid=True)
         _x_axis(axes, series, style)
-        chart.text(left + (_WIDTH - 12 - left) / 2, _HEIGHT - 8, x_label, ha="center")
-        chart.text(8, (_HEIGHT - 30) / 2, y_label, ha="center", rotation=90)
+        chart.text(left + (_WIDTH - 12 - left) / 2, _HEIGHT - 8, x_label, CENTRED)
+        chart.text(8, (_HEIGHT - 30) / 2, y_label, TURNED)
         _bands(axes, style.bands, _WIDTH - 12 - left)
         if style.reference is not None:
             reference_level(axes, "y", style.reference[0])
@@ -126,7 +129,7 @@ def reference_level(axes: Axes, which: str, level: float) -> None:
 def empty_chart(title: str, alt: str, width: float) -> str:
     """A chart that says that there is nothing to draw."""
     with drawing(title, alt, width, 60) as chart:
-        chart.text(width / 2, 30, "nothing to draw: every value is missing", ha="center", style="italic")
+        chart.text(width / 2, 30, "nothing to draw: every value is missing", CENTRED)
         return chart.svg()
 
 
@@ -164,13 +167,11 @@ def _bands(axes: Axes, bands: Sequence[tuple[float, float, str]], width: float) 
         if index % 2:
             axes.axvspan(start, end, color=BAND, linewidth=0, zorder=0)
         if width * (end - start) / (high - low) > CHARACTER * len(name) * 0.9:
-            above = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", "size": SMALL, "color": QUIET}
-            axes.text((start + end) / 2, 1.02, readable(name), parse_math=False, **above)
+            write(axes, ((start + end) / 2, 1), name, Look(SMALL, ha="center", va="bottom"), share="y", offset=(0, 3))
 
 
 def _over_line(axes: Axes, reference: tuple[float, str]) -> None:
-    looks = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom", "size": SMALL, "color": QUIET}
-    axes.text(1, reference[0], readable(reference[1]), parse_math=False, **looks)
+    write(axes, (1, reference[0]), reference[1], Look(SMALL, ha="right", va="bottom"), share="x", offset=(0, 2))
 
 
 def _draw(chart: Chart, axes: Axes, each: Series, log: bool) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from clinjepa.report.charts.drawing import (
-    CHARACTER,
+    CENTRED,
     SMALL,
-    TEXT,
     Chart,
+    Look,
     Margins,
     drawing,
     mark_points,
@@ -19,16 +19,18 @@ from clinjepa.report.charts.drawing import (
     readable,
     slot_colour,
     ticks_between,
+    width_of,
+    write,
 )
 from clinjepa.report.charts.lines import empty_chart, even_scale, reference_level
-from clinjepa.report.charts.page_svg import BAND, INK, QUIET
+from clinjepa.report.charts.page_svg import BAND, INK
 from clinjepa.report.charts.parts import spoken
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_WIDTH = 440
-_LABEL = 26
+_WIDTH = 380
+_LABEL = 20
 """Characters of a row's label in one line; longer ones get two lines."""
 _LINE = 13.5
 
@@ -84,7 +86,7 @@ def interval_chart(
         (low, high), ticks = even_scale(min(values), max(values))
         axes.set_xlim(low, high)
         number_axis(axes, "x", ticks, grid=True)
-        chart.text(left + (_WIDTH - 14 - left) / 2, chart.body - 8, x_label, ha="center")
+        chart.text(left + (_WIDTH - 14 - left) / 2, chart.body - 8, x_label, CENTRED)
         _named_level(axes, reference)
         y = 0.0
         for index, (row, height) in enumerate(zip(rows, heights, strict=True)):
@@ -106,14 +108,14 @@ def bar_chart(
         return empty_chart(title, alt, width)
     most = max([p.high if p.high is not None else p.value for p in points] + ([reference[0]] if reference else [])) or 1.0
     heights = [max(25.0, 8 + _LINE * len(_lines(row.label))) for row in rows]
-    left, right = label_width(rows), 12 + CHARACTER * max(len(spoken(p.value, p.low, p.high)) for p in points)
+    left, right = label_width(rows), 10 + max(width_of(spoken(p.value, p.low, p.high)) for p in points)
     top = 18 if reference else 4
     with drawing(title, alt, width, top + sum(heights) + 42) as chart:
         axes = row_axes(chart, Margins(left, top, right, 42), sum(heights), left=True)
         axes.set_xlim(0, most)
         room = max(1, int((width - left - right) / 50))
         number_axis(axes, "x", ticks_between(0, most, min(5, room)), grid=True)
-        chart.text(left + (width - left - right) / 2, chart.body - 8, x_label, ha="center")
+        chart.text(left + (width - left - right) / 2, chart.body - 8, x_label, CENTRED)
         _named_level(axes, reference)
         y = 0.0
         for row, height in zip(rows, heights, strict=True):
@@ -134,22 +136,21 @@ def row_axes(chart: Chart, margins: Margins, height: float, *, left: bool = Fals
 
 def label_width(rows: Sequence[Row]) -> float:
     """Room for the labels at the left, px."""
-    return 14 + CHARACTER * max((len(line) for row in rows for line in _lines(row.label)), default=0)
+    return 12 + max((width_of(line) for row in rows for line in _lines(row.label)), default=0)
 
 
 def row_label(axes: Axes, y: float, row: Row) -> None:
     """The label at the left of a row, and the note of a row without a point."""
     lines = _lines(row.label)
     for place, line in enumerate(lines):
-        axes_text(axes, y + _LINE * (place - (len(lines) - 1) / 2), line, -8)
+        left_of(axes, y + _LINE * (place - (len(lines) - 1) / 2), line)
     if not row.points and row.note:
-        axes_text(axes, y, row.note, 8)
+        write(axes, (0, y), row.note, Look(color=INK), share="x", offset=(8, 0))
 
 
-def axes_text(axes: Axes, y: float, words: str, offset: float) -> None:
-    """Words `offset` px from the left edge of the axes; before it where negative."""
-    looks = {"textcoords": "offset points", "xycoords": axes.get_yaxis_transform(), "va": "center", "size": TEXT, "color": INK}
-    axes.annotate(readable(words), (0, y), (offset, 0), ha="right" if offset < 0 else "left", parse_math=False, **looks)
+def left_of(axes: Axes, y: float, words: str) -> None:
+    """Words before the left edge of the axes."""
+    write(axes, (0, y), words, Look(color=INK, ha="right"), share="x", offset=(-8, 0))
 
 
 def _lines(label: str) -> list[str]:
@@ -161,8 +162,7 @@ def _named_level(axes: Axes, reference: tuple[float, str] | None) -> None:
         reference_level(axes, "x", reference[0])
         low, high = axes.get_xlim()
         at_end = reference[0] > low + 0.6 * (high - low)
-        looks = {"transform": axes.get_xaxis_transform(), "va": "bottom", "size": SMALL, "color": QUIET}
-        axes.text(reference[0], 1, readable(reference[1]), ha="right" if at_end else "left", parse_math=False, **looks)
+        write(axes, (reference[0], 1), reference[1], Look(SMALL, ha="right" if at_end else "left", va="bottom"), share="y", offset=(0, 2))
 
 
 def _interval(chart: Chart, axes: Axes, label: str, point: Point, y: float) -> None:
@@ -185,5 +185,4 @@ def _bar(chart: Chart, axes: Axes, row: Row, y: float, thick: float) -> None:
     if point.low is not None and point.high is not None:
         end = point.high
         axes.plot([point.low, end], [y, y], color=INK, linewidth=1.4, alpha=0.75)
-    looks = {"textcoords": "offset points", "va": "center", "size": TEXT, "color": INK}
-    axes.annotate(said, (end, y), (6, 0), parse_math=False, **looks)
+    write(axes, (end, y), said, Look(color=INK), offset=(6, 0))

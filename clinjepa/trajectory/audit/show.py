@@ -76,7 +76,7 @@ class WindowView:
 
 
 def may_show_patients(store: Folder) -> bool:
-    """Whether single patients of a trajectory store may stand on a page for any reader: they are simulated, or published without conditions."""
+    """Whether patients of a trajectory store may stand on a page for any reader: they are simulated, or published without conditions."""
     return store.read_json("data_card.json").get("access", "credentialed") in ("open", "synthetic")
 
 
