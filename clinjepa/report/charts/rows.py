@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ _WIDTH = 380
 _LABEL = 20
 """Characters of a row's label in one line; longer ones get two lines."""
 _LINE = 13.5
+_NUMBER_WITH_UNIT = re.compile(r"(\d) (h|%)(?!\w)")
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def left_of(axes: Axes, y: float, words: str) -> None:
 
 
 def _lines(label: str) -> list[str]:
-    return textwrap.wrap(readable(label), _LABEL, max_lines=3, placeholder=" …") or [""]
+    together = _NUMBER_WITH_UNIT.sub("\\1\N{NO-BREAK SPACE}\\2", readable(label))
+    return textwrap.wrap(together, _LABEL, max_lines=3, placeholder=" …") or [""]
 
 
 def _named_level(axes: Axes, reference: tuple[float, str] | None) -> None:
