@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
+import pytest
 
 from clinjepa.evaluation.forecasts.tables import FORECASTS
 from clinjepa.report.sections.fans import NUM_PATIENTS, choose_fans
+from clinjepa.storage import Folder
+from clinjepa.trajectory.audit.show import may_show_patients
 
 
 def table(rows: list[tuple[str, int, int, float, float | None]]) -> pa.Table:
@@ -41,3 +46,12 @@ def test_forecasts_without_intervals_make_no_fan() -> None:
 def test_no_identifier_of_a_patient_is_in_a_fan() -> None:
     told = repr(choose_fans(table([("map", hour, 4711, 1.0, 2.0) for hour in (1, 4)]), {}))
     assert "4711" not in told
+
+
+@pytest.mark.parametrize(
+    ("card", "shown"), [({"access": "open"}, True), ({"access": "synthetic"}, True), ({"access": "credentialed"}, False), ({}, False)]
+)
+def test_patients_are_shown_of_simulated_and_open_data_only(tmp_path: Path, card: dict[str, str], shown: bool) -> None:
+    store = Folder(tmp_path)
+    store.write_json("data_card.json", card)
+    assert may_show_patients(store) is shown

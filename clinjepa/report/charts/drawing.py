@@ -27,7 +27,6 @@ TEXT, SMALL, HEADING = 12, 11, 13
 """Sizes of texts, px."""
 MARKERS = "os^D"
 _HEADING_LINE = 17
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "clinjepa", "text.parse_math": False, "axes.unicode_minus": True}
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
@@ -84,7 +83,9 @@ def drawing(title: str, alt: str, width: float, height: float) -> Iterator[Chart
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page's font draws it
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
+        matplotlib.rcParams["svg.fonttype"] = "none"
+        matplotlib.rcParams["svg.hashsalt"] = "clinjepa"
+        matplotlib.rcParams["text.parse_math"] = False
         yield Chart(title, alt, width, height)
 
 
@@ -139,7 +140,8 @@ class Chart:
             for artist in (*axes.lines, *axes.collections, *axes.patches, *axes.texts):
                 artist.set_clip_on(False)  # all data lie inside; so the page needs no clipping paths
         stream = io.StringIO()
-        FigureCanvasSVG(self.figure).print_svg(stream, metadata=_NO_METADATA)
+        FigureCanvasSVG(self.figure)
+        self.figure.savefig(stream, format="svg", metadata=_NO_METADATA)
         return inline_svg(stream.getvalue(), readable(self.label), (self.width, self.body + self.head), self.tips)
 
 
