@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,7 +16,14 @@ from clinjepa.report.words import Footnotes, duration, title
 from tests.support.data.report_results import OTHER_CODE, extras, figure, results
 
 
+@cache
+def unchanged_page() -> str:
+    return render_html(build_report(results()), extras())
+
+
 def page(changed: dict[str, Any] | None = None, pictures: dict[str, Any] | None = None) -> str:
+    if changed is None and pictures is None:
+        return unchanged_page()
     return render_html(build_report({**results(), **(changed or {})}), extras() if pictures is None else pictures)
 
 
