@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from clinjepa.clinical import load_task, load_variables, section_names
 from clinjepa.report.charts.grids import HeatRow, heat_map, histogram
-from clinjepa.report.charts.lines import Point, Row, bar_chart
 from clinjepa.report.charts.parts import number
+from clinjepa.report.charts.rows import Point, Row, bar_chart
 from clinjepa.report.document import page_environment, page_style
 from clinjepa.report.words import plain, title
 from clinjepa.trajectory.hours.data_card import NOTES

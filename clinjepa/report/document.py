@@ -51,7 +51,8 @@ def render_html(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
 
     extras, all optional: `training` {recipe: {seed: [metrics of a phase: "name", "steps", "diagnostics"]}}, `pictures` {recipe:
     {"umap" or "pca": `clinjepa.evaluation.geometry.pictures.Picture`}}, `config_yaml` text, `notes` [text], `data_card` the
-    name of the data card's page beside the report, `recipes` {name: a recipe of `clinjepa.curriculum.recipes`}.
+    name of the data card's page beside the report, `recipes` {name: a recipe of `clinjepa.curriculum.recipes`}, `fans`
+    [`clinjepa.report.charts.forecast_charts.Fan`] of patients who may be shown, `no_fans` the reason why there are none.
     """
     template = page_environment().get_template("templates/report.html")
     return template.render(view=ReportView(report, extras), report=report, style=page_style())

@@ -7,15 +7,18 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from clinjepa.report.charts.lines import LineStyle, Point, Row, Series, bar_chart, interval_chart, line_chart, marker_svg
+from clinjepa.report.charts.forecast_charts import fan_chart
+from clinjepa.report.charts.lines import LineStyle, Series, line_chart, marker_svg
 from clinjepa.report.charts.parts import number
+from clinjepa.report.charts.rows import Point, Row, bar_chart, interval_chart
 from clinjepa.report.charts.training import training_charts
 from clinjepa.report.comparison_words import ComparisonRow, comparison_rows
 from clinjepa.report.drift_words import VERSIONS, ActionRow, action_rows, action_sentences
 from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headline_recipe, headlines
-from clinjepa.report.sections import geometry
+from clinjepa.report.sections import costs, geometry
 from clinjepa.report.sections.forecasts import ForecastView
 from clinjepa.report.sections.risk import RiskView
+from clinjepa.report.sections.task_map import task_map
 from clinjepa.report.words import RECIPES, Footnotes, duration, plain, recipe_words, stage_title, title
 
 DRIFT_PANELS = (
@@ -23,18 +26,6 @@ DRIFT_PANELS = (
     ("vs_mean", "L1 relative to a constant", "ratio", (1.0, "mean latent")),
     ("mase", "L1 relative to copying", "MASE", (1.0, "copy-forward")),
 )
-
-
-class CostRow(NamedTuple):
-    """A row of the table of costs: means over seeds. Tokens are those through the encoder and the predictor's positions."""
-
-    name: str
-    num_steps: float
-    encoder_tokens: float
-    sft_tokens: float
-    latent_tokens: float
-    predictor_tokens: float
-    seconds: float
 
 
 class RecipeRow(NamedTuple):
@@ -97,13 +88,11 @@ class ReportView:
             rows.append(RecipeRow(name, self._about(name), len(by_seed), steps, self.report["stage_sharing"]["recipes"].get(name)))
         return rows
 
-    def cost_rows(self) -> list[CostRow]:
-        """What each recipe cost, in the order of the run; empty in a report without costs."""
-        rows = []
-        for name, by_seed in self.report.get("costs", {}).items():
-            means = (sum(costs[field] for costs in by_seed.values()) / len(by_seed) for field in CostRow._fields[1:])
-            rows.append(CostRow(name, *means))
-        return rows
+    def cost_rows(self) -> list[costs.CostRow]:
+        return costs.cost_rows(self.report)
+
+    def cost_charts(self) -> list[Markup]:
+        return costs.cost_charts(self.cost_rows(), self.slots)
 
     def _about(self, recipe: str) -> str:
         """What the recipe is: the words for a built-in one, else its phases."""
@@ -243,8 +232,14 @@ class ReportView:
         return said
 
     def timing_chart(self) -> Markup:
-        timed = [stage for stage in self.report["stages"] if stage["seconds"]]
-        longest = sorted(timed, key=lambda stage: -stage["seconds"])[:15]
-        rows = [Row(stage_title(stage["name"]), [Point("", 1 if stage["reused"] else 0, stage["seconds"])]) for stage in longest]
-        alt = "; ".join(f"{stage_title(stage['name'])} {duration(stage['seconds'])}" for stage in longest)
-        return Markup(bar_chart(rows, title="Longest stages", x_label="seconds", alt=alt))
+        return costs.longest_stages(self.report)
+
+    def timeline(self) -> Markup:
+        return costs.timeline(self.report)
+
+    def fans(self) -> list[Markup]:
+        """Forecasts of single windows; empty where patients may not be shown."""
+        return [Markup(fan_chart(fan)) for fan in self.extras.get("fans", ())]
+
+    def task_map(self) -> Markup:
+        return task_map(self.report)

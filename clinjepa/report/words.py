@@ -46,6 +46,8 @@ TITLES = {
     "recorded_actions": "+ rollout, recorded future actions*",
     "in_hospital_death": "In-hospital death",
     "map": "MAP",
+    "sbp": "SBP",
+    "dbp": "DBP",
     "spo2": "SpO2",
     "fio2": "FiO2",
     "bun": "BUN",

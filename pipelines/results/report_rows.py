@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, NotRequired, TypedDict, cast
 
 import clinjepa
@@ -41,6 +42,11 @@ class StageRow(TypedDict):
     reused: bool
     num_workers: int
     code_digest: str
+    ended: str
+    """When it was finished, ISO 8601."""
+    waited_seconds: float | None
+    """From the end of its last input that the same invocation computed to its own start; None without such an input."""
+    invocation: str
     recipes: NotRequired[list[str]]
     """The finished recipes that use it; absent for data stages and baselines."""
 
@@ -101,11 +107,14 @@ def dataset_row(name: str, card: DataCard) -> DatasetRow:
     }
 
 
-def stage_row(manifest: Mapping[str, Any], run_id: str | None, recipes: Sequence[str] | None) -> StageRow:
+def stage_row(
+    manifest: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]], run_id: str | None, recipes: Sequence[str] | None
+) -> StageRow:
     """Row of a finished stage.
 
     Args:
         manifest: Of its artifact.
+        manifests: Of all finished stages, by key.
         run_id: The invocation whose stages count as computed; None counts the stage as reused.
         recipes: Finished recipes that use it; None for a data stage or the baselines.
     """
@@ -116,10 +125,26 @@ def stage_row(manifest: Mapping[str, Any], run_id: str | None, recipes: Sequence
         "reused": manifest["run_id"] != run_id,
         "num_workers": manifest["num_workers"],
         "code_digest": manifest["code_digest"],
+        "ended": manifest["created"],
+        "waited_seconds": waited_seconds(manifest, manifests),
+        "invocation": manifest["run_id"],
     }
     if recipes is not None:
         row["recipes"] = list(dict.fromkeys(recipes))
     return row
+
+
+def waited_seconds(manifest: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Seconds from the end of the stage's last input to its own start, among inputs that the same invocation computed; None without one.
+
+    Times of manifests are whole seconds, so the result is right to about a second.
+    """
+    inputs = [manifests[key] for key in manifest["inputs"].values() if key in manifests]
+    ends = [datetime.fromisoformat(each["created"]) for each in inputs if each["run_id"] == manifest["run_id"]]
+    if not ends:
+        return None
+    between = (datetime.fromisoformat(manifest["created"]) - max(ends)).total_seconds() - manifest["seconds"]
+    return round(max(between, 0.0), 3)
 
 
 def other_code_rows(manifests: Mapping[str, Mapping[str, Any]]) -> list[OtherCodeRow]:

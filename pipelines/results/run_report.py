@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from clinjepa.clinical import load_variables
 from clinjepa.config import Config, result_fields, save_config
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.baselines.names import COLUMN
+from clinjepa.evaluation.forecasts.tables import FORECASTS_FILE
 from clinjepa.evaluation.predictions import PREDICTIONS, cell_predictions, compare_predictions, mean_over_tasks, of_a_run
 from clinjepa.evaluation.risk.evaluate import RiskSettings, risk_evaluation
 from clinjepa.evaluation.risk.result import RiskResult
@@ -18,7 +20,9 @@ from clinjepa.evaluation.seeds import combine_seeds
 from clinjepa.redaction import redacted
 from clinjepa.report.document import build_report, render_html
 from clinjepa.report.headline import headline_recipe
+from clinjepa.report.sections.fans import choose_fans
 from clinjepa.storage import Folder
+from clinjepa.trajectory.audit.show import may_show_patients
 from pipelines.graph.artifacts import RESULT, Artifact, content_key
 from pipelines.graph.code_digest import project_digest
 from pipelines.graph.experiment import Experiment
@@ -105,6 +109,7 @@ class _Assembly:
         extras = {
             "training": self._per_recipe_and_seed(self._training),
             "pictures": self._pictures(),
+            **self._fans(),
             "config_yaml": save_config(self.config),
             "data_card": PAGE,
             "recipes": {trial.arm: recipes[trial.recipe] for trial in self.trials},
@@ -128,7 +133,7 @@ class _Assembly:
     def _stage(self, stage: Stage) -> StageRow:
         shared = {each.key for each in (*self.experiment.data_stages, self.experiment.baselines)}
         users = [trial.arm for trial in self.experiment.users.get(stage.key, ()) if trial in self.trials]
-        return stage_row(self.manifests[stage.key], self.run_id, None if stage.key in shared else users)
+        return stage_row(self.manifests[stage.key], self.manifests, self.run_id, None if stage.key in shared else users)
 
     def _per_recipe_and_seed(self, of: Callable[[Trial], _Of]) -> dict[str, dict[str, _Of]]:
         found: dict[str, dict[str, _Of]] = {}
@@ -207,6 +212,18 @@ class _Assembly:
         for trial in self.trials:
             found.setdefault(trial.arm, self._artifact(trial.evaluations["geometry"]).folder.read_json(RESULT)["pictures"])
         return found
+
+    def _fans(self) -> dict[str, object]:
+        """Forecast fans of the headline recipe's first finished seed, where the data's patients may be shown; else why there are none."""
+        if not self.config.evaluation.forecasts.enabled:
+            return {}
+        if not may_show_patients(self._artifact(self.experiment.trajectories).folder):
+            return {"no_fans": "Forecasts of single patients are not drawn: these data are neither simulated nor openly published."}
+        recipe = headline_recipe([trial.arm for trial in self.trials])
+        trial = next(trial for trial in self.trials if trial.arm == recipe)
+        kept = self._artifact(trial.evaluations["forecasts"]).folder.read_table(FORECASTS_FILE)
+        fans = choose_fans(kept, {name: variable.unit for name, variable in load_variables().items()})
+        return {"fans": fans} if fans else {"no_fans": "Forecasts of single patients are not drawn: none has intervals at two horizons."}
 
     def _record(self) -> RunRecord:
         return {

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import cache
 from typing import Any
 
 import pytest
 
 from clinjepa.errors import StoreError
-from clinjepa.report.charts.lines import Series, line_chart
-from clinjepa.report.charts.parts import even_ticks, number
 from clinjepa.report.document import NOT_FINITE, build_report, render_html
 from clinjepa.report.words import Footnotes, duration, title
 from tests.support.data.report_results import OTHER_CODE, extras, figure, results
 
 
+@cache
+def unchanged_page() -> str:
+    return render_html(build_report(results()), extras())
+
+
 def page(changed: dict[str, Any] | None = None, pictures: dict[str, Any] | None = None) -> str:
+    if changed is None and pictures is None:
+        return unchanged_page()
     return render_html(build_report({**results(), **(changed or {})}), extras() if pictures is None else pictures)
 
 
@@ -130,23 +136,6 @@ def test_picture_that_could_not_be_made_shows_its_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "written"),
-    [(0, "0"), (37412, "37,412"), (0.5, "0.500"), (1.9234, "1.92"), (123.4, "123"), (0.0421, "0.0421"), (-0.5, "-0.500"), (2e-5, "2e-05")],
-)
-def test_figures_are_written_with_three_digits_and_counts_exactly(value: float, written: str) -> None:
-    assert number(value) == written
-
-
-def test_ticks_are_round_and_inside_their_range() -> None:
-    assert even_ticks(0.13, 0.97, 5) == [0.2, 0.4, 0.6, 0.8]
-
-
-def test_line_is_interrupted_where_a_value_is_missing() -> None:
-    chart = line_chart([Series("a", 0, [1, 2, 3, 4, 5], [1, 2, None, 2, 1])], title="t", x_label="x", y_label="y", alt="")
-    assert chart.count("<polyline") == 2 and chart.count("<circle") == 4
-
-
-@pytest.mark.parametrize(
     ("seconds", "said"), [(None, "–"), (4.24, "4.2 s"), (61.2, "61 s"), (200, "3 min 20 s"), (3000, "50 min"), (7500, "2 h 5 min")]
 )
 def test_durations_are_said_as_people_say_them(seconds: float | None, said: str) -> None:
@@ -172,3 +161,38 @@ def test_a_forecast_without_its_coverage_is_refused() -> None:
     del found["clin_jepa"]["variables"]["map"]["1"]["coverage_90"]
     with pytest.raises(StoreError, match=r"forecasts\.clin_jepa\.variables\.map\.1 lacks coverage_90"):
         build_report(results() | {"forecasts": found})
+
+
+def test_costs_fans_intervals_tasks_and_stages_are_drawn() -> None:
+    labels = re.findall(r'aria-label="([^"]*)"', page())
+    for start in (
+        "Optimizer steps",
+        "Encoder tokens",
+        "MAP, patient 1",
+        "90 % intervals: coverage",
+        "AUROC of every task",
+        "Stages of the last",
+    ):
+        assert sum(label.startswith(start) for label in labels) == 1, start
+
+
+def test_patients_who_may_not_be_shown_have_no_fan_and_the_page_says_so() -> None:
+    reason = "Forecasts of single patients are not drawn."
+    html = page(pictures={"no_fans": reason})
+    assert reason in html and "patient 1" not in html
+
+
+def test_a_page_of_four_recipes_is_small() -> None:
+    assert len(page().encode()) < 1_500_000
+
+
+def test_hostile_names_in_every_field_of_a_report_make_no_element() -> None:
+    name = '"><svg onload=alert(1)><script>'
+    found = results()
+    stages = [stage | {"name": name} for stage in found["stages"]]
+    attrition = [rule | {"rule": name} for rule in found["dataset"]["attrition"]]
+    changed = {"stages": stages, "dataset": found["dataset"] | {"attrition": attrition}}
+    changed |= {field: {name: found[field]["clin_jepa"]} for field in ("phases", "drift", "geometry", "costs", "forecasts")}
+    changed |= {"downstream": {name: {name: found["downstream"]["hypotension_8h"]["clin_jepa"]}}}
+    html = page(found | changed)
+    assert "<script" not in html and "<svg onload" not in html

@@ -1,16 +1,37 @@
-"""Charts of the report as inline SVG text: lines with interval ribbons, points with intervals, horizontal bars.
+"""Lines over x with interval ribbons, and the keys of legends.
 
-Colours come from the page's style sheet, which colours the classes `s0` … `s7` (series) for light and dark screens.
-Series also differ by marker shape, each mark has a tooltip, and each chart has a text alternative.
+Series differ by colour and by the shape of their markers. Every marker has a tooltip, and each chart has a text alternative.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from html import escape
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
-from clinjepa.report.charts.parts import CHARACTER, Scale, empty_chart, even_ticks, line, marker, number, opening, spoken, text, tick_label
+from clinjepa.report.charts.drawing import (
+    CENTRED,
+    CHARACTER,
+    MARKERS,
+    SMALL,
+    TURNED,
+    Chart,
+    Look,
+    Margins,
+    drawing,
+    mark_points,
+    number_axis,
+    slot_colour,
+    ticks_between,
+    write,
+)
+from clinjepa.report.charts.page_svg import BAND, CARD, QUIET
+from clinjepa.report.charts.parts import number, spoken, tick_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -23,26 +44,6 @@ class Series:
     y: Sequence[float | None]
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value with its interval; `slot` is colour and shape."""
-
-    label: str
-    slot: int
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A labelled row of an interval chart or bar chart; `note` is printed where there is no point."""
-
-    label: str
-    points: Sequence[Point] = field(default_factory=tuple)
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class LineStyle:
 
 
 _PLAIN = LineStyle()
-_WIDTH, _HEIGHT = 380, 250
+_WIDTH, _HEIGHT = 380, 230
 
 
 def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: str, alt: str, style: LineStyle = _PLAIN) -> str:
@@ -78,187 +79,124 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
     """
     known = [v for s in series for group in (s.y, s.low, s.high) for v in group if v is not None and (v > 0 or not style.log_y)]
     if not known:
-        return empty_chart(title, alt, _WIDTH, _HEIGHT)
+        return empty_chart(title, alt, _WIDTH)
     known += [style.reference[0]] if style.reference is not None else []
     known += [style.floor] if style.floor is not None else []
-    y = Scale.nice(min(known), max(known), log=style.log_y)
-    all_x = [v for s in series for v in s.x] + [edge for band in style.bands for edge in band[:2]]
-    x = Scale(min(all_x), max(all_x), list(style.x_ticks) or even_ticks(min(all_x), max(all_x), 5))
-    x.place(14 + CHARACTER * max(len(tick_label(t)) for t in y.ticks) + 14, _WIDTH - 12)
-    y.place(_HEIGHT - 40, 46 if style.bands else 34)
-    out = [opening(_WIDTH, _HEIGHT, alt, title), text(0, 14, title, "chart-title")]
-    out += [*_bands(style.bands, x, y), *_axes(x, y, x_label, y_label), *_reference(style.reference, x, y)]
-    for s in series:
-        out.extend(_ribbon(s, x, y, style.log_y))
-    for s in series:
-        out.extend(_polyline(s, x, y, style.log_y))
-        if style.markers:
-            out.extend(_markers(s, x, y, x_label, style.log_y))
-    return "".join([*out, "</svg>"])
+    with drawing(title, alt, _WIDTH, _HEIGHT) as chart:
+        log = style.log_y and max(known) >= 8 * min(known)
+        limits, ticks = log_scale(min(known), max(known)) if log else even_scale(min(known), max(known))
+        left = 26 + CHARACTER * max(len(tick_label(tick)) for tick in ticks)
+        axes = chart.axes(Margins(left, 24 if style.bands else 12, 12, 42))
+        axes.set_yscale("log" if log else "linear")
+        axes.set_ylim(*limits)
+        number_axis(axes, "y", ticks, grid=True)
+        _x_axis(axes, series, style)
+        chart.text(left + (_WIDTH - 12 - left) / 2, _HEIGHT - 8, x_label, CENTRED)
+        chart.text(8, (_HEIGHT - 30) / 2, y_label, TURNED)
+        _bands(axes, style.bands, _WIDTH - 12 - left)
+        if style.reference is not None:
+            reference_level(axes, "y", style.reference[0])
+            _over_line(axes, style.reference)
+        for each in series:
+            _draw(chart, axes, each, log)
+            if style.markers:
+                _mark(chart, axes, each, x_label, log)
+        return chart.svg()
 
 
-def _bands(bands: Sequence[tuple[float, float, str]], x: Scale, y: Scale) -> list[str]:
-    out = []
-    for index, (start, end, name) in enumerate(bands):
-        x0, x1 = x(start), x(end)
-        shape = f'x="{x0:.1f}" y="{y.end:.0f}" width="{max(x1 - x0, 0.5):.1f}" height="{y.start - y.end:.0f}"'
-        out.append(f'<rect class="band{index % 2}" {shape}/>')
-        if x1 - x0 > CHARACTER * len(name) * 0.9:
-            out.append(text((x0 + x1) / 2, y.end - 5, name, "band-label", "middle"))
-    return out
+def even_scale(low: float, high: float) -> tuple[tuple[float, float], list[float]]:
+    """Limits with room for markers, and round ticks inside them."""
+    if high - low < 1e-9 * max(abs(high), 1e-9):
+        spare = abs(high) * 0.1 or 1.0
+        low, high = low - spare, high + spare
+    spare = 0.04 * (high - low)
+    ticks = ticks_between(low - spare, high + spare, 5)
+    return (low - spare, high + spare), ticks or [low, high]
 
 
-def _axes(x: Scale, y: Scale, x_label: str, y_label: str) -> list[str]:
-    """Grid, ticks and names of both axes."""
-    left, right, top, bottom = x.start, x.end, y.end, y.start
-    out = []
-    for tick in y.ticks:
-        out.append(line(left, y(tick), right, y(tick), "grid"))
-        out.append(text(left - 6, y(tick) + 4, tick_label(tick), "tick", "end"))
-    for tick in x.ticks:
-        out.append(text(x(tick), bottom + 16, tick_label(tick), "tick", "middle"))
-    out.append(line(left, bottom, right, bottom, "axis"))
-    out.append(text((left + right) / 2, _HEIGHT - 6, x_label, "axis-label", "middle"))
-    turned = f'transform="translate(11 {(top + bottom) / 2:.0f}) rotate(-90)"'
-    return [*out, f'<text class="axis-label" text-anchor="middle" {turned}>{escape(y_label)}</text>']
+def log_scale(low: float, high: float) -> tuple[tuple[float, float], list[float]]:
+    """Limits and ticks 1, 3, 10, 30 … of a logarithmic axis."""
+    ticks = [m * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 3)]
+    return (low / 1.15, high * 1.15), [tick for tick in ticks if low / 1.15 <= tick <= high * 1.15] or [low, high]
 
 
-def _reference(reference: tuple[float, str] | None, x: Scale, y: Scale) -> list[str]:
-    if reference is None:
-        return []
-    level = y(reference[0])
-    return [line(x.start, level, x.end, level, "reference"), text(x.end, level - 4, reference[1], "reference-label", "end")]
+def reference_level(axes: Axes, which: str, level: float) -> None:
+    """A dashed line at a level of the axis."""
+    line = axes.axvline if which == "x" else axes.axhline
+    line(level, color=QUIET, linewidth=1.2, dashes=(4, 3), zorder=1.5)
 
 
-def _markers(s: Series, x: Scale, y: Scale, x_label: str, log_y: bool) -> list[str]:
-    out = []
-    for index, value in enumerate(s.y):
-        if value is not None and (value > 0 or not log_y):
-            low = s.low[index] if index < len(s.low) else None
-            high = s.high[index] if index < len(s.high) else None
-            said = f"{s.label}, {x_label} {number(s.x[index])}: {spoken(value, low, high)}"
-            out.append(marker(x(s.x[index]), y(value), s.slot, said))
-    return out
+def empty_chart(title: str, alt: str, width: float) -> str:
+    """A chart that says that there is nothing to draw."""
+    with drawing(title, alt, width, 60) as chart:
+        chart.text(width / 2, 30, "nothing to draw: every value is missing", CENTRED)
+        return chart.svg()
 
 
-def interval_chart(
-    rows: Sequence[Row],
-    *,
-    title: str,
-    x_label: str,
-    alt: str,
-    reference: tuple[float, str] | None = None,
-    limits: tuple[float, float] | None = None,
-    width: int = 560,
-) -> str:
-    """A forest plot: one labelled row per item, its points beside each other with their intervals."""
-    values = [v for row in rows for p in row.points for v in (p.value, p.low, p.high) if v is not None]
-    if limits is not None:
-        values = [min(max(v, limits[0]), limits[1]) for v in values]
-    if reference is not None:
-        values.append(reference[0])
-    if not any(row.points for row in rows):
-        return empty_chart(title, alt, width, 80)
-    x = Scale.nice(min(values), max(values))
-    left, right, top = 12 + CHARACTER * max(len(row.label) for row in rows), width - 14, 34
-    heights = [max(22, 8 + 12 * len(row.points)) for row in rows]
-    bottom = top + sum(heights)
-    height = bottom + 38
-    x.place(left, right)
-    out = [opening(width, height, alt, title), text(0, 14, title, "chart-title")]
-    for index in range(1, len(rows), 2):
-        out.append(f'<rect class="band1" x="0" y="{top + sum(heights[:index])}" width="{width}" height="{heights[index]}"/>')
-    for tick in x.ticks:
-        out.append(line(x(tick), top, x(tick), bottom, "grid"))
-        out.append(text(x(tick), bottom + 15, tick_label(tick), "tick", "middle"))
-    if reference is not None:
-        out.append(line(x(reference[0]), top, x(reference[0]), bottom, "reference"))
-        out.append(text(x(reference[0]) + 4, top - 5, reference[1], "reference-label", "start"))
-    y = float(top)
-    for row, row_height in zip(rows, heights, strict=True):
-        out.append(text(left - 8, y + row_height / 2 + 4, row.label, "row-label", "end"))
-        if not row.points:
-            out.append(text(left + 8, y + row_height / 2 + 4, row.note, "note", "start"))
-        offset = y + row_height / 2 - 6 * (len(row.points) - 1)
-        for place, point in enumerate(row.points):
-            level = offset + 12 * place
-            low, high = x.clip(point.low), x.clip(point.high)
-            if low is not None and high is not None:
-                out.append(f'<line class="whisker s{point.slot}" x1="{x(low):.1f}" y1="{level:.1f}" x2="{x(high):.1f}" y2="{level:.1f}"/>')
-            said = f"{row.label}, {point.label}: {spoken(point.value, point.low, point.high)}"
-            out.append(marker(x(x.clip(point.value) or point.value), level, point.slot, said))
-        y += row_height
-    out.append(line(left, bottom, right, bottom, "axis"))
-    out.append(text((left + right) / 2, height - 5, x_label, "axis-label", "middle"))
-    return "".join([*out, "</svg>"])
-
-
-def bar_chart(
-    rows: Sequence[Row], *, title: str, x_label: str, alt: str, reference: tuple[float, str] | None = None, width: int = 560
-) -> str:
-    """Horizontal bars from zero, the value written at the end; a row without a point shows its note."""
-    points = [row.points[0] for row in rows if row.points]
-    if not points:
-        return empty_chart(title, alt, width, 80)
-    shown = [p.high if p.high is not None else p.value for p in points] + ([reference[0]] if reference else [])
-    x = Scale(0.0, max(shown) or 1.0, even_ticks(0.0, max(shown) or 1.0, 5))
-    labels = [spoken(p.value, p.low, p.high) for p in points]
-    left = 12 + CHARACTER * max(len(row.label) for row in rows)
-    right = width - 10 - CHARACTER * max(len(label) for label in labels)
-    top, step = 34 if reference else 26, 26
-    bottom = top + step * len(rows)
-    height = bottom + 36
-    x.place(left, right)
-    out = [opening(width, height, alt, title), text(0, 14, title, "chart-title")]
-    for tick in x.ticks:
-        out.append(line(x(tick), top, x(tick), bottom, "grid"))
-        out.append(text(x(tick), bottom + 15, tick_label(tick), "tick", "middle"))
-    for index, row in enumerate(rows):
-        y = top + step * index
-        out.append(text(left - 8, y + step / 2 + 4, row.label, "row-label", "end"))
-        if not row.points:
-            out.append(text(left + 8, y + step / 2 + 4, row.note, "note", "start"))
-            continue
-        p = row.points[0]
-        said = spoken(p.value, p.low, p.high)
-        bar = f'<rect class="bar s{p.slot}" x="{left:.1f}" y="{y + 5}" width="{max(x(p.value) - left, 1):.1f}" height="{step - 10}" rx="2">'
-        out.append(f"{bar}<title>{escape(f'{row.label}: {said}')}</title></rect>")
-        end = x(p.value)
-        if p.low is not None and p.high is not None:
-            end = x(p.high)
-            out.append(line(x(p.low), y + step / 2, end, y + step / 2, "error"))
-        out.append(text(end + 6, y + step / 2 + 4, said, "value"))
-    if reference is not None:
-        out.append(line(x(reference[0]), top, x(reference[0]), bottom, "reference"))
-        out.append(text(x(reference[0]) + 4, top - 5, reference[1], "reference-label", "start"))
-    out.append(line(left, top, left, bottom, "axis"))
-    out.append(text((left + right) / 2, height - 5, x_label, "axis-label", "middle"))
-    return "".join([*out, "</svg>"])
-
-
+@cache
 def marker_svg(slot: int) -> str:
     """A legend key: the marker of a slot, 12 × 12 px."""
-    return f'<svg class="key" width="12" height="12" viewBox="0 0 12 12" aria-hidden="true">{marker(6, 6, slot, "")}</svg>'
+    with drawing("", "", 12, 12) as chart:
+        axes = chart.axes(Margins(0, 0, 0, 0))
+        axes.set_axis_off()
+        axes.plot([0], [0], MARKERS[slot % len(MARKERS)], color=slot_colour(slot), markersize=8, markeredgecolor=CARD)
+        drawn = chart.svg()
+    return drawn.replace('class="chart" role="img"', 'class="key" width="12" height="12" aria-hidden="true"').replace(' aria-label=""', "")
 
 
-def _ribbon(s: Series, x: Scale, y: Scale, log_y: bool) -> list[str]:
-    usable = [
-        (s.x[i], low, high)
-        for i, (low, high) in enumerate(zip(s.low, s.high, strict=True))
-        if low is not None and high is not None and (low > 0 or not log_y)
+def _x_axis(axes: Axes, series: Sequence[Series], style: LineStyle) -> None:
+    places = [v for s in series for v in s.x] + [edge for band in style.bands for edge in band[:2]]
+    first, last = min(places), max(places)
+    spare = 0.02 * (last - first) or 0.5
+    axes.set_xlim(first - spare, last + spare)
+    number_axis(axes, "x", _thinned(style.x_ticks, spare * 50) if style.x_ticks else ticks_between(first, last, 5), grid=False)
+
+
+def _thinned(ticks: Sequence[float], span: float) -> list[float]:
+    """Ticks whose numbers do not touch; the first and the last stay."""
+    kept = [ticks[0]]
+    for tick in ticks[1:-1]:
+        if tick - kept[-1] >= span / 14 and ticks[-1] - tick >= span / 14:
+            kept.append(tick)
+    return [*kept, ticks[-1]] if len(ticks) > 1 else kept
+
+
+def _bands(axes: Axes, bands: Sequence[tuple[float, float, str]], width: float) -> None:
+    low, high = axes.get_xlim()
+    for index, (start, end, name) in enumerate(bands):
+        if index % 2:
+            axes.axvspan(start, end, color=BAND, linewidth=0, zorder=0)
+        if width * (end - start) / (high - low) > CHARACTER * len(name) * 0.9:
+            write(axes, ((start + end) / 2, 1), name, Look(SMALL, ha="center", va="bottom"), share="y", offset=(0, 3))
+
+
+def _over_line(axes: Axes, reference: tuple[float, str]) -> None:
+    write(axes, (1, reference[0]), reference[1], Look(SMALL, ha="right", va="bottom"), share="x", offset=(0, 2))
+
+
+def _draw(chart: Chart, axes: Axes, each: Series, log: bool) -> None:
+    """The ribbon and the line."""
+    colour = slot_colour(each.slot)
+    bounds = [
+        (x, low, high)
+        for x, low, high in zip(each.x, each.low, each.high, strict=False)
+        if low is not None and high is not None and (low > 0 or not log)
     ]
-    if len(usable) < 2:
-        return []
-    path = [f"{x(at):.1f},{y(high):.1f}" for at, _, high in usable] + [f"{x(at):.1f},{y(low):.1f}" for at, low, _ in reversed(usable)]
-    return [f'<polygon class="ribbon s{s.slot}" points="{" ".join(path)}"/>']
+    if len(bounds) > 1:
+        x, low, high = zip(*bounds, strict=True)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=1)
+    values = [math.nan if value is None or (log and value <= 0) else value for value in each.y]
+    chart.tip(axes.plot(each.x, values, color=colour, linewidth=2, solid_joinstyle="round", zorder=3)[0], [each.label])
 
 
-def _polyline(s: Series, x: Scale, y: Scale, log_y: bool) -> list[str]:
-    runs: list[list[str]] = [[]]
-    for at, value in zip(s.x, s.y, strict=True):
-        if value is None or (log_y and value <= 0):
-            runs.append([])
-        else:
-            runs[-1].append(f"{x(at):.1f},{y(value):.1f}")
-    label = escape(s.label)
-    return [f'<polyline class="line s{s.slot}" points="{" ".join(run)}"><title>{label}</title></polyline>' for run in runs if len(run) > 1]
+def _mark(chart: Chart, axes: Axes, each: Series, x_label: str, log: bool) -> None:
+    x, y, told = [], [], []
+    for index, value in enumerate(each.y):
+        if value is None or (log and value <= 0):
+            continue
+        low = each.low[index] if index < len(each.low) else None
+        high = each.high[index] if index < len(each.high) else None
+        x.append(each.x[index])
+        y.append(value)
+        told.append(f"{each.label}, {x_label} {number(each.x[index])}: {spoken(value, low, high)}")
+    mark_points(chart, axes, each.slot, x, y, told)

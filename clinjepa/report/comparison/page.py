@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from clinjepa.report.charts.lines import Point, Row, interval_chart, marker_svg
+from clinjepa.report.charts.lines import marker_svg
 from clinjepa.report.charts.parts import number
+from clinjepa.report.charts.rows import Point, Row, interval_chart
 from clinjepa.report.comparison.content import COLUMN
 from clinjepa.report.comparison_words import answer
 from clinjepa.report.document import page_environment, page_style

@@ -3,7 +3,10 @@
 | module | contents |
 |---|---|
 | `claims` | the paper's three claims, judged by intervals |
-| `forecasts` | tables and reliability charts of the forecasts |
+| `forecasts` | tables, maps of intervals and reliability charts of the forecasts |
+| `fans` | which windows are shown as forecast fans |
+| `costs` | costs of recipes, times of stages |
+| `task_map` | all risk tasks and methods in one picture |
 | `geometry` | cohorts, spaces and pictures of the latent geometry |
 | `risk` | tables of calibration, alarms, groups and net benefit |
 """

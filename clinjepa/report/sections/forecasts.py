@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from clinjepa.clinical import load_variables
-from clinjepa.report.charts.lines import LineStyle, Series, line_chart
+from clinjepa.report.charts.forecast_charts import ReliabilityBin, ReliabilityCurve, reliability_chart
+from clinjepa.report.charts.grids import Cell, cell_map
 from clinjepa.report.charts.parts import number
 from clinjepa.report.words import title
 
@@ -103,33 +104,59 @@ class ForecastView:
     def tasks(self) -> list[str]:
         return list(dict.fromkeys(task for found in self.found.values() for task in found["events"]))
 
+    def interval_maps(self, recipe: str) -> list[Markup]:
+        """Coverage and width of the 90 % intervals by variable and horizon; empty where no variable has intervals."""
+        found = self.found.get(recipe, {}).get("variables", {})
+        known = {name: cells for name, cells in found.items() if any(cell["coverage_90"] for cell in cells.values())}
+        if not known:
+            return []
+        horizons = sorted({horizon for cells in known.values() for horizon in cells}, key=int)
+        units = {name: variable.unit for name, variable in load_variables().items()}
+        coverage, width = [], []
+        for name, cells in known.items():
+            label = f"{title(name)}, {units[name]}" if units.get(name) else title(name)
+            widest = max((cell["width_90"]["value"] for cell in cells.values() if cell["width_90"]), default=0.0) or 1.0
+            coverage.append((title(name), [_coverage_cell(cells.get(horizon)) for horizon in horizons]))
+            width.append((label, [_width_cell(cells.get(horizon), widest) for horizon in horizons]))
+        columns = [f"{horizon} h" for horizon in horizons]
+        return [
+            Markup(cell_map(columns, rows, title=name, alt="; ".join(_row_words(columns, *row) for row in rows)))
+            for name, rows in (("90 % intervals: coverage", coverage), ("90 % intervals: width", width))
+        ]
+
     def reliability_charts(self) -> list[Markup]:
         """Per task the share of events over the mean prediction, a line per recipe; a right forecast lies on the diagonal."""
         charts = []
         for task in self.tasks():
-            series = [
-                Series(title(recipe), self.slots.get(recipe, 0), curve["predicted"], curve["observed"])
+            curves = [
+                ReliabilityCurve(title(recipe), self.slots.get(recipe, 0), _bins(curve))
                 for recipe, found in self.found.items()
                 if (curve := found["events"].get(task, {}).get("methods", {}).get("model", {}).get("reliability"))
             ]
-            if series:
-                charts.append(self._reliability(task, series))
+            if curves:
+                told = "; ".join(
+                    f"{each.label}: of predictions around {number(each.bins[-1].mean_predicted)} "
+                    f"the share {number(each.bins[-1].observed_share)} had the event"
+                    for each in curves
+                )
+                charts.append(Markup(reliability_chart(curves, title=f"{title(task)}: reliability", alt=told)))
         return charts
 
-    @staticmethod
-    def _reliability(task: str, series: Sequence[Series]) -> Markup:
-        told = "; ".join(
-            f"{each.label}: of predictions around {number(each.x[-1])} the share {number(each.y[-1] or 0)} had the event" for each in series
-        )
-        top = max(max(each.x) for each in series)
-        diagonal = Series("right", len(series), [0.0, top], [0.0, top])
-        return Markup(
-            line_chart(
-                [*series, diagonal],
-                title=f"{title(task)}: reliability",
-                x_label="mean predicted probability",
-                y_label="share of events",
-                alt=told,
-                style=LineStyle(floor=0.0),
-            )
-        )
+
+def _bins(curve: Mapping[str, Any]) -> list[ReliabilityBin]:
+    return [ReliabilityBin(*each) for each in zip(curve["predicted"], curve["observed"], curve["number"], strict=True)]
+
+
+def _coverage_cell(cell: Mapping[str, Any] | None) -> Cell | None:
+    """Darkest at 0.2 from the level."""
+    figure = cell["coverage_90"] if cell else None
+    return Cell(f"{figure['value']:.2f}", min(1.0, abs(figure["value"] - 0.9) / 0.2)) if figure else None
+
+
+def _width_cell(cell: Mapping[str, Any] | None, widest: float) -> Cell | None:
+    figure = cell["width_90"] if cell else None
+    return Cell(number(figure["value"]), figure["value"] / widest) if figure else None
+
+
+def _row_words(columns: Sequence[str], label: str, cells: Sequence[Cell | None]) -> str:
+    return f"{label} " + ", ".join(f"{cell.words} at {name}" for name, cell in zip(columns, cells, strict=True) if cell)

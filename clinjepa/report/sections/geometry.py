@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from clinjepa.evaluation.figures import Figure
-from clinjepa.report.charts.lines import Point, Row, interval_chart
 from clinjepa.report.charts.parts import number
+from clinjepa.report.charts.rows import Point, Row, interval_chart
 from clinjepa.report.charts.space_picture import group_colours, scatter_data_url
 from clinjepa.report.words import cohort_title, title
 

@@ -75,10 +75,14 @@ class WindowView:
     grid: tuple[GridRow, ...] | None
 
 
+def may_show_patients(store: Folder) -> bool:
+    """Whether patients of a trajectory store may stand on a page for any reader: they are simulated, or published without conditions."""
+    return store.read_json("data_card.json").get("access", "credentialed") in ("open", "synthetic")
+
+
 def check_access(store: Folder, credentialed: bool) -> None:
     """Raise AccessError if the store's patients are real and not published, unless the reader is `credentialed`."""
-    access = store.read_json("data_card.json").get("access", "credentialed")
-    if access not in ("open", "synthetic") and not credentialed:
+    if not may_show_patients(store) and not credentialed:
         raise AccessError(
             f"{store.address} was made from credentialed data: single patients may be looked at by people with the data use agreement "
             "only, and on no screen or file that others see. If you are one of them, add --i-am-credentialed; if the data are "

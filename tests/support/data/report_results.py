@@ -6,6 +6,8 @@ import math
 import random
 from typing import Any
 
+from clinjepa.report.charts.forecast_charts import Fan, FanPoint
+
 RECIPES = {"clin_jepa": 0.62, "no_alignment": 0.7, "sft": 0.86, "untrained": 0.93}
 PHASES = {
     "clin_jepa": ("warmup", "joint", "alignment", "finalization"),
@@ -108,8 +110,21 @@ def extras() -> dict[str, Any]:
         paths = {"deteriorating": [[0.1 * k, 0.2 * k] for k in range(13)], "stable": [[-0.05 * k, 0.0] for k in range(13)]}
         picture = {"points": points, "groups": groups, "cohort": "onset_within_24h:hypotension_8h", "paths": paths}
         pictures[recipe] = {"umap": picture, "pca": picture | {"explained": [0.31, 0.12]}}
+    bands = [(0.5 * hour + 4, 1.5 * hour + 9) for hour in (1, 4, 8, 12, 24)]
+    fans = [
+        Fan(
+            f"MAP, patient {patient}",
+            "mmHg",
+            [
+                FanPoint(hour, 70 + rng.gauss(0, wide), 70 + patient, 70 - narrow, 71 + narrow, 70 - wide, 71 + wide)
+                for hour, (narrow, wide) in zip((1, 4, 8, 12, 24), bands, strict=True)
+            ],
+        )
+        for patient in (1, 2, 3)
+    ]
     return {
         "training": training,
+        "fans": fans,
         "pictures": pictures,
         "config_yaml": "name: demo_cinc2012\nsource:\n  kind: cinc2012\n",
         "notes": ["Some tasks have too few patients here; the tables say which & why <they> are missing."],
@@ -133,6 +148,8 @@ def _stages() -> list[dict[str, Any]]:
     for index, (name, seconds, reused, recipes) in enumerate(rows):
         stage = {"name": name, "key": f"{index:02d}" * 16, "seconds": seconds, "reused": reused, "num_workers": 2}
         stage["code_digest"] = OTHER_CODE if reused else CODE
+        ended = f"2026-01-02T03:{10 + 2 * index:02d}:05Z"
+        stage |= {"ended": ended, "waited_seconds": None if recipes is None else 7.0 * index, "invocation": "b" if recipes else "a"}
         found.append({**stage, "recipes": recipes} if recipes else stage)
     return found
 

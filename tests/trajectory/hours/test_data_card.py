@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 
 from clinjepa.config.schema import SourceConfig
-from clinjepa.report.charts.grids import HeatRow, heat_map, histogram
 from clinjepa.report.data_card_page import render_data_card
 from clinjepa.sources import access
 from clinjepa.sources.access import source_access
@@ -160,16 +159,3 @@ def test_a_card_without_drops_and_tokens_renders(run):
     _, card = run
     bare = {name: value for name, value in card.items() if name not in ("tokens", "artifacts", "created", "prevalence")}
     assert "Nothing was dropped" in render_data_card(bare | {"dropped": {}, "dropped_by_reason": {}})
-
-
-def test_a_heat_map_shades_by_value_and_leaves_the_unknown_empty():
-    chart = heat_map([HeatRow("Vitals"), HeatRow("MAP", [1.0, 0.05, 0.0, None, 0.55, 0.55])], title="t", x_label="h", alt="a")
-    key, cells = chart.split(">Vitals<")
-    assert re.findall(r'class="heat"[^>]*fill-opacity="([^"]+)"', cells) == ["1", "0.1", "0.6"]
-    widths = [float(width) for width in re.findall(r'class="heat"[^>]*width="([^"]+)"', cells)]
-    assert widths[2] == pytest.approx(2 * widths[0], abs=0.2)
-
-
-def test_a_histogram_has_a_column_per_bin_that_is_not_empty():
-    chart = histogram([4, 0, 1], 10, title="t", x_label="x", alt="a")
-    assert re.findall(r"<title>([^<]+)", chart) == ["0 to 9: 4", "20 to 29: 1"]
