@@ -58,7 +58,8 @@ class RiskView:
 
     @property
     def tasks(self) -> Mapping[str, Any]:
-        return self.found.get("tasks", {})
+        tasks: Mapping[str, Any] = self.found.get("tasks", {})
+        return tasks
 
     def shown_method(self, task: str) -> str:
         """The method of the open tables: the one that comparisons subtract, else the task's first one."""
