@@ -143,7 +143,7 @@ def waited_seconds(manifest: Mapping[str, Any], manifests: Mapping[str, Mapping[
     ends = [datetime.fromisoformat(each["created"]) for each in inputs if each["run_id"] == manifest["run_id"]]
     if not ends:
         return None
-    between = (datetime.fromisoformat(manifest["created"]) - max(ends)).total_seconds() - manifest["seconds"]
+    between: float = (datetime.fromisoformat(manifest["created"]) - max(ends)).total_seconds() - manifest["seconds"]
     return round(max(between, 0.0), 3)
 
 
