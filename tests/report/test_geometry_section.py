@@ -56,7 +56,7 @@ def test_an_interval_without_a_near_end_does_not_press_the_others_together() -> 
     report = results()
     report["geometry"]["sft"]["cohorts"]["onset_within_24h:hypotension_8h"]["ratio"]["ci95"] = [0.2, 900.0]
     chart = ratio_chart(build_report(report), dict.fromkeys(report["geometry"], 0))
-    ticks = [float(tick) for tick in re.findall(r'class="tick"[^>]*>([\d.]+)<', chart)]
+    ticks = [float(tick) for tick in re.findall(r"font-size:11px[^>]*>([\d.]+)<", chart)]
     assert max(ticks) <= 4.0
 
 
