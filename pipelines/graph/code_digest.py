@@ -17,6 +17,7 @@ import ast
 import functools
 import hashlib
 import json
+import threading
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
@@ -31,6 +32,9 @@ _DATA_IN_KEYS = ("clinjepa/clinical/", "clinjepa/curriculum/recipes/")
 
 Target = tuple[str, str | None]
 """A module and a name in it; None stands for the whole module."""
+
+_PARSING = threading.Lock()
+"""One thread parses at a time: `ast.parse` of two threads at once may raise SystemError (Python 3.11, python/cpython#106905)."""
 
 
 @functools.cache
@@ -146,7 +150,8 @@ def _files(root: Path) -> dict[str, Path]:
 
 @functools.cache
 def _module(root: Path, name: str) -> _Module:
-    return _Module(name, _files(root)[name], _files(root))
+    with _PARSING:
+        return _Module(name, _files(root)[name], _files(root))
 
 
 def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:

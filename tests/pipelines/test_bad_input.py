@@ -95,7 +95,7 @@ def test_a_report_before_anything_is_finished_says_what_to_run(tmp_path: Path) -
 @pytest.mark.ray
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_gpus_that_nobody_has_are_named_and_not_waited_for(tmp_path: Path) -> None:
-    done = call("run", SMALL, f"storage={tmp_path}", "execution.use_gpu=true", timeout=280)
+    done = call("run", SMALL, f"storage={tmp_path}", "execution.use_gpu=true", "execution.num_workers=2", timeout=280)
     refused(done, "execution.use_gpu=true: 2 GPUs are needed", "this machine has 0", "execution.use_gpu=false")
     assert not (tmp_path / "artifacts").exists()
 
