@@ -12,7 +12,6 @@ from clinjepa.config.schema import SourceConfig
 from clinjepa.sources import SourceTables, open_source
 from clinjepa.sources.challenges.cinc2019 import COLUMNS
 from clinjepa.sources.readings.cleaning import convert_values, raw_events
-from clinjepa.sources.readings.missing_values import plausible_statics
 from tests.support.data import meds_examples as meds
 from tests.support.data import mimic_iv_examples as mimic
 
@@ -135,18 +134,3 @@ def test_a_stopped_vasopressor_keeps_its_zero_and_a_category_loses_its_word_for_
     found = convert_values(raw_events(pl.DataFrame(rows)), counts)
     assert sorted(found["variable"].to_list()) == ["medication", "norepinephrine", "o2_device"]
     assert counts == {"missing_code:o2_device": 1}
-
-
-def test_a_static_that_means_missing_or_is_implausible_is_null_and_counted():
-    stays = pl.DataFrame({"Weight": [82.5, 0.0, -1.0, 8000.0, None], "Age": [60.0, 300.0, 0.0, 91.0, 18.0]})
-    counts: Counter[str] = Counter()
-    found = plausible_statics(stays, {"Weight": "weight", "Age": "age"}, counts)
-    assert found["Weight"].to_list() == [82.5, None, None, None, None]
-    assert found["Age"].to_list() == [60.0, None, None, 91.0, 18.0]
-    assert counts == {
-        "zero_reading:weight": 1,
-        "missing_code:weight": 1,
-        "out_of_range:weight": 1,
-        "out_of_range:age": 1,
-        "zero_reading:age": 1,
-    }

@@ -63,7 +63,7 @@ def test_the_map_names_only_variables_of_the_dictionary():
 
 
 def test_a_record_becomes_a_stay_with_missing_statics_null(tmp_path):
-    (stay,) = read(write_set(tmp_path, {132539: ""}, "132539,6,1,5,9,1\n")).stays.to_pylist()
+    (stay,) = read(write_set(tmp_path, {132539: ""}, "132539,6,1,5,4,1\n")).stays.to_pylist()
     assert (stay["stay_id"], stay["age_years"], stay["sex"], stay["height_cm"], stay["weight_kg"]) == (132539, 54.0, "female", None, 80.5)
     assert (stay["care_unit"], stay["died_in_hospital"], stay["died_in_icu"]) == ("Surgical ICU", True, None)
     assert (stay["outtime"] - stay["intime"]).total_seconds() == 48 * 3600
@@ -152,9 +152,16 @@ def test_a_static_after_the_end_of_the_stay_is_not_used(tmp_path):
     assert read(folder).stays["weight_kg"].to_pylist() == [None]
 
 
-def test_an_age_of_a_later_hour_is_not_known_at_admission(tmp_path):
-    stay, tables = statics(tmp_path, "", "04:00,Age,54\n")
-    assert (stay["age_years"], tables.counts) == (None, {"late_static": 1})
+def test_age_sex_and_unit_of_a_later_row_hold_from_admission(tmp_path):
+    stay, tables = statics(tmp_path, "", "04:00,Age,54\n05:00,Gender,1\n06:00,ICUType,3\n07:00,Age,61\n")
+    assert (stay["age_years"], stay["sex"], stay["care_unit"]) == (54.0, "male", "Medical ICU")
+    assert tables.counts == {"repeated_static": 1}
+
+
+def test_an_age_after_the_end_of_the_stay_is_not_used(tmp_path):
+    folder = write_set(tmp_path, {7: ""}, "7,6,1,1,-1,0\n", zipped=False)
+    (folder / "set-a" / "7.txt").write_text("Time,Parameter,Value\n00:00,RecordID,7\n30:00,Age,54\n")
+    assert read(folder).stays["age_years"].to_pylist() == [None]
 
 
 def test_weights_after_admission_are_a_series(tmp_path):
@@ -225,6 +232,37 @@ def test_a_record_without_measurements_is_kept_with_no_events(tmp_path):
 def test_a_record_without_outcome_has_none_and_is_counted(tmp_path):
     tables = read(write_set(tmp_path, {1: "", 2: ""}, "1,6,1,5,-1,0\n"))
     assert (tables.stays["died_in_hospital"].to_pylist(), tables.counts["no_outcome"]) == ([False, None], 1)
+
+
+@pytest.mark.parametrize(
+    ("days", "survival", "flag", "died", "rule"),
+    [
+        (5, -1, 0, False, None),
+        (5, 6, 0, False, None),
+        (5, 5, 1, True, None),
+        (5, 0, 1, True, None),
+        (5, 5, 0, None, "impossible_death"),  # died on the day of discharge or before, yet alive
+        (5, 0, 0, None, "impossible_death"),
+        (5, 6, 1, None, "impossible_death"),  # died in hospital, a day after leaving it
+        (5, -1, 1, None, "impossible_death"),
+        (5, -23, 0, None, "impossible_death"),  # died before admission
+        (-1, 3, 0, False, None),  # an unknown length of stay contradicts neither
+        (-1, 3, 1, True, None),
+        (-1, -1, 1, None, "impossible_death"),
+        (5, -1, -1, None, "no_outcome"),
+        (5, -1, 2, None, "unknown_outcome_code"),
+        (5, 3, 2, None, "unknown_outcome_code"),
+        (5, -1, -7, None, "unknown_outcome_code"),
+    ],
+)
+def test_an_outcome_that_the_file_does_not_say_or_contradicts_is_unknown_and_counted(tmp_path, days, survival, flag, died, rule):
+    tables = read(write_set(tmp_path, {1: ""}, f"1,6,1,{days},{survival},{flag}\n"))
+    assert (tables.stays["died_in_hospital"].to_pylist(), tables.counts) == ([died], {rule: 1} if rule else {})
+
+
+def test_an_outcome_file_without_survival_is_read(tmp_path):
+    (write_set(tmp_path, {1: ""}) / "Outcomes-a.txt").write_text("RecordID,Length_of_stay,In-hospital_death\n1,5,1\n")
+    assert read(tmp_path).stays["died_in_hospital"].to_pylist() == [True]
 
 
 def test_a_zip_and_a_folder_give_the_same_tables(tmp_path):
@@ -319,6 +357,7 @@ def test_a_record_number_in_two_sets_is_refused(tmp_path):
     [
         ("1,6,1,5,-1,0\n1,6,1,5,-1,1\n", "lines 2 and 3 have the same RecordID"),
         ("1,6,1,long,-1,0\n", "line 2, column 'Length_of_stay': not a whole number"),
+        ("1,6,1,5,late,0\n", "line 2, column 'Survival': not a whole number"),
         ("1,6,1,1e1,-1,0\n", "line 2, column 'Length_of_stay': not a whole number"),
         ("1,6,1,1.5,-1,0\n", "line 2, column 'Length_of_stay': not a whole number"),
         ("\n,,,,,\n1,6,1,5,-1,0\n\n2,6,1,long,-1,0\n", "line 6, column 'Length_of_stay': not a whole number"),

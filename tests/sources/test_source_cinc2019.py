@@ -87,7 +87,7 @@ def test_units_are_brought_to_those_of_the_dictionary(tmp_path):
     assert values == {"fio2": 40.0, "lactate": 2.1, "wbc": 9.5, "sao2": 97.0}
 
 
-def test_age_sex_and_unit_are_taken_from_the_first_row_that_has_them(tmp_path):
+def test_age_sex_and_unit_of_a_later_row_hold_from_admission(tmp_path):
     absent = {"Age": "NaN", "Gender": "NaN", "Unit1": "NaN", "Unit2": "NaN", "HospAdmTime": "NaN"}
     tables = read(write_set(tmp_path, {1: [*(row(hour, **absent) for hour in range(1, 6)), row(6), row(7)]}))
     (stay,) = tables.stays.to_pylist()

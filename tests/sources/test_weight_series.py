@@ -1,4 +1,4 @@
-"""Weights of MIMIC-IV and MEDS: the admission weight is a static, known from its time; weights charted again are a series."""
+"""Weights and heights of MIMIC-IV and MEDS: the first is a static, known from its time; weights charted again are a series."""
 
 from __future__ import annotations
 
@@ -44,3 +44,29 @@ def read(kind: str, folder: Path, weights: list[Weight]) -> tuple[float | None, 
 def test_a_series_is_a_series_and_a_static_known_from_its_time(tmp_path, kind, weights, static, known, series):
     found = read(kind, tmp_path, weights)
     assert (found[0], found[1], found[2]) == (pytest.approx(static), known, series)
+
+
+CM, INCHES = 226730, 226707
+
+
+@pytest.mark.parametrize("examples", [mimic_iv_examples, meds_examples])
+@pytest.mark.parametrize(
+    ("heights", "static", "repeated"),
+    [
+        ([(CM, 2, 170)], 170, 0),
+        ([(CM, 2, 170), (INCHES, 2, 67)], 170, 0),  # one measurement in two units
+        ([(CM, 2, 170), (CM, 9, 182)], 170, 1),
+        ([(CM, 2, 170), (CM, 9, 182), (INCHES, 9, 71.7), (CM, 12, 170)], 170, 2),
+        ([(CM, 2, 17), (CM, 9, 182)], 182, 0),  # the first is out of range
+    ],
+    ids=["one", "in two units", "charted again", "charted again in two units", "implausible first"],
+)
+def test_a_height_charted_again_is_counted_as_a_repeated_static(tmp_path, examples, heights, static, repeated):
+    rows = [examples.chart(item, hour, float(value), "Inch" if item == INCHES else "cm") for item, hour, value in heights]
+    if examples is meds_examples:
+        folder = meds_examples.write_meds(tmp_path, [*meds_examples.stay_rows(), *rows])
+    else:
+        folder = mimic_iv_examples.write_mimic(tmp_path, {"chartevents": rows})
+    tables = examples.read_all(folder)
+    assert tables.stays["height_cm"].to_pylist() == [pytest.approx(static)]
+    assert (tables.counts.get("repeated_static", 0), tables.events.num_rows) == (repeated, 0)

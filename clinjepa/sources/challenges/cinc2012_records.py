@@ -1,9 +1,9 @@
 """Lines of CinC 2012 records and outcome files to stays and raw events.
 
 Statics are at 00:00, with -1 for missing. Weight is a static and a series (https://physionet.org/content/challenge-2012/1.0.0/): its
-rows after 00:00 are events, and its first plausible row is the stay's weight, known from its time on. The data end after 48 h, and so
-does a stay: outtime is 48 h after intime, or the length of stay of the outcome file if that is shorter. SAPS, SOFA, length of stay and
-survival never become events.
+rows after 00:00 are events, and its first plausible row is the stay's weight, known from its time on. Age, sex and ICU type are constants
+of a stay, known at admission whichever row has them. The data end after 48 h, and so does a stay: outtime is 48 h after intime, or the
+length of stay of the outcome file if that is shorter. SAPS, SOFA, length of stay and survival never become events.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ INTIME = datetime.datetime(2000, 1, 1)
 """Start of every stay: the records have no dates."""
 
 DATA_HOURS = 48
-_AT_ADMISSION = ("Age", "Gender", "ICUType")
-"""Statics without a time in `stays`: a value of a later time is not used."""
+_CONSTANTS = ("Age", "Gender", "ICUType")
+"""Statics without a time in `stays`: they do not change in a stay, so the first row that has them holds from admission."""
 
 _CHARTED = {"Height": ("height", "height_cm", "height_time"), "Weight": ("weight", "weight_kg", "weight_time")}
 """Static -> variable, and columns of `stays` for its value and the time from which it is known."""
 
 _OUTCOME_COLUMNS = ("RecordID", "Length_of_stay", "In-hospital_death")
+_SURVIVAL = "Survival"
+"""Days from ICU admission to death, -1 where none is recorded. The column is not needed."""
+
 _PUBLISHED_COLUMNS = (*_OUTCOME_COLUMNS, "SAPS-I", "SOFA", "Survival")
 _EMPTY = ' \t,"'
 """Characters of a line without a value, such as those that Excel writes for emptied rows."""
@@ -50,7 +53,10 @@ class Cinc2012Map(TypedDict):
 
 
 def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
-    """stay_id, stay_days (null where -1) and died_in_hospital of an outcome file; lines without a value are skipped.
+    """stay_id, stay_days, died_in_hospital and outcome_fault of an outcome file; lines without a value are skipped.
+
+    stay_days is null where it is -1. died_in_hospital is null where the file does not say it; outcome_fault is then the rule that counts
+    it: `no_outcome` (-1), `unknown_outcome_code` (any other number than 0 and 1), or `impossible_death` (see `_contradicts_survival`).
 
     Raises:
         SourceError: Not a csv with a header, a missing column, a value that is not a whole number, or a repeated id.
@@ -68,8 +74,8 @@ def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
             f"{where}: column {missing[0]!r} is missing ({found_columns(table.columns, _PUBLISHED_COLUMNS)}); "
             "this is not an outcome file of the 2012 challenge"
         )
-    numbers = table.select(whole_number(pl.col(name)).alias(name) for name in _OUTCOME_COLUMNS)
-    for name in _OUTCOME_COLUMNS:
+    numbers = table.select(whole_number(pl.col(name)).alias(name) for name in (*_OUTCOME_COLUMNS, _SURVIVAL) if name in table.columns)
+    for name in numbers.columns:
         bad = numbers[name].is_null().arg_true()
         if len(bad):
             raise SourceError(f"{where}: line {lines[bad[0] + 1][0]}, column {name!r}: not a whole number; get the file again")
@@ -78,11 +84,35 @@ def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
         first, second = (lines[repeated[place] + 1][0] for place in (0, 1))
         raise SourceError(f"{where}: lines {first} and {second} have the same RecordID; every record has one outcome, remove one")
     days, death = pl.col("Length_of_stay"), pl.col("In-hospital_death")
+    impossible = _contradicts_survival() if _SURVIVAL in numbers.columns else pl.lit(False)
+    fault = (
+        pl.when(death == -1)
+        .then(pl.lit("no_outcome"))
+        .when(~death.is_in([0, 1]))
+        .then(pl.lit("unknown_outcome_code"))
+        .when(impossible)
+        .then(pl.lit("impossible_death"))
+    )
     return numbers.select(
         pl.col("RecordID").alias("stay_id"),
         pl.when(days > 0).then(days).alias("stay_days"),
-        pl.when(death >= 0).then(death == 1).alias("died_in_hospital"),
+        pl.when(fault.is_null()).then(death == 1).alias("died_in_hospital"),
+        fault.alias("outcome_fault"),
     )
+
+
+def _contradicts_survival() -> pl.Expr:
+    """Whether `In-hospital_death` contradicts the days to death, of which the challenge says what they mean.
+
+    Survivors have -1 or more than the length of stay, others at most the length of stay
+    (https://physionet.org/content/challenge-2012/1.0.0/). An unknown length of stay contradicts nothing, a death before admission
+    (below -1) every outcome.
+    """
+    days, survival = pl.col("Length_of_stay"), pl.col(_SURVIVAL)
+    died_inside = (survival >= 0) & (survival <= days)
+    died_later = (survival == -1) | ((survival > days) & (days >= 0))
+    died = pl.col("In-hospital_death") == 1
+    return (survival < -1) | pl.when(died).then(died_later).otherwise(died_inside)
 
 
 def with_minutes(lines: pl.DataFrame) -> pl.DataFrame:
@@ -120,21 +150,21 @@ def record_stays(
 ) -> pl.DataFrame:
     """Stays (STAYS_SCHEMA) of the records in `ids`; a static of -1 or outside its plausible range is null.
 
-    Age, sex and unit are those of 00:00. Height and weight are the first plausible ones; height_time and weight_time are their times,
-    null if that is 00:00.
+    Age, sex and unit are the first ones of the record; they do not change, so they hold from its beginning (as in CinC 2019). Height and
+    weight are the first plausible ones; height_time and weight_time are their times, null if that is 00:00.
 
     Args:
         ids: stay_id of the records.
         lines: The records' lines: stay_id, row, minutes, parameter, raw.
         outcomes: As `read_outcomes` returns them.
         mapping: The challenge's map.
-        counts: Receives `no_outcome`, `implausible_age`, `late_static` (age, sex or unit only at a later time), `repeated_static` (other
-            rows of statics after 00:00, but those of weight), and `zero_reading` and `out_of_range` of height and weight.
+        counts: Receives `no_outcome` and the other faults of outcomes, `implausible_age`, `repeated_static` (other rows of statics after
+            00:00, but those of weight), and `zero_reading` and `out_of_range` of height and weight.
     """
     stays = ids.join(outcomes, on="stay_id", how="left", maintain_order="left")
-    without = stays["died_in_hospital"].null_count()
-    if without:
-        counts["no_outcome"] += without
+    faults = stays.filter(pl.col("died_in_hospital").is_null())["outcome_fault"].fill_null("no_outcome")
+    for fault, number in faults.value_counts().iter_rows():
+        counts[fault] += number
     intime = pl.lit(INTIME).cast(pl.Datetime("us"))
     length = pl.min_horizontal(pl.lit(DATA_HOURS), pl.col("stay_days") * 24)
     stays = stays.with_columns((length * 60).alias("stay_minutes"))
@@ -175,12 +205,9 @@ def _with_statics(stays: pl.DataFrame, lines: pl.DataFrame, mapping: Cinc2012Map
     )
     is_series = pl.col("parameter").is_in(list(mapping["parameters"]))
     repeated = lines.filter(pl.col("parameter").is_in(mapping["statics"]) & ~is_series & (pl.col("minutes") > 0)).height
-    for name in _AT_ADMISSION:
-        stays = _with_first(stays, statics.filter((pl.col("parameter") == name) & (pl.col("minutes") == 0)), name)
-        late = statics.filter(pl.col("parameter") == name).select("stay_id").unique().height - stays[name].count()
-        if late:
-            counts["late_static"] += late
-            repeated -= late
+    for name in _CONSTANTS:
+        stays = _with_first(stays, statics.filter(pl.col("parameter") == name), name)
+        repeated -= stays.select((pl.col(f"{name}_minutes") > 0).sum()).item()
     for name, (variable, _, _) in _CHARTED.items():
         rows = statics.filter(pl.col("parameter") == name)
         is_plausible = pl.col("number").is_between(load_variables()[variable].minimum, load_variables()[variable].maximum)

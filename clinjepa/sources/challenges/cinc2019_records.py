@@ -82,7 +82,8 @@ def check_rows(lines: pl.DataFrame, mapping: Cinc2019Map, places: Mapping[int, s
 def record_stays(ids: list[int], rows: pl.DataFrame, mapping: Cinc2019Map, counts: Counter[str]) -> pl.DataFrame:
     """Stays (STAYS_SCHEMA) of the records `ids` that have a row; the others are counted as `empty_record`.
 
-    Age, sex, unit and time of admission are the first known ones of the record; they do not change, so they hold from its beginning.
+    Age, sex, unit and time of admission are the first known ones of the record; they do not change, so they hold from its beginning (as in
+    CinC 2012).
     sepsis is true if any hour has the label. An implausible age becomes null and is counted (`implausible_age`).
     """
     first = [_number(name).sort_by("row").drop_nulls().first().alias(name) for name in (*mapping["statics"], *mapping["care_units"])]

@@ -72,7 +72,7 @@ def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
     events = convert_values(raw, counts)
     # Rows of stays that were dropped are not counted again: the drop of their stay is counted already.
     events = events.filter(pl.col("stay_id").is_in(stays["stay_id"].implode()))
-    return take_statics(events, stays)
+    return take_statics(events, stays, counts)
 
 
 def _of_their_stay(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:

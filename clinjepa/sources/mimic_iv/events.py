@@ -68,7 +68,7 @@ def read_events(
             _cultures(tables.get("microbiologyevents"), stays, counts),
         ]
     )
-    return take_statics(convert_values(raw, counts, event_time), stays, event_time)
+    return take_statics(convert_values(raw, counts, event_time), stays, counts, event_time)
 
 
 def _charted(rows: pl.DataFrame, part: str, stays: pl.DataFrame) -> pl.DataFrame:

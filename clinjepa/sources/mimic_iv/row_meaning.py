@@ -244,13 +244,24 @@ def medications(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str], e
     return raw_events(found.select(columns))
 
 
-def take_statics(events: pl.DataFrame, stays: pl.DataFrame, event_time: str = "measured") -> tuple[pl.DataFrame, pl.DataFrame]:
+def take_statics(
+    events: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str], event_time: str = "measured"
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(stays, events) with height and weight as columns of the stays, with their times, instead of events.
 
     Of the items in the dictionary's order, the first one that was charted is used, with its first value; without an admission weight the
-    first of the series `body_weight`. Admission weights charted at another time than the one used become events of that series.
+    first of the series `body_weight`. Admission weights charted at another time than the one used become events of that series, heights
+    are left out.
+
+    Args:
+        events: Clean events of the stays, with their items.
+        stays: Stays in the columns of STAYS_SCHEMA.
+        counts: Receives `repeated_static`: heights charted at another time than the one used. Height and weight are charted in two units
+            at one time; the other one of these is the same measurement.
+        event_time: `measured`, or `stored`: then a static is known from the time it was stored.
     """
     known = pl.max_horizontal("time", *(["store_time"] if event_time == "stored" else []))
+    again: dict[str, pl.DataFrame] = {}
     for variable, column in (("height", "height_cm"), ("weight", "weight_kg")):
         priority = {
             item: place for place, item in enumerate(item for source in load_variables()[variable].sources for item in source.itemids)
@@ -265,9 +276,13 @@ def take_statics(events: pl.DataFrame, stays: pl.DataFrame, event_time: str = "m
             .agg(pl.col("value").first().cast(pl.Float32).alias(column), known.first().alias(f"{variable}_time"), pl.col("time").first())
         )
         stays = stays.drop(column, f"{variable}_time").join(first.drop("time"), on="stay_id", how="left", maintain_order="left")
-    # `first` is that of the weights.
-    again = events.filter(pl.col("variable") == "weight").join(first, on=["stay_id", "time"], how="anti", maintain_order="left")
-    repeated = again.with_columns(pl.lit(SERIES_OF_WEIGHT).alias("variable"))
+        again[variable] = events.filter(pl.col("variable") == variable).join(
+            first, on=["stay_id", "time"], how="anti", maintain_order="left"
+        )
+    heights = again["height"].select("stay_id", "time").n_unique()
+    if heights:
+        counts["repeated_static"] += heights
+    repeated = again["weight"].with_columns(pl.lit(SERIES_OF_WEIGHT).alias("variable"))
     return stays, pl.concat([events.filter(~pl.col("variable").is_in(["height", "weight"])), repeated])
 
 

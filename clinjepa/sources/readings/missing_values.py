@@ -1,13 +1,13 @@
-"""Values that mean "not measured": dropped from events, made null in columns of stays, and counted.
+"""Values that mean "not measured": dropped from events and counted.
 
-The table is `clinical/maps/missing.yaml`, the same for every source. `cleaning.convert_values` applies it to events before it converts
-units; the sources apply `plausible_statics` to the columns of their stays.
+The table is `clinical/maps/missing.yaml`, the same for every source. `cleaning.convert_values` applies it before it converts units.
+Height and weight of MIMIC-IV and MEDS are events until then; those of CinC 2012 are held to their plausible ranges where they are read, and
+ages of every source by `cleaning.drop_implausible_ages` or the same range.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
 import polars as pl
 
@@ -29,26 +29,6 @@ def drop_missing(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     for rule, variable, number in dropped.group_by("rule", "variable").len().iter_rows():
         counts[f"{rule}:{variable}"] += number
     return events.filter(rules.is_null())
-
-
-def plausible_statics(stays: pl.DataFrame, columns: Mapping[str, str], counts: Counter[str]) -> pl.DataFrame:
-    """`stays` with null where a static's value means "missing" or lies outside its plausible range.
-
-    Args:
-        stays: Any table with one row per stay.
-        columns: Column with numbers -> its variable.
-        counts: Receives `zero_reading:<variable>`, `missing_code:<variable>` and `out_of_range:<variable>`.
-    """
-    for column, name in columns.items():
-        variable = load_variables()[name]
-        value = pl.col(column).cast(pl.Float64)
-        outside = ~value.is_between(variable.minimum, variable.maximum)
-        rule = pl.coalesce(_rule(pl.lit(name), value, pl.lit(None, pl.String)), pl.when(outside).then(pl.lit("out_of_range")))
-        rules = stays.select(rule.alias("rule"))["rule"]
-        for found, number in rules.drop_nulls().value_counts().iter_rows():
-            counts[f"{found}:{name}"] += number
-        stays = stays.with_columns(pl.when(rules.is_null()).then(pl.col(column)).alias(column))
-    return stays
 
 
 def _is_reading(code: MissingCode, name: str, factor: float = 1.0) -> bool:

@@ -27,7 +27,16 @@ CARD_HOURS = 72
 DROP_GROUPS = {
     "range": ("out_of_range", "implausible_age", "zero_reading", "missing_code"),
     "unit": ("unknown_unit", "no_weight"),
-    "value": ("non_numeric", "without_value", "not_testable", "zero_amount", "empty_parameter", "no_outcome", "flagged_by_warning"),
+    "value": (
+        "non_numeric",
+        "without_value",
+        "not_testable",
+        "zero_amount",
+        "empty_parameter",
+        "no_outcome",
+        "unknown_outcome_code",
+        "flagged_by_warning",
+    ),
     "time": (
         "outside_stay",
         "before_icu_admission",
@@ -45,7 +54,6 @@ DROP_GROUPS = {
         "without_time",
         "no_icu_stay",
         "without_stay",
-        "late_static",
     ),
     "code": ("unmapped_code",),
     "identity": ("stay_without_id", "stay_without_patient", "stay_without_admission", "record_without_id"),

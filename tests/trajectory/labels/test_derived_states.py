@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 
+from clinjepa.clinical import load_task
 from clinjepa.clinical.derived import load_derived
 from clinjepa.trajectory.labels.derived.registry import functions
 from clinjepa.trajectory.labels.derived.state import DerivedState
 from clinjepa.trajectory.labels.hour_rows import HourRows
+from clinjepa.trajectory.labels.rules import hourly_labels
 
 _ = np.nan
 WORDS = ("o2_device", "o2_device_all", "o2_device_latest", "vent_mode", "gcs_verbal_response", "crrt_mode")
@@ -57,7 +59,7 @@ def test_the_slip_of_the_blood_gas_goes_before_the_charted_oxygen():
 
 def test_room_air_is_assumed_only_two_hours_free_of_ventilation():
     # 84 / 0.21 = 400; hour 2 follows an hour of ventilation
-    found = state(4, pao2=[84, 84, 84, 84], noninvasive_ventilation={1: 1}).column("pf_ratio")
+    found = state(4, pao2=[84, 84, 84, 84], o2_device={0: "None"}, noninvasive_ventilation={1: 1}).column("pf_ratio")
     near(found, [400, _, _, 400])
 
 
@@ -74,24 +76,37 @@ def test_room_air_is_assumed_only_two_hours_free_of_ventilation():
         {"o2_device": {0: "None"}, "o2_flow": {0: 4.0}},
     ],
 )
-def test_no_room_air_is_assumed_where_oxygen_was_charted_in_the_last_thirteen_hours(oxygen):
+def test_no_room_air_is_assumed_where_oxygen_was_charted(oxygen):
     found = state(15, pao2={hour: 84 for hour in (0, 5, 13, 14)}, **oxygen).column("pf_ratio")
     first = 84 / 0.40 if "fio2" in oxygen else _  # that FiO2 itself counts in its hour
-    near(found[[0, 5, 13, 14]], [first, _, _, 400])
+    near(found[[0, 5, 13, 14]], [first, _, _, _])
 
 
-def test_room_air_is_assumed_after_a_charting_that_says_so_or_without_any():
+def test_room_air_is_assumed_for_thirteen_hours_after_a_device_that_is_none():
     near(state(3, pao2=[84] * 3, o2_device={0: "Face tent", 1: "None"}).column("pf_ratio"), [_, _, 400])
-    near(state(3, pao2=[84] * 3, o2_flow={0: 3, 1: 0}).column("pf_ratio"), [_, _, 400])
-    near(state(7, pao2={6: 84}, fio2={0: 21}).column("pf_ratio")[6:], [400])
-    near(state(1, pao2=[84]).column("pf_ratio"), [400])
+    found = state(15, pao2={hour: 84 for hour in (0, 5, 13, 14)}, o2_device={0: " none"}).column("pf_ratio")
+    near(found[[0, 5, 13, 14]], [400, 400, 400, _])
+
+
+@pytest.mark.parametrize(
+    "charted",
+    [
+        {},  # as in CinC 2012 and the simulator, which chart no device
+        {"invasive_ventilation": {0: 1}},  # hours later: CinC 2012 charts MechVent as points
+        {"o2_flow": {0: 3, 3: 0}},
+        {"o2_device": {0: "Nasal cannula"}, "o2_flow": {3: 0}},
+        {"fio2": {0: 21}},  # older than four hours, and no device
+    ],
+)
+def test_no_room_air_is_assumed_unless_the_latest_device_is_none(charted):
+    near(state(7, pao2={6: 84}, **charted).column("pf_ratio")[6:], [_])
 
 
 def test_any_oxygen_of_the_hour_counts_also_when_it_ended_before_the_hours_end():
     many, last = {0: "Nasal cannula\nNone"}, {0: "None"}
     near(state(2, pao2=[84] * 2, o2_device=last, o2_device_all=many, o2_device_latest=last).column("pf_ratio"), [_, 400])
     near(state(2, pao2=[84] * 2, o2_device=last, o2_device_all=many, o2_device_latest=many).column("pf_ratio"), [_, _])
-    near(state(2, pao2=[84] * 2, o2_flow={0: 0}, o2_flow_highest={0: 4}).column("pf_ratio"), [_, 400])
+    near(state(2, pao2=[84] * 2, o2_device=last, o2_flow={0: 0}, o2_flow_highest={0: 4}).column("pf_ratio"), [_, 400])
 
 
 def test_ventilation_status_takes_the_highest_class_of_the_hour_and_lasts_thirteen_hours():
@@ -179,12 +194,49 @@ def test_urine_stages():
     assert [low[hour] for hour in (5, 6, 10, 11, 25)] == [0, 1, 1, 2, 2]
     assert [stages(0.2 * 80, 26)[hour] for hour in (11, 22, 23)] == [2, 2, 3]
     assert [stages(0.0, 13)[hour] for hour in (10, 11)] == [1, 3]
-    assert (stages(0.6 * 80, 26) == 0).all()
+    near(stages(0.6 * 80, 26), [_] * 5 + [0] * 21)  # five hours give no rate
+
+
+def test_a_urine_stage_of_zero_needs_the_rate_over_six_hours():
+    alone = state(40, urine_output={35: 500}).column("kdigo_urine_stage")  # after a gap above 24 h it documents 1 h
+    assert math.isnan(alone[35])
+    # hour 11 documents 12 h, so there is no rate over 6 h: 960 / 12 / 80 = 1.0 leaves stage 1 open, 300 / 12 / 80 = 0.31 is stage 2
+    assert math.isnan(state(12, urine_output={11: 960}).column("kdigo_urine_stage")[11])
+    assert state(12, urine_output={11: 300}).column("kdigo_urine_stage")[11] == 2
 
 
 def test_the_kdigo_stage_is_the_highest_of_the_last_six_hours():
-    found = state(14, creatinine={0: 1.0, 2: 2.0, 9: 1.0}, crrt={12: 1}).column("kdigo_stage")
-    near(found, [_, _, 2, 2, 2, 2, 2, 2, _, 0, 0, 0, 3, 3])
+    # urine of 1 mL/kg/h has a rate over 6 h, and so stage 0, from hour 5 on; the creatinine doubles at hour 2 and is back at hour 9
+    found = state(14, creatinine={0: 1.0, 2: 2.0, 9: 1.0}, urine_output=[80] * 14, crrt={12: 1})
+    near(found.column("kdigo_stage"), [_, _, _, _, _, 2, 2, 2, _, 0, 0, 0, 3, 3])
+    near(found.column("kdigo_at_least_1"), [_, _, 1, 1, 1, 1, 1, 1, _, 0, 0, 0, 1, 1])
+    near(found.column("kdigo_at_least_3"), [_, _, _, _, _, 0, 0, 0, _, 0, 0, 0, 1, 1])
+
+
+def test_a_kdigo_stage_with_an_unknown_part_is_unknown_unless_a_known_part_is_the_highest():
+    # no urine was charted: the doubled creatinine says "2 or more", nothing says "below 3"; CRRT is 3 whatever the urine is
+    found = state(14, creatinine={0: 1.0, 2: 2.0, 9: 1.0}, crrt={12: 1})
+    near(found.column("kdigo_stage"), [_] * 12 + [3, 3])
+    near(found.column("kdigo_at_least_2"), [_, _, 1, 1, 1, 1, 1, 1, _, _, _, _, 1, 1])
+    near(found.column("kdigo_at_least_3"), [_] * 12 + [1, 1])
+
+
+@pytest.mark.parametrize(("per_hour", "stage"), [(80.0, _), (32.0, _), (16.0, 3)])  # 1.0, 0.4 and 0.2 mL/kg/h: urine stages 0, 2, 3
+def test_a_first_creatinine_leaves_the_stage_to_urine_alone_only_where_that_is_the_highest(per_hour, stage):
+    found = state(40, creatinine={30: 3.9}, urine_output=[per_hour] * 40)
+    assert math.isnan(found.column("kdigo_creatinine_stage")[30])
+    near(found.column("kdigo_stage")[30:31], [stage])
+    near(found.column("kdigo_at_least_1")[30:31], [_ if per_hour == 80 else 1])
+    near(found.column("kdigo_at_least_2")[30:31], [_ if per_hour == 80 else 1])
+
+
+@pytest.mark.parametrize(("baseline", "label"), [(None, _), (3.9, 0), (1.3, 1)])
+def test_no_kidney_injury_is_predicted_only_where_a_later_hour_surely_has_none(baseline, label):
+    # 1 mL/kg/h and a creatinine of 3.9 at hour 30: against 3.9 it is stage 0, against 1.3 it is 3 x the baseline, alone it is unknown
+    found = state(40, creatinine={30: 3.9} | ({10: baseline} if baseline else {}), urine_output=[80.0] * 40)
+    found.rows.constants["chronic_dialysis"] = np.zeros(40)
+    for task in ("aki_stage_1_48h", "aki_stage_3_48h"):
+        near(hourly_labels(load_task(task), found)[[5, 20]], [label, label])
 
 
 def test_kidney_failure_needs_all_to_be_known_to_say_no():

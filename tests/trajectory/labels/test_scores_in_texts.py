@@ -18,11 +18,15 @@ WITH_SCORES = lenient_config(text={"exclusions": "all_but_scores"})
 
 
 def stays(ids: range = range(1, 5)):
-    """Platelets of 40 at hour 1 (3 points), bilirubin of 7 at hour 30 (3 points); creatinine doubles at hour 5 (KDIGO 2); no hour 3."""
+    """Platelets of 40 at hour 1 (3 points), bilirubin of 7 at hour 30 (3 points); creatinine doubles at hour 5 (KDIGO 2); no hour 3.
+
+    The urine of hour 5, 480 mL in 6 h, is KDIGO 0; before it the stage by urine, and so the stage, is unknown.
+    """
     rows = []
     for i in ids:
         rows += [event(i, hour + 0.2, "heart_rate", 80.0) for hour in range(34) if hour != 3]
         rows += [event(i, 0.5, "creatinine", 1.0), event(i, 5.5, "creatinine", 2.1)]
+        rows += [event(i, 5.6, "urine_output", 480.0)]
         rows += [event(i, 1.5, "platelets", 40.0), event(i, 30.5, "bilirubin_total", 7.0)]
     return stays_table(*({"stay_id": i, "weight_kg": 80.0, "outtime": at(34)} for i in ids)), events_table(*rows)
 

@@ -101,21 +101,38 @@ def kdigo_creatinine_stage(state: DerivedState, parameters: RenalParameters) -> 
 
 
 def kdigo_urine_stage(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
-    """KDIGO stage by urine rate, 0 to 3, in hours with charted urine."""
+    """KDIGO stage by urine rate, 0 to 3, in hours with charted urine; without the rate over 6 h no stage can be excluded."""
     rows, below = state.rows, parameters["urine_thresholds"]
     over_6h, over_12h, over_24h = (state.column(f"urine_ml_kg_h_{hours}h") for hours in (6, 12, 24))
     with np.errstate(invalid="ignore"):
         third = (over_24h < below["stage_3"]) | (over_12h <= 0)
         stage = np.where(third, 3.0, np.where(over_12h < below["stage_2"], 2.0, np.where(over_6h < below["stage_1"], 1.0, 0.0)))
     stage = np.where(rows.hour_R < parameters["urine_after_hours"], 0.0, stage)
+    stage = np.where((stage == 0) & np.isnan(over_6h), np.nan, stage)
     return np.where(np.isnan(rows.column("urine_output")), np.nan, stage)
 
 
 def kdigo_stage(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
-    """The highest stage by creatinine, urine and CRRT (stage 3) over the last `smoothing_hours`; NaN where none is known."""
-    dialysed = np.where(state.column("crrt_any") > 0, 3.0, np.nan)
-    highest = np.fmax(np.fmax(state.column("kdigo_creatinine_stage"), state.column("kdigo_urine_stage")), dialysed)
-    return state.rows.trailing_max(highest, parameters["smoothing_hours"])
+    """The highest stage by creatinine, urine and CRRT; NaN where an unknown part could be higher than the known ones."""
+    highest, is_complete = _kdigo_known(state, parameters)
+    return np.where(is_complete | (highest == 3), highest, np.nan)
+
+
+def kdigo_at_least(state: DerivedState, parameters: RenalParameters, stage: int) -> np.ndarray:
+    """1 where a known part gives at least `stage`, 0 where all parts are known and none does, else NaN."""
+    highest, is_complete = _kdigo_known(state, parameters)
+    return np.where(highest >= stage, 1.0, np.where(is_complete, 0.0, np.nan))
+
+
+def _kdigo_known(state: DerivedState, parameters: RenalParameters) -> tuple[np.ndarray, np.ndarray]:
+    """(highest known stage of the last `smoothing_hours`, whether the stages by creatinine and by urine are both known in them).
+
+    CRRT is stage 3; a treatment that is not recorded counts as not given.
+    """
+    hours = parameters["smoothing_hours"]
+    creatinine, urine = (state.rows.trailing_max(state.column(f"kdigo_{part}_stage"), hours) for part in ("creatinine", "urine"))
+    dialysed = state.rows.trailing_max(np.where(state.column("crrt_any") > 0, 3.0, np.nan), hours)
+    return np.fmax(np.fmax(creatinine, urine), dialysed), ~np.isnan(creatinine) & ~np.isnan(urine)
 
 
 def kidney_failure(state: DerivedState, parameters: RenalParameters) -> np.ndarray:
@@ -181,5 +198,8 @@ FUNCTIONS: dict[str, Function] = {
     "kdigo_creatinine_stage": kdigo_creatinine_stage,
     "kdigo_urine_stage": kdigo_urine_stage,
     "kdigo_stage": kdigo_stage,
+    "kdigo_at_least_1": partial(kdigo_at_least, stage=1),
+    "kdigo_at_least_2": partial(kdigo_at_least, stage=2),
+    "kdigo_at_least_3": partial(kdigo_at_least, stage=3),
     "kidney_failure": kidney_failure,
 }

@@ -76,14 +76,25 @@ def ventilated(state: DerivedState, parameters: RespiratoryParameters) -> np.nda
 
 
 def pf_ratio(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarray:
-    """PaO2 / FiO2 in mmHg in hours with a PaO2 whose FiO2 is known, or is that of room air because nothing gives oxygen."""
+    """PaO2 / FiO2 in mmHg in hours with a PaO2 whose FiO2 is known, or is that of room air because the record says so."""
     rows, ventilation = state.rows, state.column("ventilated")
     slip, (charted, _) = rows.column("fio2_blood_gas"), rows.last_known(rows.column("fio2"), parameters["fio2_max_age_hours"])
     fio2 = np.where(np.isnan(slip), charted, slip)
     breathes_alone = (ventilation == 0) & (rows.shifted(ventilation, 1, 0.0) == 0)
-    breathes_air = breathes_alone & ~(_oxygen(state, parameters) == 1)
+    breathes_air = breathes_alone & _has_no_device(state, parameters) & (_oxygen(state, parameters) == 0)
     fio2 = np.where(np.isnan(fio2) & breathes_air, float(parameters["room_air_fio2"]), fio2)
     return 100.0 * rows.column("pao2") / fio2
+
+
+def _has_no_device(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarray:
+    """Whether the latest charted devices, of the hour or of the 13 h before it, are all of class `none`; False where none was charted."""
+    rows = state.rows
+    none = {_spelled(word) for word in parameters["devices"]["none"]}
+    charted, words = rows.words("o2_device_latest")
+    is_none = np.full(len(rows), np.nan)
+    is_none[charted] = [float(all(_spelled(one) in none for one in word.split(WORD_SEPARATOR))) for word in words]
+    latest, _ = rows.last_known(is_none, parameters["status_max_age_hours"])
+    return np.asarray(latest == 1)
 
 
 def _oxygen(state: DerivedState, parameters: RespiratoryParameters) -> np.ndarray:
