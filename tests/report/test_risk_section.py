@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from clinjepa.errors import StoreError
 from clinjepa.report.document import build_report, render_html
 from clinjepa.report.sections.risk import RiskView
+from clinjepa.report.words import title
 from tests.support.data.report_results import extras, results
 
 
@@ -58,3 +60,20 @@ def test_a_calibration_without_its_slope_is_refused() -> None:
     del changed["risk"]["tasks"]["hypotension_8h"]["methods"]["clin_jepa · linear"]["calibration"]["slope"]
     with pytest.raises(StoreError, match="calibration lacks slope"):
         build_report(changed)
+
+
+def test_every_task_with_probabilities_has_a_reliability_chart() -> None:
+    plots = RiskView(results()).reliability_plots()
+    assert [plot.methods for plot in plots] == [["clin_jepa · linear"]] * 2
+    assert "Hypotension within 8 h: reliability" in plots[0].chart and "predicted 0.450, had the event 0.400 (0.360" in plots[0].chart
+    assert section().count(": reliability") == 4  # a label and a heading each
+
+
+def test_the_compared_method_is_the_other_one_with_the_lowest_brier_score() -> None:
+    changed = copy.deepcopy(results())
+    methods = changed["risk"]["tasks"]["hypotension_8h"]["methods"]
+    for name, brier in (("good", 0.05), ("bad", 0.2)):
+        methods[name] = copy.deepcopy(methods["clin_jepa · linear"])
+        methods[name]["calibration"]["brier"]["value"] = brier
+    plot = RiskView(changed).reliability_plots()[0]
+    assert plot.methods == ["clin_jepa · linear", "good"]

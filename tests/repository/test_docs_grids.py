@@ -52,6 +52,7 @@ def test_every_plan_of_the_page_prints_its_trials(sweep: Path, tmp_path: Path) -
         assert done.returncode == 0 and f"grid: {trials} trials" in " ".join(done.stdout.split()), done.stdout[-2000:]
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_a_grid_along_an_axis_runs_and_leaves_its_table(sweep: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ PARTS = (
     ["-n", "2", "--dist", "loadfile", "-m", f"not long and not {CLUSTER}"],
     ["-m", f"not long and {CLUSTER}"],
 )
-LOWER_PRIORITY = 3
+LOWER_PRIORITY = 10
 """Niceness of the part without a cluster."""
 NO_TESTS = 5
 """Exit status of pytest when nothing was collected, which is no fault of a part when the other one ran tests."""

@@ -5,8 +5,14 @@ The tables that are open show one method, that of the headline recipe; those of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from clinjepa.report.charts.forecast_charts import ReliabilityBin, ReliabilityCurve, reliability_chart
+from clinjepa.report.charts.parts import number
+from clinjepa.report.words import title
 
 
 class CalibrationRow(NamedTuple):
@@ -49,6 +55,13 @@ class GroupRow(NamedTuple):
     is_best_calibrated: bool
 
 
+class ReliabilityPlot(NamedTuple):
+    """The reliability curves of a task and their methods, in the order of colours."""
+
+    chart: Markup
+    methods: Sequence[str]
+
+
 class RiskView:
     """Rows of the risk part of a report; empty where the report has none."""
 
@@ -78,6 +91,40 @@ class RiskView:
         """The reliability curve of the shown method."""
         calibration: Mapping[str, Any] = self.tasks[task]["methods"][self.shown_method(task)].get("calibration", {})
         return list(calibration.get("reliability", []))
+
+    def reliability_plots(self) -> list[ReliabilityPlot]:
+        """Per task the reliability curve of the shown method, beside that of the other method with the lowest Brier score."""
+        plots = []
+        for task in self.tasks:
+            known = [method for method in self._compared(task) if self._bins(task, method)]
+            curves = [ReliabilityCurve(title(method), slot, self._bins(task, method)) for slot, method in enumerate(known)]
+            if curves:
+                told = "; ".join(
+                    f"{curve.label}: of predictions around {number(curve.bins[-1].mean_predicted)} "
+                    f"the share {number(curve.bins[-1].observed_share)} had the event"
+                    for curve in curves
+                )
+                chart = Markup(reliability_chart(curves, title=f"{title(task)}: reliability", alt=told))
+                plots.append(ReliabilityPlot(chart, known))
+        return plots
+
+    def _compared(self, task: str) -> list[str]:
+        """The shown method, and the other one with the lowest Brier score."""
+        shown = self.shown_method(task)
+        scores = {
+            method: found["calibration"]["brier"]["value"]
+            for method, found in self.tasks[task]["methods"].items()
+            if method != shown and found.get("calibration", {}).get("brier")
+        }
+        return [shown, *sorted(scores, key=lambda method: (scores[method], method))[:1]]
+
+    def _bins(self, task: str, method: str) -> list[ReliabilityBin]:
+        calibration = self.tasks[task]["methods"][method].get("calibration", {})
+        found = []
+        for each in calibration.get("reliability", []):
+            low, high = each["observed"]["ci95"] or (None, None)
+            found.append(ReliabilityBin(each["predicted"], each["observed"]["value"], each["num_total"], low, high))
+        return found
 
     def alarms(self, task: str, *, all_methods: bool) -> list[AlarmRow]:
         """One row per method and rate; none for a task without events."""
