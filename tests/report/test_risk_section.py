@@ -10,7 +10,6 @@ import pytest
 from clinjepa.errors import StoreError
 from clinjepa.report.document import build_report, render_html
 from clinjepa.report.sections.risk import RiskView
-from clinjepa.report.words import title
 from tests.support.data.report_results import extras, results
 
 
