@@ -501,6 +501,22 @@ class RiskConfig(Section):
     """Fewest patients with a positive label, and with a negative one, of a group of age, sex or unit that has figures."""
 
 
+class AddedValueConfig(Section):
+    """What latents add to hand-made features in the risk tasks, and how many patients' labels each input needs."""
+
+    enabled: bool = True
+    """Whether it is evaluated."""
+
+    shares: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.01, 0.1, 1.0], min_length=1)
+    """Shares of the training patients that models are fitted on. A smaller share is a part of every larger one."""
+
+    estimators: list[Literal["lightgbm", "linear"]] = Field(["lightgbm", "linear"], min_length=1)
+    """`lightgbm`: gradient boosting on features, on latents and on both. `linear`: logistic regression on features and on latents."""
+
+    max_train_patients: int = Field(5000, ge=10)
+    """Most training patients; more are sampled, and the shares are of these."""
+
+
 class ForecastConfig(Section):
     """Forecasts of measured values with probabilities, decoded from rolled-out latents, beside forecasts that use no latents."""
 
@@ -552,6 +568,7 @@ class EvaluationConfig(Section):
     geometry: GeometryConfig = GeometryConfig()
     downstream: DownstreamConfig = DownstreamConfig()
     risk: RiskConfig = Execution(RiskConfig())
+    added_value: AddedValueConfig = Added(AddedValueConfig())
     forecasts: ForecastConfig = ForecastConfig()
     num_roundtrip_hours: int = Field(20000, ge=100)
     """State texts used for the round trip (R² of a linear decoder from a latent to its text's values)."""

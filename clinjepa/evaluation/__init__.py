@@ -8,6 +8,7 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `geometry/` | displacement of deteriorating over stable stays; its estimator; the cohorts |
 | `downstream/` | risk tasks: probes on latents and rollouts |
 | `baselines/` | what other methods predict at the same points |
+| `added_value/` | what latents add to hand-made features, by share of the training patients |
 | `forecasts/` | measured values of the coming hours with probabilities, and gradient boosting beside them |
 | `roundtrip` | values of an hour read back from its latent |
 | `space` | stays of a split, the training mean latent, diagnostics of collapse |
@@ -27,5 +28,6 @@ FORMAT_VERSIONS = {
     "geometry": 4,
     "downstream": 3,
     "baselines": 5,
+    "added_value": 1,
 }
 """By kind of stage that this room's code makes; raised when the result changes for the same settings."""

@@ -106,6 +106,26 @@ class ForecastSettings(_Judged):
         return cls(split=config.evaluation.split, forecasts=config.evaluation.forecasts, event_tasks=events)
 
 
+class AddedValueSettings(_Judged):
+    """Of what latents add to hand-made features: the fields of `evaluation.added_value`, and those of `evaluation.downstream` that it reads."""
+
+    tasks: list[str]
+    hourly_stride: int
+    min_history_hours: int
+    min_positives: int
+    num_bootstrap: int
+    shares: list[float]
+    estimators: list[Literal["lightgbm", "linear"]]
+    max_train_patients: int
+
+    @classmethod
+    def of(cls, config: Config) -> AddedValueSettings:
+        """Those of a configuration."""
+        named = set(cls.model_fields)
+        downstream, own = config.evaluation.downstream, config.evaluation.added_value
+        return cls(split=config.evaluation.split, **downstream.model_dump(include=named), **own.model_dump(include=named))
+
+
 class DirectForecastSettings(_Judged):
     """Of the gradient-boosting forecasts beside them: the fields of `evaluation.forecasts` that decide them."""
 

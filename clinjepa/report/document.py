@@ -20,7 +20,7 @@ from clinjepa.errors import StoreError
 from clinjepa.report.sections.claims import judged_claims
 from clinjepa.report.view import ReportView
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 NOT_FINITE = "the computed value is not a finite number"
 
 

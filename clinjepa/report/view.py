@@ -16,6 +16,7 @@ from clinjepa.report.comparison_words import ComparisonRow, comparison_rows
 from clinjepa.report.drift_words import VERSIONS, ActionRow, action_rows, action_sentences
 from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headline_recipe, headlines
 from clinjepa.report.sections import costs, geometry
+from clinjepa.report.sections.added_value import AddedValueView
 from clinjepa.report.sections.forecasts import ForecastView
 from clinjepa.report.sections.risk import RiskView
 from clinjepa.report.sections.task_map import task_map
@@ -154,6 +155,9 @@ class ReportView:
 
     def forecasts(self) -> ForecastView:
         return ForecastView(self.report, self.slots)
+
+    def added_value(self) -> AddedValueView:
+        return AddedValueView(self.report)
 
     def risk(self) -> RiskView:
         return RiskView(self.report)

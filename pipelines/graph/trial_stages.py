@@ -19,6 +19,7 @@ from clinjepa.curriculum.settings import CurriculumSettings, EncoderSettings, Pr
 from clinjepa.curriculum.terms.table import source_digest
 from clinjepa.errors import ConfigError
 from clinjepa.evaluation.settings import (
+    AddedValueSettings,
     DirectForecastSettings,
     DownstreamSettings,
     DriftSettings,
@@ -248,6 +249,9 @@ class TrialBuilder:
                 space | {"labels": self.labels, "predictor": predictor},
             ),
         }
+        if self.config.evaluation.added_value.enabled:
+            settings = result_fields(AddedValueSettings.of(self.config))
+            found["added_value"] = self._stage("added_value", "added value", settings, space | {"labels": self.labels})
         if self.config.evaluation.forecasts.enabled:
             found["forecasts"] = self._forecasts(space | {"labels": self.labels, "predictor": predictor})
         return found

@@ -99,6 +99,7 @@ class _Assembly:
             "geometry": self._evaluations("geometry"),
             **({"forecasts": self._evaluations("forecasts")} if self.config.evaluation.forecasts.enabled else {}),
             "downstream": self._downstream(),
+            **({"added_value": self._evaluations("added_value")} if self.config.evaluation.added_value.enabled else {}),
             "comparisons": self._comparisons(),
             "risk": self._risk(),
             "timings": seconds_by_kind(self.manifests),

@@ -16,7 +16,7 @@ from pipelines.graph.artifacts import RESULT, Artifact
 TUNING_L1 = "tuning_l1"
 """L1 of the teacher-forced predictions on tuning windows after a phase; comparable between trials of equal encoders."""
 
-_LEFT_OUT = {"starts", "actions", "controls", "variables", "figures", "by_k", "cohorts", "umap", "pictures", "space"}
+_LEFT_OUT = {"starts", "actions", "controls", "variables", "figures", "by_k", "cohorts", "umap", "pictures", "space", "shares"}
 """Parts of a result that are no headline: hundreds of columns."""
 
 

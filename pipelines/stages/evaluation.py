@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from clinjepa.clinical import load_tasks
 from clinjepa.evaluation.settings import (
+    AddedValueSettings,
     BaselineSettings,
     DirectForecastSettings,
     DownstreamSettings,
@@ -91,10 +92,19 @@ def run_baselines_stage(context: RunContext, stage: Stage, artifact: Artifact) -
     return _evaluate(context, stage, artifact, partial(_baselines, BaselineSettings.model_validate(stage.settings), runner))
 
 
+def run_added_value_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
+    """Executor of `added_value` stages."""
+    settings = AddedValueSettings.model_validate(stage.settings)
+    return _evaluate(context, stage, artifact, partial(_added_value, settings, _num_threads(context)))
+
+
 def _evaluate(context: RunContext, stage: Stage, artifact: Artifact, measure: _Measure) -> dict[str, object]:
     inputs = {name: context.artifact(upstream).folder for name, upstream in stage.inputs.items()}
-    threads = max(1, int(context.config.execution.evaluation_cpus))
-    return run_remotely(context, _write_result, measure, threads, inputs, _encoder_of(context, stage), artifact.folder)
+    return run_remotely(context, _write_result, measure, _num_threads(context), inputs, _encoder_of(context, stage), artifact.folder)
+
+
+def _num_threads(context: RunContext) -> int:
+    return max(1, int(context.config.execution.evaluation_cpus))
 
 
 def _encoder_of(context: RunContext, stage: Stage) -> _Inputs:
@@ -186,6 +196,17 @@ def _baselines(settings: BaselineSettings, runner: Runner, inputs: _Inputs) -> _
     found = score_baselines(data, load_tasks(tasks), settings.downstream, split=settings.split, runner=runner)
     more: dict[str, Mapping[str, object]] = {REGRESSION: found.regression, TUNING: found.tuning, TIMING: found.seconds}
     return _Outcome(found.tables, {PREDICTIONS: found.predictions}, more)
+
+
+def _added_value(settings: AddedValueSettings, num_threads: int, inputs: _Inputs) -> _Outcome:
+    from clinjepa.evaluation.added_value.evaluate import AddedValueData, evaluate_added_value
+    from clinjepa.evaluation.predictions import PREDICTIONS
+    from clinjepa.trajectory.labels.artifact import read_labels
+
+    stays, labels = inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], settings.tasks)
+    data = AddedValueData(LatentReader(inputs["latents"]), inputs["ingest"], stays, labels)
+    result, predictions = evaluate_added_value(data, load_tasks(settings.tasks), settings, num_threads)
+    return _Outcome(result, {PREDICTIONS: predictions})
 
 
 def _forecasts(settings: ForecastSettings, inputs: _Inputs) -> _Outcome:

@@ -37,5 +37,6 @@ EXECUTORS: dict[str, Executor] = {
     "direct_forecasts": Executor(_run("direct_forecasts", "evaluation"), one_task),
     "downstream": Executor(_run("downstream", "evaluation"), one_task),
     "baselines": Executor(_run("baselines", "evaluation"), one_task),
+    "added_value": Executor(_run("added_value", "evaluation"), one_task),
 }
 """By stage kind."""

@@ -192,7 +192,7 @@ def test_hostile_names_in_every_field_of_a_report_make_no_element() -> None:
     stages = [stage | {"name": name} for stage in found["stages"]]
     attrition = [rule | {"rule": name} for rule in found["dataset"]["attrition"]]
     changed = {"stages": stages, "dataset": found["dataset"] | {"attrition": attrition}}
-    changed |= {field: {name: found[field]["clin_jepa"]} for field in ("phases", "drift", "geometry", "costs", "forecasts")}
+    changed |= {field: {name: found[field]["clin_jepa"]} for field in ("phases", "drift", "geometry", "costs", "forecasts", "added_value")}
     changed |= {"downstream": {name: {name: found["downstream"]["hypotension_8h"]["clin_jepa"]}}}
     html = page(found | changed)
     assert "<script" not in html and "<svg onload" not in html

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from clinjepa.clinical import Task
-from clinjepa.config.schema import DownstreamConfig
 from clinjepa.evaluation.figures import Figure
 from clinjepa.evaluation.metrics import discrimination
 
@@ -34,6 +33,15 @@ class Cell(TypedDict):
     num_positive: int
     num_total: int
     num_positive_patients: int
+
+
+class PointSettings(Protocol):
+    """Where hourly tasks are predicted (`evaluation.downstream`)."""
+
+    @property
+    def min_history_hours(self) -> int: ...
+    @property
+    def hourly_stride(self) -> int: ...
 
 
 MethodTable = dict[str, Cell]
@@ -75,7 +83,7 @@ class Points:
         return len(np.unique(self.subject_N[self.label_N <= 0.5]))
 
 
-def prediction_points(labels: pa.Table, stays: pa.Table, task: Task, settings: DownstreamConfig) -> Points:
+def prediction_points(labels: pa.Table, stays: pa.Table, task: Task, settings: PointSettings) -> Points:
     """The points of a task, with patient and split.
 
     Args:

@@ -51,6 +51,8 @@ class LineStyle:
     """Optional parts of a line chart."""
 
     log_y: bool = False
+    log_x: bool = False
+    """Logarithmic x axis; it needs `x_ticks`, and x above 0."""
     floor: float | None = None
     """A level that the y axis must include."""
     x_ticks: Sequence[float] = ()
@@ -147,6 +149,12 @@ def marker_svg(slot: int) -> str:
 def _x_axis(axes: Axes, series: Sequence[Series], style: LineStyle) -> None:
     places = [v for s in series for v in s.x] + [edge for band in style.bands for edge in band[:2]]
     first, last = min(places), max(places)
+    if style.log_x:
+        axes.set_xscale("log")
+        room = (last / first) ** 0.03 if last > first else 1.3
+        axes.set_xlim(first / room, last * room)
+        number_axis(axes, "x", style.x_ticks, grid=False)
+        return
     spare = 0.02 * (last - first) or 0.5
     axes.set_xlim(first - spare, last + spare)
     number_axis(axes, "x", _thinned(style.x_ticks, spare * 50) if style.x_ticks else ticks_between(first, last, 5), grid=False)

@@ -8,5 +8,6 @@
 | `costs` | costs of recipes, times of stages |
 | `task_map` | all risk tasks and methods in one picture |
 | `geometry` | cohorts, spaces and pictures of the latent geometry |
+| `added_value` | what the latent adds to hand-made features, by share of the training patients |
 | `risk` | tables of calibration, alarms, groups and net benefit |
 """

@@ -67,6 +67,7 @@ def tiny_config(storage: str) -> Config:
                 "num_bootstrap": 20,
                 "probe": {"hidden_size": 8, "max_epochs": 2},
             },
+            "added_value": {"shares": [0.3, 1.0]},
             "forecasts": {"context": 6, "starts": [0, 6], "horizons": [1, 5], "num_variables": 3, "num_trees": 5, "num_bootstrap": 20},
             "num_roundtrip_hours": 2000,
         },

@@ -20,6 +20,7 @@ from clinjepa.config.section import result_fields
 from clinjepa.curriculum.recipes import Phase, Recipe, load_recipe, recipe_names
 from clinjepa.errors import ConfigError
 from clinjepa.evaluation.settings import (
+    AddedValueSettings,
     BaselineSettings,
     DirectForecastSettings,
     DownstreamSettings,
@@ -42,7 +43,7 @@ _PHASE = (
     "ema_momentum rollout_steps rollout_weight term_weights shared_k collapse_rankme stop_on_collapse"
 )
 _SFT = "num_epochs max_steps tokens_per_step micro_tokens learning_rate warmup_fraction weight_decay clip_norm"
-_DOWNSTREAM = "pooling hourly_stride min_history_hours rollout_hours min_positives num_bootstrap"
+_POINTS = "hourly_stride min_history_hours min_positives num_bootstrap"
 _BASELINES = "names num_trials num_sequence_trials max_trial_points num_averaged max_seconds ensemble"
 _FORECASTS = "context starts horizons num_variables max_stays max_train_stays num_trees"
 _PROBE = "kinds hidden_size dropout learning_rate weight_decay batch_size max_epochs patience"
@@ -67,16 +68,19 @@ _TABLE: list[tuple[str, str, str]] = [
     ("sft", "sft", _SFT),
     ("phase", "curriculum", _PHASE),
     ("labels", "labels", "tasks"),
-    ("baselines direct_forecasts downstream drift forecasts geometry roundtrip", "evaluation", "split"),
+    ("added_value baselines direct_forecasts downstream drift forecasts geometry roundtrip", "evaluation", "split"),
     ("drift", "evaluation.drift", "contexts starts headline_context horizons num_bootstrap"),
     ("geometry", "evaluation.geometry", "k_hours headline_k num_bootstrap umap max_umap_points"),
-    ("baselines downstream forecasts geometry labels", "evaluation.downstream", "tasks"),
+    ("added_value baselines downstream forecasts geometry labels", "evaluation.downstream", "tasks"),
     ("baselines downstream labels", "evaluation.downstream", "stay_prediction_hour"),
-    ("baselines downstream", "evaluation.downstream", _DOWNSTREAM),
+    ("baselines downstream", "evaluation.downstream", "pooling rollout_hours"),
+    ("added_value baselines downstream", "evaluation.downstream", _POINTS),
     ("baselines downstream", "evaluation.downstream.probe", _PROBE),
     ("baselines", "evaluation.downstream.baselines", _BASELINES),
     ("roundtrip", "evaluation", "num_roundtrip_hours"),
-    ("", "evaluation.forecasts", "enabled"),  # whether there are such stages
+    ("", "evaluation.added_value", "enabled"),  # whether there are such stages
+    ("added_value", "evaluation.added_value", "shares estimators max_train_patients"),
+    ("", "evaluation.forecasts", "enabled"),
     ("direct_forecasts forecasts", "evaluation.forecasts", _FORECASTS),
     ("forecasts", "evaluation.forecasts", "num_decoder_hours num_bootstrap"),
 ]
@@ -200,6 +204,7 @@ def test_an_executor_reads_back_all_that_is_in_the_key(raw: dict[str, Any]) -> N
         "drift": lambda stage: DriftSettings.model_validate(stage.settings),
         "forecasts": lambda stage: ForecastSettings.model_validate(stage.settings),
         "direct_forecasts": lambda stage: DirectForecastSettings.model_validate(stage.settings),
+        "added_value": lambda stage: AddedValueSettings.model_validate(stage.settings),
         "downstream": lambda stage: DownstreamSettings.model_validate(stage.settings),
         "baselines": lambda stage: BaselineSettings.model_validate(stage.settings),
     }

@@ -24,7 +24,7 @@ from pipelines.graph.context import Executor, RunContext
 from pipelines.graph.experiment import build_experiment
 from pipelines.graph.stage import FORMAT_VERSIONS, Stage
 
-EVALUATIONS = ("roundtrip", "drift", "geometry", "downstream", "baselines", "forecasts", "direct_forecasts")
+EVALUATIONS = ("roundtrip", "drift", "geometry", "downstream", "baselines", "forecasts", "direct_forecasts", "added_value")
 
 
 def simulated_executors(seconds: Mapping[str, float], log: Path, fails: str = "") -> dict[str, Executor]:
