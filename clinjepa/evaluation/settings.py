@@ -107,7 +107,7 @@ class ForecastSettings(_Judged):
 
 
 class AddedValueSettings(_Judged):
-    """Of what latents add to hand-made features: the fields of `evaluation.added_value`, and those of `evaluation.downstream` that it reads."""
+    """Of what latents add to hand-made features: fields of `evaluation.added_value`, and those of `evaluation.downstream` that it reads."""
 
     tasks: list[str]
     hourly_stride: int

@@ -14,7 +14,8 @@ from tests.support.data.finished_data import finish_data, simulated
 from tests.support.data.report_results import extras, results
 from tests.support.machines.browser import CHROMIUM, Browser
 
-SECTIONS = ["claims", "run", "cohort", "drift", "forecasts", "geometry", "downstream", "added-value", "risk", "training", "stages", "config"]
+SECTIONS = ["claims", "run", "cohort", "drift", "forecasts", "geometry"]
+SECTIONS += ["downstream", "added-value", "risk", "training", "stages", "config"]
 CARD_SECTIONS = ["stays", "coverage", "dropped", "texts", "labels", "artifacts"]
 WIDTHS = (1440, 900)
 

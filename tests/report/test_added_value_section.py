@@ -47,7 +47,8 @@ def test_every_task_has_one_sentence() -> None:
         f"adjusted p 0.0100, {basis}",
         f"In-hospital death: the latent does not add more than 0.005 to the features. AUROC of both minus that of the features "
         f"-0.0200 (-0.0400–0), adjusted p 0.0100, {basis}",
-        "Hypoxaemia within 8 h: whether the latent adds something cannot be told: 3 patients with a positive label in train; at least 10 are needed.",
+        "Hypoxaemia within 8 h: whether the latent adds something cannot be told: "
+        "3 patients with a positive label in train; at least 10 are needed.",
     ]
     assert all(sentence in words(section()).replace("&#39;", "'") for sentence in told)
 

@@ -33,8 +33,8 @@ class PointInputs:
 
     def table(self, name: InputName) -> FeatureTable:
         """The columns of one input; `features` and `latents` are views."""
-        start, end = {"features": (0, self.num_features), "latents": (self.num_features, None), "both": (0, None)}[name]
-        return FeatureTable(self.both.x_NF[:, start:end], self.both.names[start:end])
+        columns = {"features": slice(0, self.num_features), "latents": slice(self.num_features, None), "both": slice(None)}[name]
+        return FeatureTable(self.both.x_NF[:, columns], self.both.names[columns])
 
 
 def point_inputs(ingest: Folder, stays: pa.Table, latents: Latents, stay_P: np.ndarray, hour_P: np.ndarray) -> PointInputs:

@@ -88,7 +88,8 @@ class AddedValueView:
         }[answer(cell)]
         measured = f"AUROC of both minus that of the features {spoken(figure['value'], *(figure['ci95'] or (None, None)))}"
         adjusted = f", adjusted p {number(cell['p_holm'])}" if cell.get("p_holm") is not None else ""
-        return f"{title(task)}: {told}. {measured}{adjusted}, {figure['num_patients']} patients, {_percent(share)} of the training patients."
+        basis = f"{figure['num_patients']} patients, {_percent(share)} of the training patients"
+        return f"{title(task)}: {told}. {measured}{adjusted}, {basis}."
 
     def charts(self, recipe: str) -> list[Markup]:
         """Per task that has figures: AUROC of gradient boosting over the share of training patients, one line per input."""

@@ -304,13 +304,11 @@ def _added_value(gain: float) -> dict[str, Any]:
     rare = "3 patients with a positive label in train; at least 10 are needed"
     counts = {"num_total": 410, "num_positive": 60, "num_patients": 118, "num_positive_patients": 30}
     shares = {"0.01": 0.65, "0.1": 0.68, "1": 0.7}
-    return {
-        "num_train_patients": 557,
-        "tasks": {
-            task: {**counts, "shares": {share: _share(level, own, reason or (few if share == "0.01" else None)) for share, level in shares.items()}}
-            for task, own, reason in (("hypotension_8h", gain, None), ("in_hospital_death", -0.02, None), ("hypoxaemia_8h", 0.0, rare))
-        },
-    }
+    tasks: dict[str, Any] = {}
+    for task, own, reason in (("hypotension_8h", gain, None), ("in_hospital_death", -0.02, None), ("hypoxaemia_8h", 0.0, rare)):
+        found = {share: _share(level, own, reason or (few if share == "0.01" else None)) for share, level in shares.items()}
+        tasks[task] = {**counts, "shares": found}
+    return {"num_train_patients": 557, "tasks": tasks}
 
 
 def _share(level: float, gain: float, reason: str | None) -> dict[str, Any]:
