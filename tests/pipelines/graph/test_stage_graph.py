@@ -70,7 +70,8 @@ def with_phases(experiment: Experiment) -> Any:
     return next(trial for trial in experiment.trials if trial.recipe == "clin_jepa")
 
 
-CONFIG = load_config(DEMO, ["source.path=data", "encoder.model=somebody/model"])  # so that other sources and models are valid too
+CONFIG = load_config(DEMO, ["source.path=data", "encoder.model=somebody/model", "evaluation.added_value.enabled=true"])
+"""The demo, so that other sources and models are valid too, with every evaluation."""
 RAW = CONFIG.model_dump(mode="json")
 LEAVES = list(leaves(CONFIG))
 UNUSED_HERE = {("encoder", "model"), ("encoder", "revision"), ("curriculum", "state_token_share"), ("grid", "combine")}
