@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from clinjepa.config.execution import ExecutionConfig
 from clinjepa.config.grid import GridConfig
@@ -375,6 +375,17 @@ class DriftConfig(Section):
 
     num_bootstrap: int = Field(1000, ge=10)
     """Bootstrap resamples of patients behind every 95 % interval."""
+
+    dose_factor: float | None = Added(None, gt=0, le=1e6)
+    """Also roll out with the recorded actions after the context whose doses are multiplied by this, above 0 and not 1: drug rates, fluids
+    and doses of medications. Their texts are encoded again, of the stays of `evaluation.split` only. null: not measured."""
+
+    @field_validator("dose_factor")
+    @classmethod
+    def _changes_doses(cls, value: float | None) -> float | None:
+        if value == 1:
+            raise ValueError("dose_factor=1 leaves every dose as it is; give another factor, or null to measure nothing")
+        return value
 
 
 class GeometryConfig(Section):

@@ -9,6 +9,7 @@
 | `phase`, `sft`, `hard_sync` | the two kinds of training behind the loop; phase 4, which copies online to target |
 | `schedule` | learning rate by step |
 | `embedding` | a worker of the pool that fills a latent store |
+| `shifted_job`, `shifted_embedding` | what encodes action texts with other doses, for the drift evaluation |
 | `dispatch`, `worker` | from a job's JSON to its training; the entry point for a plain process and `torchrun` |
 | `steps/` | what a step is made of: modules, encoding of texts, losses of a micro-batch, optimizer, diagnostics |
 | `feed/` | the seeded plan of windows and texts, and the micro-batches that carry it out |
@@ -16,6 +17,6 @@
 | `workers/` | process group, gathered weights, memory faults |
 """
 
-FORMAT_VERSIONS = {"base": 1, "sft": 4, "phase": 4, "sync": 1, "embed": 3}
+FORMAT_VERSIONS = {"base": 1, "sft": 4, "phase": 4, "sync": 1, "embed": 3, "shifted_actions": 1}
 """By kind of stage that this room and `clinjepa.model` make; raised when the content of an artifact changes for the same settings. The
 number of `base` is here because `clinjepa.model` imports torch, which reading a number must not load."""

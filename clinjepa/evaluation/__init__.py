@@ -5,6 +5,7 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | module | contents |
 |---|---|
 | `drift`, `drift_windows` | error of autoregressive rollouts by horizon, with two controls and wrong actions; their windows and rollouts |
+| `drift_doses` | rollouts with the recorded actions and other doses |
 | `geometry/` | displacement of deteriorating over stable stays; its estimator; the cohorts |
 | `downstream/` | risk tasks: probes on latents and rollouts |
 | `baselines/` | what other methods predict at the same points |

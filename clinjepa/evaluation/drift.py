@@ -11,19 +11,22 @@ A change has two exact factors: L1(h) / L1(1) = [M(h) / M(1)] · [r(h) / r(1)], 
 and r = L1 / M. The first is how the space itself changes (below 1 it shrinks), the second how the prediction does against a constant.
 
 Near-constant predictions drift little. Therefore the centred cosine, the variance around the training mean, two controls without a model,
-and rollouts with wrong actions are measured too: a model that uses the actions gets worse with those of another patient.
+and rollouts with wrong actions are measured too: a model that uses the actions gets worse with those of another patient, and with other
+doses (`drift_doses.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
 from clinjepa.config.schema import DriftConfig
+from clinjepa.evaluation.drift_doses import OTHER_DOSES, DoseHorizon, LatentsWithDoses, OtherDoses, dose_horizon, fed_before, other_doses
 from clinjepa.evaluation.drift_windows import CONTROLS, MODEL, WRONG_ACTIONS, Measured, Windows, drift_windows, measure_windows
 from clinjepa.evaluation.figures import Figure
 from clinjepa.evaluation.resampling import PatientBootstrap, ratio
@@ -96,7 +99,9 @@ class ContextDrift(Curve):
     starts: dict[str, Start]
     """{hour of the stay at which a window begins: figures}."""
     actions: dict[str, dict[str, Figure | None]]
-    """{version of the later actions: {horizon: L1 with it over L1 with the recorded actions, − 1}}."""
+    """{version of the later actions: {horizon: L1 with it over L1 with the recorded actions, − 1}}, over all windows."""
+    other_doses: NotRequired[OtherDoses]
+    """The version with other doses over the windows with a dose; where `evaluation.drift.dose_factor` is set."""
     controls: dict[str, Curve]
 
 
@@ -114,7 +119,8 @@ def evaluate_drift(
 
     Args:
         predictor: The trained predictor; it is set to evaluation mode.
-        latents: Latents of the stays, from the encoder that the predictor was trained with.
+        latents: Latents of the stays, from the encoder that the predictor was trained with; `LatentsWithDoses` also measures the
+            rollouts with other doses.
         stays: Stays with stay_id, subject_id, split, num_hours.
         settings: Contexts, starts, horizons and number of bootstrap draws.
         split: The split that is evaluated.
@@ -138,7 +144,11 @@ def evaluate_drift(
             continue
         measured = measure_windows(predictor, latents, windows, reached, mean_D, seed, batch_size)
         draws = PatientBootstrap(windows.subject_W, settings.num_bootstrap, seed)
-        found = _Context(windows, reached, measured, draws, latents.dim).result()
+        figures = _Context(windows, reached, measured, draws, latents.dim)
+        found = figures.result()
+        if isinstance(latents, LatentsWithDoses):
+            found["actions"][OTHER_DOSES] = figures.wrong(OTHER_DOSES)
+            found["other_doses"] = other_doses(latents.changed, figures.doses())
         found["horizons"].update(unreached)
         result[str(context)] = found
     return result
@@ -199,12 +209,24 @@ class _Context:
         return {
             "h_max": h_max,
             "num_stays": len(np.unique(self.windows.stay_W[reaching_W])),
-            **self._curve(MODEL, h_max),
+            **self._curve(MODEL, h_max),  # type: ignore[typeddict-item]  # a Curve has no `other_doses`
             "drift_survivors": self.draws.figure(survivors_R, reaching_W) if h_max > 1 else None,
             "starts": {str(start): self._start(int(start), h_max) for start in np.unique(self.windows.start_W)},
-            "actions": {name: {str(h): self._wrong(name, h) for h in self.horizons if h > 1} for name in WRONG_ACTIONS},
+            "actions": {name: self.wrong(name) for name in WRONG_ACTIONS},
             "controls": {name: self._curve(name, h_max) for name in CONTROLS},
         }
+
+    def wrong(self, actions: str) -> dict[str, Figure | None]:
+        """Of one version of the later actions, by horizon, over all windows."""
+        return {str(h): self._wrong(actions, h, self._reaching(h)) for h in self.horizons if h > 1}
+
+    def doses(self) -> dict[str, DoseHorizon]:
+        """With other doses, by horizon, over the windows with a dose."""
+        found = {}
+        for h in (each for each in self.horizons if each > 1):
+            of_W = self._reaching(h) & fed_before(self.measured.first_change_W, h)
+            found[str(h)] = dose_horizon(of_W, self.windows.subject_W, MIN_PATIENTS, partial(self._wrong, OTHER_DOSES, h))
+        return found
 
     def _reaching(self, horizon: int) -> np.ndarray:
         return self.windows.reach_W >= horizon
@@ -266,6 +288,5 @@ class _Context:
         found["drift"] = self.draws.figure(change_R, reaching_W)
         return found if found["drift"] is not None else {**found, "reason": _NO_REFERENCE}
 
-    def _wrong(self, actions: str, h: int) -> Figure | None:
-        of_W = self._reaching(h)
+    def _wrong(self, actions: str, h: int, of_W: np.ndarray) -> Figure | None:
         return self.draws.figure(ratio(self._l1(actions, h, of_W), self._l1(MODEL, h, of_W)) - 1, of_W)

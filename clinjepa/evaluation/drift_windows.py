@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from clinjepa.evaluation.drift_doses import NO_CHANGE, OTHER_DOSES, LatentsWithDoses
 from clinjepa.evaluation.metrics import finite_scores
 from clinjepa.evaluation.space import Latents
 from clinjepa.model.predictor import Cache, Predictor
@@ -61,6 +62,8 @@ class Measured:
     errors: Mapping[str, Errors]
     mean_l1_WH: np.ndarray
     spread_WH: np.ndarray
+    first_change_W: np.ndarray
+    """Hours from the end of the context to the first action with another dose; NO_CHANGE without one."""
 
 
 def drift_windows(stays: pa.Table, context: int, starts: Sequence[int], longest: int, max_horizon: int) -> Windows:
@@ -88,21 +91,22 @@ def measure_windows(
 
     Args:
         predictor: The predictor, in evaluation mode.
-        latents: Latents of the windows' stays.
+        latents: Latents of the windows' stays; `LatentsWithDoses` for the rollouts with other doses too.
         windows: At least one window.
         horizons: Horizons in hours, ascending.
         mean_D: Training mean latent.
         seed: Seed of the draw of other patients' actions.
         batch_size: Windows of one rollout.
     """
-    names = (MODEL, *WRONG_ACTIONS, *CONTROLS)
+    names = (*_versions(latents), "none", *CONTROLS)
     shape = (len(windows), len(horizons))
     errors = {name: Errors(*(np.full(shape, np.nan) for _ in range(4))) for name in names}
     mean_l1_WH, spread_WH = np.full(shape, np.nan), np.full(shape, np.nan)
-    donors_W = _donors(windows.subject_W, seed)
+    donors_W, first_change_W = _donors(windows.subject_W, seed), np.full(len(windows), NO_CHANGE)
     for begin in range(0, len(windows), batch_size):
         rows = np.arange(begin, min(begin + batch_size, len(windows)))
         batch = _read(latents, windows, rows, donors_W)
+        first_change_W[rows] = batch.first_change_B
         columns = np.array([column for column, h in enumerate(horizons) if h <= batch.steps])
         steps_H = np.array(horizons)[columns]
         inside_BH = steps_H <= windows.reach_W[rows][:, None]
@@ -114,7 +118,7 @@ def measure_windows(
             finite_scores(predicted_BHD[inside_BH], "a predicted latent")
             for target_WH, values_BH in zip(vars(errors[name]).values(), _compare(predicted_BHD, true_BHD, mean_D), strict=True):
                 target_WH[at] = np.where(inside_BH, values_BH, np.nan)
-    return Measured(errors, mean_l1_WH, spread_WH)
+    return Measured(errors, mean_l1_WH, spread_WH, first_change_W)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,14 @@ class _Batch:
     z_state_BTD: np.ndarray
     z_action_BCD: np.ndarray
     later_BHD: Mapping[str, np.ndarray]
+    first_change_B: np.ndarray
     steps: int
+
+
+def _versions(latents: Latents) -> tuple[str, ...]:
+    """Names of the rollouts that are fed actions."""
+    fed = (MODEL, *(name for name in WRONG_ACTIONS if name != "none"))
+    return (*fed, OTHER_DOSES) if isinstance(latents, LatentsWithDoses) else fed
 
 
 def _donors(subject_W: np.ndarray, seed: int) -> np.ndarray:
@@ -145,7 +156,8 @@ def _read(latents: Latents, windows: Windows, rows: np.ndarray, donors_W: np.nda
     z_static_BD = np.zeros((len(rows), latents.dim), dtype=np.float32)
     z_action_BCD = np.zeros((len(rows), context, latents.dim), dtype=np.float32)
     hours_H = context + np.arange(steps)
-    later_BHD = {name: np.zeros((len(rows), steps, latents.dim), dtype=np.float32) for name in (MODEL, *WRONG_ACTIONS) if name != "none"}
+    later_BHD = {name: np.zeros((len(rows), steps, latents.dim), dtype=np.float32) for name in _versions(latents)}
+    first_change_B = np.full(len(rows), NO_CHANGE)
     for place, row in enumerate(rows):
         num_hours = context + int(windows.reach_W[row])
         z_static_D, z_state_TD, z_action_TD = latents.stay(int(windows.stay_W[row]), int(windows.start_W[row]), num_hours)
@@ -160,7 +172,11 @@ def _read(latents: Latents, windows: Windows, rows: np.ndarray, donors_W: np.nda
         later_BHD["carried_forward"][place] = z_action_TD[context - 1]
         later_BHD["shuffled"][place] = other_TD[np.minimum(hours_H, len(other_TD) - 1)]
         later_BHD["late"][place] = z_action_TD[np.clip(hours_H - LATE_HOURS, 0, last)]
-    return _Batch(z_static_BD, z_state_BTD, z_action_BCD, later_BHD, steps)
+        if isinstance(latents, LatentsWithDoses):
+            begin = int(windows.start_W[row])
+            dosed_TD, first_change_B[place] = latents.other_actions(int(windows.stay_W[row]), begin, context, z_action_TD)
+            later_BHD[OTHER_DOSES][place] = dosed_TD[np.minimum(hours_H, last)]
+    return _Batch(z_static_BD, z_state_BTD, z_action_BCD, later_BHD, first_change_B, steps)
 
 
 def _predictions(predictor: Predictor, batch: _Batch, context: int, steps_H: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

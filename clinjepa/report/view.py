@@ -13,7 +13,7 @@ from clinjepa.report.charts.parts import number
 from clinjepa.report.charts.rows import Point, Row, bar_chart, interval_chart
 from clinjepa.report.charts.training import training_charts
 from clinjepa.report.comparison_words import ComparisonRow, comparison_rows
-from clinjepa.report.drift_words import VERSIONS, ActionRow, action_rows, action_sentences
+from clinjepa.report.drift_words import ActionRow, DoseRow, action_rows, action_sentences, action_versions, dose_rows, dose_sentences
 from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headline_recipe, headlines
 from clinjepa.report.sections import costs, geometry
 from clinjepa.report.sections.added_value import AddedValueView
@@ -50,7 +50,7 @@ class ReportView:
         self.title: Callable[[str], str] = title
         self.stage_title: Callable[[str], str] = stage_title
         self.duration, self.plain, self.number = duration, plain, number
-        self.footnotes, self.min_patients, self.action_versions = Footnotes, MIN_PATIENTS, VERSIONS
+        self.footnotes, self.min_patients, self.action_versions = Footnotes, MIN_PATIENTS, action_versions(report)
 
     def key(self, recipe: str) -> Markup:
         return Markup(marker_svg(self.slots.get(recipe, 0)))
@@ -152,6 +152,13 @@ class ReportView:
     def action_sentences(self) -> list[str]:
         """Whether each recipe uses the actions, at the headline context."""
         return action_sentences(self.report, self.headline_context())
+
+    def dose_rows(self) -> list[DoseRow]:
+        return dose_rows(self.report)
+
+    def dose_sentences(self) -> list[str]:
+        """Whether each recipe uses the doses, at the headline context."""
+        return dose_sentences(self.report, self.headline_context())
 
     def forecasts(self) -> ForecastView:
         return ForecastView(self.report, self.slots)

@@ -234,7 +234,7 @@ class TrialBuilder:
                 "drift",
                 "drift",
                 result_fields(DriftSettings.of(self.config)),
-                space | {"predictor": predictor},
+                space | {"predictor": predictor} | self._other_doses(embed),
             ),
             "geometry": self._stage(
                 "geometry",
@@ -255,6 +255,14 @@ class TrialBuilder:
         if self.config.evaluation.forecasts.enabled:
             found["forecasts"] = self._forecasts(space | {"labels": self.labels, "predictor": predictor})
         return found
+
+    def _other_doses(self, embed: Stage) -> dict[str, Stage]:
+        """The action texts with other doses, as the latent store's encoder reads them; empty without `evaluation.drift.dose_factor`."""
+        evaluation = self.config.evaluation
+        if evaluation.drift.dose_factor is None:
+            return {}
+        settings = {"split": evaluation.split, "dose_factor": evaluation.drift.dose_factor, "reading": embed.settings}
+        return {"other_doses": self._stage("shifted_actions", "other doses", settings, embed.inputs | {"ingest": self.ingest})}
 
     def _forecasts(self, inputs: dict[str, Stage]) -> Stage:
         direct = result_fields(DirectForecastSettings.of(self.config))

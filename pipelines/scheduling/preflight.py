@@ -25,7 +25,9 @@ from pipelines.scheduling.progress import console
 from pipelines.scheduling.trackers import check_trackers
 
 _LAYERS_MADE_HERE = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-_WITH_GPU = ("sft", "phase", "embed")
+_ENCODING = {"embed", "shifted_actions"}
+"""Kinds of stages that start with one encoder worker."""
+_WITH_GPU = ("sft", "phase", *_ENCODING)
 
 
 def check_before_cluster(config: Config, trains: bool = True, writes_report: bool = False) -> Experiment:
@@ -161,10 +163,10 @@ def check_on_cluster(context: RunContext, stages: list[Stage]) -> None:
     to_do = {stage.kind for stage in stages if stage.kind in _WITH_GPU and not context.artifact(stage).is_complete()}
     if not execution.use_gpu or not to_do or (on_a_cluster() and execution.concurrent_gpus is not None):
         return
-    needed = 1 if to_do == {"embed"} else execution.min_workers
+    needed = 1 if to_do <= _ENCODING else execution.min_workers
     there = _num_gpus()
     if there < needed:
-        asks = "one encoder worker" if to_do == {"embed"} else "execution.num_workers"
+        asks = "one encoder worker" if to_do <= _ENCODING else "execution.num_workers"
         raise ResourceError(
             f"execution.use_gpu=true: {needed} GPUs are needed ({asks}), "
             f"{'the cluster' if on_a_cluster() else 'this machine'} has {there}; add GPU nodes, lower execution.num_workers, "

@@ -25,6 +25,7 @@ from clinjepa.evaluation.settings import (
     RoundtripSettings,
 )
 from clinjepa.storage import Folder
+from clinjepa.trajectory.tokens.changed_actions import ChangedActionReader
 from clinjepa.trajectory.tokens.latent_store import LatentReader
 from pipelines.graph.artifacts import RESULT, Artifact
 from pipelines.graph.context import RunContext
@@ -33,6 +34,7 @@ from pipelines.stages.tasks import run_remotely
 
 if TYPE_CHECKING:
     from clinjepa.evaluation.baselines.tuning import Runner
+    from clinjepa.evaluation.space import Latents
 
 REGRESSION, TUNING, TIMING = "regression.json", "tuning.json", "timing.json"
 """Of the baselines: figures of the tasks whose labels are numbers, how each model was tuned, and seconds by method."""
@@ -138,10 +140,16 @@ def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _In
 
 def _drift(settings: DriftSettings, inputs: _Inputs) -> _Outcome:
     from clinjepa.evaluation.drift import evaluate_drift
+    from clinjepa.evaluation.drift_doses import LatentsWithDoses
     from clinjepa.model.predictor import load_predictor
 
     stays = inputs["ingest"].read_table("stays.parquet")
-    predictor, latents = load_predictor(inputs["predictor"]), LatentReader(inputs["latents"])
+    predictor, recorded = load_predictor(inputs["predictor"]), LatentReader(inputs["latents"])
+    latents: Latents = recorded
+    if "other_doses" in inputs:
+        changed = ChangedActionReader(inputs["other_doses"])
+        changed.check_encoder(recorded.encoder_digest, inputs["latents"].address)
+        latents = LatentsWithDoses(recorded, changed)
     return _Outcome(evaluate_drift(predictor, latents, stays, settings.drift, split=settings.split))
 
 

@@ -30,6 +30,7 @@ EXECUTORS: dict[str, Executor] = {
     "phase": Executor(_run("phase", "training"), training_needs, _max_workers, least_training_needs),
     "sync": Executor(_run("sync", "training"), one_task),
     "embed": Executor(_run("embed", "latents"), embed_needs, _embed_workers, least_embed_needs),
+    "shifted_actions": Executor(_run("shifted_actions", "shifted_actions"), embed_needs, _embed_workers, least_embed_needs),
     "roundtrip": Executor(_run("roundtrip", "evaluation"), one_task),
     "drift": Executor(_run("drift", "evaluation"), one_task),
     "geometry": Executor(_run("geometry", "evaluation"), one_task),

@@ -174,6 +174,21 @@ def test_file_that_cannot_be_a_configuration_is_told_apart(tmp_path: Path, text:
         load_config(write(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("factor", "told"),
+    [("1", "leaves every dose as it is"), ("1.0", "leaves every dose as it is"), ("0", "dose_factor"), ("-2", "dose_factor")],
+)
+def test_a_factor_that_changes_no_dose_is_refused(tmp_path: Path, factor: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_config(write(tmp_path, "{}"), [f"evaluation.drift.dose_factor={factor}"])
+
+
+def test_other_doses_are_measured_where_the_claims_are_judged_on_data_with_drugs() -> None:
+    """The challenges record no drugs, and the demos stay as they are."""
+    measured = {path.name for path in FILES if load_config(path).evaluation.drift.dose_factor is not None}
+    assert measured == {"mimic_iv_qwen3_8b.yaml", "rehearsal_qwen3_8b.yaml"}
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.yaml: no such configuration file"):
         load_config(tmp_path / "gone.yaml")

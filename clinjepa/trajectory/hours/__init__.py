@@ -6,6 +6,7 @@
 | `cohort`, `split` | which stays are kept; the patient-disjoint split |
 | `grid` | events -> rows of (event, hour) |
 | `text` | rows -> state, action and static texts |
+| `doses` | an action text with its doses multiplied, for the drift evaluation |
 | `aggregates`, `history` | rows -> one value per hour and variable, during the stay and before admission |
 | `range_losses`, `odd_medians`, `other_units` | columns that are not what their name says, and the unit that would fit |
 | `data_card` | counts: coverage, dropped rows by reason, tokens per text |

@@ -7,25 +7,24 @@ contains its stays and the content digest of its encoder; `index.parquet` is mad
 from __future__ import annotations
 
 import json
-import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
+from clinjepa.trajectory.tokens.latent_rows import LatentDtype, RowsHeader, not_a_latent_file, read_header, read_rows, rows_file, to_float32
 
 SCHEMA_VERSION = 2
 INDEX_SCHEMA = pa.schema([("stay_id", pa.int64()), ("file", pa.string()), ("first_row", pa.int64()), ("num_hours", pa.int32())])
 WHOLE_STAY_BYTES = 4 << 20
 """Stays up to this size are read in one range and cached whole; longer ones are read by window."""
 
-_DTYPES: dict[str, tuple[str, np.dtype]] = {"F32": ("float32", np.dtype("<f4")), "BF16": ("bfloat16", np.dtype("<u2"))}
 StayLatents = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 """stay_id, z_static_D, z_state_TD, z_action_TD."""
 
@@ -61,7 +60,7 @@ class LatentWriter:
     encoder_digest: content digest of the encoder that makes the latents (`clinjepa.model.pretrained.identity`), recorded in every part.
     """
 
-    def __init__(self, encoder_digest: str, dtype: Literal["float32", "bfloat16"] = "float32") -> None:
+    def __init__(self, encoder_digest: str, dtype: LatentDtype = "float32") -> None:
         self.encoder_digest, self.dtype = encoder_digest, dtype
 
     def write_part(self, folder: Folder, name: str, stays: Iterable[StayLatents]) -> list[IndexRow]:
@@ -92,22 +91,14 @@ class LatentWriter:
         if len({block.shape[1] for block in blocks}) > 1:
             raise StoreError(f"part {name}: latents of several widths in one part")
         rows_RD = np.concatenate(blocks)
-        num_bad = int((~np.isfinite(rows_RD)).any(axis=1).sum())
-        if num_bad:
-            raise StoreError(f"part {name}: {num_bad} latents are not finite; the encoder diverged, or its precision does not suffice")
-        data = _to_bfloat16(rows_RD) if self.dtype == "bfloat16" else rows_RD
         metadata = {
             "schema_version": str(SCHEMA_VERSION),
             "encoder_digest": self.encoder_digest,
             "stay_ids": json.dumps(ids),
             "num_hours": json.dumps(hours),
         }
-        code = next(code for code, (dtype, _) in _DTYPES.items() if dtype == self.dtype)
-        tensor = {"dtype": code, "shape": list(rows_RD.shape), "data_offsets": [0, data.nbytes]}
-        header = json.dumps({"__metadata__": metadata, "latents": tensor}).encode()
-        header += b" " * (-len(header) % 8)
         file = f"latents/{name}.safetensors"
-        folder.write_bytes(file, struct.pack("<Q", len(header)) + header + data.tobytes())
+        folder.write_bytes(file, rows_file(name, rows_RD, self.dtype, metadata))
         return _index_rows(file, ids, hours)
 
 
@@ -133,7 +124,7 @@ def finish_latents(folder: Folder) -> LatentCounts:
     encoders = {header.encoder_digest for header in headers.values()}
     if len(encoders) > 1:
         raise StoreError(f"{folder.address}: its parts were made by {len(encoders)} different encoders; remove the folder and run again")
-    kinds = {(header.dim, header.dtype) for header in headers.values()}
+    kinds = {(header.rows.dim, header.rows.dtype) for header in headers.values()}
     if len(kinds) > 1:
         raise StoreError(f"{folder.address}: its parts differ in width or precision ({sorted(kinds)}); remove the folder and run again")
     rows = [row for file, header in headers.items() for row in _index_rows(file, header.stay_ids, header.num_hours)]
@@ -143,7 +134,7 @@ def finish_latents(folder: Folder) -> LatentCounts:
     dim, dtype = kinds.pop()
     metadata = {"schema_version": str(SCHEMA_VERSION), "encoder_digest": encoders.pop()}
     folder.write_table("index.parquet", index.replace_schema_metadata(metadata))
-    num_latents = sum(header.num_rows for header in headers.values())
+    num_latents = sum(header.rows.num_rows for header in headers.values())
     return {
         "num_stays": index.num_rows,
         "num_latents": num_latents,
@@ -206,7 +197,7 @@ class LatentReader:
     @cached_property
     def dim(self) -> int:
         """Width D of a latent."""
-        return self._header(next(iter(self._index.values())).file).dim
+        return self._header(next(iter(self._index.values())).file).rows.dim
 
     def num_hours(self, stay_id: int) -> int:
         """Hours T of a stay."""
@@ -215,7 +206,7 @@ class LatentReader:
     @cached_property
     def stored_dtype(self) -> np.dtype:
         """dtype of `stored`: float32, or uint16 for the bits of bfloat16."""
-        return self._header(next(iter(self._index.values())).file).numpy_dtype
+        return self._header(next(iter(self._index.values())).file).rows.numpy_dtype
 
     def stay(self, stay_id: int, start_hour: int = 0, num_hours: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(z_static_D, z_state_TD, z_action_TD) as float32 of hours start_hour to start_hour + num_hours - 1 (default: to the end).
@@ -223,7 +214,7 @@ class LatentReader:
         Raises:
             StoreError: the store lacks the stay or the hours.
         """
-        z_static, z_state, z_action = (_to_float32(part) for part in self.stored(stay_id, start_hour, num_hours))
+        z_static, z_state, z_action = (to_float32(part) for part in self.stored(stay_id, start_hour, num_hours))
         return z_static, z_state, z_action
 
     def stored(self, stay_id: int, start_hour: int = 0, num_hours: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -237,7 +228,7 @@ class LatentReader:
             )
         header = self._header(file)
         states, actions = 1 + start_hour, 1 + total + start_hour
-        if (2 * total + 1) * header.row_bytes <= WHOLE_STAY_BYTES:
+        if (2 * total + 1) * header.rows.row_bytes <= WHOLE_STAY_BYTES:
             block = self._rows(file, first, 2 * total + 1)
             parts = (block[:1], block[states : states + count], block[actions : actions + count])
         else:
@@ -261,12 +252,7 @@ class LatentReader:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        header = self._header(file)
-        start = header.data_start + first * header.row_bytes
-        data = self.folder.read_bytes(file, start, start + count * header.row_bytes) if count else b""
-        if len(data) != count * header.row_bytes:
-            raise StoreError(f"{self.folder.address}/{file} is shorter than its header says: it was cut; remove its folder and run again")
-        rows = np.frombuffer(data, dtype=header.numpy_dtype).reshape(count, header.dim)
+        rows = read_rows(self.folder, file, self._header(file).rows, first, count)
         with self._lock:
             if key not in self._cache:
                 self._cache[key] = rows
@@ -276,34 +262,22 @@ class LatentReader:
         return rows
 
 
-class _Header:
-    """Header of a latent file: where its rows start, their width and dtype, and the stays they belong to."""
+class _Header(NamedTuple):
+    """Header of a latent file, and the stays that its rows belong to."""
 
-    def __init__(self, fields: dict[str, Any], data_start: int) -> None:
-        tensor, metadata = fields["latents"], fields["__metadata__"]
-        self.dtype, self.numpy_dtype = _DTYPES[tensor["dtype"]]
-        self.num_rows: int
-        self.dim: int
-        self.num_rows, self.dim = tensor["shape"]
-        self.row_bytes = self.dim * self.numpy_dtype.itemsize
-        self.data_start: int = data_start + tensor["data_offsets"][0]
-        self.encoder_digest: str = metadata["encoder_digest"]
-        self.stay_ids: list[int] = json.loads(metadata["stay_ids"])
-        self.num_hours: list[int] = json.loads(metadata["num_hours"])
+    rows: RowsHeader
+    encoder_digest: str
+    stay_ids: list[int]
+    num_hours: list[int]
 
 
 def _read_header(folder: Folder, file: str) -> _Header:
+    rows = read_header(folder, file, SCHEMA_VERSION)
     try:
-        (length,) = struct.unpack("<Q", folder.read_bytes(file, 0, 8))
-        fields = json.loads(folder.read_bytes(file, 8, 8 + length))
-        version = fields["__metadata__"]["schema_version"]
-        if version == str(SCHEMA_VERSION):
-            return _Header(fields, 8 + length)
-    except (struct.error, ValueError, KeyError, OverflowError):
-        raise StoreError(f"{folder.address}/{file} is not a latent file: it was altered or cut; remove its folder and run again") from None
-    raise StoreError(
-        f"{folder.address}/{file} has schema version {version}, this code reads {SCHEMA_VERSION}; remove {folder.address} and run again"
-    )
+        ids, hours = (json.loads(rows.metadata[name]) for name in ("stay_ids", "num_hours"))
+        return _Header(rows, rows.metadata["encoder_digest"], ids, hours)
+    except (ValueError, KeyError):
+        raise not_a_latent_file(folder, file) from None
 
 
 def _index_rows(file: str, stay_ids: list[int], num_hours: list[int]) -> list[IndexRow]:
@@ -312,14 +286,3 @@ def _index_rows(file: str, stay_ids: list[int], num_hours: list[int]) -> list[In
         {"stay_id": stay, "file": file, "first_row": row, "num_hours": hours}
         for stay, row, hours in zip(stay_ids, first_rows[:-1], num_hours, strict=True)
     ]
-
-
-def _to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """The bits of bfloat16, uint16, rounded to nearest even. values: float32, finite."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def _to_float32(rows: np.ndarray) -> np.ndarray:
-    """A float32 copy, whatever the precision on disk."""
-    return (rows.astype(np.uint32) << 16).view(np.float32) if rows.dtype == np.uint16 else rows.astype(np.float32)

@@ -72,7 +72,19 @@ def test_a_digest_covers_what_the_executor_uses() -> None:
             "from __future__ import annotations\n\nX = 1",
             EVALUATIONS,
         ),
-        ("pipelines/stages/base_model.py", "def run_base_stage", "X = 1\n\n\ndef run_base_stage", {"base", "sft", "embed"}),
+        (
+            "pipelines/stages/base_model.py",
+            "def run_base_stage",
+            "X = 1\n\n\ndef run_base_stage",
+            {"base", "sft", "embed", "shifted_actions"},
+        ),
+        (
+            "pipelines/stages/shifted_actions.py",
+            "def run_shifted_actions_stage",
+            "X = 1\n\n\ndef run_shifted_actions_stage",
+            {"shifted_actions"},
+        ),
+        ("clinjepa/trajectory/hours/doses.py", "_MOST_PHRASES = 1 << 18", "_MOST_PHRASES = 1 << 17", {"shifted_actions"}),
         ("clinjepa/curriculum/recipes/clin_jepa.yaml", "\n", "\n\n", set()),
         ("clinjepa/evaluation/drift.py", "from __future__ import annotations", "from __future__ import annotations\n\n# a comment", set()),
         ("clinjepa/evaluation/drift.py", '"""', '"""Another first word. ', set()),
@@ -87,7 +99,8 @@ def test_a_change_marks_the_kinds_that_use_it(before: dict[str, str], tree: Path
 def test_a_changed_loss_marks_the_phases(before: dict[str, str], tree: Path) -> None:
     losses = "from __future__ import annotations"
     found = marked(before, tree, "clinjepa/model/losses.py", losses, losses + "\n\nX = 1")
-    assert "phase" in found and not found & {"ingest", "tokenizer", "trajectories", "labels", "base", "embed", *EVALUATIONS}
+    others = {"ingest", "tokenizer", "trajectories", "labels", "base", "embed", "shifted_actions", *EVALUATIONS}
+    assert "phase" in found and not found & others
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -58,17 +58,18 @@ _TABLE: list[tuple[str, str, str]] = [
     ("trajectories", "windows", "max_hours stride_hours min_hours tail"),
     ("tokenizer", "tokenizer", "init vocab_size"),
     ("trajectories", "tokenizer", "max_tokens"),
-    ("base embed phase sft", "encoder", "init"),  # SFT of a public model trains adapters, which SFT and latents then hold
+    ("base embed phase sft shifted_actions", "encoder", "init"),  # SFT of a public model trains adapters, which SFT and latents then hold
     ("base phase tokenizer", "encoder", "model revision"),
     ("base phase", "encoder", "hidden_size num_layers num_heads num_kv_heads ffn_size"),
-    ("embed phase sft", "encoder", "adaptation lora.rank lora.alpha lora.targets lora.dropout"),
-    ("embed phase", "encoder", "latent_from append_eos token_budget"),
-    ("base embed phase", "encoder", "dtype"),
+    ("embed phase sft shifted_actions", "encoder", "adaptation lora.rank lora.alpha lora.targets lora.dropout"),
+    ("embed phase shifted_actions", "encoder", "latent_from append_eos token_budget"),
+    ("base embed phase shifted_actions", "encoder", "dtype"),
     ("phase", "predictor", "hidden_size num_layers num_heads ffn_size dropout attention_dropout max_hours mode"),
     ("sft", "sft", _SFT),
     ("phase", "curriculum", _PHASE),
     ("labels", "labels", "tasks"),
-    ("added_value baselines direct_forecasts downstream drift forecasts geometry roundtrip", "evaluation", "split"),
+    ("added_value baselines direct_forecasts downstream drift forecasts geometry roundtrip shifted_actions", "evaluation", "split"),
+    ("drift shifted_actions", "evaluation.drift", "dose_factor"),
     ("drift", "evaluation.drift", "contexts starts headline_context horizons num_bootstrap"),
     ("geometry", "evaluation.geometry", "k_hours headline_k num_bootstrap umap max_umap_points"),
     ("added_value baselines downstream forecasts geometry labels", "evaluation.downstream", "tasks"),
@@ -89,8 +90,10 @@ READERS = {f"{section}.{name}": set(kinds.split()) for kinds, section, names in 
 _PUBLIC = {**RAW, "tokenizer": {**RAW["tokenizer"], "init": "pretrained"}, "encoder": {**RAW["encoder"], "init": "pretrained"}}
 _TABLES = {**RAW, "source": {**RAW["source"], "kind": "mimic_iv"}, "labels": {"tasks": RAW["evaluation"]["downstream"]["tasks"][:1]}}
 _TABLES["curriculum"] = {**RAW["curriculum"], "budget": "encoder_tokens"}
+_TABLES["evaluation"] = {**RAW["evaluation"], "drift": {**RAW["evaluation"]["drift"], "dose_factor": 4.0}}
 VARIANTS = (RAW, _PUBLIC, _TABLES)
-"""The demo, the same with a public model, and the same with a source that is extracted first, few labels and a budget of tokens."""
+"""The demo, the same with a public model, and the same with a source that is extracted first, few labels, a budget of tokens and other
+doses."""
 
 RESULTS = [(".".join(path), path, value, annotation) for path, value, annotation in LEAVES if is_result(path)]
 
