@@ -25,7 +25,7 @@ FORMAT_VERSIONS = {
     "forecasts": 1,
     "direct_forecasts": 1,
     "geometry": 4,
-    "downstream": 3,
+    "downstream": 4,
     "baselines": 5,
 }
 """By kind of stage that this room's code makes; raised when the result changes for the same settings."""
