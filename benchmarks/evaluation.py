@@ -57,7 +57,7 @@ class Size(NamedTuple):
     max_epochs: int
 
 
-FULL, QUICK = Size(1000, 2500, 34, 128, 100), Size(60, 300, 5, 16, 5)
+FULL, QUICK = Size(1000, 1700, 34, 128, 100), Size(60, 300, 5, 16, 5)
 
 
 def rollouts(num_stays: int) -> dict[str, float]:

@@ -116,8 +116,8 @@ def test_written_out_gradients_are_those_of_autograd() -> None:
     with torch.no_grad():
         training.step(torch.arange(30), kept_BH, torch.empty(30, CONFIG.hidden_size))
     weights = [weight.clone().requires_grad_() for weight in first]
-    hidden_BH = torch.relu(training.x_NP[:30] @ weights[0].T) * kept_BH
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(hidden_BH @ weights[1] + weights[2], training.y_N[:30])
+    hidden_BH = torch.relu(training.x_NF[:30] @ weights[0].T + weights[1]) * kept_BH
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(hidden_BH @ weights[2] + weights[3], training.y_N[:30])
     loss.backward()  # type: ignore[no-untyped-call]
     for found, expected in zip(training.weights, weights, strict=True):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-6)

@@ -124,7 +124,7 @@ def _probe_scores(
         split: The split that is scored.
     """
     problems = [ProbeTask.of(points, rows_N, split) for points, rows_N in tasks]
-    found = {}
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
     for column in COLUMNS:
         x_NF = features.column(column)
         for kind in settings.probe.kinds:

@@ -133,7 +133,8 @@ class _Problem:
         some_nP = torch.cat([torch.from_numpy(some_nF).to(_DTYPE), torch.ones(len(some_nF), 1, dtype=_DTYPE)], dim=1)
         first = task * self.num_strengths
         hessian_PP = some_nP.T @ some_nP * (self.number_J[first] * self.weight_J[first] / len(some_nF))
-        return torch.linalg.cholesky(hessian_PP + torch.diag_embed(self.penalty_JP[self._columns(task)]))
+        factor_SPP: Tensor = torch.linalg.cholesky(hessian_PP + torch.diag_embed(self.penalty_JP[self._columns(task)]))
+        return factor_SPP
 
     def _columns(self, task: int) -> slice:
         return slice(task * self.num_strengths, (task + 1) * self.num_strengths)
@@ -152,10 +153,8 @@ def _cut_off(x_NF: np.ndarray, rows_n: np.ndarray, at_n: np.ndarray, standardise
     row_C, column_C = np.nonzero(correction_nK)
     if not len(row_C):
         return None
-    places = torch.from_numpy(np.stack([at_n[row_C], columns_K[column_C]]))
-    return torch.sparse_coo_tensor(
-        places, torch.from_numpy(correction_nK[row_C, column_C]).to(_DTYPE), (num_points, x_NF.shape[1])
-    ).coalesce()
+    places, values = torch.from_numpy(np.stack([at_n[row_C], columns_K[column_C]])), torch.from_numpy(correction_nK[row_C, column_C])
+    return torch.sparse_coo_tensor(places, values, (num_points, x_NF.shape[1]), dtype=_DTYPE, check_invariants=True).coalesce()
 
 
 def _minimise(problem: _Problem) -> Tensor:
@@ -189,7 +188,8 @@ def _minimise(problem: _Problem) -> Tensor:
 def _solve(lower_JPP: Tensor, values_JP: Tensor, transposed: bool = False) -> Tensor:
     """L⁻¹ v, or L⁻ᵀ v, of every problem."""
     matrix_JPP = lower_JPP.mT if transposed else lower_JPP
-    return torch.linalg.solve_triangular(matrix_JPP, values_JP[:, :, None], upper=transposed)[:, :, 0]
+    solved_JP: Tensor = torch.linalg.solve_triangular(matrix_JPP, values_JP[:, :, None], upper=transposed)[:, :, 0]
+    return solved_JP
 
 
 def _quasi_newton(slope_JP: Tensor, past: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
