@@ -2,7 +2,7 @@
 
 Each part has the one-by-one computation beside it:
 
-* Drift and forecasts of 1,000 scored stays of 48 h; beside it rollouts without cached keys and values, and of single windows.
+* Drift and forecasts of 1,000 scored stays of 48 h, on one thread; beside it rollouts without cached keys and values, and of single windows.
 * Probes of 34 tasks from three input columns, with the figures and the paired differences of all of them. Beside it, on every ninth task of
   each column and scaled to all: probes of single tasks (scikit-learn once per strength, an MLP differentiated by torch). Beside the
   statistics: scikit-learn on the repeated rows of one draw after the other, on some draws and scaled.
@@ -160,9 +160,10 @@ def bootstrap_speedup(world: SimulatedTasks, probed: Probed) -> float:
 
 def main() -> None:
     options = arguments(__doc__ or "", threads=2, demo="")
-    torch.set_num_threads(options.threads)
     size = QUICK if options.quick else FULL
+    torch.set_num_threads(1)  # threads that wait for each other would count as CPU time
     rolled = rollouts(size.rollout_stays)
+    torch.set_num_threads(options.threads)
     config = ProbeConfig(max_epochs=size.max_epochs)
     world = simulated_tasks(size.probe_stays, size.num_tasks, size.width)
     probed = probes(world, config)
