@@ -30,6 +30,8 @@ from clinjepa.trajectory.hour_grid import grid_variables
 
 DIM, NUM_VARIABLES = 112, 27
 TASKS = [load_task("hypotension_8h")]
+SPEC = PredictorSpec(latent_dim=DIM, hidden_size=128, num_layers=4, num_heads=4, ffn_size=512, max_hours=72)
+"""The demo's predictor."""
 
 
 class RandomLatents:
@@ -68,8 +70,7 @@ def world(folder: Folder, num_stays: int, num_hours: int) -> tuple[pa.Table, pa.
 def seconds(num_stays: int, num_hours: int) -> dict[str, float]:
     """CPU seconds of the parts for `num_stays` scored stays, as many of tuning and of training."""
     settings = ForecastConfig(context=24, starts=[0, 12], horizons=[1, 6, 12, 24], max_stays=num_stays, max_train_stays=num_stays)
-    spec = PredictorSpec(latent_dim=DIM, hidden_size=128, num_layers=4, num_heads=4, ffn_size=512, max_hours=72)
-    predictor, latents, found = build_predictor(spec, seed=0).eval(), RandomLatents(), {}
+    predictor, latents, found = build_predictor(SPEC, seed=0).eval(), RandomLatents(), {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Folder(Path(scratch))
         stays, labels = world(folder, num_stays, num_hours)

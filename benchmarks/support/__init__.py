@@ -8,4 +8,5 @@
 | `gpu_models`, `gpu_sections` | models, texts and sections of `gpu_qwen3_8b` |
 | `baseline_pool` | fits of baselines in several processes, for `baselines` |
 | `mimic_copies` | enlarged copies of the MIMIC-IV demo, for `ingest` |
+| `simulated_tasks`, `single_probes`, `demo_evaluations` | risk tasks, probes task by task, and the demo under Ray, for `evaluation` |
 """

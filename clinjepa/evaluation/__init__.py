@@ -27,7 +27,7 @@ FORMAT_VERSIONS = {
     "forecasts": 1,
     "direct_forecasts": 1,
     "geometry": 4,
-    "downstream": 3,
+    "downstream": 4,
     "baselines": 5,
     "added_value": 1,
 }

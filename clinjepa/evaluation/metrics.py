@@ -1,4 +1,4 @@
-"""AUROC and AUPRC, exact with ties, and the bootstrap over patients that every interval uses.
+"""AUROC and AUPRC, exact with ties, log-loss, and the bootstrap over patients that every interval uses.
 
 Intervals resample patients with all their stays and hours (percentile 95 %), because the rows of one patient are not independent.
 Definitions: docs/contracts.md, section 9.
@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
+import scipy.sparse
 
 from clinjepa.errors import EvaluationError
 from clinjepa.evaluation.figures import MIN_INTERVAL_PATIENTS, Figure, figure
 
 _CHUNK_CELLS = 4_000_000
-"""Bootstrap draws times rows held in memory at once (32 MB of float64)."""
+"""Bootstrap draws times distinct scores held in memory at once (32 MB of float64)."""
 
 
 class Discrimination(TypedDict):
@@ -51,12 +52,18 @@ def ratio_draws(numerator_P: np.ndarray, denominator_P: np.ndarray, counts_RP: n
 
 def auroc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
     """Area under the ROC curve: P(score of a positive > score of a negative) + ½ P(equal). NaN without both classes."""
-    return float(Ranking(labels_N, scores_N).auroc(np.ones((1, len(labels_N))))[0])
+    return float(Ranking(labels_N, scores_N).over_draws("auroc", np.ones((1, 1)), np.zeros(len(labels_N), dtype=np.int64))[0])
 
 
 def auprc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
     """Average precision: over distinct scores, from the highest, the recall gained times the precision there. NaN without positives."""
-    return float(Ranking(labels_N, scores_N).auprc(np.ones((1, len(labels_N))))[0])
+    return float(Ranking(labels_N, scores_N).over_draws("auprc", np.ones((1, 1)), np.zeros(len(labels_N), dtype=np.int64))[0])
+
+
+def log_loss(labels_N: np.ndarray, log_odds_N: np.ndarray) -> float:
+    """Mean negative log-likelihood of labels, 0 or 1, in nats."""
+    with np.errstate(invalid="ignore"):  # NaN of a diverged model is never the best loss
+        return float(np.mean(np.logaddexp(0.0, log_odds_N) - labels_N * log_odds_N))
 
 
 def discrimination(labels_N: np.ndarray, scores_N: np.ndarray, subject_ids_N: np.ndarray, num_bootstrap: int, seed: int) -> Discrimination:
@@ -120,7 +127,11 @@ def finite_scores(values: np.ndarray, name: str) -> np.ndarray:
 
 
 class Ranking:
-    """Rows sorted by score once, with tied scores as groups: each bootstrap draw is then a cumulative sum."""
+    """AUROC and AUPRC of labelled scores in many draws of patients, exact with ties.
+
+    Only the order of negatives against the K distinct scores of positives matters. A draw needs the weight of positives at these levels and
+    that of negatives between them: sparse sums over the drawn patients, without sorting.
+    """
 
     def __init__(self, labels_N: np.ndarray, scores_N: np.ndarray) -> None:
         if len(labels_N) == 0 or len(labels_N) != len(scores_N):
@@ -128,39 +139,46 @@ class Ranking:
         scores_N = finite_scores(scores_N, "a score")
         if not np.isin(labels_N, (0, 1)).all():
             raise EvaluationError("a label is neither 0 nor 1: only labelled prediction points can be scored")
-        self.order_N = np.argsort(scores_N, kind="stable")
-        sorted_N = np.asarray(scores_N)[self.order_N]
-        self.starts_G = np.concatenate([[0], np.flatnonzero(sorted_N[1:] != sorted_N[:-1]) + 1])
-        self.positive_N = (np.asarray(labels_N)[self.order_N] == 1).astype(np.float64)
-
-    def groups(self, weights_RN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weight of positives and of negatives per distinct score, lowest first: two [R, G]."""
-        sorted_RN = weights_RN[:, self.order_N]
-        positive_RG = np.add.reduceat(sorted_RN * self.positive_N, self.starts_G, axis=1)
-        return positive_RG, np.add.reduceat(sorted_RN, self.starts_G, axis=1) - positive_RG
+        self.positive_N = np.asarray(labels_N) == 1
+        levels_K, self._level_n = np.unique(scores_N[self.positive_N], return_inverse=True)
+        self.num_levels = len(levels_K)
+        self._places_n = {side: np.searchsorted(levels_K, scores_N[~self.positive_N], side=side) for side in ("left", "right")}
 
     def over_draws(self, measure: Literal["auroc", "auprc"], counts_RP: np.ndarray, index_N: np.ndarray) -> np.ndarray:
-        """The measure in each resampling [R]; NaN where a class is missing in it.
+        """The measure in each resampling [R]; NaN where a class that it needs is missing in it.
 
         Args:
             measure: `auroc` or `auprc`.
             counts_RP: How often each patient is drawn in each resampling.
             index_N: Patient of each row.
         """
-        rows = max(1, _CHUNK_CELLS // max(len(index_N), 1))
-        of = {"auroc": self.auroc, "auprc": self.auprc}[measure]
-        return np.concatenate([of(counts_RP[start : start + rows][:, index_N]) for start in range(0, len(counts_RP), rows)])
+        present, index_N = np.unique(index_N, return_inverse=True)
+        counts_PR = np.ascontiguousarray(counts_RP.T[present])
+        of_positives_KP = _sums(self._level_n, index_N[self.positive_N], (self.num_levels, len(present)))
+        sides = ("left", "right") if measure == "auroc" else ("right",)
+        between_KP = sum(_sums(self._places_n[side], index_N[~self.positive_N], (self.num_levels + 1, len(present))) for side in sides)
+        of = {"auroc": _auroc, "auprc": _auprc}[measure]
+        at_once = max(1, _CHUNK_CELLS // (self.num_levels + 1))
+        parts = (counts_PR[:, begin : begin + at_once] for begin in range(0, counts_PR.shape[1], at_once))
+        return np.concatenate([of(of_positives_KP @ part_PR, between_KP @ part_PR) for part_PR in parts])
 
-    def auroc(self, weights_RN: np.ndarray) -> np.ndarray:
-        positive_RG, negative_RG = self.groups(weights_RN)
-        below_RG = np.cumsum(negative_RG, axis=1) - negative_RG
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray((positive_RG * (below_RG + 0.5 * negative_RG)).sum(1) / (positive_RG.sum(1) * negative_RG.sum(1)))
 
-    def auprc(self, weights_RN: np.ndarray) -> np.ndarray:
-        positive_RG, negative_RG = (group[:, ::-1] for group in self.groups(weights_RN))
-        true_RG = np.cumsum(positive_RG, axis=1)
-        all_RG = true_RG + np.cumsum(negative_RG, axis=1)
-        precision_RG = np.divide(true_RG, all_RG, out=np.zeros_like(true_RG), where=all_RG > 0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray((positive_RG * precision_RG).sum(1) / positive_RG.sum(1))
+def _sums(place_n: np.ndarray, patient_n: np.ndarray, shape: tuple[int, int]) -> scipy.sparse.csr_array:
+    """Number of rows of each patient at each place, as a sparse matrix."""
+    return scipy.sparse.csr_array((np.ones(len(place_n)), (place_n, patient_n)), shape=shape)
+
+
+def _auroc(positive_KR: np.ndarray, between_KR: np.ndarray) -> np.ndarray:
+    """AUROC [R]. between_KR [K + 1, R]: twice the weight of negatives between the levels of positives, with ties half on each side."""
+    below_KR = np.cumsum(between_KR, axis=0) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((positive_KR * below_KR[:-1]).sum(0) / (positive_KR.sum(0) * below_KR[-1]))
+
+
+def _auprc(positive_KR: np.ndarray, between_KR: np.ndarray) -> np.ndarray:
+    """Average precision [R]. between_KR [K + 1, R]: weight of negatives between the levels of positives, ties above the level."""
+    true_KR = np.cumsum(positive_KR[::-1], axis=0)[::-1]
+    all_KR = true_KR + np.cumsum(between_KR[:0:-1], axis=0)[::-1]
+    precision_KR = np.divide(true_KR, all_KR, out=np.zeros_like(true_KR), where=all_KR > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((positive_KR * precision_KR).sum(0) / positive_KR.sum(0))

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import scipy.linalg
 
-from clinjepa.evaluation.downstream.probes import Standardiser
+from clinjepa.evaluation.downstream.probe_rows import Standardiser
 from clinjepa.evaluation.figures import Figure, figure
 from clinjepa.evaluation.metrics import patient_draws, patient_index, sums_by_patient
 from clinjepa.evaluation.space import Latents, gather_hours, sample_hours

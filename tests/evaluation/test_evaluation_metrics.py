@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import log_loss as library_log_loss
 
 from clinjepa.errors import EvaluationError
+from clinjepa.evaluation import metrics
 from clinjepa.evaluation.figures import figure
-from clinjepa.evaluation.metrics import Ranking, auprc, auroc, discrimination, ratio_draws
+from clinjepa.evaluation.metrics import Ranking, auprc, auroc, discrimination, log_loss, patient_draws, ratio_draws
 from clinjepa.evaluation.seeds import combine_seeds
 
 
@@ -25,13 +27,41 @@ def test_auroc_and_auprc_are_exact_with_ties(tied_scores: tuple[np.ndarray, np.n
     assert auprc(labels, scores) == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
 
 
-def test_one_draw_of_the_bootstrap_equals_repeating_the_drawn_rows(tied_scores: tuple[np.ndarray, np.ndarray]) -> None:
-    labels, scores = tied_scores
-    counts = np.random.default_rng(1).integers(0, 4, size=len(labels)).astype(float)
-    repeated = np.repeat(np.arange(len(labels)), counts.astype(int))
+@pytest.mark.parametrize("decimals", [1, 12])
+def test_a_draw_of_the_bootstrap_equals_repeating_the_drawn_patients_rows(decimals: int) -> None:
+    """With many ties (and more patients than rows of a class) and without any; scores of scikit-learn on the repeated rows."""
+    rng = np.random.default_rng(3)
+    labels = (rng.random(400) < 0.3).astype(float)
+    scores, patients = np.round(rng.random(400) + 0.3 * labels, decimals), rng.integers(0, 90, 400)
+    counts = rng.integers(0, 4, size=(5, 90)).astype(float)
     ranking = Ranking(labels, scores)
-    assert ranking.auroc(counts[None])[0] == pytest.approx(roc_auc_score(labels[repeated], scores[repeated]), abs=1e-12)
-    assert ranking.auprc(counts[None])[0] == pytest.approx(average_precision_score(labels[repeated], scores[repeated]), abs=1e-12)
+    for measure, library in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
+        found = ranking.over_draws(measure, counts, patients)
+        for draw, of_patients in zip(found, counts, strict=True):
+            repeated = np.repeat(np.arange(400), of_patients[patients].astype(int))
+            assert draw == pytest.approx(library(labels[repeated], scores[repeated]), abs=1e-12)
+
+
+def test_chunks_of_draws_change_nothing(tied_scores: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, scores = tied_scores
+    counts, patients = patient_draws(100, 37, 0), np.arange(400) // 4
+    whole = [Ranking(labels, scores).over_draws(measure, counts, patients) for measure in ("auroc", "auprc")]
+    monkeypatch.setattr(metrics, "_CHUNK_CELLS", 1)
+    for measure, expected in zip(("auroc", "auprc"), whole, strict=True):
+        np.testing.assert_allclose(Ranking(labels, scores).over_draws(measure, counts, patients), expected, rtol=1e-12)
+
+
+def test_a_draw_without_a_class_has_no_measure() -> None:
+    ranking, counts = Ranking(np.array([1.0, 0, 0]), np.array([0.4, 0.2, 0.6])), np.array([[0.0, 1, 1], [1, 0, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(ranking.over_draws("auroc", counts, np.arange(3)), [np.nan, np.nan, 1.0])
+    np.testing.assert_array_equal(ranking.over_draws("auprc", counts, np.arange(3)), [np.nan, 1.0, 1.0])
+    assert np.isnan(Ranking(np.zeros(3), np.arange(3.0)).over_draws("auroc", np.ones((2, 3)), np.arange(3))).all()
+
+
+def test_log_loss_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    labels, log_odds = (rng.random(50) < 0.4).astype(float), 3 * rng.normal(size=50)
+    assert log_loss(labels, log_odds) == pytest.approx(library_log_loss(labels, 1 / (1 + np.exp(-log_odds))))
 
 
 def test_interval_widens_when_rows_come_from_few_patients(tied_scores: tuple[np.ndarray, np.ndarray]) -> None:

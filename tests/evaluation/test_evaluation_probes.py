@@ -7,8 +7,9 @@ import pytest
 
 from clinjepa.config.schema import ProbeConfig
 from clinjepa.errors import EvaluationError
-from clinjepa.evaluation.downstream.probes import Rows, Standardiser, log_loss, probe_scores
-from clinjepa.evaluation.metrics import auroc
+from clinjepa.evaluation.downstream.probe_rows import Rows, Standardiser
+from clinjepa.evaluation.downstream.probes import probe_scores
+from clinjepa.evaluation.metrics import auroc, log_loss
 
 CONFIG = ProbeConfig(hidden_size=32, batch_size=128, max_epochs=40, learning_rate=1e-2)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from clinjepa.evaluation.downstream.probes import log_loss
+from clinjepa.evaluation.metrics import log_loss
 
 NAME = "ensemble"
 _ROUNDS = 20

@@ -12,7 +12,8 @@ import numpy as np
 
 from clinjepa.config.schema import ProbeConfig
 from clinjepa.evaluation.baselines.protocol import Predictions, Problem
-from clinjepa.evaluation.downstream.probes import Rows, Standardiser, probe_scores
+from clinjepa.evaluation.downstream.probe_rows import Rows, Standardiser
+from clinjepa.evaluation.downstream.probes import probe_scores
 
 _CUT = 5.0
 """Standard deviations at which a feature is cut."""

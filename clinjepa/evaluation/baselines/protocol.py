@@ -15,7 +15,7 @@ import numpy as np
 from clinjepa.clinical import Task
 from clinjepa.evaluation.baselines.hour_sequences import HourSequences
 from clinjepa.evaluation.downstream.prediction_points import Points
-from clinjepa.evaluation.downstream.probes import Rows
+from clinjepa.evaluation.downstream.probe_rows import Rows
 from clinjepa.evaluation.downstream.tabular_features import FeatureTable
 
 Setting = float | int | str

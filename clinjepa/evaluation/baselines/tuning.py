@@ -19,7 +19,7 @@ from scipy.stats import qmc
 from clinjepa.errors import EvaluationError
 from clinjepa.evaluation.baselines.protocol import Baseline, Predictions, Problem, Setting, TaskPoints
 from clinjepa.evaluation.baselines.registry import load_baseline
-from clinjepa.evaluation.downstream.probes import log_loss
+from clinjepa.evaluation.metrics import log_loss
 
 
 @dataclass(frozen=True)

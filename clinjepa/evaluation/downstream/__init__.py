@@ -6,5 +6,7 @@
 | `prediction_points` | where a task is predicted, and the cells of its table |
 | `point_features` | features of a prediction point from latents and rollouts |
 | `tabular_features` | features of a prediction point from the hour grid |
-| `probes` | linear and MLP probes |
+| `probes` | linear and MLP probes of several tasks |
+| `linear_probe`, `mlp_probe` | their fits, all tasks of a set of points in step |
+| `probe_rows` | the rows of a task, and their standardisation |
 """

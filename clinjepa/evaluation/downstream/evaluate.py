@@ -1,4 +1,4 @@
-"""Risk tasks from frozen features: one probe per task, input column and kind, fitted on train, chosen on tuning, scored once.
+"""Risk tasks from frozen features: a probe per task, input column and kind, fitted on train, chosen on tuning, scored once.
 
 The three input columns differ in what they use: the history only; a rollout with the last known actions carried forward; a rollout with
 the actions recorded after the prediction time, which is an upper bound and not a forecast.
@@ -7,8 +7,7 @@ Protocol: Clin-JEPA (arXiv 2605.10840), downstream evaluation; AUROC, AUPRC, 95 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,8 @@ from clinjepa.evaluation.downstream.prediction_points import (
     union,
     why_not,
 )
-from clinjepa.evaluation.downstream.probes import Rows, probe_scores
+from clinjepa.evaluation.downstream.probe_rows import ProbeTask
+from clinjepa.evaluation.downstream.probes import scores_of_tasks
 from clinjepa.evaluation.predictions import KeptPredictions
 from clinjepa.evaluation.space import Latents, trained_windows
 from clinjepa.model.predictor import Predictor
@@ -88,8 +88,9 @@ def score_downstream(
             continue
         stay_N, hour_N, rows = union([points[name].where(np.isin(points[name].split_N, ["train", "tuning", split])) for name in names])
         features = point_features(predictor, latents, stay_N, hour_N, rollout_hours=rollout_hours, pooling=settings.pooling)
-        for name, (own, rows_N) in zip(names, rows, strict=True):
-            result[name] = _task_table(own, features, rows_N, settings, split, partial(kept.add, name))
+        scores = _probe_scores(features, rows, settings, split)
+        for place, (name, (own, rows_N)) in enumerate(zip(names, rows, strict=True)):
+            result[name] = _task_table(name, own.of(split), {cell: of[place] for cell, of in scores.items()}, settings, kept)
             cut_N = features.cut_N[rows_N][own.split_N == split]
             note = _cut_note(predictor, wanted[name], rollout_hours, cut_N)
             if note is not None:
@@ -111,19 +112,32 @@ def _cut_note(predictor: Predictor, wanted_hours: int, rollout_hours: int, cut_N
     return f"{' and '.join(parts)}: {trained_windows(predictor.spec)}" if parts else None
 
 
-def _task_table(
-    points: Points, features: PointFeatures, rows_N: np.ndarray, settings: DownstreamConfig, split: str, keep: Callable[..., None]
-) -> dict[str, MethodTable]:
-    scored = points.of(split)
-    table: dict[str, MethodTable] = {kind: {} for kind in settings.probe.kinds}
+def _probe_scores(
+    features: PointFeatures, tasks: Sequence[tuple[Points, np.ndarray]], settings: DownstreamConfig, split: str
+) -> dict[tuple[str, str], list[np.ndarray]]:
+    """(column, probe kind) -> the scores of every task at its points of `split`.
+
+    Args:
+        features: Features of the union of the tasks' points.
+        tasks: Points of each task and their rows in the features.
+        settings: Kinds and settings of the probes.
+        split: The split that is scored.
+    """
+    problems = [ProbeTask.of(points, rows_N, split) for points, rows_N in tasks]
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
     for column in COLUMNS:
-        x_NF = features.column(column, rows_N)
-        parts = {}
-        for name in ("train", "tuning", split):
-            mask_N = points.split_N == name
-            parts[name] = Rows(x_NF[mask_N], points.label_N[mask_N], points.subject_N[mask_N])
+        x_NF = features.column(column)
         for kind in settings.probe.kinds:
-            scores_N = probe_scores(kind, parts["train"], parts["tuning"], parts[split].x_NF, settings.probe, SEED)
-            keep(kind, column, scored, scores_N)
-            table[kind][column] = score_cell(scored, scores_N, settings.num_bootstrap, SEED)
+            found[column, kind] = scores_of_tasks(kind, x_NF, problems, settings.probe, SEED)
+    return found
+
+
+def _task_table(
+    task: str, scored: Points, scores: Mapping[tuple[str, str], np.ndarray], settings: DownstreamConfig, kept: KeptPredictions
+) -> dict[str, MethodTable]:
+    """The table of a task from the scores of each (column, probe kind), which `kept` keeps."""
+    table: dict[str, MethodTable] = {kind: {} for kind in settings.probe.kinds}
+    for (column, kind), scores_N in scores.items():
+        kept.add(task, kind, column, scored, scores_N)
+        table[kind][column] = score_cell(scored, scores_N, settings.num_bootstrap, SEED)
     return table

@@ -41,12 +41,12 @@ class PointFeatures:
     cut_N: np.ndarray
     """Points whose history begins after hour 0 of the stay."""
 
-    def column(self, name: str, rows_N: np.ndarray) -> np.ndarray:
-        """Features of one column of the report's table for some rows: the history, then the future of that column where it has one."""
+    def column(self, name: str) -> np.ndarray:
+        """Features of one column of the report's table: the history, then the future of that column where it has one."""
         if name == "history_only":
-            return np.asarray(self.history_NF[rows_N])
+            return self.history_NF
         future_NG = {"actions_carried_forward": self.carried_NG, "recorded_actions": self.recorded_NG}[name]
-        return np.concatenate([self.history_NF[rows_N], future_NG[rows_N]], axis=1)
+        return np.concatenate([self.history_NF, future_NG], axis=1)
 
 
 @dataclass(frozen=True)

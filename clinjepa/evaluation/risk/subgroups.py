@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clinjepa.evaluation.metrics import Ranking
 from clinjepa.evaluation.risk.calibration import mean_gap_draws
 from clinjepa.evaluation.risk.points import NO_WIDTH, MethodScores, RiskPoints, has_no_width, seed_mean
-from clinjepa.evaluation.risk.ranks import auroc_draws
 from clinjepa.evaluation.risk.result import AttributeFigures, GroupCounts, GroupFigures
 
 AGE_BANDS = ((45, "under 45"), (65, "45 to 64"), (80, "65 to 79"), (np.inf, "80 and older"))
@@ -105,7 +105,10 @@ def subgroups(
 def _attribute(points: RiskPoints, scores: MethodScores, groups: Mapping[str, np.ndarray]) -> AttributeFigures:
     aurocs = {
         name: np.stack(
-            [auroc_draws(points.label_N[of_N], s_N[of_N], points.draws.counts_RP, points.draws.index_N[of_N]) for s_N in scores.score_SN]
+            [
+                Ranking(points.label_N[of_N], s_N[of_N]).over_draws("auroc", points.draws.counts_RP, points.draws.index_N[of_N])
+                for s_N in scores.score_SN
+            ]
         )
         for name, of_N in groups.items()
     }

@@ -8,6 +8,7 @@ from scipy import stats
 
 from clinjepa.evaluation.forecasts.scoring.distributions import (
     KINDS,
+    Distribution,
     Forecasts,
     choose_kind,
     conformal_bounds,
@@ -40,6 +41,21 @@ def test_crps_of_a_large_normal_sample_is_the_closed_form() -> None:
     u = y / SIGMA
     closed = SIGMA * (u * (2 * stats.norm.cdf(u) - 1) + 2 * stats.norm.pdf(u) - 1 / np.sqrt(np.pi))
     np.testing.assert_allclose(crps_of_sample(quantiles, y), closed, rtol=1e-3)
+
+
+def test_crps_of_a_sample_is_the_area_between_the_step_functions() -> None:
+    """∫ (F(x) − 1{y ≤ x})² dx of the sample 0, 1, 3 at y = 2, by hand: 1/9 on [0, 1], 4/9 on [1, 2], 1/9 on [2, 3]."""
+    assert crps_of_sample(np.array([0.0, 1.0, 3.0]), np.array([2.0]))[0] == pytest.approx(1 / 9 + 4 / 9 + 1 / 9)
+
+
+def test_the_integral_transform_spreads_a_value_over_its_gap_between_errors_by_hand() -> None:
+    """Errors −2, 0, 2 cut [0, 1] into quarters: an error of 1 lies in the third, one of −9 in the first; 0 ties with an error: half."""
+    own = Distribution("residuals", np.zeros(0), [np.array([-2.0, 0.0, 2.0])])
+    point_N = np.zeros(1)
+    for error, low, high in ((1.0, 0.5, 0.75), (-9.0, 0.0, 0.25), (0.0, 0.25, 0.75)):
+        edges = np.arange(11) / 10
+        expected = np.diff(np.clip((edges - low) / (high - low), 0, 1))
+        np.testing.assert_allclose(own.pit(Forecasts(point_N, point_N + error, point_N, np.zeros(1, int))), expected, atol=1e-12)
 
 
 def test_conformal_bounds_are_the_ranks_of_the_formula() -> None:

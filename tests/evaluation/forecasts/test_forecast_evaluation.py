@@ -75,6 +75,18 @@ def test_the_result_is_json_and_the_tables_hold_every_scored_value(noisy: Foreca
     assert noisy.events.num_rows == 2 * noisy.result["events"][TASK.name]["num_total"]
 
 
+def test_errors_over_those_of_the_last_value_are_worked_out_from_the_table(noisy: ForecastOutcome) -> None:
+    """MASE, RMSE and Spearman of the model, from the kept forecasts alone."""
+    rows = noisy.forecasts.to_pandas()
+    for horizon in (1, 6):
+        own = rows[(rows.variable == "map") & (rows.horizon == horizon)]
+        cell = noisy.result["variables"]["map"][str(horizon)]
+        error, last = own.observed - own.model, own.observed - own.last_value
+        assert cell["mase"]["model"]["value"] == pytest.approx(error.abs().mean() / last.abs().mean(), rel=1e-4)  # type: ignore[index]
+        assert cell["rmse"]["model"]["value"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-4)  # type: ignore[index]
+        assert cell["spearman"]["model"]["value"] == pytest.approx(own.model.corr(own.observed, "spearman"), abs=1e-4)  # type: ignore[index]
+
+
 def test_values_without_noise_are_forecast_exactly(tmp_path: Path) -> None:
     result = evaluated(ForecastWorld(tmp_path, noise=0.0)).result
     cell = result["variables"]["map"]["6"]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.metrics import brier_score_loss
 
 from clinjepa.evaluation.forecasts.scoring.calibration import ece_draws, slope_draws
-from clinjepa.evaluation.metrics import Ranking
 from clinjepa.evaluation.risk.calibration import NO_SOLUTION, calibration
 from clinjepa.evaluation.risk.points import MethodScores, RiskPoints
-from clinjepa.evaluation.risk.ranks import auroc_draws
 from clinjepa.evaluation.risk.recalibration import recalibration
 
 
@@ -111,13 +109,3 @@ def test_seeds_are_averaged_within_each_draw() -> None:
     )
     assert both["brier"]["value"] == pytest.approx((one["brier"]["value"] + two["brier"]["value"]) / 2)
     assert both["brier"]["num_seeds"] == 2 and both["reliability"] == one["reliability"]
-
-
-def test_auroc_over_draws_equals_sorting_every_draw() -> None:
-    points, log_odds_N = simulated(7)
-    for score_N in (log_odds_N, np.round(log_odds_N)):
-        fast_R = auroc_draws(points.label_N, score_N, points.draws.counts_RP, points.draws.index_N)
-        slow_R = Ranking(points.label_N, score_N).over_draws("auroc", points.draws.counts_RP, points.draws.index_N)
-        np.testing.assert_allclose(fast_R, slow_R, rtol=1e-12)
-        assert fast_R[0] == pytest.approx(roc_auc_score(points.label_N, score_N))
-    assert np.isnan(auroc_draws(np.zeros(3), np.arange(3.0), np.ones((1, 3)), np.arange(3))).all()

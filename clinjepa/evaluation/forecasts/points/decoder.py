@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import scipy.linalg
 
-from clinjepa.evaluation.downstream.probes import Standardiser
+from clinjepa.evaluation.downstream.probe_rows import Standardiser
 from clinjepa.evaluation.forecasts.points.measurements import Measurements
 from clinjepa.evaluation.space import Latents, gather_hours, sample_hours
 

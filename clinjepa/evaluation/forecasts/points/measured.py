@@ -10,7 +10,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-from clinjepa.evaluation.downstream.probes import Standardiser
+from clinjepa.evaluation.downstream.probe_rows import Standardiser
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 """Ridge penalties on standardised latents that tuning chooses from, by variable."""
