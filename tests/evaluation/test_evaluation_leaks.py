@@ -29,7 +29,7 @@ from tests.support.data.handmade_stays import HandmadeSource, at, event, events_
 from tests.support.models.model_encoders import SETTINGS
 
 TASK = load_task("in_hospital_death")
-NUM_STAYS, NUM_HOURS, HOUR = 48, 24, 13
+NUM_STAYS, NUM_HOURS, HOUR = 30, 16, 9
 """The prediction is made at the end of hour HOUR."""
 PAST_ONLY = ("history_only", "actions_carried_forward")
 DOWNSTREAM = DownstreamConfig(
@@ -40,7 +40,7 @@ DOWNSTREAM = DownstreamConfig(
     probe=ProbeConfig(kinds=["linear", "mlp"], hidden_size=8, max_epochs=5),
 )
 CONFIG = lenient_config(
-    split={"fractions": [0.5, 0.2, 0.3]},
+    split={"fractions": [0.4, 0.3, 0.3]},
     tokenizer={"vocab_size": 320, "max_tokens": 64},
     windows={"min_hours": 6, "max_hours": NUM_HOURS, "stride_hours": 6},
 )
@@ -131,7 +131,7 @@ class ShuffledLatents:
 
 def evaluated(latents: Latents, stays: pa.Table) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], Any]]:
     """(scores, cells) by (probe, column) of a random predictor."""
-    spec = PredictorSpec(latent_dim=latents.dim, hidden_size=16, num_layers=2, num_heads=2, ffn_size=32, max_hours=NUM_HOURS)
+    spec = PredictorSpec(latent_dim=latents.dim, hidden_size=16, num_layers=2, num_heads=2, ffn_size=32, max_hours=24)
     stay_ids = stays["stay_id"].to_pylist()
     label = np.random.default_rng(4).integers(0, 2, len(stay_ids)).astype(np.float32)
     names = {"stay_id": stay_ids, "task": [TASK.name] * len(stay_ids), "hour": [HOUR] * len(stay_ids), "label": label}
