@@ -7,6 +7,7 @@ killed only after a checkpoint since the last kill, so the training ends on a sl
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import tempfile
@@ -19,7 +20,9 @@ from tests.support.machines.ray_nodes import RayNodes
 from tests.support.training.trainings import Inputs, Training, steps_of
 
 
-def course(inputs: Inputs, num_steps: int, folder: Path, seconds_between_kills: float | None) -> tuple[float, int, list[float]]:
+def course(
+    inputs: Inputs, num_steps: int, folder: Path, seconds_between_kills: float | None, most_kills: float = math.inf
+) -> tuple[float, int, list[float]]:
     """(useful steps per second, kills, losses) of one training."""
     folder.mkdir()
     job = inputs.job("joint", num_steps, folder / "unused")
@@ -30,7 +33,7 @@ def course(inputs: Inputs, num_steps: int, folder: Path, seconds_between_kills: 
         killed_at, saved = began, 0
         while training.process.poll() is None:
             due = seconds_between_kills is not None and time.monotonic() - killed_at >= seconds_between_kills
-            if due and training.saved() > saved:
+            if due and kills < most_kills and training.saved() > saved:
                 workers = nodes.head.processes("ray::RayTrainWorker")
                 if workers:
                     os.kill(workers[-1], signal.SIGKILL)
@@ -48,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         inputs = Inputs(Path(scratch))
         alone, _, expected = course(inputs, num_steps, Path(scratch, "alone"), None)
-        disturbed, kills, losses = course(inputs, num_steps, Path(scratch, "disturbed"), between)
+        disturbed, kills, losses = course(inputs, num_steps, Path(scratch, "disturbed"), between, 3 if options.quick else math.inf)
     if not kills:
         raise RuntimeError("no worker was killed; this says nothing about goodput")
     if losses != expected:
