@@ -20,9 +20,9 @@ from clinjepa.evaluation.baselines.inputs import build_inputs, has_sofa
 from clinjepa.evaluation.baselines.names import COLUMN, check_names
 from clinjepa.evaluation.baselines.protocol import Baseline, Predictions, Problem, Setting, TaskPoints
 from clinjepa.evaluation.baselines.registry import load_baseline
-from clinjepa.evaluation.baselines.regression_cells import RegressionTables, null_regression_cell, regression_cell, why_no_regression
 from clinjepa.evaluation.baselines.tuning import Budget, InProcessRunner, Runner, fit_averaged, tune
 from clinjepa.evaluation.downstream.prediction_points import Points, TaskTables, null_cell, prediction_points, score_cell, union, why_not
+from clinjepa.evaluation.downstream.regression_cells import RegressionTables, null_regression_cell, regression_cell, why_no_regression
 from clinjepa.evaluation.metrics import finite_scores
 from clinjepa.evaluation.predictions import KeptPredictions
 from clinjepa.storage import Folder
