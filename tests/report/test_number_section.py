@@ -36,7 +36,7 @@ def test_a_task_has_its_title_unit_and_a_row_for_every_method_and_input() -> Non
     told = words(section())
     assert "Mean MAP of the next 8 hours, mmHg" in told and "MAE, mmHg" in told
     assert section().count("<tr") == 1 + 3 * 3 + 1
-    assert "Clin-JEPA, linear probe history only 4 3.70 to 4.30 0.400 0.360 to 0.440 410 118 reference" in told
+    assert "Clin-JEPA, linear probe history only 4.00 3.70 to 4.30 0.400 0.360 to 0.440 410 118 reference" in told
     assert "MLP probe history only 3.80 3.50 to 4.10 0.440 0.400 to 0.480 410 118 -0.200 -0.350 to -0.0500" in told
     assert "ridge regression, hand-made features history only 4.40" in told
     assert '<div class="table dense">' in section()
