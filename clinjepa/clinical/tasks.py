@@ -39,6 +39,7 @@ from clinjepa.clinical.task_keys import (
     StayTime,
     Transform,
 )
+from clinjepa.clinical.variables import load_variables
 from clinjepa.errors import ConfigError
 
 
@@ -126,6 +127,19 @@ class Task:
     def is_classification(self) -> bool:
         """Whether its labels are 0 or 1 rather than a number."""
         return self.kind != "regression"
+
+    @property
+    def label_unit(self) -> str:
+        """Unit of a regression task's labels, as `mmHg`, `days` or `ln(mg/dL + 0.1)`; empty for labels 0 and 1."""
+        if self.target is None:
+            return ""
+        if self.target.column is None:
+            return {1.0: "hours", 24.0: "days"}.get(self.target.unit_hours, f"{self.target.unit_hours:g} h")
+        derived = load_derived().get(self.target.column)
+        unit = derived.unit if derived is not None else load_variables()[self.target.column].unit
+        if self.target.transform == "none":
+            return unit
+        return f"ln({unit} + {self.target.offset:g})" if self.target.offset else f"ln({unit})"
 
     @property
     def looks_ahead_hours(self) -> int | None:

@@ -408,10 +408,11 @@ class GeometryConfig(Section):
 
 
 class ProbeConfig(Section):
-    """The frozen-feature classifiers of the downstream evaluation. Defaults: Clin-JEPA (arXiv 2605.10840), downstream probe."""
+    """The probes on frozen features of the downstream evaluation. Defaults: Clin-JEPA (arXiv 2605.10840), downstream probe."""
 
     kinds: list[Literal["linear", "mlp"]] = ["linear", "mlp"]
-    """`linear`: logistic regression, its strength chosen on tuning. `mlp`: one hidden layer. The settings below are the mlp's."""
+    """`linear`: logistic regression, or ridge regression where the label is a number; its strength is chosen on tuning. `mlp`: one hidden
+    layer. The settings below are the mlp's."""
 
     hidden_size: int = 512
     """Width of the hidden layer."""
@@ -432,7 +433,7 @@ class ProbeConfig(Section):
     """Most passes over the training points."""
 
     patience: int = 10
-    """Epochs without a better log-loss on tuning before training stops."""
+    """Epochs without a better log-loss, or squared error of numbers, on tuning before training stops."""
 
 
 class BaselinesConfig(Section):
@@ -483,8 +484,8 @@ class DownstreamConfig(Section):
     """Longest rollout, in hours, behind the report's two rollout columns; an hourly task's rollout ends at its horizon."""
 
     min_positives: int = Field(10, ge=2)
-    """Fewest patients with a positive label, and with a negative one, in training and in scored data; below it the figure is null with a
-    reason."""
+    """Fewest patients with a positive label, and with a negative one, in training and in scored data; where the label is a number, fewest
+    patients with a label. Below it the figure is null with a reason."""
 
     num_bootstrap: int = Field(1000, ge=10)
     """Bootstrap resamples of patients behind every 95 % interval."""

@@ -66,6 +66,12 @@ def log_loss(labels_N: np.ndarray, log_odds_N: np.ndarray) -> float:
         return float(np.mean(np.logaddexp(0.0, log_odds_N) - labels_N * log_odds_N))
 
 
+def squared_error(labels_N: np.ndarray, predicted_N: np.ndarray) -> float:
+    """Mean squared difference of labels and predictions, in the label's unit squared."""
+    with np.errstate(invalid="ignore", over="ignore"):  # of a diverged model, which is never the best
+        return float(np.mean((predicted_N - labels_N) ** 2))
+
+
 def discrimination(labels_N: np.ndarray, scores_N: np.ndarray, subject_ids_N: np.ndarray, num_bootstrap: int, seed: int) -> Discrimination:
     """AUROC and AUPRC with patient-level 95 % intervals, or with an `interval_reason` where resampling patients can give none.
 

@@ -8,7 +8,7 @@ kept.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,7 @@ predicted_boolean_probability: of a positive label; null where a method's score 
 least 0.5. score: what the figures are computed from: higher means likelier positive; of a task with numbers, the predicted number."""
 MEDS_COLUMNS = ("subject_id", "prediction_time", "boolean_value", "predicted_boolean_value", "predicted_boolean_probability")
 """The columns of `meds-evaluation` for binary tasks, in its order."""
+_Name = TypeVar("_Name")
 Meaning = Literal["log_odds", "order", "number"]
 """What a score is: log-odds of a positive label, a number that only orders points, or the predicted number of a regression task."""
 
@@ -108,7 +109,7 @@ def compare_predictions(
 
     Args:
         methods: {method: the `cell_predictions` of each of its training seeds}. With several seeds the mean over the seeds is compared.
-        reference: The method that is subtracted; tasks that it has no predictions of are left out.
+        reference: The method that is subtracted; tasks that it has no predictions of, and those with numbers, are left out.
         num_bootstrap: Number of resamplings of patients, shared by all methods of a task.
         seed: Seed of the resamplings.
 
@@ -116,7 +117,7 @@ def compare_predictions(
         StoreError: Two methods of a task scored different points.
     """
     found: dict[str, dict[str, Difference]] = {}
-    for task in dict.fromkeys(methods[reference][0]["task"].to_pylist()):
+    for task in tasks_with(methods[reference][0], "boolean_value"):
         points, scores = task_scores(methods, reference, task)
         label_N = points["boolean_value"].to_numpy(zero_copy_only=False).astype(np.float64)
         subject_N = points["subject_id"].to_numpy()
@@ -130,15 +131,21 @@ def compare_predictions(
     return found
 
 
-def task_scores(methods: Mapping[str, Sequence[pa.Table]], reference: str, task: str) -> tuple[pa.Table, dict[str, np.ndarray]]:
-    """The points of a task (stay_id, subject_id, hour, boolean_value; sorted by stay and hour) and the scores [S, N] of every method that
-    has them. The arguments are those of `compare_predictions`.
+def tasks_with(table: pa.Table, label: Literal["boolean_value", "float_value"]) -> list[str]:
+    """Names of the tasks whose labels are 0 or 1 (`boolean_value`) or numbers (`float_value`), in the order of a table's rows."""
+    names: list[str] = pc.unique(table.filter(pc.is_valid(table[label]))["task"]).to_pylist()
+    return names
+
+
+def task_scores(methods: Mapping[_Name, Sequence[pa.Table]], reference: _Name, task: str) -> tuple[pa.Table, dict[_Name, np.ndarray]]:
+    """The points of a task (stay_id, subject_id, hour and both columns of labels; sorted by stay and hour) and the scores [S, N] of every
+    method that has them. The arguments are those of `compare_predictions`.
 
     Raises:
         StoreError: Two methods scored different points.
     """
     points: pa.Table | None = None
-    scores: dict[str, np.ndarray] = {}
+    scores: dict[_Name, np.ndarray] = {}
     for name in (reference, *(name for name in methods if name != reference)):
         rows = [
             table.filter(pc.equal(table["task"], task)).sort_by([("stay_id", "ascending"), ("hour", "ascending")])
@@ -146,7 +153,7 @@ def task_scores(methods: Mapping[str, Sequence[pa.Table]], reference: str, task:
         ]
         if not all(table.num_rows for table in rows):
             continue
-        keys = [table.select(["stay_id", "subject_id", "hour", "boolean_value"]).combine_chunks() for table in rows]
+        keys = [table.select(["stay_id", "subject_id", "hour", "boolean_value", "float_value"]).combine_chunks() for table in rows]
         points = keys[0] if points is None else points
         if not all(key.equals(points) for key in keys):
             raise StoreError(f"{task}: {name} and {reference} scored different prediction points; run the evaluations again")
@@ -164,7 +171,7 @@ def mean_over_tasks(
         StoreError: Two methods of a task scored different points.
     """
     tasks: dict[str, TaskScores] = {}
-    for task in dict.fromkeys(methods[reference][0]["task"].to_pylist()):
+    for task in tasks_with(methods[reference][0], "boolean_value"):
         points, scores = task_scores(methods, reference, task)
         label_N = points["boolean_value"].to_numpy(zero_copy_only=False).astype(np.float64)
         tasks[task] = TaskScores(label_N, points["subject_id"].to_numpy(), scores)

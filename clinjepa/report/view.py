@@ -18,6 +18,7 @@ from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headline_reci
 from clinjepa.report.sections import costs, geometry
 from clinjepa.report.sections.added_value import AddedValueView
 from clinjepa.report.sections.forecasts import ForecastView
+from clinjepa.report.sections.numbers import NumberView
 from clinjepa.report.sections.risk import RiskView
 from clinjepa.report.sections.task_map import task_map
 from clinjepa.report.words import RECIPES, Footnotes, duration, plain, recipe_words, stage_title, title
@@ -162,6 +163,9 @@ class ReportView:
 
     def forecasts(self) -> ForecastView:
         return ForecastView(self.report, self.slots)
+
+    def numbers(self) -> NumberView:
+        return NumberView(self.report)
 
     def added_value(self) -> AddedValueView:
         return AddedValueView(self.report)

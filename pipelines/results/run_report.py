@@ -12,6 +12,7 @@ from clinjepa.clinical import load_variables
 from clinjepa.config import Config, result_fields, save_config
 from clinjepa.errors import StoreError
 from clinjepa.evaluation.baselines.names import COLUMN
+from clinjepa.evaluation.differences.of_errors import CellName, error_differences, number_cells
 from clinjepa.evaluation.forecasts.tables import FORECASTS_FILE
 from clinjepa.evaluation.predictions import PREDICTIONS, cell_predictions, compare_predictions, mean_over_tasks, of_a_run
 from clinjepa.evaluation.risk.evaluate import RiskSettings, risk_evaluation
@@ -32,6 +33,7 @@ from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import Trial
 from pipelines.results.costs import trial_costs
 from pipelines.results.grid_table import TABLE, write_table
+from pipelines.results.number_tables import NumberTables, number_tables
 from pipelines.results.report_rows import (
     PhaseMetrics,
     StageRow,
@@ -44,6 +46,7 @@ from pipelines.results.report_rows import (
     stage_row,
 )
 from pipelines.stages.data_card import CARD, PAGE, write_data_card
+from pipelines.stages.evaluation import REGRESSION
 
 _Of = TypeVar("_Of")
 
@@ -83,6 +86,7 @@ class _Assembly:
             missing = ", ".join(self.unfinished)
             raise StoreError(f"nothing to report yet: no recipe of {self.config.name} is finished ({missing}); run `clinjepa run` first")
         card = self._artifact(self.experiment.trajectories).folder.read_json(CARD)
+        numbers = self._regression()
         results = {
             "run": self.config.name,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -98,7 +102,8 @@ class _Assembly:
             "drift": self._evaluations("drift"),
             "geometry": self._evaluations("geometry"),
             **({"forecasts": self._evaluations("forecasts")} if self.config.evaluation.forecasts.enabled else {}),
-            "downstream": self._downstream(),
+            "downstream": self._tables(RESULT),
+            **({"regression": numbers} if numbers else {}),
             **({"added_value": self._evaluations("added_value")} if self.config.evaluation.added_value.enabled else {}),
             "comparisons": self._comparisons(),
             "risk": self._risk(),
@@ -145,34 +150,48 @@ class _Assembly:
     def _training(self, trial: Trial) -> list[PhaseMetrics]:
         return [phase_metrics(stage, self._artifact(stage)) for stage in trial.phases]
 
-    def _evaluations(self, name: str) -> dict[str, Any]:
-        """Recipe, at its point of the axes -> its result with figures of all finished seeds combined."""
+    def _evaluations(self, name: str, file: str = RESULT) -> dict[str, Any]:
+        """Recipe, at its point of the axes -> a file of its artifacts with figures of all finished seeds combined."""
         by_recipe: dict[str, list[Any]] = {}
         for trial in self.trials:
-            by_recipe.setdefault(trial.arm, []).append(self._artifact(trial.evaluations[name]).folder.read_json(RESULT))
+            by_recipe.setdefault(trial.arm, []).append(self._artifact(trial.evaluations[name]).folder.read_json(file))
         for results in by_recipe.values():
             for result in results:
                 result.pop("pictures", None)  # points are for the pictures, not for the numbers
         return {recipe: combine_seeds(results) for recipe, results in by_recipe.items()}
 
-    def _downstream(self) -> dict[str, dict[str, Any]]:
-        """Task -> method -> columns; the methods are `<recipe> · <probe>` and the baselines."""
+    def _tables(self, file: str) -> dict[str, dict[str, Any]]:
+        """Task -> method -> columns of a file of the probes' and the baselines' artifacts; the methods are `<recipe> · <probe>` and the
+        baselines."""
         tables: dict[str, dict[str, Any]] = {}
-        for recipe, by_task in self._evaluations("downstream").items():
+        for recipe, by_task in self._evaluations("downstream", file).items():
             for task, by_probe in by_task.items():
                 for probe, columns in by_probe.items():
                     tables.setdefault(task, {})[f"{recipe} · {probe}"] = columns
         if self.experiment.baselines.key in self.manifests:
-            for task, methods in self._artifact(self.experiment.baselines).folder.read_json(RESULT).items():
-                tables.setdefault(task, {}).update(methods)
+            for task, methods in self._artifact(self.experiment.baselines).folder.read_json(file).items():
+                # Baselines see the history only, so their figures of numbers are written without a column.
+                named = {method: {COLUMN: cell} for method, cell in methods.items()} if file == REGRESSION else methods
+                tables.setdefault(task, {}).update(named)
         return tables
+
+    def _regression(self) -> NumberTables:
+        """Tasks whose labels are numbers, with differences from the reference on the history alone; empty without such tasks."""
+        tables = self._tables(REGRESSION)
+        if not tables:
+            return {}
+        settings = self.config.evaluation.downstream
+        differences = error_differences(number_cells(self._predictions()), CellName(self._reference(), COLUMN), settings.num_bootstrap)
+        return number_tables(tables, differences)
+
+    def _reference(self) -> str:
+        """The method that comparisons subtract."""
+        return f"{headline_recipe([trial.arm for trial in self.trials])} · {self.config.evaluation.downstream.probe.kinds[0]}"
 
     def _comparisons(self) -> dict[str, Any]:
         """AUROC of every other recipe and baseline minus that of the headline recipe, from the history alone, on the kept predictions."""
         settings = self.config.evaluation.downstream
-        probe = settings.probe.kinds[0]
-        methods = self._history_only([probe])
-        reference = f"{headline_recipe([trial.arm for trial in self.trials])} · {probe}"
+        methods, reference = self._history_only(settings.probe.kinds[:1]), self._reference()
         return {
             "reference": reference,
             "column": COLUMN,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from clinjepa.evaluation.space import Latents
 
 REGRESSION, TUNING, TIMING = "regression.json", "tuning.json", "timing.json"
-"""Of the baselines: figures of the tasks whose labels are numbers, how each model was tuned, and seconds by method."""
+"""Figures of the tasks whose labels are numbers, of probes and of baselines; how each baseline was tuned, and seconds by method."""
 _Inputs = dict[str, Folder]
 
 
@@ -182,7 +182,7 @@ def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
     from clinjepa.trajectory.labels.artifact import read_labels
 
     tasks = settings.downstream.tasks
-    tables, predictions = score_downstream(
+    found = score_downstream(
         load_predictor(inputs["predictor"]),
         LatentReader(inputs["latents"]),
         read_labels(inputs["labels"], tasks),
@@ -191,7 +191,7 @@ def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
         settings.downstream,
         split=settings.split,
     )
-    return _Outcome(tables, {PREDICTIONS: predictions})
+    return _Outcome(found.tables, {PREDICTIONS: found.predictions}, {REGRESSION: found.regression})
 
 
 def _baselines(settings: BaselineSettings, runner: Runner, inputs: _Inputs) -> _Outcome:

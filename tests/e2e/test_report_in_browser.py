@@ -15,7 +15,7 @@ from tests.support.data.report_results import extras, results
 from tests.support.machines.browser import CHROMIUM, Browser
 
 SECTIONS = ["claims", "run", "cohort", "drift", "forecasts", "geometry"]
-SECTIONS += ["downstream", "added-value", "risk", "training", "stages", "config"]
+SECTIONS += ["downstream", "numbers", "added-value", "risk", "training", "stages", "config"]
 CARD_SECTIONS = ["stays", "coverage", "dropped", "texts", "labels", "artifacts"]
 WIDTHS = (1440, 900)
 

@@ -211,7 +211,7 @@ def test_a_task_without_labels_is_null_beside_one_with(predictor: Predictor) -> 
     assert result[EVENT.name]["linear"]["history_only"]["auroc"]["value"] > 0.5
 
 
-def test_numbers_to_decode_are_left_out_of_the_probes(predictor: Predictor) -> None:
+def test_the_tables_of_0_1_labels_have_no_task_with_numbers(predictor: Predictor) -> None:
     number = load_task("log_lactate_4h")
     labels = _labels(number, [(stay_id, 5, 0.7) for stay_id in range(12)])
     assert evaluate_downstream(predictor, MemoryLatents(12), labels, _stays(12), [number], SETTINGS) == {}

@@ -111,7 +111,7 @@ def test_written_out_gradients_are_those_of_autograd() -> None:
     x_NF, tasks = world(num_points=80, num_tasks=1)
     standardise = Standardiser.fit(x_NF[tasks[0].train_N])
     first = mlp_probe._first_weights(NUM_FEATURES, CONFIG.hidden_size, 0)
-    training = mlp_probe._Training(x_NF, tasks[0], standardise, first, CONFIG, 0)
+    training = mlp_probe._Training(x_NF, tasks[0], standardise, mlp_probe._Start(first, CONFIG, 0, mlp_probe.LOG_LOSS))
     kept_BH = mlp_probe._dropout(30, CONFIG, (0, 0, 0))
     with torch.no_grad():
         training.step(torch.arange(30), kept_BH, torch.empty(30, CONFIG.hidden_size))

@@ -9,6 +9,6 @@ A baseline is one file of `tabular/` or `sequences/`, named like the baseline, w
 | `inputs`, `hour_sequences` | what baselines read: features of points, severity score, hours as sequences |
 | `tuning` | which settings are tried, and which are kept |
 | `linear_fits`, `sequence_training` | fits that several baselines share |
-| `evaluate`, `regression_cells`, `ensemble` | the tables; figures of numbers; the mean of several baselines |
+| `evaluate`, `ensemble` | the tables; the mean of several baselines |
 | `tabular/`, `sequences/` | one file a baseline |
 """

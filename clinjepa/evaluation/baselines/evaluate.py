@@ -20,9 +20,9 @@ from clinjepa.evaluation.baselines.inputs import build_inputs, has_sofa
 from clinjepa.evaluation.baselines.names import COLUMN, check_names
 from clinjepa.evaluation.baselines.protocol import Baseline, Predictions, Problem, Setting, TaskPoints
 from clinjepa.evaluation.baselines.registry import load_baseline
-from clinjepa.evaluation.baselines.regression_cells import RegressionTables, null_regression_cell, regression_cell, why_no_regression
 from clinjepa.evaluation.baselines.tuning import Budget, InProcessRunner, Runner, fit_averaged, tune
-from clinjepa.evaluation.downstream.prediction_points import Points, TaskTables, null_cell, prediction_points, score_cell, union, why_not
+from clinjepa.evaluation.downstream.prediction_points import Points, TaskTables, null_cell, prediction_points, score_cell, union
+from clinjepa.evaluation.downstream.regression_cells import RegressionCell, null_regression_cell, regression_cell, why_not_estimable
 from clinjepa.evaluation.metrics import finite_scores
 from clinjepa.evaluation.predictions import KeptPredictions
 from clinjepa.storage import Folder
@@ -52,7 +52,7 @@ class BaselineResults(NamedTuple):
 
     tables: TaskTables
     """{task: {method: {"history_only": cell}}} of the tasks with 0/1 labels."""
-    regression: RegressionTables
+    regression: dict[str, dict[str, RegressionCell]]
     """{task: {method: cell}} of the tasks whose labels are numbers."""
     predictions: pa.Table
     """The scores behind `tables` (`clinjepa.evaluation.predictions`)."""
@@ -106,7 +106,9 @@ class _Scoring:
     def __post_init__(self) -> None:
         self.tasks = list(self.tasks)
         self.points = {task.name: prediction_points(self.data.labels, self.data.stays, task, self.settings) for task in self.tasks}
-        self.reasons = {task.name: self._why_not(task) for task in self.tasks}
+        self.reasons = {
+            task.name: why_not_estimable(task, self.points[task.name], self.split, self.settings.min_positives) for task in self.tasks
+        }
         self.baselines = {name: load_baseline(name) for name in self.settings.baselines.names}
         self.without_score = not has_sofa(self.data.ingest, self.data.stays)
 
@@ -120,10 +122,6 @@ class _Scoring:
                 for task in self.tasks:
                     self._combine(task)
         return self._tables()
-
-    def _why_not(self, task: Task) -> str | None:
-        check = why_not if task.is_classification else why_no_regression
-        return check(self.points[task.name], self.split, self.settings.min_positives)
 
     def _problem(self) -> Problem | None:
         """The tasks that can be estimated, with the inputs that the baselines read; None where there is no such task."""
@@ -172,7 +170,7 @@ class _Scoring:
 
     def _tables(self) -> BaselineResults:
         tables: TaskTables = {}
-        regression: RegressionTables = {}
+        regression: dict[str, dict[str, RegressionCell]] = {}
         kept = KeptPredictions()
         for task in self.tasks:
             scored = self.points[task.name].of(self.split)

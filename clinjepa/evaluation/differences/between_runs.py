@@ -60,7 +60,7 @@ class RunDifferences(TypedDict):
 def run_differences(
     runs: Mapping[str, pa.Table], reference: Method, column: str, *, num_bootstrap: int = 1000, seed: int = 0
 ) -> RunDifferences:
-    """AUROC of every method of every run minus that of the reference, from one input column.
+    """AUROC of every method of every run minus that of the reference, from one input column; tasks with numbers are left out.
 
     Args:
         runs: Label of a run -> its predictions (task, method, seed, column, stay_id, subject_id, hour, boolean_value, score).
@@ -69,7 +69,8 @@ def run_differences(
         num_bootstrap: Number of resamplings of patients, shared by all methods of a task.
         seed: Seed of the resamplings.
     """
-    frames = {label: pl.DataFrame(table).filter(pl.col("column") == column) for label, table in runs.items()}
+    used = (pl.col("column") == column) & pl.col("boolean_value").is_not_null()
+    frames = {label: pl.DataFrame(table).filter(used) for label, table in runs.items()}
     tasks: dict[str, TaskScores] = {}
     unpaired: list[Unpaired] = []
     for task in frames[reference.run].filter(pl.col("method") == reference.name)["task"].unique(maintain_order=True):

@@ -8,5 +8,7 @@
 | `tabular_features` | features of a prediction point from the hour grid |
 | `probes` | linear and MLP probes of several tasks |
 | `linear_probe`, `mlp_probe` | their fits, all tasks of a set of points in step |
+| `ridge_probe` | the linear fit of a task whose labels are numbers |
 | `probe_rows` | the rows of a task, and their standardisation |
+| `regression_cells` | figures of predicted numbers, for probes and baselines |
 """

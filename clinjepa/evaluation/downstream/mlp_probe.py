@@ -1,6 +1,7 @@
 """The method's small MLP as probe: one hidden layer with ReLU and dropout, the MLPs of several tasks trained in step.
 
-Each task has its own weights, batches, optimizer and early stopping on the log-loss of its tuning points. Batch b of epoch e has the same
+Each task has its own weights, batches, optimizer and early stopping on the loss of its tuning points: log-loss of 0/1 labels, squared error
+of numbers. Batch b of epoch e has the same
 dropout mask in every task, drawn from (seed, e, b): a mask of its own would cost a task more than a matrix product. Gradients are written
 out (two matrix products a step), and the scored points are read once, by the best weights. Settings: Clin-JEPA (arXiv 2605.10840),
 downstream probe.
@@ -8,7 +9,8 @@ downstream probe.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from clinjepa.config.schema import ProbeConfig
 from clinjepa.evaluation.downstream.probe_rows import ProbeTask, Standardiser
-from clinjepa.evaluation.metrics import log_loss
+from clinjepa.evaluation.metrics import log_loss, squared_error
 
 _CELLS = 64_000_000
 """Standardised features in memory at once, of all tasks that are trained together (256 MB)."""
@@ -24,10 +26,41 @@ _ROWS_AT_ONCE = 4096
 """Rows of one pass without gradients."""
 
 
+@dataclass(frozen=True)
+class Loss:
+    """What an MLP minimises: a mean over rows."""
+
+    slope: Callable[[Tensor, Tensor], Tensor]
+    """(outputs [B], labels [B]) -> derivative of each row's loss by its output [B]."""
+    mean: Callable[[np.ndarray, np.ndarray], float]
+    """(labels [N], outputs [N]) -> the mean, which stops the training."""
+
+
+LOG_LOSS = Loss(lambda output_B, y_B: torch.sigmoid(output_B).sub_(y_B), log_loss)
+"""Of labels 0 or 1; the output is the log-odds."""
+SQUARED_ERROR = Loss(lambda output_B, y_B: output_B.sub(y_B).mul_(2), squared_error)
+"""Of numbers; the output is the number."""
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How every task's training begins: first weights of both layers, settings, seed of the batches, loss."""
+
+    first: Sequence[Tensor]
+    config: ProbeConfig
+    seed: int
+    loss: Loss
+
+
 def fit_mlps(
-    x_NF: np.ndarray, tasks: Sequence[ProbeTask], standards: Sequence[Standardiser], config: ProbeConfig, seed: int
+    x_NF: np.ndarray,
+    tasks: Sequence[ProbeTask],
+    standards: Sequence[Standardiser],
+    config: ProbeConfig,
+    seed: int,
+    loss: Loss = LOG_LOSS,
 ) -> list[np.ndarray]:
-    """Log-odds of the scored rows of every task; NaN where no epoch had a finite log-loss.
+    """Outputs for the scored rows of every task: log-odds, or predicted numbers; NaN where no epoch had a finite loss.
 
     Args:
         x_NF: Finite features of all points, float32.
@@ -35,13 +68,14 @@ def fit_mlps(
         standards: Standardisation of each task.
         config: Size and training of the MLPs.
         seed: Of first weights, batches and dropout; every task uses the same.
+        loss: What is minimised. Labels of SQUARED_ERROR should be standardised.
     """
     found: list[np.ndarray] = []
-    first = _first_weights(x_NF.shape[1], config.hidden_size, seed)
+    start = _Start(_first_weights(x_NF.shape[1], config.hidden_size, seed), config, seed, loss)
     with torch.no_grad():
         for group in _groups(tasks, x_NF.shape[1]):
-            members = [_Training(x_NF, tasks[place], standards[place], first, config, seed) for place in group]
-            _train_in_step(members, config, seed)
+            members = [_Training(x_NF, tasks[place], standards[place], start) for place in group]
+            _train_in_step(members, start)
             found += [member.scores(x_NF, tasks[place], standards[place]) for place, member in zip(group, members, strict=True)]
     return found
 
@@ -66,15 +100,16 @@ def _first_weights(num_features: int, hidden_size: int, seed: int) -> list[Tenso
     return [hidden.weight.detach(), hidden.bias.detach(), output.weight[0].detach(), output.bias.detach()]
 
 
-def _train_in_step(members: Sequence[_Training], config: ProbeConfig, seed: int) -> None:
-    """Train every member until its tuning log-loss stops to improve; an epoch of one is an epoch of all that still train."""
+def _train_in_step(members: Sequence[_Training], start: _Start) -> None:
+    """Train every member until its tuning loss stops to improve; an epoch of one is an epoch of all that still train."""
+    config = start.config
     buffer_BH = torch.empty(max(config.batch_size, _ROWS_AT_ONCE), config.hidden_size)
     for epoch in range(config.max_epochs):
         active = [member for member in members if member.waited <= config.patience]
         batches = [member.batches() for member in active]
         for number in range(max(map(len, batches), default=0)):
             now = [(member, own[number]) for member, own in zip(active, batches, strict=True) if number < len(own)]
-            kept_BH = _dropout(max(len(batch) for _, batch in now), config, (seed, epoch, number))
+            kept_BH = _dropout(max(len(batch) for _, batch in now), config, (start.seed, epoch, number))
             for member, batch in now:
                 member.step(batch, kept_BH[: len(batch)], buffer_BH[: len(batch)])
         for member in active:
@@ -90,16 +125,16 @@ def _dropout(num_rows: int, config: ProbeConfig, seeds: tuple[int, int, int]) ->
 class _Training:
     """One task's MLP while it is trained."""
 
-    def __init__(
-        self, x_NF: np.ndarray, task: ProbeTask, standardise: Standardiser, first: Sequence[Tensor], config: ProbeConfig, seed: int
-    ) -> None:
+    def __init__(self, x_NF: np.ndarray, task: ProbeTask, standardise: Standardiser, start: _Start) -> None:
+        config = start.config
         self.x_NF, self.y_N = torch.from_numpy(standardise(x_NF[task.train_N])), torch.from_numpy(task.train_y_N.astype(np.float32))
         self.tuning_NF, self.tuning_y_N = torch.from_numpy(standardise(x_NF[task.tuning_N])), task.tuning_y_N
-        self.weights = [weight.clone() for weight in first]
+        self.loss = start.loss
+        self.weights = [weight.clone() for weight in start.first]
         self.best: list[Tensor] | None = None
         self.best_loss, self.waited = np.inf, 0
         self.batch_size, self.keep = config.batch_size, 1 - config.dropout
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(start.seed)
         self.optimizer = torch.optim.AdamW(self.weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
     def batches(self) -> tuple[Tensor, ...]:
@@ -108,11 +143,11 @@ class _Training:
         return tuple(order_N[begin : begin + self.batch_size] for begin in range(0, len(order_N), self.batch_size))
 
     def step(self, batch_B: Tensor, kept_BH: Tensor, hidden_BH: Tensor) -> None:
-        """One optimizer step on the mean log-loss of a batch. hidden_BH: memory for the hidden layer."""
+        """One optimizer step on the mean loss of a batch. hidden_BH: memory for the hidden layer."""
         x_BF = self.x_NF[batch_B]
         hidden_HF, bias_H, output_H, bias_1 = self.weights
         torch.addmm(bias_H, x_BF, hidden_HF.T, out=hidden_BH).relu_().mul_(kept_BH)
-        error_B = torch.sigmoid(hidden_BH @ output_H + bias_1).sub_(self.y_N[batch_B]).div_(len(batch_B))
+        error_B = self.loss.slope(hidden_BH @ output_H + bias_1, self.y_N[batch_B]).div_(len(batch_B))
         output_H.grad, bias_1.grad = error_B @ hidden_BH, error_B.sum()[None]
         # The gradient of the hidden layer is error · output / keep where a unit is on, and 0 where it is off or dropped.
         on_BH, factor_H = hidden_BH.sign_(), output_H / self.keep
@@ -122,22 +157,22 @@ class _Training:
 
     def end_epoch(self, buffer_BH: Tensor) -> None:
         """Keep the weights if they are the best on the tuning rows, else count the epoch as waited."""
-        loss = log_loss(self.tuning_y_N, _log_odds(self.tuning_NF, self.weights, buffer_BH))
+        loss = self.loss.mean(self.tuning_y_N, _outputs(self.tuning_NF, self.weights, buffer_BH))
         if loss < self.best_loss:
             self.best_loss, self.waited, self.best = loss, 0, [weight.clone() for weight in self.weights]
         else:
             self.waited += 1
 
     def scores(self, x_NF: np.ndarray, task: ProbeTask, standardise: Standardiser) -> np.ndarray:
-        """Log-odds of the scored rows by the best weights."""
+        """Outputs for the scored rows by the best weights."""
         if self.best is None:
             return np.full(len(task.scored_N), np.nan)
         buffer_BH = torch.empty(_ROWS_AT_ONCE, len(self.best[1]))
-        return _log_odds(torch.from_numpy(standardise(x_NF[task.scored_N])), self.best, buffer_BH).astype(np.float64)
+        return _outputs(torch.from_numpy(standardise(x_NF[task.scored_N])), self.best, buffer_BH).astype(np.float64)
 
 
-def _log_odds(x_NF: Tensor, weights: Sequence[Tensor], buffer_BH: Tensor) -> np.ndarray:
-    """Log-odds [N] without dropout, some rows at a time. buffer_BH: memory for the hidden layer."""
+def _outputs(x_NF: Tensor, weights: Sequence[Tensor], buffer_BH: Tensor) -> np.ndarray:
+    """Outputs [N] without dropout, some rows at a time. buffer_BH: memory for the hidden layer."""
     hidden_HF, bias_H, output_H, bias_1 = weights
     parts = []
     for part_BF in x_NF.split(_ROWS_AT_ONCE):

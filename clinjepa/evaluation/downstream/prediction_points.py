@@ -52,7 +52,8 @@ TaskTables = dict[str, dict[str, MethodTable]]
 
 @dataclass(frozen=True)
 class Points:
-    """Prediction points, sorted by (stay, hour): stay_N int64, hour_N int32, label_N in {0, 1}, subject_N, split_N."""
+    """Prediction points, sorted by (stay, hour): stay_N int64, hour_N int32, label_N, subject_N, split_N. A label is 0 or 1,
+    or a number where the task is a regression."""
 
     stay_N: np.ndarray
     hour_N: np.ndarray

@@ -1,8 +1,8 @@
-"""What a probe reads: rows of one split, rows of a task within the points of several tasks, and the standardisation by training rows."""
+"""What a probe reads: rows of one split, rows of a task within the points of several tasks, and the standardisations by training rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """One task among several on the same points: the rows of its splits in the features of all points, and labels in {0, 1}."""
+    """One task among several on the same points: the rows of its splits in the features of all points, and labels, 0 or 1 or numbers."""
 
     train_N: np.ndarray
     tuning_N: np.ndarray
@@ -55,3 +55,24 @@ class Standardiser:
 
     def __call__(self, x_NF: np.ndarray) -> np.ndarray:
         return np.asarray(np.clip((x_NF - self.mean_F) * self.scale_F, -CUT, CUT).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class LabelScale:
+    """Mean and standard deviation of a task's training labels, in the label's unit."""
+
+    mean: float
+    std: float
+
+    @classmethod
+    def fit(cls, y_N: np.ndarray) -> LabelScale:
+        return cls(float(y_N.mean()), float(y_N.std()))
+
+    def standardised(self, task: ProbeTask) -> ProbeTask:
+        """The task with labels of zero mean and unit variance in train, and tuning labels on the same scale."""
+        train_N, tuning_N = ((y_N - self.mean) / self.std for y_N in (task.train_y_N, task.tuning_y_N))
+        return replace(task, train_y_N=train_N, tuning_y_N=tuning_N)
+
+    def in_unit(self, standardised_N: np.ndarray) -> np.ndarray:
+        """Predictions [N] in the label's unit."""
+        return np.asarray(standardised_N * self.std + self.mean)

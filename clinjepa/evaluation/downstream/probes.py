@@ -1,8 +1,9 @@
-"""Probes on frozen features: logistic regression and the method's small MLP, all tasks of a set of points at once.
+"""Probes on frozen features: a linear one and the method's small MLP, all tasks of a set of points at once.
 
-Both see standardised features (statistics of a task's training rows only), are fitted on train and chosen by log-loss on tuning. Log-loss
-is defined even where tuning has one class only. A task's scores do not depend on the tasks beside it, except for rounding. Settings:
-Clin-JEPA (arXiv 2605.10840), downstream probe.
+Both see standardised features (statistics of a task's training rows only), are fitted on train and chosen on tuning. For 0/1 labels the
+linear probe is a logistic regression, and log-loss chooses; it is defined even where tuning has one class only. For numbers it is a ridge
+regression, and squared error chooses; both probes then learn the label standardised by the task's training rows. A task's scores do not
+depend on the tasks beside it, except for rounding. Settings: Clin-JEPA (arXiv 2605.10840), downstream probe.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import numpy as np
 
 from clinjepa.config.schema import ProbeConfig
 from clinjepa.evaluation.downstream.linear_probe import fit_linear
-from clinjepa.evaluation.downstream.mlp_probe import fit_mlps
-from clinjepa.evaluation.downstream.probe_rows import ProbeTask, Rows, Standardiser
-from clinjepa.evaluation.metrics import finite_scores, log_loss
+from clinjepa.evaluation.downstream.mlp_probe import SQUARED_ERROR, fit_mlps
+from clinjepa.evaluation.downstream.probe_rows import LabelScale, ProbeTask, Rows, Standardiser
+from clinjepa.evaluation.downstream.ridge_probe import fit_ridge
+from clinjepa.evaluation.metrics import finite_scores, log_loss, squared_error
 
 REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Inverse strengths C that tuning chooses from for the linear probe."""
+"""Inverse strengths C that tuning chooses from for the linear probe of 0/1 labels."""
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Ridge penalties per training row that tuning chooses from for the linear probe of numbers."""
 
 
 def scores_of_tasks(kind: str, x_NF: np.ndarray, tasks: Sequence[ProbeTask], config: ProbeConfig, seed: int) -> list[np.ndarray]:
@@ -43,6 +47,29 @@ def scores_of_tasks(kind: str, x_NF: np.ndarray, tasks: Sequence[ProbeTask], con
     return [finite_scores(scores_N, f"a score of the {kind} probe") for scores_N in scores]
 
 
+def numbers_of_tasks(kind: str, x_NF: np.ndarray, tasks: Sequence[ProbeTask], config: ProbeConfig, seed: int) -> list[np.ndarray]:
+    """Fit the `linear` or `mlp` probe of every task whose labels are numbers and return its predictions for the scored rows, in the label's
+    unit, task by task. The arguments are those of `scores_of_tasks`.
+
+    Raises:
+        ValueError: A task's training labels are one number only or its tuning is empty: the caller reports a null instead.
+        EvaluationError: A feature or a prediction is NaN or infinite.
+    """
+    if any(len(np.unique(task.train_y_N)) < 2 or len(task.tuning_y_N) == 0 for task in tasks):
+        raise ValueError("a probe needs labels that differ in train and rows in tuning")
+    finite_scores(x_NF, "a feature of the probe")
+    standards = [Standardiser.fit(x_NF[task.train_N]) for task in tasks]
+    scales = [LabelScale.fit(task.train_y_N) for task in tasks]
+    scaled = [scale.standardised(task) for scale, task in zip(scales, tasks, strict=True)]
+    if kind == "linear":
+        found = [_ridge_numbers(x_NF, task, standardise) for task, standardise in zip(scaled, standards, strict=True)]
+    else:
+        found = fit_mlps(x_NF, scaled, standards, config, seed, SQUARED_ERROR)
+    return [
+        finite_scores(scale.in_unit(numbers_N), f"a prediction of the {kind} probe") for scale, numbers_N in zip(scales, found, strict=True)
+    ]
+
+
 def probe_scores(kind: str, train: Rows, tuning: Rows, scored_NF: np.ndarray, config: ProbeConfig, seed: int) -> np.ndarray:
     """The scores of one task [N] whose rows are given apart; the other arguments and the errors are those of `scores_of_tasks`."""
     ends = np.cumsum([len(train.x_NF), len(tuning.x_NF), len(scored_NF)])
@@ -60,3 +87,12 @@ def _linear_scores(x_NF: np.ndarray, tasks: Sequence[ProbeTask], standards: Sequ
         best = int(np.argmin([log_loss(task.tuning_y_N, log_odds_N) for log_odds_N in tuning_NS.T]))
         found.append(standardise(x_NF[task.scored_N]) @ weights_FS[:, best] + intercept_S[best])
     return found
+
+
+def _ridge_numbers(x_NF: np.ndarray, task: ProbeTask, standardise: Standardiser) -> np.ndarray:
+    """Predicted labels of a task's scored rows, with the penalty of the smallest squared error on its tuning rows."""
+    coefficients_SF = fit_ridge(x_NF, task, standardise, PENALTIES)
+    weights_FS, intercept_S = coefficients_SF[:, :-1].T, coefficients_SF[:, -1]
+    tuning_NS = standardise(x_NF[task.tuning_N]) @ weights_FS + intercept_S
+    best = int(np.argmin([squared_error(task.tuning_y_N, predicted_N) for predicted_N in tuning_NS.T]))
+    return np.asarray(standardise(x_NF[task.scored_N]) @ weights_FS[:, best] + intercept_S[best])

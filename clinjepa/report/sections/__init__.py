@@ -9,5 +9,6 @@
 | `task_map` | all risk tasks and methods in one picture |
 | `geometry` | cohorts, spaces and pictures of the latent geometry |
 | `added_value` | what the latent adds to hand-made features, by share of the training patients |
+| `numbers` | tables of the tasks whose labels are numbers |
 | `risk` | tables of calibration, alarms, groups and net benefit |
 """

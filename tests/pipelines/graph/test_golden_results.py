@@ -38,7 +38,7 @@ from tests.support.training.stages_in_process import run_stage, without_ray
 GOLDEN = Path(__file__).with_name("golden_results.json")
 NOT_RESULTS = ("manifest.json", "timing.json", "cost.json", "parts/")
 TOLERANCE = 1e-3
-TASKS = ["in_hospital_death", "hypotension_8h"]
+TASKS = ["in_hospital_death", "hypotension_8h", "map_8h"]
 NUM_PARTS = 5
 
 Summary = dict[str, Any]

@@ -93,6 +93,7 @@ def results() -> dict[str, Any]:
             "hyperglycaemia_8h": _task(0.65),
             "hypoxaemia_8h": _task(None),
         },
+        "regression": {"map_8h": _numbers(4.0), "creatinine_day_2": _numbers(None)},
         "added_value": {"clin_jepa": _added_value(0.03), "untrained": _added_value(0.0)},
         "risk": _risk(),
         "timings": {"ingest": 41.5, "training": 402.0, "evaluation": 88.0, "wall": 560.0},
@@ -295,6 +296,27 @@ def _task(level: float | None) -> dict[str, Any]:
                     "num_positive": 16,
                     "num_total": 118,
                 }
+    return found
+
+
+def _numbers(level: float | None) -> dict[str, Any]:
+    """A task whose label is a number: probes of two recipes with three inputs, and a baseline; None: it cannot be estimated."""
+    columns = ("history_only", "actions_carried_forward", "recorded_actions")
+    unit = {"unit": "mg/dL" if level is None else "mmHg", "num_total": 410}
+    found: dict[str, Any] = {}
+    for method, more in {"clin_jepa · linear": 0.0, "clin_jepa · mlp": -0.2, "untrained · linear": 1.0, "ridge": 0.4}.items():
+        found[method] = {}
+        for index, column in enumerate(columns[:1] if method == "ridge" else columns):
+            if level is None:
+                found[method][column] = {
+                    "mae": None,
+                    "r2": None,
+                    "reason": "7 patients with a label in train; at least 10 are needed",
+                } | unit
+                continue
+            found[method][column] = {"mae": figure(level + more - 0.1 * index, 0.3), "r2": figure(0.4 - more / 5)} | unit
+            if (method, column) != ("clin_jepa · linear", "history_only"):
+                found[method][column]["mae_difference"] = figure(more - 0.1 * index, 0.15)
     return found
 
 
