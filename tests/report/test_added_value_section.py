@@ -56,10 +56,10 @@ def test_every_task_has_one_sentence() -> None:
     told = AddedValueView(build_report(results())).sentences("clin_jepa")
     basis = "118 patients, 100 % of the training patients."
     assert told == [
-        f"Hypotension within 8 h: the latent adds to the features. AUROC of both minus that of the features 0.0300 (0.0100–0.0500), "
+        f"Hypotension within 8 h: the latent adds to the features. AUROC of both minus that of the features 0.0300 (0.0100 to 0.0500), "
         f"adjusted p 0.0100, {basis}",
         f"In-hospital death: the latent does not add more than 0.005 to the features. AUROC of both minus that of the features "
-        f"-0.0200 (-0.0400–0), adjusted p 0.0100, {basis}",
+        f"-0.0200 (-0.0400 to 0), adjusted p 0.0100, {basis}",
         "Hypoxaemia within 8 h: whether the latent adds something cannot be told: "
         "3 patients with a positive label in train; at least 10 are needed.",
     ]
@@ -70,7 +70,7 @@ def test_a_share_that_is_too_small_interrupts_the_curve_and_has_its_reason() -> 
     markup = section()
     assert "1 patients with a positive label in 1 % of the training patients; 2 are needed" in markup
     label = re.search(r'aria-label="(Hypotension within 8 h: AUROC by share of patients[^"]*)"', markup)
-    assert label is not None and "hand-made features: 0.680 (0.640–0.720) at 10 %, 0.700 (0.660–0.740) at 100 %" in label.group(1)
+    assert label is not None and "hand-made features: 0.680 (0.640 to 0.720) at 10 %, 0.700 (0.660 to 0.740) at 100 %" in label.group(1)
     assert markup.count("<svg") >= 2 and "Hypoxaemia within 8 h: AUROC by share" not in markup
 
 

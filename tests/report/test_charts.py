@@ -132,7 +132,7 @@ def test_a_line_is_interrupted_where_a_value_is_missing() -> None:
 
 def test_every_marker_has_a_tip_with_its_value_and_interval() -> None:
     drawn = line_chart([Series("a", 0, [1, 6], [1.5, 2.0], [1.0, 1.5], [2.0, 2.5])], title="t", x_label="hours", y_label="y", alt="")
-    assert re.findall(r"<use[^>]*><title>([^<]+)</title>", drawn) == ["a, hours 1: 1.50 (1.00–2.00)", "a, hours 6: 2.00 (1.50–2.50)"]
+    assert re.findall(r"<use[^>]*><title>([^<]+)</title>", drawn) == ["a, hours 1: 1.50 (1.00 to 2.00)", "a, hours 6: 2.00 (1.50 to 2.50)"]
 
 
 def test_values_beyond_the_limits_are_drawn_at_the_edge() -> None:
@@ -145,7 +145,7 @@ def test_a_reliability_curve_shows_every_bin_with_its_interval_and_number() -> N
     bins = [ReliabilityBin(0.1, 0.05, 40, 0.0, 0.2), ReliabilityBin(0.5, 0.6, 12)]
     drawn = reliability_chart([ReliabilityCurve("model", 2, bins)], title="t", alt="")
     assert re.findall(r"<use[^>]*><title>([^<]+)</title>", drawn) == [
-        "model: predicted 0.100, had the event 0.0500 (0–0.200), n = 40",
+        "model: predicted 0.100, had the event 0.0500 (0 to 0.200), n = 40",
         "model: predicted 0.500, had the event 0.600, n = 12",
     ]
 

@@ -27,4 +27,4 @@ def tick_label(value: float) -> str:
 
 def spoken(value: float, low: float | None, high: float | None) -> str:
     """A value with its interval in brackets where there is one."""
-    return number(value) if low is None or high is None else f"{number(value)} ({number(low)}–{number(high)})"
+    return number(value) if low is None or high is None else f"{number(value)} ({number(low)} to {number(high)})"
