@@ -15,6 +15,9 @@ from clinjepa.errors import ConfigError
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?!:)")  # one letter is no scheme; `zip::s3://…` is a chain of fsspec
 _REMOTE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "hdfs", "http", "https", "ftp", "sftp", "memory"}
 _LOCAL = {"file", "local"}
+_KIND_WITHOUT_COLON = re.compile(rf"({'|'.join(sorted(_REMOTE))})//", re.IGNORECASE)
+_UNKNOWN_KIND = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:{1,2}/(?!/)")
+_WINDOWS = re.compile(r"[A-Za-z]:[/\\]|\\\\")
 _VARIABLE = re.compile(r"(^|/)\$(\{|[A-Za-z_])")
 
 
@@ -22,8 +25,9 @@ def plain_address(text: str) -> str:
     """The address without `~`, without `file:` and with its scheme in lower case. A relative path stays relative.
 
     Raises:
-        ConfigError: The address is empty, has a control character, names another user's home that does not exist, or is a URL with a
-            missing slash or with a host where a local file is meant.
+        ConfigError: The address is empty, has a control character, begins as an option of a command line does, is a Windows path, names
+            another user's home that does not exist, or is a URL with a missing slash, colon or bucket, of a kind that is no storage, or
+            with a host where a local file is meant.
     """
     address = text.strip()
     if not address:
@@ -37,8 +41,24 @@ def plain_address(text: str) -> str:
     if scheme in _REMOTE:
         if not address[len(scheme) :].startswith("://"):
             raise ConfigError(f"an address that begins with {scheme}: needs two slashes after the colon, {scheme}://…")
+        if scheme != "memory" and not address[len(scheme) + 3 :].strip("/"):
+            raise ConfigError(f"an address ends after {scheme}://; a bucket or a host must follow, {scheme}://bucket/prefix")
         return scheme + address[len(scheme) :]
-    return _home_expanded(address)
+    return _home_expanded(_plausible_path(address))
+
+
+def _plausible_path(address: str) -> str:
+    """The address, unless it is a slip of an address that would become a folder below the working folder."""
+    if address.startswith("--"):
+        raise ConfigError("an address begins with --, as an option does; give a folder or s3://bucket/prefix")
+    if _WINDOWS.match(address):
+        raise ConfigError("an address is a Windows path; give a folder of this machine as it is mounted here, or s3://bucket/prefix")
+    kind = _KIND_WITHOUT_COLON.match(address)
+    if kind:
+        raise ConfigError(f"an address begins with {kind[1]}//; a colon is missing, {kind[1].lower()}://…")
+    if _UNKNOWN_KIND.match(address):
+        raise ConfigError("an address begins with a word and a colon that is no kind of storage; write ./ before a folder of this name")
+    return address
 
 
 def tracker_address(text: str) -> str:

@@ -85,6 +85,10 @@ class Folder:
                 raise StorageError(
                     f"{self.address}: unknown kind of storage address ({error}); use a folder or s3://bucket/prefix"
                 ) from None
+            except Exception as error:  # what fsspec opens for an address or a chain of them may raise anything
+                raise StorageError(
+                    f"{self.address}: cannot be opened as a storage ({type(error).__name__}); use a folder or s3://bucket/prefix"
+                ) from None
         return self._fs
 
     def path(self, name: str = "") -> str:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from clinjepa.addresses import plain_address
 from clinjepa.config import load_config
-from clinjepa.errors import ConfigError
+from clinjepa.errors import ConfigError, StorageError
 from clinjepa.storage import Folder
 from pipelines.cli import app
 from pipelines.scheduling.locations import absolute
@@ -70,6 +70,12 @@ def test_every_path_of_a_command_line_may_begin_with_a_tilde(home: Path) -> None
         ("file://host/x", "three"),
         ("s3:/bucket/x", "two slashes"),
         ("s3:bucket", "two slashes"),
+        ("s3//bucket/x", "colon is missing"),
+        ("s3://", "a bucket"),
+        ("dbfs:/mnt/x", "no kind of storage"),
+        ("file::/x", "no kind of storage|absolute"),
+        ("C:/x", "Windows"),
+        ("--help", "option"),
         ('""', "empty"),
         ("$HOME/results", "environment variables"),
         ("s3://${BUCKET}/x", "environment variables"),
@@ -93,6 +99,18 @@ def test_a_refused_address_is_not_repeated_since_it_may_hold_a_password(home: Pa
 @pytest.mark.parametrize("address", ["s3://b/~/x", "/a/~x", "./~", "a:b/c", "zip::s3://b/x", "memory://x", "Qwen/Qwen3-8B", "./$x"])
 def test_other_addresses_stay_as_they_are(address: str) -> None:
     assert plain_address(address) == address
+
+
+@pytest.mark.parametrize("address", [r"C:\\x", r"\\\\host\\share"])
+def test_a_windows_path_is_no_folder_below_the_working_folder(address: str) -> None:
+    with pytest.raises(ConfigError, match="Windows"):
+        plain_address(address.replace("\\\\", "\\"))
+
+
+@pytest.mark.parametrize("address", ["zip::s3://nothing-of-this-name/x.zip", "zip:///nothing-of-this-name.zip"])
+def test_an_address_that_fsspec_cannot_open_is_one_line(address: str) -> None:
+    with pytest.raises(StorageError, match="use a folder or s3://bucket/prefix"):
+        Folder(address).exists("x")
 
 
 def test_a_scheme_is_read_in_any_case() -> None:
