@@ -57,6 +57,21 @@ def cut_shard(folder: Path, model: Any) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def folder_for_weights(folder: Path, model: Any) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+
+
+def folder_for_a_shard(folder: Path, model: Any) -> None:
+    path = sharded(folder, model)[1]
+    path.unlink()
+    path.mkdir()
+
+
+def config_with_mark(folder: Path, model: Any) -> None:
+    (folder / "config.json").write_text((folder / "config.json").read_text(), encoding="utf-8-sig")
+
+
 def lost_index(folder: Path, model: Any) -> None:
     sharded(folder, model)
     (folder / "model.safetensors.index.json").unlink()
@@ -131,6 +146,9 @@ FAULTS: list[tuple[Callable[[Path, Any], None], str]] = [
     (adapter_alone, "is an adapter of clinic/base-7b and no model; merge"),
     (lost_shard, r"1 of the \d files in its model.safetensors.index.json are missing \(model-00002-of"),
     (cut_shard, "model-00001-of-.* is no whole safetensors file"),
+    (folder_for_weights, "model.safetensors is a folder and no file"),
+    (folder_for_a_shard, r"1 of the \d files in its model.safetensors.index.json are missing"),
+    (config_with_mark, "without a byte-order mark"),
     (lost_index, "neither model.safetensors nor model.safetensors.index.json"),
     (only_bin, ".bin format, and only safetensors are read; convert it"),
     (no_weights, "config.json but no weights"),

@@ -128,12 +128,17 @@ def _read_object(model: str, path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):
-        raise ConfigError(f"encoder.model={model}: its {path.name} cannot be read as JSON: it was altered or cut; copy it again")
+        raise ConfigError(
+            f"encoder.model={model}: its {path.name} cannot be read as JSON in UTF-8 without a byte-order mark: it was altered or cut; "
+            "copy it again"
+        )
     return content
 
 
 def _weight_paths(model: str, folder: Path) -> list[Path]:
     """The files that transformers would read. Raises ConfigError if they are of another format, or not all there."""
+    if (folder / SINGLE).is_dir():
+        raise ConfigError(f"encoder.model={model}: its {SINGLE} is a folder and no file; copy the file itself there")
     if (folder / SINGLE).exists():
         return [folder / SINGLE]
     if not (folder / INDEX).exists():
@@ -142,7 +147,7 @@ def _weight_paths(model: str, folder: Path) -> list[Path]:
     if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
         raise ConfigError(f"encoder.model={model}: its {INDEX} names no files: it was altered or cut; copy it again")
     names = sorted(set(named.values()))
-    lost = [name for name in names if not (folder / name).exists()]
+    lost = [name for name in names if not (folder / name).is_file()]
     if lost:
         raise ConfigError(
             f"encoder.model={model}: {len(lost)} of the {len(names)} files in its {INDEX} are missing ({lost[0]}); copy them there"

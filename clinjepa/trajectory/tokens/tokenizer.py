@@ -162,21 +162,34 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> TextTokenizer:
     return TextTokenizer(tokenizer, EOS_TOKEN, PAD_TOKEN)
 
 
+def _why_no_tokenizer(model: str) -> str:
+    """What is wrong with the tokenizer that transformers could not load, and what to do."""
+    if not os.path.isdir(model):
+        return "no tokenizer there; give a folder with tokenizer.json, or set encoder.allow_download=true"
+    there = [name for name in ("tokenizer.json", "tokenizer_config.json") if os.path.exists(os.path.join(model, name))]
+    if "tokenizer.json" in there:
+        files = " or ".join(there)
+        return f"its {files} cannot be read: altered, cut, or not UTF-8 without a byte-order mark; copy the tokenizer's files again"
+    if os.path.exists(os.path.join(model, "tokenizer.model")):
+        return "it has tokenizer.model and no tokenizer.json, which is read here; get the tokenizer.json of this model"
+    return "no tokenizer there; copy the tokenizer's files into this folder"
+
+
 def pretrained_tokenizer(model: str, revision: str | None, allow_download: bool) -> TextTokenizer:
     """The tokenizer of a model folder or public model id. Raises ConfigError if it is not on this machine and may not be downloaded."""
     from transformers import AutoTokenizer  # not at the top: every data task imports this module, and none needs transformers
 
     try:
         loaded = AutoTokenizer.from_pretrained(model, revision=revision, local_files_only=not allow_download, use_fast=True)
-    except (OSError, ValueError):
-        remedy = (
-            "copy the tokenizer's files into this folder"
-            if os.path.isdir(model)
-            else "give a folder with tokenizer.json, or set encoder.allow_download=true"
+    except Exception:  # tokenizers raises plain Exceptions for damaged files
+        raise ConfigError(f"encoder.model={model}: {_why_no_tokenizer(model)}") from None
+    if not loaded.is_fast:
+        raise ConfigError(f"encoder.model={model}: its tokenizer has no fast form (tokenizer.json); choose another model")
+    if not loaded.eos_token:
+        raise ConfigError(
+            f"encoder.model={model}: its tokenizer names no end-of-text token; set eos_token in its tokenizer_config.json, or choose "
+            "another model"
         )
-        raise ConfigError(f"encoder.model={model}: no tokenizer there; {remedy}") from None
-    if not loaded.is_fast or not loaded.eos_token:
-        raise ConfigError(f"encoder.model={model}: its tokenizer has no tokenizer.json or no end-of-text token; choose another model")
     backend = loaded.backend_tokenizer
     # transformers sets both for each call; a file made for another use (sentence embeddings) may hold them.
     backend.no_truncation()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -117,6 +118,41 @@ def test_an_array_of_texts_is_encoded_and_cut_as_each_text(tmp_path, template, m
 def test_a_folder_without_a_tokenizer_is_refused_without_advice_to_download(tmp_path):
     with pytest.raises(ConfigError, match="copy the tokenizer's files into this folder"):
         pretrained_tokenizer(str(tmp_path), None, allow_download=False)
+
+
+def cut(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+
+
+def marked(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text(), encoding="utf-8-sig")
+
+
+def sentencepiece_only(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"model")
+
+
+def without_end_of_text(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "eos_token"}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut, "its tokenizer.json or tokenizer_config.json cannot be read"),
+        (marked, "its tokenizer.json or tokenizer_config.json cannot be read"),
+        (sentencepiece_only, "tokenizer.model and no tokenizer.json"),
+        (without_end_of_text, "names no end-of-text token; set eos_token"),
+    ],
+)
+def test_what_is_wrong_with_a_tokenizer_is_said(tmp_path, damage, words):
+    folder = special_folder(tmp_path, next(iter(TEMPLATES.values())))
+    damage(tmp_path)
+    with pytest.raises(ConfigError, match=words) as raised:
+        pretrained_tokenizer(folder, None, allow_download=False)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
