@@ -1,12 +1,14 @@
 """What a source knows about the number and the length of its stays before they are read, for the estimates of `clinjepa plan`.
 
-A source may have a method `stay_counts`, which reads no more than a small table or a list of files. A source without it is unknown.
+A source may have a method `stay_counts`, which reads no more than a small table, a list of files or a sample of
+records. A source without it is unknown.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import NamedTuple, Protocol, runtime_checkable
 
 
@@ -45,3 +47,9 @@ def of_known_hours(hours: Sequence[float]) -> StayCounts:
 def of_mean_hours(num_stays: int, least_mean: float, most_mean: float) -> StayCounts:
     """Counts of a known number of stays whose mean length lies between two numbers of hours."""
     return StayCounts(num_stays, num_stays, math.floor(num_stays * least_mean), math.ceil(num_stays * most_mean))
+
+
+def of_sampled_hours(num_stays: int, hours: Sequence[float]) -> StayCounts:
+    """Counts of a known number of stays from the lengths of some of them: their mean, four standard errors to both sides."""
+    mean, error = fmean(hours), stdev(hours) / math.sqrt(len(hours))
+    return of_mean_hours(num_stays, max(0.0, mean - 4 * error), mean + 4 * error)

@@ -252,3 +252,19 @@ def test_a_record_that_is_not_utf8_is_named_with_the_byte(tmp_path):
 def test_the_schema_of_stays_is_filled_whatever_columns_it_has(tmp_path):
     stays = pl.from_arrow(read(write_set(tmp_path, {1: [row(1)]})).stays)
     assert (stays["hadm_id"].null_count(), stays["source_split"].null_count()) == (1, 1)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_hours_of_few_records_are_known_before_they_are_read(tmp_path: Path, zipped: bool) -> None:
+    for letter, first in (("A", 1), ("B", 100001)):
+        write_set(tmp_path, {first + at: [row(hour + 1) for hour in range(9 + at)] for at in range(5)}, letter, zipped)
+    counts = source_of(tmp_path).stay_counts()
+    assert counts == (10, 10, 110, 110) and source_of(tmp_path, max_stays=2).stay_counts() == (2, 2, 19, 19)
+
+
+def test_hours_of_many_records_lie_in_the_range_of_a_sample(tmp_path: Path) -> None:
+    lengths = {number: 6 + (number * 37) % 90 for number in range(1, 1001)}
+    write_set(tmp_path, {number: [row(hour + 1) for hour in range(length)] for number, length in lengths.items()})
+    counts = source_of(tmp_path).stay_counts()
+    assert counts.least_stays == counts.most_stays == 1000
+    assert counts.least_hours < sum(lengths.values()) < counts.most_hours < 1.5 * counts.least_hours
