@@ -16,6 +16,7 @@ import ray.tune
 from clinjepa.errors import EvaluationError, in_safe_words
 from clinjepa.evaluation.baselines.protocol import Problem
 from clinjepa.evaluation.baselines.tuning import InProcessRunner, Outcome, Trial, run_trial
+from pipelines.scheduling.tune_environment import keep_credentials_out
 
 _NO_CPU = ray.tune.PlacementGroupFactory([{"memory": 1}])
 """The number of trials at a time follows the CPUs instead: reserved ones could wait for the stage that waits for the trials."""
@@ -39,6 +40,7 @@ class TuneRunner(InProcessRunner):
         at_a_time = max(1, int(ray.cluster_resources().get("CPU", 1)))
         with tempfile.TemporaryDirectory(prefix="clinjepa-baselines-") as scratch:
             trainable = ray.tune.with_parameters(_trial, problem=problem, trials=tuple(trials), seed=seed)
+            keep_credentials_out()
             tuner = ray.tune.Tuner(
                 ray.tune.with_resources(trainable, _NO_CPU),
                 param_space={"place": ray.tune.grid_search(list(range(len(trials))))},

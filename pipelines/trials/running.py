@@ -31,6 +31,7 @@ from pipelines.scheduling.coordinator import coordinator  # noqa: E402
 from pipelines.scheduling.progress import shown_above  # noqa: E402
 from pipelines.scheduling.runner import ensure  # noqa: E402
 from pipelines.scheduling.session import quieten_ray  # noqa: E402
+from pipelines.scheduling.tune_environment import keep_credentials_out  # noqa: E402
 from pipelines.trials.board import BoardCallback, TrialBoard  # noqa: E402
 
 NO_CPU = ray.tune.PlacementGroupFactory([{"memory": 1}])
@@ -88,6 +89,7 @@ def run_trials(context: RunContext, experiment: Experiment, executors: Mapping[s
     names = [*beside, *(trial.name for trial in start_order(experiment.trials))]
     board = TrialBoard(sizes, TUNING_L1)
     with tempfile.TemporaryDirectory(prefix="clinjepa-tune-") as scratch, shown_above(board.table):
+        keep_credentials_out()
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(ray.tune.with_parameters(_trial, shared=shared), NO_CPU),
             param_space={"trial": ray.tune.grid_search(names)},

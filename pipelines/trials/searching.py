@@ -34,6 +34,7 @@ from pipelines.scheduling.coordinator import coordinator
 from pipelines.scheduling.progress import console, shown_above
 from pipelines.scheduling.runner import ensure
 from pipelines.scheduling.session import quieten_ray
+from pipelines.scheduling.tune_environment import keep_credentials_out
 from pipelines.trials.board import TrialBoard, trial_name
 from pipelines.trials.running import FAULTS, NO_CPU, TrialFault, run_config, trials_at_once, words_of
 from pipelines.trials.search_checks import search_config
@@ -86,6 +87,7 @@ def run_search(context: RunContext, experiment: Experiment, executors: Mapping[s
     board = TrialBoard({}, str(search.metric))
     tried = [points.read_json(name) for name in points.names() if name.endswith(".json")]
     with tempfile.TemporaryDirectory(prefix="clinjepa-tune-") as scratch, shown_above(board.table):
+        keep_credentials_out()
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(ray.tune.with_parameters(_point, shared=shared), NO_CPU),
             param_space=search_space(config.grid.axes),
