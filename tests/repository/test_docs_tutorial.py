@@ -26,6 +26,7 @@ def steps(first: int, last: int) -> Iterator[list[str]]:
         yield words[1:]
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_the_first_steps_run_in_miniature(tmp_path: Path) -> None:
