@@ -1,5 +1,5 @@
 # make demo   from nothing to a report (DATASET=mimic_iv_demo|cinc2012|cinc2019|simulator, DATA=folder or zip, ARGS="key=value …")
-# make test   the test suite        make chaos   the fault tests in full, and the 8B path shrunk        make clean
+# make test   the test suite        make chaos   the fault tests in full, and all other long tests        make clean
 # make lint   ruff check, ruff format --check, mypy        make docs   the documentation as a site, in build/site
 #
 # PYTHON=python3.12       another interpreter (3.11 or newer)
@@ -62,7 +62,7 @@ docs: setup-dev
 	@echo "build/site/index.html"
 
 chaos: setup-dev
-	$(BIN)/python -m pytest tests/chaos tests/e2e/test_rehearsal.py -m 'long or not long' $(ARGS)
+	$(BIN)/python -m pytest -m 'long or chaos' $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
