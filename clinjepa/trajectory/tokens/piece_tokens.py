@@ -133,7 +133,7 @@ def _sum_runs(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 def _flat(ids: Sequence[np.ndarray] | Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    return np.concatenate([np.zeros(0, np.int32), *ids], dtype=np.int32), lengths
+    return np.concatenate([np.zeros(0, np.int32), *(np.asarray(each, np.int32) for each in ids)]), lengths  # [] alone is float64
 
 
 def _known_pattern(tokenizer: Tokenizer) -> bool:

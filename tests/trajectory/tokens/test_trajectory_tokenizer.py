@@ -6,16 +6,17 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.storage import Folder
-from clinjepa.trajectory.tokens.tokenizer import EOS_TOKEN, PAD_TOKEN, load_tokenizer, pretrained_tokenizer, train_tokenizer
+from clinjepa.trajectory.tokens.tokenizer import EOS_TOKEN, PAD_TOKEN, TextTokenizer, load_tokenizer, pretrained_tokenizer, train_tokenizer
 
 TEXTS = [f"t={hour}h | Heart Rate: {60 + hour % 90} bpm. MAP: {50 + hour % 60}.{hour % 10} mmHg." for hour in range(400)]
 TRAINED = train_tokenizer(TEXTS, 400)
@@ -113,6 +114,15 @@ def test_an_array_of_texts_is_encoded_and_cut_as_each_text(tmp_path, template, m
     before, after = tokenizer.before, tokenizer.after
     for ids in tokenizer.encode(texts, max_tokens):
         assert ids[: len(before)] == before and ids[len(ids) - len(after) :] == after
+
+
+def test_an_empty_text_has_no_ids_where_texts_cannot_be_cut_into_words():
+    backend = Tokenizer.from_str(TRAINED.tokenizer.to_str())
+    backend.normalizer = normalizers.Lowercase()
+    lower = TextTokenizer(backend, EOS_TOKEN, PAD_TOKEN)
+    texts = ["", TEXTS[0], "Age"]
+    flat, kept, _ = lower.encode_array(pa.array(texts), 4096)
+    assert flat.dtype == np.int32 and flat.tolist() == [token for ids in lower.encode(texts) for token in ids] and kept[0] == 0
 
 
 def test_a_folder_without_a_tokenizer_is_refused_without_advice_to_download(tmp_path):
