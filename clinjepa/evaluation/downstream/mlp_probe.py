@@ -1,10 +1,9 @@
 """The method's small MLP as probe: one hidden layer with ReLU and dropout, the MLPs of several tasks trained in step.
 
-Each task has its own weights, batches, optimizer and early stopping on the loss of its tuning points: log-loss of 0/1 labels, squared error
-of numbers. Batch b of epoch e has the same
-dropout mask in every task, drawn from (seed, e, b): a mask of its own would cost a task more than a matrix product. Gradients are written
-out (two matrix products a step), and the scored points are read once, by the best weights. Settings: Clin-JEPA (arXiv 2605.10840),
-downstream probe.
+Each task has its own weights, batches, optimizer and early stopping. The early stopping reads the loss of the task's tuning points:
+log-loss of 0/1 labels, squared error of numbers. One dropout mask, drawn from (seed, epoch, batch), serves all tasks; drawing another for
+each task would take longer than a matrix product. The gradients are written out in this module. The scored points are read once, by the
+best weights. Settings: Clin-JEPA (arXiv 2605.10840), downstream probe.
 """
 
 from __future__ import annotations

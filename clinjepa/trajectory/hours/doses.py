@@ -68,7 +68,7 @@ class DoseShifter:
         if found is None:
             return Shifted(phrase, 0, 1)
         variable, unit = self._given.get(found["name"]), found["unit"] or ""
-        # A bolus of a drug that the dictionary has as an infusion is a medication, with a unit of its own.
+        # The dictionary may list a drug as an infusion. A bolus of it is then written with the bolus's unit and the default digits.
         digits = variable.digits if variable is not None and unit.strip() == variable.unit else DEFAULT_DIGITS
         value = float(found["number"])
         if format_number(value, digits, self._max_decimals) != found["number"]:

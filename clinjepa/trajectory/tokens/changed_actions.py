@@ -16,7 +16,16 @@ import pyarrow as pa
 
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
-from clinjepa.trajectory.tokens.latent_rows import LatentDtype, RowsHeader, not_a_latent_file, read_header, read_rows, rows_file, to_float32
+from clinjepa.trajectory.tokens.latent_rows import (
+    LatentDtype,
+    RowsHeader,
+    not_a_latent_file,
+    read_header,
+    read_index,
+    read_rows,
+    rows_file,
+    to_float32,
+)
 
 SCHEMA_VERSION = 1
 COUNTS_FILE = "counts.json"
@@ -143,13 +152,7 @@ class ChangedActionReader:
     @cached_property
     def _contents(self) -> tuple[dict[int, tuple[str, int, np.ndarray]], Origin]:
         """(stay_id -> file, first row and changed hours; encoder and factor), from the index."""
-        table = self.folder.read_table("index.parquet")
-        metadata = table.schema.metadata or {}
-        version = metadata.get(b"schema_version", b"none").decode()
-        if version != str(SCHEMA_VERSION):
-            raise StoreError(
-                f"{self.folder.address} has schema version {version}, this code reads {SCHEMA_VERSION}; remove the folder and run again"
-            )
+        table, metadata = read_index(self.folder, SCHEMA_VERSION)
         columns = (table[name].to_pylist() for name in INDEX_SCHEMA.names)
         places = {stay_id: (file, first, np.array(hours, np.int64)) for stay_id, file, first, hours in zip(*columns, strict=True)}
         return places, Origin(metadata[b"encoder_digest"].decode(), float(json.loads(metadata[b"factor"])))

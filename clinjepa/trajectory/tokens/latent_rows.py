@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
@@ -110,3 +111,19 @@ def _to_bfloat16(values: np.ndarray) -> np.ndarray:
     """The bits of bfloat16, uint16, rounded to nearest even. values: float32, finite."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def read_index(folder: Folder, schema_version: int) -> tuple[pa.Table, dict[bytes, bytes]]:
+    """`index.parquet` of a finished store and its metadata.
+
+    Raises:
+        StoreError: The index has another schema version.
+    """
+    table = folder.read_table("index.parquet")
+    metadata = table.schema.metadata or {}
+    version = metadata.get(b"schema_version", b"none").decode()
+    if version != str(schema_version):
+        raise StoreError(
+            f"{folder.address} has schema version {version}, this code reads {schema_version}; remove the folder and run again"
+        )
+    return table, metadata

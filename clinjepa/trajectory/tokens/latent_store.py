@@ -18,7 +18,16 @@ import pyarrow as pa
 
 from clinjepa.errors import StoreError
 from clinjepa.storage import Folder
-from clinjepa.trajectory.tokens.latent_rows import LatentDtype, RowsHeader, not_a_latent_file, read_header, read_rows, rows_file, to_float32
+from clinjepa.trajectory.tokens.latent_rows import (
+    LatentDtype,
+    RowsHeader,
+    not_a_latent_file,
+    read_header,
+    read_index,
+    read_rows,
+    rows_file,
+    to_float32,
+)
 
 SCHEMA_VERSION = 2
 INDEX_SCHEMA = pa.schema([("stay_id", pa.int64()), ("file", pa.string()), ("first_row", pa.int64()), ("num_hours", pa.int32())])
@@ -161,13 +170,7 @@ class LatentReader:
     @cached_property
     def _contents(self) -> tuple[dict[int, _Place], str]:
         """(stay_id -> place, digest of the encoder), from the index."""
-        table = self.folder.read_table("index.parquet")
-        metadata = table.schema.metadata or {}
-        version = metadata.get(b"schema_version", b"none").decode()
-        if version != str(SCHEMA_VERSION):
-            raise StoreError(
-                f"{self.folder.address} has schema version {version}, this code reads {SCHEMA_VERSION}; remove the folder and run again"
-            )
+        table, metadata = read_index(self.folder, SCHEMA_VERSION)
         columns = (table[name].to_pylist() for name in INDEX_SCHEMA.names)
         places = {stay_id: _Place(file, first_row, num_hours) for stay_id, file, first_row, num_hours in zip(*columns, strict=True)}
         return places, metadata[b"encoder_digest"].decode()
