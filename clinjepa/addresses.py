@@ -81,6 +81,14 @@ def written_out(text: str) -> str:
     return address
 
 
+def storage_address(text: str) -> str:
+    """`written_out` of the address that a run writes to; ConfigError for a web address, which can only be read."""
+    address = written_out(text)
+    if address.startswith(("http://", "https://")):
+        raise ConfigError("a web address (http) cannot be written to; give a folder or s3://bucket/prefix (its server: AWS_ENDPOINT_URL)")
+    return address
+
+
 def _local_path(rest: str) -> str:
     """The path of a `file:` address; rest: what follows the colon. Messages do not repeat it: a host may stand beside a password."""
     if rest.startswith("//"):

@@ -1,8 +1,9 @@
 """Credentials in texts: where an address holds them it is refused, and every text for a user or a file passes `redacted`.
 
-`redacted` removes four kinds: user and password in an address (`s3://KEY:SECRET@bucket`), parameters of an address or a setting whose
-names say what they are (`?X-Amz-Signature=…`, `password=…`), tokens of known form (AWS, Hugging Face, GitHub, private keys, JWT), and
-the values of environment variables such as `AWS_SECRET_ACCESS_KEY`. So it does not matter which library wrote the text.
+`redacted` removes four kinds: user and password in an address (`s3://KEY:SECRET@bucket`), also without a scheme or percent-encoded,
+parameters of an address or a setting whose names say what they are (`?X-Amz-Signature=…`, `password=…`), tokens of known form (AWS,
+Hugging Face, GitHub, OpenAI, package indexes, private keys, JWT, `Bearer …`), and the values of environment variables such as
+`AWS_SECRET_ACCESS_KEY`. So it does not matter which library wrote the text.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "RAY_ADDRESS")
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}(?!/)"
 _ADDRESS = re.compile(rf"(?<![A-Za-z0-9+.-]){_SCHEME}[^\s'\"<>`]+")
+_QUOTED_PASSWORD = re.compile(rf"(?<![A-Za-z0-9+.-])({_SCHEME}[^\s'\"<>`/?#@:]+:)(?!\d+['\"])[^\s@/]{{0,200}}['\"<>`][^\s@/]{{0,200}}@")
+_WITHOUT_SCHEME = re.compile(
+    r"(?P<before>^|[\s'\"(=,;<>`])(?://[^/\s:@'\"(]{1,200}:[^\s@]{1,200}|[\w.+%-]{1,200}:(?![/\\])(?=[a-z_-]{0,200}[^a-z_\s@-])[^\s@]{6,200})@"
+    r"(?=[\w\[])"
+)
+"""`user:password@host` and `//user:password@host` in a sentence. A plain word between colon and @ (`mean:pressure@8h`) is no password."""
+_ENCODED = re.compile(r"(?i)((?:%(?:25)*3A)(?:%(?:25)*2F){1,2})[^\s'\"&<>`]{1,400}?(%(?:25)*40)")
 _NEXT_INSIDE = re.compile(rf"(?<=[^A-Za-z0-9+.-])(?={_SCHEME})")  # fsspec's zip://a.zip::s3://bucket/b.zip, ?next=https://…
 _BARE = re.compile(r"(?://[^/\s:@]+|[^/\s:@]+):(?![/\\])[^\s@]+@\S")
 
@@ -39,19 +47,27 @@ _LOCAL = ("file:/", "local:/", "memory:/")
 
 _NAME = (
     r"[\w.-]*(?:secret|passw(?:or)?d|passphrase|api[_-]?key|(?:access|account|private|shared|storage)[_-]?key|signature|credentials?"
-    r"|(?:auth|session|access|bearer|tracking|hf|id|refresh|security)[_-]?token)(?:[_-]?id)?"
+    r"|(?:subscription|functions?|master|admin|write)[_-]key|(?:auth|session|access|bearer|tracking|hf|id|refresh|security)[_-]?token)"
+    r"(?:[_-]?id)?"
 )
 _ASSIGNED = re.compile(rf"(?i)(?<![\w.-])({_NAME}['\"]?\s*[=:]\s*['\"]?)(?!\*\*\*)[^\s'\"&;,<>)}}\]]+")
 _PARAMETER = re.compile(
-    r"(?i)([?&#;](?:sig|pw|pwd|pass|key|auth|bearer|jwt|code|sas|otp|pin|[\w.-]*(?:token|secret|passw(?:or)?d|api[_-]?key))=)"
+    r"(?i)([?&#;](?:sig|pw|pwd|pass|key|auth|bearer|jwt|code|sas|otp|pin|[\w.-]*(?:token|secret|passw(?:or)?d|passphrase|api[_-]?key|access[_-]?key"
+    r"|subscription[_-]?key|functions?[_-]?key))=)"
     r"(?!\*\*\*)[^\s&;#'\"<>]+"
 )
 _AUTHORIZED = re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?)(?!\*\*\*)(?:(?:basic|bearer|token|aws4-hmac-sha256)\s+)?[^\s'\"]+")
 _KNOWN_FORMS = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:AKIA|ASIA)[A-Z0-9]{16}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
-    r"|xox[abprs]-[\w-]{10,}|AIza[\w-]{30,}|dapi[0-9a-f]{32}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+)"
+    r"|xox[abeprs]-[\w-]{10,}|xapp-[\w-]{10,}|AIza[\w-]{30,}|ya29\.[\w-]{16,}|GOCSPX-[\w-]{16,}|dapi[0-9a-f]{32}"
+    r"|sk-(?=[\w-]{0,80}\d)[\w-]{16,}|[sr]k_(?:live|test)_\w{16,}|npm_[A-Za-z0-9]{20,}|pypi-(?=[\w-]{0,80}\d)[\w-]{20,}|hv[sb]\.[\w-]{20,}|SG\.[\w-]{16,}\.[\w-]{16,}"
+    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+)"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 )
+
+_BEARER = re.compile(r"(?i)(?<![\w-])(bearer\s+)(?=[\w~+/-]{0,80}[\d~+])[\w.~+/-]{12,}={0,2}")
+_NAMED = re.compile(r"(?i)\s*(?:(?:bearer|basic)\s+\S{6,}$|(?:pass|pwd|pw|pin|otp|token|key|auth)\s*[:=]\s*\S{4,})")
+"""A whole setting that is a password with its name before it; in a sentence `pass: 12` may be anything."""
 
 _SECRET_VARIABLE = re.compile(r"(?i)(?:secret|token|passw(?:or)?d|passphrase|credentials?|api_?key|access_key|private_key)(?:_|$)")
 _NOT_A_SECRET = re.compile(r"(?i)_(?:path|file|dir|url|uri|mode|id|name|timeout|type|endpoint)$")
@@ -68,9 +84,13 @@ def redacted(text: str) -> str:
 
 
 def _without_known_forms(text: str) -> str:
+    text = _QUOTED_PASSWORD.sub(rf"\g<1>{HIDDEN}@", text)
     text = _ADDRESS.sub(lambda found: _without_user(found[0]), text)
+    text = _WITHOUT_SCHEME.sub(rf"\g<before>{HIDDEN}@", text)
+    text = _ENCODED.sub(rf"\g<1>{HIDDEN}\g<2>", text)
     text = _PARAMETER.sub(rf"\g<1>{HIDDEN}", text)
     text = _AUTHORIZED.sub(rf"\g<1>{HIDDEN}", text)
+    text = _BEARER.sub(rf"\g<1>{HIDDEN}", text)
     text = _ASSIGNED.sub(rf"\g<1>{HIDDEN}", text)
     return _KNOWN_FORMS.sub(HIDDEN, text)
 
@@ -86,7 +106,7 @@ def holds_credentials(text: str) -> bool:
     while len(decoded) < _MOST_DECODED and (further := unquote(decoded[-1])) != decoded[-1]:
         decoded.append(further)
     known = any(_without_known_forms(form) != form for form in (*decoded, compact, one_host))
-    return known or bool(_BARE.match(text)) or _without_values(text, _REFUSED_FROM) != text
+    return known or bool(_BARE.match(text) or _NAMED.match(text)) or _without_values(text, _REFUSED_FROM) != text
 
 
 def redacted_values(value: object) -> object:

@@ -23,7 +23,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """
     refuse_environment()
     refuse_credentials(str(path), "the name of the configuration file")
-    return validated(apply_overrides(_read_yaml(Path(plain_address(str(path)))), overrides or []), str(path))
+    return validated(apply_overrides(_read_yaml(_local_file(str(path))), overrides or []), str(path))
 
 
 def save_config(config: Config) -> str:
@@ -62,12 +62,20 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `extends` goes round in a circle")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
+            raise ConfigError(f"{path} is not UTF-8 text (it looks like UTF-16); save it as UTF-8")
+        raw = yaml.safe_load(content.decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file; those of the project are in configs/") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder; give one YAML file of it") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); check its path and its rights") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}: line {line} is not UTF-8 text; save the file as UTF-8") from None
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}:{where} is not valid YAML") from None
@@ -79,7 +87,15 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     parent = raw.pop("extends", None)
     if parent is None:
         return raw
-    return _merge(_read_yaml(path.parent / plain_address(str(parent)), (*seen, path.resolve())), raw)
+    return _merge(_read_yaml(path.parent / _local_file(str(parent)), (*seen, path.resolve())), raw)
+
+
+def _local_file(text: str) -> Path:
+    """The path of a configuration file, as a user writes it."""
+    address = plain_address(text)
+    if "://" in address:
+        raise ConfigError(f"{address}: a configuration is read from a file of this machine; copy it here and name the copy")
+    return Path(address)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +124,8 @@ def _explain(fault: Any, raw: dict[str, Any]) -> str:
         return f"unknown key {dotted!r}; {hint}"
     if fault["type"] == ADDRESS_FAULT:
         return f"{dotted}: {fault['msg']}"
+    if fault["type"] == "string_type" and fault.get("input") is None:
+        return f"{dotted} is null: YAML reads a bare ~ and an empty value so; write the value, '~' in quotation marks for the home folder"
     message = fault["msg"].removeprefix("Value error, ")
     return message if not location or fault["type"] == "value_error" else f"{dotted}={fault.get('input')!r}: {message}"
 

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from clinjepa.config.execution import ExecutionConfig
 from clinjepa.config.grid import GridConfig
-from clinjepa.config.section import IS_ADDRESS, Added, Execution, Section
+from clinjepa.config.section import IS_ADDRESS, IS_STORAGE, Added, Execution, Section
 
 
 class SimulatorConfig(Section):
@@ -592,7 +592,7 @@ class Config(Section):
     name: str = Execution("run", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     """Name of the run: `<storage>/runs/<name>/`."""
 
-    storage: Annotated[str, IS_ADDRESS] = Execution("output")
+    storage: Annotated[str, IS_STORAGE] = Execution("output")
     """Folder (`~` is the home folder) or fsspec address (`s3://bucket/prefix`) of all artifacts and reports."""
 
     source: SourceConfig = SourceConfig()

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from clinjepa.addresses import tracker_address, written_out
+from clinjepa.addresses import storage_address, tracker_address, written_out
 from clinjepa.config.credentials import refuse_credentials
 from clinjepa.errors import ConfigError
 
@@ -47,6 +47,9 @@ def _checked(plain: Callable[[str], str]) -> AfterValidator:
 
 IS_ADDRESS = _checked(written_out)
 """Annotation of a setting that holds a folder or a URL of an object store."""
+
+IS_STORAGE = _checked(storage_address)
+"""Annotation of a setting that holds the address that a run writes to."""
 
 IS_TRACKER = _checked(tracker_address)
 """Annotation of a setting that holds the address of a tracking server."""

@@ -155,11 +155,19 @@ class Folder:
     def read_bytes(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """The content of a file, or its bytes from `start` (inclusive) to `end` (exclusive)."""
 
+        self.check_regular(name)
+
         def read() -> bytes:
             data: bytes = self.fs.cat_file(self.path(name), start=start, end=end)
             return data
 
         return self._try(name, read)
+
+    def check_regular(self, name: str) -> None:
+        """Raise StoreError where a local path is a pipe, a socket or a device: reading it could wait for ever."""
+        path = Path(self.path(name)) if self.is_local else None
+        if path is not None and path.exists() and not (path.is_file() or path.is_dir()):
+            raise StoreError(f"{self.address}/{name} is no regular file (a pipe, a socket or a device); put a file there or take it away")
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file atomically: a reader never sees a partial file."""
@@ -303,6 +311,7 @@ class Folder:
     def local_copy(self, name: str) -> Iterator[Path]:
         """A local path with the content of a file or folder: the original on a local disk, otherwise a temporary download."""
         if self.is_local:
+            self.check_regular(name)
             path = Path(self.path(name))
             if not path.exists():
                 raise StoreError(f"{self.address}/{name} is missing")

@@ -189,6 +189,35 @@ def test_other_doses_are_measured_where_the_claims_are_judged_on_data_with_drugs
     assert measured == {"mimic_iv_qwen3_8b.yaml", "rehearsal_qwen3_8b.yaml"}
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("name: run".encode("utf-16"), "looks like UTF-16"),
+        ("name: run".encode("utf-16-le"), "looks like UTF-16"),
+        (b"name: run\n# caf\xe9", "line 2 is not UTF-8"),
+        (b"storage: ~", "storage is null: YAML reads a bare ~"),
+        (b"storage:", "storage is null"),
+    ],
+)
+def test_a_file_in_another_encoding_and_a_bare_tilde_are_named(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=told):
+        load_config(path)
+
+
+@pytest.mark.parametrize("address", ["https://host.example/results", "HTTP://host.example"])
+def test_a_web_address_is_no_storage(address: str) -> None:
+    with pytest.raises(ConfigError, match="storage: a web address .* cannot be written to"):
+        load_config(ROOT / "configs/demo_simulator.yaml", [f"storage={address}"])
+
+
+def test_a_configuration_of_another_machine_is_refused(tmp_path: Path) -> None:
+    for text in ("s3://bucket/mine.yaml", write(tmp_path, "extends: s3://bucket/mine.yaml")):
+        with pytest.raises(ConfigError, match="s3://bucket/mine.yaml: a configuration is read from a file of this machine"):
+            load_config(text)
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.yaml: no such configuration file"):
         load_config(tmp_path / "gone.yaml")

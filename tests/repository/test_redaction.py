@@ -55,7 +55,30 @@ WHOLE_VALUES = {
     "token of a model hub": "hf_" + "a1" * 17,
     "key of a cloud": "AKIA" + "A1B2C3D4" * 2,
 }
+TOKENS = {
+    "of a language model's provider": "sk-proj-" + "s3cret" * 4,
+    "of another provider": "sk-ant-api03-" + "s3cret" * 4,
+    "of a package registry": "npm_" + "s3cret" * 6,
+    "of a package index": "pypi-AgEIcHlwaS5vcmcs3cret" * 2,
+    "of a cloud's login": "ya29." + "s3cret" * 4,
+    "of a payment service": "sk_live_" + "s3cret" * 4,
+    "of a vault": "hvs." + "s3cret" * 4,
+    "bearer": "Bearer " + "s3cret" * 3,
+}
+IN_SENTENCES = {
+    "without a scheme": f"cannot reach u:{SECRET}@host",
+    "without a scheme, with slashes": f"cannot reach //u:{SECRET}@h, giving up",
+    "without a scheme, quoted": f"unknown host 'user:{SECRET}@host.example'",
+    "password in quotation marks": f"cannot reach https://user:'{SECRET.replace('/', '')}'@host.example/x",
+    "percent-encoded": f"redirected to https://host.example/?next=https%3A%2F%2Fuser%3A{SECRET}%40host.example&x=1",
+    "percent-encoded twice": f"redirected to s3%253A%252F%252F{KEY}%253A{SECRET}%2540bucket",
+    "a subscription": f"GET https://host.example/x?subscription-key={SECRET} failed",
+}
+PASSWORDS = ["pass: s3cret", "token=s3cret", "pw:s3cret", "Basic czNjcmV0Og==", "bearer s3cretword"]
 PLAIN = [
+    "the grid compares mae:map@8h and auroc:sepsis@24h",
+    "bearer authentication is off, sk-learn-contrib-packages and pypi-attestation-models are not used",
+    "pass 2 of 3, key: age",
     "output",
     "org/model-8B",
     "s3://bucket/name@version",
@@ -96,6 +119,28 @@ def test_a_credential_in_an_address_is_found_and_hidden(name: str) -> None:
 @pytest.mark.parametrize("name", WHOLE_VALUES)
 def test_a_credential_that_only_a_whole_setting_shows_is_found(name: str) -> None:
     assert holds_credentials(WHOLE_VALUES[name])
+
+
+def test_a_list_of_addresses_in_a_message_stays_as_it_is() -> None:
+    text = '["http://host.example:8080","a@b"]'
+    assert redacted(text) == text
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_a_token_of_known_form_is_found_in_a_setting_and_hidden_in_a_sentence(name: str) -> None:
+    token = TOKENS[name]
+    assert holds_credentials(token) and not shows(redacted(f"the server refused {token}, try again"))
+
+
+@pytest.mark.parametrize("name", IN_SENTENCES)
+def test_a_credential_of_less_usual_form_is_hidden_in_a_sentence(name: str) -> None:
+    text = redacted(IN_SENTENCES[name])
+    assert not shows(text) and HIDDEN in text and redacted(text) == text
+
+
+@pytest.mark.parametrize("setting", PASSWORDS)
+def test_a_setting_that_is_a_named_password_is_found(setting: str) -> None:
+    assert holds_credentials(setting)
 
 
 @pytest.mark.parametrize("text", PLAIN)
@@ -189,6 +234,23 @@ def test_log_records_are_redacted_with_their_tracebacks(caplog: pytest.LogCaptur
 
 def test_a_long_text_without_breaks_takes_no_more_than_linear_time() -> None:
     began = time.process_time()
-    for piece in ("a", "secret", "a:/", "eyJ", "AKIA", "-", "password="):
+    pieces = [
+        "a",
+        "secret",
+        "a:/",
+        "eyJ",
+        "AKIA",
+        "-",
+        "password=",
+        "sk-",
+        "pypi-",
+        "Bearer ",
+        "%3A%2F%2F",
+        "u:",
+        "//u:",
+        "u:p@",
+        "s3:/a:'",
+    ]
+    for piece in pieces:
         redacted(piece * (100_000 // len(piece)))
     assert time.process_time() - began < 5

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import pytest
 
 from clinjepa.config.schema import SourceConfig
-from clinjepa.errors import SourceError
+from clinjepa.errors import ClinJepaError, SourceError
 from clinjepa.sources import open_source
 from clinjepa.sources.challenges import record_files
 from clinjepa.sources.challenges.cinc2019 import COLUMNS
 from clinjepa.storage import Folder
+from tests.support.machines.pipes import put_pipe
 
 CINC2012 = b"Time,Parameter,Value\n00:00,RecordID,5\n00:00,Age,54\n02:00,HR,80\n"
 OUTCOMES = b"RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death\n5,6,1,5,-1,0\n"
@@ -114,6 +115,15 @@ def test_strays_beside_the_records_are_not_read(tmp_path, case, zipped, stray):
     name = case.record.rsplit("/", 1)[-1]
     folder = write(tmp_path, case, zipped, {f"{case.name}/{stray.format(name=name)}": b"\0\5\26\7not a record"})
     assert read(folder, case).stays["stay_id"].to_pylist() == [5]
+
+
+@WAYS
+@BOTH
+def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(tmp_path, case, zipped):
+    write(tmp_path, case, zipped)
+    put_pipe(tmp_path / (f"{case.name}.zip" if zipped else case.record))
+    with pytest.raises(ClinJepaError, match="is no regular file"):
+        read(tmp_path, case)
 
 
 def test_strays_alone_are_no_records(tmp_path):

@@ -10,13 +10,14 @@ import shutil
 import pytest
 
 from clinjepa.config.schema import SourceConfig
-from clinjepa.errors import SourceError
+from clinjepa.errors import ClinJepaError, SourceError
 from clinjepa.sources.access import source_access
 from clinjepa.sources.files import csv_stream
 from clinjepa.sources.mimic_iv.tables import load_tables
 from tests.support.data import meds_examples
 from tests.support.data.mimic_iv_examples import as_csv, at, chart, hospital, infusion, lab, read_all, write_mimic, write_table
 from tests.support.data.real_data import real
+from tests.support.machines.pipes import put_pipe
 
 TABLES = {
     "chartevents": [chart(220045, hour, 80 + hour, "bpm", storetime=at(hour + 0.1)) for hour in range(3)],
@@ -63,6 +64,12 @@ def test_blanks_around_fields_are_no_part_of_them(tmp_path, blanks):
         return b"".join(line if b'"' in line else line.replace(b",", blanks) for line in content.splitlines(keepends=True))
 
     same_as_written(tmp_path, spaced)
+
+
+def test_a_pipe_in_the_place_of_a_table_is_named_and_not_waited_for(tmp_path):
+    put_pipe(write_mimic(tmp_path, TABLES) / "icu" / "chartevents.csv.gz")
+    with pytest.raises(ClinJepaError, match="chartevents.csv.gz is no regular file"):
+        read_all(tmp_path)
 
 
 def test_whole_numbers_with_a_point_are_ids(tmp_path):

@@ -148,6 +148,7 @@ def read_line(stream: IO[bytes], where: str) -> bytes:
 
 
 def _opened(folder: Folder, name: str) -> IO[bytes]:
+    folder.check_regular(name)
     try:
         stream: IO[bytes] = folder.fs.open(folder.path(name), "rb")
         return stream
