@@ -188,8 +188,11 @@ def _predictions(predictor: Predictor, batch: _Batch, context: int, steps_H: np.
         pred_BTD, _, cache = predictor(*(torch.from_numpy(part).to(device) for part in given), keep_cache=True)
         first_B1D = pred_BTD[:, -1:]
         later_BHD = torch.from_numpy(np.concatenate([batch.later_BHD[name] for name in versions])).to(device)
-        together = roll(predictor, _repeated(cache, len(versions)), first_B1D.repeat(len(versions), 1, 1), later_BHD, steps_H)
-        without = roll(predictor, cache, first_B1D, None, steps_H)
+        num_hours = int(steps_H[-1])
+        together = roll(
+            predictor, cache.with_room(num_hours, len(versions)), first_B1D.repeat(len(versions), 1, 1), later_BHD, steps_H
+        )
+        without = roll(predictor, cache.with_room(num_hours), first_B1D, None, steps_H)
     for number, name in enumerate(versions):
         yield name, together[number * len(first_B1D) : (number + 1) * len(first_B1D)]
     yield "none", without
@@ -209,12 +212,6 @@ def roll(predictor: Predictor, cache: Cache, state_B1D: torch.Tensor, later_BHD:
         if h in wanted:
             kept.append(state_B1D)
     return torch.cat(kept, dim=1).cpu().numpy().astype(np.float64)
-
-
-def _repeated(cache: Cache, times: int) -> Cache:
-    """The rows of a cache `times` times, one block after another."""
-    keys, values = (tuple(part.repeat(times, 1, 1, 1) for part in parts) for parts in (cache.keys, cache.values))
-    return Cache(keys, values, cache.hour_BN.repeat(times, 1), cache.visible_BN.repeat(times, 1), cache.next_hour_B.repeat(times))
 
 
 def _compare(predicted_BHD: np.ndarray, true_BHD: np.ndarray, mean_D: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -40,9 +40,38 @@ class Cache(NamedTuple):
     next_hour_B: Tensor
     """Hour of the next call."""
 
+    room: tuple[tuple[Tensor, Tensor], ...] | None = None
+    """Per layer, buffers [B, heads, M, head_dim] that begin with the keys and the values; None: later hours are joined by copying."""
+
+    all_visible: bool = False
+    """Whether every token is known to be visible, so that attention needs no mask."""
+
     def up_to(self, last_hour_B: Tensor) -> Cache:
         """The same tokens with hours 0 to last_hour_B (per row) visible; the next hour is the one after."""
-        return self._replace(visible_BN=self.hour_BN <= last_hour_B[:, None], next_hour_B=last_hour_B + 1)
+        visible_BN = self.hour_BN <= last_hour_B[:, None]
+        return self._replace(visible_BN=visible_BN, next_hour_B=last_hour_B + 1, all_visible=False)
+
+    def with_room(self, num_hours: int, times: int = 1) -> Cache:
+        """A copy with room for `num_hours` later hours, for a rollout without gradient: an hour is written in place, nothing is copied.
+
+        The caches of the hours that follow share its buffers, so only one rollout may go on from it.
+
+        Args:
+            num_hours: Hours that will be added, at most.
+            times: The rows are repeated so many times, one block after another.
+        """
+
+        def buffer(known: Tensor) -> Tensor:
+            batch, heads, num_tokens, width = known.shape
+            made = known.new_empty(times * batch, heads, num_tokens + 2 * num_hours, width)
+            made.view(times, batch, heads, -1, width)[:, :, :, :num_tokens] = known
+            return made
+
+        room = tuple((buffer(key), buffer(value)) for key, value in zip(self.keys, self.values, strict=True))
+        num_tokens = self.hour_BN.shape[1]
+        keys, values = (tuple(pair[i][:, :, :num_tokens] for pair in room) for i in (0, 1))
+        hours, visible = self.hour_BN.repeat(times, 1), self.visible_BN.repeat(times, 1)
+        return Cache(keys, values, hours, visible, self.next_hour_B.repeat(times), room, bool(self.visible_BN.all()))
 
 
 class Predictor(nn.Module):
@@ -110,6 +139,7 @@ class Predictor(nn.Module):
         Raises:
             ValueError: the window is longer than the learned positions, or its static or action latents are missing.
         """
+        mask: Tensor | None
         if cache is None:
             x_BNH, hour_BN, visible_BN, mask = self._window(z_static_BD, z_state_BTD, z_action_BTD, valid_BT)
             read = slice(1, None, 2)
@@ -118,18 +148,22 @@ class Predictor(nn.Module):
             read = slice(0, 1)
         keys, values = [], []
         for i, layer in enumerate(self.layers):
-            past = (cache.keys[i], cache.values[i]) if cache is not None else (None, None)
+            past = (cache.keys[i], cache.values[i]) if cache is not None else None
+            room = cache.room[i] if cache is not None and cache.room is not None else None
             # Only state tokens are read, so for the others the last layer computes keys and values only.
             last = i == len(self.layers) - 1
-            x_BNH, key, value = layer(x_BNH, mask[:, :, read] if last else mask, *past, read if last else slice(None))
+            own_mask = mask[:, :, read] if last and mask is not None else mask
+            x_BNH, key, value = layer(x_BNH, own_mask, past, room, read if last else slice(None))
             keys.append(key)
             values.append(value)
         # A linear layer's output is a view; an FSDP2 unit must not return a view.
         pred_BTD = self.out(x_BNH) + z_state_BTD if self.spec.mode == "residual" else self.out(x_BNH).clone()
         if not keep_cache:
             return pred_BTD, x_BNH
-        next_hour_B = hour_BN[:, -1] + 1
-        return pred_BTD, x_BNH, Cache(tuple(keys), tuple(values), hour_BN, visible_BN, next_hour_B)
+        made = Cache(tuple(keys), tuple(values), hour_BN, visible_BN, hour_BN[:, -1] + 1)
+        if cache is not None:
+            made = made._replace(room=cache.room, all_visible=cache.all_visible)
+        return pred_BTD, x_BNH, made
 
     def _window(
         self, z_static_BD: Tensor | None, z_state_BTD: Tensor, z_action_BTD: Tensor | None, valid_BT: Tensor | None
@@ -150,7 +184,9 @@ class Predictor(nn.Module):
         hour_BN = hour_N.expand(batch, -1)
         return x_BNH, hour_BN, torch.ones_like(hour_BN, dtype=torch.bool), mask[None, None]
 
-    def _next_hour(self, z_state_B1D: Tensor, z_action_B1D: Tensor | None, cache: Cache) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _next_hour(
+        self, z_state_B1D: Tensor, z_action_B1D: Tensor | None, cache: Cache
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         tokens = [self.state_in(z_state_B1D)]
         if z_action_B1D is not None:
             tokens.append(self.action_in(z_action_B1D))
@@ -159,7 +195,7 @@ class Predictor(nn.Module):
         x_BNH = torch.cat(tokens, dim=1) + F.embedding(place_BN, self.positions)
         hour_BN = torch.cat([cache.hour_BN, cache.next_hour_B[:, None].expand(-1, new)], dim=1)
         visible_BN = torch.cat([cache.visible_BN, cache.visible_BN.new_ones(len(x_BNH), new)], dim=1)
-        return x_BNH, hour_BN, visible_BN, visible_BN[:, None, None]
+        return x_BNH, hour_BN, visible_BN, None if cache.all_visible else visible_BN[:, None, None]
 
     def check_reach(self, num_hours: int) -> None:
         """Raise ValueError for a window longer than the learned positions, or than every window of the training."""
@@ -187,15 +223,15 @@ class _Layer(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(
-        self, x_BNH: Tensor, mask: Tensor, past_keys: Tensor | None, past_values: Tensor | None, read: slice
+        self, x_BNH: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None, room: tuple[Tensor, Tensor] | None, read: slice
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One layer.
 
         Args:
             x_BNH: new tokens.
-            mask: bool, True = attended to, broadcastable to [B, heads, tokens read, past + new].
-            past_keys: of earlier tokens, or None.
-            past_values: of earlier tokens, or None.
+            mask: bool, True = attended to, broadcastable to [B, heads, tokens read, past + new]; None: all are.
+            past: keys and values of earlier tokens, or None.
+            room: buffers that begin with those of `past` and take the new ones; None: they are joined by copying.
             read: new tokens whose output is computed.
 
         Returns:
@@ -207,14 +243,23 @@ class _Layer(nn.Module):
         )
         # Contiguous, not views, for the same reason as the prediction.
         key, value = key.contiguous(), value.contiguous()
-        if past_keys is not None and past_values is not None:
-            key, value = torch.cat([past_keys, key], dim=2), torch.cat([past_values, value], dim=2)
+        if past is not None:
+            key, value = (_joined(*parts) for parts in zip(past, (key, value), room or (None, None), strict=True))
         x_BNH = x_BNH[:, read]
         dropout = self.attention_dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query[:, :, read], key, value, attn_mask=mask, dropout_p=dropout)
         x_BNH = x_BNH + self.dropout(self.attention_out(mixed.transpose(1, 2).reshape(batch, -1, width)))
         inner = self.dropout(F.gelu(self.ffn_in(self.ffn_norm(x_BNH))))
         return x_BNH + self.dropout(self.ffn_out(inner)), key, value
+
+
+def _joined(past: Tensor, new: Tensor, buffer: Tensor | None) -> Tensor:
+    """Past and new tokens along the third dimension; with a buffer that begins with the past ones, a view of it."""
+    if buffer is None:
+        return torch.cat([past, new], dim=2)
+    known, total = past.shape[2], past.shape[2] + new.shape[2]
+    buffer[:, :, known:total] = new
+    return buffer[:, :, :total]
 
 
 def build_predictor(spec: PredictorSpec, seed: int) -> Predictor:

@@ -40,6 +40,8 @@ def rollout(
     predictor.check_reach(last)
     context = slice(0, context_hours)
     pred, _, cache = predictor(z_static_BD, z_state_BTD[:, context], z_action_BUD[:, context], keep_cache=True)
+    if not torch.is_grad_enabled():
+        cache = cache.with_room(num_steps)
     state_B1D = pred[:, -1:]
     preds, hiddens = [state_B1D], []
     for hour in range(context_hours, last):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clinjepa.model.predictor import Predictor, build_predictor
+from clinjepa.model.predictor import Cache, Predictor, build_predictor
 from clinjepa.model.rollout import rollout
 from clinjepa.model.specs import PredictorSpec
 
@@ -68,3 +68,42 @@ def test_missing_actions_are_refused() -> None:
 def test_a_context_longer_than_what_was_recorded_is_refused() -> None:
     with pytest.raises(ValueError, match="from 5 of 4 given hours"):
         rollout(predictor(), *latents(), CONTEXT + 1, 2)
+
+
+def two_hours(model: Predictor, cache: Cache, z_action: Tensor, first: Tensor) -> Tensor:
+    """Two more hours after the context from a cache."""
+    states = [first]
+    for hour in (CONTEXT, CONTEXT + 1):
+        pred, _, cache = model(None, states[-1], z_action[:, hour : hour + 1], cache=cache, keep_cache=True)
+        states.append(pred)
+    return torch.cat(states[1:], dim=1)
+
+
+@torch.no_grad()
+def test_hours_written_in_place_equal_joined_ones_also_with_repeated_rows_and_hidden_hours() -> None:
+    model, (z_static, z_state, z_action) = predictor(), latents()
+    pred, _, cache = model(z_static, z_state, z_action[:, :CONTEXT], keep_cache=True)
+    for shown in (cache, cache.up_to(torch.tensor([1, 2, CONTEXT - 1]))):
+        joined = two_hours(model, shown, z_action, pred[:, -1:])
+        other = two_hours(model, shown, z_action.flip(0), pred[:, -1:])
+        together = two_hours(model, shown.with_room(2, times=2), torch.cat([z_action, z_action.flip(0)]), pred[:, -1:].repeat(2, 1, 1))
+        torch.testing.assert_close(together, torch.cat([joined, other]), rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(joined, other)
+        assert torch.equal(two_hours(model, shown, z_action, pred[:, -1:]), joined), "a copy with room leaves its cache as it was"
+
+
+@torch.no_grad()
+def test_hours_hidden_after_room_was_made_stay_hidden() -> None:
+    model, (z_static, z_state, z_action) = predictor(), latents()
+    pred, _, cache = model(z_static, z_state, z_action[:, :CONTEXT], keep_cache=True)
+    last = torch.tensor([1, 2, 2])
+    early, late = cache.up_to(last).with_room(2), cache.with_room(2).up_to(last)
+    torch.testing.assert_close(two_hours(model, early, z_action, pred[:, -1:]), two_hours(model, late, z_action, pred[:, -1:]))
+
+
+@torch.no_grad()
+def test_more_hours_than_there_is_room_for_are_an_error() -> None:
+    model, (z_static, z_state, z_action) = predictor(), latents()
+    pred, _, cache = model(z_static, z_state, z_action[:, :CONTEXT], keep_cache=True)
+    with pytest.raises(RuntimeError):
+        two_hours(model, cache.with_room(1), z_action, pred[:, -1:])

@@ -200,6 +200,7 @@ def _future(predictor: Predictor, cache: Cache, state_P1D: torch.Tensor, actions
     """
     predicted = [state_P1D]
     num_hours = actions_PHD.shape[1]
+    cache = cache.with_room(num_hours)
     for step in range(num_hours if pooling == "context" else num_hours - 1):
         state_P1D, hidden_P1W, cache = predictor(None, state_P1D, actions_PHD[:, step : step + 1], cache=cache, keep_cache=True)
         predicted.append(state_P1D)

@@ -40,5 +40,5 @@ def rolled_out(
         with torch.no_grad():
             pred_BTD, _, cache = predictor(z_static_BD, z_state_BTD, z_action_BTD, keep_cache=True)
             later_BHD = z_action_BTD[:, -1:].expand(-1, int(steps_S[-1]), -1)
-            z_BSD = roll(predictor, cache, pred_BTD[:, -1:], later_BHD, steps_S)
+            z_BSD = roll(predictor, cache.with_room(int(steps_S[-1])), pred_BTD[:, -1:], later_BHD, steps_S)
         yield rows, finite_scores(z_BSD, "a predicted latent").astype(np.float32)
