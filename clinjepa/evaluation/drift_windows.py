@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ import torch
 from clinjepa.evaluation.drift_doses import NO_CHANGE, OTHER_DOSES, LatentsWithDoses
 from clinjepa.evaluation.metrics import finite_scores
 from clinjepa.evaluation.space import Latents
+from clinjepa.evaluation.threads import side_by_side
 from clinjepa.model.predictor import Cache, Predictor
 
 MODEL = "recorded"
@@ -103,9 +105,12 @@ def measure_windows(
     errors = {name: Errors(*(np.full(shape, np.nan) for _ in range(4))) for name in names}
     mean_l1_WH, spread_WH = np.full(shape, np.nan), np.full(shape, np.nan)
     donors_W, first_change_W = _donors(windows.subject_W, seed), np.full(len(windows), NO_CHANGE)
-    for begin in range(0, len(windows), batch_size):
+    one_reads = Lock()
+
+    def measure(begin: int) -> None:
         rows = np.arange(begin, min(begin + batch_size, len(windows)))
-        batch = _read(latents, windows, rows, donors_W)
+        with one_reads:
+            batch = _read(latents, windows, rows, donors_W)
         first_change_W[rows] = batch.first_change_B
         columns = np.array([column for column, h in enumerate(horizons) if h <= batch.steps])
         steps_H = np.array(horizons)[columns]
@@ -118,6 +123,9 @@ def measure_windows(
             finite_scores(predicted_BHD[inside_BH], "a predicted latent")
             for target_WH, values_BH in zip(vars(errors[name]).values(), _compare(predicted_BHD, true_BHD, mean_D), strict=True):
                 target_WH[at] = np.where(inside_BH, values_BH, np.nan)
+
+    for _ in side_by_side(measure, range(0, len(windows), batch_size), next(predictor.parameters()).device):
+        pass
     return Measured(errors, mean_l1_WH, spread_WH, first_change_W)
 
 
@@ -189,9 +197,7 @@ def _predictions(predictor: Predictor, batch: _Batch, context: int, steps_H: np.
         first_B1D = pred_BTD[:, -1:]
         later_BHD = torch.from_numpy(np.concatenate([batch.later_BHD[name] for name in versions])).to(device)
         num_hours = int(steps_H[-1])
-        together = roll(
-            predictor, cache.with_room(num_hours, len(versions)), first_B1D.repeat(len(versions), 1, 1), later_BHD, steps_H
-        )
+        together = roll(predictor, cache.with_room(num_hours, len(versions)), first_B1D.repeat(len(versions), 1, 1), later_BHD, steps_H)
         without = roll(predictor, cache.with_room(num_hours), first_B1D, None, steps_H)
     for number, name in enumerate(versions):
         yield name, together[number * len(first_B1D) : (number + 1) * len(first_B1D)]

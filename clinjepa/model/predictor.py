@@ -184,9 +184,7 @@ class Predictor(nn.Module):
         hour_BN = hour_N.expand(batch, -1)
         return x_BNH, hour_BN, torch.ones_like(hour_BN, dtype=torch.bool), mask[None, None]
 
-    def _next_hour(
-        self, z_state_B1D: Tensor, z_action_B1D: Tensor | None, cache: Cache
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _next_hour(self, z_state_B1D: Tensor, z_action_B1D: Tensor | None, cache: Cache) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         tokens = [self.state_in(z_state_B1D)]
         if z_action_B1D is not None:
             tokens.append(self.action_in(z_action_B1D))

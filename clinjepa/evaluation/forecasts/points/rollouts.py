@@ -6,6 +6,7 @@ Only the hours of the history are read from the latent store, so nothing after t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import Lock
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ import torch
 from clinjepa.evaluation.drift_windows import Windows, roll
 from clinjepa.evaluation.metrics import finite_scores
 from clinjepa.evaluation.space import Latents
+from clinjepa.evaluation.threads import side_by_side
 from clinjepa.model.predictor import Predictor
 
 
@@ -32,13 +34,18 @@ def rolled_out(
         EvaluationError: A predicted latent is NaN or infinite.
     """
     device = next(predictor.parameters()).device
-    for begin in range(0, len(windows), batch_size):
+    one_reads = Lock()
+
+    def rolled(begin: int) -> tuple[slice, np.ndarray]:
         rows = slice(begin, min(begin + batch_size, len(windows)))
         places = zip(windows.stay_W[rows], windows.start_W[rows], strict=True)
-        given = zip(*(latents.stay(int(stay), int(start), windows.context) for stay, start in places), strict=True)
+        with one_reads:
+            given = list(zip(*(latents.stay(int(stay), int(start), windows.context) for stay, start in places), strict=True))
         z_static_BD, z_state_BTD, z_action_BTD = (torch.from_numpy(np.stack(parts)).to(device) for parts in given)
         with torch.no_grad():
             pred_BTD, _, cache = predictor(z_static_BD, z_state_BTD, z_action_BTD, keep_cache=True)
             later_BHD = z_action_BTD[:, -1:].expand(-1, int(steps_S[-1]), -1)
             z_BSD = roll(predictor, cache.with_room(int(steps_S[-1])), pred_BTD[:, -1:], later_BHD, steps_S)
-        yield rows, finite_scores(z_BSD, "a predicted latent").astype(np.float32)
+        return rows, finite_scores(z_BSD, "a predicted latent").astype(np.float32)
+
+    yield from side_by_side(rolled, range(0, len(windows), batch_size), device)
