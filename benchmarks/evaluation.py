@@ -7,8 +7,8 @@ Each part has the one-by-one computation beside it:
 * Probes of 34 tasks from three input columns, with the figures and the paired differences of all of them. Beside it, on every ninth task of
   each column and scaled to all: probes of single tasks (scikit-learn once per strength, an MLP differentiated by torch). Beside the
   statistics: scikit-learn on the repeated rows of one draw after the other, on some draws and scaled.
-* `evaluate` of the demo's four recipes on simulated patients under Ray, beyond a start of Ray. `--demo FOLDER` is the storage of a finished
-  run of `configs/demo_simulator.yaml`, which is copied; without it the run is made first. The quick form leaves this part out.
+* `evaluate` of the demo's four recipes under Ray, beyond a start of Ray. `--demo STORAGE/runs/NAME` is a finished run of a demo, whose
+  storage is copied; without it `configs/demo_simulator.yaml` is run first. The quick form leaves this part out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import forecasts, rollout
-from benchmarks.support.demo_evaluations import demo_evaluations
+from benchmarks.support.demo_evaluations import CONFIG, demo_evaluations
 from benchmarks.support.harness import Cost, Report, arguments, publish, timed
 from benchmarks.support.simulated_tasks import SimulatedTasks, simulated_tasks
 from benchmarks.support.single_probes import single_linear, single_mlp
@@ -199,7 +199,12 @@ def main() -> None:
             demo = demo_evaluations(Path(options.demo) if options.demo else None, Path(scratch))
         measured["demo_evaluations"] = demo.evaluations.cpu_seconds - demo.ray.cpu_seconds
         goal["demo_evaluations"], unit["demo_evaluations"] = "<= 60", "CPU s"
-        details["demo"] = {"evaluations": asdict(demo.evaluations), "ray": asdict(demo.ray), "num_stages": demo.num_stages}
+        details["demo"] = {
+            "evaluations": asdict(demo.evaluations),
+            "ray": asdict(demo.ray),
+            "num_stages": demo.num_stages,
+            "run": Path(options.demo).name or CONFIG,
+        }
     publish(Report("evaluation", measured, goal, unit, details), options.quick)
 
 

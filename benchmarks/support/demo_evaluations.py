@@ -15,11 +15,12 @@ from pipelines.graph.artifacts import Artifact
 from pipelines.graph.planning import plan_experiment
 
 CONFIG = "configs/demo_simulator.yaml"
+FOUR = ("grid.recipes=[clin_jepa, no_alignment, sft, untrained]", "grid.seeds=[0]", "execution.progress=false")
 _RAY_ALONE = """
 import sys
 from clinjepa.config import load_config
 from pipelines.scheduling.session import ray_session
-with ray_session(load_config(sys.argv[1], [sys.argv[2]])):
+with ray_session(load_config(sys.argv[1], sys.argv[2:])):
     pass
 """
 
@@ -33,23 +34,23 @@ class DemoCosts(NamedTuple):
 
 
 def demo_evaluations(finished: Path | None, scratch: Path) -> DemoCosts:
-    """Costs of all evaluations of the recipes of CONFIG. Baselines and direct forecasts belong to no recipe; they stay finished.
+    """Costs of all evaluations of the demo's four recipes. Baselines and direct forecasts belong to no recipe; they stay finished.
 
     Args:
-        finished: Storage of a finished run of CONFIG, which is copied; None: such a run is made first.
+        finished: Folder `<storage>/runs/<name>` of a finished run with these recipes, whose storage is copied; None: CONFIG is run first.
         scratch: An empty folder.
     """
-    run = scratch / "run"
-    storage, environment = f"storage={run}", ["execution.progress=false"]
+    storage, source = scratch / "run", str(ROOT / CONFIG)
+    words = [f"storage={storage}", *FOUR]
     if finished is not None:
-        shutil.copytree(finished, run)
-    run_command([sys.executable, "-m", "pipelines.run", CONFIG, storage, *environment], cwd=str(ROOT))
-    config = load_config(ROOT / CONFIG, [storage])
-    stages = {stage.key: stage for trial in plan_experiment(config).trials for stage in trial.evaluations.values()}
+        shutil.copytree(finished.parents[1], storage)
+        source = str(finished / "config.yaml")
+    run_command([sys.executable, "-m", "pipelines.run", source, *words], cwd=str(ROOT))
+    stages = {stage.key: stage for trial in plan_experiment(load_config(source, words)).trials for stage in trial.evaluations.values()}
     for stage in stages.values():
-        shutil.rmtree(run / f"artifacts/{stage.kind}/{stage.key}")
-    ray = run_command([sys.executable, "-c", _RAY_ALONE, CONFIG, storage], cwd=str(ROOT))
-    evaluations = run_command([sys.executable, "-m", "pipelines.evaluate", CONFIG, storage, *environment], cwd=str(ROOT))
-    if not all(Artifact.at(Folder(run), stage.kind, stage.key).is_complete() for stage in stages.values()):
+        shutil.rmtree(storage / f"artifacts/{stage.kind}/{stage.key}")
+    ray = run_command([sys.executable, "-c", _RAY_ALONE, source, *words], cwd=str(ROOT))
+    evaluations = run_command([sys.executable, "-m", "pipelines.evaluate", source, *words], cwd=str(ROOT))
+    if not all(Artifact.at(Folder(storage), stage.kind, stage.key).is_complete() for stage in stages.values()):
         raise RuntimeError("an evaluation of the demo was not made again")
     return DemoCosts(evaluations, ray, len(stages))
