@@ -90,6 +90,17 @@ def test_tasks_with_numbers_do_not_enter_comparisons_of_auroc() -> None:
     runs = {name: of_a_run([(name, 0, with_times(kept(seed, 1.0), stays))]) for seed, name in enumerate(("a", "b"))}
     between = run_differences(runs, Method("a", "a · linear"), COLUMN, num_bootstrap=20)
     assert list(between["tasks"]) == ["hypotension_8h"] and between["unpaired"] == []
+    assert {one["num_tasks"] for one in between["mean"]} == {1}
+
+
+def test_differences_between_runs_are_those_within_one() -> None:
+    stays = pa.table({"stay_id": range(NUM), "intime": pa.array([datetime(2150, 1, 1)] * NUM, pa.timestamp("us"))})
+    parts = {"a": ("a", 0, kept(0, 1.0)), "b": ("b", 0, kept(1, 2.0))}
+    runs = {name: of_a_run([(recipe, seed, with_times(table, stays))]) for name, (recipe, seed, table) in parts.items()}
+    between = run_differences(runs, Method("a", REFERENCE.method), COLUMN, num_bootstrap=100)["errors"]["map_8h"]
+    within = error_differences(cells(*parts.values()), REFERENCE, 100)["map_8h"]
+    assert len(between) == 3
+    assert [one["difference"] for one in between] == [within[CellName(one["method"], COLUMN)] for one in between]
 
 
 def test_cells_of_the_report_have_their_unit_and_their_difference() -> None:

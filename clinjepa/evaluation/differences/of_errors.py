@@ -7,7 +7,7 @@ identical predictions give 0 [0, 0].
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from clinjepa.evaluation.figures import Figure
 from clinjepa.evaluation.predictions import task_scores, tasks_with
 from clinjepa.evaluation.resampling import PatientBootstrap, ratio
+
+_Name = TypeVar("_Name")
 
 
 class CellName(NamedTuple):
@@ -62,12 +64,32 @@ def error_differences(
     for task in tasks_with(cells[reference][0], "float_value"):
         points, scores = task_scores(cells, reference, task)
         label_N = points["float_value"].to_numpy().astype(np.float64)
-        errors = {name: np.abs(numbers_SN - label_N).mean(0) for name, numbers_SN in scores.items()}
-        boot, every_N = PatientBootstrap(points["subject_id"].to_numpy(), num_bootstrap, seed), np.ones(len(label_N), dtype=bool)
-        number_R = boot.total(np.ones(len(label_N)), every_N)
-        found[task] = {}
-        for name, error_N in errors.items():
-            difference = boot.figure(ratio(boot.total(error_N - errors[reference], every_N), number_R), every_N)
-            if name != reference and difference is not None:
-                found[task][name] = {**difference, "num_seeds": len(scores[name])}
+        found[task] = task_error_differences(label_N, points["subject_id"].to_numpy(), scores, reference, num_bootstrap, seed)
+    return found
+
+
+def task_error_differences(
+    label_N: np.ndarray, subject_N: np.ndarray, scores: Mapping[_Name, np.ndarray], reference: _Name, num_bootstrap: int, seed: int = 0
+) -> dict[_Name, Figure]:
+    """{name: its mean absolute error minus the reference's, in the label's unit}, without the reference; below 0 is better.
+
+    Args:
+        label_N: Labels of the N points of a task.
+        subject_N: Patient of each point; patients are resampled.
+        scores: {name: predicted numbers [S, N] of S training seeds}. The error of a point is the mean over the seeds.
+        reference: The name that is subtracted.
+        num_bootstrap: Number of resamplings of patients, shared by all names.
+        seed: Seed of the resamplings.
+
+    Raises:
+        KeyError: The reference has no scores.
+    """
+    errors = {name: np.abs(numbers_SN - label_N).mean(0) for name, numbers_SN in scores.items()}
+    boot, every_N = PatientBootstrap(subject_N, num_bootstrap, seed), np.ones(len(label_N), dtype=bool)
+    number_R = boot.total(np.ones(len(label_N)), every_N)
+    found: dict[_Name, Figure] = {}
+    for name, error_N in errors.items():
+        difference = boot.figure(ratio(boot.total(error_N - errors[reference], every_N), number_R), every_N)
+        if name != reference and difference is not None:
+            found[name] = {**difference, "num_seeds": len(scores[name])}
     return found

@@ -17,7 +17,10 @@ from clinjepa.evaluation.metrics import Ranking, interval_fault, patient_draws
 
 
 class TaskScores(NamedTuple):
-    """Scores of several methods on the N points of one task: labels 0 or 1, patients, and method -> scores [S, N] of S training seeds."""
+    """Scores of several methods on the N points of one task: labels, patients, and method -> scores [S, N] of S training seeds.
+
+    Labels are 0 or 1; in a task with numbers, labels and scores are numbers in the label's unit.
+    """
 
     label_N: np.ndarray
     subject_N: np.ndarray

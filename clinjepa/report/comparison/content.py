@@ -21,7 +21,7 @@ from clinjepa.report.document import SCHEMA_VERSION as REPORT_VERSION
 from clinjepa.report.document import finite
 from clinjepa.report.headline import headline_recipe
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COLUMN = "history_only"
 """The input column whose methods are compared: no method has the actions that follow the prediction."""
 NO_PREDICTIONS = "the run's folder has no predictions.parquet; write its report again with `clinjepa report CONFIG`"
@@ -62,7 +62,8 @@ def build_comparison(runs: Sequence[FinishedRun], *, num_bootstrap: int = 1000) 
         "runs": [_run(run) for run in runs],
         "drift": [row for run in runs for row in _drift(run)],
         "geometry": [row for run in runs for row in _geometry(run)],
-        "downstream": _downstream(runs),
+        "downstream": _cells(runs, "downstream", ("auroc", "auprc", "num_positive", "num_total")),
+        "regression": _cells(runs, "regression", ("mae", "r2", "unit", "num_total")),
         "differences": finite(_differences(runs, num_bootstrap)),
         "claims": [{"run": run.label, "claims": run.report["claims"]} for run in runs],
     }
@@ -121,15 +122,14 @@ def _geometry(run: FinishedRun) -> list[dict[str, object]]:
     return rows
 
 
-def _downstream(runs: Sequence[FinishedRun]) -> dict[str, list[dict[str, object]]]:
-    """Task -> rows of all runs, methods and input columns."""
+def _cells(runs: Sequence[FinishedRun], part: str, fields: Sequence[str]) -> dict[str, list[dict[str, object]]]:
+    """Task -> rows of all runs, methods and input columns, with these fields of the cells of a part of the reports."""
     found: dict[str, list[dict[str, object]]] = {}
     for run in runs:
-        for task, methods in run.report["downstream"].items():
+        for task, methods in run.report.get(part, {}).items():
             for method, columns in methods.items():
                 for column, cell in columns.items():
-                    row = {"run": run.label, "method": method, "column": column}
-                    row |= {name: cell[name] for name in ("auroc", "auprc", "num_positive", "num_total")}
+                    row = {"run": run.label, "method": method, "column": column} | {name: cell[name] for name in fields}
                     found.setdefault(task, []).append(row | _reason(cell.get("reason")))
     return found
 
@@ -138,7 +138,7 @@ def _differences(runs: Sequence[FinishedRun], num_bootstrap: int) -> dict[str, o
     """Paired differences from the headline recipe of the first run that keeps its predictions."""
     without = [{"run": run.label, "task": "all", "reason": NO_PREDICTIONS} for run in runs if run.predictions is None]
     kept = {run.label: run.predictions for run in runs if run.predictions is not None}
-    empty: dict[str, object] = {"reference": None, "column": COLUMN, "tasks": {}, "mean": [], "unpaired": without}
+    empty: dict[str, object] = {"reference": None, "column": COLUMN, "tasks": {}, "mean": [], "errors": {}, "unpaired": without}
     if not kept:
         return empty
     first = next(run for run in runs if run.predictions is not None)

@@ -13,6 +13,7 @@ from clinjepa.report.charts.rows import Point, Row, interval_chart
 from clinjepa.report.comparison.content import COLUMN
 from clinjepa.report.comparison_words import answer
 from clinjepa.report.document import page_environment, page_style
+from clinjepa.report.sections.numbers import number_title
 from clinjepa.report.words import Footnotes, cohort_title, duration, plain, title
 
 _SLOTS = 8
@@ -79,6 +80,23 @@ class _View:
     def risk_chart(self, task: str) -> Markup:
         name = f"{title(task)}: AUROC, 95 % interval"
         return self._chart(self.risk_rows(task), _Chart("auroc", "method", name, 0.5, "chance", (0.0, 1.0)))
+
+    def task_title(self, task: str) -> str:
+        """In words, for either kind of task."""
+        return number_title(task) if task in self.content["regression"] else title(task)
+
+    def error_cell(self, task: str, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What holds the paired difference of a row of a task with numbers, or the reason of none; None in the reference's own row."""
+        differences, own = self.content["differences"], (row["run"], row["method"])
+        if row["column"] != COLUMN:
+            return {"reason": "differences are those from the history alone"}
+        if own == (differences["reference"]["run"], differences["reference"]["method"]):
+            return None
+        if row["mae"] is None:
+            return row
+        found = {(one["run"], one["method"]): one for one in differences["errors"].get(task, [])}
+        reasons = [one["reason"] for one in differences["unpaired"] if one["run"] == row["run"] and one["task"] in (task, "all")]
+        return found.get(own) or {"reason": next(iter(reasons), "the run keeps no such predictions of this method")}
 
     def _chart(self, rows: Sequence[Mapping[str, Any]], chart: _Chart) -> Markup:
         """Forest plot: one row per recipe or method, one point per run."""

@@ -29,6 +29,11 @@ class NumberRow(NamedTuple):
         return None if figure is None else figure["num_patients"]
 
 
+def number_title(task: str) -> str:
+    """The title of the definition of a task with numbers."""
+    return load_task(task).title if task in list_tasks() else title(task)
+
+
 class NumberView:
     """Tasks and rows; empty where the report has no such part."""
 
@@ -36,10 +41,7 @@ class NumberView:
         self.tasks: Mapping[str, Any] = report.get("regression", {})
         compared = report.get("comparisons", {})
         self.reference, self.column = str(compared.get("reference", "")), str(compared.get("column", ""))
-
-    def name(self, task: str) -> str:
-        """The title of the task's definition."""
-        return load_task(task).title if task in list_tasks() else title(task)
+        self.name = number_title
 
     def unit(self, task: str) -> str:
         """Unit of the task's label."""
