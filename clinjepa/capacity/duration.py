@@ -104,9 +104,9 @@ def run_times(
         peak_tflops: bf16 peak of a GPU.
         fp32_tflops: fp32 peak of a GPU, for the predictor.
     """
-    utilisation, workers = float(sections["execution"]["gpu_utilisation"]), run.num_workers
-    encoder_rate = (peak_tflops if run.compute_bytes == 2 else fp32_tflops) * 1e12 * utilisation
-    predictor_rate = fp32_tflops * 1e12 * utilisation
+    workers = run.num_workers
+    encoder_rate = _encoder_rate(run, sections, peak_tflops, fp32_tflops)
+    predictor_rate = fp32_tflops * 1e12 * float(sections["execution"]["gpu_utilisation"])
     times = []
     if recipe.encoder_start == "sft":
         sft = sections["sft"]
@@ -118,13 +118,11 @@ def run_times(
         flops = tokens * sft_flops(run)
         num_micro = -(-int(sft["tokens_per_step"]) // int(sft["micro_tokens"]))
         times.append(PhaseTime("sft", steps, tokens, flops, flops / encoder_rate / busy_workers(num_micro, workers)))
-    pool = min(int(sections["execution"]["embed_workers"]), workers)  # of the same GPUs
     num_steps = Budget.from_section(sections["curriculum"]).steps(recipe)
     steps_of = dict(zip((phase.name for phase in recipe.phases), num_steps, strict=True))
     for phase in run_order(recipe):
         if isinstance(phase, str):
-            flops = texts.tokens * forward_flops(run)
-            times.append(PhaseTime(phase, 0, texts.tokens, flops, flops / encoder_rate / pool))
+            times.append(pass_time(run, phase, texts.tokens, sections, peak_tflops, fp32_tflops))
             continue
         steps = steps_of[phase.name]
         windows = steps * run.global_batch
@@ -138,6 +136,20 @@ def run_times(
         seconds = (encoder_flops / encoder_rate + windows * per_window / predictor_rate) / run.busy_workers
         times.append(PhaseTime(phase.name, steps, states + 2 * online + texts_again, encoder_flops + windows * per_window, seconds))
     return times
+
+
+def pass_time(
+    run: RunSizes, name: str, tokens: float, sections: Mapping[str, Mapping[str, Any]], peak_tflops: float, fp32_tflops: float
+) -> PhaseTime:
+    """Time of one pass of a frozen encoder over `tokens` tokens, by the pool of encoder workers; the other arguments are `run_times`'."""
+    pool = min(int(sections["execution"]["embed_workers"]), run.num_workers)  # of the same GPUs
+    flops = tokens * forward_flops(run)
+    return PhaseTime(name, 0, tokens, flops, flops / _encoder_rate(run, sections, peak_tflops, fp32_tflops) / pool)
+
+
+def _encoder_rate(run: RunSizes, sections: Mapping[str, Mapping[str, Any]], peak_tflops: float, fp32_tflops: float) -> float:
+    """FLOP/s of the encoder on one GPU."""
+    return (peak_tflops if run.compute_bytes == 2 else fp32_tflops) * 1e12 * float(sections["execution"]["gpu_utilisation"])
 
 
 def forward_flops(run: RunSizes) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from clinjepa.capacity.duration import ASSUMED
 from clinjepa.config import Config
@@ -36,6 +37,8 @@ class DataSizes:
     """What the range comes from."""
 
     counted: bool = False
+    hours_of: Mapping[str, int] = field(default_factory=dict)
+    """Split -> its hours; empty where they are not counted."""
 
     @property
     def least_latents(self) -> int:
@@ -61,12 +64,15 @@ def data_sizes(config: Config, experiment: Experiment | None) -> DataSizes:
     with contextlib.suppress(ClinJepaError):  # a damaged artifact is shown in the table of stages
         store = trajectory_store(config, experiment)
         if store is not None:
-            hours = TrajectoryReader(store.folder).stays["num_hours"].to_pylist()
-            return _counted(len(hours), sum(hours), "counted in the trajectory store")
+            stays = TrajectoryReader(store.folder).stays
+            hours = stays.group_by("split").aggregate([("num_hours", "sum")])
+            hours_of = dict(zip(hours["split"].to_pylist(), hours["num_hours_sum"].to_pylist(), strict=True))
+            return _counted(stays.num_rows, hours_of, "counted in the trajectory store")
         ingest = _finished(config, experiment.ingest) if experiment else None
         if ingest is not None:
             card = ingest.folder.read_json("data_card.json")
-            return _counted(card["num_stays"], card["num_hours"], "counted by the ingest")
+            hours_of = {split: counts["num_hours"] for split, counts in card["splits"].items()}
+            return _counted(card["num_stays"], hours_of, "counted by the ingest")
     return _expected(config, experiment is not None)
 
 
@@ -80,8 +86,9 @@ def _finished(config: Config, stage: Stage) -> Artifact | None:
     return artifact if artifact.is_complete() else None
 
 
-def _counted(num_stays: int, num_hours: int, basis: str) -> DataSizes:
-    return DataSizes(num_stays, num_stays, num_hours, num_hours, basis, counted=True)
+def _counted(num_stays: int, hours_of: Mapping[str, int], basis: str) -> DataSizes:
+    num_hours = sum(hours_of.values())
+    return DataSizes(num_stays, num_stays, num_hours, num_hours, basis, counted=True, hours_of=hours_of)
 
 
 def _expected(config: Config, reads_source: bool) -> DataSizes:

@@ -8,6 +8,7 @@ from clinjepa.config import Config
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
+from pipelines.graph.changed_action_sizes import ChangedActionEstimate, changed_action_estimate
 from pipelines.graph.estimates import GpuEstimate, LatentEstimate, PlanPart, gpu_estimate, latent_estimate
 from pipelines.graph.experiment import Experiment
 from pipelines.graph.planning import plan_experiment
@@ -110,6 +111,8 @@ class PlanRecord(PlanPart):
     """Memory and time; null unless `execution.use_gpu=true`."""
     latents: LatentEstimate
     """Bytes of the latent stores."""
+    changed_actions: ChangedActionEstimate | None
+    """Upper bounds of the action texts with other doses; null without `evaluation.drift.dose_factor`."""
     refusals: list[str]
     """What `clinjepa run` would refuse in this configuration, each with its remedy."""
     warnings: list[str]
@@ -142,6 +145,7 @@ def plan_record(config: Config, without_data: bool = False) -> PlanRecord:
         grid=_grid_plan(config, experiment, stages) if experiment else None,
         gpu=gpu_estimate(largest_point(config, experiment), experiment) if config.execution.use_gpu else None,
         latents=latent_estimate(config, experiment),
+        changed_actions=changed_action_estimate(config, experiment),
         refusals=_refusals(config),
         warnings=warnings(config),
         other_code=other_code_line(others, len(stages), storage) if others else None,

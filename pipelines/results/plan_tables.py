@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clinjepa.capacity.memory import GIB
+from pipelines.graph.changed_action_sizes import ChangedActionEstimate
 from pipelines.graph.estimates import GpuEstimate, LatentEstimate
 from pipelines.results.plan_record import GridPlan, PlanRecord, StagePlan
 
@@ -39,6 +40,8 @@ def print_plan(plan: PlanRecord) -> None:
             console.print(line, markup=False)
     for line in latent_lines(plan.latents):
         console.print(line, markup=False)
+    if plan.changed_actions:
+        console.print(changed_action_line(plan.changed_actions), markup=False)
     for line in plan.refusals:
         console.print(f"change: {line}", markup=False)
     for line in plan.warnings:
@@ -158,6 +161,19 @@ def latent_lines(latents: LatentEstimate) -> Iterator[str]:
         size = _gigabytes(store.num_bytes) if store.written else f"{_gigabytes(store.num_bytes, latents.least_bytes_each)} to write"
         yield f"  {name}, encoder of {store.encoder}: {size}"
     yield f"  together: {_gigabytes(latents.total_bytes, latents.least_total_bytes)}"
+
+
+def changed_action_line(changed: ChangedActionEstimate) -> str:
+    """Upper bounds of the action texts with other doses."""
+    done = f", {changed.num_done} of them finished" if changed.num_done else ""
+    start = f"actions with other doses: {changed.num_stores} stores{done}, each of at most {changed.most_texts:,} texts ({changed.basis})"
+    if changed.unknown:
+        return f"{start}, of unknown size: {changed.unknown}"
+    time = "" if changed.most_seconds is None else f", {_duration(changed.most_seconds)}"
+    return (
+        f"{start}, {changed.most_tokens:.2g} tokens, {_gigabytes(changed.most_bytes)}{time}; together at most "
+        f"{_gigabytes(changed.most_total_bytes)}. Only texts with a dose are encoded, so a store is smaller"
+    )
 
 
 def _range(least: int, most: int) -> str:

@@ -18,6 +18,7 @@ from clinjepa.capacity.duration import ASSUMED, TextFigures, forward_flops, run_
 from clinjepa.capacity.memory import RunSizes, phase_memory, run_memory, sft_memory
 from clinjepa.capacity.model_sizes import Architecture, known_gpus, known_model, predictor_kept_bytes, predictor_parameters
 from clinjepa.config import Config, load_config
+from clinjepa.config.schema import EvaluationConfig
 from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.model.encoding.encoder import build_encoder
@@ -29,10 +30,11 @@ from clinjepa.model.specs import PredictorSpec
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 from pipelines.graph.artifacts import Artifact, WorkRecord
+from pipelines.graph.changed_action_sizes import changed_action_estimate
 from pipelines.graph.estimates import gpu_estimate, latent_estimate
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.stage import Stage
-from pipelines.results.plan_tables import gpu_lines, gpu_table, latent_lines
+from pipelines.results.plan_tables import changed_action_line, gpu_lines, gpu_table, latent_lines
 from tests.support.models.live_bytes import LiveBytes
 from tests.support.models.model_encoders import SETTINGS, encoder_spec
 from tests.support.training.curriculum_store import make_base_and_latents, make_trajectories
@@ -327,6 +329,40 @@ def test_latent_stores_are_sized_by_the_trajectory_store_and_then_by_their_own_f
     _, *stores, together = latent_lines(latent_estimate(config, experiment))
     assert sorted(line.endswith("to write") for line in stores) == [False, True]
     assert any(f": {size:,} B" in line for line in stores) and f"{expected + size:,} B" in together
+
+
+def test_actions_with_other_doses_are_bounded_before_the_data_are_there() -> None:
+    assert changed_action_estimate(CONFIG.model_copy(update={"evaluation": EvaluationConfig()}), None) is None
+    found = changed_action_estimate(CONFIG, None)
+    assert found is not None and found.unknown is None and found.num_done == 0
+    assert found.num_stores == 3  # of the untrained encoder, and after SFT and joint refinement
+    assert found.most_texts == 0.15 * 7_500_000 and "15% of the hours, by split.fractions" in found.basis
+    assert found.most_tokens == found.most_texts * ASSUMED.tokens_per_action
+    assert found.most_bytes == found.most_texts * 4096 * 2 and found.most_total_bytes == 3 * found.most_bytes
+    sections, gpu = CONFIG.model_dump(mode="json"), known_gpus()["H100"]
+    embed = next(
+        each for each in run_times(run_sizes(), RECIPE, ASSUMED, sections, gpu["bf16_tflops"], gpu["fp32_tflops"]) if not each.steps
+    )
+    assert found.most_seconds == pytest.approx(embed.seconds * found.most_tokens / embed.encoder_tokens)
+    line = changed_action_line(found)
+    assert "each of at most 1,125,000 texts" in line and "so a store is smaller" in line
+
+
+def test_actions_with_other_doses_are_counted_by_the_trajectory_store_and_then_by_their_own(tmp_path: Path) -> None:
+    config = small_config(tmp_path / "storage", "grid.recipes=[clin_jepa]", "evaluation.drift.dose_factor=4", "evaluation.split=train")
+    experiment = plan_experiment(config)
+    made = Folder(make_trajectories(tmp_path / "made"))
+    publish(config, experiment.trajectories, made, {})
+    hours = sum(row["num_hours"] for row in TrajectoryReader(made).stays.to_pylist() if row["split"] == config.evaluation.split)
+    found = changed_action_estimate(config, experiment)
+    assert found is not None and found.most_texts == hours > 0 and "counted in the trajectory store" in found.basis
+    assert (found.num_stores, found.most_seconds) == (1, None)
+    assert found.most_total_bytes == found.most_bytes == hours * config.encoder.hidden_size * 4
+
+    stage = next(stage for stage in experiment.stages if stage.kind == "shifted_actions")
+    publish(config, stage, made, {"num_changed": 3})
+    found = changed_action_estimate(config, experiment)
+    assert found is not None and (found.num_done, found.most_total_bytes) == (1, 3 * config.encoder.hidden_size * 4)
 
 
 def publish(config: Config, stage: Stage, content: Folder, metrics: dict[str, int]) -> None:
