@@ -26,28 +26,16 @@ from clinjepa.evaluation.predictions import cell_predictions
 from clinjepa.model.predictor import Predictor, build_predictor
 from clinjepa.model.specs import PredictorSpec
 from tests.evaluation.test_evaluation_downstream import MemoryLatents, _labels, _stays
+from tests.support.data.probe_points import NUM_FEATURES, probe_points
 
 CONFIG = ProbeConfig(hidden_size=32, batch_size=128, max_epochs=30, learning_rate=1e-2)
-NUM_FEATURES = 12
 NUMBER, OTHER, EVENT = load_task("map_8h"), load_task("urine_rate_2h"), load_task("hypotension_8h")
 SETTINGS = DownstreamConfig(rollout_hours=6, min_positives=5, num_bootstrap=50, pooling="last", probe=ProbeConfig(kinds=["linear"]))
 
 
 def world(num_points: int = 900, num_tasks: int = 3, seed: int = 0) -> tuple[np.ndarray, list[ProbeTask]]:
-    """Correlated features of unequal scale with heavy tails, and tasks with noisy linear labels of unequal unit at some of the points."""
-    rng = np.random.default_rng(seed)
-    x_NF = rng.standard_t(2, size=(num_points, NUM_FEATURES)) @ rng.normal(size=(NUM_FEATURES, NUM_FEATURES))
-    x_NF = (x_NF * 10.0 ** rng.integers(-2, 3, NUM_FEATURES) + rng.normal(size=NUM_FEATURES)).astype(np.float32)
-    x_NF[:, 3] = 7.5  # a constant
-    split_N = rng.choice(3, num_points, p=[0.6, 0.2, 0.2])
-    tasks = []
-    for number in range(num_tasks):
-        label_N = Standardiser.fit(x_NF)(x_NF) @ rng.normal(size=NUM_FEATURES) + 2 * rng.normal(size=num_points)
-        label_N = 80 + 10.0**number * label_N
-        labelled_N = rng.random(num_points) < 0.95 ** (number**2)
-        rows = [np.flatnonzero((split_N == split) & labelled_N) for split in range(3)]
-        tasks.append(ProbeTask(rows[0], rows[1], rows[2], label_N[rows[0]], label_N[rows[1]]))
-    return x_NF, tasks
+    """Tasks with noisy linear labels of unequal unit."""
+    return probe_points(lambda signal_N, number: 80 + 10.0**number * signal_N, num_points, num_tasks, seed)
 
 
 def library(x_NF: np.ndarray, task: ProbeTask, penalty: float) -> Ridge:

@@ -12,26 +12,14 @@ from clinjepa.evaluation.downstream.linear_probe import fit_linear
 from clinjepa.evaluation.downstream.probe_rows import CUT, ProbeTask, Standardiser
 from clinjepa.evaluation.downstream.probes import REGULARISATION, scores_of_tasks
 from clinjepa.evaluation.metrics import log_loss
+from tests.support.data.probe_points import NUM_FEATURES, probe_points
 
 CONFIG = ProbeConfig(hidden_size=16, batch_size=64, max_epochs=12, patience=2, learning_rate=1e-2)
-NUM_FEATURES = 12
 
 
 def world(num_points: int = 900, num_tasks: int = 5, seed: int = 0) -> tuple[np.ndarray, list[ProbeTask]]:
-    """Correlated features of unequal scale with heavy tails, and tasks with labels at some of the points, from many to few."""
-    rng = np.random.default_rng(seed)
-    x_NF = rng.standard_t(2, size=(num_points, NUM_FEATURES)) @ rng.normal(size=(NUM_FEATURES, NUM_FEATURES))
-    x_NF = (x_NF * 10.0 ** rng.integers(-2, 3, NUM_FEATURES) + rng.normal(size=NUM_FEATURES)).astype(np.float32)
-    x_NF[:, 3] = 7.5  # a constant
-    split_N = rng.choice(3, num_points, p=[0.6, 0.2, 0.2])
-    tasks = []
-    for number in range(num_tasks):
-        z_NF = Standardiser.fit(x_NF)(x_NF)
-        label_N = (z_NF @ rng.normal(size=NUM_FEATURES) + 2 * rng.normal(size=num_points) > 0.8 * number - 1).astype(np.float64)
-        labelled_N = rng.random(num_points) < 0.95 ** (number**2)
-        rows = [np.flatnonzero((split_N == split) & labelled_N) for split in range(3)]
-        tasks.append(ProbeTask(rows[0], rows[1], rows[2], label_N[rows[0]], label_N[rows[1]]))
-    return x_NF, tasks
+    """Tasks with labels 0 and 1 of unequal prevalence."""
+    return probe_points(lambda signal_N, number: (signal_N > 0.8 * number - 1).astype(np.float64), num_points, num_tasks, seed)
 
 
 def library(x_NF: np.ndarray, task: ProbeTask, strength: float) -> LogisticRegression:
