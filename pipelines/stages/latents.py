@@ -35,18 +35,23 @@ class Encoded(NamedTuple):
 
 def run_embed_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `embed` stages. A shard that this encoder has finished is recognised by its header and skipped after a restart."""
+    job = embed_job(context, stage, artifact, ReadingSettings.from_json(stage.settings))
+    encoded = encode_shards(context, stage, _EmbedShards, job)
+    return {**finish_latents(artifact.folder), **encoded._asdict()}
+
+
+def embed_job(context: RunContext, stage: Stage, artifact: Artifact, reading: ReadingSettings) -> EmbedJob:
+    """What an encoder worker needs, by the addresses of the stage's inputs `trajectories`, `base` and, where it has one, `encoder`."""
     address = {name: context.artifact(upstream).folder.address for name, upstream in stage.inputs.items()}
-    job = EmbedJob(
+    return EmbedJob(
         out=artifact.folder.address,
         trajectories=address["trajectories"],
         base=address["base"],
         encoder=address.get("encoder"),
         base_settings=base_settings(stage),
-        reading=ReadingSettings.from_json(stage.settings),
+        reading=reading,
         use_gpu=context.config.execution.use_gpu,
     )
-    encoded = encode_shards(context, stage, _EmbedShards, job)
-    return {**finish_latents(artifact.folder), **encoded._asdict()}
 
 
 def encode_shards(context: RunContext, stage: Stage, worker: type[ShardWorker], job: EmbedJob) -> Encoded:

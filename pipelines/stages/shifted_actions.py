@@ -11,8 +11,7 @@ from clinjepa.trajectory.tokens.changed_actions import finish_changed_actions
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.context import RunContext
 from pipelines.graph.stage import Stage
-from pipelines.stages.base_model import base_settings
-from pipelines.stages.latents import ShardWorker, encode_shards
+from pipelines.stages.latents import ShardWorker, embed_job, encode_shards
 
 if TYPE_CHECKING:
     from clinjepa.curriculum.embedding import Embedder
@@ -20,18 +19,9 @@ if TYPE_CHECKING:
 
 def run_shifted_actions_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
     """Executor of `shifted_actions` stages; shards are resumed as those of `embed` stages are."""
-    address = {name: context.artifact(upstream).folder.address for name, upstream in stage.inputs.items()}
-    job = ShiftedActionsJob(
-        out=artifact.folder.address,
-        trajectories=address["trajectories"],
-        base=address["base"],
-        encoder=address.get("encoder"),
-        base_settings=base_settings(stage),
-        reading=ReadingSettings.from_json(stage.settings["reading"]),
-        use_gpu=context.config.execution.use_gpu,
-        ingest=address["ingest"],
-        shift=dose_shift(stage),
-    )
+    as_latents = embed_job(context, stage, artifact, ReadingSettings.from_json(stage.settings["reading"]))
+    ingest = context.artifact(stage.inputs["ingest"]).folder.address
+    job = ShiftedActionsJob(**vars(as_latents), ingest=ingest, shift=dose_shift(stage))
     encode_shards(context, stage, _ShiftShards, job)
     return {**finish_changed_actions(artifact.folder)}
 
