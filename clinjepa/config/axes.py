@@ -169,7 +169,8 @@ def _check_name(config: Config, name: str) -> None:
             break  # free names, as those of loss terms; `build_experiment` compares them with the recipes
         fields = type(section).model_fields if isinstance(section, BaseModel) else {}
         if part not in fields:
-            raise ConfigError(f"grid.axes: {name} is no setting{_near(name)}; docs/configuration.md lists all settings")
+            weight = f"; the weight of a loss term is curriculum.term_weights.{name}" if len(path) == 1 and not _near(name) else ""
+            raise ConfigError(f"grid.axes: {name} is no setting{_near(name)}{weight}; docs/configuration.md lists all settings")
         if is_execution(fields[part]):
             raise ConfigError(f"grid.axes: {name} changes no result, so its trials would be equal; set it outside the axes")
         if depth == 0 and part == "grid":

@@ -65,7 +65,7 @@ class GridConfig(Section):
 
     recipes: list[Annotated[str, IS_ADDRESS]] = Field(["clin_jepa", "no_alignment", "sft", "untrained"], min_length=1)
     """Names of the project's recipes (`clinjepa/curriculum/recipes/`), or paths of recipe files that end in .yaml
-    (docs/adding_a_recipe.md). `run` trains all of them, `pretrain` the first."""
+    (docs/adding_a_recipe.md), relative to the working folder. `run` trains all of them, `pretrain` the first."""
 
     seeds: list[int] = Field([0], min_length=1)
     """Seeds of weights, order of windows, dropout and rollout starts. With several, figures are combined over them."""
@@ -83,6 +83,6 @@ class GridConfig(Section):
 
     max_concurrent_trials: int | None = Execution(None, ge=1)
     """Trials that run at once; null: twice as many as the cluster's CPUs can train, at least 4. A trial that waits for a stage of another
-    one uses no CPU."""
+    one uses no CPU, but its process and its workers' start do: 1 or 2 is enough on two cores."""
 
     search: SearchConfig = Execution(SearchConfig())

@@ -15,8 +15,8 @@ from clinjepa.config.schema import Config
 
 HEAD = """# Configuration
 
-One YAML file describes one experiment; the project's files are in `configs/`. `extends: other.yaml` starts from another file of the
-same folder. On the command line every field can be set by its dotted name, with a YAML value:
+One YAML file describes one experiment; the project's files are in `configs/`. `extends: other.yaml` starts from another file,
+relative to this one. On the command line every field can be set by its dotted name, with a YAML value:
 `clinjepa run configs/demo.yaml curriculum.num_steps=200 evaluation.drift.contexts='[6, 12]'`. Unknown keys are errors. Every run
 saves its complete configuration, defaults included.
 

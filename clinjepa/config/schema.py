@@ -287,7 +287,8 @@ class CurriculumConfig(Section):
     """Optimizer steps of all phases together; equal for every recipe, so that recipes are compared at one budget (`budget`)."""
 
     shares: dict[str, float] = {"warmup": 0.24, "joint": 0.35, "alignment": 0.17, "finalization": 0.24}
-    """Parts of `num_steps` by name; they add up to 1. The phases of every recipe name them all, so that its whole budget is spent."""
+    """Parts of `num_steps` by name; they add up to 1. The phases of every recipe name them all, so that its whole budget is spent.
+    Give all of them: what is given replaces the default as a whole."""
 
     budget: Literal["steps", "encoder_tokens"] = Added("steps")
     """What is equal for all recipes. `steps`: `num_steps`. `encoder_tokens`: the tokens that the phases put through the encoder; a recipe

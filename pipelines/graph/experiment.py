@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -151,9 +152,10 @@ def _check_weights(config: Config, recipes: Sequence[Recipe]) -> None:
     """Raise ConfigError for a weight of a loss term that no recipe has."""
     known = {term.name for recipe in recipes for phase in recipe.phases for term in phase.loss}
     if unknown := sorted(set(config.curriculum.term_weights) - known):
+        near = difflib.get_close_matches(unknown[0], known, n=1)
         raise ConfigError(
-            f"curriculum.term_weights names {', '.join(unknown)}, which is no loss term of grid.recipes; "
-            f"they have {', '.join(sorted(known))}"
+            f"curriculum.term_weights (set itself or by an axis of grid.axes) names {', '.join(unknown)}, which is no loss term of "
+            f"grid.recipes; {f'did you mean {near[0]}? ' if near else ''}they have {', '.join(sorted(known))}"
         )
 
 

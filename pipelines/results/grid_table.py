@@ -17,7 +17,7 @@ from pipelines.graph.experiment import Experiment
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import Trial
 from pipelines.results.costs import trial_costs
-from pipelines.results.trial_metrics import TUNING_L1, evaluation_metrics, tuning_l1
+from pipelines.results.trial_metrics import evaluation_metrics, phase_metrics
 
 TABLE = "grid"
 """Name of the table's files in the run's folder, without the ending."""
@@ -53,7 +53,7 @@ def grid_table(config: Config, experiment: Experiment) -> pa.Table:
     for trial in experiment.trials:
         found: dict[str, float] = {}
         for phase in trial.phases:
-            found |= figures(phase, TUNING_L1)
+            found |= figures(phase, str(phase.settings["phase"]["name"]))
         for name, stage in trial.evaluations.items():
             found |= figures(stage, name)
         rows.append(_row(experiment, trial, manifests) | found)
@@ -62,8 +62,7 @@ def grid_table(config: Config, experiment: Experiment) -> pa.Table:
 
 def _figures_of(stage: Stage, name: str, artifact: Artifact) -> Mapping[str, float]:
     if stage.kind == "phase":
-        measured = tuning_l1(artifact)
-        return {} if measured is None else {TUNING_L1: measured}
+        return phase_metrics(name, artifact)
     return evaluation_metrics(name, artifact) if stage.kind != "sync" else {}
 
 

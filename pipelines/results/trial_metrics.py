@@ -16,6 +16,9 @@ from pipelines.graph.artifacts import RESULT, Artifact
 TUNING_L1 = "tuning_l1"
 """L1 of the teacher-forced predictions on tuning windows after a phase; comparable between trials of equal encoders."""
 
+_NO_TERMS = ("step", "loss", "grad_norm", "lr_")
+"""Beginnings of a step's figures that are no loss terms."""
+
 _LEFT_OUT = {"starts", "actions", "controls", "variables", "figures", "by_k", "cohorts", "umap", "pictures", "space", "shares"}
 """Parts of a result that are no headline: hundreds of columns."""
 
@@ -25,6 +28,15 @@ def tuning_l1(artifact: Artifact) -> float | None:
     measured = artifact.folder.read_json("metrics.json")["diagnostics"]
     found = [row["l1"] for row in measured if row.get("l1") is not None]
     return float(found[-1]) if found else None
+
+
+def phase_metrics(name: str, artifact: Artifact) -> dict[str, float]:
+    """Of a finished phase: TUNING_L1 where it was measured, and `loss.<phase>.<term>`, the mean of every term in the last step."""
+    content = artifact.folder.read_json("metrics.json")
+    last = content["steps"][-1] if content["steps"] else {}
+    terms = {f"loss.{name}.{term}": float(value) for term, value in last.items() if not term.startswith(_NO_TERMS)}
+    measured = [row["l1"] for row in content["diagnostics"] if row.get("l1") is not None]
+    return terms | ({TUNING_L1: float(measured[-1])} if measured else {})
 
 
 def evaluation_metrics(name: str, artifact: Artifact) -> dict[str, float]:

@@ -13,6 +13,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from clinjepa.config import Config
+from clinjepa.storage import Folder
+from pipelines.graph.artifacts import Artifact
 from pipelines.graph.provenance import reuse_warning
 from pipelines.graph.stage import Stage
 
@@ -57,7 +59,12 @@ def watch(coordinator: Any, enabled: bool = True) -> Iterator[None]:
 
 
 def say_what_is_reused(config: Config, stages: Iterable[Stage]) -> None:
-    """Print one warning when another version of the code made finished stages that this run reuses."""
+    """Print how many stages are finished already, and a warning when another version of the code made some of them."""
+    stages = list({stage.key: stage for stage in stages}.values())
+    storage = Folder(config.storage)
+    finished = sum(Artifact.at(storage, stage.kind, stage.key).is_complete() for stage in stages)
+    if finished:
+        console.print(f"{finished} of {len(stages)} stages are finished and reused", highlight=False, markup=False)
     line = reuse_warning(config, stages)
     if line:
         console.print(f"warning: {line}", highlight=False, markup=False)
@@ -102,6 +109,7 @@ def _follow_bars(coordinator: Any, stop: threading.Event) -> None:
 
 def _follow_lines(coordinator: Any, stop: threading.Event) -> None:
     begun: dict[str, tuple[float, str]] = {}
+    moved: dict[str, tuple[float, float]] = {}  # when the first step was seen done, and how many were by then
     logged: dict[str, float] = {}
     while not stop.wait(1.0):
         current = _read(coordinator)
@@ -111,13 +119,16 @@ def _follow_lines(coordinator: Any, stop: threading.Event) -> None:
         for key, state in current.items():
             if key not in begun:
                 begun[key] = (now, state.label)
+            if state.done:
+                moved.setdefault(key, (now, state.done))
             if now - logged.get(key, 0.0) >= _LOG_SECONDS:
                 logged[key] = now
-                spent = now - begun[key][0]
-                left = spent / state.done * (state.total - state.done) if state.done else None
+                since, done = moved.get(key, (now, state.done))
+                left = (now - since) / (state.done - done) * (state.total - state.done) if state.done > done else None
                 estimate = f", about {left:.0f} s left" if left is not None else ""
                 console.print(f"{state.label}: {state.done:.0f}/{state.total:.0f} {state.note}{estimate}", highlight=False, markup=False)
         for key in set(begun) - set(current):
             started, label = begun.pop(key)
             logged.pop(key, None)
+            moved.pop(key, None)
             console.print(f"done {label} {now - started:.0f} s", highlight=False, markup=False)

@@ -68,20 +68,21 @@ class _Run:
     """By name of a trial."""
 
 
-def run_trials(context: RunContext, experiment: Experiment, executors: Mapping[str, Executor]) -> list[TrialFault]:
+def run_trials(context: RunContext, experiment: Experiment, executors: Mapping[str, Executor], evaluates: bool = True) -> list[TrialFault]:
     """Run every trial of the experiment, and the baselines beside them, in parallel; a trial that fails does not stop the others.
 
     Args:
         context: The connected run.
         experiment: The stages of `context.config`.
         executors: By stage kind.
+        evaluates: False: only the phases of the trials run.
 
     Returns:
         The faults of the trials that failed, and of the baselines.
     """
     config = context.config
-    chains = {trial.name: trial.chain for trial in experiment.trials}
-    beside = {data.baselines.label: (data.baselines,) for data in experiment.data}
+    chains = {trial.name: trial.chain if evaluates else trial.phases for trial in experiment.trials}
+    beside = {data.baselines.label: (data.baselines,) for data in experiment.data} if evaluates else {}
     shared = _Run(config.model_dump_json(), context.run_id, context.debug, executors, beside | chains)
     for stage in experiment.data[0].stages:
         ensure(context, stage, executors)

@@ -56,7 +56,7 @@ def load_recipe(entry: str) -> Recipe:
     if not entry.endswith((".yaml", ".yml")):
         return _load_own(entry)
     path = Path(entry)
-    return parse_recipe(_text(path, f"recipe {entry}"), path.stem, path.parent, where=f"recipe {entry}")
+    return parse_recipe(_text(path, f"recipe {entry}", "the working folder"), path.stem, path.parent, where=f"recipe {entry}")
 
 
 def parse_recipe(text: str, name: str, folder: Path | None = None, where: str | None = None) -> Recipe:
@@ -244,14 +244,15 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
 def _terms_source(value: object, folder: Path, where: str) -> str:
     if not isinstance(value, str) or not value.endswith(".py"):
         raise ConfigError(f"{where}: terms is {value!r}; give the Python file with the recipe's own terms")
-    return _text(folder / value, f"{where}: terms")
+    return _text(folder / value, f"{where}: terms", "the recipe's folder")
 
 
-def _text(path: Path, what: str) -> str:
+def _text(path: Path, what: str, base: str) -> str:
+    """The content of a file. base: what a relative path starts from, for the message."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{what}: there is no file {path}") from None
+        raise ConfigError(f"{what}: there is no file {path.absolute()}; a path is relative to {base}, or give it whole") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what}: {path} cannot be read ({type(error).__name__})") from None
 

@@ -70,11 +70,13 @@ class PhaseTerm:
         """
         try:
             found = self.function(inputs, **self.options)
-        except (TypeError, ValueError, AttributeError, LookupError, NameError, ArithmeticError) as error:
-            if self.function.__module__ != OWN_MODULE:
+        except (TypeError, ValueError, AttributeError, LookupError, NameError, ArithmeticError, RuntimeError) as error:
+            # Subclasses of RuntimeError are faults of a device, as its memory; torch raises the class itself for shapes that do not fit.
+            if self.function.__module__ != OWN_MODULE or (isinstance(error, RuntimeError) and type(error) is not RuntimeError):
                 raise
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == OWN_MODULE]
-            raise ConfigError(f"{where}: term {self.name} fails with {type(error).__name__} in line {lines[-1]} of its file") from None
+            place = f"in line {lines[-1]} of its file" if lines else "when it is called; it takes the TermInputs and its options"
+            raise ConfigError(f"{where}: term {self.name} fails with {type(error).__name__} {place}") from None
         if not isinstance(found, Tensor) or found.ndim != int(self.is_global):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             wanted = "a vector of sums over all positions" if self.is_global else "a scalar, the sum over all positions"

@@ -162,6 +162,9 @@ TERMS: Mapping[str, Term] = {
 """By name. docs/adding_a_recipe.md lists them from here."""
 
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 @dataclass(frozen=True)
 class TermTable:
     """The terms that a recipe may name: the project's and its own."""
@@ -197,8 +200,10 @@ def loss_term(
     """
 
     def marked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        parameters = list(inspect.signature(function).parameters.values())[1:]
-        options = {each.name: each.default for each in parameters}
+        first, *parameters = [*inspect.signature(function).parameters.values(), None]
+        if first is None or first.default is not inspect.Parameter.empty or first.kind not in _POSITIONAL:
+            raise TypeError(f"{function.__name__}: the first parameter is the TermInputs, without a default; options follow it")
+        options = {each.name: each.default for each in parameters if each is not None}
         if without := [name for name, default in options.items() if not isinstance(default, float | int | bool | str)]:
             raise TypeError(f"{function.__name__}: parameters {', '.join(without)} need a default that is a number, true, false or a name")
         if unknown := sorted(set(reads) - set(READS)):
@@ -234,6 +239,8 @@ def _own_terms(source: str) -> Mapping[str, Term]:
     sys.modules[OWN_MODULE] = module  # dataclasses and torch look their module up
     try:
         exec(compile(source, OWN_MODULE, "exec"), module.__dict__)
+    except SyntaxError as error:
+        raise ConfigError(f"the recipe's file of terms is not Python: line {error.lineno}: {error.msg}") from None
     except Exception as error:
         raise ConfigError(f"the recipe's file of terms fails when it is imported: {type(error).__name__}: {first_line(error)}") from None
     found = {name: value.clinjepa_term for name, value in vars(module).items() if isinstance(getattr(value, "clinjepa_term", None), Term)}

@@ -85,7 +85,20 @@ def test_the_table_of_results_has_a_column_a_setting_a_cost_and_a_figure(
     rows = pq.read_table(path.with_suffix(".parquet")).to_pylist()
     assert [(row["curriculum.predictor_lr"], row["tuning_l1"], row["roundtrip.r2"]) for row in rows] == [(1e-4, 1.0, 0.5), (1e-3, 0.0, 0.5)]
     assert all((row["num_steps"], row["encoder_tokens"], row["latent_tokens"], row["predictor_tokens"]) == (48, 10, 5, 3) for row in rows)
+    losses = {name: row[name] for row in rows for name in row if name.startswith("loss.")}
+    assert losses == {"loss.predictor.teacher_forcing": 1.0, "loss.predictor.rollout": 2.0}
     assert path.read_text().splitlines()[0].startswith('"trial","recipe","seed","curriculum.predictor_lr"')
+
+
+def test_a_grid_without_evaluation_runs_the_phases_and_what_they_need(cluster, tmp_path: Path) -> None:
+    asked = config(tmp_path / "store", {"recipes": ["clin_jepa", "sft"]})
+    experiment = build_experiment(asked, "content")
+    assert run_trials(RunContext(asked, "run", coordinator()), experiment, simulated_executors({}, tmp_path / "log"), evaluates=False) == []
+    needed = {f"{each.kind} {each.key}" for trial in experiment.trials for phase in trial.phases for each in phase.closure()}
+    data = {f"{stage.kind} {stage.key}" for stage in experiment.data_stages}
+    assert manifests(tmp_path / "store") == needed | data
+    rows = pq.read_table(Path(write_table(asked, experiment)).with_suffix(".parquet")).to_pylist()
+    assert all("tuning_l1" in row and not any(name.startswith(("drift.", "downstream.")) for name in row) for row in rows)
 
 
 def test_a_grid_whose_driver_is_killed_goes_on_and_runs_no_finished_stage_again(tmp_path: Path) -> None:
