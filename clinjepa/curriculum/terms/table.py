@@ -200,10 +200,11 @@ def loss_term(
     """
 
     def marked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        first, *parameters = [*inspect.signature(function).parameters.values(), None]
-        if first is None or first.default is not inspect.Parameter.empty or first.kind not in _POSITIONAL:
+        every = list(inspect.signature(function).parameters.values())
+        inputs, parameters = every[0] if every else None, every[1:]
+        if inputs is None or inputs.default is not inspect.Parameter.empty or inputs.kind not in _POSITIONAL:
             raise TypeError(f"{function.__name__}: the first parameter is the TermInputs, without a default; options follow it")
-        options = {each.name: each.default for each in parameters if each is not None}
+        options = {each.name: each.default for each in parameters}
         if without := [name for name, default in options.items() if not isinstance(default, float | int | bool | str)]:
             raise TypeError(f"{function.__name__}: parameters {', '.join(without)} need a default that is a number, true, false or a name")
         if unknown := sorted(set(reads) - set(READS)):
