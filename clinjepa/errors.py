@@ -17,7 +17,11 @@ class ClinJepaError(Exception):
     """Base of every error that the command line reports as one line, without a traceback."""
 
     def __init__(self, *arguments: object) -> None:
-        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in arguments))
+        super().__init__(*(redacted(str(each)) for each in arguments))
+
+    def add_note(self, note: str) -> None:
+        """A note that a traceback shows below the message; it passes `redacted` too."""
+        super().add_note(redacted(note))
 
 
 class ConfigError(ClinJepaError):

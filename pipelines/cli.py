@@ -16,8 +16,10 @@ from pipelines.pretrain import pretrain
 from pipelines.report import report
 from pipelines.run import run
 from pipelines.terminal.faults import entered
+from pipelines.terminal.usage import Group
 
 app = typer.Typer(
+    cls=Group,
     help="Pretrain a joint-embedding predictive world model of intensive-care patients, and find out honestly whether it works.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

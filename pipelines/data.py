@@ -14,9 +14,10 @@ from pipelines.new_definition import new_task, new_variable
 from pipelines.show import show
 from pipelines.terminal.arguments import Debug
 from pipelines.terminal.faults import entered, one_line_errors
+from pipelines.terminal.usage import Group
 
 _HELP = "Open and simulated ICU data sets, finished data, new clinical definitions."
-app = typer.Typer(help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Group, help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("audit")(audit)
 app.command("show")(show)
 app.command("new-task")(new_task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ def save_config(config: Config) -> str:
 
 def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Set `a.b=value` pairs in a nested dictionary; values are YAML (`4`, `true`, `[6, 12]`, `null`)."""
+    for word, following in pairwise(overrides):  # a shell divides `--password X` in two words
+        if "=" not in word:
+            refuse_credentials(f"{word} {following}", "an override")
     for override in overrides:
         dotted, separator, text = override.partition("=")
         refuse_credentials(dotted, "an override")

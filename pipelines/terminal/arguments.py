@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.terminal.faults import entered
+from pipelines.terminal.usage import Command
 
 if TYPE_CHECKING:
     from clinjepa.config import Config
@@ -31,5 +32,5 @@ def configured(config: str, overrides: list[str] | None) -> Config:
 def run_as_module(command: Callable[..., None], name: str) -> None:
     """Run one command as `clinjepa NAME` does, with the arguments of this process."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
+    app.command(cls=Command)(command)
     entered(lambda: app(prog_name=f"clinjepa {name}"))

@@ -16,6 +16,8 @@ from clinjepa.config import Config, load_config
 from clinjepa.errors import ClinJepaError, ConfigError, StorageError
 from clinjepa.storage import Folder
 from pipelines.cli import app
+from pipelines.show import show
+from pipelines.terminal.arguments import run_as_module
 from tests.support.machines.cli import ROOT
 
 SIMULATED = str(ROOT / "configs" / "demo_simulator.yaml")
@@ -95,6 +97,35 @@ def test_no_command_takes_an_address_with_a_credential(words: list[str], tmp_pat
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 2 and "credentials" in done.output and not shows(done.output) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", SIMULATED, f"--password {SECRET}"],
+        ["plan", SIMULATED, "--", "--api-token", SECRET],
+        ["plan", SIMULATED, "--", "storage=here", "-u", f"zoe:{SECRET}"],
+        ["plan", SIMULATED, f"--api-token={SECRET}"],
+        ["data", "simulate", "here", "there", ADDRESS],
+        ["data", "show", "here", "there", "--", "--password", SECRET],
+        [ADDRESS],
+        ["data", ADDRESS],
+    ],
+)
+def test_a_stray_argument_with_a_credential_is_not_repeated(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and done.output and not shows(done.output) and not list(tmp_path.iterdir())
+
+
+def test_a_stray_argument_of_a_command_by_itself_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["show", "here", "there", ADDRESS])
+    with pytest.raises(SystemExit) as ended:
+        run_as_module(show, "data show")
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and "***" in said.err and not shows(said.out + said.err)
 
 
 def test_an_export_to_an_address_with_a_credential_is_refused(tmp_path: Path) -> None:
