@@ -21,7 +21,7 @@ def _without_credentials() -> Iterator[None]:
         yield
     except Exception as error:
         if hasattr(error, "format_message") and isinstance(message := getattr(error, "message", None), str):
-            error.message = redacted(message)
+            error.message = redacted(message)  # type: ignore[attr-defined]
         raise
 
 
