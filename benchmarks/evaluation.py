@@ -8,7 +8,7 @@ Each part has the one-by-one computation beside it:
   each column and scaled to all: probes of single tasks (scikit-learn once per strength, an MLP differentiated by torch). Beside the
   statistics: scikit-learn on the repeated rows of one draw after the other, on some draws and scaled.
 * `evaluate` of the demo's four recipes under Ray, beyond a start of Ray. `--demo STORAGE/runs/NAME` is a finished run of a demo, whose
-  storage is copied; without it `configs/demo_simulator.yaml` is run first. The quick form leaves this part out.
+  storage is copied; without it `configs/demo_simulator.yaml` is run first. `--demo none` and the quick form leave this part out.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def main() -> None:
         "single_probes_scaled_seconds": {kind: cost.wall_seconds for kind, cost in alone.items()},
         "least_correlation_with_single_probes": alike,
     }
-    if not options.quick:
+    if not options.quick and options.demo != "none":
         with tempfile.TemporaryDirectory() as scratch:
             demo = demo_evaluations(Path(options.demo) if options.demo else None, Path(scratch))
         measured["demo_evaluations"] = demo.evaluations.cpu_seconds - demo.ray.cpu_seconds
