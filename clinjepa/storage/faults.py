@@ -1,6 +1,6 @@
 """Errors of file systems, translated to one line that names the address, the fault and the remedy.
 
-Used by `Folder` for every access and by `sources/files/csv_stream.py`, which opens files itself.
+Used by `Folder` for every access.
 """
 
 from __future__ import annotations

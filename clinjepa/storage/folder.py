@@ -155,9 +155,8 @@ class Folder:
     def read_bytes(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """The content of a file, or its bytes from `start` (inclusive) to `end` (exclusive)."""
 
-        self.check_regular(name)
-
         def read() -> bytes:
+            self.check_regular(name)
             data: bytes = self.fs.cat_file(self.path(name), start=start, end=end)
             return data
 
@@ -168,6 +167,16 @@ class Folder:
         path = Path(self.path(name)) if self.is_local else None
         if path is not None and path.exists() and not (path.is_file() or path.is_dir()):
             raise StoreError(f"{self.address}/{name} is no regular file (a pipe, a socket or a device); put a file there or take it away")
+
+    def reading(self, name: str) -> IO[bytes]:
+        """A file, to be read in pieces; StoreError or StorageError when it is missing, a folder, or no regular file."""
+
+        def opened() -> IO[bytes]:
+            self.check_regular(name)
+            stream: IO[bytes] = self.fs.open(self.path(name), "rb")
+            return stream
+
+        return self._try(name, opened)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file atomically: a reader never sees a partial file."""
@@ -213,6 +222,7 @@ class Folder:
             for _ in range(50):
                 if self._create(name, data):
                     return True
+                self.check_regular(name)
                 try:
                     return bool(self.fs.cat_file(self.path(name)) == data)
                 except FileNotFoundError:
@@ -272,7 +282,7 @@ class Folder:
         """One row group of a Parquet file; the other row groups are not read."""
 
         def read() -> pa.Table:
-            with self.fs.open(self.path(name), "rb") as file:
+            with self.reading(name) as file:
                 return pq.ParquetFile(file, pre_buffer=False).read_row_group(group, use_threads=False)
 
         try:
@@ -300,7 +310,7 @@ class Folder:
 
         def digest() -> str:
             sha = hashlib.sha256()
-            with self.fs.open(self.path(name), "rb") as file:
+            with self.reading(name) as file:
                 while chunk := file.read(1 << 22):
                     sha.update(chunk)
             return sha.hexdigest()
@@ -311,7 +321,7 @@ class Folder:
     def local_copy(self, name: str) -> Iterator[Path]:
         """A local path with the content of a file or folder: the original on a local disk, otherwise a temporary download."""
         if self.is_local:
-            self.check_regular(name)
+            self._try(name, lambda: self.check_regular(name))
             path = Path(self.path(name))
             if not path.exists():
                 raise StoreError(f"{self.address}/{name} is missing")

@@ -124,6 +124,21 @@ def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(tmp_path, cas
     put_pipe(tmp_path / (f"{case.name}.zip" if zipped else case.record))
     with pytest.raises(ClinJepaError, match="is no regular file"):
         read(tmp_path, case)
+    with pytest.raises(ClinJepaError, match="is no regular file"):
+        open_source(SourceConfig(kind=case.kind, path=str(tmp_path))).content_digest()
+
+
+def test_a_pipe_in_the_place_of_an_outcome_file_is_named(tmp_path):
+    put_pipe(write(tmp_path, CASES["cinc2012"], False) / "Outcomes-a.txt")
+    with pytest.raises(ClinJepaError, match="Outcomes-a.txt is no regular file"):
+        open_source(SourceConfig(kind="cinc2012", path=str(tmp_path))).content_digest()
+
+
+@BOTH
+def test_a_folder_with_the_name_of_a_zip_is_named(tmp_path, case):
+    (write(tmp_path, case, False) / case.name).rename(tmp_path / f"{case.name}.zip")
+    with pytest.raises(ClinJepaError, match=f"{case.name}.zip is a folder, a file is needed there; move it away"):
+        read(tmp_path, case)
 
 
 def test_strays_alone_are_no_records(tmp_path):

@@ -6,9 +6,11 @@ import polars as pl
 import pytest
 
 from clinjepa.config.schema import SourceConfig
-from clinjepa.errors import SourceError
+from clinjepa.errors import SourceError, StoreError
 from clinjepa.sources.meds.source import MedsSource
+from clinjepa.storage import Folder
 from tests.support.data.meds_examples import SCHEMA, chart, read_all, row, stay_rows, write_meds
+from tests.support.machines.pipes import put_pipe
 
 
 def test_a_missing_folder_says_how_to_get_the_data(tmp_path):
@@ -113,3 +115,21 @@ def test_an_id_above_int64_is_refused_by_column_and_type(tmp_path):
     assert "cut or altered" not in str(caught.value) and "\n" not in str(caught.value) and str(2**63)[:6] not in str(caught.value)
     table.with_columns(pl.col("subject_id").cast(pl.UInt64)).write_parquet(file)
     assert read_all(root).stays.num_rows == 1
+
+
+@pytest.mark.parametrize("name", ["data/train/0.parquet", "metadata/subject_splits.parquet"])
+def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(tmp_path, name):
+    write_meds(tmp_path, stay_rows())
+    Folder(tmp_path / "metadata").make()
+    put_pipe(tmp_path / name)
+    for read in (read_all, lambda folder: MedsSource(SourceConfig(kind="meds", path=str(folder))).content_digest()):
+        with pytest.raises(StoreError, match=f"{name} is no regular file"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["0 ü[1]*数?", "{a,b}", "#1 %20~"])
+def test_letters_of_a_pattern_in_a_name_are_letters(tmp_path, name):
+    shard = f"data/train/{name}.parquet"
+    wanted = read_all(write_meds(tmp_path / "plain", stay_rows() + [chart(220045, 2, 80.0)]))
+    found = read_all(write_meds(tmp_path / "odd [1]*", stay_rows() + [chart(220045, 2, 80.0)], shard))
+    assert found.events.num_rows == 1 and found.events.equals(wanted.events) and found.stays.equals(wanted.stays)

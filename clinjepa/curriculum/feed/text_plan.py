@@ -82,7 +82,7 @@ def open_text_plan(job: SftJob, split: str = "train") -> TextPlan:
     lengths: list[np.ndarray] = []
     rows, shards = stays["row"].to_numpy(), np.asarray(stays["shard"].to_pylist())
     for shard in dict.fromkeys(shards.tolist()):
-        with folder.fs.open(folder.path(shard), "rb") as file:
+        with folder.reading(shard) as file:
             table = pq.read_table(file, columns=["static_tokens", "state_lengths", "action_lengths"])
         static = pc.list_value_length(table["static_tokens"]).to_pylist()
         state, action = table["state_lengths"].to_pylist(), table["action_lengths"].to_pylist()

@@ -136,8 +136,7 @@ class RecordFiles:
 
     @contextmanager
     def _zip(self) -> Iterator[zipfile.ZipFile]:
-        self._folder.check_regular(f"{self._name}.zip")
-        with self._folder.fs.open(self._folder.path(f"{self._name}.zip"), "rb") as file:
+        with self._folder.reading(f"{self._name}.zip") as file:
             try:
                 archive = zipfile.ZipFile(file)
             except _BROKEN_ZIP as error:

@@ -24,7 +24,6 @@ from isal import igzip, isal_zlib
 from clinjepa.errors import SourceError, StorageError
 from clinjepa.sources.files.csv_rows import BadRow, CsvFile, Keep, parse_block
 from clinjepa.storage import Folder
-from clinjepa.storage.faults import translated
 
 _MB = 1024 * 1024
 _PROCESS_MB = 300
@@ -126,7 +125,7 @@ def scan(file: CsvFile, plan: ScanPlan, keep: Keep, counts: Counter[str]) -> Ite
 @contextmanager
 def open_stream(folder: Folder, name: str) -> Iterator[IO[bytes]]:
     """The unpacked bytes of a csv or csv.gz."""
-    with _opened(folder, name) as raw:
+    with folder.reading(name) as raw:
         if not name.endswith(".gz"):
             yield raw
             return
@@ -145,18 +144,6 @@ def read_line(stream: IO[bytes], where: str) -> bytes:
         raise _broken(where, error, None) from None
     except OSError as error:
         raise StorageError(f"{where}: cannot be read ({type(error).__name__}); check the disk or the network") from None
-
-
-def _opened(folder: Folder, name: str) -> IO[bytes]:
-    folder.check_regular(name)
-    try:
-        stream: IO[bytes] = folder.fs.open(folder.path(name), "rb")
-        return stream
-    except Exception as error:
-        fault = translated(f"{folder.address}/{name}", error, folder.is_local, writes=False)
-        if fault is None:
-            raise
-        raise fault from None
 
 
 def _blocks(file: CsvFile, stream: IO[bytes], block_bytes: int) -> Iterator[bytes]:

@@ -168,7 +168,7 @@ class MedsSource:
             chosen = find_columns(columns, _parquet_schema(path, where), where)
             found = [spelling for spelling in chosen.values() if spelling is not None]
             try:
-                frame = pl.scan_parquet(path).slice(first_row, num_rows).select(found).collect()
+                frame = pl.scan_parquet(path, glob=False).slice(first_row, num_rows).select(found).collect()
                 return typed(frame, chosen, where)
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise SourceError(f"{where}: cannot be read ({type(error).__name__}); it was cut or altered, get the file again") from None
@@ -183,7 +183,7 @@ class MedsSource:
             missing = {"subject_id", "split"} - set(_parquet_schema(path, where).names())
             if missing:
                 raise SourceError(f"{where}: columns {sorted(missing)} are missing; MEDS requires subject_id and split")
-            table = pl.read_parquet(path, columns=["subject_id", "split"])
+            table = pl.read_parquet(path, columns=["subject_id", "split"], glob=False)
         split = table["split"].cast(pl.String).str.strip_chars()
         given = pl.DataFrame([whole_numbers(table["subject_id"], where), split.rename("source_split")]).drop_nulls().unique()
         torn = given.height - given["subject_id"].n_unique()
@@ -195,7 +195,7 @@ class MedsSource:
 def _parquet_schema(path: Path, where: str) -> pl.Schema:
     try:
         pq.read_metadata(path)
-        return pl.scan_parquet(path).collect_schema()
+        return pl.scan_parquet(path, glob=False).collect_schema()
     except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
         raise SourceError(
             f"{where}: not a readable Parquet file ({type(error).__name__}); it was cut or altered, get the file again"
