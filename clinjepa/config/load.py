@@ -12,8 +12,10 @@ from pydantic import BaseModel, ValidationError
 
 from clinjepa.addresses import plain_address
 from clinjepa.config.credentials import refuse_credentials, refuse_environment
+from clinjepa.config.file_text import read_text, real_path
 from clinjepa.config.schema import Config
 from clinjepa.config.section import ADDRESS_FAULT
+from clinjepa.config.yaml_text import MOST_DEPTH, YamlFault, parse_yaml
 from clinjepa.errors import ConfigError
 
 
@@ -46,10 +48,12 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
         if any("\udc80" <= character <= "\udcff" for character in text):  # what Python makes of bytes that the locale cannot read
             raise ConfigError(f"override {dotted}: the value has letters that this locale cannot read; set LC_ALL=C.UTF-8")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {dotted}: the value is not YAML ({error.__class__.__name__})") from None
+            value = parse_yaml(text)
+        except YamlFault as fault:
+            raise ConfigError(f"override {dotted[:100]}: the value {fault.words}") from None
         *parents, last = dotted.split(".")
+        if len(parents) > MOST_DEPTH:
+            raise ConfigError(f"override {dotted[:100]}…: no setting lies {len(parents)} sections deep; check its name")
         node = raw
         for parent in parents:
             child = node.get(parent)
@@ -63,26 +67,14 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
 
 
 def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if path.resolve() in seen:
+    place = real_path(path)
+    if place in seen:
         raise ConfigError(f"{path}: `extends` goes round in a circle")
     try:
-        content = path.read_bytes()
-        if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
-            raise ConfigError(f"{path} is not UTF-8 text (it looks like UTF-16); save it as UTF-8")
-        raw = yaml.safe_load(content.decode("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file; those of the project are in configs/") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder; give one YAML file of it") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); check its path and its rights") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}: line {line} is not UTF-8 text; save the file as UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}:{where} is not valid YAML") from None
+        raw = parse_yaml(read_text(path))
+    except YamlFault as fault:
+        where = f" line {fault.line}" if fault.line else " it"
+        raise ConfigError(f"{path}:{where} {fault.words}") from None
     if raw is None:
         raise ConfigError(f"{path} is empty; name at least what it `extends`, or start from a file of configs/")
     if not isinstance(raw, dict):
@@ -91,7 +83,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     parent = raw.pop("extends", None)
     if parent is None:
         return raw
-    return _merge(_read_yaml(path.parent / _local_file(str(parent)), (*seen, path.resolve())), raw)
+    return _merge(_read_yaml(path.parent / _local_file(str(parent)), (*seen, place)), raw)
 
 
 def _local_file(text: str) -> Path:

@@ -24,7 +24,7 @@ ADDRESS_FAULT = "address"
 class Section(BaseModel):
     """A group of settings; unknown keys and credentials are errors and every field's docstring is its help text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,81 @@
+"""The text of a configuration file: of a bounded size, from a regular file or from a pipe such as `<(...)` of a shell."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import time
+from pathlib import Path
+
+from clinjepa.errors import ConfigError
+
+MOST_BYTES = 1_000_000
+PIPE_SECONDS = 30.0
+"""How long a pipe may stay silent."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a configuration file; ConfigError with the file and the remedy for one that cannot be a configuration."""
+    try:
+        content = _read(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file; those of the project are in configs/") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror or type(error).__name__}); check its path and its rights") from None
+    if len(content) > MOST_BYTES:
+        raise ConfigError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB, which no configuration is; check its path")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
+        raise ConfigError(f"{path} is not UTF-8 text (it looks like UTF-16); save it as UTF-8")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}: line {line} is not UTF-8 text; save the file as UTF-8") from None
+
+
+def real_path(path: Path) -> Path:
+    """The path behind all links, also where these go round in a circle; ConfigError for a name that no file can have."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # letters that the file system cannot write
+        raise ConfigError(f"{str(path)!r} cannot be the name of a file; check its letters") from None
+
+
+def _read(path: Path) -> bytes:
+    """At most one byte more than MOST_BYTES."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise ConfigError(f"{path} is a folder; give one YAML file of it")
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+        raise ConfigError(f"{path} is no regular file (a socket or a device); give a YAML file")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return _piped(path, descriptor) if stat.S_ISFIFO(mode) else _limited(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _limited(descriptor: int) -> bytes:
+    content = b""
+    while len(content) <= MOST_BYTES and (piece := os.read(descriptor, MOST_BYTES + 1 - len(content))):
+        content += piece
+    return content
+
+
+def _piped(path: Path, descriptor: int) -> bytes:
+    """What comes through a pipe until its writer ends; a pipe without a writer is empty at once."""
+    content, last = b"", time.monotonic()
+    while len(content) <= MOST_BYTES:
+        waited = time.monotonic() - last
+        if waited > PIPE_SECONDS:
+            raise ConfigError(f"{path} is a pipe, and nothing came through it for {PIPE_SECONDS:.0f} s; give a YAML file")
+        try:
+            piece = os.read(descriptor, MOST_BYTES + 1 - len(content))
+        except BlockingIOError:
+            select.select([descriptor], [], [], max(0.0, PIPE_SECONDS - waited) + 0.01)
+            continue
+        if not piece:
+            return content
+        content, last = content + piece, time.monotonic()
+    return content
