@@ -116,13 +116,14 @@ def _convert(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     )
     events = events.join(facts, on="variable", how="left", maintain_order="left")
     is_number = pl.col("kind").is_in(["numeric", "rate"])
+    needs_number = is_number | (pl.col("kind") == "indicator")
     events = events.with_columns(pl.when(pl.col("value").is_finite()).then(pl.col("value")).alias("value"))
     present = {name: variables[name] for name in events["variable"].unique().to_list() if name in variables}
     value, chosen, fault = _conversion_rules(present)
     known = pl.col("known_unit").is_null() | (pl.col("known_unit") == pl.col("own_unit")) | _has_alias(present)
     events = events.with_columns(chosen.alias("chosen"), value.alias("converted"), fault.alias("fault"), known.alias("known"))
     events = _by_unit_table(events).with_columns(
-        pl.when(is_number & pl.col("value").is_null())
+        pl.when(needs_number & pl.col("value").is_null())
         .then(pl.lit("non_numeric"))
         .when(pl.col("fault").is_not_null())
         .then(pl.col("fault"))

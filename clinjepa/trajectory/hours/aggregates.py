@@ -113,8 +113,8 @@ def _slots(placed: pl.DataFrame, starts: np.ndarray, stays: pl.DataFrame) -> tup
 def _run_values(placed: pl.DataFrame, starts: np.ndarray, variables: Mapping[str, Variable]) -> np.ndarray:
     """The value of each run by its variable's rule; NaN for no value and for categories.
 
-    A missing value of an indicator means that it is on. `time_weighted_mean` is sum(rate * overlap) / 1 h; where no interval touches
-    the hour, rates without an end time count with their mean.
+    An indicator is on where a value is above 0; a missing value never says so. `time_weighted_mean` is sum(rate * overlap) / 1 h; where
+    no interval touches the hour, rates without an end time count with their mean.
     """
     if not len(starts):
         return np.zeros(0)
@@ -144,7 +144,8 @@ def _run_values(placed: pl.DataFrame, starts: np.ndarray, variables: Mapping[str
             case "median":
                 found[runs] = _median(value, starts, runs)
             case "any":
-                found[runs] = np.logical_or.reduceat(np.isnan(value) | (value > 0), starts)[runs]
+                on = np.logical_or.reduceat(value > 0, starts)
+                found[runs] = np.where(np.logical_or.reduceat(~np.isnan(value), starts), on, np.nan)[runs]
             case "starts":
                 is_start = placed["start_us"].to_numpy() // HOUR_US == placed["hour"].to_numpy()
                 found[runs] = np.add.reduceat(is_start.astype(np.int64), starts)[runs]

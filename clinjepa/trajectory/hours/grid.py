@@ -144,9 +144,9 @@ def _kept_rows(rows: _EventRows, clock: _StayClock, kinds: np.ndarray) -> tuple[
     kept: bool per event: it has a value, and at least part of it lies in the stay's hours. counts: rows left out, by the first rule
     that applies.
     """
-    # A category or medication may have text in place of a number; a number or rate may not; an indicator needs neither.
+    # A category or medication may have text in place of a number; a number, rate or indicator may not.
     empty = np.isnan(rows.value) & (np.isin(kinds, ["category", MEDICATION])[rows.code] & rows.table["text"].is_null().to_numpy())
-    empty |= np.isnan(rows.value) & np.isin(kinds, ["numeric", "rate"])[rows.code]
+    empty |= np.isnan(rows.value) & np.isin(kinds, ["numeric", "rate", "indicator"])[rows.code]
     counts: dict[str, int] = {}
     kept = np.ones(len(rows.code), dtype=bool)
     for rule, out in (

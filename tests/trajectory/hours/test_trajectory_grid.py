@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -111,7 +113,15 @@ def test_a_rate_is_weighted_by_the_time_it_ran():
 
 
 def test_an_indicator_is_one_in_every_hour_it_touches():
-    assert grid_of(event(1, 1.5, "crrt", None, until=3.5))["crrt"].to_list()[:5] == [None, 1.0, 1.0, 1.0, None]
+    assert grid_of(event(1, 1.5, "crrt", 1.0, until=3.5))["crrt"].to_list()[:5] == [None, 1.0, 1.0, 1.0, None]
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_an_indicator_without_a_value_is_never_on(value):
+    grid = grid_of(
+        event(1, 1.5, "crrt", value), event(1, 3.5, "crrt", 0.0), event(1, 3.6, "crrt", value), event(1, 5.5, "crrt", value, until=7)
+    )
+    assert grid["crrt"].to_list()[:7] == [None, None, None, 0.0, None, None, None]
 
 
 def test_an_event_on_the_boundary_belongs_to_the_later_hour():

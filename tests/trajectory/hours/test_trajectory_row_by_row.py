@@ -58,7 +58,7 @@ def is_left_out(one: dict, value: float | None) -> bool:
     kind = "category" if name == "medication" else VARIABLES[name].kind
     start, end = one["time"] - INTIME, one["end_time"] and one["end_time"] - INTIME
     return (
-        (value is None and (kind in ("numeric", "rate") or (kind == "category" and text is None)))
+        (value is None and (kind in ("numeric", "rate", "indicator") or (kind == "category" and text is None)))
         or (end is not None and end < start)
         or (start < timedelta(0) and (end is None or end <= timedelta(0)))
         or start >= timedelta(hours=HOURS[one["stay_id"]])
@@ -148,7 +148,7 @@ def value_by_hand(name: str, rows: list[dict]) -> float | str | None:
         case "sum":
             return sum(values)
         case "any":
-            return float(any(value is None or value > 0 for value in values))
+            return float(any(value > 0 for value in values))
         case "time_weighted_mean":
             running = [one for one in own if one["overlap"] is not None]
             return sum(one["value"] * one["overlap"] for one in running) if running else statistics.fmean(values)
