@@ -111,3 +111,66 @@ def test_both_readers_give_the_outcome_that_the_record_supports(tmp_path, read, 
     death_time = None if case.death_time is None else datetime.datetime.fromisoformat(case.death_time)
     assert (stay["died_in_hospital"], stay["died_in_icu"], stay["death_time"]) == (case.died_in_hospital, case.died_in_icu, death_time)
     assert tables.counts.get("impossible_death", 0) == case.impossible
+
+
+WORDS = [
+    ("EXPIRED", True, {}),
+    ("dead/expired ", True, {}),
+    ("Deceased", True, {}),
+    ("SKILLED NURSING FACILITY", False, {}),
+    ("SNF", False, {}),
+    ("", False, {}),
+    ("unknown", False, {}),
+    ("MOON BASE", None, {"unknown_discharge": 1}),
+    ("DIED OF JOY", None, {"unknown_discharge": 1}),
+]
+
+
+@pytest.mark.parametrize("read", ["tables", "meds"])
+@pytest.mark.parametrize(("place", "died", "counted"), WORDS)
+def test_the_place_of_a_discharge_is_a_known_word_or_unknown(tmp_path, read, place, died, counted):
+    if read == "meds":
+        tables = from_meds(tmp_path, Case("", "2150-03-04 15:00", place, None, None, None, None))
+    else:
+        tables = _with_discharge(tmp_path, discharge_location=place, hospital_expire_flag=None)
+    assert (tables.stays["died_in_hospital"].to_pylist(), _of_discharges(tables)) == ([died], counted)
+
+
+@pytest.mark.parametrize(
+    ("change", "died", "counted"),
+    [
+        ({"discharge_location": "HOME", "hospital_expire_flag": 1}, None, {"contradicting_discharge": 1}),
+        ({"discharge_location": "DIED", "hospital_expire_flag": 0}, None, {"contradicting_discharge": 1}),
+        ({"discharge_location": "DIED", "hospital_expire_flag": 0, "deathtime": mimic.at(40)}, True, {}),
+        ({"discharge_location": "HOME", "hospital_expire_flag": 2}, None, {"unknown_outcome_code": 1}),
+        ({"discharge_location": "DIED", "hospital_expire_flag": -1}, None, {"unknown_outcome_code": 1}),
+        ({"discharge_location": "MOON BASE", "hospital_expire_flag": 0}, False, {}),
+        ({"discharge_location": None, "hospital_expire_flag": 1}, True, {}),
+        ({"discharge_location": "DIED", "hospital_expire_flag": None}, True, {}),
+        ({"discharge_location": "HOME", "hospital_expire_flag": 0, "dischtime": mimic.at(-700)}, None, {"discharge_before_admission": 1}),
+        ({"discharge_location": "DIED", "hospital_expire_flag": 1, "dischtime": mimic.at(-700)}, None, {"discharge_before_admission": 1}),
+    ],
+)
+def test_a_discharge_that_contradicts_itself_is_unknown_and_counted(tmp_path, change, died, counted):
+    tables = _with_discharge(tmp_path, **change)
+    stay = tables.stays.to_pylist()[0]
+    assert (stay["died_in_hospital"], _of_discharges(tables)) == (died, counted)
+    assert stay["died_in_icu"] is None or died is not None
+    assert (stay["hospital_discharge_time"] is None) == ("discharge_before_admission" in counted)
+
+
+def test_a_discharge_before_admission_is_unknown_in_meds_too(tmp_path):
+    tables = from_meds(tmp_path, Case("", "2150-01-04 15:00", "HOME", None, None, None, None))
+    assert tables.stays["died_in_hospital"].to_pylist() == [None]
+    assert _of_discharges(tables) == {"discharge_before_admission": 1}
+
+
+def _with_discharge(folder: Any, **change: Any) -> SourceTables:
+    base = mimic.hospital(hours=30)
+    base["admissions"][0] |= {"deathtime": None} | change
+    return mimic.read_all(mimic.write_mimic(folder, {}, base))
+
+
+def _of_discharges(tables: SourceTables) -> dict[str, int]:
+    words = ("_discharge", "discharge_", "outcome", "death")
+    return {rule: number for rule, number in tables.counts.items() if any(word in rule for word in words)}

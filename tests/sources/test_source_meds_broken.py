@@ -133,3 +133,33 @@ def test_letters_of_a_pattern_in_a_name_are_letters(tmp_path, name):
     wanted = read_all(write_meds(tmp_path / "plain", stay_rows() + [chart(220045, 2, 80.0)]))
     found = read_all(write_meds(tmp_path / "odd [1]*", stay_rows() + [chart(220045, 2, 80.0)], shard))
     assert found.events.num_rows == 1 and found.events.equals(wanted.events) and found.stays.equals(wanted.stays)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [({"icustay_id": 0}, "stay_without_id"), ({"icustay_id": -5}, "stay_without_id"), ({"icustay_id": None}, "stay_without_id")]
+    + [({"time": None}, "stay_without_beginning")],
+)
+def test_a_stay_without_an_id_or_a_beginning_is_counted(tmp_path, change, rule):
+    lost = [each | change if each["code"].startswith("ICU_ADMISSION") else each for each in stay_rows(subject=2, stay=12)]
+    tables = read_all(write_meds(tmp_path / "some", stay_rows() + lost))
+    counted = {name: number for name, number in tables.counts.items() if name.startswith("stay_")}
+    assert (tables.stays["stay_id"].to_pylist(), counted) == ([11], {rule: 1})
+    told = "none of the 1 rows 'ICU_ADMISSION' can be used: .*; write both columns in the conversion to MEDS"
+    with pytest.raises(SourceError, match=told):
+        read_all(write_meds(tmp_path / "all", lost))
+
+
+@pytest.mark.parametrize("shards", [("data/train/0.parquet", "data/train/1.parquet"), ("data/train/0.parquet",) * 2])
+def test_a_stay_id_of_two_subjects_is_refused_with_the_files(tmp_path, shards):
+    patients = [stay_rows(subject=subject, stay=987654) for subject in (1, 2)]
+    if shards[0] == shards[1]:
+        write_meds(tmp_path, patients[0] + patients[1])
+    else:
+        for shard, rows in zip(shards, patients, strict=True):
+            write_meds(tmp_path, rows, shard)
+    told = f"1 ICU stay ids belong to two subjects, in {', '.join(sorted(set(shards)))}; .* renumber those of one file"
+    source = MedsSource(SourceConfig(kind="meds", path=str(tmp_path), num_partitions=2))
+    with pytest.raises(SourceError, match=told) as error:
+        source.partitions()
+    assert "987654" not in str(error.value)

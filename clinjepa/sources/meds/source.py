@@ -104,10 +104,10 @@ class MedsSource:
     def _subject_runs(self) -> tuple[list[RowRange], set[int]]:
         """The rows of each subject, in order of the files, and all stay ids. SourceError when a subject's rows are not together."""
         runs: list[RowRange] = []
-        stay_ids: list[int] = []
+        beginnings: list[pl.DataFrame] = []
         seen: set[int] = set()
         for name in self._files:
-            frame = self._read(name, ("subject_id", "code", "icustay_id"))
+            frame = self._read(name, ("subject_id", "code", "icustay_id", "time"))
             unknown = frame["subject_id"].null_count()
             if unknown:
                 raise SourceError(f"{self._folder.address}/{name}: column 'subject_id' is empty in {unknown} rows; MEDS requires it")
@@ -125,13 +125,39 @@ class MedsSource:
                 {"file": name, "first_row": first, "num_rows": rows}
                 for first, rows in zip(firsts.to_list(), lengths.to_list(), strict=True)
             ]
-            stay_ids += frame.filter(pl.col("code").str.starts_with("ICU_ADMISSION"))["icustay_id"].drop_nulls().to_list()
-        if not stay_ids:
+            admitted = frame.filter(pl.col("code").str.starts_with("ICU_ADMISSION"))
+            beginnings.append(admitted.select("subject_id", "icustay_id", "time", pl.lit(name).alias("file")))
+        return runs, self._stay_ids(pl.concat(beginnings))
+
+    def _stay_ids(self, beginnings: pl.DataFrame) -> set[int]:
+        """The ids of the stays that have one and a beginning. beginnings: subject_id, icustay_id, time and file of the admission codes.
+
+        Raises:
+            SourceError: There is no such stay, or one id belongs to two subjects.
+        """
+        usable = beginnings.drop_nulls(["icustay_id", "time"])
+        if not usable.height:
+            where, number = f"{self._folder.address}/data", beginnings.height
+            if not number:
+                raise SourceError(
+                    f"{where}: no code starts with 'ICU_ADMISSION' in {len(self._files)} files; "
+                    "this source reads the MIMIC-IV conversion to MEDS"
+                )
+            without_id = beginnings["icustay_id"].null_count()
             raise SourceError(
-                f"{self._folder.address}/data: no code starts with 'ICU_ADMISSION' in {len(self._files)} files; "
-                "this source reads the MIMIC-IV conversion to MEDS"
+                f"{where}: none of the {number} rows 'ICU_ADMISSION' can be used: {without_id} have no icustay_id above 0, the other "
+                f"{number - without_id} no time; write both columns in the conversion to MEDS"
             )
-        return runs, set(stay_ids)
+        owners = usable.unique(["icustay_id", "subject_id"], keep="first", maintain_order=True)
+        shared = owners.filter(pl.col("icustay_id").is_duplicated())
+        if shared.height:
+            files = shared["file"].unique().sort().to_list()
+            more = f" and {len(files) - 3} other files" if len(files) > 3 else ""
+            raise SourceError(
+                f"{self._folder.address}: {shared['icustay_id'].n_unique()} ICU stay ids belong to two subjects, in {', '.join(files[:3])}"
+                f"{more}; every stay needs a unique icustay_id in the whole data set, renumber those of one file"
+            )
+        return set(usable["icustay_id"].to_list())
 
     def read(self, partition: RowRanges) -> SourceTables:
         """Stays and events of a partition's row ranges."""

@@ -11,14 +11,15 @@ import polars as pl
 
 from clinjepa.errors import SourceError
 from clinjepa.sources.calendar import completed_years
-from clinjepa.sources.mimic_iv.deaths import last_death, left_dead
+from clinjepa.sources.mimic_iv.deaths import last_death, with_left_dead
 from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, race_groups
 
 
 def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
     """Stays (columns of STAYS_SCHEMA; height and weight still null) of a partition's MEDS rows.
 
-    Dropped and counted: `stay_without_end`, `stay_end_before_start`, `duplicate_row` (exact copies of a stay). Counted and kept:
+    Dropped and counted: `stay_without_id`, `stay_without_beginning`, `stay_without_end`, `stay_end_before_start`, `duplicate_row` (exact
+    copies of a stay). Counted and kept:
     `stay_without_admission` (no hospital admission of this id and patient) and the rules of `describe_stays`.
 
     Args:
@@ -55,6 +56,14 @@ def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.Dat
     inside = coded.filter(
         pl.col("kind").is_in(["ICU_ADMISSION", "ICU_DISCHARGE"]) & pl.col("icustay_id").is_not_null() & pl.col("time").is_not_null()
     )
+    admitted = coded.filter(pl.col("kind") == "ICU_ADMISSION")
+    for rule, lacks in (
+        ("stay_without_id", pl.col("icustay_id").is_null()),
+        ("stay_without_beginning", pl.col("icustay_id").is_not_null() & pl.col("time").is_null()),
+    ):
+        number = admitted.select(lacks.sum()).item()
+        if number:
+            counts[rule] += number
     frames = {}
     for kind in ("ICU_ADMISSION", "ICU_DISCHARGE"):
         found = inside.filter(pl.col("kind") == kind).select(*columns)
@@ -77,7 +86,7 @@ def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.Dat
 
 
 def _admissions(coded: pl.DataFrame) -> pl.DataFrame:
-    """hadm_id, subject_id, admitted, admission_type, race, discharged, left_dead."""
+    """hadm_id, subject_id, admitted, admission_type, race, discharged, left_dead, discharge_fault."""
     known, ids = coded.filter(pl.col("hadm_id").is_not_null()), ["hadm_id", "subject_id"]
     start = known.filter(pl.col("kind") == "HOSPITAL_ADMISSION").select(
         "hadm_id", "subject_id", pl.col("time").alias("admitted"), pl.col("first").alias("admission_type"), "race"
@@ -86,12 +95,14 @@ def _admissions(coded: pl.DataFrame) -> pl.DataFrame:
         "hadm_id",
         "subject_id",
         pl.col("time").alias("discharged"),
-        left_dead(pl.col("first")).alias("left_dead"),
+        pl.col("first").alias("place"),
+        pl.lit(None, pl.Int64).alias("flag"),
     )
     coded_race = known.filter(pl.col("kind") == "RACE").select(*ids, pl.col("first").alias("race_code"))
     table = start.unique(ids, keep="first").join(end.unique(ids, keep="last"), on=ids, how="full", coalesce=True)
     table = table.join(coded_race.unique(ids, keep="first"), on=ids, how="left")
-    return table.with_columns(race_groups(table.select(pl.coalesce("race", "race_code").alias("race"))["race"])).drop("race_code")
+    races = race_groups(table.select(pl.coalesce("race", "race_code").alias("race"))["race"])
+    return with_left_dead(table.with_columns(races).drop("race_code"))
 
 
 def _dialysis(coded: pl.DataFrame) -> pl.DataFrame:

@@ -8,6 +8,8 @@ Rules, with their source in MIMIC-IV's documentation of patients and admissions 
 * Died in the ICU: died in hospital, not later than ICU discharge. With a date alone the discharge from hospital is the time of death if it
   lies on that day ("almost always the same"); otherwise the whole day must lie on one side of ICU discharge.
 * A death, or a discharge as dead, that contradicts a time at which the patient was alive is unknown and counted.
+* A discharge that cannot be read, or contradicts itself, says nothing (`with_left_dead`). Then the outcome is unknown and counted, unless a
+  time of death lies inside the admission.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections import Counter
 import polars as pl
 
 from clinjepa.sources.calendar import end_of, is_date_only
+from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 
 _DAY = pl.duration(days=1)
 
@@ -26,9 +29,11 @@ def with_outcomes(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter
 
     Args:
         stays: All usable stays of their patients: stay_id, subject_id, intime, outtime, admitted, discharged, left_dead (whether the
-            discharge says that the patient died; null where it says nothing), next_icu_admission_time, death_time (as recorded).
+            discharge says that the patient died; null where it says nothing), discharge_fault, next_icu_admission_time, death_time (as
+            recorded).
         admissions: All hospitalisations of these patients: subject_id, admitted, discharged, left_dead.
-        counts: Receives `impossible_death`: stays whose recorded death is unknown because it contradicts the record.
+        counts: Receives `impossible_death`: stays whose recorded death is unknown because it contradicts the record, and the rules of
+            `with_left_dead`: stays whose outcome is unknown by them.
     """
     found = stays.join(_alive(stays, admissions), on="subject_id", how="left", maintain_order="left")
     in_icu_later = (pl.col("last_intime") > end_of(pl.col("discharged")) + _DAY).fill_null(False)
@@ -45,20 +50,51 @@ def with_outcomes(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter
     found = found.with_columns(
         pl.when(pl.col("left_dead") | inside.fill_null(False))
         .then(pl.lit(True))
-        .when(pl.col("discharged").is_not_null() & ~pl.col("impossible"))
+        .when(pl.col("discharged").is_not_null() & ~pl.col("impossible") & pl.col("discharge_fault").is_null())
         .then(pl.lit(False))
         .alias("died_in_hospital")
     )
+    unknown = found.filter(pl.col("died_in_hospital").is_null())["discharge_fault"].drop_nulls()
+    for rule, number in unknown.value_counts().iter_rows():
+        counts[rule] += number
     died_in_icu = (
         pl.when(pl.col("died_in_hospital").not_()).then(pl.lit(False)).when(pl.col("died_in_hospital")).then(_before_icu_discharge())
     )
     return found.with_columns(died_in_icu.alias("died_in_icu")).select(*stays.columns, "died_in_hospital", "died_in_icu")
 
 
-def left_dead(place: pl.Expr) -> pl.Expr:
-    """Whether the place of a discharge says that the patient died; null where it says nothing."""
-    word = place.str.strip_chars().str.to_uppercase()
-    return pl.when(~word.is_in(["", "UNK", "UNKNOWN"])).then(word.str.starts_with("DIED"))
+def with_left_dead(admissions: pl.DataFrame) -> pl.DataFrame:
+    """`admissions` with left_dead and discharge_fault in the place of `place` and `flag`.
+
+    left_dead: whether the discharge says that the patient died, by the flag or else by the place; null where it says nothing.
+    discharge_fault: the rule by which a discharge that says something is not believed. It is `discharge_before_admission` (discharged is
+    then null), `unknown_outcome_code` (a flag other than 0 and 1), `contradicting_discharge` (flag and place say different things) or
+    `unknown_discharge` (a place that is not in `clinical/maps/mimic_iv.yaml`, without a flag).
+
+    Args:
+        admissions: admitted, discharged, place (words) and flag (integer; null in MEDS), and any other columns.
+    """
+    places = mimic_map()["discharges"]
+    word, flag = pl.col("place").str.strip_chars().str.to_uppercase(), pl.col("flag")
+    died = pl.when(word.is_in(places["died"])).then(True).when(word.is_in(places["alive"])).then(False)
+    by_flag = pl.when(flag.is_in([0, 1])).then(flag == 1)
+    fault = (
+        pl.when(end_of(pl.col("discharged")) < pl.col("admitted"))
+        .then(pl.lit("discharge_before_admission"))
+        .when(~flag.is_in([0, 1]))
+        .then(pl.lit("unknown_outcome_code"))
+        .when(died != by_flag)
+        .then(pl.lit("contradicting_discharge"))
+        .when(flag.is_null() & died.is_null() & ~word.is_in(places["unknown"]))
+        .then(pl.lit("unknown_discharge"))
+    )
+    table = admissions.with_columns(pl.coalesce(by_flag, died).alias("left_dead"), fault.alias("discharge_fault"))
+    believed = pl.col("discharge_fault").is_null()
+    backwards = (pl.col("discharge_fault") == "discharge_before_admission").fill_null(False)
+    return table.with_columns(
+        pl.when(believed).then(pl.col("left_dead")).alias("left_dead"),
+        pl.when(~backwards).then(pl.col("discharged")).alias("discharged"),
+    ).drop("place", "flag")
 
 
 def last_death(time: pl.Expr) -> pl.Expr:

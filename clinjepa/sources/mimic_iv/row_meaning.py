@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import lru_cache
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import polars as pl
 
@@ -53,6 +53,7 @@ class MimicMap(TypedDict):
     dropped_medications: list[str]
     chronic_dialysis: dict[int, list[str]]
     races: dict[str, list[str]]
+    discharges: dict[Literal["died", "alive", "unknown"], list[str]]
     specimens: Specimens
     item_labels: dict[int, str]
 

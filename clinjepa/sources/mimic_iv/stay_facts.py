@@ -40,9 +40,9 @@ def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counte
 
     Args:
         stays: All usable stays of their patients: stay_id, subject_id, hadm_id, intime, outtime, care_unit, age (years), sex, race,
-            admission_type, admitted, discharged, left_dead, death_time (as recorded), source_split, chronic_dialysis.
+            admission_type, admitted, discharged, left_dead, discharge_fault, death_time (as recorded), source_split, chronic_dialysis.
         admissions: All hospitalisations of these patients: subject_id, hadm_id, admitted, discharged, left_dead.
-        counts: Receives `implausible_age` (the age becomes null) and `impossible_death`.
+        counts: Receives `implausible_age` (the age becomes null) and the rules of `with_outcomes`.
     """
     plausible = pl.col("age").is_between(*PLAUSIBLE_YEARS)
     implausible = stays.select((~plausible).sum()).item()

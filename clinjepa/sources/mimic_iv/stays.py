@@ -11,7 +11,7 @@ from collections import Counter
 import polars as pl
 
 from clinjepa.errors import SourceError
-from clinjepa.sources.mimic_iv.deaths import last_death, left_dead
+from clinjepa.sources.mimic_iv.deaths import last_death, with_left_dead
 from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, race_groups
 
 
@@ -41,17 +41,13 @@ def read_stays(tables: dict[str, pl.DataFrame], where: dict[str, str], counts: C
         tables: icustays, patients, admissions and, if present, diagnoses_icd.
         where: Table -> address of its file, for messages.
         counts: Receives the rules of `usable_stays`, and `stay_without_patient`, `stay_without_admission` (both are kept, with nulls)
-            `implausible_age` and `impossible_death`.
+            and the rules of `describe_stays`.
     """
     stays = usable_stays(tables["icustays"], where["icustays"], counts).rename({"first_careunit": "care_unit"})
     people = _distinct(tables["patients"].drop_nulls("subject_id"), "subject_id", where["patients"], counts)
     admissions = _distinct(tables["admissions"].drop_nulls("hadm_id"), "hadm_id", where["admissions"], counts)
-    admissions = admissions.rename({"admittime": "admitted", "dischtime": "discharged"}).with_columns(
-        race_groups(admissions["race"]),
-        left_dead=pl.when(pl.col("hospital_expire_flag") == 1)
-        .then(True)
-        .otherwise(pl.coalesce(left_dead(pl.col("discharge_location")), pl.col("hospital_expire_flag") == 1)),
-    )
+    names = {"admittime": "admitted", "dischtime": "discharged", "discharge_location": "place", "hospital_expire_flag": "flag"}
+    admissions = with_left_dead(admissions.rename(names).with_columns(race_groups(admissions["race"])))
     died_at = admissions.group_by("subject_id").agg(last_death(pl.col("deathtime")))
     people = people.join(died_at, on="subject_id", how="left").select(
         "subject_id",

@@ -35,6 +35,8 @@ DROP_GROUPS = {
         "empty_parameter",
         "no_outcome",
         "unknown_outcome_code",
+        "unknown_discharge",
+        "contradicting_discharge",
         "flagged_by_warning",
     ),
     "time": (
@@ -50,6 +52,7 @@ DROP_GROUPS = {
         "stay_without_beginning",
         "implausible_stay_length",
         "impossible_death",
+        "discharge_before_admission",
         "bad_time",
         "without_time",
         "no_icu_stay",
@@ -66,7 +69,8 @@ DROP_GROUPS = {
 
 NOTES = frozenset(rule.name for rule in load_misfiled()) | frozenset(
     """start_without_end stay_without_patient stay_without_admission implausible_age impossible_death empty_table table_missing
-    item_absent item_changed invalid_utf8 record_without_id""".split()
+    item_absent item_changed invalid_utf8 record_without_id unknown_outcome_code unknown_discharge contradicting_discharge
+    discharge_before_admission""".split()
 )
 """Rules that count rows that were kept, or files; all others count dropped rows."""
 
