@@ -210,3 +210,22 @@ def test_strays_in_an_object_store_are_not_read(tmp_path):
     case = CASES["cinc2012"]
     Folder("memory://strays").upload(write(tmp_path, case, False, {"set-a/._5.txt": b"\0", "set-a/.ipynb_checkpoints/5.txt": CINC2012}))
     assert read("memory://strays", case).stays["stay_id"].to_pylist() == [5]
+
+
+@WAYS
+@BOTH
+def test_a_suffix_in_capitals_is_a_suffix(tmp_path, case, zipped):
+    capital = case.record.rsplit("/", 1)[0] + "/" + case.record.rsplit("/", 1)[1].upper()
+    files = {capital if name == case.record else name: content for name, content in case.files.items()}
+    found = read(write(tmp_path, case._replace(files=files), zipped), case)
+    assert found.stays["stay_id"].to_pylist() == [5]
+
+
+@BOTH
+def test_a_folder_with_other_records_beside_the_zip_is_told(tmp_path, case, recwarn):
+    write(write(tmp_path, case, True), case, False)
+    assert read(tmp_path, case).stays["stay_id"].to_pylist() == [5] and not recwarn.list
+    other = tmp_path / case.record.replace("5.", "6.")
+    other.write_bytes(case.files[case.record])
+    with pytest.warns(UserWarning, match=f"{case.name}.zip is read, and not the folder {case.name}/ beside it, which has 1 records"):
+        assert read(tmp_path, case).stays["stay_id"].to_pylist() == [5]

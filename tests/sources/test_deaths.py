@@ -165,6 +165,18 @@ def test_a_discharge_before_admission_is_unknown_in_meds_too(tmp_path):
     assert _of_discharges(tables) == {"discharge_before_admission": 1}
 
 
+@pytest.mark.parametrize(("code", "sex", "counted"), [("M", "male", 0), ("X", None, 1), ("unk", None, 0), (None, None, 0)])
+def test_a_sex_other_than_the_known_codes_is_unknown_and_counted_by_both_readers(tmp_path, code, sex, counted):
+    base = mimic.hospital(hours=30)
+    base["patients"][0]["gender"] = code
+    rows = [each | {"code": f"GENDER//{code or ''}"} if each["code"].startswith("GENDER") else each for each in meds.stay_rows()]
+    for tables in (
+        mimic.read_all(mimic.write_mimic(tmp_path / "tables", {}, base)),
+        meds.read_all(meds.write_meds(tmp_path / "meds", rows)),
+    ):
+        assert (tables.stays["sex"].to_pylist(), tables.counts.get("unknown_sex", 0)) == ([sex], counted)
+
+
 def _with_discharge(folder: Any, **change: Any) -> SourceTables:
     base = mimic.hospital(hours=30)
     base["admissions"][0] |= {"deathtime": None} | change

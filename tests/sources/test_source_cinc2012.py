@@ -394,3 +394,22 @@ def test_a_header_that_is_none_is_not_quoted(tmp_path, content, found):
 
 def test_an_empty_set_is_refused(tmp_path):
     assert "hold no .txt records" in open_error(write_set(tmp_path, {}))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "raw", "column", "rule"),
+    [
+        ("Gender", "2", "sex", "unknown_sex"),
+        ("Gender", "F", "sex", "unknown_sex"),
+        ("Gender", "-1", "sex", None),
+        ("ICUType", "9", "care_unit", "unknown_care_unit"),
+        ("ICUType", "-1", "care_unit", None),
+    ],
+)
+def test_an_unknown_code_of_a_static_is_null_and_counted(tmp_path, parameter, raw, column, rule):
+    known = {"Gender": "00:00,Gender,0", "ICUType": "00:00,ICUType,4"}[parameter]
+    folder = write_set(tmp_path, {1: ""}, zipped=False)
+    path = folder / "set-a/1.txt"
+    path.write_text(path.read_text().replace(known, f"00:00,{parameter},{raw}"))
+    tables = read(folder)
+    assert (tables.stays[column].to_pylist(), tables.counts) == ([None], {} if rule is None else {rule: 1})

@@ -268,3 +268,33 @@ def test_hours_of_many_records_lie_in_the_range_of_a_sample(tmp_path: Path) -> N
     counts = source_of(tmp_path).stay_counts()
     assert counts.least_stays == counts.most_stays == 1000
     assert counts.least_hours < sum(lengths.values()) < counts.most_hours < 1.5 * counts.least_hours
+
+
+@pytest.mark.parametrize(
+    ("values", "column", "value", "rule"),
+    [
+        ({"Unit1": "1", "Unit2": "1"}, "care_unit", None, "unknown_care_unit"),
+        ({"Unit1": "7", "Unit2": "NaN"}, "care_unit", None, "unknown_care_unit"),
+        ({"Unit1": "NaN", "Unit2": "NaN"}, "care_unit", None, None),
+        ({"Unit1": "1", "Unit2": "0"}, "care_unit", "Medical ICU", None),
+        ({"Gender": "3"}, "sex", None, "unknown_sex"),
+        ({"HospAdmTime": "-1e7"}, "hospital_admission_time", None, "implausible_admission_time"),
+        ({"HospAdmTime": "1e300"}, "hospital_admission_time", None, "implausible_admission_time"),
+    ],
+)
+def test_a_static_that_cannot_be_is_null_and_counted(tmp_path, values, column, value, rule):
+    tables = read(write_set(tmp_path, {1: [row(1, **values), row(2, **values)], 2: [row(1)]}))
+    assert (tables.stays[column].to_pylist()[0], tables.counts) == (value, {} if rule is None else {rule: 1})
+    assert tables.stays[column].to_pylist()[1] is not None
+
+
+def test_an_hour_that_no_stay_has_is_refused(tmp_path):
+    assert read(write_set(tmp_path / "late", {1: [row(1), row(9999)]})).stays.num_rows == 1
+    with pytest.raises(SourceError, match="line 3, column 'ICULOS': an hour after 10000, which no stay has; get the file again"):
+        read(write_set(tmp_path, {1: [row(1), row(10001)]}))
+
+
+def test_a_label_that_is_taken_back_is_counted(tmp_path):
+    positive = {"SepsisLabel": "1"}
+    tables = read(write_set(tmp_path, {1: [row(1), row(2, **positive), row(3)], 2: [row(1), row(2, **positive)]}))
+    assert (tables.stays["sepsis"].to_pylist(), tables.counts) == ([True, True], {"label_taken_back": 1})

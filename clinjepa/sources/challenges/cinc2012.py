@@ -127,7 +127,7 @@ class Cinc2012Source:
             records = []
             for letter, files in self._files.items():
                 for name in files.names():
-                    stem = name.rsplit("/", 1)[-1].removesuffix(".txt")
+                    stem = name.rsplit("/", 1)[-1][: -len(FORM.suffix)]
                     if not _NUMBER.fullmatch(stem):
                         raise SourceError(
                             f"{files.where(name)}: a record file is named by its number; remove what does not belong to the challenge"

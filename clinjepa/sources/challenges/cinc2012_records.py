@@ -158,8 +158,9 @@ def record_stays(
         lines: The records' lines: stay_id, row, minutes, parameter, raw.
         outcomes: As `read_outcomes` returns them.
         mapping: The challenge's map.
-        counts: Receives `no_outcome` and the other faults of outcomes, `implausible_age`, `repeated_static` (other rows of statics after
-            00:00, but those of weight), and `zero_reading` and `out_of_range` of height and weight.
+        counts: Receives `no_outcome` and the other faults of outcomes, `implausible_age`, `unknown_sex` and `unknown_care_unit` (codes
+            other than the challenge's and -1), `repeated_static` (other rows of statics after 00:00, but those of weight), and
+            `zero_reading` and `out_of_range` of height and weight.
     """
     stays = ids.join(outcomes, on="stay_id", how="left", maintain_order="left")
     faults = stays.filter(pl.col("died_in_hospital").is_null())["outcome_fault"].fill_null("no_outcome")
@@ -170,6 +171,11 @@ def record_stays(
     stays = stays.with_columns((length * 60).alias("stay_minutes"))
     stays = _with_statics(stays, lines, mapping, counts)
     units = {float(key): name for key, name in mapping["care_units"].items()}
+    for rule, parameter, codes in (("unknown_sex", "Gender", [0.0, 1.0]), ("unknown_care_unit", "ICUType", list(units))):
+        odd = lines.filter((pl.col("parameter") == parameter) & (pl.col("raw") != ""))["raw"].cast(pl.Float64, strict=False)
+        number = len(odd) - int(odd.is_in([-1.0, *codes]).fill_null(False).sum())
+        if number:
+            counts[rule] += number
     charted = [
         column
         for name, (_, value, time) in _CHARTED.items()

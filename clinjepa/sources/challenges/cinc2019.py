@@ -53,7 +53,7 @@ class Cinc2019Source:
         else:
             self._folder = Folder(path)
             found = [name for name in _SETS.values() if self._folder.exists(f"{name}.zip") or self._folder.exists(name)]
-            if not found and any(name.endswith(FORM.suffix) for name in self._folder.names()):
+            if not found and any(FORM.is_record(name) for name in self._folder.names()):
                 found = ["."]
         unknown = [letter for letter in config.subsets or [] if letter not in _SETS]
         if unknown:
@@ -107,7 +107,7 @@ class Cinc2019Source:
             records = []
             for index, files in enumerate(self._sets):
                 for name in files.names():
-                    stem = re.fullmatch(r"p([0-9]{1,18})\.psv", name.rsplit("/", 1)[-1])
+                    stem = re.fullmatch(r"p([0-9]{1,18})\.psv", name.rsplit("/", 1)[-1], re.IGNORECASE)
                     if stem is None:
                         raise SourceError(
                             f"{files.where(name)}: a record file's name is p and its number; remove what does not belong to the challenge"

@@ -23,6 +23,12 @@ from clinjepa.sources.schema import STAYS_TYPES
 INTIME = datetime.datetime(2000, 1, 1)
 """Start of every stay: the records have no dates."""
 
+MOST_HOURS = 10_000
+"""Latest ICULOS; the open sets end at hour 336."""
+
+MOST_ADMISSION_HOURS = 1e6
+"""Most hours between admissions to hospital and ICU (`HospAdmTime`)."""
+
 _MISSING = ("", "NaN", "nan")
 
 
@@ -51,9 +57,9 @@ def check_rows(lines: pl.DataFrame, mapping: Cinc2019Map, places: Mapping[int, s
         places: stay_id -> file, for messages.
 
     Raises:
-        SourceError: An hour is not whole, below 1 or not above that of the row before, a label is neither 0 nor 1, or age, sex or time of
-            admission change within a record, which has no id by which rows of another patient could be told. The message names file
-            and line.
+        SourceError: An hour is not whole, below 1, above MOST_HOURS or not above that of the row before, a label is neither 0 nor 1, or
+            age, sex or time of admission change within a record, which has no id by which rows of another patient could be told. The
+            message names file and line.
     """
     hour, label = mapping["hour"], mapping["label"]["column"]
     table = lines.with_columns(
@@ -64,6 +70,7 @@ def check_rows(lines: pl.DataFrame, mapping: Cinc2019Map, places: Mapping[int, s
     rises = (pl.col("number").diff().over("stay_id", order_by="row") > 0).fill_null(True)
     for column, holds, rule in (
         (hour, whole, "not a whole hour of at least 1"),
+        (hour, pl.col("number") <= MOST_HOURS, f"an hour after {MOST_HOURS}, which no stay has"),
         (hour, rises, "not later than the hour of the row before"),
         (label, pl.col("flag").is_in([0.0, 1.0]), "neither 0 nor 1"),
         *(
@@ -84,12 +91,14 @@ def record_stays(ids: list[int], rows: pl.DataFrame, mapping: Cinc2019Map, count
 
     Age, sex, unit and time of admission are the first known ones of the record; they do not change, so they hold from its beginning (as in
     CinC 2012).
-    sepsis is true if any hour has the label. An implausible age becomes null and is counted (`implausible_age`).
+    sepsis is true if any hour has the label. Null and counted: `implausible_age`, `unknown_sex` (neither 0 nor 1), `unknown_care_unit`
+    (both units, or neither 0 nor 1), `implausible_admission_time`. Only counted: `label_taken_back`, records whose label falls to 0.
     """
     first = [_number(name).sort_by("row").drop_nulls().first().alias(name) for name in (*mapping["statics"], *mapping["care_units"])]
     stays = rows.group_by("stay_id").agg(*first, pl.col("hour").max().alias("last_hour"), pl.col("sepsis").any()).sort("stay_id")
     if stays.height < len(ids):
         counts["empty_record"] += len(ids) - stays.height
+    stays = _without_odd_statics(stays, rows, mapping, counts)
     number = {name: pl.col(name) for name in (*mapping["statics"], *mapping["care_units"])}
     unit = pl.coalesce(
         pl.when(number[column] == 1).then(pl.lit(name)).otherwise(pl.lit(None, pl.String)) for column, name in mapping["care_units"].items()
@@ -110,6 +119,30 @@ def record_stays(ids: list[int], rows: pl.DataFrame, mapping: Cinc2019Map, count
     known = drop_implausible_ages(known, counts)
     absent = {name: dtype for name, dtype in STAYS_TYPES.items() if name not in known.columns}
     return known.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in absent.items()).select(STAYS_TYPES.names())
+
+
+def _without_odd_statics(stays: pl.DataFrame, rows: pl.DataFrame, mapping: Cinc2019Map, counts: Counter[str]) -> pl.DataFrame:
+    """`stays` with statics that cannot be as null; counted by the rules of `record_stays`."""
+    units = list(mapping["care_units"])
+    odd = {
+        "unknown_sex": (["Gender"], ~pl.col("Gender").is_in([0.0, 1.0])),
+        "unknown_care_unit": (
+            units,
+            pl.any_horizontal(~pl.col(name).is_in([0.0, 1.0]) for name in units) | pl.all_horizontal(pl.col(name) == 1 for name in units),
+        ),
+        "implausible_admission_time": (["HospAdmTime"], pl.col("HospAdmTime").abs() > MOST_ADMISSION_HOURS),
+    }
+    for rule, (columns, is_odd) in odd.items():
+        is_odd = is_odd.fill_null(False)
+        number = stays.select(is_odd.sum()).item()
+        if number:
+            counts[rule] += number
+            stays = stays.with_columns(pl.when(is_odd.not_()).then(pl.col(name)).alias(name) for name in columns)
+    falls = pl.col("sepsis").sort_by("row").cast(pl.Int8).diff().eq(-1).any()
+    taken_back = rows.group_by("stay_id").agg(falls.alias("falls"))["falls"].sum()
+    if taken_back:
+        counts["label_taken_back"] += taken_back
+    return stays
 
 
 def record_events(rows: pl.DataFrame, mapping: Cinc2019Map) -> pl.DataFrame:

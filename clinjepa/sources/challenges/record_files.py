@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -64,6 +65,10 @@ class RecordForm:
     header: str
     separator: str
 
+    def is_record(self, name: str) -> bool:
+        """Whether a file's name has the suffix, in small or capital letters."""
+        return name.lower().endswith(self.suffix)
+
 
 class RecordFiles:
     """The records of one set: `<name>.zip`, or the folder `<name>` (`.` is the folder itself)."""
@@ -82,13 +87,29 @@ class RecordFiles:
             )
 
     def names(self) -> list[str]:
-        """Names of the record files, as `contents` takes them; strays (`._name`, `.ipynb_checkpoints/`) are left out."""
-        if self.zipped:
-            with self._zip() as archive:
-                return [name for name in archive.namelist() if name.endswith(self.form.suffix) and not is_stray(name)]
+        """Names of the record files, as `contents` takes them; strays (`._name`, `.ipynb_checkpoints/`) are left out.
+
+        Warns where a folder of the set stands beside its zip with other records, of which none is read.
+        """
+        unpacked = self._unpacked()
+        if not self.zipped:
+            return unpacked
+        with self._zip() as archive:
+            found = [name for name in archive.namelist() if self.form.is_record(name) and not is_stray(name)]
+        others = {name.rsplit("/", 1)[-1] for name in unpacked} - {name.rsplit("/", 1)[-1] for name in found}
+        if others:
+            warnings.warn(
+                f"{self.where()} is read, and not the folder {self._name}/ beside it, which has {len(others)} records "
+                "that are not in the zip; move away the one that is not meant",
+                stacklevel=2,
+            )
+        return found
+
+    def _unpacked(self) -> list[str]:
+        """Names of the records in the set's folder."""
         inside = "" if self._name == "." else self._name
         prefix = f"{inside}/" if inside else ""
-        return [f"{prefix}{name}" for name in self._folder.names(inside) if name.endswith(self.form.suffix)]
+        return [f"{prefix}{name}" for name in self._folder.names(inside) if self.form.is_record(name)]
 
     def contents(self, names: Sequence[str]) -> Iterator[bytes]:
         """Contents of the files in the order of `names`; only these members of a zip are read.

@@ -114,12 +114,12 @@ def _dialysis(coded: pl.DataFrame) -> pl.DataFrame:
 
 
 def _people(coded: pl.DataFrame) -> pl.DataFrame:
-    """subject_id, birth, death_time (as recorded), sex."""
+    """subject_id, birth, death_time (as recorded), sex_code."""
     people = coded.select(pl.col("subject_id").unique())
     time = pl.col("time")
     for code, name, chosen in (("MEDS_BIRTH", "birth", time.min()), ("MEDS_DEATH", "death_time", last_death(time))):
         times = coded.filter((pl.col("kind") == code) & pl.col("time").is_not_null()).group_by("subject_id").agg(chosen.alias(name))
         people = people.join(times, on="subject_id", how="left")
-    letter = pl.col("first").replace_strict({"F": "female", "M": "male"}, default=None, return_dtype=pl.String)
-    sex = coded.filter(pl.col("kind") == "GENDER").select("subject_id", letter.alias("sex")).unique("subject_id", keep="first")
+    sex = coded.filter(pl.col("kind") == "GENDER").select("subject_id", pl.col("first").alias("sex_code"))
+    sex = sex.unique("subject_id", keep="first")
     return people.join(sex, on="subject_id", how="left")

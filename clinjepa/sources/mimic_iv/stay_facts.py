@@ -14,6 +14,8 @@ from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 from clinjepa.sources.readings.cleaning import PLAUSIBLE_YEARS, complete_stays
 from clinjepa.sources.schema import STAYS_SCHEMA
 
+_SEXES = {"F": "female", "M": "male"}
+_NO_WORDS = ("", "UNK", "UNKNOWN")
 _LONGEST_STAY_DAYS = 366
 """Longer stays are errors: the longest ICU stay of MIMIC-IV 3.1 lasts about 226 days."""
 
@@ -39,15 +41,21 @@ def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counte
     """Stays in the columns of STAYS_SCHEMA; height and weight are still null. Outcome: `deaths.with_outcomes`.
 
     Args:
-        stays: All usable stays of their patients: stay_id, subject_id, hadm_id, intime, outtime, care_unit, age (years), sex, race,
+        stays: All usable stays of their patients: stay_id, subject_id, hadm_id, intime, outtime, care_unit, age (years), sex_code, race,
             admission_type, admitted, discharged, left_dead, discharge_fault, death_time (as recorded), source_split, chronic_dialysis.
         admissions: All hospitalisations of these patients: subject_id, hadm_id, admitted, discharged, left_dead.
-        counts: Receives `implausible_age` (the age becomes null) and the rules of `with_outcomes`.
+        counts: Receives `implausible_age` (the age becomes null), `unknown_sex` (a code other than F and M) and the
+            rules of `with_outcomes`.
     """
     plausible = pl.col("age").is_between(*PLAUSIBLE_YEARS)
     implausible = stays.select((~plausible).sum()).item()
     if implausible:
         counts["implausible_age"] += implausible
+    stays = stays.with_columns(pl.col("sex_code").replace_strict(_SEXES, default=None, return_dtype=pl.String).alias("sex"))
+    is_word = ~pl.col("sex_code").str.strip_chars().str.to_uppercase().is_in(_NO_WORDS)
+    unknown = stays.select((pl.col("sex").is_null() & is_word).sum()).item()
+    if unknown:
+        counts["unknown_sex"] += unknown
     by_admission = pl.coalesce(pl.col("hadm_id"), -pl.col("stay_id"))
     following = admissions.filter(pl.col("hadm_id").is_not_null()).select(
         "hadm_id", "subject_id", pl.col("admitted").shift(-1).over("subject_id", order_by="admitted").alias("next_hospital_admission_time")

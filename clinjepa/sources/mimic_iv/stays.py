@@ -51,7 +51,7 @@ def read_stays(tables: dict[str, pl.DataFrame], where: dict[str, str], counts: C
     died_at = admissions.group_by("subject_id").agg(last_death(pl.col("deathtime")))
     people = people.join(died_at, on="subject_id", how="left").select(
         "subject_id",
-        pl.col("gender").replace_strict({"F": "female", "M": "male"}, default=None, return_dtype=pl.String).alias("sex"),
+        pl.col("gender").alias("sex_code"),
         "anchor_age",
         "anchor_year",
         pl.coalesce("deathtime", "dod").alias("death_time"),

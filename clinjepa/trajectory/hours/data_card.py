@@ -36,6 +36,9 @@ DROP_GROUPS = {
         "no_outcome",
         "unknown_outcome_code",
         "unknown_discharge",
+        "unknown_sex",
+        "unknown_care_unit",
+        "label_taken_back",
         "contradicting_discharge",
         "flagged_by_warning",
     ),
@@ -53,6 +56,7 @@ DROP_GROUPS = {
         "implausible_stay_length",
         "impossible_death",
         "discharge_before_admission",
+        "implausible_admission_time",
         "bad_time",
         "without_time",
         "no_icu_stay",
@@ -70,7 +74,7 @@ DROP_GROUPS = {
 NOTES = frozenset(rule.name for rule in load_misfiled()) | frozenset(
     """start_without_end stay_without_patient stay_without_admission implausible_age impossible_death empty_table table_missing
     item_absent item_changed invalid_utf8 record_without_id unknown_outcome_code unknown_discharge contradicting_discharge
-    discharge_before_admission""".split()
+    discharge_before_admission unknown_sex unknown_care_unit label_taken_back implausible_admission_time""".split()
 )
 """Rules that count rows that were kept, or files; all others count dropped rows."""
 
