@@ -34,8 +34,8 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise YamlFault("is not valid YAML: it has a control character; remove it", line) from None
+        place = text.count("\n", 0, error.position) + 1
+        raise YamlFault("is not valid YAML: it has a control character; remove it", place) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else None
@@ -52,23 +52,26 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """As the composer's, within the limits of depth and of aliases."""
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            line = self._next_line()
             node = super().compose_node(parent, index)
             if id(node) not in self._sizes:
-                raise YamlFault("has an alias (*name) that contains itself; write its value out", event.start_mark.line + 1)
+                raise YamlFault("has an alias (*name) that contains itself; write its value out", line)
             self._aliased += self._sizes[id(node)]
             if self._aliased > MOST_ALIASED:
                 words = f"has aliases (*name) that stand for over {MOST_ALIASED} values; write the values out"
-                raise YamlFault(words, event.start_mark.line + 1)
+                raise YamlFault(words, line)
             return node
         if len(self._open) >= MOST_DEPTH:
-            raise YamlFault(f"is nested over {MOST_DEPTH} levels deep; remove brackets or indents", self.peek_event().start_mark.line + 1)
+            raise YamlFault(f"is nested over {MOST_DEPTH} levels deep; remove brackets or indents", self._next_line())
         self._open.append(yaml.Node("", None, None, None))
         node = super().compose_node(parent, index)
         self._open.pop()
         if node is not None:
             self._sizes[id(node)] = 1 + sum(self._sizes.get(id(child), 1) for child in _children(node))
         return node
+
+    def _next_line(self) -> int:
+        return int(self.peek_event().start_mark.line) + 1  # type: ignore[no-untyped-call]  # PyYAML's parser has no types
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """As the composer's; a key given twice is refused."""

@@ -139,7 +139,7 @@ def _without_odd_statics(stays: pl.DataFrame, rows: pl.DataFrame, mapping: Cinc2
             counts[rule] += number
             stays = stays.with_columns(pl.when(is_odd.not_()).then(pl.col(name)).alias(name) for name in columns)
     falls = pl.col("sepsis").sort_by("row").cast(pl.Int8).diff().eq(-1).any()
-    taken_back = rows.group_by("stay_id").agg(falls.alias("falls"))["falls"].sum()
+    taken_back = int(rows.group_by("stay_id").agg(falls.alias("falls"))["falls"].sum())
     if taken_back:
         counts["label_taken_back"] += taken_back
     return stays
