@@ -7,6 +7,7 @@ with another status or end a run as if it were finished; while a command runs th
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LINE = "interrupted; finished stages are kept, the same command goes on"
@@ -167,6 +168,18 @@ def limit_exit(status: int) -> None:
         os._exit(status)
 
     threading.Thread(target=end, name="exit", daemon=True).start()
+
+
+def end_without_destructors(status: int) -> NoReturn:
+    """End the process with `status` after its exit functions (Ray's end the processes that it started), without libraries' destructors.
+
+    Ray's core crashes in them when the signal came while it started: the status was then that of SIGSEGV or SIGABRT.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def say(line: str) -> None:

@@ -14,7 +14,14 @@ from rich.markup import escape
 
 from clinjepa.errors import ClinJepaError, LeakError, in_safe_words
 from clinjepa.redaction import redact_logs, redacted
-from pipelines.scheduling.interruptions import LINE, drop_half_made_objects_quietly, interruptible, limit_exit, say
+from pipelines.scheduling.interruptions import (
+    LINE,
+    drop_half_made_objects_quietly,
+    end_without_destructors,
+    interruptible,
+    limit_exit,
+    say,
+)
 
 UNEXPECTED, FAULT, LEAK = 1, 2, 3
 _KEPT = "Finished stages and checkpoints are kept; the same command resumes."
@@ -88,6 +95,7 @@ def entered(command: Callable[[], None]) -> NoReturn:
     if interruption.number is not None:
         drop_half_made_objects_quietly()
         limit_exit(interruption.exit_status)
+        end_without_destructors(interruption.exit_status)
     sys.exit(status)
 
 
