@@ -18,8 +18,8 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def none_left(mark: str, seconds: float = 20) -> bool:
-    """Whether all marked processes have ended within `seconds`."""
+def none_left(mark: str, seconds: float = 60) -> bool:
+    """Whether all marked processes have ended within `seconds`. Ray's agents look after their parent every few seconds only."""
     deadline = time.monotonic() + seconds
     while marked(mark):
         if time.monotonic() > deadline:
