@@ -121,6 +121,18 @@ def test_a_pushed_drug_without_a_rate_is_a_medication_with_its_dose(tmp_path):
     assert (event["text"], event["value"], event["end_time"]) == ("Furosemide (Lasix)", 40.0, None)
 
 
+def test_a_rate_below_zero_is_no_bolus_and_is_counted(tmp_path):
+    tables = read(tmp_path, infusion(222315, 2, 5, -2.4, "units/hour", 7.2))
+    assert (events_of(tables, "medication"), events_of(tables, "vasopressin")) == ([], [])
+    assert tables.counts["negative_rate"] == 1
+
+
+def test_a_row_without_a_code_is_dropped_and_counted(tmp_path):
+    nameless = row("LAB//220045//bpm", 3, 99.0, icustay_id=11, hadm_id=101) | {"code": None}
+    tables = read(tmp_path, [chart(220045, 2, 80.0, "bpm"), nameless])
+    assert (values(tables, "heart_rate"), tables.counts["row_without_code"]) == ([80.0], 1)
+
+
 def test_a_bolus_of_crystalloid_stays_and_a_drug_s_carrier_goes(tmp_path):
     bolus = infusion(225158, 3, 4, None, None, 500.0, ordercategorydescription="Bolus")
     carrier = infusion(225158, 3, 9, 10.0, "mL/hour", 60.0, order=6)

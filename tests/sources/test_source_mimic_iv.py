@@ -233,6 +233,11 @@ def test_a_rewritten_order_and_a_flagged_value_are_left_out_and_counted(tmp_path
     assert (tables.counts["rewritten"], tables.counts["flagged_by_warning"]) == (1, 1)
 
 
+def test_a_rate_below_zero_is_no_bolus_and_is_counted(tmp_path):
+    tables = read(tmp_path, inputevents=[infusion(221906, 2, 5, -0.1, "mcg/kg/min", 1.0)])
+    assert (values(tables, "medication"), values(tables, "norepinephrine"), tables.counts["negative_rate"]) == ([], [], 1)
+
+
 def test_the_digits_of_a_rate_are_those_that_float32_holds(tmp_path):
     assert values(read(tmp_path, inputevents=[infusion(221906, 2, 5, 0.1234567891, "mcg/kg/min", 1.0)]), "norepinephrine") == [0.1234568]
 

@@ -55,6 +55,9 @@ def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
     MEDS has no specimen id of a blood gas: the specimen is found by the same time.
     """
     rows = rows.filter(pl.col("subject_id").is_in(stays["subject_id"].implode())).filter(pl.col("time").is_not_null())
+    if without_code := rows["code"].null_count():
+        counts["row_without_code"] += without_code
+        rows = rows.drop_nulls("code")
     rows = rows.join(_code_table(rows["code"].unique().to_list()), on="code", how="left", maintain_order="left")
     _count_left_out(rows, counts)
     rows = _of_their_stay(rows, counts)

@@ -139,7 +139,7 @@ def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     Args:
         paired: icustay_id, item, row, time, end, numeric_value (the rate), unit (of the rate), amount, amount_unit, order_category,
             patient_weight (kg), and store_time if the source has it.
-        counts: Receives `carrier_or_flush`, `unmapped_code`, `zero_amount`.
+        counts: Receives `carrier_or_flush`, `unmapped_code`, `zero_amount`, `negative_rate`.
     """
     paired = paired.with_columns(pl.lit("INFUSION").alias("part")).join(
         item_table(), on=["part", "item"], how="left", maintain_order="left"
@@ -156,6 +156,10 @@ def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     nothing = (rate.fill_null(0) <= 0) & (amount.fill_null(0) <= 0)
     counts["zero_amount"] += paired.select(nothing.sum()).item()
     paired = paired.filter(~nothing)
+    negative = rate.fill_null(0) < 0  # no bolus: its amount was written with a rate that cannot be
+    if number := paired.select(negative.sum()).item():
+        counts["negative_rate"] += number
+    paired = paired.filter(~negative)
     has_rate = rate.fill_null(0) > 0
     # If the item also maps to an indicator, only the indicator's event is kept: a bolus beside it would count one treatment twice.
     pushed = (pl.col("kind") == "rate") & ~has_rate
