@@ -25,8 +25,13 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read ({error.strerror or type(error).__name__}); check its path and its rights") from None
     if len(content) > MOST_BYTES:
         raise ConfigError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB, which no configuration is; check its path")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
+    if content.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        raise ConfigError(f"{path} is a compressed file; unpack it and give the YAML file inside")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or content[:200].count(b"\0") * 3 > len(content[:200]):
         raise ConfigError(f"{path} is not UTF-8 text (it looks like UTF-16); save it as UTF-8")
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        raise ConfigError(f"{path}: line {line} has a zero byte, so this is no text or it was damaged; get the file again")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

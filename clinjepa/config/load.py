@@ -80,9 +80,11 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping of sections at the top, found a {type(raw).__name__}")
     refuse_credentials(raw, f"{path}:")
-    parent = raw.pop("extends", None)
-    if parent is None:
+    if "extends" not in raw:
         return raw
+    parent = raw.pop("extends")
+    if not isinstance(parent, str):
+        raise ConfigError(f"{path}: extends={parent!r} is no file name; name one configuration, or remove the line")
     return _merge(_read_yaml(path.parent / _local_file(str(parent)), (*seen, place)), raw)
 
 

@@ -7,7 +7,7 @@ workers or another bucket finds everything that is already done.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -30,7 +30,17 @@ class Section(BaseModel):
     @classmethod
     def _without_credentials(cls, data: object) -> object:
         refuse_credentials(data, "")
+        if isinstance(data, dict):
+            for name, value in data.items():
+                info = cls.model_fields.get(name)
+                if isinstance(value, bool) and info is not None and not _takes_truth(info.annotation):
+                    raise ValueError(f"{name}={str(value).lower()}: no truth value is taken here; write the number or the name")
         return data
+
+
+def _takes_truth(annotation: Any) -> bool:
+    """Whether a field of this annotation may be true or false."""
+    return annotation in (bool, Any, object) or any(_takes_truth(inner) or isinstance(inner, bool) for inner in get_args(annotation))
 
 
 def _checked(plain: Callable[[str], str]) -> AfterValidator:

@@ -36,6 +36,14 @@ def parse_yaml(text: str) -> Any:
     except yaml.reader.ReaderError as error:
         place = text.count("\n", 0, error.position) + 1
         raise YamlFault("is not valid YAML: it has a control character; remove it", place) from None
+    except yaml.constructor.ConstructorError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise YamlFault("has a tag (!name) that no configuration may have; remove it", line) from None
+    except yaml.composer.ComposerError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        if "single document" in str(error.context):
+            raise YamlFault("begins a second document (---); keep one document a file", line) from None
+        raise YamlFault("has an alias (*name) without its anchor (&name), or an anchor twice; write the value out", line) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else None

@@ -7,6 +7,7 @@ import inspect
 import os
 import resource
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -146,3 +147,25 @@ def _child_runs(name: str) -> bool:
             if stat[stat.index("(") + 1 : stat.rindex(")")] == name and stat.rsplit(")", 1)[1].split()[0] not in "ZX":
                 return True
     return False
+
+
+def session_folder() -> Path | None:
+    """The folder of the Ray that this process started; None where it started none."""
+    node = ray._private.worker._global_node
+    return None if node is None else Path(node.get_session_dir_path())
+
+
+def end_leftover_workers(session: Path) -> int:
+    """End the workers of a Ray that was shut down, and return how many there were.
+
+    A worker can hang in its exit functions after its task is done; then it outlives the raylet, which alone would end it. A worker is
+    known by its standard output, a file in the session's folder. Does nothing where the system has no /proc.
+    """
+    logs, ended = f"{os.path.realpath(session)}/logs/worker-", 0
+    for output in Path("/proc").glob("[0-9]*/fd/1"):
+        number = int(output.parts[2])
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or belongs to another user
+            if number != os.getpid() and os.readlink(output).startswith(logs):
+                os.kill(number, signal.SIGTERM)
+                ended += 1
+    return ended

@@ -35,7 +35,7 @@ from clinjepa.storage.s3 import PATIENCE_VARIABLE  # noqa: E402
 from pipelines.graph.context import RunContext
 from pipelines.scheduling.coordinator import coordinator  # noqa: E402
 from pipelines.scheduling.interruptions import cleaning_up, handle_again  # noqa: E402
-from pipelines.scheduling.local_ray import local_start  # noqa: E402
+from pipelines.scheduling.local_ray import end_leftover_workers, local_start, session_folder  # noqa: E402
 from pipelines.scheduling.locations import inside_job, on_a_cluster  # noqa: E402
 from pipelines.scheduling.ray_folder import private_ray_folder, private_token  # noqa: E402
 
@@ -150,7 +150,10 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
         finally:
             cleaning_up()
             if not begun_before:
+                session = None if joined else session_folder()
                 ray.shutdown()
+                if session is not None:
+                    end_leftover_workers(session)
 
 
 def _wait_for_the_head() -> None:

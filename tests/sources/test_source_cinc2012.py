@@ -353,7 +353,7 @@ def test_a_line_with_too_few_fields_is_named(tmp_path):
 def test_a_record_number_in_two_sets_is_refused(tmp_path):
     write_set(tmp_path, {1: ""}, letter="a")
     write_set(tmp_path, {1: ""}, letter="b")
-    assert "1 record numbers occur twice" in open_error(tmp_path)
+    assert "1 record numbers occur twice, one of them by a second 1.txt; every stay needs a unique number" in open_error(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,19 @@ def test_a_rate_below_zero_is_no_bolus_and_is_counted(tmp_path):
     assert tables.counts["negative_rate"] == 1
 
 
+def test_a_reading_without_a_time_is_counted_and_a_static_row_is_not(tmp_path):
+    timeless = chart(220045, 3, 99.0, "bpm") | {"time": None}
+    static = row("GENDER//F", 0) | {"time": None}
+    tables = read(tmp_path, [chart(220045, 2, 80.0, "bpm"), timeless, static])
+    assert (values(tables, "heart_rate"), tables.counts["row_without_time"]) == ([80.0], 1)
+
+
+@pytest.mark.parametrize(("code", "rule"), [("MEDS_BIRTH", "patient_with_several_births"), ("MEDS_DEATH", "patient_with_several_deaths")])
+def test_two_births_or_deaths_of_a_patient_are_counted(tmp_path, code, rule):
+    assert read(tmp_path / "two", [row(code, 400), row(code, 500)]).counts[rule] == 1
+    assert read(tmp_path / "same", [row(code, 400), row(code, 400)]).counts.get(rule, 0) == (1 if code == "MEDS_BIRTH" else 0)
+
+
 def test_a_row_without_a_code_is_dropped_and_counted(tmp_path):
     nameless = row("LAB//220045//bpm", 3, 99.0, icustay_id=11, hadm_id=101) | {"code": None}
     tables = read(tmp_path, [chart(220045, 2, 80.0, "bpm"), nameless])

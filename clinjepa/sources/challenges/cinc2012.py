@@ -24,7 +24,15 @@ from clinjepa.sources.challenges.cinc2012_records import (
     record_stays,
     with_minutes,
 )
-from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, RecordRange, files_digest, read_lines, record_ranges
+from clinjepa.sources.challenges.record_files import (
+    RecordFiles,
+    RecordForm,
+    RecordRange,
+    files_digest,
+    read_lines,
+    record_ranges,
+    refuse_repeated_numbers,
+)
 from clinjepa.sources.files.text_files import read_bounded
 from clinjepa.sources.readings.cleaning import at_sites, convert_values, finish
 from clinjepa.sources.readings.range_losses import Counts
@@ -134,12 +142,7 @@ class Cinc2012Source:
                         )
                     records.append(_Record(int(stem), letter, name))
             records.sort(key=lambda record: record.stay_id)
-            repeated = len(records) - len({record.stay_id for record in records})
-            if repeated:
-                raise SourceError(
-                    f"{self._folder.address}: {repeated} record numbers occur twice in the sets {list(self._files)}; "
-                    "every stay needs a unique number"
-                )
+            refuse_repeated_numbers([(record.stay_id, record.file) for record in records], self._folder.address)
             if not records:
                 raise SourceError(f"{self._folder.address}: the sets {list(self._files)} hold no .txt records; get them again")
             self._known_records = records[: self._config.max_stays]

@@ -16,7 +16,15 @@ import polars as pl
 from clinjepa.clinical.definitions import read_definitions
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.cinc2019_records import Cinc2019Map, check_rows, record_events, record_stays
-from clinjepa.sources.challenges.record_files import RecordFiles, RecordForm, RecordRange, files_digest, read_lines, record_ranges
+from clinjepa.sources.challenges.record_files import (
+    RecordFiles,
+    RecordForm,
+    RecordRange,
+    files_digest,
+    read_lines,
+    record_ranges,
+    refuse_repeated_numbers,
+)
 from clinjepa.sources.readings.cleaning import at_sites, convert_values, finish
 from clinjepa.sources.readings.range_losses import Counts
 from clinjepa.sources.schema import SourceTables
@@ -114,9 +122,7 @@ class Cinc2019Source:
                         )
                     records.append((int(stem[1]), name, index))
             records.sort()
-            repeated = len(records) - len({stay_id for stay_id, _, _ in records})
-            if repeated:
-                raise SourceError(f"{self._folder.address}: {repeated} record numbers occur twice; every stay needs a unique number")
+            refuse_repeated_numbers([(stay_id, name) for stay_id, name, _ in records], self._folder.address)
             if not records:
                 raise SourceError(f"{self._sets[0].where()}: there are no .psv records; get it again")
             self._known_records = records[: self._config.max_stays]

@@ -245,3 +245,14 @@ def _record_lines(content: bytes, where: str, form: RecordForm) -> list[str]:
 
 def _short(header: str) -> str:
     return header if len(header) <= 60 else f"{header[:57]}..."
+
+
+def refuse_repeated_numbers(records: Sequence[tuple[int, str]], address: str) -> None:
+    """Raise SourceError when two records have one number. records: (number, file) of each; address: their folder, for the message."""
+    seen: set[int] = set()
+    repeated = [name for number, name in records if number in seen or seen.add(number)]
+    if repeated:
+        raise SourceError(
+            f"{address}: {len(repeated)} record numbers occur twice, one of them by a second {repeated[0].rsplit('/', 1)[-1]}; "
+            "every stay needs a unique number, remove or renumber one file of each"
+        )

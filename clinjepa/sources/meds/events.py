@@ -54,11 +54,12 @@ def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
 
     MEDS has no specimen id of a blood gas: the specimen is found by the same time.
     """
-    rows = rows.filter(pl.col("subject_id").is_in(stays["subject_id"].implode())).filter(pl.col("time").is_not_null())
+    rows = rows.filter(pl.col("subject_id").is_in(stays["subject_id"].implode()))
     if without_code := rows["code"].null_count():
         counts["row_without_code"] += without_code
         rows = rows.drop_nulls("code")
     rows = rows.join(_code_table(rows["code"].unique().to_list()), on="code", how="left", maintain_order="left")
+    rows = _timed(rows, counts)
     _count_left_out(rows, counts)
     rows = _of_their_stay(rows, counts)
     rows = rows.with_columns(
@@ -76,6 +77,15 @@ def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
     # Rows of stays that were dropped are not counted again: the drop of their stay is counted already.
     events = events.filter(pl.col("stay_id").is_in(stays["stay_id"].implode()))
     return take_statics(events, stays, counts)
+
+
+def _timed(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """`rows` without those that have no time; readings and treatments among them are counted as `row_without_time`."""
+    timeless = pl.col("time").is_null()
+    without_time = rows.select((timeless & pl.col("left_out").is_null() & (pl.col("part") != "STRUCTURE")).sum()).item()
+    if without_time:
+        counts["row_without_time"] += without_time
+    return rows.filter(~timeless)
 
 
 def _of_their_stay(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:

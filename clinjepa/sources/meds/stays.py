@@ -20,7 +20,8 @@ def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Cou
 
     Dropped and counted: `stay_without_id`, `stay_without_beginning`, `stay_without_end`, `stay_end_before_start`, `duplicate_row` (exact
     copies of a stay). Counted and kept:
-    `stay_without_admission` (no hospital admission of this id and patient) and the rules of `describe_stays`.
+    `stay_without_admission` (no hospital admission of this id and patient), `patient_with_several_births`, `patient_with_several_deaths`
+    and the rules of `describe_stays`.
 
     Args:
         rows: The partition's rows.
@@ -40,7 +41,7 @@ def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Cou
     if strays:
         counts["stay_without_admission"] += strays
     stays = stays.join(known, on=["hadm_id", "subject_id"], how="left", maintain_order="left")
-    people = _people(coded)
+    people = _people(coded, counts)
     stays = stays.join(people, on="subject_id", how="left", maintain_order="left").join(
         splits, on="subject_id", how="left", maintain_order="left"
     )
@@ -113,12 +114,17 @@ def _dialysis(coded: pl.DataFrame) -> pl.DataFrame:
     return diagnoses.group_by("hadm_id", "subject_id").agg(is_chronic_dialysis(version, code).any().alias("chronic_dialysis"))
 
 
-def _people(coded: pl.DataFrame) -> pl.DataFrame:
-    """subject_id, birth, death_time (as recorded), sex_code."""
+def _people(coded: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """subject_id, birth, death_time (as recorded), sex_code. Of several births the first is taken, of several deaths the last."""
     people = coded.select(pl.col("subject_id").unique())
     time = pl.col("time")
-    for code, name, chosen in (("MEDS_BIRTH", "birth", time.min()), ("MEDS_DEATH", "death_time", last_death(time))):
-        times = coded.filter((pl.col("kind") == code) & pl.col("time").is_not_null()).group_by("subject_id").agg(chosen.alias(name))
+    kinds = (("MEDS_BIRTH", "birth", "births", time.min()), ("MEDS_DEATH", "death_time", "deaths", last_death(time)))
+    for code, name, plural, chosen in kinds:
+        of_code = coded.filter((pl.col("kind") == code) & pl.col("time").is_not_null()).group_by("subject_id")
+        times = of_code.agg(chosen.alias(name), time.n_unique().alias("number"))
+        if several := times.select((pl.col("number") > 1).sum()).item():
+            counts[f"patient_with_several_{plural}"] += several
+        times = times.drop("number")
         people = people.join(times, on="subject_id", how="left")
     sex = coded.filter(pl.col("kind") == "GENDER").select("subject_id", pl.col("first").alias("sex_code"))
     sex = sex.unique("subject_id", keep="first")

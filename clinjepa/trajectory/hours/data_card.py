@@ -60,11 +60,19 @@ DROP_GROUPS = {
         "implausible_admission_time",
         "bad_time",
         "without_time",
+        "row_without_time",
         "no_icu_stay",
         "without_stay",
     ),
     "code": ("unmapped_code", "row_without_code"),
-    "identity": ("stay_without_id", "stay_without_patient", "stay_without_admission", "record_without_id"),
+    "identity": (
+        "stay_without_id",
+        "stay_without_patient",
+        "stay_without_admission",
+        "record_without_id",
+        "patient_with_several_births",
+        "patient_with_several_deaths",
+    ),
     "repeat": ("duplicate_row", "repeated_static"),
     "purpose": ("excluded", "carrier_or_flush", "medication_not_given", "order_superseded_by_administration", "rewritten", "not_arterial"),
     "moved": tuple(rule.name for rule in load_misfiled()),
@@ -75,7 +83,8 @@ DROP_GROUPS = {
 NOTES = frozenset(rule.name for rule in load_misfiled()) | frozenset(
     """start_without_end stay_without_patient stay_without_admission implausible_age impossible_death empty_table table_missing
     item_absent item_changed invalid_utf8 record_without_id unknown_outcome_code unknown_discharge contradicting_discharge
-    discharge_before_admission unknown_sex unknown_care_unit label_taken_back implausible_admission_time""".split()
+    discharge_before_admission unknown_sex unknown_care_unit label_taken_back implausible_admission_time
+    patient_with_several_births patient_with_several_deaths""".split()
 )
 """Rules that count rows that were kept, or files; all others count dropped rows."""
 
