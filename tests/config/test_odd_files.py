@@ -42,7 +42,7 @@ TEXTS = {
     "two documents": ("name: run\n---\nseed: 3", r"line 2 begins a second document \(---\); keep one document a file"),
     "no anchor": ("name: run\nseed: *number", r"line 2 has an alias \(\*name\) without its anchor"),
     "extends nothing": ("extends: null\nname: run", "extends=None is no file name; name one configuration, or remove the line"),
-    "a truth as a number": ("seed: true", "seed=true: no truth value is taken here; write the number or the name"),
+    "a truth as a number": ("split: {seed: true}", "seed=true: no truth value is taken here; write the number or the name"),
     "a truth in a section": ("curriculum: {num_steps: on}", "num_steps=true: no truth value is taken here"),
     "not a number": ("predictor: {dropout: .nan}", "predictor.dropout=nan: .*finite number"),
     "infinite": ("curriculum: {predictor_lr: .inf}", "curriculum.predictor_lr=inf: .*finite number"),

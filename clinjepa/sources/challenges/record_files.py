@@ -250,7 +250,11 @@ def _short(header: str) -> str:
 def refuse_repeated_numbers(records: Sequence[tuple[int, str]], address: str) -> None:
     """Raise SourceError when two records have one number. records: (number, file) of each; address: their folder, for the message."""
     seen: set[int] = set()
-    repeated = [name for number, name in records if number in seen or seen.add(number)]
+    repeated = []
+    for number, name in records:
+        if number in seen:
+            repeated.append(name)
+        seen.add(number)
     if repeated:
         raise SourceError(
             f"{address}: {len(repeated)} record numbers occur twice, one of them by a second {repeated[0].rsplit('/', 1)[-1]}; "
