@@ -25,8 +25,10 @@ from clinjepa.redaction_forms import (
     BEARER,
     COLOUR,
     COOKIE,
+    ELEMENT,
     HIDDEN,
     LOGIN,
+    LOGIN_CALL,
     NAMED,
     NEXT_INSIDE,
     NO_USER,
@@ -97,7 +99,7 @@ def _as_it_stands(text: str) -> str:
     text = ADDRESS.sub(lambda found: _without_user(found[0]), text)
     text = USER_AND_HOST.sub(lambda found: f"{found['before']}{HIDDEN}@{found['host']}" if _is_login(found) else found[0], text)
     text = SECRET_PATH.sub(rf"\g<1>{HIDDEN}", text)
-    for pattern in (PARAMETER, AUTHORIZED, COOKIE, LOGIN):
+    for pattern in (PARAMETER, AUTHORIZED, COOKIE, LOGIN, LOGIN_CALL, ELEMENT):
         text = pattern.sub(rf"\g<1>{HIDDEN}", text)
     text = BEARER.sub(lambda found: f"{found[1] or found[2]}{HIDDEN}", text)
     for pattern in (OPTION, ASSIGNED):

@@ -120,6 +120,13 @@ LOGIN = re.compile(
 )
 """`curl -u user:password`, and a line of .netrc."""
 
+ELEMENT = re.compile(rf"(?i)(<(?:\w{{1,40}}:)?{STRONG}(?:\s[^<>]{{0,200}})?>\s{{0,8}}){_ORDINARY}(?!\s)[^<>]{{1,4000}}(?=</)")
+"""An element of XML."""
+LOGIN_CALL = re.compile(
+    rf"(?i)(\b\w{{0,40}}(?:basic|digest)_?auth\w{{0,10}}\(\s{{0,8}}{QUOTE}[^'\"\n]{{0,200}}{QUOTE}\s{{0,8}},\s{{0,8}}{QUOTE})[^'\"\n]{{1,400}}"
+)
+"""`HTTPBasicAuth('user', 'password')`."""
+
 # Tokens ------------------------------------------------------------------------------------------------------------------------------
 
 _PREFIXED = {

@@ -28,7 +28,7 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_credentials(cls, data: object) -> object:
+    def _without_credentials_and_stray_truth(cls, data: object) -> object:
         refuse_credentials(data, "")
         if isinstance(data, dict):
             for name, value in data.items():

@@ -74,6 +74,9 @@ IN_SENTENCES = {
     "password in quotation marks": f"cannot reach https://user:'{SECRET.replace('/', '')}'@host.example/x",
     "percent-encoded": f"redirected to https://host.example/?next=https%3A%2F%2Fuser%3A{SECRET}%40host.example&x=1",
     "percent-encoded twice": f"redirected to s3%253A%252F%252F{KEY}%253A{SECRET}%2540bucket",
+    "an element": f"<user>u</user><password>{SECRET}</password>",
+    "an element with a type": f'<s3:SecretAccessKey type="text">{SECRET}</s3:SecretAccessKey>',
+    "a call for a login": f"HTTPBasicAuth('reader', '{SECRET}') failed",
     "a subscription": f"GET https://host.example/x?subscription-key={SECRET} failed",
 }
 PASSWORDS = ["pass: s3cret", "token=s3cret", "pw:s3cret", "Basic czNjcmV0Og==", "bearer s3cretword"]
@@ -137,6 +140,8 @@ MORE_TOKENS = {
     "of a provider, in parts": "sk-proj-s3cret_ab-cd_" + "s3cret" * 2,
 }
 PLAIN = [
+    "<password>required</password> and <token>null</token>",
+    "HTTPBasicAuth(user, password) takes two names",
     "the grid compares mae:map@8h and auroc:sepsis@24h",
     "bearer authentication is off, sk-learn-contrib-packages and pypi-attestation-models are not used",
     "pass 2 of 3, key: age",

@@ -12,7 +12,7 @@ from clinjepa.clinical import load_variables
 from clinjepa.config.schema import Config, SourceConfig
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.cinc2012 import Cinc2012Source, load_map
-from clinjepa.sources.challenges.cinc2012_records import INTIME
+from clinjepa.sources.challenges.cinc2012_records import INTIME, read_outcomes
 from clinjepa.sources.schema import SourceTables
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition
@@ -366,10 +366,20 @@ def test_a_record_number_in_two_sets_is_refused(tmp_path):
         ("1,6,1,1.5,-1,0\n", "line 2, column 'Length_of_stay': not a whole number"),
         ("\n,,,,,\n1,6,1,5,-1,0\n\n2,6,1,long,-1,0\n", "line 6, column 'Length_of_stay': not a whole number"),
         ("\n1,6,1,5,-1,0\n\n1,6,1,5,-1,0\n", "lines 3 and 5 have the same RecordID"),
+        ("1,6,1,5,-1,0\n2,6,1\n", "line 3 ends before its last column"),
+        (",6,1,5,-1,0\n", "line 2, column 'RecordID': not a whole number"),
+        ("NA,6,1,5,-1,0\n", "line 2, column 'RecordID': not a whole number"),
     ],
 )
 def test_a_broken_outcome_row_is_named_by_its_line(tmp_path, outcomes, message):
     assert f"Outcomes-a.txt: {message}" in open_error(write_set(tmp_path, {1: ""}, outcomes))
+
+
+@pytest.mark.parametrize("empty", ["", " ", "NA", "NaN", "null", '""'])
+def test_an_empty_cell_of_the_outcomes_is_unknown(empty):
+    rows = f"1,6,1,{empty},-1,0\n2,6,1,5,{empty},1\n3,6,1,5,-1,{empty}\n4,6,1,{empty},{empty},{empty}\n"
+    found = read_outcomes((OUTCOMES + rows).encode(), "Outcomes-a.txt")
+    assert found.rows() == [(1, None, False, None), (2, 5, True, None), (3, 5, None, "no_outcome"), (4, None, None, "no_outcome")]
 
 
 def test_an_outcome_file_without_a_column_is_refused(tmp_path):

@@ -38,6 +38,9 @@ _SURVIVAL = "Survival"
 """Days from ICU admission to death, -1 where none is recorded. The column is not needed."""
 
 _PUBLISHED_COLUMNS = (*_OUTCOME_COLUMNS, "SAPS-I", "SOFA", "Survival")
+_NO_NUMBER = ("", "na", "nan", "null")
+"""What programs write into an empty cell, in lower case."""
+
 _EMPTY = ' \t,"'
 """Characters of a line without a value, such as those that Excel writes for emptied rows."""
 
@@ -55,11 +58,12 @@ class Cinc2012Map(TypedDict):
 def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
     """stay_id, stay_days, died_in_hospital and outcome_fault of an outcome file; lines without a value are skipped.
 
-    stay_days is null where it is -1. died_in_hospital is null where the file does not say it; outcome_fault is then the rule that counts
-    it: `no_outcome` (-1), `unknown_outcome_code` (any other number than 0 and 1), or `impossible_death` (see `_contradicts_survival`).
+    stay_days is null where it is -1 or empty. died_in_hospital is null where the file does not say it; outcome_fault is then the rule that
+    counts it: `no_outcome` (-1 or empty), `unknown_outcome_code` (any other number than 0 and 1), or `impossible_death` (see
+    `_contradicts_survival`).
 
     Raises:
-        SourceError: Not a csv with a header, a missing column, a value that is not a whole number, or a repeated id.
+        SourceError: Not a csv with a header, a missing column, a cut line, a value that is not a whole number, a repeated or empty id.
     """
     lines = [(number, line) for number, line in enumerate(decode_text(content, where).splitlines(), 1) if line.strip(_EMPTY)]
     text = "\n".join(line for _, line in lines)
@@ -74,9 +78,15 @@ def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
             f"{where}: column {missing[0]!r} is missing ({found_columns(table.columns, _PUBLISHED_COLUMNS)}); "
             "this is not an outcome file of the 2012 challenge"
         )
-    numbers = table.select(whole_number(pl.col(name)).alias(name) for name in (*_OUTCOME_COLUMNS, _SURVIVAL) if name in table.columns)
+    cut = next((number for number, line in lines if line.count(",") < len(table.columns) - 1), None)
+    if cut is not None:
+        raise SourceError(f"{where}: line {cut} ends before its last column; get the file again")
+    texts = table.select(name for name in (*_OUTCOME_COLUMNS, _SURVIVAL) if name in table.columns)
+    numbers = texts.select(whole_number(pl.all()))
     for name in numbers.columns:
-        bad = numbers[name].is_null().arg_true()
+        may_be_empty = name != "RecordID"
+        is_empty = texts[name].fill_null("").str.strip_chars().str.to_lowercase().is_in(_NO_NUMBER) & may_be_empty
+        bad = (numbers[name].is_null() & ~is_empty).arg_true()
         if len(bad):
             raise SourceError(f"{where}: line {lines[bad[0] + 1][0]}, column {name!r}: not a whole number; get the file again")
     repeated = numbers["RecordID"].is_duplicated().arg_true()
@@ -86,7 +96,7 @@ def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
     days, death = pl.col("Length_of_stay"), pl.col("In-hospital_death")
     impossible = _contradicts_survival() if _SURVIVAL in numbers.columns else pl.lit(False)
     fault = (
-        pl.when(death == -1)
+        pl.when((death == -1) | death.is_null())
         .then(pl.lit("no_outcome"))
         .when(~death.is_in([0, 1]))
         .then(pl.lit("unknown_outcome_code"))
