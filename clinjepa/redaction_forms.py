@@ -153,8 +153,9 @@ _PREFIXED = {
 _KEY_BLOCK = r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"
 TOKEN = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(begin + rest for begin, rest in _PREFIXED.items())})|{_KEY_BLOCK}")
 SECRET_PATH = re.compile(
-    r"(hooks\.slack(?:-gov)?\.com\\{0,7}/(?:services|workflows|triggers)\\{0,7}/|discord(?:app)?\.com/api/webhooks/|api\.telegram\.org/bot)"
-    r"(?!\*\*\*)[\w:+\\/-]{8,}"
+    r"(hooks\.slack(?:-gov)?\.com\\{0,7}/(?:services|workflows|triggers)\\{0,7}/|discord(?:app)?\.com/api/webhooks/|api\.telegram\.org/bot"
+    r"|webhook\.office\.com\\{0,7}/webhookb2\\{0,7}/|hooks\.zapier\.com\\{0,7}/hooks\\{0,7}/catch\\{0,7}/)"
+    r"(?!\*\*\*)[\w:+@\\/-]{8,}"
 )
 """Addresses whose path alone admits."""
 BEARER = re.compile(

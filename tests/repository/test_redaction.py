@@ -130,6 +130,8 @@ UNUSUAL_ADDRESSES = [
 MORE_TOKENS = {
     "of a chat's address": "https://hooks.slack.com/workflows/T0A/B0B/s3crets3crets3cret",
     "of another chat's address": "https://discord.com/api/webhooks/123456/s3crets3cret",
+    "of an office's chat": "https://x.webhook.office.com/webhookb2/s3crets3@0a1b-s3cret/IncomingWebhook/s3crets3cret/s3cret-1",
+    "of an automation": "https://hooks.zapier.com/hooks/catch/123456/s3cret9/",
     "of a container registry": "dckr_pat_" + "s3cret-" * 4,
     "of fast inference": "gsk_" + "s3cret" * 6,
     "of a chip maker": "nvapi-" + "s3cret_" * 6,

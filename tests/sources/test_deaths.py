@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 from typing import Any, NamedTuple
 
+import polars as pl
 import pytest
 
 from clinjepa.sources import SourceTables
@@ -111,6 +112,17 @@ def test_both_readers_give_the_outcome_that_the_record_supports(tmp_path, read, 
     death_time = None if case.death_time is None else datetime.datetime.fromisoformat(case.death_time)
     assert (stay["died_in_hospital"], stay["died_in_icu"], stay["death_time"]) == (case.died_in_hospital, case.died_in_icu, death_time)
     assert tables.counts.get("impossible_death", 0) == case.impossible
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_zone_of_the_times_changes_no_outcome(tmp_path, zone, case):
+    """The clock counts: midnight in the hospital's zone is a date without a time, whatever it is in UTC."""
+    plain = from_meds(tmp_path, case)
+    for shard in tmp_path.rglob("*.parquet"):
+        pl.read_parquet(shard).with_columns(pl.col("time").dt.replace_time_zone(zone, ambiguous="earliest")).write_parquet(shard)
+    zoned = meds.read_all(tmp_path)
+    assert zoned.stays.equals(plain.stays) and zoned.events.equals(plain.events) and zoned.counts == plain.counts
 
 
 WORDS = [

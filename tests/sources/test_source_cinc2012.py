@@ -87,7 +87,7 @@ def test_values_are_mapped_with_their_units(tmp_path):
     [
         ("01:00,,5", "empty_parameter"),
         ("01:00,SOFA,5", "excluded:outcome"),
-        ("01:00,Gender,1", "repeated_static"),
+        ("01:00,Gender,0", "repeated_static"),
         ("01:00,Mood,5", "unmapped_code"),
         ("soon,HR,80", "bad_time"),
         ("01:00,HR,fast", "non_numeric:heart_rate"),
@@ -157,7 +157,7 @@ def test_a_static_after_the_end_of_the_stay_is_not_used(tmp_path):
 
 
 def test_age_sex_and_unit_of_a_later_row_hold_from_admission(tmp_path):
-    stay, tables = statics(tmp_path, "", "04:00,Age,54\n05:00,Gender,1\n06:00,ICUType,3\n07:00,Age,61\n")
+    stay, tables = statics(tmp_path, "", "04:00,Age,54\n05:00,Gender,1\n06:00,ICUType,3\n07:00,Age,54\n")
     assert (stay["age_years"], stay["sex"], stay["care_unit"]) == (54.0, "male", "Medical ICU")
     assert tables.counts == {"repeated_static": 1}
 
@@ -386,6 +386,34 @@ def test_an_outcome_file_without_a_column_is_refused(tmp_path):
     folder = write_set(tmp_path, {1: ""})
     (folder / "Outcomes-a.txt").write_text("RecordID,Length_of_stay\n1,5\n")
     assert "Outcomes-a.txt: column 'In-hospital_death' is missing" in open_error(folder)
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("RecordID,In-hospital_death,SOFA,Length_of_stay,Survival,In-hospital_death", "1,0,1,5,-1,1"),
+        ("RecordID,In-hospital_death,SOFA,Length_of_stay,Survival, In-hospital_death ", "1,0,1,5,-1,1"),
+        ('"RecordID","Length_of_stay","Survival","In-hospital_death","Length_of_stay"', "1,5,-1,0,6"),
+    ],
+)
+def test_an_outcome_column_that_occurs_twice_is_refused(tmp_path, header, row):
+    folder = write_set(tmp_path, {1: ""})
+    (folder / "Outcomes-a.txt").write_text(f"{header}\n{row}\n")
+    message = open_error(folder)
+    assert "Outcomes-a.txt: column '" in message and "occurs twice; remove one" in message
+
+
+@pytest.mark.parametrize("line", ["00:00,Gender,1", "12:00,Age,55", "03:30,ICUType,1"])
+def test_a_record_with_another_age_sex_or_unit_is_refused(tmp_path, line):
+    message = open_error(write_set(tmp_path, {1: "", 2: f"{line}\n"}, zipped=False))
+    name = line.split(",")[1]
+    assert f"line 8: another {name} than in the rows before; these are rows of two patients (1 such records in this part)" in message
+    assert "set-a/2.txt" in message
+
+
+def test_a_constant_that_is_unknown_or_the_same_again_is_no_contradiction(tmp_path):
+    folder = write_set(tmp_path, {1: "00:00,Gender,-1\n05:00,Age,54.0\n06:00,ICUType,\n"}, zipped=False)
+    assert read(folder).stays.num_rows == 1
 
 
 HEADERLESS = {

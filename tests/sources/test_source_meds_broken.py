@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from clinjepa.config.schema import SourceConfig
@@ -163,3 +164,19 @@ def test_a_stay_id_of_two_subjects_is_refused_with_the_files(tmp_path, shards):
     with pytest.raises(SourceError, match=told) as error:
         source.partitions()
     assert "987654" not in str(error.value)
+
+
+def test_a_column_that_occurs_twice_is_named(tmp_path):
+    path = write_meds(tmp_path, stay_rows()) / "data/train/0.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("code", table["code"]), path)
+    with pytest.raises(SourceError, match=r"data/train/0.parquet: column 'code' occurs twice; remove one"):
+        read_all(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["text_value", "unit", "numeric_value", "code"])
+def test_a_column_of_lists_is_named(tmp_path, column):
+    path = write_meds(tmp_path, stay_rows()) / "data/train/0.parquet"
+    pl.read_parquet(path).with_columns(pl.col(column).reshape((-1, 1)).arr.to_list()).write_parquet(path)
+    with pytest.raises(SourceError, match=rf"data/train/0.parquet: column '{column}' is List.*; convert it"):
+        read_all(tmp_path)

@@ -68,6 +68,15 @@ def test_a_needed_table_that_is_not_there_is_named(tmp_path):
         open_source(tmp_path)
 
 
+def test_a_needed_table_of_another_packing_is_named_as_it_is(tmp_path):
+    write_mimic(tmp_path, absent=("labevents",))
+    (tmp_path / "hosp/labevents.csv.zst").write_bytes(b"\x28\xb5\x2f\xfd")
+    with pytest.raises(
+        SourceError, match=r"labevents.csv.gz is missing \(found: labevents.csv.zst; write it as .csv or .csv.gz\); get the"
+    ):
+        open_source(tmp_path)
+
+
 def test_tables_that_a_hospital_lacks_are_counted(tmp_path):
     tables = read_all(
         write_mimic(tmp_path, {"chartevents": RATES[:3]}, absent=("emar", "microbiologyevents", "prescriptions", "diagnoses_icd"))

@@ -36,14 +36,16 @@ def read(kind: str, folder: Path, weights: list[Weight]) -> tuple[float | None, 
         ([(KG, 2, 80), (DAILY, 10, 82), (DAILY, 20, 83.5)], 80, 2, [(10, 82), (20, 83.5)]),
         ([(DAILY, 12, 77), (DAILY, 5, 76)], 76, 5, [(5, 76), (12, 77)]),
         ([(KG, 2, 80), (POUNDS, 2, 176.37), (KG, 15, 81)], 80, 2, [(15, 81)]),
+        ([(POUNDS, 3, 176.37), (KG, 27, 90)], 80, 3, [(27, 90)]),
+        ([(DAILY, 1, 77), (KG, 5, 80)], 80, 5, [(1, 77)]),
         ([(KG, 2, 0), (DAILY, 9, 84)], 84, 9, [(9, 84)]),
         ([(KG, 2, 8000), (KG, 9, 84)], 84, 9, []),
     ],
-    ids=["admission", "daily", "daily only", "charted again", "zero first", "implausible first"],
+    ids=["admission", "daily", "daily only", "charted again", "in pounds first", "daily first", "zero first", "implausible first"],
 )
 def test_a_series_is_a_series_and_a_static_known_from_its_time(tmp_path, kind, weights, static, known, series):
     found = read(kind, tmp_path, weights)
-    assert (found[0], found[1], found[2]) == (pytest.approx(static), known, series)
+    assert (found[0], found[1], found[2]) == (pytest.approx(static, rel=1e-5), known, series)
 
 
 CM, INCHES = 226730, 226707
@@ -56,10 +58,11 @@ CM, INCHES = 226730, 226707
         ([(CM, 2, 170)], 170, 0),
         ([(CM, 2, 170), (INCHES, 2, 67)], 170, 0),  # one measurement in two units
         ([(CM, 2, 170), (CM, 9, 182)], 170, 1),
+        ([(INCHES, 2, 66.93), (CM, 9, 182)], 170, 1),
         ([(CM, 2, 170), (CM, 9, 182), (INCHES, 9, 71.7), (CM, 12, 170)], 170, 2),
         ([(CM, 2, 17), (CM, 9, 182)], 182, 0),  # the first is out of range
     ],
-    ids=["one", "in two units", "charted again", "charted again in two units", "implausible first"],
+    ids=["one", "in two units", "charted again", "in inches first", "charted again in two units", "implausible first"],
 )
 def test_a_height_charted_again_is_counted_as_a_repeated_static(tmp_path, examples, heights, static, repeated):
     rows = [examples.chart(item, hour, float(value), "Inch" if item == INCHES else "cm") for item, hour, value in heights]
@@ -68,5 +71,5 @@ def test_a_height_charted_again_is_counted_as_a_repeated_static(tmp_path, exampl
     else:
         folder = mimic_iv_examples.write_mimic(tmp_path, {"chartevents": rows})
     tables = examples.read_all(folder)
-    assert tables.stays["height_cm"].to_pylist() == [pytest.approx(static)]
+    assert tables.stays["height_cm"].to_pylist() == [pytest.approx(static, rel=1e-4)]
     assert (tables.counts.get("repeated_static", 0), tables.events.num_rows) == (repeated, 0)

@@ -18,6 +18,7 @@ from clinjepa.clinical.definitions import read_definitions
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.cinc2012_records import (
     Cinc2012Map,
+    check_constants,
     check_record_ids,
     read_outcomes,
     record_events,
@@ -111,7 +112,9 @@ class Cinc2012Source:
             ]
         ).rename({"Time": "clock", "Parameter": "parameter", "Value": "raw"})
         lines = with_minutes(lines)
-        check_record_ids(lines, {record.stay_id: self._files[record.subset].where(record.file) for record in records}, counts)
+        places = {record.stay_id: self._files[record.subset].where(record.file) for record in records}
+        check_record_ids(lines, places, counts)
+        check_constants(lines, places)
         outcomes = pl.concat(
             [
                 read_outcomes(read_bounded(self._folder, name, _MOST_OUTCOME_BYTES), f"{self._folder.address}/{name}")

@@ -67,6 +67,10 @@ def read_outcomes(content: bytes, where: str) -> pl.DataFrame:
     """
     lines = [(number, line) for number, line in enumerate(decode_text(content, where).splitlines(), 1) if line.strip(_EMPTY)]
     text = "\n".join(line for _, line in lines)
+    header = Counter(name.strip(' \t"') for name in text.split("\n", 1)[0].split(","))
+    twice = [name for name in (*_OUTCOME_COLUMNS, _SURVIVAL) if header[name] > 1]
+    if twice:
+        raise SourceError(f"{where}: column {twice[0]!r} occurs twice; remove one")
     try:
         table = pl.read_csv(io.BytesIO(text.encode()), infer_schema=False, truncate_ragged_lines=False)
         table = table.rename({name: name.strip() for name in table.columns})
@@ -153,6 +157,23 @@ def check_record_ids(lines: pl.DataFrame, places: Mapping[int, str], counts: Cou
     without = len(places) - named["stay_id"].n_unique()
     if without:
         counts["record_without_id"] += without
+
+
+def check_constants(lines: pl.DataFrame, places: Mapping[int, str]) -> None:
+    """Raise SourceError for a record with two ages, sexes or kinds of unit; the message names file and line.
+
+    Args:
+        lines: The records' lines: stay_id, row, parameter, raw.
+        places: stay_id -> file, for messages.
+    """
+    known = lines.filter(pl.col("parameter").is_in(_CONSTANTS)).with_columns(pl.col("raw").cast(pl.Float64, strict=False).alias("number"))
+    known = known.filter(pl.col("number") >= 0)
+    other = known.filter(pl.col("number") != pl.col("number").first().over("stay_id", "parameter", order_by="row")).sort("stay_id", "row")
+    if other.height:
+        raise SourceError(
+            f"{places[other['stay_id'][0]]}, line {other['row'][0]}: another {other['parameter'][0]} than in the rows before; these are "
+            f"rows of two patients ({other['stay_id'].n_unique()} such records in this part); get the file again"
+        )
 
 
 def record_stays(

@@ -64,7 +64,9 @@ def typed(frame: pl.DataFrame, chosen: dict[str, str | None], where: str) -> pl.
         elif column in _IDS:
             series.append(whole_numbers(frame[found], where).rename(column))
         else:
-            series.append(frame[found].cast(dtype).rename(column))
+            # A zone is dropped and the clock kept: MEDS's times are the hospital's, and midnight stands for a date without a time.
+            given = frame[found].dt.replace_time_zone(None) if isinstance(frame.schema[found], pl.Datetime) else frame[found]
+            series.append(given.cast(dtype).rename(column))
     table = pl.DataFrame(series)
     return table.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name)) for name in _OPTIONAL_IDS if name in table.columns)
 
@@ -94,5 +96,7 @@ def whole_numbers(ids: pl.Series, where: str) -> pl.Series:
 def _check_type(column: str, found: str, dtype: pl.DataType, where: str) -> None:
     if column == "time" and not isinstance(dtype, pl.Datetime):
         raise SourceError(f"{where}: column 'time' is {dtype}, MEDS requires timestamp[us]; convert it")
+    if dtype.is_nested() or dtype == pl.Binary:
+        raise SourceError(f"{where}: column {found!r} is {dtype}, MEDS has one value in a row; convert it")
     if column in ("numeric_value", *_IDS) and not dtype.is_numeric() and dtype != pl.Null:
         raise SourceError(f"{where}: column {found!r} is {dtype}, a number is needed; convert it")

@@ -7,6 +7,7 @@ and in one file, so a partition is a range of rows per file.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -220,7 +221,10 @@ class MedsSource:
 
 def _parquet_schema(path: Path, where: str) -> pl.Schema:
     try:
-        pq.read_metadata(path)
+        names = Counter(pq.read_schema(path).names)
+        repeated = [name for name, times in names.items() if times > 1]
+        if repeated:
+            raise SourceError(f"{where}: column {repeated[0]!r} occurs twice; remove one")
         return pl.scan_parquet(path, glob=False).collect_schema()
     except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
         raise SourceError(

@@ -254,9 +254,9 @@ def take_statics(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(stays, events) with height and weight as columns of the stays, with their times, instead of events.
 
-    Of the items in the dictionary's order, the first one that was charted is used, with its first value; without an admission weight the
-    first of the series `body_weight`. Admission weights charted at another time than the one used become events of that series, heights
-    are left out.
+    The first one that was charted is used; of several items at one time, the first in the dictionary's order. Without an admission weight
+    it is the first of the series `body_weight`. Admission weights charted at another time than the one used become events of that series,
+    heights are left out.
 
     Args:
         events: Clean events of the stays, with their items.
@@ -276,7 +276,7 @@ def take_statics(
             pl.col("item").replace_strict(priority, default=len(priority)).alias("place")
         )
         first = (
-            rows.sort("place", "time", "row")
+            rows.sort(pl.col("place") == len(priority), "time", "place", "row")
             .group_by("stay_id", maintain_order=True)
             .agg(pl.col("value").first().cast(pl.Float32).alias(column), known.first().alias(f"{variable}_time"), pl.col("time").first())
         )

@@ -76,8 +76,10 @@ def find_tables(folder: Folder) -> dict[str, str]:
         if file is not None:
             files[table.name] = f"{table.folder}/{file}"
         elif table.needed:
+            other = next((listed[table.folder][name] for name in listed[table.folder] if name.startswith(f"{table.name}.")), None)
+            found = "" if other is None else f" (found: {other}; write it as .csv or .csv.gz)"
             raise SourceError(
-                f"{folder.address}/{table.folder}/{table.name}.csv.gz is missing; get the whole of hosp/ and icu/ of MIMIC-IV "
+                f"{folder.address}/{table.folder}/{table.name}.csv.gz is missing{found}; get the whole of hosp/ and icu/ of MIMIC-IV "
                 f"{read_definitions('maps/mimic_iv_tables.yaml')['versions']} from PhysioNet"
             )
     return files
