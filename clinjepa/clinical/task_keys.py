@@ -19,7 +19,7 @@ PredictedAt = Literal["prediction_hour", "icu_discharge"]
 CarriedEvent = Literal["negatives_only", "unknown"]
 """What an hour without a measurement has as label when its last known state is the event; docs/clinical.md explains both rules."""
 
-SOURCES = ("meds", "mimic_iv", "cinc2012", "cinc2019", "simulator")
+SOURCES = ("meds", "mimic_iv", "cinc2012", "cinc2019", "clif", "simulator")
 """Kinds of source that a task may name."""
 
 COMMON_KEYS = (

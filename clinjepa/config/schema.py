@@ -34,7 +34,7 @@ class SimulatorConfig(Section):
 class SourceConfig(Section):
     """Which data set is read, and from where."""
 
-    kind: Literal["meds", "mimic_iv", "cinc2012", "cinc2019", "simulator"] = "simulator"
+    kind: Literal["meds", "mimic_iv", "cinc2012", "cinc2019", "clif", "simulator"] = "simulator"
     """Format of the data set."""
 
     path: Annotated[str | None, IS_ADDRESS] = Execution(None)
@@ -61,6 +61,9 @@ class SourceConfig(Section):
     """Time by which an event without a duration enters texts and features. `measured`: the time of measurement, as in the paper.
     `stored`: the time at which the value was stored, if the source gives one and it is later; so a text holds only values that were
     known by then. Labels always use the time of measurement; infusions and procedures always use their own times."""
+
+    time_zone: str = Added("UTC", min_length=1)
+    """Time zone of the hospital, such as `US/Eastern`, for data whose times are UTC (CLIF). Other kinds have local times."""
 
     simulator: SimulatorConfig = SimulatorConfig()
 

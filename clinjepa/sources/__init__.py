@@ -16,6 +16,7 @@
 | `mimic_iv/` | MIMIC-IV, original tables |
 | `meds/` | MIMIC-IV in the MEDS format |
 | `challenges/` | PhysioNet/CinC challenges 2012 and 2019 |
+| `clif/` | Common Longitudinal ICU data Format 2.1 |
 | `simulated/` | the simulator, and its patients written as MIMIC-IV tables |
 """
 
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.cinc2012 import Cinc2012Source
 from clinjepa.sources.challenges.cinc2019 import Cinc2019Source
+from clinjepa.sources.clif.source import ClifSource
 from clinjepa.sources.meds.source import MedsSource
 from clinjepa.sources.mimic_iv.source import MimicIvSource
 from clinjepa.sources.schema import EVENTS_SCHEMA, SCHEMA_VERSION, STAYS_SCHEMA, Source, SourceTables, validate
@@ -39,6 +41,7 @@ SOURCES: dict[str, type[Source[Any]]] = {
     "mimic_iv": MimicIvSource,
     "cinc2012": Cinc2012Source,
     "cinc2019": Cinc2019Source,
+    "clif": ClifSource,
     "simulator": SimulatorSource,
 }
 

@@ -6,14 +6,10 @@ stay of their patient whose window contains them, since their admission id may b
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from functools import lru_cache
-from typing import TypedDict
 
 import polars as pl
 
-from clinjepa.clinical.definitions import read_definitions
 from clinjepa.sources.mimic_iv.row_meaning import (
     SIGNIFICANT_DIGITS,
     drop_other_specimens,
@@ -27,15 +23,8 @@ from clinjepa.sources.mimic_iv.row_meaning import (
     take_statics,
     with_procedure_items,
 )
+from clinjepa.sources.readings.antibiotics import antibiotic_map, is_antibiotic
 from clinjepa.sources.readings.cleaning import convert_values, raw_events
-
-
-class _AntibioticMap(TypedDict):
-    """`clinical/maps/antibiotics.yaml`; its header explains the keys."""
-
-    drugs: list[str]
-    not_drugs: list[str]
-    excluded_routes: list[str]
 
 
 def read_events(
@@ -178,9 +167,9 @@ def _antibiotics(orders: pl.DataFrame | None, stays: pl.DataFrame, counts: Count
     """Orders of systemic antibiotics from start to stop, by drug name and route (`clinical/maps/antibiotics.yaml`)."""
     if orders is None:
         return raw_events(pl.DataFrame())
-    names = {name: _is_antibiotic(name) for name in orders["drug"].unique().drop_nulls().to_list()}
+    names = {name: is_antibiotic(name) for name in orders["drug"].unique().drop_nulls().to_list()}
     route = pl.col("route").str.strip_chars().str.to_uppercase()
-    systemic = ~route.is_in([name.upper() for name in _antibiotic_map()["excluded_routes"]]).fill_null(False)
+    systemic = ~route.is_in([name.upper() for name in antibiotic_map()["excluded_routes"]]).fill_null(False)
     rows = orders.filter(pl.col("drug").replace_strict(names, default=False, return_dtype=pl.Boolean) & systemic)
     rows = in_windows(rows.rename({"starttime": "time"}), stays, Counter())
     stopped = pl.col("stoptime")
@@ -227,21 +216,3 @@ def _rounded(column: str) -> pl.Expr:
 def _count(counts: Counter[str], rule: str, number: int) -> None:
     if number:
         counts[rule] += number
-
-
-def _is_antibiotic(name: str) -> bool:
-    drugs, others = _antibiotic_patterns()
-    return bool(drugs.search(name)) and not others.search(name)
-
-
-@lru_cache(maxsize=1)
-def _antibiotic_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    content = _antibiotic_map()
-    drugs, others = ("|".join(f"(?:{pattern})" for pattern in patterns) for patterns in (content["drugs"], content["not_drugs"]))
-    return re.compile(drugs, re.IGNORECASE), re.compile(others, re.IGNORECASE)
-
-
-@lru_cache(maxsize=1)
-def _antibiotic_map() -> _AntibioticMap:
-    content: _AntibioticMap = read_definitions("maps/antibiotics.yaml")
-    return content

@@ -7,32 +7,27 @@ under `parts/` is written last. Memory does not depend on the size of the table;
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from clinjepa.clinical import load_variables
-from clinjepa.errors import SourceError, StoreError
+from clinjepa.errors import SourceError
+from clinjepa.sources.files.buckets import BucketWriter, bucket_of, read_rows_of_bucket
 from clinjepa.sources.files.csv_rows import CsvFile, Keep, parse_times
 from clinjepa.sources.files.csv_stream import ScanPlan, scan
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 from clinjepa.sources.mimic_iv.tables import Table
 from clinjepa.sources.schema import longest_lookback_hours
 from clinjepa.storage import Folder
-from clinjepa.storage.parts import RECORDS, PartFile, finished_part, write_record
+from clinjepa.storage.parts import finished_part, write_record
 
 SCHEMA_VERSION = 2
 _MARGIN_HOURS = 24
 """Margin around the stays' windows beyond the longest look-back: dates without a time are at 00:00. `read` cuts exactly."""
-
-_TURNS = 8
-"""Number of groups of buckets that a chunk is sorted and written in."""
 
 _DROPPED_AFTER_USE = ("warning", "statusdescription", "bucket")
 
@@ -53,11 +48,6 @@ class Patients:
             (pl.col("outtime").max() + pl.duration(hours=_MARGIN_HOURS)).alias("latest"),
         )
         return cls(table.with_columns(bucket_of(pl.col("subject_id"), num_buckets).alias("bucket")), num_buckets)
-
-
-def bucket_of(subject_id: pl.Expr, num_buckets: int) -> pl.Expr:
-    """0 … num_buckets − 1 by Knuth's multiplicative hash: consecutive and evenly spaced ids are distributed evenly, on any machine."""
-    return ((subject_id.abs().cast(pl.UInt64) % 2**31 * 2654435761 % 2**32) // 2**8 % num_buckets).cast(pl.Int32)
 
 
 def extract_table(
@@ -83,7 +73,7 @@ def extract_table(
         return known
     plan = ScanPlan.within(memory_mb)
     counts: Counter[str] = Counter()
-    writer = _ChunkWriter(out, table.name, patients.num_buckets, plan.buffer_bytes)
+    writer = BucketWriter(out, table.name, patients.num_buckets, plan.buffer_bytes)
     num_rows = 0
     for frame, rows_of_block in scan(file, plan, _row_filter(file, table, patients), counts):
         writer.add(frame)
@@ -109,11 +99,7 @@ def extract_table(
 
 def read_bucket(extracted: Folder, table: str, bucket: int) -> pl.DataFrame:
     """The rows of one bucket of an extracted table, in the file's order."""
-    record = extracted.read_json(f"{RECORDS}/{table}.json")
-    if record.get("schema_version") != SCHEMA_VERSION:
-        raise StoreError(f"{extracted.address} was extracted by another version; remove the folder and run again")
-    frames = [pl.DataFrame(extracted.read_row_group(file["name"], bucket)) for file in record["files"]]
-    return pl.concat(frames)
+    return read_rows_of_bucket(extracted, table, bucket, SCHEMA_VERSION)
 
 
 def _row_filter(file: CsvFile, table: Table, patients: Patients) -> Keep:
@@ -149,57 +135,6 @@ def _row_filter(file: CsvFile, table: Table, patients: Patients) -> Keep:
         return frame.select("row", *table.columns, *(name for name in table.optional if name not in _DROPPED_AFTER_USE), "bucket")
 
     return keep
-
-
-class _ChunkWriter:
-    """Collects rows up to `buffer_bytes`, then writes them as a file with one row group per bucket."""
-
-    def __init__(self, out: Folder, table: str, num_buckets: int, buffer_bytes: int) -> None:
-        self._out, self._table, self._num_buckets, self._limit = out, table, num_buckets, buffer_bytes
-        self._frames: list[pl.DataFrame] = []
-        self._held = 0
-        self._files: list[PartFile] = []
-        self.num_rows = 0
-
-    def add(self, frame: pl.DataFrame) -> None:
-        self._frames.append(frame)
-        self._held += _held_bytes(frame)
-        self.num_rows += frame.height
-        if self._held >= self._limit:
-            self._write()
-
-    def close(self) -> list[PartFile]:
-        if self._held or not self._files:
-            self._write()
-        return self._files
-
-    def _write(self) -> None:
-        rows = pl.concat(self._frames, rechunk=False)
-        self._frames, self._held = [], 0
-        num_rows, sink, writer = rows.height, io.BytesIO(), None
-        # A few buckets at a time: sorting and converting all rows at once would take three times as much memory in addition.
-        for first in range(0, self._num_buckets, -(-self._num_buckets // _TURNS)):
-            buckets = range(first, min(first + -(-self._num_buckets // _TURNS), self._num_buckets))
-            chosen = rows.filter(pl.col("bucket").is_between(buckets[0], buckets[-1])).sort("bucket", maintain_order=True)
-            sizes = dict(chosen.group_by("bucket").len().iter_rows())
-            table = chosen.drop("bucket").to_arrow(compat_level=pl.CompatLevel.oldest())
-            writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
-            start = 0
-            for bucket in buckets:
-                size = sizes.get(bucket, 0)
-                writer.write_table(table.slice(start, size), row_group_size=max(1, size))
-                start += size
-        if writer is not None:
-            writer.close()
-        data = sink.getvalue()
-        name = f"{self._table}/chunk-{len(self._files):05d}.parquet"
-        self._out.write_bytes(name, data)
-        self._files.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "num_rows": num_rows})
-
-
-def _held_bytes(frame: pl.DataFrame) -> int:
-    """Memory of a frame. polars' own estimate omits the 16 bytes of a string's view."""
-    return int(frame.estimated_size()) + 16 * frame.height * sum(kind == pl.String for kind in frame.schema.values())
 
 
 def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[str]) -> pl.DataFrame:

@@ -1,0 +1,103 @@
+"""CLIF's clinical tables to events of ICU stays. Rows belong to every stay of their patient whose window contains their time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import polars as pl
+
+from clinjepa.clinical import load_variables
+from clinjepa.sources.clif.tables import ClifMap, as_category, category, clif_map, load_tables
+from clinjepa.sources.clif.treatments import continuous, held_doses, intermittent, renal_replacement
+from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS, in_windows, take_statics
+from clinjepa.sources.readings.cleaning import convert_values, raw_events
+
+_DRIPS = "medication_admin_continuous"
+
+
+def read_events(
+    tables: dict[str, pl.DataFrame], stays: pl.DataFrame, counts: Counter[str], event_time: str
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(stays with height and weight, events) of a bucket of patients; dropped rows are counted by rule."""
+    known = clif_map()
+    timed = {name: rows.rename({time: "time"}) for name, rows in tables.items() if (time := load_tables()[name].time) is not None}
+    if (drips := timed.get(_DRIPS)) is not None:
+        timed[_DRIPS] = held_doses(drips, counts)
+    placed = {name: in_windows(rows, stays, counts) for name, rows in timed.items()}
+    parts = [
+        _measurements(placed.get("vitals"), "vital_category", "vital_value", known["vitals"]),
+        _measurements(placed.get("labs"), "lab_category", "lab_value_numeric", known["labs"], "reference_unit", "lab_result_dttm"),
+        *_assessments(placed.get("patient_assessments"), known),
+        *_respiratory(placed.get("respiratory_support"), known),
+    ]
+    if (rows := placed.get(_DRIPS)) is not None:
+        parts.append(continuous(rows, counts))
+    if (rows := placed.get("medication_admin_intermittent")) is not None:
+        parts.append(intermittent(rows, counts))
+    if (rows := placed.get("crrt_therapy")) is not None:
+        parts.append(renal_replacement(rows))
+    if (rows := placed.get("microbiology_culture")) is not None:
+        sample = pl.col("fluid_category").str.replace_all("_", " ").alias("text")
+        parts.append(raw_events(rows.select("stay_id", "time", "row", sample, pl.lit("culture").alias("variable"), pl.lit(1.0).alias("value"))))
+    events = convert_values(pl.concat(parts), counts, event_time)
+    return take_statics(events, stays, counts, event_time)
+
+
+def _measurements(
+    rows: pl.DataFrame | None, code: str, value: str, meaning: dict[str, list[str]], unit: str | None = None, stored: str | None = None
+) -> pl.DataFrame:
+    """Raw events of a table with a category and a number."""
+    if rows is None:
+        return raw_events(pl.DataFrame())
+    pairs = [(as_category(word), name) for word, names in meaning.items() for name in names]
+    table = pl.DataFrame(pairs, schema={"code": pl.String, "variable": pl.String}, orient="row")
+    return raw_events(
+        rows.with_columns(category(code).alias("code"))
+        .join(table, on="code", how="inner", maintain_order="left")
+        .select(
+            "stay_id",
+            "time",
+            "variable",
+            "row",
+            pl.col(value).round_sig_figs(SIGNIFICANT_DIGITS).alias("value"),
+            *([pl.col(unit).alias("unit")] if unit else []),
+            *([pl.col(stored).alias("store_time")] if stored else []),
+        )
+    )
+
+
+def _assessments(rows: pl.DataFrame | None, known: ClifMap) -> list[pl.DataFrame]:
+    """Scores by their number, the result of CAM-ICU by its word."""
+    if rows is None:
+        return []
+    scores = {word: [n for n in names if load_variables()[n].kind == "numeric"] for word, names in known["assessments"].items()}
+    words = {word: names for word, names in known["assessments"].items() if not scores[word]}
+    found = [_measurements(rows, "assessment_category", "numerical_value", scores)]
+    for word, names in words.items():
+        said = rows.filter(category("assessment_category") == as_category(word)).with_columns(
+            category("categorical_value").replace_strict(known["delirium"], default=None, return_dtype=pl.String).alias("text")
+        )
+        said = said.drop_nulls("text")
+        found += [raw_events(said.select("stay_id", "time", "row", "text", pl.lit(name).alias("variable"))) for name in names]
+    return found
+
+
+def _respiratory(rows: pl.DataFrame | None, known: ClifMap) -> list[pl.DataFrame]:
+    """Settings and observations by column, device and mode as the dictionary's words."""
+    if rows is None:
+        return []
+    found = []
+    for column, variable in known["ventilation"].items():
+        value = pl.col(column).round_sig_figs(SIGNIFICANT_DIGITS).alias("value")
+        found.append(raw_events(rows.drop_nulls(column).select("stay_id", "time", "row", value, pl.lit(variable).alias("variable"))))
+    device, mode = (category(name) for name in ("device_category", "mode_category"))
+    words = device.replace_strict(known["devices"], default=None, return_dtype=pl.String)
+    through_neck = (device == "imv") & pl.col("tracheostomy").fill_null(False)
+    texts = {
+        "o2_device": pl.when(through_neck).then(pl.lit(known["tracheostomy"])).otherwise(words),
+        "vent_mode": mode.replace_strict(known["modes"], default=None, return_dtype=pl.String),
+    }
+    for variable, text in texts.items():
+        said = rows.with_columns(text.alias("text")).drop_nulls("text")
+        found.append(raw_events(said.select("stay_id", "time", "row", "text", pl.lit(variable).alias("variable"))))
+    return found

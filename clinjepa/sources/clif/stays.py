@@ -1,0 +1,152 @@
+"""CLIF's patient, hospitalization and adt to ICU stays.
+
+An ICU stay is a run of `icu` locations of one hospitalisation without a gap between them. CLIF has no id of a stay: it is the
+hospitalisation's number with two digits for the stay's place in it, or a hash where ids are no numbers. The outcome follows the rules of
+`mimic_iv.deaths` and serves labels and stratification only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import polars as pl
+
+from clinjepa.errors import SourceError
+from clinjepa.sources.clif.tables import category, clif_map, number_ids
+from clinjepa.sources.mimic_iv.deaths import last_death, with_left_dead
+from clinjepa.sources.mimic_iv.row_meaning import mimic_map
+from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis
+
+_MOST_STAYS = 99
+"""ICU stays of one hospitalisation."""
+_LARGEST_NUMBER = 10**15
+_SEX_CODES = {"female": "F", "male": "M"}
+
+
+def numbered_hospitalizations(table: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
+    """Hospitalisations with hadm_id and subject_id, each once.
+
+    Args:
+        table: The table hospitalization.
+        where: Address of its file, for messages.
+        counts: Receives `duplicate_row` and `stay_without_admission` (rows without an id).
+
+    Raises:
+        SourceError: One id has two different rows.
+    """
+    usable = table.drop_nulls(["hospitalization_id", "patient_id"])
+    if usable.height < table.height:
+        counts["stay_without_admission"] += table.height - usable.height
+    distinct = usable.unique(subset=[name for name in usable.columns if name != "row"], keep="first", maintain_order=True)
+    if distinct.height < usable.height:
+        counts["duplicate_row"] += usable.height - distinct.height
+    clashing = distinct["hospitalization_id"].is_duplicated().sum()
+    if clashing:
+        raise SourceError(f"{where}: {clashing} rows share their 'hospitalization_id' with a different row; keep the right one of them")
+    patients = distinct["patient_id"].unique(maintain_order=True)
+    subjects = pl.DataFrame([patients, number_ids(patients, where).rename("subject_id")])
+    hadm = number_ids(distinct["hospitalization_id"], where).rename("hadm_id")
+    return distinct.with_columns(hadm).join(subjects, on="patient_id", how="left", maintain_order="left")
+
+
+def icu_stays(adt: pl.DataFrame, hospitalizations: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
+    """stay_id, hadm_id, subject_id, intime, outtime and care_unit of all usable stays.
+
+    Args:
+        adt: The table adt.
+        hospitalizations: Result of `numbered_hospitalizations`.
+        where: Address of adt's file, for messages.
+        counts: Receives `stay_without_admission`, `stay_without_beginning` and the rules of `drop_unusable`, each by location.
+
+    Raises:
+        SourceError: No location is an ICU, or a hospitalisation has more than _MOST_STAYS of them.
+    """
+    icu = adt.filter(category("location_category").is_in(clif_map()["icu"]))
+    if not icu.height:
+        raise SourceError(f"{where}: no row has location_category 'icu' ({adt.height} rows); CLIF names intensive care units so")
+    ids = hospitalizations.select("hospitalization_id", "hadm_id", "subject_id")
+    icu = icu.join(ids, on="hospitalization_id", how="left", maintain_order="left")
+    for rule, column in (("stay_without_admission", "hadm_id"), ("stay_without_beginning", "in_dttm")):
+        kept = icu.drop_nulls(column)
+        if kept.height < icu.height:
+            counts[rule] += icu.height - kept.height
+        icu = kept
+    icu = drop_unusable(icu.rename({"in_dttm": "intime", "out_dttm": "outtime"}), counts).sort("hadm_id", "intime", "outtime")
+    until = pl.col("outtime").cum_max().shift(1).over("hadm_id")
+    icu = icu.with_columns((until.is_null() | (pl.col("intime") > until)).cum_sum().over("hadm_id").alias("number"))
+    unit = category("location_type") if "location_type" in icu.columns else pl.lit(None, pl.String)
+    stays = icu.group_by("hadm_id", "number", maintain_order=True).agg(
+        pl.col("hospitalization_id", "subject_id", "intime").first(), pl.col("outtime").max(), unit.first().alias("care_unit")
+    )
+    if stays.height and (stays["number"] > _MOST_STAYS).any():
+        raise SourceError(f"{where}: a hospitalisation has more than {_MOST_STAYS} ICU stays; look at in_dttm and out_dttm")
+    return stays.with_columns(_stay_ids(stays, where))
+
+
+def read_stays(stays: pl.DataFrame, tables: dict[str, pl.DataFrame], counts: Counter[str]) -> pl.DataFrame:
+    """Stays in the columns of STAYS_SCHEMA; height and weight are still null.
+
+    Args:
+        stays: Stays of a bucket's patients, from `icu_stays`.
+        tables: The bucket's rows of patient, hospitalization and, if present, hospital_diagnosis.
+        counts: Receives `stay_without_patient` (kept, with nulls) and the rules of `describe_stays`.
+    """
+    people, admissions = _people(tables["patient"]), _admissions(tables["hospitalization"])
+    strays = stays.join(people, on="subject_id", how="anti").height
+    if strays:
+        counts["stay_without_patient"] += strays
+    stays = stays.join(people, on="subject_id", how="left", maintain_order="left")
+    stays = stays.join(admissions, on=["hadm_id", "subject_id"], how="left", maintain_order="left")
+    stays = stays.join(_dialysis(tables.get("hospital_diagnosis")), on=["hadm_id", "subject_id"], how="left", maintain_order="left")
+    return describe_stays(stays.with_columns(pl.lit(None, pl.String).alias("source_split")), admissions, counts)
+
+
+def _stay_ids(stays: pl.DataFrame, where: str) -> pl.Series:
+    by_number = stays.select(pl.col("hadm_id") * (_MOST_STAYS + 1) + pl.col("number").cast(pl.Int64)).to_series()
+    if not stays.height or stays["hadm_id"].max() < _LARGEST_NUMBER:  # type: ignore[operator]
+        return by_number.rename("stay_id")
+    words = stays.select(pl.format("{}/{}", "hospitalization_id", "number").alias("stay_id")).to_series()
+    return number_ids(words, where)
+
+
+def _people(patients: pl.DataFrame) -> pl.DataFrame:
+    """subject_id, sex_code, race, death_time; one row per patient."""
+    known = clif_map()
+    races = {word: group for word, group in known["races"].items()}
+    race = category("race_category").replace_strict(races, default="other", return_dtype=pl.String)
+    hispanic = (category("ethnicity_category") == known["hispanic"]).fill_null(False)
+    sex = category("sex_category")
+    return (
+        patients.with_columns(
+            pl.coalesce(sex.replace_strict(_SEX_CODES, default=None, return_dtype=pl.String), sex).alias("sex_code"),
+            pl.when(hispanic).then(pl.lit("hispanic")).when(pl.col("race_category").is_not_null()).then(race).alias("race"),
+        )
+        .group_by("subject_id", maintain_order=True)
+        .agg(pl.col("sex_code", "race").drop_nulls().first(), last_death(pl.col("death_dttm")).alias("death_time"))
+    )
+
+
+def _admissions(hospitalizations: pl.DataFrame) -> pl.DataFrame:
+    """hadm_id, subject_id, age, admission_type, admitted, discharged, left_dead, discharge_fault."""
+    places = {word: mimic_map()["discharges"][group][0] for group in ("died", "alive", "unknown") for word in clif_map()["discharges"][group]}
+    word = category("discharge_category").fill_null("")
+    table = hospitalizations.unique("hospitalization_id", keep="first", maintain_order=True).select(
+        "hadm_id",
+        "subject_id",
+        pl.col("age_at_admission").alias("age"),
+        category("admission_type_category").alias("admission_type"),
+        pl.col("admission_dttm").alias("admitted"),
+        pl.col("discharge_dttm").alias("discharged"),
+        word.replace(places).alias("place"),
+        pl.lit(None, pl.Int64).alias("flag"),
+    )
+    return with_left_dead(table)
+
+
+def _dialysis(diagnoses: pl.DataFrame | None) -> pl.DataFrame:
+    """hadm_id, subject_id, chronic_dialysis; empty without the table."""
+    if diagnoses is None:
+        return pl.DataFrame(schema={"hadm_id": pl.Int64, "subject_id": pl.Int64, "chronic_dialysis": pl.Boolean})
+    version = category("diagnosis_code_format").str.extract(r"(\d+)").cast(pl.Int64)
+    code = is_chronic_dialysis(version, pl.col("diagnosis_code").str.replace_all(".", "", literal=True))
+    return diagnoses.group_by("hadm_id", "subject_id").agg(code.any().alias("chronic_dialysis"))

@@ -1,0 +1,208 @@
+"""Tables of CLIF: which columns are read, their types, ids as whole numbers, and times without a zone.
+
+Columns and types are data: `clinical/maps/clif_tables.yaml`. Categories: `clinical/maps/clif.yaml`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypedDict
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import polars as pl
+import pyarrow as pa
+
+from clinjepa.clinical import load_variables
+from clinjepa.clinical.definitions import check_keys, read_definitions
+from clinjepa.errors import ConfigError, SourceError
+from clinjepa.sources.files.text_files import found_columns
+
+_WHERE = "clinjepa/clinical/maps/clif_tables.yaml"
+_KINDS = ("id", "number", "text", "time", "flag")
+_LONGEST_NUMBER = 15
+"""Digits of an id that is taken as the number that it is; with the stay's number behind it, it stays below 2^63."""
+_ID_BITS = 62
+
+
+class ClifMap(TypedDict):
+    """`clinical/maps/clif.yaml`; its header explains the keys."""
+
+    vitals: dict[str, list[str]]
+    labs: dict[str, list[str]]
+    assessments: dict[str, list[str]]
+    ventilation: dict[str, str]
+    devices: dict[str, str | None]
+    tracheostomy: str
+    modes: dict[str, str | None]
+    delirium: dict[str, str]
+    continuous: dict[str, list[str]]
+    intermittent: dict[str, list[str]]
+    fluids: list[str]
+    not_given: list[str]
+    sexes: dict[str, str]
+    races: dict[str, str]
+    hispanic: str
+    discharges: dict[str, list[str]]
+    icu: list[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table and the columns that are read. `columns`, `optional`: name -> id | number | text | time | flag.
+
+    needed: whether a folder without the table is refused. time: the column that places a row in time, or else `fallback`. category: the
+    column by whose value rows are selected.
+    """
+
+    name: str
+    needed: bool
+    columns: dict[str, str]
+    optional: dict[str, str]
+    time: str | None = None
+    fallback: str | None = None
+    category: str | None = None
+
+    @property
+    def file(self) -> str:
+        """Name of the table's file."""
+        return f"clif_{self.name}.parquet"
+
+    @property
+    def all_columns(self) -> dict[str, str]:
+        """Needed and optional columns."""
+        return self.columns | self.optional
+
+
+@lru_cache(maxsize=1)
+def load_tables() -> dict[str, Table]:
+    """All tables by name; ConfigError when the file contradicts itself."""
+    content = check_keys(read_definitions("maps/clif_tables.yaml"), {"version", "tables"}, set(), _WHERE)
+    found = {}
+    for name, raw in content["tables"].items():
+        entry: Any = check_keys(raw, {"needed", "columns", "optional"}, {"time", "fallback", "category"}, f"{_WHERE}: {name}")
+        for column, kind in {**entry["columns"], **entry["optional"]}.items():
+            if kind not in _KINDS:
+                raise ConfigError(f"{_WHERE}: {name}.{column}: type {kind!r} is not one of {list(_KINDS)}")
+        found[name] = Table(name, **entry)
+    return found
+
+
+@lru_cache(maxsize=1)
+def clif_map() -> ClifMap:
+    """The content of `clinical/maps/clif.yaml`; ConfigError when it names a variable that the dictionary lacks."""
+    content: ClifMap = read_definitions("maps/clif.yaml")
+    lists = [names for part in ("vitals", "labs", "assessments", "continuous", "intermittent") for names in content[part].values()]  # type: ignore[literal-required]
+    unknown = {name for names in [*lists, list(content["ventilation"].values()), content["fluids"]] for name in names} - load_variables().keys()
+    if unknown:
+        raise ConfigError(f"clinjepa/clinical/maps/clif.yaml: {sorted(unknown)} are not in variables.yaml")
+    return content
+
+
+def category(column: str) -> pl.Expr:
+    """A column of categories as the map writes them: lower case, `_` as a blank."""
+    return pl.col(column).str.strip_chars().str.to_lowercase().str.replace_all("_", " ")
+
+
+def as_category(word: str) -> str:
+    """`category` of a single word."""
+    return word.strip().lower().replace("_", " ")
+
+
+def check_columns(table: Table, schema: pa.Schema, where: str) -> list[str]:
+    """The columns to read, in the table's order.
+
+    Raises:
+        SourceError: A needed column is missing, or a column's type is not that of CLIF.
+    """
+    missing = [name for name in table.columns if name not in schema.names]
+    if missing:
+        raise SourceError(
+            f"{where}: column {missing[0]!r} is missing ({found_columns(schema.names, table.all_columns)}); "
+            "this source reads CLIF 2.1, clif-icu.com/data-dictionary"
+        )
+    found = [name for name in table.all_columns if name in schema.names]
+    for name in found:
+        _check_type(table.all_columns[name], name, schema.field(name).type, where)
+    return found
+
+
+def _check_type(kind: str, name: str, dtype: pa.DataType, where: str) -> None:
+    inner = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+    is_text = pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner)
+    is_number = pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_decimal(inner)
+    fits = {
+        "id": is_text or pa.types.is_integer(inner),
+        "number": is_number,
+        "text": is_text,
+        "time": pa.types.is_timestamp(inner) or pa.types.is_date(inner),
+        "flag": pa.types.is_boolean(inner) or pa.types.is_integer(inner),
+    }[kind]
+    if fits or pa.types.is_null(inner):
+        return
+    remedy = {
+        "id": "write ids as text, as CLIF does; a floating-point number cannot hold every id",
+        "number": "write it as a number",
+        "text": "write it as text",
+        "time": "write it as a timestamp in UTC, as CLIF does",
+        "flag": "write it as true and false",
+    }[kind]
+    raise SourceError(f"{where}: column {name!r} is {dtype}; {remedy}")
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """The time zone of `source.time_zone`; SourceError when there is none of this name."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise SourceError(
+            f"source.time_zone={name!r} is no time zone; use a name such as US/Eastern, Europe/Berlin, or Etc/GMT+5 for UTC-05:00 all year"
+        ) from None
+
+
+def typed(rows: pa.Table | pa.RecordBatch, table: Table, zone: str) -> pl.DataFrame:
+    """The table's columns in their types; an optional one that the file lacks is null. Times are the hospital's, without a zone.
+
+    A time without a zone is UTC, as CLIF prescribes. zone: name of the hospital's zone.
+    """
+    frame = pl.DataFrame(rows)
+    columns = []
+    for name, kind in table.all_columns.items():
+        column = pl.col(name) if name in frame.columns else pl.lit(None).alias(name)
+        if kind == "time":
+            columns.append(_local(column, frame.schema.get(name), zone))
+        elif kind in ("id", "text"):
+            text = column.cast(pl.String).str.strip_chars()
+            columns.append(pl.when(text != "").then(text).alias(name))
+        else:
+            columns.append(column.cast(pl.Float64 if kind == "number" else pl.Boolean))
+    extra = ["row"] if "row" in frame.columns else []
+    return frame.select(*extra, *columns)
+
+
+def _local(column: pl.Expr, dtype: pl.DataType | None, zone: str) -> pl.Expr:
+    if dtype is None or dtype == pl.Null:
+        return column.cast(pl.Datetime("us"))
+    aware = isinstance(dtype, pl.Datetime) and dtype.time_zone is not None
+    utc = column.cast(pl.Datetime("us", "UTC")) if aware else column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+    return utc.dt.convert_time_zone(zone).dt.replace_time_zone(None)
+
+
+def number_ids(ids: pl.Series, where: str) -> pl.Series:
+    """A column of distinct ids as int64: the numbers that they are, or, where one of them is none, 62 bits of their SHA-256.
+
+    Raises:
+        SourceError: Two ids have the same 62 bits.
+    """
+    plain = ids.str.contains(rf"^(?:0|[1-9]\d{{0,{_LONGEST_NUMBER - 1}}})$")
+    if plain.all():
+        return ids.cast(pl.Int64)
+    numbers = pl.Series(ids.name, [_hashed(text) for text in ids.to_list()], pl.Int64)
+    if numbers.n_unique() < ids.n_unique():
+        raise SourceError(f"{where}: two values of {ids.name!r} have the same 62-bit number; write ids as whole numbers")
+    return numbers
+
+
+def _hashed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - _ID_BITS)
