@@ -10,6 +10,8 @@
 | `calendar` | ages, dates without a time of day |
 | `csv_stream`, `csv_rows` | csv tables of any size in bounded memory; which row of a broken one is at fault |
 | `text_files` | small text files: byte-order marks, sizes, whole numbers |
+| `buckets` | rows of a large table stored by bucket of patients |
+| `antibiotics` | which drugs are antibiotics, by name |
 | `stay_counts` | number and length of a source's stays before they are read |
 | `extraction` | tables that are laid out by patient before they are read |
 | `access`, `open_data` | who may see a source's patients; download of the open data sets |

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import timedelta
 
 import polars as pl
 
 from clinjepa.clinical import load_variables
 from clinjepa.sources.clif.tables import ClifMap, as_category, category, clif_map, load_tables
-from clinjepa.sources.clif.treatments import continuous, held_doses, intermittent, renal_replacement
+from clinjepa.sources.clif.treatments import continuous, given_doses, held_doses, intermittent, renal_replacement
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS, in_windows, take_statics
 from clinjepa.sources.readings.cleaning import convert_values, raw_events
+from clinjepa.sources.schema import LOOKBACK_HOURS
 
-_DRIPS = "medication_admin_continuous"
+_DRIPS, _DOSES = "medication_admin_continuous", "medication_admin_intermittent"
+
+_REACH_BACK = ("labs", _DOSES, "microbiology_culture")
+"""Tables with variables whose `lookback_hours` are longer than LOOKBACK_HOURS."""
 
 
 def read_events(
@@ -23,7 +28,10 @@ def read_events(
     timed = {name: rows.rename({time: "time"}) for name, rows in tables.items() if (time := load_tables()[name].time) is not None}
     if (drips := timed.get(_DRIPS)) is not None:
         timed[_DRIPS] = held_doses(drips, counts)
+    if (doses := timed.get(_DOSES)) is not None:
+        timed[_DOSES] = given_doses(doses, counts)
     placed = {name: in_windows(rows, stays, counts) for name, rows in timed.items()}
+    placed = {name: rows if name in _REACH_BACK else _near(rows, stays) for name, rows in placed.items()}
     parts = [
         _measurements(placed.get("vitals"), "vital_category", "vital_value", known["vitals"]),
         _measurements(placed.get("labs"), "lab_category", "lab_value_numeric", known["labs"], "reference_unit", "lab_result_dttm"),
@@ -32,15 +40,23 @@ def read_events(
     ]
     if (rows := placed.get(_DRIPS)) is not None:
         parts.append(continuous(rows, counts))
-    if (rows := placed.get("medication_admin_intermittent")) is not None:
-        parts.append(intermittent(rows, counts))
+    if (rows := placed.get(_DOSES)) is not None:
+        parts.append(intermittent(rows))
     if (rows := placed.get("crrt_therapy")) is not None:
         parts.append(renal_replacement(rows))
     if (rows := placed.get("microbiology_culture")) is not None:
         sample = pl.col("fluid_category").str.replace_all("_", " ").alias("text")
-        parts.append(raw_events(rows.select("stay_id", "time", "row", sample, pl.lit("culture").alias("variable"), pl.lit(1.0).alias("value"))))
+        parts.append(
+            raw_events(rows.select("stay_id", "time", "row", sample, pl.lit("culture").alias("variable"), pl.lit(1.0).alias("value")))
+        )
     events = convert_values(pl.concat(parts), counts, event_time)
     return take_statics(events, stays, counts, event_time)
+
+
+def _near(rows: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
+    """Rows at most LOOKBACK_HOURS before their stay: a weight of an earlier stay is not one of this stay."""
+    began = rows.join(stays.select("stay_id", "intime"), on="stay_id", how="left", maintain_order="left")
+    return rows.filter(began["time"] >= began["intime"] - timedelta(hours=LOOKBACK_HOURS))
 
 
 def _measurements(

@@ -79,8 +79,8 @@ def extract_table(folder: Folder, table: Table, owners: Owners, zone: str, out: 
     """Stream one table into `out/<table>/`; a finished table is not read again.
 
     Returns:
-        Rows left out, by rule: `unmapped_code`, `without_hospitalization` (an empty or unknown id), `no_icu_stay` (of a patient without an ICU
-        stay), `without_time`, `outside_stay`, `empty_table:<table>`.
+        Rows left out, by rule: `unmapped_code`, `no_icu_stay` (of a patient without an ICU stay, or without a known id), `without_time`,
+        `outside_stay`, `empty_table:<table>`.
     """
     finished = finished_part(out, table.name, SCHEMA_VERSION)
     if finished is not None:
@@ -110,7 +110,9 @@ def _kept(frame: pl.DataFrame, table: Table, owners: Owners, counts: Counter[str
         frame = _keep(frame, category(table.category).is_in(used), "unmapped_code", counts)
     if table.name == "patient":
         ids = owners.table.unique("patient_id", keep="first", maintain_order=True).select("patient_id", "subject_id", "bucket")
-        return _keep(frame.join(ids, on="patient_id", how="left", maintain_order="left"), pl.col("bucket").is_not_null(), "no_icu_stay", counts)
+        return _keep(
+            frame.join(ids, on="patient_id", how="left", maintain_order="left"), pl.col("bucket").is_not_null(), "no_icu_stay", counts
+        )
     ids = owners.table.drop("patient_id")
     frame = _keep(
         frame.join(ids, on="hospitalization_id", how="left", maintain_order="left"), pl.col("bucket").is_not_null(), "no_icu_stay", counts

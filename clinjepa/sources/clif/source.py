@@ -53,8 +53,8 @@ class ClifSource:
         missing = [table.file for name, table in load_tables().items() if table.needed and name not in self._tables]
         if missing:
             raise SourceError(
-                f"{self._folder.address}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; source.path must be the folder "
-                "with the Parquet files of CLIF 2.1 (clif_patient.parquet, clif_vitals.parquet, …)"
+                f"{self._folder.address}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; source.path must be the "
+                "folder with the Parquet files of CLIF 2.1 (clif_patient.parquet, clif_vitals.parquet, …)"
             )
         self._people: pl.DataFrame | None = None
         self._stays: pl.DataFrame | None = None
@@ -72,7 +72,9 @@ class ClifSource:
 
     def extractions(self) -> list[TableFile]:
         """The record of missing tables, then the table files, the largest first."""
-        pieces: list[TableFile] = [{"table": name, "bytes": self._folder.size(table.file)} for name, table in self._tables.items() if name != "adt"]
+        pieces: list[TableFile] = [
+            {"table": name, "bytes": self._folder.size(table.file)} for name, table in self._tables.items() if name != "adt"
+        ]
         return [{"table": _CHECK, "bytes": 0}, *sorted(pieces, key=lambda piece: (-piece["bytes"], piece["table"]))]
 
     def extract(self, piece: TableFile, out: Folder, memory_mb: int) -> dict[str, int]:
@@ -118,7 +120,9 @@ class ClifSource:
         if self._stays is None:
             table = self._tables["adt"]
             where = f"{self._folder.address}/{table.file}"
-            stays = icu_stays(whole(self._folder, table, self._zone), self._hospitalizations(), where, Counter() if counts is None else counts)
+            stays = icu_stays(
+                whole(self._folder, table, self._zone), self._hospitalizations(), where, Counter() if counts is None else counts
+            )
             if not stays.height:
                 raise SourceError(f"{where}: no ICU stay has an end after its beginning; get the file again")
             self._stays = stays.sort("stay_id").head(self._config.max_stays or stays.height)

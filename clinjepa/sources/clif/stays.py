@@ -128,7 +128,9 @@ def _people(patients: pl.DataFrame) -> pl.DataFrame:
 
 def _admissions(hospitalizations: pl.DataFrame) -> pl.DataFrame:
     """hadm_id, subject_id, age, admission_type, admitted, discharged, left_dead, discharge_fault."""
-    places = {word: mimic_map()["discharges"][group][0] for group in ("died", "alive", "unknown") for word in clif_map()["discharges"][group]}
+    places = {
+        word: mimic_map()["discharges"][group][0] for group in ("died", "alive", "unknown") for word in clif_map()["discharges"][group]
+    }
     word = category("discharge_category").fill_null("")
     table = hospitalizations.unique("hospitalization_id", keep="first", maintain_order=True).select(
         "hadm_id",

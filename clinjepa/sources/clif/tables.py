@@ -93,8 +93,10 @@ def load_tables() -> dict[str, Table]:
 def clif_map() -> ClifMap:
     """The content of `clinical/maps/clif.yaml`; ConfigError when it names a variable that the dictionary lacks."""
     content: ClifMap = read_definitions("maps/clif.yaml")
-    lists = [names for part in ("vitals", "labs", "assessments", "continuous", "intermittent") for names in content[part].values()]  # type: ignore[literal-required]
-    unknown = {name for names in [*lists, list(content["ventilation"].values()), content["fluids"]] for name in names} - load_variables().keys()
+    lists = [names for part in ("vitals", "labs", "assessments", "continuous", "intermittent") for names in content[part].values()]
+    unknown = {
+        name for names in [*lists, list(content["ventilation"].values()), content["fluids"]] for name in names
+    } - load_variables().keys()
     if unknown:
         raise ConfigError(f"clinjepa/clinical/maps/clif.yaml: {sorted(unknown)} are not in variables.yaml")
     return content

@@ -27,7 +27,7 @@ def held_doses(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
     Args:
         rows: Rows of medication_admin_continuous with time, subject_id, hadm_id and row, of all times of their patients.
-        counts: Receives `non_numeric` (a start or change without a dose), `negative_rate` and `start_without_end` (the last row of an order).
+        counts: Receives `non_numeric` (a start or change without a dose), `negative_rate` and `start_without_end` (an order's last row).
     """
     dose = pl.col("med_dose").round_sig_figs(SIGNIFICANT_DIGITS)
     rows = rows.with_columns(dose.alias("dose"), category("med_category").alias("drug"), category("mar_action_category").alias("action"))
@@ -57,26 +57,26 @@ def continuous(held: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     hours = (pl.col("end") - pl.col("time")).dt.total_microseconds() / 3.6e9
     fluid = pl.col("variable").is_in(clif_map()["fluids"])
     is_volume = (pl.col("unit") == _VOLUME_RATE).fill_null(False)
-    for name, number in named.filter(fluid & ~is_volume).group_by("variable").len().sort("variable").iter_rows():
+    for name, number in (
+        named.filter(fluid & ~is_volume).unique(["variable", "row"]).group_by("variable").len().sort("variable").iter_rows()
+    ):
         counts[f"unknown_unit:{name}"] += number
     named = named.filter(~fluid | (is_volume & pl.col("end").is_not_null()))
     amount = pl.when(fluid).then(pl.col("dose") * hours).otherwise(pl.col("dose"))
     return _events(named, amount, pl.when(~fluid).then(pl.col("unit")), "end")
 
 
-def intermittent(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Events of single doses, at their time.
-
-    Args:
-        rows: Rows of medication_admin_intermittent with stay_id and row.
-        counts: Receives `medication_not_given`.
-    """
+def given_doses(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Rows of medication_admin_intermittent whose dose was given, with drug and dose; `counts` receives `medication_not_given`."""
     given = rows.filter(~category("mar_action_category").is_in(clif_map()["not_given"]).fill_null(False))
     if given.height < rows.height:
         counts["medication_not_given"] += rows.height - given.height
-    given = given.with_columns(
-        pl.col("med_dose").round_sig_figs(SIGNIFICANT_DIGITS).alias("dose"), category("med_category").alias("drug")
-    ).drop_nulls("drug")
+    dose = pl.col("med_dose").round_sig_figs(SIGNIFICANT_DIGITS).alias("dose")
+    return given.with_columns(dose, category("med_category").alias("drug")).drop_nulls("drug")
+
+
+def intermittent(given: pl.DataFrame) -> pl.DataFrame:
+    """Events of single doses, at their time. given: result of `given_doses`, with stay_id."""
     unit = _spelled(given, "med_dose_unit")
     sized = pl.when(~unit.is_in(_NO_UNITS).fill_null(False)).then(pl.col("dose"))
     plain = _events(_named(given, clif_map()["intermittent"]), sized, pl.when(sized.is_not_null()).then(unit))
@@ -95,7 +95,9 @@ def renal_replacement(rows: pl.DataFrame) -> pl.DataFrame:
     """Events of crrt_therapy: that it ran at the time of a row, and its mode. rows: with stay_id and row."""
     mode = pl.col("crrt_mode_category").str.to_uppercase()
     ran = rows.select("stay_id", "time", "row", pl.lit("crrt").alias("variable"), pl.lit(1.0).alias("value"), pl.lit("CRRT").alias("text"))
-    modes = rows.drop_nulls("crrt_mode_category").select("stay_id", "time", "row", pl.lit("crrt_mode").alias("variable"), mode.alias("text"))
+    modes = rows.drop_nulls("crrt_mode_category").select(
+        "stay_id", "time", "row", pl.lit("crrt_mode").alias("variable"), mode.alias("text")
+    )
     return pl.concat([raw_events(ran), raw_events(modes)])
 
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, TypedDict
 import polars as pl
 
 from clinjepa.errors import SourceError
+from clinjepa.sources.files.buckets import bucket_of
 from clinjepa.sources.files.csv_rows import CsvFile, parse_times
 from clinjepa.sources.files.csv_stream import ScanPlan, scan
 from clinjepa.sources.mimic_iv.events import read_events
-from clinjepa.sources.mimic_iv.extract import Patients, bucket_of, extract_table, read_bucket
+from clinjepa.sources.mimic_iv.extract import Patients, extract_table, read_bucket
 from clinjepa.sources.mimic_iv.stays import read_stays, usable_stays
 from clinjepa.sources.mimic_iv.tables import check_items, find_tables, load_tables, read_header
 from clinjepa.sources.readings.cleaning import finish
@@ -36,7 +37,7 @@ _SMALL_MB = 512
 
 
 class PatientBucket(TypedDict):
-    """A partition: patients of one bucket (see `extract.bucket_of`), and the last stay id to read (null: all)."""
+    """A partition: patients of one bucket (see `buckets.bucket_of`), and the last stay id to read (null: all)."""
 
     bucket: int
     max_stay_id: int | None
