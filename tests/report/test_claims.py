@@ -63,7 +63,7 @@ def test_a_recipe_of_the_paper_that_was_not_run_cannot_be_told() -> None:
     report = build_report(results())
     assert verdicts(report["claims"]) == ["did not hold", "cannot be told here", "cannot be told here"]
     questions = {part["question"]: part["measured"] for part in report["claims"][1]["parts"]}
-    assert questions["Is the ratio above that of V-JEPA 2-AC style?"].endswith("was not run, or has no figure")
+    assert questions["Is the ratio above that of V-JEPA 2-AC style?"] == "V-JEPA 2-AC style was not run"
 
 
 def test_few_patients_allow_no_answer() -> None:
@@ -85,3 +85,10 @@ def test_the_page_answers_in_words() -> None:
     claims = page[page.index('id="claims"') : page.index('id="run"')]
     assert "Do deteriorating patients move further than stable ones (onset of hypotension within 24 h)?" in claims
     assert claims.count("cannot be told here") == 2 and "did not hold" in claims
+
+
+def test_a_recipe_that_was_run_without_a_figure_says_why() -> None:
+    report = build_report(results())
+    report["geometry"]["vjepa2_ac"] = {"ratio": None, "reason": "only 3 stays have an onset"}
+    questions = {part["question"]: part["measured"] for part in judged_claims(report)[1]["parts"]}
+    assert questions["Is the ratio above that of V-JEPA 2-AC style?"] == "V-JEPA 2-AC style has no figure: only 3 stays have an onset"

@@ -108,8 +108,8 @@ def _drift(report: Mapping[str, Any]) -> tuple[str, Iterator[Part]]:
         yield _part(f"Does the rollout error fall from 1 h to {h_max or '…'} h ahead?", falls, below_0, reason)
         yield _part("Does the error still fall after the change of the latent space is divided out?", predicts, below_0, of_prediction)
         for recipe in (*COMPARED, *_that_were_run(report["drift"], CONTROLS)):
-            figures = falls, found(recipe).get("drift")
-            yield _against(recipe, "Does it drift less than", figures, above=False, in_percent=True)
+            figures, why = (falls, found(recipe).get("drift")), _reason(report["drift"], recipe, found(recipe))
+            yield _against(recipe, "Does it drift less than", figures, why, above=False, in_percent=True)
 
     return "Rollouts of Clin-JEPA get no worse over the horizon: their error falls, while that of other recipes grows.", parts()
 
@@ -123,8 +123,8 @@ def _geometry(report: Mapping[str, Any]) -> tuple[str, Iterator[Part]]:
         cohort = f" ({cohort_title(own['cohort'])})" if own.get("cohort") else ""
         yield _part(f"Do deteriorating patients move further than stable ones{cohort}?", ratio, above_1, own.get("reason", NOT_RUN))
         for recipe in (*COMPARED, *_that_were_run(geometry, CONTROLS)):
-            figures = ratio, geometry.get(recipe, {}).get("ratio")
-            yield _against(recipe, "Is the ratio above that of", figures, above=True, in_percent=False)
+            figures, why = (ratio, geometry.get(recipe, {}).get("ratio")), _reason(geometry, recipe, geometry.get(recipe, {}))
+            yield _against(recipe, "Is the ratio above that of", figures, why, above=True, in_percent=False)
 
     return "Latents of deteriorating patients move further than those of stable ones, in Clin-JEPA more than in other recipes.", parts()
 
@@ -171,13 +171,19 @@ class _Limit(NamedTuple):
     in_percent: bool
 
 
-def _against(recipe: str, question: str, figures: tuple[Figure | None, Figure | None], *, above: bool, in_percent: bool) -> Part:
+def _reason(section: Mapping[str, Any], recipe: str, found: Mapping[str, Any]) -> str:
+    """Why a recipe has no figure in a section of the report."""
+    return f"{title(recipe)} was not run" if recipe not in section else f"{title(recipe)} has no figure: {found.get('reason', NOT_RUN)}"
+
+
+def _against(recipe: str, question: str, figures: tuple[Figure | None, Figure | None], why: str, *, above: bool, in_percent: bool) -> Part:
     """Clin-JEPA against another recipe.
 
     Args:
         recipe: the other one.
         question: without the recipe's name, which ends it.
         figures: of Clin-JEPA and of the other recipe.
+        why: the reason, where the other recipe has no figure.
         above: whether the claim is that Clin-JEPA's figure lies above the other one.
         in_percent: how the figures are written.
 
@@ -187,7 +193,7 @@ def _against(recipe: str, question: str, figures: tuple[Figure | None, Figure | 
     one, other = figures
     asked = f"{question} {title(recipe)}?"
     if other is None:
-        return {"question": asked, "verdict": UNKNOWN, "measured": f"{title(recipe)} was not run, or has no figure"}
+        return {"question": asked, "verdict": UNKNOWN, "measured": why}
     if one is None:
         return {"question": asked, "verdict": UNKNOWN, "measured": "Clin-JEPA has no figure"}
     words = f"{_written(one, in_percent)} against {_written(other, in_percent)}"
