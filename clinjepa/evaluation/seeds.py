@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats as scipy_stats
@@ -11,24 +11,69 @@ from scipy import stats as scipy_stats
 from clinjepa.evaluation.figures import Figure, is_figure
 
 
+class Scale(NamedTuple):
+    """A scale without bounds for a figure that has them: to it, and back."""
+
+    there: Callable[[Any], Any]
+    back: Callable[[Any], Any]
+
+
+PLAIN = Scale(lambda value: value, lambda value: value)
+POSITIVE = Scale(np.log, np.exp)
+"""Errors, widths and ratios: above 0."""
+SHARE = Scale(lambda value: np.log(value / (1 - value)), lambda value: 1 / (1 + np.exp(-value)))
+"""Probabilities, AUROC, coverage: between 0 and 1."""
+CORRELATION = Scale(np.arctanh, np.tanh)
+"""Correlations and cosines: between -1 and 1."""
+CHANGE = Scale(np.log1p, np.expm1)
+"""Relative changes of something positive: above -1."""
+EXPLAINED = Scale(lambda value: -np.log1p(-value), lambda value: -np.expm1(-value))
+"""R2 and skill scores: below 1."""
+
+_SCALES = (
+    dict.fromkeys(
+        ("l1", "l1_per_dimension", "mae", "rmse", "mase", "crps", "crps_ratio", "model_over_lightgbm", "width_50", "width_90"), POSITIVE
+    )
+    | dict.fromkeys(("vs_mean", "norm_ratio", "variance_ratio", "false_alarms_per_day"), POSITIVE)
+    | dict.fromkeys(
+        ("auroc", "auprc", "coverage_50", "coverage_90", "brier", "ece", "recall", "farther_share", "measured", "observed"), SHARE
+    )
+    | dict.fromkeys(("spearman", "centred_cosine", "coherence"), CORRELATION)
+    | dict.fromkeys(("change", "change_of_space", "change_of_prediction", "drift", "drift_survivors", "actions"), CHANGE)
+    | dict.fromkeys(("r2", "brier_skill"), EXPLAINED)
+)
+"""Name of a figure, or of the table of it by method -> its scale; other figures have the plain one."""
+
+_VERSIONS = ("carried_forward", "none", "shuffled", "late", "other_doses")
+"""Tables by hour inside the table `actions`."""
+
+
 def combine_seeds(results: Sequence[Any]) -> Any:
     """One result from the JSON results of several training seeds, all of one shape.
 
     A figure becomes the mean over the seeds that have it. All seeds are scored on the same patients, so the patients' part of an interval
-    is the mean of the seeds' half-widths; the part of the seeds, t(0.975) · sd / √seeds, is added in quadrature. Of p-values (names
-    that begin with `p_`) the largest is kept, since a mean of p-values is none. Other numbers that differ become their mean; of other
-    values the first is kept.
+    is the mean of the seeds' half-widths; the part of the seeds, t(0.975) · sd / √seeds, is added in quadrature. Both are taken on a scale
+    without bounds where the figure has bounds (the logarithm of an error, the log-odds of an AUROC), so that the interval keeps within
+    them. Of p-values (names that begin with `p_`) the largest is kept, since a mean of p-values is none. Other numbers that differ become
+    their mean; of other values the first is kept.
     """
+    return _combined(results, PLAIN)
+
+
+def _combined(results: Sequence[Any], scale: Scale) -> Any:
     present = [result for result in results if result is not None]
     if not present:
         return None
     first = present[0]
     if is_figure(first):
-        return _combine_figures([result for result in present if is_figure(result)])
+        return _combine_figures([result for result in present if is_figure(result)], scale)
     if isinstance(first, Mapping):
         names = list(dict.fromkeys(name for result in present if isinstance(result, Mapping) for name in result))
         by_name = {name: [result.get(name) for result in present if isinstance(result, Mapping)] for name in names}
-        combined = {name: (_largest_p if name.startswith("p_") else combine_seeds)(values) for name, values in by_name.items()}
+        combined = {
+            name: _largest_p(values) if name.startswith("p_") else _combined(values, _scale_of(name, values, scale))
+            for name, values in by_name.items()
+        }
         if "reason" in combined and all(value is not None for value in combined.values()):
             del combined["reason"]
         return combined
@@ -37,19 +82,32 @@ def combine_seeds(results: Sequence[Any]) -> Any:
     return first
 
 
+def _scale_of(name: str, values: Sequence[Any], outer: Scale) -> Scale:
+    """The scale of an entry: by its name; figures without a name of their own (by method, by hour) have that of their table."""
+    if name in _SCALES:
+        return _SCALES[name]
+    return outer if any(is_figure(value) for value in values) or name in _VERSIONS else PLAIN
+
+
 def _largest_p(values: Sequence[float | None]) -> float | None:
     return None if None in values else max(value for value in values if value is not None)
 
 
-def _combine_figures(figures: Sequence[Figure]) -> Figure:
+def _combine_figures(figures: Sequence[Figure], scale: Scale) -> Figure:
     values = np.array([one["value"] for one in figures])
     mean, num_seeds = float(values.mean()), sum(one["num_seeds"] for one in figures)
-    intervals = [(one["value"] - one["ci95"][0], one["ci95"][1] - one["value"]) for one in figures if one["ci95"] is not None]
+    intervals = [one["ci95"] for one in figures if one["ci95"] is not None]
     interval = None
-    if len(intervals) == len(figures):
-        below, above = np.mean(intervals, axis=0)
-        spread = 0.0
-        if len(figures) > 1:
-            spread = float(scipy_stats.t.ppf(0.975, len(figures) - 1) * values.std(ddof=1) / np.sqrt(len(figures)))
-        interval = [mean - float(np.hypot(below, spread)), mean + float(np.hypot(above, spread))]
+    if len(intervals) == len(figures) == 1:
+        interval = list(intervals[0])
+    elif len(intervals) == len(figures):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            places, ends = scale.there(values), scale.there(np.array(intervals))
+        if not (np.isfinite(places).all() and np.isfinite(ends).all()):  # a figure at its bound has no place on the other scale
+            scale, places, ends = PLAIN, values, np.array(intervals)
+        below, above = (places - ends[:, 0]).mean(), (ends[:, 1] - places).mean()
+        spread = float(scipy_stats.t.ppf(0.975, len(figures) - 1) * places.std(ddof=1) / np.sqrt(len(figures)))
+        centre = places.mean()
+        interval = [float(scale.back(centre - np.hypot(below, spread))), float(scale.back(centre + np.hypot(above, spread)))]
+        interval = [min(interval[0], mean), max(interval[1], mean)]
     return {"value": mean, "ci95": interval, "num_patients": min(one["num_patients"] for one in figures), "num_seeds": num_seeds}

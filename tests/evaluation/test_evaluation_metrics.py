@@ -160,6 +160,51 @@ def test_seeds_combine_to_their_mean_with_an_interval_that_holds_their_spread() 
     assert combined["task"]["num_total"] == 9
 
 
+def _seeds(name: str, *figures: tuple[float, float, float]) -> list[dict]:
+    """Results of seeds with one figure: value and ends of its interval."""
+    return [{name: {"value": value, "ci95": [low, high], "num_patients": 40, "num_seeds": 1}} for value, low, high in figures]
+
+
+@pytest.mark.parametrize(
+    ("name", "figures", "bounds"),
+    [
+        ("mase", [(4.0, 3.5, 4.6), (5.6, 5.0, 6.3)], (0, np.inf)),
+        ("coverage_90", [(0.93, 0.9, 0.96), (0.86, 0.8, 0.91)], (0, 1)),
+        ("auroc", [(0.52, 0.45, 0.6), (0.77, 0.7, 0.83)], (0, 1)),
+        ("brier", [(0.03, 0.02, 0.05), (0.08, 0.06, 0.1)], (0, 1)),
+        ("centred_cosine", [(0.9, 0.88, 0.92), (0.6, 0.5, 0.7)], (-1, 1)),
+        ("drift", [(-0.8, -0.85, -0.7), (0.1, 0.0, 0.2)], (-1, np.inf)),
+        ("r2", [(0.9, 0.85, 0.93), (0.2, 0.1, 0.3)], (-np.inf, 1)),
+    ],
+)
+def test_an_interval_over_two_seeds_keeps_within_the_bounds_of_its_figure(name, figures, bounds) -> None:
+    found = combine_seeds(_seeds(name, *figures))[name]
+    low, high = found["ci95"]
+    assert found["value"] == pytest.approx(np.mean([value for value, _, _ in figures]))
+    assert bounds[0] < low < min(one[1] for one in figures) and max(one[2] for one in figures) < high < bounds[1]
+
+
+def test_the_scale_of_a_table_holds_for_its_methods_and_hours_and_for_nothing_below_another_name() -> None:
+    wide = _seeds("model", (0.93, 0.9, 0.96), (0.7, 0.6, 0.8))
+    shares = combine_seeds([{"measured": one} for one in wide])["measured"]["model"]["ci95"]
+    plain = combine_seeds([{"measured": {"difference": one}} for one in wide])["measured"]["difference"]["model"]["ci95"]
+    assert 0 < shares[0] and shares[1] < 1 < plain[1]
+    late = _seeds("24", (-0.5, -0.6, -0.4), (0.4, 0.3, 0.5))
+    assert combine_seeds([{"actions": {"late": one}} for one in late])["actions"]["late"]["24"]["ci95"][0] > -1
+
+
+def test_the_interval_over_seeds_is_that_of_the_logarithms() -> None:
+    found = combine_seeds(_seeds("mae", (2.0, 1.6, 2.5), (2.0, 1.6, 2.5)))["mae"]  # equal seeds: the patients' part alone
+    assert found["ci95"] == pytest.approx([1.6, 2.5])
+    low, high = combine_seeds(_seeds("mae", (1.0, 1.0, 1.0), (np.e, np.e, np.e)))["mae"]["ci95"]  # no patients' part: t(0.975, 1) = 12.706
+    assert np.log([low, high]) == pytest.approx([0.5 - 12.7062 / 2, 0.5 + 12.7062 / 2], abs=1e-3)
+
+
+def test_a_figure_at_its_bound_keeps_the_plain_scale() -> None:
+    found = combine_seeds(_seeds("recall", (1.0, 0.9, 1.0), (0.5, 0.3, 0.7)))["recall"]
+    assert found["value"] == 0.75 and found["ci95"][0] < 0.3
+
+
 def test_a_seed_without_a_figure_does_not_hide_those_that_have_it() -> None:
     known = {"auroc": {"value": 0.6, "ci95": None, "num_patients": 7, "num_seeds": 1}}
     combined = combine_seeds([{"auroc": None, "reason": "no positives"}, known])

@@ -81,4 +81,6 @@ def timeline(report: Mapping[str, Any]) -> Markup:
         spans.append(StageSpan(stage_title(stage["name"]), start - waited, start, end, f"{stage_title(stage['name'])}: {said}"))
     spans.sort(key=lambda span: (span.start, span.end))
     more = f" (the {MOST_STAGES} longest of {len(own)})" if len(own) > MOST_STAGES else ""
-    return Markup(timeline_chart(spans, title=f"Stages of the last invocation{more}", alt="; ".join(span.tip for span in spans)))
+    return Markup(
+        timeline_chart(spans, title=f"Stages of the invocation that computed last{more}", alt="; ".join(span.tip for span in spans))
+    )
