@@ -171,7 +171,7 @@ def test_costs_fans_intervals_tasks_and_stages_are_drawn() -> None:
         "MAP, patient 1",
         "90 % intervals: coverage",
         "AUROC of every task",
-        "Stages of the last",
+        "Stages of the invocation",
     ):
         assert sum(label.startswith(start) for label in labels) == 1, start
 
