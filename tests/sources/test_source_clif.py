@@ -92,7 +92,12 @@ def test_a_rate_holds_until_the_next_row_of_its_order_and_a_fluid_becomes_an_amo
     ]
     assert of(events, "crystalloid").select("time", "end_time", "value", "unit").rows() == [(local(20), local(22.5), 250.0, "mL")]
     medications = of(events, "medication").select("text", "value", "unit", "end_time").rows()
-    assert medications == [("Cefepime", None, None, None), ("Pantoprazole", 40.0, "mg", None), ("Esmolol", 50.0, "mcg/kg/min", local(8))]
+    assert medications == [
+        ("Cefepime", None, None, None),
+        ("Pantoprazole", 40.0, "mg", None),
+        ("Magnesium (drug)", 2.0, "grams", None),
+        ("Esmolol", 50.0, "mcg/kg/min", local(8)),
+    ]
 
 
 def test_what_was_left_out_is_counted(small, tmp_path):

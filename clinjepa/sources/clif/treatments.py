@@ -113,7 +113,9 @@ def _named(rows: pl.DataFrame, meaning: dict[str, list[str]]) -> pl.DataFrame:
 
 def _events(named: pl.DataFrame, value: pl.Expr, unit: pl.Expr, end: str | None = None) -> pl.DataFrame:
     indicates = pl.col("kind") == "indicator"
+    fields = [variable.text_name.lower() for variable in load_variables().values()]
     name = pl.col("drug").str.slice(0, 1).str.to_uppercase() + pl.col("drug").str.slice(1)
+    name = pl.when(pl.col("drug").is_in(fields)).then(name + " (drug)").otherwise(name)  # magnesium is also a laboratory value
     return raw_events(
         named.select(
             "stay_id",

@@ -77,6 +77,7 @@ def tables() -> dict[str, Rows]:
         "medication_admin_intermittent": [
             dose("7", 15, "cefepime", 1.0, "dose", "iv"),
             dose("7", 15, "pantoprazole", 40.0, "mg", "iv"),
+            dose("7", 17, "magnesium", 2.0, "grams", "iv"),
             dose("7", 16, "vancomycin", 1.0, "dose", "iv", "not given"),
         ],
         "respiratory_support": [
