@@ -61,7 +61,7 @@ _LOCAL = {"file", "local", "memory", "sqlite", "dbfs", "zip"}
 """With two slashes a host follows, with another number a path."""
 
 _SECRET_VARIABLE = re.compile(
-    r"(?i)(?:secret|token|passw(?:or)?d|passphrase|credentials?|api_?key|(?:access|private|signing|encryption)_key|_pass|_pwd)(?:_|$)"
+    r"(?i)(?:secret|token|passw(?:or)?d|passphrase|credentials?|api_?key|(?:access|private|signing|encryption|account|storage|shared|master|admin)_key|_pass|_pwd)(?:_|$)"
 )
 _NOT_A_SECRET = re.compile(r"(?i)_(?:path|file|dir|url|uri|mode|id|name|timeout|type|endpoint)$")
 _HIDDEN_FROM, _REFUSED_FROM = 8, 16

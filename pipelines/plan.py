@@ -21,6 +21,7 @@ def plan(
 ) -> None:
     """Print the stages, which are done and what each needs, with estimates of memory, time and storage; starts nothing."""
     with one_line_errors(debug):
+        from clinjepa.storage import Folder
         from pipelines.results.plan_record import plan_record
         from pipelines.results.plan_tables import print_plan
 
@@ -30,6 +31,9 @@ def plan(
 
             check_search(asked)
             asked = search_config(asked)  # the stages that the points of a search share, and those of one point
+        Folder(asked.storage).check_reachable()
+        if asked.source.path is not None and not without_data:
+            Folder(asked.source.path).check_reachable()
         found = plan_record(asked, without_data)
         if as_json:
             typer.echo(found.model_dump_json(indent=2))

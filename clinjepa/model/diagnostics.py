@@ -29,9 +29,12 @@ def spectrum(z_ND: Tensor) -> Spectrum:
     `rankme` is the effective rank in [1, min(N - 1, D)]: exp of the entropy of the normalised singular values (RankMe, arXiv 2210.02885;
     there without centring). A mean that all latents share is one direction with a large singular value, so without centring "a mean plus
     one direction" has rank two. `leading_share` in [0, 1] is the largest part of the variance that lies in one direction: noise in many
-    directions raises RankMe, and does not hide one direction here. Latents without spread give (1, 1).
+    directions raises RankMe, and does not hide one direction here. Latents without spread give (1, 1), those with a NaN or an infinity
+    (NaN, NaN).
     """
     z_ND = z_ND.detach().double()
+    if not torch.isfinite(z_ND).all():
+        return Spectrum(float("nan"), float("nan"))
     centred_ND = z_ND - z_ND.mean(dim=0)
     gram = centred_ND.T @ centred_ND if centred_ND.shape[1] <= centred_ND.shape[0] else centred_ND @ centred_ND.T
     values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()

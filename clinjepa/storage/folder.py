@@ -102,18 +102,27 @@ class Folder:
         Raises:
             StorageError: Within seconds, when the address cannot be reached, has no such bucket, or cannot be written to.
         """
+        probe = self._contacted("create it or set storage=… to another")
+        probe.write_bytes(MARK, b"storage of clinjepa: artifacts/ and runs/\n")
+        if self.is_local and self.private:
+            for name in INSIDE:
+                close_to_others(Path(self.path(name)))
+
+    def check_reachable(self) -> None:
+        """StorageError, within seconds, when an object store cannot be reached; nothing is written, and a bucket may be missing."""
+        self._contacted(None)
+
+    def _contacted(self, remedy: str | None) -> Folder:
+        """The same folder after a first contact with its object store. remedy: for a bucket that is missing; None accepts that."""
         probe = Folder(self.address, self.private)
         if self.address.startswith(("s3://", "s3a://")):
             from clinjepa.storage.s3 import FIRST_CONTACT_SECONDS, open_s3, patience
 
             probe._fs, probe._root = open_s3(self.address, unanswered=min(FIRST_CONTACT_SECONDS, patience()))
             bucket = probe.path().partition("/")[0]
-            if not probe._try("", lambda: probe.fs.exists(bucket)):
-                raise StorageError(f"{self.address}: there is no bucket {bucket}; create it or set storage=… to another")
-        probe.write_bytes(MARK, b"storage of clinjepa: artifacts/ and runs/\n")
-        if self.is_local and self.private:
-            for name in INSIDE:
-                close_to_others(Path(self.path(name)))
+            if not probe._try("", lambda: probe.fs.exists(bucket)) and remedy is not None:
+                raise StorageError(f"{self.address}: there is no bucket {bucket}; {remedy}")
+        return probe
 
     def make(self) -> None:
         """Make this folder on a local disk, for a library that writes into it itself; an object store has no folders."""

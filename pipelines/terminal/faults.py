@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -78,6 +79,9 @@ def entered(command: Callable[[], None]) -> NoReturn:
 
     Without this, a signal while modules are imported or arguments are parsed would give a traceback or another status.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or a file that is not UTF-8 gets `?` for what it cannot hold
+            stream.reconfigure(errors="replace")
     with interruptible() as interruption:
         try:
             command()

@@ -86,3 +86,10 @@ def test_predicting_the_mean_scores_one_against_the_mean() -> None:
 def test_a_prediction_that_hedges_has_a_norm_ratio_below_one() -> None:
     target = torch.randn(20, 5)
     assert prediction_diagnostics(target / 2, target, target, target.mean(0))["norm_ratio"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_that_are_no_numbers_have_no_rank(value: float) -> None:
+    z_ND = torch.randn(6, 3)
+    z_ND[2, 1] = value
+    assert all(np.isnan(part) for part in spectrum(z_ND))

@@ -439,3 +439,9 @@ def test_a_long_text_without_breaks_takes_no_more_than_linear_time() -> None:
     for piece in pieces:
         redacted(piece * (50_000 // len(piece)))
     assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("name", ["AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCOUNT_KEY", "STORE_MASTER_KEY", "SHARED_KEY", "MINIO_ADMIN_KEY"])
+def test_the_value_of_a_key_of_a_store_is_hidden(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, WORD)
+    assert redacted(f"the server refused {WORD}, try again") == "the server refused ***, try again"

@@ -125,6 +125,12 @@ def test_a_zone_of_the_times_changes_no_outcome(tmp_path, zone, case):
     assert zoned.stays.equals(plain.stays) and zoned.events.equals(plain.events) and zoned.counts == plain.counts
 
 
+def test_a_time_of_death_in_the_icu_needs_no_discharge(tmp_path):
+    rows = [each for each in meds.stay_rows(hours=30) if not each["code"].startswith("HOSPITAL_DISCHARGE")]
+    (stay,) = meds.read_all(meds.write_meds(tmp_path, [*rows, meds.row("MEDS_DEATH", 29)])).stays.to_pylist()
+    assert stay["died_in_hospital"] is True and stay["died_in_icu"] is True
+
+
 WORDS = [
     ("EXPIRED", True, {}),
     ("dead/expired ", True, {}),

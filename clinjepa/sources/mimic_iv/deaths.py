@@ -3,8 +3,8 @@
 A time of death is `deathtime` (deaths in hospital only) or a date without a time (`dod`); `sources.calendar` says what such a date means.
 Rules, with their source in MIMIC-IV's documentation of patients and admissions and in MIT-LCP/mimic-code issues 346, 789, 874, 1346:
 
-* Died in hospital: the admission's discharge says so, or a time of death lies inside the admission. A date alone never says it, since who
-  dies at home on the day of discharge has the same date.
+* Died in hospital: the admission's discharge says so, or a time of death lies inside the admission or the ICU stay. A date alone never says
+  it, since who dies at home on the day of discharge has the same date.
 * Died in the ICU: died in hospital, not later than ICU discharge. With a date alone the discharge from hospital is the time of death if it
   lies on that day ("almost always the same"); otherwise the whole day must lie on one side of ICU discharge.
 * A death, or a discharge as dead, that contradicts a time at which the patient was alive is unknown and counted.
@@ -46,7 +46,10 @@ def with_outcomes(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter
     found = found.with_columns(death, is_date_only(death).fill_null(False).alias("date_only"))
     found = _last_alive_that_day(found, stays, admissions)
     timed = pl.col("death_time").is_not_null() & ~pl.col("date_only")
-    inside = timed & pl.col("death_time").is_between(pl.col("admitted"), end_of(pl.col("discharged")))
+    inside = timed & (
+        pl.col("death_time").is_between(pl.col("admitted"), end_of(pl.col("discharged"))).fill_null(False)
+        | pl.col("death_time").is_between(pl.col("intime"), pl.col("outtime")).fill_null(False)
+    )
     found = found.with_columns(
         pl.when(pl.col("left_dead") | inside.fill_null(False))
         .then(pl.lit(True))

@@ -106,11 +106,11 @@ def truncation_checks(ingest: Folder, config: Config, charts: list[Chart]) -> li
     later, boundary, num_boundary = Comparison(), Comparison(), 0
     with Scratch() as cut, Scratch() as whole_moved, Scratch() as cut_moved:
         for chart in charts:
-            build([cut_chart(chart)], config, cut)
+            build([cut_chart(chart, late_statics=False)], config, cut)
             later += compare(ingest, cut, chart.part, chart.cuts, decimals)
             moved = on_the_boundary(chart, config.source.event_time)
             build([moved], config, whole_moved)
-            build([cut_chart(moved)], config, cut_moved)
+            build([cut_chart(moved, late_statics=False)], config, cut_moved)
             boundary += compare(whole_moved, cut_moved, moved.part, moved.cuts, decimals)
             num_boundary += moved.cuts.height
     columns = ", ".join(later.columns[:8])

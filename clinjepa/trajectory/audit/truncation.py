@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from clinjepa.clinical import load_variables
 from clinjepa.config.schema import CohortConfig, Config, SplitConfig
-from clinjepa.sources.schema import EVENTS_SCHEMA, SourceTables
+from clinjepa.sources.schema import EVENTS_SCHEMA, TIMES_OF_STATICS, SourceTables
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.grid import HOUR_US, at_store_time
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
@@ -33,7 +33,7 @@ KNOWN_AT_ADMISSION = frozenset(
     stay_number_in_admission hospital_admission_time chronic_dialysis height_time weight_time""".split()
 )
 """Columns of `stays` that a cut chart keeps; all others are set to null. Height and weight may be charted after the cut: labels use them
-regardless (urine per kg), features only from the time they were charted."""
+regardless (urine per kg), texts and features only from the time they were charted (`cut_chart`)."""
 
 _TOLERANCE = 1e-5
 _NUMBER = re.compile(r"(-?\d+(?:\.\d+)?(?:e[-+]\d+)?)")
@@ -117,11 +117,15 @@ def pick(tables: SourceTables, stay_ids: list[int]) -> SourceTables:
     return SourceTables(_as(stays, tables.stays.schema), _as(events, EVENTS_SCHEMA))
 
 
-def cut_chart(chart: Chart) -> Chart:
+def cut_chart(chart: Chart, late_statics: bool = True) -> Chart:
     """The chart as recorded at the end of each stay's `cut_hour`.
 
     There are no events at or after that time. A running interval ends then, and an amount is the share given until then. Discharge and
     outcomes are unknown.
+
+    Args:
+        chart: The stays and their cuts.
+        late_statics: Keep a height and a weight that were charted after the cut, which labels use for the whole stay.
     """
     sums = [name for name, variable in load_variables().items() if variable.aggregation == "sum"]
     end = pl.duration(microseconds=(pl.col("cut_hour").cast(pl.Int64) + 1) * HOUR_US)
@@ -134,6 +138,9 @@ def cut_chart(chart: Chart) -> Chart:
         pl.when(pl.col("end_time").is_not_null()).then(pl.min_horizontal("end_time", "now")).alias("end_time"),
     )
     stays = stays.with_columns(pl.min_horizontal("outtime", "now").alias("outtime"))
+    for static, charted in () if late_statics else TIMES_OF_STATICS.items():
+        late = (pl.col(charted) >= pl.col("now")).fill_null(False)
+        stays = stays.with_columns(pl.when(~late).then(pl.col(name)).alias(name) for name in (static, charted))
     unknown = [name for name in chart.tables.stays.schema.names if name not in KNOWN_AT_ADMISSION]
     stays = stays.with_columns(pl.lit(None, stays.schema[name]).alias(name) for name in unknown)
     return Chart(chart.part, SourceTables(_as(stays, chart.tables.stays.schema), _as(events, EVENTS_SCHEMA)), chart.cuts)

@@ -28,7 +28,7 @@ def with_scores(texts: pl.DataFrame, grid: pl.DataFrame, history: pl.DataFrame, 
         texts: stay_id, state_texts list<string> and further columns, sorted by stay_id.
         grid: stay_id, hour 0 … T−1 and the grid's variables, of the same stays.
         history: hours before admission in long form.
-        stays: stay_id, weight_kg.
+        stays: stay_id, intime, weight_kg, weight_time.
     """
     phrases_R = _phrases(grid, history, stays)
     rows = texts.select("stay_id", text="state_texts").explode("text", empty_as_null=False).with_columns(score=pl.Series(phrases_R))
@@ -43,12 +43,22 @@ def with_scores(texts: pl.DataFrame, grid: pl.DataFrame, history: pl.DataFrame, 
 def _phrases(grid: pl.DataFrame, history: pl.DataFrame, stays: pl.DataFrame) -> list[str]:
     """The scores of every hour, sorted by stay and hour, each phrase after a space; empty where none is known."""
     columns = [name for name in grid_inputs(SCORES.values()) if name in grid.columns]
-    facts = stays.select("stay_id", pl.col("weight_kg").cast(pl.Float64))
-    rows = hour_rows(grid.select("stay_id", "hour", *columns), history, facts, columns, ["weight_kg"])
-    state, in_stay_R = DerivedState(rows, functions()), rows.hour_R >= 0
+    hours = grid.select("stay_id", "hour", *columns)
+    weight = pl.col("weight_kg").cast(pl.Float64)
+    minutes = (pl.col("weight_time").cast(pl.Datetime("us")) - pl.col("intime")).dt.total_minutes()
+    states = [  # a weight is written into the texts of the hours from its charting on
+        hour_rows(hours, history, stays.select("stay_id", fact.alias("weight_kg")), columns, ["weight_kg"])
+        for fact in (pl.lit(None, pl.Float64), weight)
+    ]
+    rows = states[1]
+    in_stay_R = rows.hour_R >= 0
+    since = stays.select("stay_id", (minutes // 60).fill_null(0).alias("since"))
+    known_R = hours.select("stay_id", "hour").join(since, on="stay_id", how="left", maintain_order="left").sort("stay_id", "hour")
+    is_known_R = (known_R["hour"] >= known_R["since"]).to_numpy()
+    without, with_weight = (DerivedState(each, functions()) for each in states)
     phrases_R = [""] * int(in_stay_R.sum())
     for name, quantity in SCORES.items():
-        values_R = state.column(quantity)[in_stay_R]
+        values_R = np.where(is_known_R, with_weight.column(quantity)[in_stay_R], without.column(quantity)[in_stay_R])
         for row in np.flatnonzero(~np.isnan(values_R)).tolist():
             phrases_R[row] += f" {name}: {values_R[row]:.0f}."
     return phrases_R

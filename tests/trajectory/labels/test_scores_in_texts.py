@@ -10,7 +10,9 @@ import polars as pl
 from clinjepa.storage import Folder
 from clinjepa.trajectory.audit.checks import Sampling
 from clinjepa.trajectory.audit.leaks import sample_charts, text_checks, truncation_checks
+from clinjepa.trajectory.hours import ingest
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
+from clinjepa.trajectory.labels import scores
 from tests.support.data.handmade_stays import HandmadeSource, at, event, events_table, lenient_config, stays_table
 
 PARTS = {"part-0": {"part": 0}}
@@ -76,3 +78,38 @@ def test_a_chart_that_ends_earlier_has_the_same_scores(tmp_path: Path) -> None:
     charts = sample_charts(kept, Sampling(PARTS, SOURCE.read, 1, 4))
     found = truncation_checks(Folder(tmp_path), WITH_SCORES, charts)
     assert [check.num_found for check in found] == [0, 0, 0] and found[0].num_checked > 100
+
+
+def late_weight(weight: float) -> HandmadeSource:
+    """Stays of 34 h whose only weight is charted at 20:30; 30 mL of urine an hour, KDIGO 3 for 150 kg after 24 h and 0 for 40 kg."""
+    rows = [event(i, hour + 0.2, "heart_rate", 80.0) for i in range(1, 5) for hour in range(34)]
+    rows += [event(i, hour + 0.6, "urine_output", 30.0) for i in range(1, 5) for hour in range(34)]
+    rows += [event(i, hour, "creatinine", 1.0) for i in range(1, 5) for hour in (0.5, 12.5, 25.5)]
+    given = {"weight_kg": weight, "weight_time": at(20.5), "outtime": at(34)}
+    return HandmadeSource((stays_table(*({"stay_id": i, **given} for i in range(1, 5))), events_table(*rows)))
+
+
+def late_texts(weight: float, folder: Path) -> list[str]:
+    build_partition(late_weight(weight), {"part": 0}, WITH_SCORES, Folder(folder), "part-0")
+    return pl.DataFrame(Folder(folder).read_table("hours/part-0.parquet"))["state_texts"][0].to_list()
+
+
+def test_a_weight_enters_the_scores_of_texts_when_it_is_charted(tmp_path: Path) -> None:
+    light, heavy = late_texts(40.0, tmp_path / "light"), late_texts(150.0, tmp_path / "heavy")
+    assert light[:20] == heavy[:20] and light[12] != light[25]
+    assert "KDIGO: 0." in light[25] and "KDIGO: 3." in heavy[25]
+
+
+def test_the_audit_finds_a_weight_that_a_text_knows_too_early(tmp_path: Path, monkeypatch) -> None:
+    def found(folder: Path) -> list[int]:
+        late_texts(40.0, folder)
+        finish_ingest(Folder(folder), WITH_SCORES)
+        kept = pl.DataFrame(Folder(folder).read_table("stays.parquet"))
+        charts = sample_charts(kept, Sampling(PARTS, late_weight(40.0).read, 1, 4))
+        return [check.num_found for check in truncation_checks(Folder(folder), WITH_SCORES, charts)]
+
+    assert found(tmp_path / "right") == [0, 0, 0]
+    of_hours = scores.with_scores
+    early = lambda texts, grid, history, stays: of_hours(texts, grid, history, stays.with_columns(weight_time=None))  # noqa: E731
+    monkeypatch.setattr(ingest, "with_scores", early)
+    assert found(tmp_path / "wrong")[0] > 0
