@@ -116,7 +116,7 @@ OPTION = re.compile(rf"(?i)(?P<before>(?<![\w-])--?(?:{STRONG}|pass|(?:[\w-]*-)?
 """An option of a command line with its value after a blank."""
 LOGIN = re.compile(
     r"(?i)((?<![\w-])(?:-u|--user|--proxy-user)(?:\s{1,8}|=)['\"]?(?P<name>[^\s:'\"/]{1,100}):(?!\d{1,10}\b|(?P=name)\b)"
-    r"|\blogin\s{1,8}\S{1,100}\s{1,8}password\s{1,8})[^\s'\"]+"
+    r"|\bsshpass\s{1,8}-p\s{0,8}|\blogin\s{1,8}\S{1,100}\s{1,8}password\s{1,8})[^\s'\"]+"
 )
 """`curl -u user:password`, and a line of .netrc."""
 
@@ -147,6 +147,9 @@ _PREFIXED = {
     r"hv[sb]\.": r"[\w-]{20,}",
     r"SG\.": r"[\w-]{16,}\.[\w-]{16,}",
     r"AGE-SECRET-KEY-1": r"[A-Z0-9]{20,}",
+    r"api_org_": r"[A-Za-z0-9]{20,}",
+    r"ATATT3x": r"[\w=-]{20,}",
+    r"tskey-(?:auth|api|client|scim|webhook)-": r"[\w-]{10,}",
     r"eyJ": r"[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+",
 }
 """How the token of a provider begins -> what follows. A word of hyphens without a long part (`sk-model-v2`) is a name."""

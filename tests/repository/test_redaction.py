@@ -77,6 +77,7 @@ IN_SENTENCES = {
     "an element": f"<user>u</user><password>{SECRET}</password>",
     "an element with a type": f'<s3:SecretAccessKey type="text">{SECRET}</s3:SecretAccessKey>',
     "a call for a login": f"HTTPBasicAuth('reader', '{SECRET}') failed",
+    "a login by a program": f"sshpass -p {SECRET} ssh user@host.example",
     "a subscription": f"GET https://host.example/x?subscription-key={SECRET} failed",
 }
 PASSWORDS = ["pass: s3cret", "token=s3cret", "pw:s3cret", "Basic czNjcmV0Og==", "bearer s3cretword"]
@@ -132,6 +133,9 @@ MORE_TOKENS = {
     "of another chat's address": "https://discord.com/api/webhooks/123456/s3crets3cret",
     "of an office's chat": "https://x.webhook.office.com/webhookb2/s3crets3@0a1b-s3cret/IncomingWebhook/s3crets3cret/s3cret-1",
     "of an automation": "https://hooks.zapier.com/hooks/catch/123456/s3cret9/",
+    "of an organisation's hub": "api_org_" + "s3cret" * 5,
+    "of an issue tracker": "ATATT3x" + "FfGF0s3cret" * 3,
+    "of a private network": "tskey-auth-" + "s3cret-" * 3,
     "of a container registry": "dckr_pat_" + "s3cret-" * 4,
     "of fast inference": "gsk_" + "s3cret" * 6,
     "of a chip maker": "nvapi-" + "s3cret_" * 6,

@@ -125,6 +125,20 @@ def test_a_zone_of_the_times_changes_no_outcome(tmp_path, zone, case):
     assert zoned.stays.equals(plain.stays) and zoned.events.equals(plain.events) and zoned.counts == plain.counts
 
 
+@pytest.mark.parametrize("words", [("HOME", "DIED"), ("DIED", "HOME")])
+@pytest.mark.parametrize("later", [0, 10])
+def test_two_discharges_of_an_admission_that_contradict_each_other_are_unknown(tmp_path, words, later):
+    rows = [each for each in meds.stay_rows(hours=30) if not each["code"].startswith("HOSPITAL_DISCHARGE")]
+    rows += [meds.row(f"HOSPITAL_DISCHARGE//{word}", 50 + later * i, hadm_id=101) for i, word in enumerate(words)]
+    tables = meds.read_all(meds.write_meds(tmp_path, rows))
+    assert tables.stays["died_in_hospital"].to_pylist() == [None] and tables.counts["contradicting_discharge"] == 1
+
+
+def test_two_sexes_of_a_patient_are_unknown_and_counted(tmp_path):
+    tables = meds.read_all(meds.write_meds(tmp_path, [meds.row("GENDER//M"), *meds.stay_rows()]))
+    assert tables.stays["sex"].to_pylist() == [None] and tables.counts["patient_with_several_sexes"] == 1
+
+
 def test_a_time_of_death_in_the_icu_needs_no_discharge(tmp_path):
     rows = [each for each in meds.stay_rows(hours=30) if not each["code"].startswith("HOSPITAL_DISCHARGE")]
     (stay,) = meds.read_all(meds.write_meds(tmp_path, [*rows, meds.row("MEDS_DEATH", 29)])).stays.to_pylist()

@@ -6,6 +6,7 @@ import datetime
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from clinjepa.config.schema import SourceConfig
@@ -223,6 +224,52 @@ def test_a_discharge_says_what_it_says(tmp_path, word, died, rule):
     # Without a word the outcome is open only where nothing else is known: the patient was discharged, and no death is recorded.
     expected = False if word in ("Missing", None) else died
     assert stays["died_in_hospital"][0] is expected and counts.get("unknown_discharge", 0) == (2 if rule else 0)
+
+
+@pytest.mark.parametrize("zone", ["US/Central", "Europe/Berlin", "UTC"])
+def test_a_date_of_death_without_a_time_is_the_hospital_s_day(tmp_path, zone):
+    content = clif.tables()
+    content["patient"][1]["death_dttm"] = datetime.date(2021, 6, 2)  # hour 24 to 48; discharged as dead at hour 41
+    stays, _, counts = clif.read_one(clif.write(tmp_path / "data", content), time_zone=zone)
+    left = stays.filter(pl.col("hadm_id") == 9).row(0, named=True)
+    assert left["died_in_hospital"] is True and left["death_time"] == left["hospital_discharge_time"] and "impossible_death" not in counts
+
+
+def test_an_open_location_ends_where_the_next_one_begins(tmp_path):
+    content = clif.tables()
+    content["adt"][1]["out_dttm"] = None
+    stays, _, _ = clif.read_one(clif.write(tmp_path / "data", content))
+    assert stays.select("intime", "outtime").row(0) == (local(10), local(60))
+
+
+def test_two_sexes_of_a_patient_are_unknown_and_counted(tmp_path):
+    content = clif.tables()
+    content["patient"].append(content["patient"][1] | {"sex_category": "Female"})
+    stays, _, counts = clif.read_one(clif.write(tmp_path / "data", content))
+    assert stays["sex"].to_list() == ["female", "female", None] and counts["patient_with_several_sexes"] == 1
+
+
+def test_who_is_still_admitted_has_no_outcome_yet(tmp_path):
+    content = clif.tables()
+    content["hospitalization"][0] |= {"discharge_category": "Still Admitted", "discharge_dttm": None}
+    stays, _, _ = clif.read_one(clif.write(tmp_path / "data", content))
+    assert stays["died_in_hospital"].to_list() == [None, None, True]
+
+
+@pytest.mark.parametrize(("rate", "unit"), [(100.0, "mL/hour"), (100.0 / 60, "mL/min"), (0.1, "L/hr")])
+def test_the_rate_of_a_fluid_may_have_any_unit_of_volume(tmp_path, rate, unit):
+    content = clif.tables()
+    content["medication_admin_continuous"][3] |= {"med_dose": rate, "med_dose_unit": unit}
+    _, events, _ = clif.read_one(clif.write(tmp_path / "data", content))
+    assert of(events, "crystalloid")["value"].to_list() == [pytest.approx(250.0)]
+
+
+def test_a_column_that_occurs_twice_is_named(tmp_path):
+    folder = clif.write(tmp_path / "data")
+    table = pq.read_table(folder / "clif_vitals.parquet")
+    pq.write_table(table.append_column("vital_value", table["vital_value"]), folder / "clif_vitals.parquet")
+    with pytest.raises(ClinJepaError, match="clif_vitals.parquet: column 'vital_value' occurs twice; remove one"):
+        clif.read(folder)
 
 
 BROKEN = {

@@ -15,7 +15,7 @@ from clinjepa.errors import SourceError
 from clinjepa.sources.clif.tables import category, clif_map, number_ids
 from clinjepa.sources.mimic_iv.deaths import last_death, with_left_dead
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
-from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis
+from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, one_sex
 
 _MOST_STAYS = 99
 """ICU stays of one hospitalisation."""
@@ -61,6 +61,8 @@ def icu_stays(adt: pl.DataFrame, hospitalizations: pl.DataFrame, where: str, cou
     Raises:
         SourceError: No location is an ICU, or a hospitalisation has more than _MOST_STAYS of them.
     """
+    adt = adt.sort("hospitalization_id", "in_dttm", nulls_last=True)  # an open location ends where the next one begins
+    adt = adt.with_columns(pl.coalesce("out_dttm", pl.col("in_dttm").shift(-1).over("hospitalization_id")).alias("out_dttm"))
     icu = adt.filter(category("location_category").is_in(clif_map()["icu"]))
     if not icu.height:
         raise SourceError(f"{where}: no row has location_category 'icu' ({adt.height} rows); CLIF names intensive care units so")
@@ -91,7 +93,7 @@ def read_stays(stays: pl.DataFrame, tables: dict[str, pl.DataFrame], counts: Cou
         tables: The bucket's rows of patient, hospitalization and, if present, hospital_diagnosis.
         counts: Receives `stay_without_patient` (kept, with nulls) and the rules of `describe_stays`.
     """
-    people, admissions = _people(tables["patient"]), _admissions(tables["hospitalization"])
+    people, admissions = _people(tables["patient"], counts), _admissions(tables["hospitalization"])
     strays = stays.join(people, on="subject_id", how="anti").height
     if strays:
         counts["stay_without_patient"] += strays
@@ -109,21 +111,26 @@ def _stay_ids(stays: pl.DataFrame, where: str) -> pl.Series:
     return number_ids(words, where)
 
 
-def _people(patients: pl.DataFrame) -> pl.DataFrame:
-    """subject_id, sex_code, race, death_time; one row per patient."""
+def _people(patients: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """subject_id, sex_code, race, death_time; one row per patient. The sex of a patient with two is unknown and counted (`one_sex`)."""
     known = clif_map()
     races = {word: group for word, group in known["races"].items()}
     race = category("race_category").replace_strict(races, default="other", return_dtype=pl.String)
     hispanic = (category("ethnicity_category") == known["hispanic"]).fill_null(False)
     sex = category("sex_category")
-    return (
+    people = (
         patients.with_columns(
             pl.coalesce(sex.replace_strict(_SEX_CODES, default=None, return_dtype=pl.String), sex).alias("sex_code"),
             pl.when(hispanic).then(pl.lit("hispanic")).when(pl.col("race_category").is_not_null()).then(race).alias("race"),
         )
         .group_by("subject_id", maintain_order=True)
-        .agg(pl.col("sex_code", "race").drop_nulls().first(), last_death(pl.col("death_dttm")).alias("death_time"))
+        .agg(
+            pl.col("sex_code", "race").drop_nulls().first(),
+            last_death(pl.col("death_dttm")).alias("death_time"),
+            pl.col("sex_code").drop_nulls().n_unique().alias("number"),
+        )
     )
+    return one_sex(people, counts)
 
 
 def _admissions(hospitalizations: pl.DataFrame) -> pl.DataFrame:

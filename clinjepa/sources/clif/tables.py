@@ -116,7 +116,7 @@ def check_columns(table: Table, schema: pa.Schema, where: str) -> list[str]:
     """The columns to read, in the table's order.
 
     Raises:
-        SourceError: A needed column is missing, or a column's type is not that of CLIF.
+        SourceError: A needed column is missing, a column occurs twice, or its type is not that of CLIF.
     """
     missing = [name for name in table.columns if name not in schema.names]
     if missing:
@@ -124,6 +124,9 @@ def check_columns(table: Table, schema: pa.Schema, where: str) -> list[str]:
             f"{where}: column {missing[0]!r} is missing ({found_columns(schema.names, table.all_columns)}); "
             "this source reads CLIF 2.1, clif-icu.com/data-dictionary"
         )
+    repeated = [name for name in table.all_columns if schema.names.count(name) > 1]
+    if repeated:
+        raise SourceError(f"{where}: column {repeated[0]!r} occurs twice; remove one")
     found = [name for name in table.all_columns if name in schema.names]
     for name in found:
         _check_type(table.all_columns[name], name, schema.field(name).type, where)
@@ -185,6 +188,8 @@ def typed(rows: pa.Table | pa.RecordBatch, table: Table, zone: str) -> pl.DataFr
 
 def _local(column: pl.Expr, dtype: pl.DataType | None, zone: str) -> pl.Expr:
     if dtype is None or dtype == pl.Null:
+        return column.cast(pl.Datetime("us"))
+    if dtype == pl.Date:  # a whole day of the hospital, which no zone moves
         return column.cast(pl.Datetime("us"))
     aware = isinstance(dtype, pl.Datetime) and dtype.time_zone is not None
     utc = column.cast(pl.Datetime("us", "UTC")) if aware else column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")

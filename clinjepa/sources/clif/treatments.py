@@ -17,7 +17,8 @@ from clinjepa.sources.readings.antibiotics import antibiotic_map, is_antibiotic
 from clinjepa.sources.readings.cleaning import raw_events
 from clinjepa.sources.schema import MEDICATION
 
-_VOLUME_RATE = "mL/h"
+_VOLUME_RATES = {"mL/h": 1.0, "mL/min": 60.0, "L/h": 1000.0}
+"""Unit of a fluid's rate -> mL/h."""
 _NO_UNITS = ("dose",)
 """Units of an intermittent dose that say nothing."""
 
@@ -56,13 +57,14 @@ def continuous(held: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     named = named.with_columns(_spelled(named, "med_dose_unit").alias("unit"))
     hours = (pl.col("end") - pl.col("time")).dt.total_microseconds() / 3.6e9
     fluid = pl.col("variable").is_in(clif_map()["fluids"])
-    is_volume = (pl.col("unit") == _VOLUME_RATE).fill_null(False)
+    per_hour = pl.col("unit").replace_strict(_VOLUME_RATES, default=None, return_dtype=pl.Float64)
+    is_volume = per_hour.is_not_null()
     for name, number in (
         named.filter(fluid & ~is_volume).unique(["variable", "row"]).group_by("variable").len().sort("variable").iter_rows()
     ):
         counts[f"unknown_unit:{name}"] += number
     named = named.filter(~fluid | (is_volume & pl.col("end").is_not_null()))
-    amount = pl.when(fluid).then(pl.col("dose") * hours).otherwise(pl.col("dose"))
+    amount = pl.when(fluid).then(pl.col("dose") * per_hour * hours).otherwise(pl.col("dose"))
     return _events(named, amount, pl.when(~fluid).then(pl.col("unit")), "end")
 
 

@@ -12,7 +12,8 @@ import polars as pl
 from clinjepa.errors import SourceError
 from clinjepa.sources.calendar import completed_years
 from clinjepa.sources.mimic_iv.deaths import last_death, with_left_dead
-from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, race_groups
+from clinjepa.sources.mimic_iv.row_meaning import mimic_map
+from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, one_sex, race_groups
 
 
 def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
@@ -100,10 +101,17 @@ def _admissions(coded: pl.DataFrame) -> pl.DataFrame:
         pl.lit(None, pl.Int64).alias("flag"),
     )
     coded_race = known.filter(pl.col("kind") == "RACE").select(*ids, pl.col("first").alias("race_code"))
+    places, word = mimic_map()["discharges"], pl.col("place").str.strip_chars().str.to_uppercase()
+    both = end.group_by(ids).agg((word.is_in(places["died"]).any() & word.is_in(places["alive"]).any()).alias("contradicts"))
     table = start.unique(ids, keep="first").join(end.unique(ids, keep="last"), on=ids, how="full", coalesce=True)
     table = table.join(coded_race.unique(ids, keep="first"), on=ids, how="left")
     races = race_groups(table.select(pl.coalesce("race", "race_code").alias("race"))["race"])
-    return with_left_dead(table.with_columns(races).drop("race_code"))
+    table = with_left_dead(table.with_columns(races).drop("race_code")).join(both, on=ids, how="left", maintain_order="left")
+    contradicts = pl.col("contradicts").fill_null(False)
+    return table.with_columns(
+        pl.when(~contradicts).then(pl.col("left_dead")).alias("left_dead"),
+        pl.when(contradicts).then(pl.lit("contradicting_discharge")).otherwise(pl.col("discharge_fault")).alias("discharge_fault"),
+    ).drop("contradicts")
 
 
 def _dialysis(coded: pl.DataFrame) -> pl.DataFrame:
@@ -126,6 +134,6 @@ def _people(coded: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
             counts[f"patient_with_several_{plural}"] += several
         times = times.drop("number")
         people = people.join(times, on="subject_id", how="left")
-    sex = coded.filter(pl.col("kind") == "GENDER").select("subject_id", pl.col("first").alias("sex_code"))
-    sex = sex.unique("subject_id", keep="first")
+    said = coded.filter(pl.col("kind") == "GENDER").drop_nulls("first").group_by("subject_id")
+    sex = one_sex(said.agg(pl.col("first").first().alias("sex_code"), pl.col("first").n_unique().alias("number")), counts)
     return people.join(sex, on="subject_id", how="left")

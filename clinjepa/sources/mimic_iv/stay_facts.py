@@ -73,6 +73,17 @@ def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counte
     return complete_stays(with_outcomes(stays, admissions, counts)).select(STAYS_SCHEMA.names)
 
 
+def one_sex(people: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """`people` without the sex of those who have several, counted as `patient_with_several_sexes`.
+
+    people: subject_id, sex_code and `number`, of different codes of the patient; the last one is left out.
+    """
+    several = people.select((pl.col("number") > 1).sum()).item()
+    if several:
+        counts["patient_with_several_sexes"] += several
+    return people.with_columns(pl.when(pl.col("number") <= 1).then(pl.col("sex_code")).alias("sex_code")).drop("number")
+
+
 def is_chronic_dialysis(version: pl.Expr, code: pl.Expr) -> pl.Expr:
     """Whether a diagnosis (ICD version, code without the point) implies dialysis before this hospitalisation."""
     known = [f"{version}:{code}" for version, codes in mimic_map()["chronic_dialysis"].items() for code in codes]

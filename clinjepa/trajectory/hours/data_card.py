@@ -72,6 +72,7 @@ DROP_GROUPS = {
         "record_without_id",
         "patient_with_several_births",
         "patient_with_several_deaths",
+        "patient_with_several_sexes",
     ),
     "repeat": ("duplicate_row", "repeated_static"),
     "purpose": ("excluded", "carrier_or_flush", "medication_not_given", "order_superseded_by_administration", "rewritten", "not_arterial"),

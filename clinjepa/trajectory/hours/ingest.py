@@ -96,7 +96,8 @@ def build_partition(
     grid = aggregate_hours(placed, kept, variables)
     history = history_hours(tables.events, kept, variables)
     if settings.text.exclusions == "all_but_scores":
-        texts = with_scores(texts, grid, history, kept)
+        known = history if events is tables.events else history_hours(events, kept, variables)  # a text knows what was stored by then
+        texts = with_scores(texts, grid, known, kept)
     # Labels go by the time of measurement, whenever the value was stored.
     outcomes = [] if events is tables.events else [_write_measured(out, name, tables.events, kept, variables)]
     dropped = dict(tables.counts)

@@ -113,3 +113,15 @@ def test_the_audit_finds_a_weight_that_a_text_knows_too_early(tmp_path: Path, mo
     early = lambda texts, grid, history, stays: of_hours(texts, grid, history, stays.with_columns(weight_time=None))  # noqa: E731
     monkeypatch.setattr(ingest, "with_scores", early)
     assert found(tmp_path / "wrong")[0] > 0
+
+
+def test_a_result_from_before_admission_enters_the_scores_when_it_is_stored(tmp_path: Path) -> None:
+    """By store time: creatinine of 4 drawn an hour before admission, stored at 20:30."""
+    rows = [event(1, hour + 0.2, "heart_rate", 80.0) for hour in range(34)]
+    rows += [event(1, hour + 0.6, "urine_output", 80.0) for hour in range(34)]
+    rows += [event(1, -30, "creatinine", 1.0), event(1, -1, "creatinine", 4.0) | {"store_time": at(20.5)}]
+    source = HandmadeSource((stays_table({"stay_id": 1, "weight_kg": 80.0, "outtime": at(34)}), events_table(*rows)))
+    config = lenient_config(text={"exclusions": "all_but_scores"}, source={"event_time": "stored"})
+    build_partition(source, {"part": 0}, config, Folder(tmp_path), "part-0")
+    texts = pl.DataFrame(Folder(tmp_path).read_table("hours/part-0.parquet"))["state_texts"][0].to_list()
+    assert not any("KDIGO: 3" in text for text in texts[:20]) and "KDIGO: 3" in texts[20]
