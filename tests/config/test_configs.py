@@ -196,7 +196,7 @@ def test_other_doses_are_measured_where_the_claims_are_judged_on_data_with_drugs
     [
         ("name: run".encode("utf-16"), "looks like UTF-16"),
         ("name: run".encode("utf-16-le"), "looks like UTF-16"),
-        (gzip.compress(b"name: run"), "is a compressed file; unpack it"),
+        (gzip.compress(b"name: run", mtime=0), "is a compressed file; unpack it"),
         (lzma.compress(b"name: run"), "is a compressed file; unpack it"),
         (b"name: run\nstorage: a\0b # and text enough that most of it is not a zero byte", "line 2 has a zero byte"),
         (b"name: run\n# caf\xe9", "line 2 is not UTF-8"),
