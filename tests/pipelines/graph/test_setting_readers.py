@@ -49,8 +49,7 @@ _FORECASTS = "context starts horizons num_variables max_stays max_train_stays nu
 _PROBE = "kinds hidden_size dropout learning_rate weight_decay batch_size max_epochs patience"
 
 _TABLE: list[tuple[str, str, str]] = [
-    ("ingest", "source", "kind"),  # and whether there is an extraction
-    ("extract ingest", "source", "subsets max_stays num_partitions"),
+    ("extract ingest", "source", "kind subsets max_stays num_partitions time_zone"),  # the kind also says whether there is an extraction
     ("ingest", "source", "event_time simulator.num_patients simulator.seed simulator.mean_stay_hours simulator.measurement_density"),
     ("ingest", "cohort", _COHORT),
     ("ingest", "split", "fractions seed use_source_split"),
