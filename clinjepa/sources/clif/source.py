@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -17,7 +17,7 @@ from clinjepa.sources.clif.events import read_events
 from clinjepa.sources.clif.extract import SCHEMA_VERSION, Owners, extract_table, whole
 from clinjepa.sources.clif.stays import icu_stays, numbered_hospitalizations, read_stays
 from clinjepa.sources.clif.tables import load_tables, zone_of
-from clinjepa.sources.files.buckets import bucket_of, read_rows_of_bucket
+from clinjepa.sources.files.buckets import PatientBucket, bucket_of, patient_buckets, read_rows_of_bucket
 from clinjepa.sources.readings.cleaning import finish
 from clinjepa.sources.readings.range_losses import Counts
 from clinjepa.sources.schema import SourceTables, TableFile, partition_count
@@ -29,13 +29,6 @@ if TYPE_CHECKING:
     from clinjepa.config.schema import SourceConfig
 
 _CHECK = "tables"
-
-
-class PatientBucket(TypedDict):
-    """A partition: patients of one bucket (see `buckets.bucket_of`), and the last stay id to read (null: all)."""
-
-    bucket: int
-    max_stay_id: int | None
 
 
 class ClifSource:
@@ -67,7 +60,7 @@ class ClifSource:
         return sha.hexdigest()
 
     def check_items(self) -> dict[str, int]:
-        """CLIF has no dictionary of its own items: {}."""
+        """{}: a CLIF data set has no dictionary of items to compare with."""
         return {}
 
     def extractions(self) -> list[TableFile]:
@@ -86,10 +79,7 @@ class ClifSource:
 
     def partitions(self) -> list[PatientBucket]:
         """Buckets with at least one stay; `max_stay_id` is the last stay id read with `max_stays`. Reads two small tables only."""
-        chosen = self._chosen_stays()
-        buckets = chosen.select(bucket_of(pl.col("subject_id"), self._num_buckets()).unique().sort()).to_series().to_list()
-        last = int(chosen["stay_id"].max()) if self._config.max_stays is not None else None  # type: ignore[arg-type]
-        return [{"bucket": bucket, "max_stay_id": last} for bucket in buckets]
+        return patient_buckets(self._chosen_stays(), self._num_buckets(), self._config.max_stays is not None)
 
     def stay_counts(self) -> StayCounts:
         """Number and lengths of the usable stays, out of adt."""
@@ -115,14 +105,12 @@ class ClifSource:
             self._people = numbered_hospitalizations(whole(self._folder, table, self._zone), where, Counter())
         return self._people
 
-    def _chosen_stays(self, counts: Counter[str] | None = None) -> pl.DataFrame:
+    def _chosen_stays(self) -> pl.DataFrame:
         """Usable stays, at most `max_stays` (the first by id)."""
         if self._stays is None:
             table = self._tables["adt"]
             where = f"{self._folder.address}/{table.file}"
-            stays = icu_stays(
-                whole(self._folder, table, self._zone), self._hospitalizations(), where, Counter() if counts is None else counts
-            )
+            stays = icu_stays(whole(self._folder, table, self._zone), self._hospitalizations(), where, Counter())
             if not stays.height:
                 raise SourceError(f"{where}: no ICU stay has an end after its beginning; get the file again")
             self._stays = stays.sort("stay_id").head(self._config.max_stays or stays.height)

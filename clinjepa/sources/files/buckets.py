@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from typing import TypedDict
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -22,6 +23,20 @@ _TURNS = 8
 def bucket_of(subject_id: pl.Expr, num_buckets: int) -> pl.Expr:
     """0 … num_buckets − 1 by Knuth's multiplicative hash: consecutive and evenly spaced ids are distributed evenly, on any machine."""
     return ((subject_id.abs().cast(pl.UInt64) % 2**31 * 2654435761 % 2**32) // 2**8 % num_buckets).cast(pl.Int32)
+
+
+class PatientBucket(TypedDict):
+    """A partition: patients of one bucket (`bucket_of`), and the last stay id to read (null: all)."""
+
+    bucket: int
+    max_stay_id: int | None
+
+
+def patient_buckets(stays: pl.DataFrame, num_buckets: int, is_limited: bool) -> list[PatientBucket]:
+    """Buckets with at least one stay. stays: stay_id, subject_id. is_limited: whether no stay after the last of these is read."""
+    buckets = stays.select(bucket_of(pl.col("subject_id"), num_buckets).unique().sort()).to_series().to_list()
+    last = int(stays["stay_id"].max()) if is_limited else None  # type: ignore[arg-type]
+    return [{"bucket": bucket, "max_stay_id": last} for bucket in buckets]
 
 
 def read_rows_of_bucket(extracted: Folder, table: str, bucket: int, version: int) -> pl.DataFrame:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from clinjepa.errors import SourceError
-from clinjepa.sources.files.buckets import bucket_of
+from clinjepa.sources.files.buckets import PatientBucket, patient_buckets
 from clinjepa.sources.files.csv_rows import CsvFile, parse_times
 from clinjepa.sources.files.csv_stream import ScanPlan, scan
 from clinjepa.sources.mimic_iv.events import read_events
@@ -34,13 +34,6 @@ _DICTIONARIES = ("d_items", "d_labitems")
 _CHECK = "dictionaries"
 _RECORD_VERSION = 2
 _SMALL_MB = 512
-
-
-class PatientBucket(TypedDict):
-    """A partition: patients of one bucket (see `buckets.bucket_of`), and the last stay id to read (null: all)."""
-
-    bucket: int
-    max_stay_id: int | None
 
 
 class MimicIvSource:
@@ -87,10 +80,7 @@ class MimicIvSource:
 
     def partitions(self) -> list[PatientBucket]:
         """Buckets with at least one stay; `max_stay_id` is the last stay id read with `max_stays`. Reads icustays only."""
-        chosen = self._chosen_stays()
-        buckets = chosen.select(bucket_of(pl.col("subject_id"), self._num_buckets()).unique().sort()).to_series().to_list()
-        last = int(chosen["stay_id"].max()) if self._config.max_stays is not None else None  # type: ignore[arg-type]
-        return [{"bucket": bucket, "max_stay_id": last} for bucket in buckets]
+        return patient_buckets(self._chosen_stays(), self._num_buckets(), self._config.max_stays is not None)
 
     def stay_counts(self) -> StayCounts:
         """Number and lengths of the usable stays, out of icustays."""
