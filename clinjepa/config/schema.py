@@ -120,6 +120,9 @@ class SplitConfig(Section):
     use_source_split: bool = False
     """Use the split that comes with the data (MEDS `subject_splits.parquet`) instead of drawing one."""
 
+    everyone: Literal["held_out"] | None = Added(None)
+    """`held_out`: every patient is in held_out and none trains, as `clinjepa score` sets it for patients of another hospital; null draws."""
+
     @model_validator(mode="after")
     def _sums_to_one(self) -> SplitConfig:
         if abs(sum(self.fractions) - 1) > 1e-9 or min(self.fractions) <= 0:

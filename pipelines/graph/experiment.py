@@ -139,6 +139,11 @@ def _data_stages(config: Config, source_digest: str, pool: _Pool, digests: _Dige
     return DataStages(ingest, tokenizer, trajectories, labels, baselines)
 
 
+def extract_definitions() -> str:
+    """Digest of the definitions that an extraction follows."""
+    return _Digests().of("variables.yaml", "maps")
+
+
 def _tasks(config: Config) -> list[str]:
     """Names of all tasks that get labels. Raises ConfigError for a name that is no task."""
     downstream, known = config.evaluation.downstream, list_tasks()
