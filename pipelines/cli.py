@@ -15,6 +15,7 @@ from pipelines.plan import plan
 from pipelines.pretrain import pretrain
 from pipelines.report import report
 from pipelines.run import run
+from pipelines.score import score
 from pipelines.terminal.faults import entered
 from pipelines.terminal.usage import Group
 
@@ -41,7 +42,7 @@ def _options(
     pass
 
 
-for _command in (run, ingest, pretrain, grid, evaluate, report, plan, export):
+for _command in (run, ingest, pretrain, grid, evaluate, report, score, plan, export):
     app.command()(_command)
 app.add_typer(data.app, name="data")
 

@@ -121,7 +121,7 @@ class SplitConfig(Section):
     """Use the split that comes with the data (MEDS `subject_splits.parquet`) instead of drawing one."""
 
     everyone: Literal["held_out"] | None = Added(None)
-    """`held_out`: every patient is in held_out and none trains, as `clinjepa score` sets it for patients of another hospital; null draws."""
+    """`held_out`: every patient is in held_out and none trains; `clinjepa score` sets it for patients of another hospital. null: a draw."""
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> SplitConfig:

@@ -12,6 +12,7 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `added_value/` | what latents add to hand-made features, by share of the training patients |
 | `forecasts/` | measured values of the coming hours with probabilities, and gradient boosting beside them |
 | `roundtrip` | values of an hour read back from its latent |
+| `shift` | how far new patients are from those of the training split |
 | `space` | stays of a split, the training mean latent, diagnostics of collapse |
 | `figures`, `metrics`, `seeds` | a figure with its interval; AUROC, AUPRC and the bootstrap; several seeds as one result |
 | `resampling`, `comparisons` | one bootstrap over patients for many figures; paired differences, Holm, equivalence |
@@ -30,5 +31,6 @@ FORMAT_VERSIONS = {
     "downstream": 4,
     "baselines": 5,
     "added_value": 1,
+    "shift": 1,
 }
 """By kind of stage that this room's code makes; raised when the result changes for the same settings."""

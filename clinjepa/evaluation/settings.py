@@ -142,3 +142,10 @@ class DirectForecastSettings(_Judged):
         """Those of a configuration."""
         named = config.evaluation.forecasts.model_dump(include=set(cls.model_fields))
         return cls(split=config.evaluation.split, **named)
+
+
+class ShiftSettings(_Judged):
+    """Of the comparison of new patients with those that a run was trained on."""
+
+    reach_hours: int = Field(ge=1)
+    """Hours of the longest training window."""

@@ -83,12 +83,11 @@ def _config(folder: Folder, overrides: Sequence[str]) -> Config:
     if not isinstance(raw, dict):
         raise StoreError(f"{where} is no configuration; write the report again with `clinjepa report`")
     raw["storage"] = _storage_of(folder)
-    changed = validated(apply_overrides(raw, list(overrides)), where)
     for override in overrides:
-        section = override.partition("=")[0].partition(".")[0]
-        if section not in ("execution", "source"):
-            raise ConfigError(f"override {override.partition('=')[0]}: a finished run keeps its settings; only execution.* can be set")
-    return changed
+        name = override.partition("=")[0]
+        if not name.startswith("execution."):
+            raise ConfigError(f"override {name}: a finished run keeps its settings; set execution.* here, and source.* of the new data")
+    return validated(apply_overrides(raw, list(overrides)), where)
 
 
 def _storage_of(folder: Folder) -> str:
@@ -125,8 +124,8 @@ def _trials(experiment: Experiment, record: Sequence[TrialRecord], address: str)
         if other := sorted(set(finished["artifacts"].values()) - keys):
             kinds = ", ".join(dict.fromkeys(name.partition("/")[0] for name in other))
             raise StoreError(
-                f"{address}: this clinjepa makes other {kinds} than the run has, because a format version or a clinical definition changed; "
-                "use the version that made the run, or run it again"
+                f"{address}: this clinjepa makes other {kinds} than the run has, because a format version or a clinical definition "
+                "changed; use the version that made the run, or run it again"
             )
         found += own
     return tuple(found)

@@ -59,6 +59,14 @@ def scoring_experiment(run: SavedRun, trials: Sequence[Trial], config: Config, s
     return Experiment(tuple(made.values()), tuple(scored), run.experiment.recipes)
 
 
+def shift_stage(run: SavedRun, experiment: Experiment) -> Stage:
+    """The comparison of the new patients with the training patients of the run's first trial."""
+    windows = run.trials[0].data.trajectories.settings["windows"]
+    settings = {"split": "held_out", "reach_hours": windows["max_hours"]}
+    inputs = {"ingest": experiment.ingest, "trained_on": run.trials[0].data.ingest}
+    return Stage("shift", "new patients and training", settings, inputs)
+
+
 def _data_stages(own: DataStages, config: Config, source_digest: str) -> DataStages:
     """The run's data stages with another source. What the source does not decide is taken from the run's stages as it stands there."""
     source: dict[str, Any] = result_fields(config.source) | {"digest": source_digest}

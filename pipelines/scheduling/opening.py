@@ -12,7 +12,7 @@ from pipelines.graph.artifacts import Artifact
 from pipelines.graph.context import RunContext
 from pipelines.graph.experiment import Experiment
 from pipelines.graph.stage import Stage
-from pipelines.scheduling.preflight import check_before_cluster, check_on_cluster
+from pipelines.scheduling.preflight import check_before_cluster, check_on_cluster, check_storage
 from pipelines.scheduling.progress import console, say_what_is_reused, watch
 from pipelines.scheduling.session import ray_session
 
@@ -32,6 +32,7 @@ def opened(
     debug: bool,
     trains: bool = True,
     writes_report: bool = False,
+    experiment: Experiment | None = None,
 ) -> Iterator[OpenRun]:
     """Check, connect, check the cluster, then show progress until the block ends.
 
@@ -41,12 +42,16 @@ def opened(
         debug: Show Ray's logs.
         trains: False where only data stages run, which need neither the model nor workers.
         writes_report: Also refuse a run folder of another schema version.
+        experiment: The stages, where they do not follow from the configuration alone; the storage alone is then checked before.
 
     Raises:
         ConfigError, StorageError, SourceError, StoreError, CheckpointError: As `check_before_cluster`.
         ResourceError: Ray does not start, or the cluster lacks GPUs.
     """
-    experiment = check_before_cluster(config, trains, writes_report)
+    if experiment is None:
+        experiment = check_before_cluster(config, trains, writes_report)
+    else:
+        check_storage(config)
     stages = list({stage.key: stage for asked in stages_of(experiment) for stage in asked.closure()}.values())
     say_what_is_reused(config, stages)
     with ray_session(config, debug) as context:

@@ -23,6 +23,7 @@ from clinjepa.evaluation.settings import (
     ForecastSettings,
     GeometrySettings,
     RoundtripSettings,
+    ShiftSettings,
 )
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.changed_actions import ChangedActionReader
@@ -98,6 +99,11 @@ def run_added_value_stage(context: RunContext, stage: Stage, artifact: Artifact)
     """Executor of `added_value` stages."""
     settings = AddedValueSettings.model_validate(stage.settings)
     return _evaluate(context, stage, artifact, partial(_added_value, settings, _num_threads(context)))
+
+
+def run_shift_stage(context: RunContext, stage: Stage, artifact: Artifact) -> dict[str, object]:
+    """Executor of `shift` stages."""
+    return _evaluate(context, stage, artifact, partial(_shift, ShiftSettings.model_validate(stage.settings)))
 
 
 def _evaluate(context: RunContext, stage: Stage, artifact: Artifact, measure: _Measure) -> dict[str, object]:
@@ -241,3 +247,9 @@ def _direct_forecasts(settings: DirectForecastSettings, inputs: _Inputs) -> _Out
 
     table = direct_forecasts(inputs["ingest"], inputs["ingest"].read_table("stays.parquet"), settings)
     return _Outcome({"num_windows": table.num_rows, "variables": table.column_names[3:]}, {DIRECT_FILE: table})
+
+
+def _shift(settings: ShiftSettings, inputs: _Inputs) -> _Outcome:
+    from clinjepa.evaluation.shift import measure_shift
+
+    return _Outcome(measure_shift(inputs["ingest"], inputs["trained_on"], settings.reach_hours, split=settings.split))

@@ -1,0 +1,132 @@
+"""`clinjepa score`: a finished run on patients that it never saw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+import typer
+
+from pipelines.terminal.arguments import Debug, run_as_module
+from pipelines.terminal.faults import one_line_errors
+
+if TYPE_CHECKING:
+    from clinjepa.config.schema import SourceConfig
+    from clinjepa.storage import Folder
+    from pipelines.graph.saved_run import SavedRun
+    from pipelines.graph.trial_stages import Trial
+
+
+def score(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run: <storage>/runs/<name>.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings of the new source and of execution, for example source.time_zone=US/Central."),
+    ] = None,
+    source: Annotated[str, typer.Option(help="Format of the new data, as source.kind; the run's own by default.")] = "",
+    path: Annotated[str, typer.Option(help="Where the new data are, as source.path.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the results, <storage>/runs/<name>; by default from the run's and the source's.")] = "",
+    patients: Annotated[
+        Literal["all", "held_out"],
+        typer.Option(help="Score every patient, or those that the run's own rule puts into held_out."),
+    ] = "all",
+    recipe: Annotated[str | None, typer.Option(help="A recipe of the run; the first by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="A seed of the run; all by default.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Score new patients with a finished run, frozen: probabilities and forecasts by hour, and the whole evaluation where outcomes are."""
+    with one_line_errors(debug):
+        score_patients(Scoring(run, tuple(overrides or ()), source, path, name, patients, recipe, seed), debug)
+
+
+class Scoring(NamedTuple):
+    """What `clinjepa score` was asked for; empty texts stand for defaults."""
+
+    run: str
+    overrides: tuple[str, ...] = ()
+    source: str = ""
+    path: str = ""
+    name: str = ""
+    patients: Literal["all", "held_out"] = "all"
+    recipe: str | None = None
+    seed: int | None = None
+
+
+def score_patients(asked: Scoring, debug: bool = False) -> None:
+    """Run the unfinished stages of a scoring and write its report; prints how far the new data are from training before it encodes.
+
+    Raises:
+        StoreError: The run is not finished, of another format, or altered.
+        ConfigError: An override or option cannot be used.
+        SourceError: The new data cannot be read.
+    """
+    from pipelines.graph.planning import source_digest
+    from pipelines.graph.saved_run import open_saved_run
+    from pipelines.graph.scoring import scoring_config, scoring_experiment, shift_stage
+    from pipelines.results.run_report import write_report
+    from pipelines.scheduling.locations import absolute
+    from pipelines.scheduling.opening import opened
+    from pipelines.scheduling.progress import console
+    from pipelines.scheduling.runner import ensure
+    from pipelines.stages.executors import EXECUTORS
+
+    for_execution = [each for each in asked.overrides if not each.startswith("source.")]
+    run = open_saved_run(asked.run, for_execution)
+    trials = _trials(run, asked.recipe, asked.seed)
+    source = _source(asked, run)
+    name = asked.name or f"{run.config.name}-on-{source.name.replace(' ', '_').lower()}"
+    config = absolute(scoring_config(run.config, source, name, asked.patients))
+    experiment = scoring_experiment(run, trials, config, source_digest(config))
+    shift = shift_stage(run, experiment)
+    stages = [
+        shift,
+        *experiment.data_stages,
+        *(stage for trial in experiment.trials for stage in (trial.embed, *trial.evaluations.values())),
+    ]
+    with opened(config, lambda _: stages, debug, writes_report=True, experiment=experiment) as scoring:
+        for stage in (experiment.ingest, shift):
+            ensure(scoring.context, stage, EXECUTORS)
+        for line in _shift_lines(scoring.context.artifact(shift).folder):
+            console.print(line, highlight=False, markup=False)
+        for stage in stages:
+            ensure(scoring.context, stage, EXECUTORS)
+    console.print(f"report: {write_report(config, experiment, scoring.context.run_id)}", highlight=False, markup=False)
+
+
+def _trials(run: SavedRun, recipe: str | None, seed: int | None) -> list[Trial]:
+    """The finished trials that score: of one recipe, by default the first, and of one seed or all."""
+    recipe = run.trials[0].recipe if recipe is None else recipe
+    found = [trial for trial in run.trials if trial.recipe == recipe and seed in (None, trial.seed)]
+    if not found:
+        from clinjepa.errors import ConfigError
+
+        there = ", ".join(dict.fromkeys(trial.name for trial in run.trials))
+        raise ConfigError(f"the run has no finished trial of recipe {recipe}{'' if seed is None else f' with seed {seed}'}; it has {there}")
+    return found
+
+
+def _source(asked: Scoring, run: SavedRun) -> SourceConfig:
+    """The source of the new patients."""
+    from clinjepa.config.load import apply_overrides, validated
+    from clinjepa.errors import ConfigError
+
+    if not asked.source and not asked.path:
+        if asked.patients == "all":
+            raise ConfigError("name the new data: --source KIND --path P; the run's own held-out patients are --patients held_out")
+        raw = {"source": run.config.source.model_dump(mode="json")}
+    else:
+        kind = asked.source or run.config.source.kind
+        raw = {"source": {"kind": kind, "name": kind, **({"path": asked.path} if asked.path else {})}}
+    own = [each for each in asked.overrides if each.startswith("source.")]
+    return validated(apply_overrides(raw, own), "the new source").source
+
+
+def _shift_lines(shift: Folder) -> list[str]:
+    """The comparison of new and training patients, for the terminal."""
+    from clinjepa.evaluation.shift import in_words
+    from pipelines.graph.artifacts import RESULT
+
+    return in_words(shift.read_json(RESULT))
+
+
+if __name__ == "__main__":
+    run_as_module(score, "score")
