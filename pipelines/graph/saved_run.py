@@ -121,11 +121,10 @@ def _trials(experiment: Experiment, record: Sequence[TrialRecord], address: str)
             if (trial.recipe, trial.seed) == (finished["recipe"], finished["seed"]) and dict(trial.point.values) == values
         ]
         keys = {f"{stage.kind}/{stage.key}" for trial in own for stage in trial.stages}
-        if other := sorted(set(finished["artifacts"].values()) - keys):
-            kinds = ", ".join(dict.fromkeys(name.partition("/")[0] for name in other))
+        if other := [name for name in finished["artifacts"].values() if name not in keys]:  # inputs come first
             raise StoreError(
-                f"{address}: this clinjepa makes other {kinds} than the run has, because a format version or a clinical definition "
-                "changed; use the version that made the run, or run it again"
+                f"{address}: this clinjepa makes another {other[0].partition('/')[0]} than the run has ({len(other)} stages in all differ), "
+                "because a format version or a clinical definition changed; use the version that made the run, or run it again"
             )
         found += own
     return tuple(found)
