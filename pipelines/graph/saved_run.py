@@ -123,7 +123,7 @@ def _trials(experiment: Experiment, record: Sequence[TrialRecord], address: str)
         keys = {f"{stage.kind}/{stage.key}" for trial in own for stage in trial.stages}
         if other := [name for name in finished["artifacts"].values() if name not in keys]:  # inputs come first
             raise StoreError(
-                f"{address}: this clinjepa makes another {other[0].partition('/')[0]} than the run has ({len(other)} stages in all differ), "
+                f"{address}: this clinjepa makes another {other[0].partition('/')[0]} than the run has ({len(other)} stages differ), "
                 "because a format version or a clinical definition changed; use the version that made the run, or run it again"
             )
         found += own

@@ -78,7 +78,7 @@ def test_what_is_no_usable_run_is_one_clear_line(tmp_path: Path, monkeypatch: py
         open_saved_run(str(tmp_path / "copied"))
     monkeypatch.setitem(stage_module.FORMAT_VERSIONS, "trajectories", 99)
     with pytest.raises(
-        StoreError, match=r"makes another trajectories than the run has \(\d+ stages in all differ\), because a format version"
+        StoreError, match=r"makes another trajectories than the run has \(\d+ stages differ\), because a format version"
     ):
         open_saved_run(address)
     monkeypatch.undo()
