@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,8 +59,7 @@ class MlpWeights:
 
     def tensors(self) -> dict[str, Tensor]:
         """All numbers by name."""
-        named = {"hidden": self.hidden_HF, "hidden_bias": self.hidden_bias_H, "output": self.output_H, "output_bias": self.output_bias_1}
-        return dict(named)
+        return {"hidden": self.hidden_HF, "hidden_bias": self.hidden_bias_H, "output": self.output_H, "output_bias": self.output_bias_1}
 
 
 @dataclass(frozen=True)
@@ -122,15 +121,14 @@ class FittedProbe:
         Raises:
             ValueError: A tensor is missing, unknown, of another type or shape, or not finite. The message names it.
         """
-        sizes = {
-            name: len(tensors[like]) for name, like in (("F", "mean"), ("H", "hidden_bias")) if like in tensors and tensors[like].dim()
-        }
-        wanted = {name: (dtype, tuple(sizes.get(size, size) for size in shape)) for name, (dtype, shape) in _wanted(kind, output).items()}
+        num_features, hidden_size = (tensors[name].numel() if name in tensors else 0 for name in ("mean", "hidden_bias"))
+        wanted = _wanted(kind, output, num_features, hidden_size)
         if wanted.keys() != tensors.keys():
             raise ValueError(f"its tensors are {', '.join(sorted(tensors))} and not {', '.join(sorted(wanted))}")
         for name, (dtype, shape) in wanted.items():
             if tensors[name].dtype != dtype or tuple(tensors[name].shape) != shape or not bool(torch.isfinite(tensors[name]).all()):
                 raise ValueError(f"its {name} is no finite {dtype} of shape {list(shape)}")
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # aligned, whatever their places in a file
         mean_F, scale_F = (tensors[name].numpy() for name in _STANDARDISER)
         weights = (
             LinearWeights(tensors["weights"].numpy(), float(tensors["intercept"][0]))
@@ -141,19 +139,19 @@ class FittedProbe:
         return cls(Standardiser(mean_F, scale_F), weights, scale)
 
 
-def _wanted(kind: str, output: Output) -> dict[str, tuple[torch.dtype, tuple[int | str, ...]]]:
+def _wanted(kind: str, output: Output, num_features: int, hidden_size: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Type and shape of every tensor of a probe."""
     double, single = torch.float64, torch.float32
-    weights: dict[str, tuple[torch.dtype, tuple[int | str, ...]]] = (
-        {"weights": (double, ("F",)), "intercept": (double, (1,))}
-        if kind == LINEAR
-        else {"hidden": (single, ("H", "F")), "hidden_bias": (single, ("H",)), "output": (single, ("H",)), "output_bias": (single, (1,))}
-    )
-    standardiser: dict[str, tuple[torch.dtype, tuple[int | str, ...]]] = {name: (single, ("F",)) for name in _STANDARDISER}
-    return {**standardiser, **weights, **({"label_scale": (double, (2,))} if output == "number" else {})}
+    wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {name: (single, (num_features,)) for name in _STANDARDISER}
+    if kind == LINEAR:
+        wanted |= {"weights": (double, (num_features,)), "intercept": (double, (1,))}
+    else:
+        wanted |= {"hidden": (single, (hidden_size, num_features)), "output": (single, (hidden_size,))}
+        wanted |= {"hidden_bias": (single, (hidden_size,)), "output_bias": (single, (1,))}
+    return wanted | ({"label_scale": (double, (2,))} if output == "number" else {})
 
 
-def mlp_outputs(x_NF: Tensor, weights: tuple[Tensor, Tensor, Tensor, Tensor], buffer_BH: Tensor) -> np.ndarray:
+def mlp_outputs(x_NF: Tensor, weights: Sequence[Tensor], buffer_BH: Tensor) -> np.ndarray:
     """Outputs [N] without dropout, some rows at a time. buffer_BH: memory for the hidden layer, of at least ROWS_AT_ONCE rows."""
     hidden_HF, bias_H, output_H, bias_1 = weights
     parts = []

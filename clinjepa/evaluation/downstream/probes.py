@@ -51,8 +51,9 @@ def probes_of_tasks(kind: str, x_NF: np.ndarray, tasks: Sequence[ProbeTask], con
 
 
 def number_probes_of_tasks(kind: str, x_NF: np.ndarray, tasks: Sequence[ProbeTask], config: ProbeConfig, seed: int) -> list[FittedProbe]:
-    """Fit the `linear` or `mlp` probe of every task whose labels are numbers; its scores are in the label's unit. The arguments are those of
-    `probes_of_tasks`.
+    """Fit the `linear` or `mlp` probe of every task whose labels are numbers; its scores are in the label's unit.
+
+    The arguments are those of `probes_of_tasks`.
 
     Raises:
         ValueError: A task's training labels are one number only or its tuning is empty: the caller reports a null instead.
