@@ -7,7 +7,7 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `drift`, `drift_windows` | error of autoregressive rollouts by horizon, with two controls and wrong actions; their windows and rollouts |
 | `drift_doses` | rollouts with the recorded actions and other doses |
 | `geometry/` | displacement of deteriorating over stable stays; its estimator; the cohorts |
-| `downstream/` | risk tasks: probes on latents and rollouts |
+| `downstream/` | risk tasks: probes on latents and rollouts, kept for other patients |
 | `baselines/` | what other methods predict at the same points |
 | `added_value/` | what latents add to hand-made features, by share of the training patients |
 | `forecasts/` | measured values of the coming hours with probabilities, and gradient boosting beside them |
@@ -15,6 +15,7 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `shift` | how far new patients are from those of the training split |
 | `space` | stays of a split, the training mean latent, diagnostics of collapse |
 | `figures`, `metrics`, `seeds` | a figure with its interval; AUROC, AUPRC and the bootstrap; several seeds as one result |
+| `finite` | the check that scores are finite |
 | `resampling`, `comparisons` | one bootstrap over patients for many figures; paired differences, Holm, equivalence |
 | `risk/` | calibration, subgroups, alarms and net benefit, from the kept predictions when a report is written |
 | `differences/` | the mean of a difference over tasks; differences between runs |
@@ -28,7 +29,7 @@ FORMAT_VERSIONS = {
     "forecasts": 1,
     "direct_forecasts": 1,
     "geometry": 4,
-    "downstream": 4,
+    "downstream": 5,
     "baselines": 5,
     "added_value": 1,
     "shift": 1,

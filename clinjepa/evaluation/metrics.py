@@ -13,6 +13,7 @@ import scipy.sparse
 
 from clinjepa.errors import EvaluationError
 from clinjepa.evaluation.figures import MIN_INTERVAL_PATIENTS, Figure, figure
+from clinjepa.evaluation.finite import finite_scores as finite_scores
 
 _CHUNK_CELLS = 4_000_000
 """Bootstrap draws times distinct scores held in memory at once (32 MB of float64)."""
@@ -118,18 +119,6 @@ def interval_fault(labels_N: np.ndarray, index_N: np.ndarray) -> str | None:
         if number < MIN_INTERVAL_PATIENTS:
             return f"{number} patient with {kind} label: an interval over patients needs {MIN_INTERVAL_PATIENTS}"
     return None
-
-
-def finite_scores(values: np.ndarray, name: str) -> np.ndarray:
-    """`values` as an array. Raises EvaluationError, with the number but no value, when one of them is NaN or infinite."""
-    values = np.asarray(values)
-    bad = int(values.size - np.isfinite(values).sum())
-    if bad:
-        raise EvaluationError(
-            f"{name} is NaN or infinite ({bad} of {values.size}): the encoder, the predictor or the probe diverged; "
-            "look at the training losses, lower the learning rate and train again"
-        )
-    return values
 
 
 class Ranking:

@@ -33,7 +33,8 @@ SCORES_SCHEMA = pa.schema(
 )
 """Kept scores before the time of their prediction is added (`with_times`)."""
 PREDICTIONS_SCHEMA = pa.schema([*list(SCORES_SCHEMA)[:5], ("prediction_time", pa.timestamp("us")), *list(SCORES_SCHEMA)[5:]])
-"""`predictions.parquet`. boolean_value, float_value: the label of a task with 0/1 labels or with numbers; the other is null.
+"""`predictions.parquet`. boolean_value, float_value: the label of a task with 0/1 labels or with numbers; the other is null,
+and both are where the label is not known.
 predicted_boolean_probability: of a positive label; null where a method's score is no log-odds. predicted_boolean_value: whether it is at
 least 0.5. score: what the figures are computed from: higher means likelier positive; of a task with numbers, the predicted number."""
 MEDS_COLUMNS = ("subject_id", "prediction_time", "boolean_value", "predicted_boolean_value", "predicted_boolean_probability")
@@ -50,12 +51,13 @@ class KeptPredictions:
         self._tables: list[pa.Table] = []
 
     def add(self, task: str, method: str, column: str, scored: Points, scores_N: np.ndarray, meaning: Meaning = "log_odds") -> None:
-        """Add the scores [N] of the scored points of one cell."""
+        """Add the scores [N] of the scored points of one cell. A label that is NaN is not known and becomes null."""
         num, scores_N = len(scored), scores_N.astype(np.float64)
         names = [pa.array([name] * num, pa.string()) for name in (task, method, column)]
         is_number = meaning == "number"
-        truth = pa.nulls(num, pa.bool_()) if is_number else pa.array(scored.label_N > 0.5)
-        number = pa.array(scored.label_N, pa.float32()) if is_number else pa.nulls(num, pa.float32())
+        unknown_N = np.isnan(scored.label_N)
+        truth = pa.nulls(num, pa.bool_()) if is_number else pa.array(scored.label_N > 0.5, mask=unknown_N)
+        number = pa.array(scored.label_N, pa.float32(), mask=unknown_N) if is_number else pa.nulls(num, pa.float32())
         probability = pa.array(_sigmoid(scores_N)) if meaning == "log_odds" else pa.nulls(num, pa.float32())
         values = [truth, number, pc.greater_equal(probability, 0.5), probability]
         self._tables.append(pa.table([*names, scored.stay_N, scored.subject_N, scored.hour_N, *values, scores_N], schema=SCORES_SCHEMA))

@@ -35,6 +35,7 @@ from pipelines.stages.tasks import run_remotely
 
 if TYPE_CHECKING:
     from clinjepa.evaluation.baselines.tuning import Runner
+    from clinjepa.evaluation.downstream.fitted import FittedProbes
     from clinjepa.evaluation.space import Latents
 
 REGRESSION, TUNING, TIMING = "regression.json", "tuning.json", "timing.json"
@@ -50,6 +51,8 @@ class _Outcome:
     tables: Mapping[str, pa.Table] = field(default_factory=dict)
     more: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Further JSON files by name."""
+    probes: FittedProbes | None = None
+    """Probes that the evaluation fitted."""
 
 
 _Measure = Callable[[_Inputs], _Outcome]
@@ -140,6 +143,8 @@ def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _In
         out.write_table(name, with_times(table, inputs["ingest"].read_table("stays.parquet")) if name == PREDICTIONS else table)
     for name, content in outcome.more.items():
         out.write_json(name, content)
+    if outcome.probes is not None:
+        outcome.probes.write(out)
     out.write_json(RESULT, outcome.result)
     return {}
 
@@ -197,7 +202,7 @@ def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
         settings.downstream,
         split=settings.split,
     )
-    return _Outcome(found.tables, {PREDICTIONS: found.predictions}, {REGRESSION: found.regression})
+    return _Outcome(found.tables, {PREDICTIONS: found.predictions}, {REGRESSION: found.regression}, found.probes)
 
 
 def _baselines(settings: BaselineSettings, runner: Runner, inputs: _Inputs) -> _Outcome:

@@ -2,8 +2,8 @@
 
 Each task has its own weights, batches, optimizer and early stopping. The early stopping reads the loss of the task's tuning points:
 log-loss of 0/1 labels, squared error of numbers. One dropout mask, drawn from (seed, epoch, batch), serves all tasks; drawing another for
-each task would take longer than a matrix product. The gradients are written out in this module. The scored points are read once, by the
-best weights. Settings: Clin-JEPA (arXiv 2605.10840), downstream probe.
+each task would take longer than a matrix product. The gradients are written out in this module. The scored points are never read.
+Settings: Clin-JEPA (arXiv 2605.10840), downstream probe.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from clinjepa.config.schema import ProbeConfig
+from clinjepa.evaluation.downstream.fitted_probe import ROWS_AT_ONCE, MlpWeights, mlp_outputs
 from clinjepa.evaluation.downstream.probe_rows import ProbeTask, Standardiser
 from clinjepa.evaluation.metrics import log_loss, squared_error
 
 _CELLS = 64_000_000
 """Standardised features in memory at once, of all tasks that are trained together (256 MB)."""
-_ROWS_AT_ONCE = 4096
-"""Rows of one pass without gradients."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +57,24 @@ def fit_mlps(
     config: ProbeConfig,
     seed: int,
     loss: Loss = LOG_LOSS,
-) -> list[np.ndarray]:
-    """Outputs for the scored rows of every task: log-odds, or predicted numbers; NaN where no epoch had a finite loss.
+) -> list[MlpWeights | None]:
+    """The MLP of every task, with log-odds or numbers as its output; None where no epoch had a finite loss.
 
     Args:
         x_NF: Finite features of all points, float32.
-        tasks: Rows and labels of each task.
+        tasks: Rows of train and tuning, and their labels, of each task.
         standards: Standardisation of each task.
         config: Size and training of the MLPs.
         seed: Of first weights, batches and dropout; every task uses the same.
         loss: What is minimised. Labels of SQUARED_ERROR should be standardised.
     """
-    found: list[np.ndarray] = []
+    found: list[MlpWeights | None] = []
     start = _Start(_first_weights(x_NF.shape[1], config.hidden_size, seed), config, seed, loss)
     with torch.no_grad():
         for group in _groups(tasks, x_NF.shape[1]):
             members = [_Training(x_NF, tasks[place], standards[place], start) for place in group]
             _train_in_step(members, start)
-            found += [member.scores(x_NF, tasks[place], standards[place]) for place, member in zip(group, members, strict=True)]
+            found += [member.fitted() for member in members]
     return found
 
 
@@ -102,7 +101,7 @@ def _first_weights(num_features: int, hidden_size: int, seed: int) -> list[Tenso
 def _train_in_step(members: Sequence[_Training], start: _Start) -> None:
     """Train every member until its tuning loss stops to improve; an epoch of one is an epoch of all that still train."""
     config = start.config
-    buffer_BH = torch.empty(max(config.batch_size, _ROWS_AT_ONCE), config.hidden_size)
+    buffer_BH = torch.empty(max(config.batch_size, ROWS_AT_ONCE), config.hidden_size)
     for epoch in range(config.max_epochs):
         active = [member for member in members if member.waited <= config.patience]
         batches = [member.batches() for member in active]
@@ -156,25 +155,12 @@ class _Training:
 
     def end_epoch(self, buffer_BH: Tensor) -> None:
         """Keep the weights if they are the best on the tuning rows, else count the epoch as waited."""
-        loss = self.loss.mean(self.tuning_y_N, _outputs(self.tuning_NF, self.weights, buffer_BH))
+        loss = self.loss.mean(self.tuning_y_N, mlp_outputs(self.tuning_NF, self.weights, buffer_BH))
         if loss < self.best_loss:
             self.best_loss, self.waited, self.best = loss, 0, [weight.clone() for weight in self.weights]
         else:
             self.waited += 1
 
-    def scores(self, x_NF: np.ndarray, task: ProbeTask, standardise: Standardiser) -> np.ndarray:
-        """Outputs for the scored rows by the best weights."""
-        if self.best is None:
-            return np.full(len(task.scored_N), np.nan)
-        buffer_BH = torch.empty(_ROWS_AT_ONCE, len(self.best[1]))
-        return _outputs(torch.from_numpy(standardise(x_NF[task.scored_N])), self.best, buffer_BH).astype(np.float64)
-
-
-def _outputs(x_NF: Tensor, weights: Sequence[Tensor], buffer_BH: Tensor) -> np.ndarray:
-    """Outputs [N] without dropout, some rows at a time. buffer_BH: memory for the hidden layer."""
-    hidden_HF, bias_H, output_H, bias_1 = weights
-    parts = []
-    for part_BF in x_NF.split(_ROWS_AT_ONCE):
-        hidden_BH = torch.addmm(bias_H, part_BF, hidden_HF.T, out=buffer_BH[: len(part_BF)]).relu_()
-        parts.append(hidden_BH @ output_H + bias_1)
-    return np.asarray(torch.cat(parts).numpy())
+    def fitted(self) -> MlpWeights | None:
+        """The best weights; None where no epoch had a finite loss."""
+        return None if self.best is None else MlpWeights(*self.best)

@@ -28,16 +28,19 @@ COLUMNS = ("history_only", "actions_carried_forward", "recorded_actions")
 WINDOW_START_HOURS = 12
 """A history that must be cut begins at a multiple of this many hours."""
 _STAYS_AT_ONCE = 128
+_BATCH_SIZE = 64
+"""Most sequences, and points, in one forward pass."""
 _Stay = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class PointFeatures:
-    """Vectors per point, float32: history_NF, and the futures carried_NG (actions carried forward) and recorded_NG."""
+    """Vectors per point, float32: history_NF, and the futures carried_NG (actions carried forward) and recorded_NG; None where a future
+    was not computed."""
 
     history_NF: np.ndarray
-    carried_NG: np.ndarray
-    recorded_NG: np.ndarray
+    carried_NG: np.ndarray | None
+    recorded_NG: np.ndarray | None
     cut_N: np.ndarray
     """Points whose history begins after hour 0 of the stay."""
 
@@ -46,7 +49,20 @@ class PointFeatures:
         if name == "history_only":
             return self.history_NF
         future_NG = {"actions_carried_forward": self.carried_NG, "recorded_actions": self.recorded_NG}[name]
+        if future_NG is None:
+            raise ValueError(f"the rollouts of {name} were not computed")
         return np.concatenate([self.history_NF, future_NG], axis=1)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is computed at every point."""
+
+    rollout_hours: int
+    pooling: str
+    recorded: tuple[bool, ...]
+    """Rollouts of a point: False with the last known action repeated, True with the recorded actions."""
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,7 @@ def point_features(
     *,
     rollout_hours: int,
     pooling: str,
-    batch_size: int = 64,
+    batch_size: int = _BATCH_SIZE,
 ) -> PointFeatures:
     """Features of N >= 1 points, computed on the predictor's device.
 
@@ -89,27 +105,59 @@ def point_features(
     Raises:
         ConfigError: The rollout leaves no room for a history within the windows that the predictor was trained on.
     """
-    most = _hours_with_trained_positions(predictor, pooling)
-    max_history = most - rollout_hours
+    return _computed(predictor, latents, stay_N, hour_N, _Request(rollout_hours, pooling, (False, True), batch_size))
+
+
+def known_features(
+    predictor: Predictor,
+    latents: Latents,
+    stay_N: np.ndarray,
+    hour_N: np.ndarray,
+    *,
+    rollout_hours: int,
+    pooling: str,
+    carried: bool = True,
+) -> PointFeatures:
+    """The features of `point_features` that are known at the prediction hour: without the rollouts of recorded actions.
+
+    Of each stay the hours up to its last point are read. carried: whether rollouts with the last known action are computed; the other
+    arguments and the errors are those of `point_features`.
+    """
+    return _computed(predictor, latents, stay_N, hour_N, _Request(rollout_hours, pooling, (False,) if carried else (), _BATCH_SIZE))
+
+
+def _computed(predictor: Predictor, latents: Latents, stay_N: np.ndarray, hour_N: np.ndarray, asked: _Request) -> PointFeatures:
+    most = _hours_with_trained_positions(predictor, asked.pooling)
+    max_history = most - asked.rollout_hours
     if max_history < 1:
         raise ConfigError(
-            f"evaluation.downstream.rollout_hours={rollout_hours} leaves no history inside the {most} h that the predictor was trained "
-            "to read and predict; shorten it"
+            f"evaluation.downstream.rollout_hours={asked.rollout_hours} leaves no history inside the {most} h that the predictor was "
+            "trained to read and predict; shorten it"
         )
     predictor = predictor.eval()
     columns: list[np.ndarray] = []
     cut_N = np.zeros(len(stay_N), dtype=bool)
     for stay_ids, windows in _chunks(stay_N, hour_N, max_history):
-        known = {stay_id: latents.stay(stay_id) for stay_id in stay_ids}
-        for sequences in _batches_of_sequences(windows, batch_size):
-            for window, vectors in _features(predictor, known, sequences, rollout_hours, pooling, batch_size):
+        known = _known(latents, stay_ids, windows, whole=True in asked.recorded)
+        for sequences in _batches_of_sequences(windows, asked.batch_size):
+            for window, vectors in _features(predictor, known, sequences, asked):
                 if not columns:
                     columns = [np.zeros((len(stay_N), len(vector)), dtype=np.float32) for vector in vectors]
                 for column, vector in zip(columns, vectors, strict=True):
                     column[window.point] = vector
                 cut_N[window.point] = window.start > 0
-    history_NF, carried_NG, recorded_NG = columns
-    return PointFeatures(history_NF, carried_NG, recorded_NG, cut_N)
+    futures = dict(zip(asked.recorded, columns[1:], strict=True))
+    return PointFeatures(columns[0], futures.get(False), futures.get(True), cut_N)
+
+
+def _known(latents: Latents, stay_ids: list[int], windows: list[_Window], whole: bool) -> dict[int, _Stay]:
+    """Latents of the stays: of all hours, or of those up to the last point."""
+    if whole:
+        return {stay_id: latents.stay(stay_id) for stay_id in stay_ids}
+    stop: dict[int, int] = {}
+    for window in windows:
+        stop[window.stay_id] = max(window.stop, stop.get(window.stay_id, 0))
+    return {stay_id: latents.stay(stay_id, 0, stop[stay_id]) for stay_id in stay_ids}
 
 
 def rollout_that_fits(predictor: Predictor, wanted_hours: int, pooling: str) -> int:
@@ -151,14 +199,10 @@ def _batches_of_sequences(windows: list[_Window], batch_size: int) -> Iterator[l
 
 
 def _features(
-    predictor: Predictor,
-    known: dict[int, _Stay],
-    sequences: list[list[_Window]],
-    rollout_hours: int,
-    pooling: str,
-    batch_size: int,
+    predictor: Predictor, known: dict[int, _Stay], sequences: list[list[_Window]], asked: _Request
 ) -> Iterator[tuple[_Window, tuple[np.ndarray, ...]]]:
-    """(window, (history_F, carried_G, recorded_G)) of every window of a batch of sequences."""
+    """(window, (history_F, each rollout that is asked for _G)) of every window of a batch of sequences."""
+    pooling, rollout_hours, batch_size = asked.pooling, asked.rollout_hours, asked.batch_size
     device = next(predictor.parameters()).device
     lengths = [max(window.last for window in sequence) + 1 for sequence in sequences]
     dim = len(known[sequences[0][0].stay_id][0])
@@ -185,12 +229,12 @@ def _features(
             # points are sorted by `last`, so the batch's last point needs the most hours
             seen = _rows(cache, row_P, num_hours=batch[-1][1].last + 1).up_to(last_P)
             futures = []
-            for recorded in (False, True):
+            for recorded in asked.recorded:
                 actions = [_next_actions(known[window.stay_id][2], window, rollout_hours, recorded) for _, window in batch]
                 actions_PHD = torch.from_numpy(np.stack(actions)).to(device)
                 futures.append(_future(predictor, seen, pred_BTD[row_P, last_P][:, None], actions_PHD, pooling))
-            for (_, window), history_F, carried_G, recorded_G in zip(batch, history_PF, *futures, strict=True):
-                yield window, (history_F, carried_G, recorded_G)
+            for (_, window), *vectors in zip(batch, history_PF, *futures, strict=True):
+                yield window, tuple(vectors)
 
 
 def _future(predictor: Predictor, cache: Cache, state_P1D: torch.Tensor, actions_PHD: torch.Tensor, pooling: str) -> np.ndarray:

@@ -53,7 +53,7 @@ TaskTables = dict[str, dict[str, MethodTable]]
 @dataclass(frozen=True)
 class Points:
     """Prediction points, sorted by (stay, hour): stay_N int64, hour_N int32, label_N, subject_N, split_N. A label is 0 or 1,
-    or a number where the task is a regression."""
+    or a number where the task is a regression; NaN where it is not known."""
 
     stay_N: np.ndarray
     hour_N: np.ndarray
@@ -99,8 +99,7 @@ def prediction_points(labels: pa.Table, stays: pa.Table, task: Task, settings: P
     hour_N = joined["hour"].to_numpy().astype(np.int32)
     kept_N = hour_N < joined["num_hours"].to_numpy()
     if task.is_hourly:
-        first = settings.min_history_hours - 1
-        kept_N &= (hour_N >= first) & ((hour_N - first) % settings.hourly_stride == 0)
+        kept_N &= on_stride(hour_N, settings)
     return Points(
         joined["stay_id"].to_numpy(),
         hour_N,
@@ -108,6 +107,12 @@ def prediction_points(labels: pa.Table, stays: pa.Table, task: Task, settings: P
         joined["subject_id"].to_numpy(),
         np.asarray(joined["split"].to_pylist(), dtype=object),
     ).where(kept_N)
+
+
+def on_stride(hour_N: np.ndarray, settings: PointSettings) -> np.ndarray:
+    """Hours at which hourly tasks are predicted."""
+    first = settings.min_history_hours - 1
+    return np.asarray((hour_N >= first) & ((hour_N - first) % settings.hourly_stride == 0))
 
 
 def union(several: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, list[tuple[Points, np.ndarray]]]:
@@ -121,12 +126,19 @@ def union(several: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, list[tuple
 def why_not(points: Points, split: str, min_positives: int) -> str | None:
     """Why a task cannot be estimated, or None: too few patients of a class in train or `split`, or no points in tuning."""
     for name in ("train", split):
-        part = points.of(name)
-        for kind, number in (("a positive", part.num_positive_patients), ("a negative", part.num_negative_patients)):
-            if number < min_positives:
-                return f"{number} patients with {kind} label in {name}; at least {min_positives} are needed"
+        if (reason := too_few_of_a_class(points, name, min_positives)) is not None:
+            return reason
     if not len(points.of("tuning")):
         return "no prediction points in tuning to choose a model on"
+    return None
+
+
+def too_few_of_a_class(points: Points, split: str, min_positives: int) -> str | None:
+    """Which class has too few patients in a split, as a sentence; None where both have enough."""
+    part = points.of(split)
+    for kind, number in (("a positive", part.num_positive_patients), ("a negative", part.num_negative_patients)):
+        if number < min_positives:
+            return f"{number} patients with {kind} label in {split}; at least {min_positives} are needed"
     return None
 
 

@@ -7,7 +7,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 
 from clinjepa.clinical import Task
-from clinjepa.evaluation.downstream.prediction_points import Points, why_not
+from clinjepa.evaluation.downstream.prediction_points import Points, too_few_of_a_class, why_not
 from clinjepa.evaluation.figures import Figure
 from clinjepa.evaluation.metrics import finite_scores
 from clinjepa.evaluation.resampling import PatientBootstrap, ratio
@@ -68,19 +68,29 @@ def why_not_estimable(task: Task, points: Points, split: str, min_patients: int)
     return (why_not if task.is_classification else why_no_regression)(points, split, min_patients)
 
 
+def why_not_scored(task: Task, points: Points, split: str, min_patients: int) -> str | None:
+    """Why a task whose model is fitted already has no figures, or None: too few patients in `split`, of each class where labels are 0 or 1.
+    The arguments are those of `why_not_estimable`; points of other splits are not read."""
+    return (too_few_of_a_class if task.is_classification else _too_few)(points, split, min_patients)
+
+
 def why_no_regression(points: Points, split: str, min_patients: int) -> str | None:
     """Why a regression task cannot be estimated, or None: too few patients in train or `split`, one number as the label of all training
     points, or no points in tuning."""
     for name in ("train", split):
-        number = len(np.unique(points.of(name).subject_N))
-        if number < min_patients:
-            return f"{number} patients with a label in {name}; at least {min_patients} are needed"
+        if (reason := _too_few(points, name, min_patients)) is not None:
+            return reason
     train = points.of("train")
     if _same_number(train):
         return f"all {len(train)} labels in train are the same number: nothing can be learnt from them"
     if not len(points.of("tuning")):
         return "no prediction points in tuning to choose a model on"
     return None
+
+
+def _too_few(points: Points, split: str, min_patients: int) -> str | None:
+    number = len(np.unique(points.of(split).subject_N))
+    return f"{number} patients with a label in {split}; at least {min_patients} are needed" if number < min_patients else None
 
 
 def _same_number(points: Points) -> bool:
