@@ -13,6 +13,7 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `forecasts/` | measured values of the coming hours with probabilities, and gradient boosting beside them |
 | `roundtrip` | values of an hour read back from its latent |
 | `space` | stays of a split, the training mean latent, diagnostics of collapse |
+| `fitted_files` | files of what an evaluation fitted, read again without training data |
 | `figures`, `metrics`, `seeds` | a figure with its interval; AUROC, AUPRC and the bootstrap; several seeds as one result |
 | `resampling`, `comparisons` | one bootstrap over patients for many figures; paired differences, Holm, equivalence |
 | `risk/` | calibration, subgroups, alarms and net benefit, from the kept predictions when a report is written |
@@ -22,9 +23,9 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 """
 
 FORMAT_VERSIONS = {
-    "roundtrip": 1,
-    "drift": 2,
-    "forecasts": 1,
+    "roundtrip": 2,
+    "drift": 3,
+    "forecasts": 2,
     "direct_forecasts": 1,
     "geometry": 4,
     "downstream": 4,

@@ -43,12 +43,13 @@ _Inputs = dict[str, Folder]
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What an evaluation writes: its result as JSON, and the tables behind it by file name."""
+    """What an evaluation writes: its result as JSON, the tables behind it by file name, and files of what it fitted by name."""
 
     result: Mapping[str, object]
     tables: Mapping[str, pa.Table] = field(default_factory=dict)
     more: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Further JSON files by name."""
+    fitted: Mapping[str, bytes] = field(default_factory=dict)
 
 
 _Measure = Callable[[_Inputs], _Outcome]
@@ -119,6 +120,7 @@ def _encoder_of(context: RunContext, stage: Stage) -> _Inputs:
 def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _Inputs, out: Folder) -> dict[str, object]:
     import torch
 
+    from clinjepa.evaluation.fitted_files import write_files
     from clinjepa.evaluation.predictions import PREDICTIONS, with_times
     from clinjepa.model.pretrained.identity import check_predictor, encoder_digest
 
@@ -134,6 +136,7 @@ def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _In
         out.write_table(name, with_times(table, inputs["ingest"].read_table("stays.parquet")) if name == PREDICTIONS else table)
     for name, content in outcome.more.items():
         out.write_json(name, content)
+    write_files(out, outcome.fitted)
     out.write_json(RESULT, outcome.result)
     return {}
 
@@ -141,6 +144,8 @@ def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _In
 def _drift(settings: DriftSettings, inputs: _Inputs) -> _Outcome:
     from clinjepa.evaluation.drift import evaluate_drift
     from clinjepa.evaluation.drift_doses import LatentsWithDoses
+    from clinjepa.evaluation.fitted_files import mean_files
+    from clinjepa.evaluation.space import train_mean_latent
     from clinjepa.model.predictor import load_predictor
 
     stays = inputs["ingest"].read_table("stays.parquet")
@@ -150,7 +155,9 @@ def _drift(settings: DriftSettings, inputs: _Inputs) -> _Outcome:
         changed = ChangedActionReader(inputs["other_doses"])
         changed.check_encoder(recorded.encoder_digest, inputs["latents"].address)
         latents = LatentsWithDoses(recorded, changed)
-    return _Outcome(evaluate_drift(predictor, latents, stays, settings.drift, split=settings.split))
+    mean_D = train_mean_latent(recorded, stays)
+    result = evaluate_drift(predictor, latents, stays, settings.drift, split=settings.split, mean_D=mean_D)
+    return _Outcome(result, fitted=mean_files(mean_D))
 
 
 def _geometry(settings: GeometrySettings, inputs: _Inputs) -> _Outcome:
@@ -169,10 +176,12 @@ def _geometry(settings: GeometrySettings, inputs: _Inputs) -> _Outcome:
 
 
 def _roundtrip(settings: RoundtripSettings, inputs: _Inputs) -> _Outcome:
-    from clinjepa.evaluation.roundtrip import evaluate_roundtrip
+    from clinjepa.evaluation.roundtrip import evaluate_roundtrip, fit_roundtrip
 
-    stays = inputs["ingest"].read_table("stays.parquet")
-    return _Outcome(evaluate_roundtrip(LatentReader(inputs["latents"]), inputs["ingest"], stays, settings.num_hours, split=settings.split))
+    latents, ingest, stays = LatentReader(inputs["latents"]), inputs["ingest"], inputs["ingest"].read_table("stays.parquet")
+    fitted = fit_roundtrip(latents, ingest, stays, settings.num_hours)
+    result = evaluate_roundtrip(latents, ingest, stays, settings.num_hours, split=settings.split, fitted=fitted)
+    return _Outcome(result, fitted=fitted.files())
 
 
 def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
@@ -233,7 +242,8 @@ def _forecasts(settings: ForecastSettings, inputs: _Inputs) -> _Outcome:
         inputs["direct"].read_table(DIRECT_FILE),
     )
     found = evaluate_forecasts(read, load_tasks(settings.event_tasks), settings.forecasts, split=settings.split)
-    return _Outcome(found.result, {FORECASTS_FILE: found.forecasts, EVENTS_FILE: found.events})
+    fitted = found.forecaster.files() if found.forecaster is not None else {}
+    return _Outcome(found.result, {FORECASTS_FILE: found.forecasts, EVENTS_FILE: found.events}, fitted=fitted)
 
 
 def _direct_forecasts(settings: DirectForecastSettings, inputs: _Inputs) -> _Outcome:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clinjepa.evaluation.downstream.prediction_points import Points
+if TYPE_CHECKING:
+    from clinjepa.evaluation.downstream.prediction_points import Points
 
 CUT = 10.0
 """Standard deviations at which a standardised value is cut."""
