@@ -31,11 +31,12 @@ def score(
     ] = "all",
     recipe: Annotated[str | None, typer.Option(help="A recipe of the run; the first by default.")] = None,
     seed: Annotated[int | None, typer.Option(help="A seed of the run; all by default.")] = None,
+    evaluation: Annotated[bool, typer.Option(help="Evaluate the run on the new patients too, where they have outcomes.")] = True,
     debug: Debug = False,
 ) -> None:
     """Score new patients with a finished run, frozen: probabilities and forecasts by hour, and the whole evaluation where outcomes are."""
     with one_line_errors(debug):
-        score_patients(Scoring(run, tuple(overrides or ()), source, path, name, patients, recipe, seed), debug)
+        score_patients(Scoring(run, tuple(overrides or ()), source, path, name, patients, recipe, seed, evaluation), debug)
 
 
 class Scoring(NamedTuple):
@@ -49,6 +50,7 @@ class Scoring(NamedTuple):
     patients: Literal["all", "held_out"] = "all"
     recipe: str | None = None
     seed: int | None = None
+    evaluation: bool = True
 
 
 def score_patients(asked: Scoring, debug: bool = False) -> None:
@@ -61,7 +63,7 @@ def score_patients(asked: Scoring, debug: bool = False) -> None:
     """
     from pipelines.graph.planning import source_digest
     from pipelines.graph.saved_run import open_saved_run
-    from pipelines.graph.scoring import scoring_config, scoring_experiment, shift_stage
+    from pipelines.graph.scoring import score_stage, scoring_config, scoring_experiment, shift_stage
     from pipelines.results.run_report import write_report
     from pipelines.scheduling.locations import absolute
     from pipelines.scheduling.opening import opened
@@ -77,19 +79,19 @@ def score_patients(asked: Scoring, debug: bool = False) -> None:
     config = absolute(scoring_config(run.config, source, name, asked.patients))
     experiment = scoring_experiment(run, trials, config, source_digest(config))
     shift = shift_stage(run, experiment)
-    stages = [
-        shift,
-        *experiment.data_stages,
-        *(stage for trial in experiment.trials for stage in (trial.embed, *trial.evaluations.values())),
-    ]
-    with opened(config, lambda _: stages, debug, writes_report=True, experiment=experiment) as scoring:
-        for stage in (experiment.ingest, shift):
-            ensure(scoring.context, stage, EXECUTORS)
-        for line in _shift_lines(scoring.context.artifact(shift).folder):
-            console.print(line, highlight=False, markup=False)
+    scores = {trial.name: score_stage(trial) for trial in experiment.trials}
+    judged = [stage for trial in experiment.trials for stage in trial.evaluations.values()] if asked.evaluation else []
+    stages = [experiment.ingest, shift, *scores.values(), experiment.labels, *judged]
+    with opened(config, lambda _: stages, debug, writes_report=asked.evaluation, experiment=experiment) as scoring:
         for stage in stages:
             ensure(scoring.context, stage, EXECUTORS)
-    console.print(f"report: {write_report(config, experiment, scoring.context.run_id)}", highlight=False, markup=False)
+            if stage is shift:
+                for line in _shift_lines(scoring.context.artifact(shift).folder):
+                    console.print(line, highlight=False, markup=False)
+    for name, stage in scores.items():
+        console.print(f"scores of {name}: {scoring.context.artifact(stage).folder.address}", highlight=False, markup=False)
+    if asked.evaluation:
+        console.print(f"report: {write_report(config, experiment, scoring.context.run_id)}", highlight=False, markup=False)
 
 
 def _trials(run: SavedRun, recipe: str | None, seed: int | None) -> list[Trial]:

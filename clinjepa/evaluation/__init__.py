@@ -12,8 +12,10 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 | `added_value/` | what latents add to hand-made features, by share of the training patients |
 | `forecasts/` | measured values of the coming hours with probabilities, and gradient boosting beside them |
 | `roundtrip` | values of an hour read back from its latent |
+| `scores` | probabilities and forecasts of new patients, by a run that is finished |
 | `shift` | how far new patients are from those of the training split |
 | `space` | stays of a split, the training mean latent, diagnostics of collapse |
+| `fitted_files` | files of what an evaluation fitted, read again without training data |
 | `figures`, `metrics`, `seeds` | a figure with its interval; AUROC, AUPRC and the bootstrap; several seeds as one result |
 | `finite` | the check that scores are finite |
 | `resampling`, `comparisons` | one bootstrap over patients for many figures; paired differences, Holm, equivalence |
@@ -24,14 +26,15 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 """
 
 FORMAT_VERSIONS = {
-    "roundtrip": 1,
-    "drift": 2,
-    "forecasts": 1,
+    "roundtrip": 2,
+    "drift": 3,
+    "forecasts": 2,
     "direct_forecasts": 1,
     "geometry": 4,
     "downstream": 5,
     "baselines": 5,
     "added_value": 1,
     "shift": 1,
+    "scores": 1,
 }
 """By kind of stage that this room's code makes; raised when the result changes for the same settings."""

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from clinjepa.config.schema import DriftConfig
+from clinjepa.errors import EvaluationError
 from clinjepa.evaluation.drift_doses import OTHER_DOSES, DoseHorizon, LatentsWithDoses, OtherDoses, dose_horizon, fed_before, other_doses
 from clinjepa.evaluation.drift_windows import CONTROLS, MODEL, WRONG_ACTIONS, Measured, Windows, drift_windows, measure_windows
 from clinjepa.evaluation.figures import Figure
@@ -37,6 +38,8 @@ MIN_PATIENTS = 5
 """A horizon that fewer patients reach is not reported."""
 MIN_HEADLINE_PATIENTS = 30
 """The drift of a context is that of the longest horizon with this many patients, or of the longest horizon where none has as many."""
+BATCH_SIZE = 64
+"""Windows of one rollout."""
 _NO_REFERENCE = "the reference error is zero: the latents are constant"
 
 
@@ -113,7 +116,7 @@ def evaluate_drift(
     *,
     split: str = "held_out",
     seed: int = 0,
-    batch_size: int = 64,
+    mean_D: np.ndarray | None = None,
 ) -> dict[str, ContextDrift]:
     """{context in hours: drift curves}, computed on the predictor's device. No position is read that training could not reach.
 
@@ -125,12 +128,18 @@ def evaluate_drift(
         settings: Contexts, starts, horizons and number of bootstrap draws.
         split: The split that is evaluated.
         seed: Seed of the bootstrap, of the training mean's sample, and of the draw of other patients' actions.
-        batch_size: Windows of one rollout.
+        mean_D: Training mean latent that an earlier evaluation kept (`fitted_files.read_mean`); then no training stay is read. None: it is
+            computed from the training stays.
 
     Raises:
-        EvaluationError: A prediction is NaN or infinite.
+        EvaluationError: A prediction is NaN or infinite, or the mean latent has another width.
     """
-    mean_D = train_mean_latent(latents, stays, seed=seed)
+    if mean_D is None:
+        mean_D = train_mean_latent(latents, stays, seed=seed)
+    if mean_D.shape != (latents.dim,):
+        raise EvaluationError(
+            f"the training mean latent has {len(mean_D)} values, the latents {latents.dim}; give that of the same encoder"
+        )
     chosen = stays_of(stays, split)
     predictor = predictor.eval()
     wanted = sorted({1, *settings.horizons})
@@ -142,7 +151,7 @@ def evaluate_drift(
         if not reached:
             result[str(context)] = _unreached(unreached, _too_few(predictor, context, 1))
             continue
-        measured = measure_windows(predictor, latents, windows, reached, mean_D, seed, batch_size)
+        measured = measure_windows(predictor, latents, windows, reached, mean_D, seed, BATCH_SIZE)
         draws = PatientBootstrap(windows.subject_W, settings.num_bootstrap, seed)
         figures = _Context(windows, reached, measured, draws, latents.dim)
         found = figures.result()

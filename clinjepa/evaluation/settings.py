@@ -149,3 +149,10 @@ class ShiftSettings(_Judged):
 
     reach_hours: int = Field(ge=1)
     """Hours of the longest training window."""
+
+
+class ScoreSettings(Section):
+    """Of the scores of new patients; all else stands in what the run fitted."""
+
+    event_tasks: list[str]
+    """Early-event tasks whose probability is computed from the forecasts."""

@@ -21,11 +21,11 @@ from pipelines.graph.saved_run import SavedRun
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import DataStages, Trial
 
+FITTED = "fitted"
+"""Input of an evaluation of other patients: the run's evaluation, which fitted its parts."""
 Patients = Literal["all", "held_out"]
 """Who is scored: every patient of the new data; or the patients that the run's own rule puts into held_out, for data that hold its training
 patients as well."""
-FITTED = "fitted"
-"""Input of an evaluation that holds what the run fitted."""
 _WITH_PREDICTOR = ("drift", "downstream", "forecasts")
 _WITH_LABELS = ("geometry", "downstream", "forecasts")
 
@@ -67,6 +67,22 @@ def shift_stage(run: SavedRun, experiment: Experiment) -> Stage:
     return Stage("shift", "new patients and training", settings, inputs)
 
 
+def score_stage(trial: Trial) -> Stage:
+    """Probabilities and forecasts of the new patients by a trial of `scoring_experiment`."""
+    downstream, forecasts = trial.evaluations["downstream"], trial.evaluations.get("forecasts")
+    inputs = {
+        "latents": trial.embed,
+        "ingest": trial.data.ingest,
+        "predictor": downstream.inputs["predictor"],
+        "probes": downstream.inputs[FITTED],
+    }
+    events: list[str] = []
+    if forecasts is not None:
+        inputs["forecaster"] = forecasts.inputs[FITTED]
+        events = forecasts.settings["event_tasks"]
+    return Stage("scores", "scores", {"event_tasks": events}, inputs)
+
+
 def _data_stages(own: DataStages, config: Config, source_digest: str) -> DataStages:
     """The run's data stages with another source. What the source does not decide is taken from the run's stages as it stands there."""
     source: dict[str, Any] = result_fields(config.source) | {"digest": source_digest}
@@ -102,6 +118,8 @@ def _scored(trial: Trial, data: DataStages, config: Config) -> Trial:
             other = own.inputs["other_doses"]
             changed = other.inputs | {"trajectories": data.trajectories, "ingest": data.ingest}
             inputs["other_doses"] = Stage("shifted_actions", "other doses", other.settings | {"split": "held_out"}, changed)
+        if "direct" in own.inputs and data.ingest.key == own.inputs["ingest"].key:
+            inputs["direct"] = own.inputs["direct"]  # forecasts of these very patients by gradient boosting
         if name == "geometry":
             del inputs[FITTED]  # nothing of it is fitted on other patients
         evaluations[name] = Stage(own.kind, own.label.partition(" · ")[0], own.settings | {"split": config.evaluation.split}, inputs)

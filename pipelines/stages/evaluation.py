@@ -30,6 +30,7 @@ from clinjepa.trajectory.tokens.changed_actions import ChangedActionReader
 from clinjepa.trajectory.tokens.latent_store import LatentReader
 from pipelines.graph.artifacts import RESULT, Artifact
 from pipelines.graph.context import RunContext
+from pipelines.graph.scoring import FITTED
 from pipelines.graph.stage import Stage
 from pipelines.stages.tasks import run_remotely
 
@@ -45,7 +46,7 @@ _Inputs = dict[str, Folder]
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What an evaluation writes: its result as JSON, and the tables behind it by file name."""
+    """What an evaluation writes: its result as JSON, the tables behind it by file name, and files of what it fitted by name."""
 
     result: Mapping[str, object]
     tables: Mapping[str, pa.Table] = field(default_factory=dict)
@@ -53,6 +54,8 @@ class _Outcome:
     """Further JSON files by name."""
     probes: FittedProbes | None = None
     """Probes that the evaluation fitted."""
+    fitted: Mapping[str, bytes] = field(default_factory=dict)
+    """Files of what else it fitted, by name."""
 
 
 _Measure = Callable[[_Inputs], _Outcome]
@@ -128,6 +131,7 @@ def _encoder_of(context: RunContext, stage: Stage) -> _Inputs:
 def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _Inputs, out: Folder) -> dict[str, object]:
     import torch
 
+    from clinjepa.evaluation.fitted_files import write_files
     from clinjepa.evaluation.predictions import PREDICTIONS, with_times
     from clinjepa.model.pretrained.identity import check_predictor, encoder_digest
 
@@ -145,6 +149,7 @@ def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _In
         out.write_json(name, content)
     if outcome.probes is not None:
         outcome.probes.write(out)
+    write_files(out, outcome.fitted)
     out.write_json(RESULT, outcome.result)
     return {}
 
@@ -152,6 +157,8 @@ def _write_result(measure: _Measure, threads: int, inputs: _Inputs, encoder: _In
 def _drift(settings: DriftSettings, inputs: _Inputs) -> _Outcome:
     from clinjepa.evaluation.drift import evaluate_drift
     from clinjepa.evaluation.drift_doses import LatentsWithDoses
+    from clinjepa.evaluation.fitted_files import mean_files, read_mean
+    from clinjepa.evaluation.space import train_mean_latent
     from clinjepa.model.predictor import load_predictor
 
     stays = inputs["ingest"].read_table("stays.parquet")
@@ -161,7 +168,9 @@ def _drift(settings: DriftSettings, inputs: _Inputs) -> _Outcome:
         changed = ChangedActionReader(inputs["other_doses"])
         changed.check_encoder(recorded.encoder_digest, inputs["latents"].address)
         latents = LatentsWithDoses(recorded, changed)
-    return _Outcome(evaluate_drift(predictor, latents, stays, settings.drift, split=settings.split))
+    mean_D = read_mean(inputs[FITTED]) if FITTED in inputs else train_mean_latent(recorded, stays)
+    result = evaluate_drift(predictor, latents, stays, settings.drift, split=settings.split, mean_D=mean_D)
+    return _Outcome(result, fitted=mean_files(mean_D))
 
 
 def _geometry(settings: GeometrySettings, inputs: _Inputs) -> _Outcome:
@@ -180,28 +189,30 @@ def _geometry(settings: GeometrySettings, inputs: _Inputs) -> _Outcome:
 
 
 def _roundtrip(settings: RoundtripSettings, inputs: _Inputs) -> _Outcome:
-    from clinjepa.evaluation.roundtrip import evaluate_roundtrip
+    from clinjepa.evaluation.roundtrip import RoundtripFit, evaluate_roundtrip, fit_roundtrip
 
-    stays = inputs["ingest"].read_table("stays.parquet")
-    return _Outcome(evaluate_roundtrip(LatentReader(inputs["latents"]), inputs["ingest"], stays, settings.num_hours, split=settings.split))
+    latents, ingest, stays = LatentReader(inputs["latents"]), inputs["ingest"], inputs["ingest"].read_table("stays.parquet")
+    fitted = RoundtripFit.read(inputs[FITTED]) if FITTED in inputs else fit_roundtrip(latents, ingest, stays, settings.num_hours)
+    result = evaluate_roundtrip(latents, ingest, stays, settings.num_hours, split=settings.split, fitted=fitted)
+    return _Outcome(result, fitted=fitted.files())
 
 
 def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
     from clinjepa.evaluation.downstream.evaluate import score_downstream
+    from clinjepa.evaluation.downstream.fitted import FittedProbes
+    from clinjepa.evaluation.downstream.frozen import LabelledLatents, score_frozen
     from clinjepa.evaluation.predictions import PREDICTIONS
     from clinjepa.model.predictor import load_predictor
     from clinjepa.trajectory.labels.artifact import read_labels
 
-    tasks = settings.downstream.tasks
-    found = score_downstream(
-        load_predictor(inputs["predictor"]),
-        LatentReader(inputs["latents"]),
-        read_labels(inputs["labels"], tasks),
-        inputs["ingest"].read_table("stays.parquet"),
-        load_tasks(tasks),
-        settings.downstream,
-        split=settings.split,
-    )
+    tasks = load_tasks(settings.downstream.tasks)
+    predictor, latents = load_predictor(inputs["predictor"]), LatentReader(inputs["latents"])
+    labels, stays = read_labels(inputs["labels"], settings.downstream.tasks), inputs["ingest"].read_table("stays.parquet")
+    if FITTED in inputs:
+        probes, data = FittedProbes.read(inputs[FITTED]), LabelledLatents(latents, labels, stays)
+        found = score_frozen(probes, predictor, data, tasks, settings.downstream, split=settings.split)
+    else:
+        found = score_downstream(predictor, latents, labels, stays, tasks, settings.downstream, split=settings.split)
     return _Outcome(found.tables, {PREDICTIONS: found.predictions}, {REGRESSION: found.regression}, found.probes)
 
 
@@ -229,7 +240,8 @@ def _added_value(settings: AddedValueSettings, num_threads: int, inputs: _Inputs
 
 
 def _forecasts(settings: ForecastSettings, inputs: _Inputs) -> _Outcome:
-    from clinjepa.evaluation.forecasts.evaluate import ForecastInputs, evaluate_forecasts
+    from clinjepa.evaluation.forecasts.evaluate import ForecastInputs, evaluate_forecasts, without_forecasts
+    from clinjepa.evaluation.forecasts.forecaster import NAME, Forecaster
     from clinjepa.evaluation.forecasts.points.direct import DIRECT_FILE
     from clinjepa.evaluation.forecasts.tables import EVENTS_FILE, FORECASTS_FILE
     from clinjepa.model.predictor import load_predictor
@@ -241,10 +253,16 @@ def _forecasts(settings: ForecastSettings, inputs: _Inputs) -> _Outcome:
         inputs["ingest"],
         inputs["ingest"].read_table("stays.parquet"),
         read_labels(inputs["labels"], settings.event_tasks),
-        inputs["direct"].read_table(DIRECT_FILE),
+        inputs["direct"].read_table(DIRECT_FILE) if "direct" in inputs else None,
     )
-    found = evaluate_forecasts(read, load_tasks(settings.event_tasks), settings.forecasts, split=settings.split)
-    return _Outcome(found.result, {FORECASTS_FILE: found.forecasts, EVENTS_FILE: found.events})
+    if FITTED in inputs and not inputs[FITTED].exists(f"{NAME}.json"):
+        reason = f"the run has no forecasts: {inputs[FITTED].read_json(RESULT).get('reason', 'none was fitted')}"
+        none = without_forecasts(settings.forecasts.context, reason)
+        return _Outcome(none.result, {FORECASTS_FILE: none.forecasts, EVENTS_FILE: none.events})
+    frozen = Forecaster.read(inputs[FITTED]) if FITTED in inputs else None
+    found = evaluate_forecasts(read, load_tasks(settings.event_tasks), settings.forecasts, split=settings.split, forecaster=frozen)
+    fitted = found.forecaster.files() if found.forecaster is not None and frozen is None else {}
+    return _Outcome(found.result, {FORECASTS_FILE: found.forecasts, EVENTS_FILE: found.events}, fitted=fitted)
 
 
 def _direct_forecasts(settings: DirectForecastSettings, inputs: _Inputs) -> _Outcome:

@@ -39,6 +39,7 @@ EXECUTORS: dict[str, Executor] = {
     "downstream": Executor(_run("downstream", "evaluation"), one_task),
     "baselines": Executor(_run("baselines", "evaluation"), one_task),
     "added_value": Executor(_run("added_value", "evaluation"), one_task),
+    "scores": Executor(_run("scores", "scoring"), one_cpu),
     "shift": Executor(_run("shift", "evaluation"), one_task),
 }
 """By stage kind."""

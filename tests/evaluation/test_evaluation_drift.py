@@ -125,9 +125,12 @@ def test_a_context_nobody_reaches_is_null_with_a_reason(world: tuple[SteadyWorld
     json.dumps(result, allow_nan=False)
 
 
-def test_result_is_the_same_whatever_the_batch_size(world: tuple[SteadyWorld, pa.Table]) -> None:
+def test_result_is_the_same_whatever_the_batch_size(world: tuple[SteadyWorld, pa.Table], monkeypatch: pytest.MonkeyPatch) -> None:
     spec = PredictorSpec(latent_dim=DIM, hidden_size=8, num_layers=1, num_heads=2, ffn_size=16, max_hours=40)
-    results = [evaluate_drift(build_predictor(spec, seed=1), *world, SETTINGS, batch_size=size)["6"]["drift"]["value"] for size in (1, 5)]
+    results = []
+    for size in (1, 5):
+        monkeypatch.setattr("clinjepa.evaluation.drift.BATCH_SIZE", size)
+        results.append(evaluate_drift(build_predictor(spec, seed=1), *world, SETTINGS)["6"]["drift"]["value"])
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 

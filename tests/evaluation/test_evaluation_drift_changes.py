@@ -203,12 +203,13 @@ def test_a_prediction_that_is_not_finite_is_an_error() -> None:
         World([40] * 20).fill().drift(constant_predictor(float("nan")))
 
 
-def test_the_drift_is_exactly_the_same_with_any_number_of_threads() -> None:
+def test_the_drift_is_exactly_the_same_with_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is computed by one thread, whichever it is."""
+    monkeypatch.setattr("clinjepa.evaluation.drift.BATCH_SIZE", 8)
     world, before, found = World([30] * 60).fill(), torch.get_num_threads(), []
     settings = DriftConfig(contexts=[6], starts=[0, 6], horizons=[1, 6, 12], num_bootstrap=20)
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        found.append(evaluate_drift(build_predictor(SPEC, seed=1), world, world.table, settings, batch_size=8))
+        found.append(evaluate_drift(build_predictor(SPEC, seed=1), world, world.table, settings))
     torch.set_num_threads(before)
     assert found[0] == found[1] == found[2] and found[0]["6"]["horizons"]["12"]["l1"] is not None

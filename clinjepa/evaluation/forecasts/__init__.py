@@ -3,6 +3,10 @@
 | module | contents |
 |---|---|
 | `evaluate` | the evaluation: forecasts, their scores, distributions and events |
+| `fitting` | fits a forecaster on training and tuning patients |
+| `forecaster` | what is fitted, as one object in two files |
+| `patients` | forecasts of patients whose future is not known |
+| `windows` | the windows of a split, rolled out, and the point forecasts of each method |
 | `events` | probability of a task's event by the task's own rule, without a probe |
 | `result` | the records of the result |
 | `tables` | the forecasts and probabilities behind the figures |

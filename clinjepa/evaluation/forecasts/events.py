@@ -34,19 +34,23 @@ def why_not_forecast(task: Task, names: list[str]) -> str | None:
     return None
 
 
-def event_probabilities(task: Task, names: list[str], forecast_WHV: np.ndarray, error_JHV: np.ndarray, seed: int) -> np.ndarray:
+def draw_paths(error_JHV: np.ndarray, seed: int) -> np.ndarray:
+    """The errors of at most MOST_PATHS tuning windows, drawn without replacement, in their order; seed: of the draw."""
+    if len(error_JHV) <= MOST_PATHS:
+        return error_JHV
+    return error_JHV[np.sort(np.random.default_rng([seed, 0xE7]).choice(len(error_JHV), MOST_PATHS, replace=False))]
+
+
+def event_probabilities(task: Task, names: list[str], forecast_WHV: np.ndarray, error_JHV: np.ndarray) -> np.ndarray:
     """Probability [W] of an event in hours 1 … H of each window, inside (0, 1); NaN where no path has a known outcome.
 
     Args:
         task: An event task that `why_not_forecast` accepts.
         names: The V variables.
         forecast_WHV: Point forecasts of hours 1 … H in the variables' units.
-        error_JHV: Observed minus forecast of J tuning windows; NaN where not measured.
-        seed: Seed of the draw of at most MOST_PATHS tuning windows.
+        error_JHV: Observed minus forecast of J tuning windows (`draw_paths`); NaN where not measured.
     """
     assert task.state is not None
-    if len(error_JHV) > MOST_PATHS:
-        error_JHV = error_JHV[np.sort(np.random.default_rng([seed, 0xE7]).choice(len(error_JHV), MOST_PATHS, replace=False))]
     found_W = np.full(len(forecast_WHV), np.nan)
     for begin in range(0, len(forecast_WHV), _WINDOWS_AT_ONCE):
         part_BHV = forecast_WHV[begin : begin + _WINDOWS_AT_ONCE]

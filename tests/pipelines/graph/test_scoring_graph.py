@@ -77,9 +77,7 @@ def test_what_is_no_usable_run_is_one_clear_line(tmp_path: Path, monkeypatch: py
     with pytest.raises(StoreError, match="is not <storage>/runs/<name>"):
         open_saved_run(str(tmp_path / "copied"))
     monkeypatch.setitem(stage_module.FORMAT_VERSIONS, "trajectories", 99)
-    with pytest.raises(
-        StoreError, match=r"makes another trajectories than the run has \(\d+ stages differ\), because a format version"
-    ):
+    with pytest.raises(StoreError, match=r"makes another trajectories than the run has \(\d+ stages differ\), because a format version"):
         open_saved_run(address)
     monkeypatch.undo()
     Artifact.at(Folder(tmp_path / "storage"), "ingest", experiment.ingest.key).folder.remove("manifest.json")

@@ -6,14 +6,13 @@ hour is a row of a variable only where the variable was measured in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
 import scipy.linalg
 
 from clinjepa.evaluation.downstream.probe_rows import Standardiser
 from clinjepa.evaluation.forecasts.points.measurements import Measurements
+from clinjepa.evaluation.forecasts.points.readouts import Decoder
 from clinjepa.evaluation.space import Latents, gather_hours, sample_hours
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -21,19 +20,6 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 CLIPPED_PERCENTILES = (1.0, 99.0)
 """Targets are clipped at these percentiles of the training hours when a regression is fitted, never when it is chosen or scored."""
 MIN_TUNING_HOURS = 20
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """Linear read-outs of V variables: weights_DV on standardised latents, bias_V; NaN for a variable that could not be fitted."""
-
-    standardise: Standardiser
-    weights_DV: np.ndarray
-    bias_V: np.ndarray
-
-    def __call__(self, z_BSD: np.ndarray) -> np.ndarray:
-        """Values [..., V] float32 of latents [..., D], in the variables' units."""
-        return np.asarray((self.standardise(z_BSD) @ self.weights_DV + self.bias_V).astype(np.float32))
 
 
 def fit_decoder(latents: Latents, measurements: Measurements, stays: pa.Table, num_hours: int, seed: int) -> Decoder:

@@ -11,35 +11,33 @@ import scipy.optimize
 import scipy.special
 
 from clinjepa.evaluation.downstream.probe_rows import Standardiser
+from clinjepa.evaluation.forecasts.points.readouts import MeasuredHead
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 """Ridge penalties on standardised latents that tuning chooses from, by variable."""
 _ITERATIONS = 60
 
 
-def measured_scores(
-    train_WD: np.ndarray, train_WV: np.ndarray, tuning_WD: np.ndarray, tuning_WV: np.ndarray, scored_WD: np.ndarray
-) -> np.ndarray:
-    """Log-odds [W, V] that each variable is measured.
+def fit_measured(train_WD: np.ndarray, train_WV: np.ndarray, tuning_WD: np.ndarray, tuning_WV: np.ndarray) -> MeasuredHead:
+    """The heads of one horizon.
 
     Args:
         train_WD: Rolled-out latents of the horizon's hour in training windows.
         train_WV: Whether each variable was measured in that hour (bool).
         tuning_WD: The same of tuning windows.
         tuning_WV: The same.
-        scored_WD: Latents of the windows that are scored.
     """
     standardise = Standardiser.fit(train_WD)
-    x_WD, tuning_WD, scored_WD = (standardise(part).astype(np.float64) for part in (train_WD, tuning_WD, scored_WD))
+    x_WD, tuning_WD = (standardise(part).astype(np.float64) for part in (train_WD, tuning_WD))
     number = train_WV.shape[1]
-    best_V, best_WV = np.full(number, np.inf), np.zeros((len(scored_WD), number))
+    best_V, best_DV, best_bias_V = np.full(number, np.inf), np.zeros((x_WD.shape[1], number)), np.zeros(number)
     for penalty in PENALTIES:
         weights_DV, bias_V = _fit(x_WD, train_WV.astype(np.float64), penalty)
         loss_V = _loss(tuning_WD @ weights_DV + bias_V, tuning_WV).mean(0)
         better_V = loss_V < best_V
         best_V = np.where(better_V, loss_V, best_V)
-        best_WV = np.where(better_V, scored_WD @ weights_DV + bias_V, best_WV)
-    return best_WV
+        best_DV, best_bias_V = np.where(better_V, weights_DV, best_DV), np.where(better_V, bias_V, best_bias_V)
+    return MeasuredHead(standardise, best_DV, best_bias_V)
 
 
 def _fit(x_WD: np.ndarray, y_WV: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:

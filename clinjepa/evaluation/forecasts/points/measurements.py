@@ -90,9 +90,26 @@ def read_measurements(ingest: Folder, stays: pa.Table, chosen: np.ndarray, most:
     enough = [place for place in np.argsort(-counts, kind="stable") if counts[place] >= MIN_TRAIN_HOURS]
     extra = set(also)
     columns = sorted([*enough[:most], *(place for place in enough[most:] if candidates[place] in extra)])
-    unique, first_S = np.unique(stay_R, return_index=True)  # the rows of a stay lie together, in one part
-    first_row = dict(zip(unique.tolist(), first_S.tolist(), strict=True))
-    return Measurements([candidates[place] for place in columns], values_RC[:, columns], stay_R, first_row)
+    return _measurements([candidates[place] for place in columns], values_RC[:, columns], stay_R)
+
+
+def read_named(ingest: Folder, stays: pa.Table, chosen: np.ndarray, names: Sequence[str]) -> Measurements:
+    """Given variables of the hour grid in the hours of some stays; a variable that the data do not have is NaN.
+
+    Args:
+        ingest: Ingest artifact; of its hour grid the parts of these stays are read.
+        stays: The ingest's `stays.parquet`.
+        chosen: Stays whose hours are kept.
+        names: The V variables, in their order.
+    """
+    kept, stay_ids = [np.zeros((0, len(names)), dtype=np.float32)], [np.zeros(0, dtype=np.int64)]
+    for part, own in parts_of(stays).items():
+        if np.isin(own, chosen).any():
+            values_RV, stay_R = _matrix(read_grid(ingest, part, list(names)), names)
+            wanted_R = np.isin(stay_R, chosen)
+            kept.append(values_RV[wanted_R])
+            stay_ids.append(stay_R[wanted_R])
+    return _measurements(list(names), np.concatenate(kept), np.concatenate(stay_ids))
 
 
 def window_values(measurements: Measurements, windows: Windows, steps_S: np.ndarray) -> WindowValues:
@@ -110,6 +127,11 @@ def window_values(measurements: Measurements, windows: Windows, steps_S: np.ndar
     seen_RV = np.concatenate([np.zeros((1, known_RV.shape[1]), dtype=np.int64), np.cumsum(known_RV, axis=0)])
     share_WV = (seen_RV[end_W] - seen_RV[end_W - windows.context]) / windows.context
     return WindowValues(target_WSV, carried_WV, np.where(ever_WV, end_W[:, None] - 1 - last_WV, np.inf), share_WV)
+
+
+def _measurements(names: list[str], values_RV: np.ndarray, stay_R: np.ndarray) -> Measurements:
+    unique, first_S = np.unique(stay_R, return_index=True)  # the rows of a stay lie together, in one part
+    return Measurements(names, values_RV, stay_R, dict(zip(unique.tolist(), first_S.tolist(), strict=True)))
 
 
 def _matrix(grid: GridPart, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

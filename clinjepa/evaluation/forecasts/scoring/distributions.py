@@ -17,12 +17,12 @@ from typing import Literal
 
 import numpy as np
 
-from clinjepa.evaluation.metrics import patient_index
-
 Kind = Literal["residuals", "symmetric", "by_level", "by_recency"]
 KINDS: tuple[Kind, ...] = ("residuals", "symmetric", "by_level", "by_recency")
 """All errors of the horizon; the same and their negatives; the errors of forecasts in the same third; those of variables that were measured
 in the last RECENT_HOURS hours, and the others."""
+NUM_GROUPS: dict[Kind, int] = {"by_level": 3, "by_recency": 2}
+"""Groups of the kinds that have more than one."""
 RECENT_HOURS = 4
 MIN_ERRORS = 20
 """Fewest errors of a group: with fewer than 19 there is no 90 % interval."""
@@ -79,6 +79,11 @@ class Distribution:
         low_N, high_N = (forecasts.forecast_N + bounds_G2[self.groups(forecasts)].T).astype(np.float64)
         return low_N, high_N
 
+    def median(self, forecasts: Forecasts) -> np.ndarray:
+        """Median [N] of the distribution of each forecast, in the variable's unit."""
+        median_G = np.array([np.median(errors) for errors in self.errors])
+        return np.asarray(forecasts.forecast_N + median_G[self.groups(forecasts)])
+
     def pit(self, forecasts: Forecasts) -> np.ndarray:
         """Shares [NUM_BINS] of the probability integral transform in equal bins of [0, 1]; flat when the distribution is calibrated."""
         edges = np.arange(NUM_BINS + 1) / NUM_BINS
@@ -114,8 +119,7 @@ def fit_distribution(kind: Kind, tuning: Forecasts, least: int = MIN_ERRORS) -> 
     levels = np.quantile(tuning.forecast_N, [1 / 3, 2 / 3]) if kind == "by_level" and len(tuning.forecast_N) else np.zeros(0)
     shape = Distribution(kind, levels, [])
     group_N, error_N = shape.groups(tuning), tuning.error_N
-    number = {"by_level": 3, "by_recency": 2}.get(kind, 1)
-    errors = [np.sort(error_N[group_N == group]) for group in range(number)]
+    errors = [np.sort(error_N[group_N == group]) for group in range(NUM_GROUPS.get(kind, 1))]
     if min(len(own) for own in errors) < least:
         return None
     if kind == "symmetric":
@@ -131,7 +135,7 @@ def choose_kind(tuning: Mapping[int, Forecasts]) -> Kind:
     """
     totals: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
     for own in tuning.values():
-        index_N, _ = patient_index(own.subject_N)
+        _, index_N = np.unique(own.subject_N, return_inverse=True)
         halves = [own.where(index_N % 2 == half) for half in (0, 1)]
         if min(len(half.forecast_N) for half in halves) < MIN_ERRORS // 2:
             continue

@@ -71,31 +71,33 @@ class Scored:
     intervals: np.ndarray
 
 
-def choose_kinds(tuning: Sequence[Horizon]) -> dict[tuple[str, int], Kind]:
-    """{(method, variable): kind of distribution}, chosen over all horizons on tuning windows."""
+def fit_distributions(tuning: Sequence[Horizon]) -> dict[str, list[list[Distribution | None]]]:
+    """{method: [horizon][variable] distribution}; a kind is chosen over all horizons on tuning windows. None where there are too few."""
     methods, number = tuning[0].points, tuning[0].observed_WV.shape[1]
-    return {
+    kinds = {
         (method, column): choose_kind({place: own.of(method, column) for place, own in enumerate(tuning)})
         for method in methods
         for column in range(number)
     }
+    return {
+        method: [[_distribution(own.of(method, column), kinds[method, column]) for column in range(number)] for own in tuning]
+        for method in methods
+    }
 
 
 def score_horizon(
-    tuning: Horizon, scored: Horizon, kinds: Mapping[tuple[str, int], Kind], head_WV: np.ndarray, draws: PatientBootstrap
+    scored: Horizon, distributions: Mapping[str, Sequence[Distribution | None]], head_WV: np.ndarray, draws: PatientBootstrap
 ) -> Scored:
     """The figures of all variables.
 
     Args:
-        tuning: Windows whose errors make the distributions.
         scored: Windows that are scored.
-        kinds: Kind of distribution by method and variable.
+        distributions: The predictive distribution of each variable at this horizon by method.
         head_WV: Log-odds that a variable is measured; NaN where there are none.
         draws: Draws of patients over the scored windows.
     """
     number = scored.observed_WV.shape[1]
-    shapes, crps = _distributions(tuning, scored, kinds)
-    models = [shapes[MODEL, column] for column in range(number)]
+    crps, models = _crps(scored, distributions), distributions[MODEL]
     intervals = _intervals(scored, models)
     errors = {method: scored.observed_WV - point_WV for method, point_WV in scored.points.items()}
     mae = {method: mean_draws(draws, np.abs(error_WV)) for method, error_WV in errors.items()}
@@ -121,17 +123,14 @@ def score_horizon(
     return Scored(cells, by_method["mase"], by_method["crps"], coverage, by_method["measured"], scored.inside_W, intervals)
 
 
-def _distributions(
-    tuning: Horizon, scored: Horizon, kinds: Mapping[tuple[str, int], Kind]
-) -> tuple[dict[tuple[str, int], Distribution | None], dict[str, np.ndarray]]:
-    """Distribution by method and variable, and the CRPS [W, V] by method; NaN where there is no distribution or no value."""
-    shapes: dict[tuple[str, int], Distribution | None] = {}
-    crps = {method: np.full(scored.observed_WV.shape, np.nan) for method in scored.points}
-    for method, column in kinds:
-        own = shapes[method, column] = _distribution(tuning.of(method, column), kinds[method, column])
-        if own is not None:
-            crps[method][scored.known(method, column), column] = own.crps(scored.of(method, column))
-    return shapes, crps
+def _crps(scored: Horizon, distributions: Mapping[str, Sequence[Distribution | None]]) -> dict[str, np.ndarray]:
+    """CRPS [W, V] by method; NaN where there is no distribution or no value."""
+    found = {method: np.full(scored.observed_WV.shape, np.nan) for method in scored.points}
+    for method, crps_WV in found.items():
+        for column, own in enumerate(distributions[method]):
+            if own is not None:
+                crps_WV[scored.known(method, column), column] = own.crps(scored.of(method, column))
+    return found
 
 
 def _distribution(tuning: Forecasts, kind: Kind) -> Distribution | None:
