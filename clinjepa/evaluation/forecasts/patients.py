@@ -54,8 +54,9 @@ EVENTS = pa.schema(
         ("reason", pa.string()),
     ]
 )
-"""One row is one event task at one prediction point: the probability of its label, whether the last known state is the event already, and
-why there is no probability. A task that counts switches into the event only has its least probability where the state is the event already."""
+"""One row is one event task at one prediction point: the probability of its label, whether the last known state is the event already,
+and why there is no probability. A task that counts switches into the event only has its least probability where the state is the event
+already."""
 
 
 @dataclass(frozen=True)
