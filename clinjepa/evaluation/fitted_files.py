@@ -1,6 +1,6 @@
 """Files of what an evaluation fitted, so that it can be applied to other patients without training data.
 
-Tensors are in `<name>.safetensors`. `<name>.json` has the version, the digest of the tensors, and what is no tensor. It is written last.
+Tensors are in `<name>.safetensors`. `<name>.json` has the version, the digest of the content, and what is no tensor. It is written last.
 Needs numpy and safetensors only: neither Ray, nor the storage layer, nor a library of tables.
 """
 
@@ -17,9 +17,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from clinjepa.errors import StoreError
+from clinjepa.errors import EvaluationError, StoreError
 
 if TYPE_CHECKING:
+    from clinjepa.evaluation.space import Latents
     from clinjepa.storage import Folder
 
 TRAIN_MEAN = "train_mean"
@@ -40,11 +41,11 @@ def packed(name: str, version: int, described: Mapping[str, Any], tensors: Mappi
     Args:
         name: Name of the files without ending.
         version: Schema version of what they hold.
-        described: What is no tensor; JSON-able, without `schema_version` and `tensors_sha256`.
+        described: What is no tensor; JSON-able, without `schema_version` and `sha256`.
         tensors: Arrays by name.
     """
     data = _tensor_bytes(tensors)
-    record = {"schema_version": version, "tensors_sha256": hashlib.sha256(data).hexdigest(), **described}
+    record = {"schema_version": version, "sha256": _digest(described, data), **described}
     return {f"{name}.safetensors": data, f"{name}.json": (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()}
 
 
@@ -63,15 +64,34 @@ def unpacked(folder: Folder | str | os.PathLike[str], name: str, version: int) -
     if found != version:
         raise StoreError(f"{where}.json has schema version {found}, this code reads {version}; evaluate the run again")
     data = _read(folder, f"{name}.safetensors")
-    if hashlib.sha256(data).hexdigest() != record.get("tensors_sha256"):
-        raise StoreError(f"{where}.safetensors is not the file that {name}.json names: it was altered or cut; evaluate the run again")
-    described = {key: value for key, value in record.items() if key not in ("schema_version", "tensors_sha256")}
+    described = {key: value for key, value in record.items() if key not in ("schema_version", "sha256")}
+    if _digest(described, data) != record.get("sha256"):
+        raise StoreError(
+            f"{where}.json and {name}.safetensors are not as they were written: one was altered or cut; evaluate the run again"
+        )
     return FittedFiles(described, _tensors(data, where), where)
+
+
+def encoder_of(latents: object) -> str | None:
+    """Content digest of the encoder of some latents; None where they do not tell (`LatentReader` does)."""
+    digest = getattr(latents, "encoder_digest", None)
+    return digest if isinstance(digest, str) else None
+
+
+def check_latents(what: str, dim: int, encoder_digest: str | None, latents: Latents) -> None:
+    """Raise EvaluationError unless fitted parts and latents have the same width and, where both name one, the same encoder.
+
+    what: the fitted parts, for the message; dim: width of their latents; encoder_digest: of their encoder, or None.
+    """
+    if dim != latents.dim:
+        raise EvaluationError(f"{what} was fitted on latents of {dim} values, these have {latents.dim}; give that of the same encoder")
+    if None not in (found := (encoder_digest, encoder_of(latents))) and found[0] != found[1]:
+        raise EvaluationError(f"{what} was fitted on latents of another encoder; give that of the same encoder")
 
 
 def misfit(where: str) -> StoreError:
     """The error for files whose parts contradict each other."""
-    return StoreError(f"{where}.json and {where}.safetensors do not fit together: they were altered; evaluate the run again")
+    return StoreError(f"{where}.json and {where}.safetensors do not fit together: no evaluation wrote them; evaluate the run again")
 
 
 def write_files(folder: Folder, files: Mapping[str, bytes]) -> None:
@@ -93,6 +113,11 @@ def read_mean(folder: Folder | str | os.PathLike[str]) -> np.ndarray:
     if mean_D is None or mean_D.ndim != 1:
         raise StoreError(f"{where}.safetensors has no vector mean_D: it was altered; evaluate the run again")
     return mean_D
+
+
+def _digest(described: Mapping[str, Any], tensors: bytes) -> str:
+    """SHA-256 in hex of the content of both files."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode() + tensors).hexdigest()
 
 
 def _tensor_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:

@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 import scipy.linalg
 
-from clinjepa.errors import EvaluationError
 from clinjepa.evaluation.downstream.probe_rows import Standardiser
 from clinjepa.evaluation.figures import Figure, figure
-from clinjepa.evaluation.fitted_files import misfit, packed, unpacked, write_files
+from clinjepa.evaluation.fitted_files import check_latents, encoder_of, misfit, packed, unpacked, write_files
 from clinjepa.evaluation.metrics import patient_draws, patient_index, sums_by_patient
 from clinjepa.evaluation.space import Latents, gather_hours, sample_hours
 from clinjepa.storage import Folder
@@ -69,6 +68,8 @@ class RoundtripFit:
     scale_VD: np.ndarray
     weights_VD: np.ndarray
     bias_V: np.ndarray
+    encoder_digest: str | None = None
+    """Content digest of the encoder of the latents; None where they did not tell."""
 
     def predict(self, column: int, z_ND: np.ndarray) -> np.ndarray:
         """Values [N] of a variable from latents [N, D], in its unit."""
@@ -76,10 +77,10 @@ class RoundtripFit:
         return np.asarray(x_ND @ self.weights_VD[column] + self.bias_V[column])
 
     def files(self) -> dict[str, bytes]:
-        """Content of `roundtrip.safetensors` (the arrays by their names here) and `roundtrip.json` (`variables`, `num_hours`)."""
-        return packed(
-            NAME, SCHEMA_VERSION, {"variables": self.names, "num_hours": self.num_hours}, {key: getattr(self, key) for key in _ARRAYS}
-        )
+        """Content of `roundtrip.safetensors` (the arrays by their names here) and `roundtrip.json` (`variables`, `num_hours`,
+        `encoder_digest`) by file name."""
+        described = {"variables": self.names, "num_hours": self.num_hours, "encoder_digest": self.encoder_digest}
+        return packed(NAME, SCHEMA_VERSION, described, {key: getattr(self, key) for key in _ARRAYS})
 
     def write(self, folder: Folder) -> None:
         """Write `roundtrip.safetensors`, then `roundtrip.json`."""
@@ -91,17 +92,15 @@ class RoundtripFit:
         found = unpacked(folder, NAME, SCHEMA_VERSION)
         try:
             arrays = {key: found.tensors[key] for key in _ARRAYS}
-            names, hours = (
-                list(found.described["variables"]),
-                {role: int(found.described["num_hours"][role]) for role in ("train", "tuning")},
-            )
+            names, drawn = list(found.described["variables"]), found.described["num_hours"]
+            hours = {role: int(drawn[role]) for role in ("train", "tuning")}
         except (KeyError, TypeError, ValueError):
             raise misfit(found.where) from None
         shape = (len(names), arrays["mean_VD"].shape[-1])
         wanted = {"bounds_V2": (len(names), 2), "num_train_V": shape[:1], "bias_V": shape[:1]}
         if any(part.shape != wanted.get(key, shape) for key, part in arrays.items()):
             raise misfit(found.where)
-        return cls(names, num_hours=hours, **arrays)
+        return cls(names, num_hours=hours, encoder_digest=found.described.get("encoder_digest"), **arrays)
 
 
 _ARRAYS = ("num_train_V", "bounds_V2", "mean_VD", "scale_VD", "weights_VD", "bias_V")
@@ -139,14 +138,11 @@ def evaluate_roundtrip(
         fitted: Regressions of an earlier evaluation; then only stays of `split` are read. None: they are fitted (`fit_roundtrip`).
 
     Raises:
-        EvaluationError: `fitted` is of latents of another width.
+        EvaluationError: `fitted` is of latents of another width or encoder.
     """
     if fitted is None:
         fitted = fit_roundtrip(latents, ingest, stays, num_hours, seed=seed)
-    if fitted.mean_VD.shape[1] != latents.dim:
-        raise EvaluationError(
-            f"the round trip reads latents of {fitted.mean_VD.shape[1]} values, these have {latents.dim}; give that of the same encoder"
-        )
+    check_latents("the round trip", fitted.mean_VD.shape[1], fitted.encoder_digest, latents)
     scored = _sample(latents, ingest, stays, fitted.names, split, _share("scored", num_hours), seed)
     counts_RP, index_N = np.zeros((0, 0)), np.zeros(0, dtype=np.int64)
     if len(scored.subject_N):
@@ -184,6 +180,7 @@ def fit_roundtrip(latents: Latents, ingest: Folder, stays: pa.Table, num_hours: 
         np.full(shape, np.nan, dtype=np.float32),
         np.full(shape, np.nan),
         np.full(len(names), np.nan),
+        encoder_of(latents),
     )
     for column in range(len(names)):
         _fit_variable(found, column, train, tuning)

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from clinjepa.clinical import load_variables
 from clinjepa.evaluation.drift_windows import Windows
+from clinjepa.evaluation.fitted_files import encoder_of
 from clinjepa.evaluation.forecasts.events import draw_paths
 from clinjepa.evaluation.forecasts.forecaster import Forecaster, Steps
 from clinjepa.evaluation.forecasts.points.decoder import fit_decoder
@@ -65,7 +66,8 @@ def fit_forecaster(
     heads = [_head(rolled, steps, place) for place in range(len(steps.horizons))]
     variables = load_variables()
     units = [variables[name].unit or "" for name in measurements.names]
-    return Fitted(Forecaster(measurements.names, units, steps, decoder, mean_V, distributions, heads, paths), rolled)
+    encoder = encoder_of(inputs.latents)
+    return Fitted(Forecaster(measurements.names, units, steps, decoder, mean_V, distributions, heads, paths, encoder), rolled)
 
 
 def _head(rolled: Mapping[str, RolledWindows], steps: Steps, place: int) -> MeasuredHead | None:

@@ -12,8 +12,9 @@
 | `paths.<method>` [J, hours, V] | errors of J tuning windows in hours 1, 2, … after the history, NaN where not measured, float32 |
 | `heads.<horizon>.mean_D`, `.scale_D`, `.weights_DV`, `.bias_V` | log-odds that a variable is measured; none where none could be fitted |
 
-`forecaster.json` holds `schema_version`, `tensors_sha256`, `variables`, `units`, `context` (given hours), `horizons`, `steps` (hours after
-the history that are rolled out), `latent_dim`, and `kinds` {method: [horizon][variable] kind of distribution or null}.
+`forecaster.json` holds `schema_version`, `sha256` (of the content of both files), `variables`, `units`, `context` (given hours),
+`horizons`, `steps` (hours after the history that are rolled out), `latent_dim`, `encoder_digest` (or null), and `kinds` {method:
+[horizon][variable] kind of distribution or null}.
 
 Errors are those of tuning patients, without ids or times: keep the files where the data may be kept. Loading needs numpy and safetensors.
 """
@@ -30,6 +31,7 @@ import numpy as np
 from clinjepa.evaluation.downstream.probe_rows import Standardiser
 from clinjepa.evaluation.fitted_files import misfit, packed, unpacked, write_files
 from clinjepa.evaluation.forecasts.points.readouts import Decoder, MeasuredHead
+from clinjepa.evaluation.forecasts.result import LAST_VALUE, MODEL, TRAIN_MEAN
 from clinjepa.evaluation.forecasts.scoring.distributions import KINDS, NUM_GROUPS, Distribution
 
 if TYPE_CHECKING:
@@ -77,11 +79,13 @@ class Forecaster:
     mean_V: np.ndarray
     """Mean over the training hours in each variable's unit, float32."""
     distributions: Mapping[str, ByHorizon]
-    """Predictive distributions of each method's forecasts, from its errors on tuning windows."""
+    """Predictive distributions of the forecasts of each method that was compared, from its errors on tuning windows."""
     heads: list[MeasuredHead | None]
     """Which variables are measured at each horizon; None where no training or tuning window reaches it."""
     paths: Mapping[str, np.ndarray]
     """{method: errors [J, hours, V] of tuning windows}: the paths of event probabilities."""
+    encoder_digest: str | None = None
+    """Content digest of the encoder of the latents; None where they did not tell."""
 
     @property
     def latent_dim(self) -> int:
@@ -106,6 +110,7 @@ class Forecaster:
             "horizons": self.steps.horizons,
             "steps": self.steps.steps_S.tolist(),
             "latent_dim": self.latent_dim,
+            "encoder_digest": self.encoder_digest,
             "kinds": {
                 method: [[one.kind if one is not None else None for one in of_V] for of_V in own]
                 for method, own in self.distributions.items()
@@ -170,10 +175,11 @@ def _restored(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -
     paths = {key.removeprefix("paths."): part for key, part in tensors.items() if key.startswith("paths.")}
     heads = [MeasuredHead(*readout(f"heads.{h}")) if f"heads.{h}.mean_D" in tensors else None for h in horizons]
     _check(set(horizons) <= set(steps.steps_S.tolist()) and len(described["units"]) == len(names) == len(tensors["train_mean_V"]))
+    _check(distributions.keys() >= {MODEL, LAST_VALUE, TRAIN_MEAN} and paths.keys() >= {MODEL, LAST_VALUE})
     _check(all(len(own) == len(horizons) for own in distributions.values()))
     _check(all(part.shape[1:] == (steps.num_path_hours, len(names)) for part in paths.values()))
-    units = list(described["units"])
-    return Forecaster(names, units, steps, Decoder(*readout("decoder")), tensors["train_mean_V"], distributions, heads, paths)
+    decoder, units, encoder = Decoder(*readout("decoder")), list(described["units"]), described["encoder_digest"]
+    return Forecaster(names, units, steps, decoder, tensors["train_mean_V"], distributions, heads, paths, encoder)
 
 
 def _distributions(kinds: list[list[Any]], method: str, tensors: Mapping[str, np.ndarray], num_variables: int) -> ByHorizon:

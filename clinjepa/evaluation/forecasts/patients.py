@@ -54,9 +54,8 @@ EVENTS = pa.schema(
         ("reason", pa.string()),
     ]
 )
-"""One row is one event task at one prediction point: the probability of its label, whether the last known state is the event already,
-and why there is no probability. A task that counts switches into the event only has its least probability where the state is the event
-already."""
+"""One row is one event task at one prediction point: the probability of its label, whether the last known state is the event already, and
+why there is no probability. A task that counts only switches into the event has its least probability where that state is the event."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def _values(forecaster: Forecaster, known: KnownHours, history: _History, z_PHD:
     kinds = np.full(point_PHV.shape[1:], None, dtype=object)
     for place, head in enumerate(forecaster.heads):
         if head is not None and len(z_PHD):
-            measured_PHV[:, place] = 1.0 / (1.0 + np.exp(-head(z_PHD[:, place])))
+            measured_PHV[:, place] = np.exp(-np.logaddexp(0.0, -head(z_PHD[:, place])))
         for column, own in enumerate(forecaster.distributions[MODEL][place]):
             if own is not None:
                 kinds[place, column] = own.kind

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from clinjepa.errors import EvaluationError
 from clinjepa.evaluation.drift_windows import Windows
+from clinjepa.evaluation.fitted_files import check_latents
 from clinjepa.evaluation.forecasts.forecaster import Forecaster, Steps
 from clinjepa.evaluation.forecasts.points.direct import read_direct
 from clinjepa.evaluation.forecasts.points.measurements import Measurements, WindowValues, window_values
@@ -49,10 +50,7 @@ class RolledWindows:
 def check_fits(forecaster: Forecaster, predictor: Predictor, latents: Latents) -> None:
     """Raise EvaluationError where the forecaster cannot be of this predictor and these latents."""
     last, reach = forecaster.steps.context + int(forecaster.steps.steps_S[-1]), predictor.spec.reach_hours + 1
-    if forecaster.latent_dim != latents.dim:
-        raise EvaluationError(
-            f"the forecaster reads latents of {forecaster.latent_dim} values, these have {latents.dim}; give that of the same run"
-        )
+    check_latents("the forecaster", forecaster.latent_dim, forecaster.encoder_digest, latents)
     if last > reach:
         raise EvaluationError(f"the forecaster needs windows of {last} h, the predictor has {reach}; give that of the same run")
 

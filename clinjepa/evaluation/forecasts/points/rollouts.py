@@ -53,7 +53,7 @@ def rolled_out(
             pred_BTD, _, cache = predictor(z_static_BD, z_state_BTD, z_action_BTD, keep_cache=True)
             later_BHD = z_action_BTD[:, -1:].expand(-1, int(steps_S[-1]), -1)
             if later_WHD is not None:
-                later_BHD = torch.from_numpy(np.ascontiguousarray(later_WHD[rows])).to(device)
+                later_BHD = torch.from_numpy(np.array(later_WHD[rows])).to(device)
             z_BSD = roll(predictor, cache.with_room(int(steps_S[-1])), pred_BTD[:, -1:], later_BHD, steps_S)
         return rows, finite_scores(z_BSD, "a predicted latent").astype(np.float32)
 
