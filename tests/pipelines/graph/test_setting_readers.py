@@ -52,7 +52,7 @@ _TABLE: list[tuple[str, str, str]] = [
     ("extract ingest", "source", "kind subsets max_stays num_partitions time_zone"),  # the kind also says whether there is an extraction
     ("ingest", "source", "event_time simulator.num_patients simulator.seed simulator.mean_stay_hours simulator.measurement_density"),
     ("ingest", "cohort", _COHORT),
-    ("ingest", "split", "fractions seed use_source_split"),
+    ("ingest", "split", "fractions seed use_source_split everyone"),
     ("ingest", "text", "max_decimals include_medications exclusions"),
     ("trajectories", "windows", "max_hours stride_hours min_hours tail"),
     ("tokenizer", "tokenizer", "init vocab_size"),
