@@ -82,16 +82,19 @@ def score_patients(asked: Scoring, debug: bool = False) -> None:
     scores = {trial.name: score_stage(trial) for trial in experiment.trials}
     judged = [stage for trial in experiment.trials for stage in trial.evaluations.values()] if asked.evaluation else []
     stages = [experiment.ingest, shift, *scores.values(), experiment.labels, *judged]
+    lines: list[str] = []
     with opened(config, lambda _: stages, debug, writes_report=asked.evaluation, experiment=experiment) as scoring:
         for stage in stages:
             ensure(scoring.context, stage, EXECUTORS)
             if stage is shift:
-                for line in _shift_lines(scoring.context.artifact(shift).folder):
+                lines = _shift_lines(scoring.context.artifact(shift).folder)
+                for line in lines:
                     console.print(line, highlight=False, markup=False)
     for name, stage in scores.items():
         console.print(f"scores of {name}: {scoring.context.artifact(stage).folder.address}", highlight=False, markup=False)
     if asked.evaluation:
-        console.print(f"report: {write_report(config, experiment, scoring.context.run_id)}", highlight=False, markup=False)
+        notes = [f"{run.config.name}, finished and frozen, on {source.name}: nothing was fitted on these patients.", *lines]
+        console.print(f"report: {write_report(config, experiment, scoring.context.run_id, notes)}", highlight=False, markup=False)
 
 
 def _trials(run: SavedRun, recipe: str | None, seed: int | None) -> list[Trial]:

@@ -51,13 +51,14 @@ from pipelines.stages.evaluation import REGRESSION
 _Of = TypeVar("_Of")
 
 
-def write_report(config: Config, experiment: Experiment, run_id: str | None) -> str:
+def write_report(config: Config, experiment: Experiment, run_id: str | None, notes: Sequence[str] = ()) -> str:
     """Write report.html, report.json, predictions.parquet, the data card, config.yaml and run.json into `<storage>/runs/<name>/`.
 
     Args:
         config: The configuration.
         experiment: Its stages.
         run_id: The invocation whose stages count as computed; None counts all as reused.
+        notes: Sentences at the head of the page.
 
     Returns:
         The page's address.
@@ -65,14 +66,14 @@ def write_report(config: Config, experiment: Experiment, run_id: str | None) -> 
     Raises:
         StoreError: No trial is finished, or a result does not fit the schema of `report.json`.
     """
-    return _Assembly(config, experiment, run_id).write()
+    return _Assembly(config, experiment, run_id, notes).write()
 
 
 class _Assembly:
     """Collects the results of the finished trials."""
 
-    def __init__(self, config: Config, experiment: Experiment, run_id: str | None) -> None:
-        self.config, self.experiment, self.run_id = config, experiment, run_id
+    def __init__(self, config: Config, experiment: Experiment, run_id: str | None, notes: Sequence[str]) -> None:
+        self.config, self.experiment, self.run_id, self.notes = config, experiment, run_id, notes
         self.storage = Folder(config.storage)
         self.out = self.storage / f"runs/{config.name}"
         self.manifests = {stage.key: self._artifact(stage).manifest() for stage in experiment.stages if self._artifact(stage).is_complete()}
@@ -120,6 +121,7 @@ class _Assembly:
             "data_card": PAGE,
             "recipes": {trial.arm: recipes[trial.recipe] for trial in self.trials},
             "notes": [
+                *self.notes,
                 *(f"Not finished and not in this report: {name}." for name in self.unfinished),
                 *(f"On other data or labels than this report, see {TABLE}.csv: {name}." for name in self.others),
             ],

@@ -28,7 +28,9 @@ from safetensors.torch import load as load_tensors
 from clinjepa.config import Config
 from clinjepa.storage import Folder
 from pipelines.graph.experiment import build_experiment
-from pipelines.graph.stage import FORMAT_VERSIONS
+from pipelines.graph.saved_run import SavedRun
+from pipelines.graph.scoring import score_stage, scoring_config, scoring_experiment, shift_stage
+from pipelines.graph.stage import FORMAT_VERSIONS, Stage
 from pipelines.stages import data
 from tests.pipelines.graph.test_golden_formats import some_stays
 from tests.support.data.handmade_stays import HandmadeSource, lenient_config
@@ -161,7 +163,21 @@ def measure() -> dict[str, dict[str, Any]]:
                     results = found.setdefault(stage.kind, {})
                     results[f"{stage.label} {len(results)}"] = summary(run_stage(stage, run, storage))
                     made.add(stage.key)
+        for stage in scoring_stages(tiny_config(storage.address)):
+            if stage.key not in made:
+                results = found.setdefault(stage.kind, {})
+                results[f"{stage.label} {len(results)}"] = summary(run_stage(stage, run, storage))
+                made.add(stage.key)
     return {kind: {"format": FORMAT_VERSIONS[kind], "results": results} for kind, results in sorted(found.items())}
+
+
+def scoring_stages(config: Config) -> list[Stage]:
+    """The stages of the finished tiny run on its own stays as other patients, inputs first."""
+    experiment = build_experiment(config, "content")
+    saved = SavedRun(config, experiment, experiment.trials)
+    new = scoring_experiment(saved, saved.trials, scoring_config(config, config.source, "other", "all"), "content")
+    last = [shift_stage(saved, new), score_stage(new.trials[0]), *new.trials[0].evaluations.values()]
+    return list({stage.key: stage for each in last for stage in each.closure()}.values())
 
 
 def changes(golden: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from clinjepa.curriculum.workers.dist import Dist
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact, WorkRecord
 from pipelines.graph.stage import Stage
-from pipelines.stages import base_model, data, evaluation, latents, training
+from pipelines.stages import base_model, data, evaluation, latents, scoring, training
 from pipelines.stages.executors import EXECUTORS
 
 
@@ -26,7 +26,8 @@ def without_ray(patch: pytest.MonkeyPatch) -> None:
     """Replace what the executors ask of Ray by calls in this process."""
     for module in (base_model, data, evaluation, training):
         patch.setattr(module, "run_remotely", lambda context, function, *arguments: function(*arguments))
-    patch.setattr(data, "map_parts", _each_part)
+    for module in (data, scoring):
+        patch.setattr(module, "map_parts", _each_part)
     patch.setattr(data.ray, "cluster_resources", lambda: {"CPU": 1.0})
     patch.setattr(training, "run_training", _train)
     patch.setattr(latents.ray.data, "from_items", lambda items, **options: _Rows(items))
