@@ -49,7 +49,7 @@ def test_a_perfect_latent_has_the_auroc_of_the_true_signal(world: ForecastWorld,
 
 
 def test_probabilities_of_a_perfect_latent_are_calibrated(world: ForecastWorld) -> None:
-    _, _, kept = score_downstream(stepping_predictor(), world, world.labels(), world.stays, [TASK], SETTINGS)
+    kept = score_downstream(stepping_predictor(), world, world.labels(), world.stays, [TASK], SETTINGS).predictions
     cell = cell_predictions(kept, "linear", "history_only").to_pandas()
     expected, observed = cell.predicted_boolean_probability, cell.boolean_value.astype(float)
     assert expected.mean() == pytest.approx(observed.mean(), abs=0.04)

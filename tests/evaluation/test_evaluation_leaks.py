@@ -135,7 +135,8 @@ def evaluated(latents: Latents, stays: pa.Table) -> tuple[dict[tuple[str, str], 
     stay_ids = stays["stay_id"].to_pylist()
     label = np.random.default_rng(4).integers(0, 2, len(stay_ids)).astype(np.float32)
     names = {"stay_id": stay_ids, "task": [TASK.name] * len(stay_ids), "hour": [HOUR] * len(stay_ids), "label": label}
-    table, _, kept = score_downstream(build_predictor(spec, seed=0), latents, pa.table(names), stays, [TASK], DOWNSTREAM)
+    found = score_downstream(build_predictor(spec, seed=0), latents, pa.table(names), stays, [TASK], DOWNSTREAM)
+    table, kept = found.tables, found.predictions
     cells = [(probe, column) for probe in ("linear", "mlp") for column in COLUMNS]
     return (
         {cell: cell_predictions(kept, *cell)["score"].to_numpy() for cell in cells},

@@ -150,6 +150,13 @@ def _cut(name: str) -> Callable[[Path], None]:
     return cut
 
 
+def _of_another_evaluation(folder: Path) -> None:
+    """The same names and shapes, another number."""
+    data = bytearray((folder / PROBE_TENSORS).read_bytes())
+    data[-1] ^= 1
+    (folder / PROBE_TENSORS).write_bytes(data)
+
+
 def _edited(change: Callable[[dict], None]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         content = json.loads((folder / PROBES).read_text())
@@ -167,6 +174,7 @@ def _edited(change: Callable[[dict], None]) -> Callable[[Path], None]:
         (_of_other_version, "schema version 99, this clinjepa reads 1"),
         (_cut(PROBES), "is not valid JSON"),
         (_cut(PROBE_TENSORS), "was altered or cut"),
+        (_of_another_evaluation, "is not of the probes.json beside it"),
         (_edited(lambda content: content["tasks"].pop(0)), "does not describe the probes"),
         (_edited(lambda content: content["tasks"][0].pop("reason")), "does not describe the probes"),
         (_edited(lambda content: content["tasks"][2].update(output="log_odds")), "does not describe the probes"),

@@ -2,7 +2,7 @@
 
 `probes.safetensors` has the numbers, as `<task>/<column>/<kind>/<part>` (`FittedProbe.tensors`). `probes.json` has what is needed to use
 them: what the features were computed from, when each task is predicted, what its scores are, and why a task has no probes. Reading
-them needs torch and safetensors only. They hold sums over training points, and nothing of a single patient.
+them needs torch and safetensors only. They hold no row of a patient; as weights they may reflect the patients that they were fitted on.
 """
 
 from __future__ import annotations
