@@ -55,7 +55,8 @@ class Roundtrip(TypedDict):
 
 @dataclass(frozen=True)
 class RoundtripFit:
-    """Ridge regressions of V variables on latents of width D, standardised by variable; NaN for a variable that could not be fitted."""
+    """Ridge regressions of V variables on latents of width D, standardised by variable. A variable that could not be fitted
+    has the bias NaN, and 0 elsewhere."""
 
     names: list[str]
     num_train_V: np.ndarray
@@ -175,10 +176,10 @@ def fit_roundtrip(latents: Latents, ingest: Folder, stays: pa.Table, num_hours: 
         names,
         np.isfinite(train.targets_NV).sum(0),
         {"train": len(train.z_ND), "tuning": len(tuning.z_ND)},
-        np.full((len(names), 2), np.nan),
-        np.full(shape, np.nan, dtype=np.float32),
-        np.full(shape, np.nan, dtype=np.float32),
-        np.full(shape, np.nan),
+        np.zeros((len(names), 2)),
+        np.zeros(shape, dtype=np.float32),
+        np.zeros(shape, dtype=np.float32),
+        np.zeros(shape),
         np.full(len(names), np.nan),
         encoder_of(latents),
     )

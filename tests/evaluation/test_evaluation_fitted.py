@@ -100,6 +100,20 @@ def test_a_kept_round_trip_gives_the_same_figures_without_a_training_stay(
         roundtrip(world, HeldOutOnly(world), None)
 
 
+def test_values_are_clipped_at_the_kept_percentiles_of_training(fitted: RoundtripFit, tmp_path: Path) -> None:
+    """All training hours are drawn. A value beyond the bound counts as the bound."""
+    world, column = ForecastWorld(tmp_path, num_stays=120), fitted.names.index("map")
+    values_N = world.values_ST2[world.split_S == "train", :, 1].astype(np.float32).ravel()
+    bounds = np.percentile(values_N[np.isfinite(values_N)], (1.0, 99.0))
+    np.testing.assert_array_equal(fitted.bounds_V2[column], bounds)
+    found = []
+    for extreme in (float(bounds[1]) + 1e-3, 1e6):
+        world.values_ST2[np.flatnonzero(world.split_S == "held_out")[:5], :, 1] = extreme
+        world.ingest()
+        found.append(roundtrip(world, world, fitted))
+    assert found[0] == found[1]
+
+
 def test_a_variable_that_the_new_data_lack_has_a_reason(world: ForecastWorld, fitted: RoundtripFit, tmp_path: Path) -> None:
     other = Folder(tmp_path)
     other.write_table("grid/p0.parquet", world.folder.read_table("grid/p0.parquet").drop_columns(["heart_rate"]))

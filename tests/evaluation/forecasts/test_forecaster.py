@@ -17,6 +17,7 @@ from clinjepa.errors import EvaluationError, StoreError
 from clinjepa.evaluation.fitted_files import packed, unpacked, write_files
 from clinjepa.evaluation.forecasts.evaluate import ForecastInputs, ForecastOutcome, evaluate_forecasts
 from clinjepa.evaluation.forecasts.forecaster import Forecaster
+from clinjepa.evaluation.forecasts.scoring.distributions import Distribution
 from clinjepa.storage import Folder
 from tests.evaluation.forecasts.test_forecast_evaluation import SETTINGS, direct
 from tests.support.data.forecast_world import TASK, ForecastWorld, stepping_predictor
@@ -71,11 +72,27 @@ def test_a_kept_forecaster_gives_the_evaluation_that_it_was_fitted_in(inputs: Fo
 
 
 def test_what_is_read_is_what_was_written(fitted: ForecastOutcome, kept: Path) -> None:
+    """Distributions of every kind among them, and horizons without heads."""
     assert fitted.forecaster is not None
+    groups = [np.sort(np.random.default_rng(i).normal(size=20 + i).astype(np.float32).astype(np.float64)) for i in range(3)]
+    by_level = Distribution("by_level", np.array([0.1, 0.7]), groups)
+    own: list[list[Distribution | None]] = [
+        [by_level, Distribution("by_recency", np.zeros(0), groups[1:])],
+        [None, Distribution("symmetric", np.zeros(0), groups[:1])],
+    ]
+    written = replace(
+        fitted.forecaster, distributions={**fitted.forecaster.distributions, "model": own}, heads=[None, fitted.forecaster.heads[1]]
+    )
+    written.write(Folder(kept))
     for place in (kept, str(kept), Folder(kept)):
-        assert Forecaster.read(place).files() == fitted.forecaster.files()
-    kinds = {own.kind for of_H in fitted.forecaster.distributions.values() for of_V in of_H for own in of_V if own is not None}
-    assert len(kinds) > 1, "the world has more than one kind of distribution"
+        found = Forecaster.read(place)
+        assert found.files() == written.files() and found.heads[0] is None and found.heads[1] is not None
+        for of_H, other in zip(found.distributions["model"], own, strict=True):
+            for one, expected in zip(of_H, other, strict=True):
+                assert (one is None) == (expected is None)
+                if one is not None and expected is not None:
+                    assert (one.kind, one.levels.tolist()) == (expected.kind, expected.levels.tolist())
+                    assert [group.tolist() for group in one.errors] == [group.tolist() for group in expected.errors]
 
 
 def test_neither_latents_nor_hours_of_train_and_tuning_are_read(
