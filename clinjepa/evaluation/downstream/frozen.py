@@ -82,7 +82,7 @@ def score_frozen(
         if reason is not None:
             collected.add_null(task, points[task.name], reason)
         else:
-            for kind in set(settings.probe.kinds) - {*probes.kinds}:
+            for kind in (kind for kind in settings.probe.kinds if kind not in probes.kinds):
                 collected.add_null_kind(task, kind, points[task.name], f"the frozen probes have no probe of kind {kind}")
     return collected.results(tasks)
 
