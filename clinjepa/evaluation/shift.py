@@ -6,7 +6,7 @@ the largest difference of the two empirical distribution functions, 0 (equal) to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -210,9 +210,9 @@ def in_words(shift: Shift, most: int = 5) -> list[str]:
             "people, the figures are not those of unseen patients (--patients held_out scores the run's held-out patients only)"
         )
     if shift["not_here"]:
-        lines.append(f"measured in training and not here: {', '.join(shift['not_here'])}")
+        lines.append(f"measured in training and not here: {_some(shift['not_here'])}")
     if shift["only_here"]:
-        lines.append(f"measured here and not in training: {', '.join(shift['only_here'])}")
+        lines.append(f"measured here and not in training: {_some(shift['only_here'])}")
     lines += _different_values(shift["variables"], most)
     if dropped := sum(shift["dropped"].values()):
         rules = sorted(shift["dropped"].items(), key=lambda rule: -rule[1])
@@ -223,6 +223,12 @@ def in_words(shift: Shift, most: int = 5) -> list[str]:
             "training windows; what is predicted there sees the last hours of the history only"
         )
     return lines
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    """The names, or the first of them and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _different_values(variables: Mapping[str, VariableShift], most: int) -> list[str]:
