@@ -66,7 +66,7 @@ class ReportView:
         seconds = sum(stage["seconds"] or 0 for stage in self.report["stages"])
         return [
             Tile("Patients", number(data["num_patients"]), f"{number(data['num_stays'])} ICU stays"),
-            Tile("Hours", number(data["num_hours"]), f"{number(data['num_windows'])} training windows"),
+            Tile("Hours", number(data["num_hours"]), f"{number(data['num_windows'])} windows"),
             Tile("Recipes", str(len(self.recipes)), f"{seeds} seed{'s' if seeds != 1 else ''} each"),
             Tile("Stages", str(sharing["num_stages"]), f"{sharing['num_shared']} shared by recipes, {sharing['num_reused']} reused"),
             Tile("Computing", duration(seconds), "sum over stages, when they ran"),
