@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.support.harness import Report, arguments, publish, run_command
 from tests.support.machines.cli import ROOT, environment
 
-NAME = "external"
+NAME, OWN = "external", "own"
+"""Names of the run, and of its held-out patients scored."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def score(storage: Path, run: Path, name: str, options: list[str]) -> dict[str, 
     known = {manifest["key"] for manifest in manifests(storage)}
     cost = run_command(clinjepa("score", str(run), *options, "--name", name, "execution.progress=false"), env=environment(), cwd=str(ROOT))
     made = {manifest["kind"]: manifest for manifest in manifests(storage) if manifest["key"] not in known}
+    if "shift" not in made:
+        raise SystemExit(f"{name} was scored before; give another --work folder")
     report = json.loads((storage / "runs" / name / "report.json").read_text())
     shift = json.loads((storage / "artifacts" / "shift" / made["shift"]["key"] / "result.json").read_text())
     found: dict[str, Any] = {
@@ -92,8 +95,9 @@ def score(storage: Path, run: Path, name: str, options: list[str]) -> dict[str, 
 def equal_to_its_own(storage: Path) -> int:
     """Files of evaluations of the own held-out patients that equal the run's; raises SystemExit where one does not."""
     by_key = {manifest["key"]: manifest for manifest in manifests(storage)}
+    (trial,) = json.loads((storage / "runs" / OWN / "run.json").read_text())["trials"]
     equal = 0
-    for manifest in by_key.values():
+    for manifest in (by_key[name.rpartition("/")[2]] for name in trial["artifacts"].values()):
         own = by_key.get(manifest["inputs"].get("fitted", ""))
         if own is None or manifest["kind"] != own["kind"]:
             continue
@@ -137,7 +141,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="clj-") as scratch:
         storage = Path(options.work or scratch)
         run = train(storage, data, stays, steps)
-        score(storage, run, "own", ["--patients", "held_out"])
+        score(storage, run, OWN, ["--patients", "held_out"])
         equal = equal_to_its_own(storage)
         sets = [(one.name, data / one.folder, one.options) for one in SETS if (data / one.folder).is_dir()]
         if options.openicu is not None:
