@@ -108,7 +108,11 @@ _SECTIONS: dict[str, tuple[Key, ...]] = {
     "hospitalizations": HOSPITALIZATION_KEYS,
     "people": PEOPLE_KEYS,
 }
-_WORDS = {"places": ("died", "alive", "unknown"), "sexes": ("female", "male"), "races": None}
+_WORDS: dict[str, tuple[str, ...]] = {
+    "places": ("died", "alive", "unknown"),
+    "sexes": ("female", "male"),
+    "races": ("asian", "black", "hispanic", "white", "other", "unknown"),
+}
 
 
 @dataclass(frozen=True)
@@ -296,13 +300,12 @@ def _meaning(entry: Any, place: str) -> CodeMeaning:
     )
 
 
-def _words(sections: Mapping[str, Mapping[str, Any]], name: str, allowed: tuple[str, ...] | None, where: str) -> dict[str, str]:
+def _words(sections: Mapping[str, Mapping[str, Any]], name: str, allowed: tuple[str, ...], where: str) -> dict[str, str]:
     holder = "hospitalizations" if name == "places" else "people"
     words = sections[holder].get(name) or {}
     if not isinstance(words, Mapping):
         raise ConfigError(f"{where}: {holder}.{name} must map a word to its meaning, found {type(words).__name__}")
-    if allowed is not None:
-        check_choice(list(words.values()), allowed, f"{where}: {holder}.{name}")
+    check_choice(list(words.values()), allowed, f"{where}: {holder}.{name}")
     return {str(word).strip().lower(): str(meaning) for word, meaning in words.items()}
 
 

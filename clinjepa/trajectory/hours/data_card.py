@@ -52,6 +52,7 @@ DROP_GROUPS = {
         "start_without_end",
         "end_without_start",
         "stay_without_end",
+        "stay_end_from_last_row",
         "stay_end_before_start",
         "stay_without_beginning",
         "implausible_stay_length",
@@ -66,6 +67,7 @@ DROP_GROUPS = {
     ),
     "code": ("unmapped_code", "row_without_code"),
     "identity": (
+        "row_without_subject",
         "stay_without_id",
         "stay_without_patient",
         "stay_without_admission",
@@ -82,7 +84,7 @@ DROP_GROUPS = {
 """Kind of reason -> rules; a rule in no group is shown as `other`. `moved`: the rules of `maps/misfiled.yaml`."""
 
 NOTES = frozenset(rule.name for rule in load_misfiled()) | frozenset(
-    """start_without_end stay_without_patient stay_without_admission implausible_age impossible_death empty_table table_missing
+    """start_without_end stay_end_from_last_row stay_without_patient stay_without_admission implausible_age impossible_death empty_table table_missing
     item_absent item_changed invalid_utf8 record_without_id unknown_outcome_code unknown_discharge contradicting_discharge
     discharge_before_admission unknown_sex unknown_care_unit label_taken_back implausible_admission_time
     patient_with_several_births patient_with_several_deaths""".split()
