@@ -16,7 +16,7 @@ LEAST_SHARE = 0.97
 _ANY_VESSEL = "OpenICU has gases of all vessels; the raw source drops those that are named as not arterial"
 _END_ONLY = "OpenICU writes the rate at the end of its interval, without the beginning; the raw source has the interval"
 DIFFERENT = {
-    "antibiotic": "OpenICU: some drugs by name, at the time of the order, and starts and ends of infusions; raw: systemic ones, as intervals",
+    "antibiotic": "OpenICU: some drugs by name, at the order's time, starts and ends of infusions; raw: systemic ones, as intervals",
     "culture": "OpenICU moves a culture without a time of day to the end of its day; raw: intervals of the day",
     "dbp": "OpenICU leaves the second arterial line (item 225310) out",
     "fio2": "OpenICU also takes the fraction on the blood gas's slip",
@@ -67,9 +67,7 @@ def read_both(openicu: Path, raw: Path, scratch: Path) -> Comparison:
 
 def different(*kinds: dict[str, Agreement]) -> set[str]:
     """Variables that differ in one of the kinds (readings, hours)."""
-    return {
-        name for found in kinds for name, shares in found.items() if min(shares["share_same"], shares["share_of_raw"]) < LEAST_SHARE
-    }
+    return {name for found in kinds for name, shares in found.items() if min(shares["share_same"], shares["share_of_raw"]) < LEAST_SHARE}
 
 
 def unnamed(*kinds: dict[str, Agreement]) -> list[str]:

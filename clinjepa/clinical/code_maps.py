@@ -11,15 +11,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal, cast, get_args
 
 from clinjepa.clinical.definitions import Key, check_choice, check_entry, file_names, optional, parse_definitions, read_definitions
 from clinjepa.clinical.variables import canonical_unit, load_variables
-from clinjepa.errors import ConfigError, StorageError
-from clinjepa.storage import Folder
+from clinjepa.errors import ConfigError
 
 MIMIC_MAP = "mimic_iv"
 """Name of the map that `sources.meds` has built in: item ids of MIMIC-IV in `variables.yaml`."""
@@ -45,7 +43,9 @@ MAP_KEYS = (
 """Keys of a map."""
 
 FILE_KEYS = (
-    optional("rows", "Patterns of the files with readings and treatments, from `source.path`. `*` is any text, `{set}` the data set's name."),
+    optional(
+        "rows", "Patterns of the files with readings and treatments, from `source.path`. `*` is any text, `{set}` the data set's name."
+    ),
     optional("stays", "Patterns of the files with stays, hospitalisations and people. Default: those of `rows`."),
 )
 """Keys of `files` in a map."""
@@ -154,59 +154,44 @@ def map_names() -> list[str]:
     return sorted([MIMIC_MAP, *file_names(_FOLDER)])
 
 
-@lru_cache(maxsize=8)
-def load_code_map(name: str) -> CodeMap:
+def code_map(name: str, read: Callable[[str], str | None]) -> CodeMap:
     """A map by its name or the address of its file.
+
+    Args:
+        name: Value of `source.map`.
+        read: Text of the file at an address, None where there is no file.
 
     Raises:
         ConfigError: There is no such map or file, or it is not valid; names the file, the key and the remedy.
     """
-    content = _resolved(name, None, ())
-    return _parsed(content, _where(name))
-
-
-def parse_code_map(content: Any, where: str) -> CodeMap:
-    """A map from parsed YAML, with the maps that it `extends`; `where` names it in messages. Raises ConfigError as `load_code_map`."""
-    return _parsed(_extended(content, where, None, ()), where)
+    return _parsed(_resolved(name, None, (), read), _where(name))
 
 
 def _where(name: str) -> str:
     return f"clinjepa/clinical/{_FOLDER}/{name}.yaml" if name in file_names(_FOLDER) else name
 
 
-def _resolved(name: str, folder: str | None, seen: tuple[str, ...]) -> dict[str, Any]:
+def _resolved(name: str, folder: str | None, seen: tuple[str, ...], read: Callable[[str], str | None]) -> dict[str, Any]:
     """The content of a map with what it extends. folder: that of the map that names it."""
     if name in file_names(_FOLDER):
         address, content = _where(name), read_definitions(f"{_FOLDER}/{name}.yaml")
-        parent = None
     else:
         address = name if folder is None or name.startswith("/") or "://" in name else f"{folder}/{name}"
-        parent, _, last = address.rpartition("/")
-        content = parse_definitions(_text(parent or ".", last, address, name, seen), address)
+        setting = f"{seen[-1]}: extends={name}" if seen else f"source.map={name}"
+        if name == MIMIC_MAP:
+            raise ConfigError(f"{setting}: {MIMIC_MAP} is built in and cannot be extended; state all of the map's keys")
+        text = read(address)
+        if text is None:
+            near = difflib.get_close_matches(name, map_names(), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known maps are {', '.join(map_names())}; a file is named by its path"
+            raise ConfigError(f"{setting} is no map and no file {address}; {hint}")
+        content = parse_definitions(text, address)
     if address in seen:
         raise ConfigError(f"{address}: `extends` goes round in a circle; name another map, or remove the line")
-    return _extended(content, address, parent, (*seen, address))
+    return _extended(content, address, (*seen, address), read)
 
 
-def _text(folder: str, last: str, address: str, name: str, seen: tuple[str, ...]) -> str:
-    known = map_names()
-    if name == MIMIC_MAP:
-        raise ConfigError(f"{seen[-1] if seen else name}: {MIMIC_MAP} is built in and cannot be extended; state all of the map's keys")
-    setting = f"{seen[-1]}: extends={name}" if seen else f"source.map={name}"
-    try:
-        root = Folder(folder)
-        if not root.exists(last):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known maps are {', '.join(known)}; a file is named by its path"
-            raise ConfigError(f"{setting} is no map and no file {address}; {hint}")
-        return root.read_bytes(last).decode("utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{address}: not UTF-8; write the map as a UTF-8 text file") from None
-    except (StorageError, OSError) as error:
-        raise ConfigError(f"{setting}: the file cannot be read ({type(error).__name__}); check its path and its permissions") from None
-
-
-def _extended(content: Any, where: str, folder: str | None, seen: tuple[str, ...]) -> dict[str, Any]:
+def _extended(content: Any, where: str, seen: tuple[str, ...], read: Callable[[str], str | None]) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where}: expected a mapping with stays and codes, found {type(content).__name__}; see docs/openicu.md")
     _check_names(content, MAP_KEYS, where)
@@ -216,7 +201,8 @@ def _extended(content: Any, where: str, folder: str | None, seen: tuple[str, ...
         return own
     if not isinstance(parent, str):
         raise ConfigError(f"{where}: extends={parent!r} is no name; name one map or file")
-    return _joined(_resolved(parent, folder, seen), own)
+    folder = where.rpartition("/")[0] or "."
+    return _joined(_resolved(parent, folder, seen, read), own)
 
 
 def _joined(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,12 +237,11 @@ def _parsed(content: Mapping[str, Any], where: str) -> CodeMap:
         raise ConfigError(f"{where}: unit_in_code={unit_in_code!r} must be true or false")
     codes = _codes(content["codes"], where)
     _check_each_once(lists, codes, where)
-    of = lambda name: {key.partition(".")[2]: value for key, value in lists.items() if key.startswith(f"{name}.")}  # noqa: E731
     return CodeMap(
         where=where,
         digest=hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest(),
-        files=of("files"),
-        columns=of("columns"),
+        files=_of(lists, "files"),
+        columns=_of(lists, "columns"),
         unit_in_code=unit_in_code,
         structure={key: value for key, value in lists.items() if key.split(".")[0] in ("stays", "hospitalizations", "people")},
         open_stays=cast(OpenStay, sections["stays"].get("open", "drop")),
@@ -264,6 +249,10 @@ def _parsed(content: Mapping[str, Any], where: str) -> CodeMap:
         codes=codes,
         not_used=frozenset(str(code) for code, why in (content.get("not_used") or {}).items() if why is not None),
     )
+
+
+def _of(lists: Mapping[str, tuple[str, ...]], section: str) -> dict[str, tuple[str, ...]]:
+    return {key.partition(".")[2]: value for key, value in lists.items() if key.startswith(f"{section}.")}
 
 
 def _codes(entries: Any, where: str) -> dict[str, CodeMeaning]:

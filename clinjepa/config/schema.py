@@ -66,8 +66,8 @@ class SourceConfig(Section):
     """Time zone of the hospital, such as `US/Eastern`, for data whose times are UTC (CLIF). Other kinds have local times."""
 
     map: str = Execution("mimic_iv", min_length=1)
-    """What the codes of kind `meds` mean: `mimic_iv` (the item ids of MIMIC-IV's conversion), `openicu` (data sets that OpenICU converts), or
-    the path of your own YAML file (docs/openicu.md). With another map than `mimic_iv` its content is part of the source's content digest."""
+    """What the codes of kind `meds` mean: `mimic_iv` (item ids of MIMIC-IV's conversion), `openicu` (data that OpenICU converts), or the
+    path of your own YAML file (docs/openicu.md). The content of a map other than `mimic_iv`, not its path, enters the stage keys."""
 
     simulator: SimulatorConfig = SimulatorConfig()
 

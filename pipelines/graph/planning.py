@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from clinjepa.clinical.code_maps import MIMIC_MAP, load_code_map
+from clinjepa.clinical.code_maps import MIMIC_MAP
 from clinjepa.config import Config
 from clinjepa.errors import ClinJepaError
 from clinjepa.sources import open_source
+from clinjepa.sources.mapped_meds.maps import load_code_map
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import content_key
 from pipelines.graph.experiment import Experiment, build_experiment

@@ -5,6 +5,7 @@ A subject's rows may be scattered over many files, in any order: they are first 
 | module | contents |
 |---|---|
 | `source` | `MappedMedsSource`: pieces, partitions, reading |
+| `maps` | the map, from the package or a file of the user |
 | `files` | which files are read, their columns and types, rows in blocks |
 | `codes` | codes of rows to the entries of the map |
 | `structure`, `stays` | rows of stays, hospitalisations and people; ICU stays of them |

@@ -28,7 +28,11 @@ def end_open_stays(stays: pl.DataFrame, rows: pl.DataFrame, counts: Counter[str]
     following = pl.col("intime").shift(-1).over("subject_id", order_by="intime")
     stays = stays.with_columns(following.fill_null(pl.col("intime") + _LONGEST_STAY).alias("until"))
     times = rows.select("subject_id", "time").join(stays.select("subject_id", "stay_id", "intime", "until"), on="subject_id")
-    last = times.filter(pl.col("time").is_between("intime", "until", closed="left")).group_by("stay_id").agg(pl.col("time").max().alias("last"))
+    last = (
+        times.filter(pl.col("time").is_between("intime", "until", closed="left"))
+        .group_by("stay_id")
+        .agg(pl.col("time").max().alias("last"))
+    )
     opened = stays["outtime"].is_null()
     stays = stays.join(last, on="stay_id", how="left", maintain_order="left")
     stays = stays.with_columns(pl.coalesce("outtime", "last").alias("outtime"), opened.alias("opened")).drop("until", "last")

@@ -84,9 +84,7 @@ def extract_piece(folder: Folder, piece: Piece, code_map: CodeMap, windows: Stay
     return left_out
 
 
-def _kept(
-    block: pl.DataFrame, reader: CodeReader, windows: StayWindows, counts: Counter[str], coverage: CoverageCounter
-) -> pl.DataFrame:
+def _kept(block: pl.DataFrame, reader: CodeReader, windows: StayWindows, counts: Counter[str], coverage: CoverageCounter) -> pl.DataFrame:
     """The rows in use, with key, rest and bucket; cheap and selective rules come first."""
     rows = _keep(block, pl.col("subject_id").is_not_null(), "row_without_subject", counts)
     rows = _keep(rows, pl.col("code").is_not_null(), "row_without_code", counts)
@@ -104,9 +102,7 @@ def _kept(
 def _inside(rows: pl.DataFrame, windows: StayWindows) -> pl.DataFrame:
     """Rows at a time inside an ICU stay of their patient."""
     timed = rows.filter(pl.col("time").is_not_null()).select("subject_id", "time", "code", "numeric_value", "kind").sort("time")
-    found = timed.join_asof(
-        windows.stays, left_on="time", right_on="intime", by="subject_id", strategy="backward", check_sortedness=False
-    )
+    found = timed.join_asof(windows.stays, left_on="time", right_on="intime", by="subject_id", strategy="backward", check_sortedness=False)
     return found.filter(pl.col("intime").is_not_null() & (pl.col("outtime").is_null() | (pl.col("time") <= pl.col("outtime"))))
 
 

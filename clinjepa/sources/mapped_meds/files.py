@@ -162,7 +162,9 @@ def _check_type(name: str, column: str, dtype: pa.DataType, where: str) -> None:
         "stored": pa.types.is_timestamp(inner) or text,
     }.get(name, text or whole)
     if not fits and not pa.types.is_null(inner):
-        remedy = {"subject_id": "an integer", "time": "timestamp[us]", "stored": "timestamp[us]", "numeric_value": "a number"}.get(name, "text")
+        remedy = {"subject_id": "an integer", "time": "timestamp[us]", "stored": "timestamp[us]", "numeric_value": "a number"}.get(
+            name, "text"
+        )
         raise SourceError(f"{where}: column {column!r} is {dtype}, MEDS has {remedy}; convert it")
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from clinjepa.clinical.code_maps import load_code_map
 from clinjepa.errors import SourceError
 from clinjepa.sources.files.buckets import PatientBucket, bucket_of, patient_buckets, read_rows_of_bucket
 from clinjepa.sources.mapped_meds.coverage import check_coverage, read_coverage
 from clinjepa.sources.mapped_meds.events import end_open_stays, read_events
 from clinjepa.sources.mapped_meds.extract import SCHEMA_VERSION, Piece, StayWindows, extract_piece
 from clinjepa.sources.mapped_meds.files import MedsFiles
+from clinjepa.sources.mapped_meds.maps import load_code_map
 from clinjepa.sources.mapped_meds.stays import read_stays
 from clinjepa.sources.mapped_meds.structure import icu_stays, read_structure
 from clinjepa.sources.meds.splits import SPLITS, read_splits
@@ -61,8 +61,10 @@ class MappedMedsSource:
 
     def extractions(self) -> list[TableFile]:
         """The record of unusable stays, then pieces of neighbouring files."""
-        sizes = {piece.name: sum(self._folder.size(name) for name in piece.files) for piece in self._pieces()}
-        return [{"table": _STAYS, "bytes": 0}, *({"table": name, "bytes": size} for name, size in sizes.items())]
+        pieces: list[TableFile] = [
+            {"table": piece.name, "bytes": sum(self._folder.size(name) for name in piece.files)} for piece in self._pieces()
+        ]
+        return [{"table": _STAYS, "bytes": 0}, *pieces]
 
     def extract(self, piece: TableFile, out: Folder, memory_mb: int) -> dict[str, int]:
         """Stream a piece into buckets of patients below `out`; returns the rows left out, by rule. See `extract.extract_piece`."""

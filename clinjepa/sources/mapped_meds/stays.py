@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import polars as pl
 
@@ -16,9 +17,7 @@ from clinjepa.sources.mimic_iv.stay_facts import describe_stays, is_chronic_dial
 _SEX_CODES = {"female": "F", "male": "M"}
 
 
-def read_stays(
-    stays: pl.DataFrame, structure: pl.DataFrame, splits: pl.DataFrame, code_map: CodeMap, counts: Counter[str]
-) -> pl.DataFrame:
+def read_stays(stays: pl.DataFrame, structure: pl.DataFrame, splits: pl.DataFrame, code_map: CodeMap, counts: Counter[str]) -> pl.DataFrame:
     """Stays in the columns of STAYS_SCHEMA; height and weight are still null.
 
     Args:
@@ -36,9 +35,7 @@ def read_stays(
     stays = stays.join(_dialysis(structure), on=["hadm_id", "subject_id"], how="left", maintain_order="left")
     kinds = _said_of_stays(stays, of_kind(structure, "hospitalizations.admission_type"), {}, "admission_type")
     races = _said_of_stays(stays, of_kind(structure, "people.race"), code_map.words["races"], "race_word")
-    stays = stays.join(kinds, on="stay_id", how="left", maintain_order="left").join(
-        races, on="stay_id", how="left", maintain_order="left"
-    )
+    stays = stays.join(kinds, on="stay_id", how="left", maintain_order="left").join(races, on="stay_id", how="left", maintain_order="left")
     known_groups = list(mimic_map()["races"]) + ["other", "unknown"]
     named = pl.col("race_word").is_in(known_groups)
     stays = stays.with_columns(race_groups(stays["race_word"]).alias("race_group"))
@@ -87,8 +84,10 @@ def _with_admission(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Count
     """`stays` with their hospitalisation, by its id or else the last one that began before the stay and had not ended."""
     if not stays["hadm_id"].count():
         known = admissions.select("subject_id", "hadm_id", "admitted", pl.col("discharged").alias("until")).sort("admitted")
-        found = stays.drop("hadm_id").sort("intime").join_asof(
-            known, left_on="intime", right_on="admitted", by="subject_id", strategy="backward", check_sortedness=False
+        found = (
+            stays.drop("hadm_id")
+            .sort("intime")
+            .join_asof(known, left_on="intime", right_on="admitted", by="subject_id", strategy="backward", check_sortedness=False)
         )
         inside = pl.col("until").is_null() | (pl.col("intime") <= pl.col("until"))
         stays = found.with_columns(pl.when(inside).then(pl.col("hadm_id")).alias("hadm_id")).drop("admitted", "until").sort("stay_id")
@@ -114,27 +113,31 @@ def _people(structure: pl.DataFrame, code_map: CodeMap, counts: Counter[str]) ->
     return people.join(one_sex(told, counts), on="subject_id", how="left")
 
 
-def _word(words: dict[str, str] | object) -> pl.Expr:
+def _word(words: Mapping[str, str]) -> pl.Expr:
     """The meaning of a row's text or of one of the parts behind its code; where none has a meaning, the text or the whole rest."""
-    meaning = dict(words)  # type: ignore[call-overload]
+    meaning = dict(words)
     parts = pl.col("rest").str.to_lowercase().str.split("//")
-    of_parts = parts.list.eval(
-        pl.element().str.strip_chars().replace_strict(meaning, default=None, return_dtype=pl.String)
-    ).list.drop_nulls().list.first()
+    of_parts = (
+        parts.list.eval(pl.element().str.strip_chars().replace_strict(meaning, default=None, return_dtype=pl.String))
+        .list.drop_nulls()
+        .list.first()
+    )
     of_text = pl.col("text_value").str.strip_chars().str.to_lowercase().replace_strict(meaning, default=None, return_dtype=pl.String)
     return pl.coalesce(of_text, of_parts, pl.col("text_value").str.strip_chars(), "rest")
 
 
-def _said_of_stays(stays: pl.DataFrame, rows: pl.DataFrame, words: object, name: str) -> pl.DataFrame:
-    """stay_id and the word of the row that has the stay's hospitalisation, else of the patient's last row before the stay or first after it."""
+def _said_of_stays(stays: pl.DataFrame, rows: pl.DataFrame, words: Mapping[str, str], name: str) -> pl.DataFrame:
+    """stay_id and the word of the row that has the stay's hospitalisation, else of the patient's row nearest to the stay's beginning."""
     told = rows.with_columns(_word(words).alias(name)).drop_nulls(name)
     by_id = told.drop_nulls("hospitalization").unique("hospitalization", keep="first", maintain_order=True)
     of_admission = stays.join(by_id.select(pl.col("hospitalization").alias("hadm_id"), name), on="hadm_id").select("stay_id", name)
     near = stays.select("stay_id", "subject_id", "intime").sort("intime")
     told = told.select("subject_id", "time", name).sort("time")
     found = near.join_asof(told, left_on="intime", right_on="time", by="subject_id", strategy="nearest", check_sortedness=False)
-    joined = near.select("stay_id").join(of_admission, on="stay_id", how="left").join(
-        found.select("stay_id", pl.col(name).alias("near")), on="stay_id", how="left"
+    joined = (
+        near.select("stay_id")
+        .join(of_admission, on="stay_id", how="left")
+        .join(found.select("stay_id", pl.col(name).alias("near")), on="stay_id", how="left")
     )
     return joined.select("stay_id", pl.coalesce(name, "near").alias(name))
 

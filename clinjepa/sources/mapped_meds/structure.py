@@ -91,8 +91,8 @@ def icu_stays(structure: pl.DataFrame, code_map: CodeMap, where: str, counts: Co
         stays = drop_unusable(stays, counts)
     if not stays.height:
         raise SourceError(
-            f"{where}: none of the {begins.height} rows that begin an ICU stay by {code_map.where} can be used; a stay needs a time, an end "
-            "after it (or stays.open: last_row), and an id where others have one"
+            f"{where}: none of the {begins.height} rows that begin an ICU stay by {code_map.where} can be used; a stay needs a time, an "
+            "end after it (or stays.open: last_row), and an id where others have one"
         )
     return stays.sort("stay_id").select("stay_id", "subject_id", "hadm_id", "intime", "outtime", "care_unit")
 
