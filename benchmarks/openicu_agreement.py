@@ -19,7 +19,7 @@ def main() -> None:
     if missing := [folder.name for folder in folders if not folder.is_dir()]:
         raise SystemExit(f"no folder {' and '.join(missing)} in CLINJEPA_DATA; docs/openicu.md says how to make them")
     with tempfile.TemporaryDirectory(prefix="clj-") as scratch:
-        both = read_both(*folders, Path(scratch))
+        both = read_both(folders[0], folders[1], Path(scratch))
     stays, hours = both.stays(), both.hours()
     readings, absent = both.readings(ONLY_OPENICU)
     if without_reason := unnamed(readings, hours):
