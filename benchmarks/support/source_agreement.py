@@ -131,7 +131,7 @@ class Comparison:
                 for grid in (mine, grids[1])
             ]
             if all(table.height for table in tables):
-                found[name] = self._compared(name, *tables, ["stay_id", "hour"])
+                found[name] = self._compared(name, tables[0], tables[1], ["stay_id", "hour"])
         return found
 
     def _compared(self, name: str, mine: pl.DataFrame, theirs: pl.DataFrame, at: list[str]) -> Agreement:
