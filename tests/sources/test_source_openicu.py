@@ -10,11 +10,13 @@ import yaml
 
 from clinjepa.config.schema import Config, SourceConfig
 from clinjepa.errors import ClinJepaError, ConfigError, SourceError
+from clinjepa.report.data_card_page import DataCardView
 from clinjepa.sources import open_source
 from clinjepa.sources.extraction import extract_all
 from clinjepa.sources.mapped_meds.coverage import NAMED_PATIENTS, CoverageCounter, add_coverage, read_coverage
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
+from pipelines.graph.experiment import build_experiment
 from pipelines.graph.planning import source_digest
 from tests.support.data import openicu_examples as icu
 from tests.support.data.handmade_stays import lenient_config
@@ -193,6 +195,38 @@ def test_the_map_is_part_of_the_content_and_its_path_is_not(tmp_path):
     assert source_digest(configs[0]) == digests[0] and source_digest(configs[1]) == digests[3]  # not the remembered one
 
 
+def test_only_a_map_of_its_own_adds_an_extraction_to_the_graph():
+    plain, own = (
+        build_experiment(Config(source={"kind": "meds", "path": "x", **more}), "digest").data[0].ingest for more in ({}, {"map": "openicu"})
+    )
+    assert list(plain.inputs) == [] and list(own.inputs) == ["extract"]
+    assert "map" not in plain.settings["source"] and "map" not in own.settings["source"]
+
+
+def test_a_stay_that_begins_where_another_ends_has_the_later_end(tmp_path):
+    rows = [icu.row(1, 10, "WARD//IN"), icu.row(1, 40, "WARD//OUT"), icu.row(1, 40, "WARD//IN"), icu.row(1, 60, "WARD//OUT")]
+    rows += [icu.row(1, 45, "PULSE", 80.0), *ward_rows(3)[8:]]
+    stays, _, _ = icu.read_one(icu.write_shards(tmp_path / "meds", rows), map=ward_map(tmp_path / "ward.yaml"))
+    assert stays.filter(pl.col("subject_id") == 1).select("intime", "outtime").rows() == [
+        (icu.at(10), icu.at(40)),
+        (icu.at(40), icu.at(60)),
+    ]
+
+
+def test_what_does_not_change_may_have_no_time_and_a_later_admission_says_nothing_of_an_earlier_one(tmp_path):
+    people = {"race": ["RACE"], "races": {"blue": "other"}, "sex": ["SEX"], "sexes": {"w": "female"}, "birth": ["MEDS_BIRTH"]}
+    own = ward_map(
+        tmp_path / "ward.yaml",
+        people=people,
+        hospitalizations={"begin": ["HOSP//IN"], "end": ["HOSP//OUT"], "admission_type": ["KIND"], "places": {"morgue": "died"}},
+    )
+    rows = ward_rows(3) + [icu.row(1, None, "SEX//W"), icu.row(1, None, "RACE//Blue"), icu.row(1, 99, "KIND//planned")]
+    rows += [icu.row(1, 5, "HOSP//IN"), icu.row(1, 50, "HOSP//OUT//home"), icu.row(1, 99, "HOSP//IN"), icu.row(1, 130, "HOSP//OUT//Morgue")]
+    stays, _, _ = icu.read_one(icu.write_shards(tmp_path / "meds", rows), map=own)
+    first = stays.filter(pl.col("subject_id") == 1).select("sex", "race", "admission_type", "died_in_hospital", "hospital_admission_time")
+    assert first.rows() == [("female", "other", None, False, icu.at(5)), ("female", "other", "planned", True, icu.at(99))]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -264,6 +298,8 @@ def test_unknown_codes_of_several_patients_are_named_in_the_data_card_only(tmp_p
     card = finish_ingest(out, config, left_out, read_coverage(extracted))
     assert card["code_coverage"]["unknown"] == [{"code": "FEVER CURVE", "num_rows": 12, "num_patients": 12}]
     assert card["code_coverage"]["num_unknown"] == 42 and card["dropped"]["unmapped_code"] == 42
+    view = DataCardView(dict(card))
+    assert view.unknown_codes() == [("FEVER CURVE", "12", "12")] and "FEVER" not in (view.code_sentence() or "")
     assert "note of one patient" not in (tmp_path / "ingest/data_card.json").read_text()
     assert "FEVER" not in str(left_out)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter
 from collections.abc import Mapping
+from typing import Literal
 
 import polars as pl
 
@@ -15,6 +17,8 @@ from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 from clinjepa.sources.mimic_iv.stay_facts import describe_stays, is_chronic_dialysis, one_sex, race_groups
 
 _SEX_CODES = {"female": "F", "male": "M"}
+_BEFORE_ALL = datetime.datetime(1, 1, 1)
+"""Time of rows without one: MEDS writes facts that do not change without a time."""
 
 
 def read_stays(stays: pl.DataFrame, structure: pl.DataFrame, splits: pl.DataFrame, code_map: CodeMap, counts: Counter[str]) -> pl.DataFrame:
@@ -33,8 +37,8 @@ def read_stays(stays: pl.DataFrame, structure: pl.DataFrame, splits: pl.DataFram
     stays = stays.join(_people(structure, code_map, counts), on="subject_id", how="left", maintain_order="left")
     stays = stays.join(splits, on="subject_id", how="left", maintain_order="left")
     stays = stays.join(_dialysis(structure), on=["hadm_id", "subject_id"], how="left", maintain_order="left")
-    kinds = _said_of_stays(stays, of_kind(structure, "hospitalizations.admission_type"), {}, "admission_type")
-    races = _said_of_stays(stays, of_kind(structure, "people.race"), code_map.words["races"], "race_word")
+    kinds = _said_of_stays(stays, of_kind(structure, "hospitalizations.admission_type"), {}, "admission_type", "backward")
+    races = _said_of_stays(stays, structure.filter(pl.col("kind") == "people.race"), code_map.words["races"], "race_word", "nearest")
     stays = stays.join(kinds, on="stay_id", how="left", maintain_order="left").join(races, on="stay_id", how="left", maintain_order="left")
     known_groups = list(mimic_map()["races"]) + ["other", "unknown"]
     named = pl.col("race_word").is_in(known_groups)
@@ -126,14 +130,17 @@ def _word(words: Mapping[str, str]) -> pl.Expr:
     return pl.coalesce(of_text, of_parts, pl.col("text_value").str.strip_chars(), "rest")
 
 
-def _said_of_stays(stays: pl.DataFrame, rows: pl.DataFrame, words: Mapping[str, str], name: str) -> pl.DataFrame:
-    """stay_id and the word of the row that has the stay's hospitalisation, else of the patient's row nearest to the stay's beginning."""
+def _said_of_stays(
+    stays: pl.DataFrame, rows: pl.DataFrame, words: Mapping[str, str], name: str, strategy: Literal["backward", "nearest"]
+) -> pl.DataFrame:
+    """stay_id and the word of the row that has the stay's hospitalisation, else of the patient's last (or nearest) row at its beginning."""
     told = rows.with_columns(_word(words).alias(name)).drop_nulls(name)
-    by_id = told.drop_nulls("hospitalization").unique("hospitalization", keep="first", maintain_order=True)
-    of_admission = stays.join(by_id.select(pl.col("hospitalization").alias("hadm_id"), name), on="hadm_id").select("stay_id", name)
+    ids = ["subject_id", "hadm_id"]
+    by_id = told.rename({"hospitalization": "hadm_id"}).drop_nulls("hadm_id").unique(ids, keep="first", maintain_order=True)
+    of_admission = stays.join(by_id.select(*ids, name), on=ids).select("stay_id", name)
     near = stays.select("stay_id", "subject_id", "intime").sort("intime")
-    told = told.select("subject_id", "time", name).sort("time")
-    found = near.join_asof(told, left_on="intime", right_on="time", by="subject_id", strategy="nearest", check_sortedness=False)
+    told = told.select("subject_id", pl.col("time").fill_null(_BEFORE_ALL), name).sort("time")
+    found = near.join_asof(told, left_on="intime", right_on="time", by="subject_id", strategy=strategy, check_sortedness=False)
     joined = (
         near.select("stay_id")
         .join(of_admission, on="stay_id", how="left")

@@ -152,7 +152,15 @@ def with_end(intervals: pl.DataFrame, ends: pl.DataFrame) -> pl.DataFrame:
         pl.col("begin").shift(-1).over("subject_id", order_by="begin").alias("next")
     )
     last = ends.select("subject_id", pl.col("time").alias("end")).sort("end").with_columns(pl.col("end").alias("at"))
-    found = ordered.join_asof(last, left_on="begin", right_on="at", by="subject_id", strategy="forward", check_sortedness=False)
+    found = ordered.join_asof(
+        last,
+        left_on="begin",
+        right_on="at",
+        by="subject_id",
+        strategy="forward",
+        allow_exact_matches=False,  # the end of a stay is not that of one that begins at the same time
+        check_sortedness=False,
+    )
     fits = pl.col("next").is_null() | (pl.col("end") <= pl.col("next"))
     return found.with_columns(pl.when(fits).then(pl.col("end")).alias("end")).drop("next", "at", strict=False)
 
