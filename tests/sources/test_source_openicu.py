@@ -126,6 +126,7 @@ def test_eicu_has_several_stays_of_a_hospitalisation_and_words_of_its_own(tmp_pa
     assert stays["died_in_hospital"].to_list() == [False, False, True]
     assert stays["hospital_admission_time"].unique().to_list() == [icu.at(5)]
     assert stays["next_icu_admission_time"].to_list() == [icu.at(50), None, None]
+    assert stays["weight_kg"].to_list() == [70.0, None, 70.0]  # charted more than a day before the second stay
 
 
 def test_hirid_has_neither_ids_nor_ends_of_stays(tmp_path):
