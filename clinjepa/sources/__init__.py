@@ -68,16 +68,15 @@ __all__ = [
 
 
 def source_class(config: SourceConfig) -> type[Source[Any]]:
-    """The class that reads `config.kind` with `config.map`; SourceError for an unknown kind, or a map for another kind than meds."""
+    """The class that reads `config.kind` with `config.map`; SourceError for an unknown kind."""
     if config.kind not in SOURCES:
         raise SourceError(f"source.kind={config.kind!r} is not known; known are {sorted(SOURCES)}")
-    if config.map == MIMIC_MAP:
-        return SOURCES[config.kind]
-    if config.kind != "meds":
-        raise SourceError(f"source.map={config.map} is for source.kind=meds; this kind is {config.kind}, leave source.map out")
-    return MappedMedsSource
+    return MappedMedsSource if config.kind == "meds" and config.map != MIMIC_MAP else SOURCES[config.kind]
 
 
 def open_source(config: SourceConfig) -> Source[Any]:
-    """The source that `config.kind` and `config.map` name; SourceError when its files are missing."""
-    return source_class(config)(config)
+    """The source that `config.kind` and `config.map` name; SourceError when its files are missing, or for a map of another kind than meds."""
+    found = source_class(config)
+    if config.kind != "meds" and config.map != MIMIC_MAP:
+        raise SourceError(f"source.map={config.map} is for source.kind=meds; this kind is {config.kind}, leave source.map out")
+    return found(config)

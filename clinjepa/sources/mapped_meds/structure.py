@@ -6,7 +6,6 @@ They are read once, out of the map's files of stays, and kept beside the extract
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -17,9 +16,6 @@ from clinjepa.sources.mapped_meds.codes import CodeReader
 from clinjepa.sources.mapped_meds.files import MedsFiles, blocks
 from clinjepa.sources.mimic_iv.stay_facts import drop_unusable
 from clinjepa.storage import Folder
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 KEPT = "structure.parquet"
 _ROWS = 1_000_000
@@ -175,7 +171,7 @@ def made_ids(rows: pl.DataFrame, where: str) -> pl.Series:
         raise SourceError(f"{where}: a patient has more than {_MOST} ICU stays or hospitalisations without an id; give them ids")
     if not rows.height or int(rows["subject_id"].abs().max()) < _LARGEST_SUBJECT:  # type: ignore[arg-type]
         return (rows["subject_id"] * (_MOST + 1) + numbers).rename("id")
-    words: Sequence[str] = [f"{subject}/{number}" for subject, number in zip(rows["subject_id"], numbers, strict=True)]
+    words = [f"{subject}/{number}" for subject, number in zip(rows["subject_id"], numbers, strict=True)]
     return number_ids(pl.Series("id", words, pl.String), where)
 
 
