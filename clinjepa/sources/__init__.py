@@ -75,7 +75,7 @@ def source_class(config: SourceConfig) -> type[Source[Any]]:
 
 
 def open_source(config: SourceConfig) -> Source[Any]:
-    """The source that `config.kind` and `config.map` name; SourceError when its files are missing, or for a map of another kind than meds."""
+    """The source that `config.kind` and `config.map` name; SourceError when its files are missing, or for a map of another kind."""
     found = source_class(config)
     if config.kind != "meds" and config.map != MIMIC_MAP:
         raise SourceError(f"source.map={config.map} is for source.kind=meds; this kind is {config.kind}, leave source.map out")
