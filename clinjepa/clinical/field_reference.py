@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clinjepa.clinical.code_maps import CODE_KEYS, COLUMN_KEYS, FILE_KEYS, HOSPITALIZATION_KEYS, MAP_KEYS, PEOPLE_KEYS, STAY_KEYS
 from clinjepa.clinical.conditions import CONDITION_KEYS, RULES
 from clinjepa.clinical.definitions import Key
 from clinjepa.clinical.derived import FAMILY_KEYS, QUANTITY_KEYS
@@ -37,6 +38,13 @@ _TABLES: tuple[tuple[str, str, Sequence[Key]], ...] = (
     ("### Entry of `quantities`", "", QUANTITY_KEYS),
     ("## Cohorts: `cohorts.yaml`", "A preset, under its name in `presets`:", PRESET_KEYS),
     ("### `fields` of a preset", "", COHORT_KEYS),
+    ("## Code maps: `maps/codes/<name>.yaml`", "Keys of a map for `source.map` ([openicu.md](openicu.md)):", MAP_KEYS),
+    ("### `files` of a map", "", FILE_KEYS),
+    ("### `columns` of a map", "", COLUMN_KEYS),
+    ("### `stays` of a map", "", STAY_KEYS),
+    ("### `hospitalizations` of a map", "", HOSPITALIZATION_KEYS),
+    ("### `people` of a map", "", PEOPLE_KEYS),
+    ("### Entry of `codes`", "A variable or a list of variables stands for an entry with `variables` alone.", CODE_KEYS),
     ("## Misfiled readings: `maps/misfiled.yaml`", "An entry of `rules`:", MISFILED_KEYS),
     ("## Exclusions: `exclusions.yaml`", "An entry of `fields`:", EXCLUSION_KEYS),
 )

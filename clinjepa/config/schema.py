@@ -65,6 +65,10 @@ class SourceConfig(Section):
     time_zone: str = Added("UTC", min_length=1)
     """Time zone of the hospital, such as `US/Eastern`, for data whose times are UTC (CLIF). Other kinds have local times."""
 
+    map: Annotated[str, IS_ADDRESS] = Execution("mimic_iv", min_length=1)
+    """What the codes of kind `meds` mean: `mimic_iv` (item ids of MIMIC-IV's conversion), `openicu` (data that OpenICU converts), or the
+    path of your own YAML file (docs/openicu.md). The content of a map other than `mimic_iv`, not its path, enters the stage keys."""
+
     simulator: SimulatorConfig = SimulatorConfig()
 
 

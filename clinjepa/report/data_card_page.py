@@ -16,6 +16,7 @@ from clinjepa.report.charts.parts import number
 from clinjepa.report.charts.rows import Point, Row, bar_chart
 from clinjepa.report.document import page_environment, page_style
 from clinjepa.report.words import plain, title
+from clinjepa.trajectory.hours.code_coverage import describe_coverage
 from clinjepa.trajectory.hours.data_card import NOTES
 from clinjepa.trajectory.hours.odd_medians import describe_odd
 
@@ -169,6 +170,15 @@ class DataCardView:
     def odd_lines(self) -> list[str]:
         """One line for each entry of `odd_medians`."""
         return [describe_odd(odd) for odd in self.card.get("odd_medians", [])]
+
+    def unknown_codes(self) -> list[tuple[str, str, str]]:
+        """(code, rows, patients) of the most frequent codes that the source's map lacks."""
+        found = self.card["code_coverage"]["unknown"] if "code_coverage" in self.card else []
+        return [(entry["code"], number(entry["num_rows"]), number(entry["num_patients"])) for entry in found]
+
+    def code_sentence(self) -> str | None:
+        """What share of the rows the source's map names; None for sources without a map."""
+        return describe_coverage(self.card["code_coverage"]) if "code_coverage" in self.card else None
 
     def token_charts(self) -> list[Markup]:
         return [self._token_chart(kind, counts) for kind, counts in self.card.get("tokens", {}).items()]

@@ -17,6 +17,7 @@
 | `access`, `open_data` | who may see a source's patients; download of the open data sets |
 | `mimic_iv/` | MIMIC-IV, original tables |
 | `meds/` | MIMIC-IV in the MEDS format |
+| `mapped_meds/` | MEDS data sets whose codes a map explains, such as OpenICU's |
 | `challenges/` | PhysioNet/CinC challenges 2012 and 2019 |
 | `clif/` | Common Longitudinal ICU data Format 2.1 |
 | `simulated/` | the simulator, and its patients written as MIMIC-IV tables |
@@ -26,10 +27,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clinjepa.clinical.code_maps import MIMIC_MAP
 from clinjepa.errors import SourceError
 from clinjepa.sources.challenges.cinc2012 import Cinc2012Source
 from clinjepa.sources.challenges.cinc2019 import Cinc2019Source
 from clinjepa.sources.clif.source import ClifSource
+from clinjepa.sources.mapped_meds.source import MappedMedsSource
 from clinjepa.sources.meds.source import MedsSource
 from clinjepa.sources.mimic_iv.source import MimicIvSource
 from clinjepa.sources.schema import EVENTS_SCHEMA, SCHEMA_VERSION, STAYS_SCHEMA, Source, SourceTables, validate
@@ -59,12 +62,21 @@ __all__ = [
     "Source",
     "SourceTables",
     "open_source",
+    "source_class",
     "validate",
 ]
 
 
-def open_source(config: SourceConfig) -> Source[Any]:
-    """The source that `config.kind` names; SourceError when its files are missing."""
+def source_class(config: SourceConfig) -> type[Source[Any]]:
+    """The class that reads `config.kind` with `config.map`; SourceError for an unknown kind."""
     if config.kind not in SOURCES:
         raise SourceError(f"source.kind={config.kind!r} is not known; known are {sorted(SOURCES)}")
-    return SOURCES[config.kind](config)
+    return MappedMedsSource if config.kind == "meds" and config.map != MIMIC_MAP else SOURCES[config.kind]
+
+
+def open_source(config: SourceConfig) -> Source[Any]:
+    """The source that `config.kind` and `config.map` name; SourceError when its files are missing, or for a map of another kind."""
+    found = source_class(config)
+    if config.kind != "meds" and config.map != MIMIC_MAP:
+        raise SourceError(f"source.map={config.map} is for source.kind=meds; this kind is {config.kind}, leave source.map out")
+    return found(config)

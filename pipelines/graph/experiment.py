@@ -16,7 +16,7 @@ from clinjepa.config.section import result_fields
 from clinjepa.curriculum.recipes import Recipe, load_recipes
 from clinjepa.errors import ConfigError
 from clinjepa.evaluation.settings import BaselineSettings
-from clinjepa.sources import SOURCES
+from clinjepa.sources import source_class
 from clinjepa.sources.extraction import has_extractions
 from clinjepa.storage.strays import is_stray
 from clinjepa.trajectory.settings import IngestSettings, LabelSettings, TrajectorySettings, tokenizer_settings
@@ -125,7 +125,7 @@ def _data_stages(config: Config, source_digest: str, pool: _Pool, digests: _Dige
     extract = pool.of(Stage("extract", "extract", {"source": extracted, "definitions": digests.of("variables.yaml", "maps")}))
     scores = ["derived"] if "exclusions" in ingested["text"] else []
     definitions = digests.of(*_INGESTED, *scores)
-    inputs = {"extract": extract} if has_extractions(SOURCES[config.source.kind]) else {}
+    inputs = {"extract": extract} if has_extractions(source_class(config.source)) else {}
     ingest = pool.of(Stage("ingest", "ingest", ingested | {"source": source, "definitions": definitions}, inputs))
     tokenizer = pool.of(Stage("tokenizer", "tokenizer", result_fields(tokenizer_settings(config)), {"ingest": ingest}))
     read = {"ingest": ingest, "tokenizer": tokenizer}

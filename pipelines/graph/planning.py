@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from clinjepa.clinical.code_maps import MIMIC_MAP
 from clinjepa.config import Config
 from clinjepa.errors import ClinJepaError
 from clinjepa.sources import open_source
+from clinjepa.sources.mapped_meds.maps import load_code_map
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import content_key
 from pipelines.graph.experiment import Experiment, build_experiment
@@ -48,4 +50,5 @@ def _signature(path: str, config: Config) -> str:
         root = Path(path)
         files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
         listing = [[os.fspath(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-    return content_key([config.source.kind, config.source.subsets, listing])
+    own_map = [] if config.source.map == MIMIC_MAP else [load_code_map(config.source.map).digest]
+    return content_key([config.source.kind, config.source.subsets, listing, *own_map])

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from clinjepa.config import Config
 from clinjepa.config.schema import SourceConfig, SplitConfig
 from clinjepa.config.section import result_fields
-from clinjepa.sources import SOURCES
+from clinjepa.sources import source_class
 from clinjepa.sources.extraction import has_extractions
 from pipelines.graph.experiment import Experiment, extract_definitions
 from pipelines.graph.saved_run import SavedRun
@@ -89,7 +89,7 @@ def _data_stages(own: DataStages, config: Config, source_digest: str) -> DataSta
     if config.source.kind != "simulator":
         del source["simulator"]
     inputs: dict[str, Stage] = {}
-    if has_extractions(SOURCES[config.source.kind]):
+    if has_extractions(source_class(config.source)):
         extracted = {name: value for name, value in source.items() if name != "event_time"}
         definitions = own.ingest.inputs["extract"].settings["definitions"] if "extract" in own.ingest.inputs else extract_definitions()
         inputs = {"extract": Stage("extract", "extract", {"source": extracted, "definitions": definitions})}

@@ -15,7 +15,9 @@ from clinjepa.config.schema import SourceConfig
 from clinjepa.config.section import execution_fields
 from clinjepa.sources import open_source
 from clinjepa.sources.extraction import ExtractionPlan, extracted_source, extraction_counts, item_report
+from clinjepa.sources.mapped_meds.coverage import read_coverage
 from clinjepa.storage import Folder
+from clinjepa.trajectory.hours.code_coverage import describe_coverage
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.hours.odd_medians import describe_odd
 from clinjepa.trajectory.hours.range_losses import describe
@@ -58,7 +60,10 @@ def run_ingest_stage(context: RunContext, stage: Stage, artifact: Artifact) -> d
         build_partition(open_source(settings.source), partitions[index], settings, out, f"part-{index:05d}", extracted)
 
     map_parts(context, stage, len(partitions), build)
-    card = finish_ingest(out, settings, extraction_counts(extracted) if extracted is not None else None)
+    left_out, codes = (extraction_counts(extracted), read_coverage(extracted)) if extracted is not None else (None, None)
+    card = finish_ingest(out, settings, left_out, codes)
+    if codes is not None:
+        console.print(f"{stage.label}: {describe_coverage(codes)}", highlight=False)
     for loss in card["range_losses"]:
         console.print(f"{stage.label}: {describe(loss)}", highlight=False)
     for odd in card["odd_medians"]:

@@ -7,17 +7,14 @@ and in one file, so a partition is a range of rows per file.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clinjepa.errors import SourceError
-from clinjepa.sources.meds.columns import COLUMNS, find_columns, typed, whole_numbers
+from clinjepa.sources.meds.columns import COLUMNS, find_columns, typed
 from clinjepa.sources.meds.events import read_events
+from clinjepa.sources.meds.splits import parquet_schema, read_splits
 from clinjepa.sources.meds.stays import read_stays
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS
 from clinjepa.sources.readings.cleaning import finish
@@ -74,7 +71,7 @@ class MedsSource:
 
     def partitions(self) -> list[RowRanges]:
         """Row ranges of near-equal size that end between subjects; `max_stay_id` is the last stay id read with `max_stays`."""
-        self._splits()  # a file that puts a subject into two splits is refused before any shard is read
+        read_splits(self._folder)  # a file that puts a subject into two splits is refused before any shard is read
         runs, stay_ids = self._subject_runs()
         limit = self._config.max_stays
         last = sorted(stay_ids)[limit - 1] if limit is not None and limit < len(stay_ids) else None
@@ -168,7 +165,7 @@ class MedsSource:
             for piece in partition["pieces"]
         ]
         rows = pl.concat(frames).with_columns(pl.col("row").cast(pl.Int64), pl.col("numeric_value").round_sig_figs(SIGNIFICANT_DIGITS))
-        stays = read_stays(rows, self._splits(), self._folder.address, counts)
+        stays = read_stays(rows, read_splits(self._folder), self._folder.address, counts)
         if partition["max_stay_id"] is not None:
             stays = stays.filter(pl.col("stay_id") <= partition["max_stay_id"])
         stays, events = read_events(rows, stays, counts)
@@ -192,41 +189,10 @@ class MedsSource:
         """Columns of a shard, null where an optional one is missing; `num_rows` rows from `first_row` on (None: all that follow)."""
         where = f"{self._folder.address}/{name}"
         with self._folder.local_copy(name) as path:
-            chosen = find_columns(columns, _parquet_schema(path, where), where)
+            chosen = find_columns(columns, parquet_schema(path, where), where)
             found = [spelling for spelling in chosen.values() if spelling is not None]
             try:
                 frame = pl.scan_parquet(path, glob=False).slice(first_row, num_rows).select(found).collect()
                 return typed(frame, chosen, where)
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise SourceError(f"{where}: cannot be read ({type(error).__name__}); it was cut or altered, get the file again") from None
-
-    def _splits(self) -> pl.DataFrame:
-        """subject_id, source_split; empty when the data set has no split. SourceError when a subject is in two splits."""
-        name = "metadata/subject_splits.parquet"
-        if not self._folder.exists(name):
-            return pl.DataFrame(schema={"subject_id": pl.Int64, "source_split": pl.String})
-        where = f"{self._folder.address}/{name}"
-        with self._folder.local_copy(name) as path:
-            missing = {"subject_id", "split"} - set(_parquet_schema(path, where).names())
-            if missing:
-                raise SourceError(f"{where}: columns {sorted(missing)} are missing; MEDS requires subject_id and split")
-            table = pl.read_parquet(path, columns=["subject_id", "split"], glob=False)
-        split = table["split"].cast(pl.String).str.strip_chars()
-        given = pl.DataFrame([whole_numbers(table["subject_id"], where), split.rename("source_split")]).drop_nulls().unique()
-        torn = given.height - given["subject_id"].n_unique()
-        if torn:
-            raise SourceError(f"{where}: {torn} subjects are in more than one split; give every subject one split")
-        return given
-
-
-def _parquet_schema(path: Path, where: str) -> pl.Schema:
-    try:
-        names = Counter(pq.read_schema(path).names)
-        repeated = [name for name, times in names.items() if times > 1]
-        if repeated:
-            raise SourceError(f"{where}: column {repeated[0]!r} occurs twice; remove one")
-        return pl.scan_parquet(path, glob=False).collect_schema()
-    except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
-        raise SourceError(
-            f"{where}: not a readable Parquet file ({type(error).__name__}); it was cut or altered, get the file again"
-        ) from None

@@ -8,6 +8,7 @@
 | `text` | rows -> state, action and static texts |
 | `doses` | an action text with its doses multiplied, for the drift evaluation |
 | `aggregates`, `history` | rows -> one value per hour and variable, during the stay and before admission |
+| `code_coverage` | words on the codes that a source's map lacks |
 | `range_losses`, `odd_medians`, `other_units` | columns that are not what their name says, and the unit that would fit |
 | `data_card` | counts: coverage, dropped rows by reason, tokens per text |
 """

@@ -16,6 +16,7 @@ from clinjepa.clinical.misfiled import load_misfiled
 if TYPE_CHECKING:
     import polars as pl
 
+    from clinjepa.sources.mapped_meds.coverage import CodeCoverage
     from clinjepa.storage.parts import PartFile
     from clinjepa.trajectory.hours.cohort import AttritionRow
     from clinjepa.trajectory.hours.odd_medians import OddMedian
@@ -52,6 +53,7 @@ DROP_GROUPS = {
         "start_without_end",
         "end_without_start",
         "stay_without_end",
+        "stay_end_from_last_row",
         "stay_end_before_start",
         "stay_without_beginning",
         "implausible_stay_length",
@@ -66,6 +68,7 @@ DROP_GROUPS = {
     ),
     "code": ("unmapped_code", "row_without_code"),
     "identity": (
+        "row_without_subject",
         "stay_without_id",
         "stay_without_patient",
         "stay_without_admission",
@@ -82,9 +85,9 @@ DROP_GROUPS = {
 """Kind of reason -> rules; a rule in no group is shown as `other`. `moved`: the rules of `maps/misfiled.yaml`."""
 
 NOTES = frozenset(rule.name for rule in load_misfiled()) | frozenset(
-    """start_without_end stay_without_patient stay_without_admission implausible_age impossible_death empty_table table_missing
-    item_absent item_changed invalid_utf8 record_without_id unknown_outcome_code unknown_discharge contradicting_discharge
-    discharge_before_admission unknown_sex unknown_care_unit label_taken_back implausible_admission_time
+    """start_without_end stay_end_from_last_row stay_without_patient stay_without_admission implausible_age impossible_death empty_table
+    table_missing item_absent item_changed invalid_utf8 record_without_id unknown_outcome_code unknown_discharge
+    contradicting_discharge discharge_before_admission unknown_sex unknown_care_unit label_taken_back implausible_admission_time
     patient_with_several_births patient_with_several_deaths""".split()
 )
 """Rules that count rows that were kept, or files; all others count dropped rows."""
@@ -164,7 +167,10 @@ class SplitCounts(TypedDict):
 
 
 class DataCard(TypedDict):
-    """`data_card.json` of the artifacts `ingest` and `trajectories`; `num_windows` and `tokens` only of the latter."""
+    """`data_card.json` of the artifacts `ingest` and `trajectories`; `num_windows` and `tokens` only of the latter.
+
+    code_coverage: of sources with a map of codes.
+    """
 
     schema_version: int
     name: str
@@ -184,6 +190,7 @@ class DataCard(TypedDict):
     coverage: dict[str, VariableCoverage]
     hourly_coverage: HourlyCoverage
     parts: dict[str, list[PartFile]]
+    code_coverage: NotRequired[CodeCoverage]
     num_windows: NotRequired[int]
     tokens: NotRequired[dict[str, TokenStatistics]]
 

@@ -17,6 +17,7 @@ from clinjepa.config.schema import CohortConfig, TextConfig
 from clinjepa.errors import SourceError
 from clinjepa.sources.access import source_access
 from clinjepa.sources.extraction import read_partition
+from clinjepa.sources.mapped_meds.coverage import CodeCoverage
 from clinjepa.sources.readings.range_losses import GroupLosses
 from clinjepa.sources.schema import STAYS_SCHEMA, Partition, PartitionReader, validate
 from clinjepa.storage import Folder
@@ -154,13 +155,16 @@ def _write_measured(out: Folder, name: str, events: pa.Table, stays: pl.DataFram
     return write_part_table(out, f"measured/{name}.parquet", _as_schema(aggregate_hours(placed, stays, variables), grid_schema()))
 
 
-def finish_ingest(out: Folder, settings: IngestSettings, left_out: dict[str, int] | None = None) -> DataCard:
+def finish_ingest(
+    out: Folder, settings: IngestSettings, left_out: dict[str, int] | None = None, codes: CodeCoverage | None = None
+) -> DataCard:
     """Join the parts, draw the split, write `stays.parquet`, `attrition.json` and `data_card.json`.
 
     Args:
         out: the ingest artifact, all of whose parts are finished.
         settings: sections `source` and `split` are read.
         left_out: rows that the source's extraction left out, by rule; they are added to those that the parts dropped.
+        codes: the codes that a map of codes lacks, for sources that have one.
 
     Returns:
         The data card.
@@ -172,6 +176,8 @@ def finish_ingest(out: Folder, settings: IngestSettings, left_out: dict[str, int
     stays, attrition = _join_stays(out, records)
     stays = stays.with_columns(draw_split(stays, settings.split))
     card = _card(settings, stays, attrition, records, left_out or {})
+    if codes is not None:
+        card["code_coverage"] = codes
     out.write_table("stays.parquet", _as_schema(stays, INGEST_STAYS_SCHEMA))
     out.write_json("attrition.json", attrition)
     out.write_json("data_card.json", card)
