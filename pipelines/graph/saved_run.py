@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from clinjepa.config import Config
 from clinjepa.config.load import apply_overrides, validated
+from clinjepa.config.section import result_fields
 from clinjepa.config.yaml_text import YamlFault, parse_yaml
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.experiment import Experiment, build_experiment
 from pipelines.graph.run_record import RUN_RECORD, RUN_SCHEMA_VERSION, TrialRecord
-from pipelines.graph.trial_stages import Trial
+from pipelines.graph.trial_stages import Start, Trial
 
 CONFIG_FILE = "config.yaml"
 _RUNS = "runs"
@@ -54,6 +55,34 @@ def open_saved_run(address: str, overrides: Sequence[str] = ()) -> SavedRun:
     storage = Folder(config.storage)
     experiment = build_experiment(config, _source_digest(storage, record))
     return SavedRun(config, experiment, _trials(experiment, record, folder.address))
+
+
+def read_start(config: Config) -> Start:
+    """What the run of `init_from` made, for recipes that continue it.
+
+    Raises:
+        StoreError: As `open_saved_run`; or the run lies in another storage.
+        ConfigError: The run has no such recipe or seed, or its encoder, predictor or tokenizer have other settings than this experiment's.
+    """
+    asked = config.init_from
+    run = open_saved_run(str(asked.run))
+    if Folder(run.config.storage).address != Folder(config.storage).address:
+        raise StoreError(
+            f"init_from.run lies in the storage {run.config.storage}, this experiment in {config.storage}; set storage={run.config.storage}"
+        )
+    found = [trial for trial in run.trials if asked.recipe in (None, trial.recipe) and asked.seed in (None, trial.seed)]
+    if not found:
+        there = ", ".join(dict.fromkeys(trial.name for trial in run.trials))
+        raise ConfigError(f"init_from: the run has no finished trial of recipe {asked.recipe} with seed {asked.seed}; it has {there}")
+    trial = found[0]
+    for section in ("encoder", "predictor", "tokenizer"):
+        own, other = (result_fields(getattr(each, section)) for each in (config, trial.point.config))
+        if different := sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name)):
+            raise ConfigError(
+                f"init_from.run has other settings: {', '.join(f'{section}.{name}' for name in different)}; give this experiment the same"
+            )
+    downstream = trial.evaluations["downstream"]
+    return Start(trial.data.tokenizer, trial.embed.inputs["base"], trial.embed.inputs.get("encoder"), downstream.inputs["predictor"])
 
 
 def _record(folder: Folder) -> list[TrialRecord]:
