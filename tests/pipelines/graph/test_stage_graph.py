@@ -73,7 +73,7 @@ def with_phases(experiment: Experiment) -> Any:
 CONFIG = load_config(DEMO, ["source.path=data", "encoder.model=somebody/model", "evaluation.added_value.enabled=true"])
 """The demo, so that other sources and models are valid too, with every evaluation."""
 RAW = CONFIG.model_dump(mode="json")
-LEAVES = list(leaves(CONFIG))
+LEAVES = [leaf for leaf in leaves(CONFIG) if leaf[0] != ("init_from", "run")]  # tests/pipelines/results/test_continued.py has a run
 UNUSED_HERE = {("encoder", "model"), ("encoder", "revision"), ("curriculum", "state_token_share"), ("grid", "combine")}
 """They name a public model; here the encoder is made, the budget is one of steps, and there are no axes."""
 AXES = {"curriculum.encoder_lr": [1e-5, 2e-5]}

@@ -59,8 +59,10 @@ def test_it_starts_from_the_encoder_predictor_and_tokenizer_of_the_run(first: Fi
     assert joint.inputs["encoder"].key == before.final_encoder.key and joint.inputs["predictor"].key == before.phases[-1].key
     assert trial.data.tokenizer.key == before.data.tokenizer.key and joint.inputs["base"].key == before.embed.inputs["base"].key
     stores = [each for each in run_order(load_recipe("continued")) if isinstance(each, str)]
-    assert len(stores) == sum(stage.kind == "embed" for stage in {*trial.stages} - {*before.stages})
-    assert {stage.kind for stage in trial.stages if stage.key not in {each.key for each in before.stages}}.isdisjoint({"sft", "base"})
+    made = [stage.kind for stage in trial.stages if stage.key not in {each.key for each in before.stages}]
+    assert made.count("embed") == len(stores) and {"sft", "base", "tokenizer"}.isdisjoint(made)
+    theirs = {stage.label for stage in trial.stages if stage.key in {each.key for each in before.stages}}
+    assert theirs and all(label.endswith(f" · {first.config.name}") for label in theirs)  # beside stages of the same names
 
 
 def test_the_place_of_the_run_is_in_no_key_and_what_it_made_is(first: Finished, tmp_path: Path) -> None:
