@@ -597,6 +597,20 @@ class EvaluationConfig(Section):
     """State texts used for the round trip (R² of a linear decoder from a latent to its text's values)."""
 
 
+class InitFromConfig(Section):
+    """A finished run whose encoder and predictor recipes with `encoder_start: run` continue. All recipes then use the run's tokenizer.
+    What the run made enters the keys of stages by its own keys."""
+
+    run: Annotated[str | None, IS_ADDRESS] = Execution(None)
+    """Folder of the run, `<storage>/runs/<name>`, in the `storage` of this experiment; null continues nothing."""
+
+    recipe: str | None = Execution(None)
+    """Recipe of that run; null is its first."""
+
+    seed: int | None = Execution(None)
+    """Seed of that run; null is its first."""
+
+
 class Config(Section):
     """A whole experiment. Every run saves its complete configuration."""
 
@@ -618,6 +632,7 @@ class Config(Section):
     curriculum: CurriculumConfig = CurriculumConfig()
     labels: LabelsConfig = LabelsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    init_from: InitFromConfig = Execution(InitFromConfig())
     grid: GridConfig = GridConfig()
     execution: ExecutionConfig = Execution(ExecutionConfig())
 

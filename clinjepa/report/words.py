@@ -14,6 +14,7 @@ TITLES = {
     "clin_jepa": "Clin-JEPA",
     "no_alignment": "without alignment",
     "no_warmup": "without warmup",
+    "continued": "Clin-JEPA, continued",
     "vjepa2_ac": "V-JEPA 2-AC style",
     "sft": "SFT, frozen",
     "untrained": "untrained encoder",
@@ -58,6 +59,7 @@ RECIPES = {
     "clin_jepa": "The five phases: warmup, joint refinement, alignment with the EMA target, hard sync, finalization.",
     "no_alignment": "As Clin-JEPA without alignment and hard sync; their steps go to finalization.",
     "no_warmup": "As Clin-JEPA without warmup.",
+    "continued": "Encoder and predictor of a finished run, refined on these patients by the phases after warmup.",
     "vjepa2_ac": "Masked-JEPA refinement of the encoder, frozen, then one predictor phase.",
     "sft": "Encoder after next-token fine-tuning, frozen; the predictor gets the whole budget.",
     "untrained": "Encoder before any training, frozen; the predictor gets the whole budget.",
@@ -81,6 +83,7 @@ _STARTS = {
     "random": "Starts from random weights in a public model's architecture",
     "untrained": "Starts from the untrained encoder",
     "sft": "Starts from the encoder after next-token fine-tuning",
+    "run": "Starts from encoder and predictor of a finished run",
 }
 _TRAINED = {"predictor": "predictor", "both": "encoder and predictor", "encoder": "encoder"}
 _ROLLOUTS = {

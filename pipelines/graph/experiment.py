@@ -21,7 +21,7 @@ from clinjepa.sources.extraction import has_extractions
 from clinjepa.storage.strays import is_stray
 from clinjepa.trajectory.settings import IngestSettings, LabelSettings, TrajectorySettings, tokenizer_settings
 from pipelines.graph.stage import Stage
-from pipelines.graph.trial_stages import DataStages, Trial, TrialBuilder
+from pipelines.graph.trial_stages import DataStages, Start, Trial, TrialBuilder
 
 _INGESTED = ("variables.yaml", "exclusions.yaml", "cohorts.yaml", "maps")
 """Definitions that an ingest follows; texts with severity scores follow those of derived quantities too."""
@@ -88,7 +88,8 @@ def build_experiment(config: Config, source_digest: str, recipes: Sequence[Recip
 
     Raises:
         ConfigError: a task or recipe is not there, a recipe cannot work, shares or weights do not fit it, an axis cannot be used
-            (`grid_points`), or two trials have the same key.
+            (`grid_points`), two trials have the same key, or the run of `init_from` has other sizes.
+        StoreError: The run of `init_from` cannot be opened (`saved_run`).
     """
     recipes = tuple(load_recipes(config.grid.recipes) if recipes is None else recipes)
     points = grid_points(config)
@@ -97,9 +98,10 @@ def build_experiment(config: Config, source_digest: str, recipes: Sequence[Recip
     trials: list[Trial] = []
     for point in points:
         _check_weights(point.config, recipes)
-        made = _data_stages(point.config, source_digest, stages, digests)
+        start = _start(point.config)
+        made = _data_stages(point.config, source_digest, stages, digests, start)
         own = data.setdefault(made.keys, made)
-        builder = TrialBuilder(point.config, own, stages.of, point)
+        builder = TrialBuilder(point.config, own, stages.of, point, start)
         trials += [builder.trial(recipe, seed) for seed in config.grid.seeds for recipe in recipes]
     _check_distinct(trials)
     _name_users(trials, points)
@@ -116,7 +118,16 @@ class _Pool:
         return self._made.setdefault(stage.key, stage)
 
 
-def _data_stages(config: Config, source_digest: str, pool: _Pool, digests: _Digests) -> DataStages:
+def _start(config: Config) -> Start | None:
+    """What `init_from` names; None where it names nothing."""
+    if config.init_from.run is None:
+        return None
+    from pipelines.graph.saved_run import read_start  # that run's graph is made by this module
+
+    return read_start(config)
+
+
+def _data_stages(config: Config, source_digest: str, pool: _Pool, digests: _Digests, start: Start | None) -> DataStages:
     ingested = result_fields(IngestSettings.of(config))
     source = ingested["source"] | {"digest": source_digest}
     if config.source.kind != "simulator":
@@ -127,7 +138,8 @@ def _data_stages(config: Config, source_digest: str, pool: _Pool, digests: _Dige
     definitions = digests.of(*_INGESTED, *scores)
     inputs = {"extract": extract} if has_extractions(source_class(config.source)) else {}
     ingest = pool.of(Stage("ingest", "ingest", ingested | {"source": source, "definitions": definitions}, inputs))
-    tokenizer = pool.of(Stage("tokenizer", "tokenizer", result_fields(tokenizer_settings(config)), {"ingest": ingest}))
+    own = Stage("tokenizer", "tokenizer", result_fields(tokenizer_settings(config)), {"ingest": ingest})
+    tokenizer = pool.of(own if start is None else start.tokenizer)
     read = {"ingest": ingest, "tokenizer": tokenizer}
     trajectories = pool.of(Stage("trajectories", "trajectories", result_fields(TrajectorySettings.of(config)), read))
     tasks = _tasks(config)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from clinjepa.config import Config
 from clinjepa.config.load import apply_overrides, validated
+from clinjepa.config.section import result_fields
 from clinjepa.config.yaml_text import YamlFault, parse_yaml
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.experiment import Experiment, build_experiment
 from pipelines.graph.run_record import RUN_RECORD, RUN_SCHEMA_VERSION, TrialRecord
-from pipelines.graph.trial_stages import Trial
+from pipelines.graph.trial_stages import Start, Trial
 
 CONFIG_FILE = "config.yaml"
 _RUNS = "runs"
@@ -52,8 +53,47 @@ def open_saved_run(address: str, overrides: Sequence[str] = ()) -> SavedRun:
     record = _record(folder)
     config = _config(folder, overrides)
     storage = Folder(config.storage)
-    experiment = build_experiment(config, _source_digest(storage, record))
-    return SavedRun(config, experiment, _trials(experiment, record, folder.address))
+    digests = _source_digests(storage, record)
+    experiments = [build_experiment(config, digest) for digest in digests]
+    different = [_different(experiment, record) for experiment in experiments]
+    nearest = min(range(len(digests)), key=lambda place: len(different[place]))
+    if other := different[nearest]:
+        raise StoreError(
+            f"{folder.address}: this clinjepa makes another {other[0].partition('/')[0]} than the run has ({len(other)} stages differ), "
+            "because a format version or a clinical definition changed; use the version that made the run, or run it again"
+        )
+    trials = tuple(trial for finished in record for trial in _of_record(experiments[nearest], finished))
+    return SavedRun(config, experiments[nearest], trials)
+
+
+def read_start(config: Config) -> Start:
+    """What the run of `init_from` made, for recipes that continue it.
+
+    Raises:
+        StoreError: As `open_saved_run`; or the run lies in another storage.
+        ConfigError: The run has no such recipe or seed, or its encoder, predictor or tokenizer have other settings than this experiment's.
+    """
+    asked = config.init_from
+    run = open_saved_run(str(asked.run))
+    if Folder(run.config.storage).address != Folder(config.storage).address:
+        raise StoreError(
+            f"init_from.run lies in the storage {run.config.storage}, this experiment in {config.storage}; set storage={run.config.storage}"
+        )
+    found = [trial for trial in run.trials if asked.recipe in (None, trial.recipe) and asked.seed in (None, trial.seed)]
+    if not found:
+        there = ", ".join(dict.fromkeys(trial.name for trial in run.trials))
+        raise ConfigError(f"init_from: the run has no finished trial of recipe {asked.recipe} with seed {asked.seed}; it has {there}")
+    trial = found[0]
+    for section in ("encoder", "predictor", "tokenizer"):
+        own, other = (result_fields(getattr(each, section)) for each in (config, trial.point.config))
+        if different := sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name)):
+            raise ConfigError(
+                f"init_from.run has other settings: {', '.join(f'{section}.{name}' for name in different)}; give this experiment the same"
+            )
+    for stage in trial.stages:
+        stage.label += f" · {run.config.name}"  # beside the stages of this experiment, which have the same names
+    downstream = trial.evaluations["downstream"]
+    return Start(trial.data.tokenizer, trial.embed.inputs["base"], trial.embed.inputs.get("encoder"), downstream.inputs["predictor"])
 
 
 def _record(folder: Folder) -> list[TrialRecord]:
@@ -99,32 +139,26 @@ def _storage_of(folder: Folder) -> str:
     return storage
 
 
-def _source_digest(storage: Folder, record: Sequence[TrialRecord]) -> str:
-    """Content digest of the source's files, as the ingest artifact records it."""
+def _source_digests(storage: Folder, record: Sequence[TrialRecord]) -> list[str]:
+    """Content digests of the source's files, as the ingest artifacts record them: also that of a run that this one continues."""
     names = {name for trial in record for name in trial["artifacts"].values() if name.startswith("ingest/")}
-    for name in sorted(names):
-        kind, _, key = name.partition("/")
-        artifact = Artifact.at(storage, kind, key)
-        if artifact.is_complete():
-            return str(artifact.manifest()["settings"]["source"]["digest"])
-    raise StoreError(f"{storage.address} lacks the ingest artifact of the run ({', '.join(sorted(names)) or 'none is named'})")
+    artifacts = [Artifact.at(storage, *name.split("/")) for name in sorted(names)]
+    found = [str(artifact.manifest()["settings"]["source"]["digest"]) for artifact in artifacts if artifact.is_complete()]
+    if not found:
+        raise StoreError(f"{storage.address} lacks the ingest artifact of the run ({', '.join(sorted(names)) or 'none is named'})")
+    return list(dict.fromkeys(found))
 
 
-def _trials(experiment: Experiment, record: Sequence[TrialRecord], address: str) -> tuple[Trial, ...]:
-    """The trials of the record in the graph. Raises StoreError where the graph computed now has other stages."""
+def _of_record(experiment: Experiment, finished: TrialRecord) -> list[Trial]:
+    """The trials of an experiment that a record names."""
+    asked = finished["recipe"], finished["seed"], finished["values"]
+    return [trial for trial in experiment.trials if (trial.recipe, trial.seed, dict(trial.point.values)) == asked]
+
+
+def _different(experiment: Experiment, record: Sequence[TrialRecord]) -> list[str]:
+    """`<kind>/<key>` of the record's artifacts that the experiment does not make, inputs first."""
     found = []
     for finished in record:
-        values = finished["values"]
-        own = [
-            trial
-            for trial in experiment.trials
-            if (trial.recipe, trial.seed) == (finished["recipe"], finished["seed"]) and dict(trial.point.values) == values
-        ]
-        keys = {f"{stage.kind}/{stage.key}" for trial in own for stage in trial.stages}
-        if other := [name for name in finished["artifacts"].values() if name not in keys]:  # inputs come first
-            raise StoreError(
-                f"{address}: this clinjepa makes another {other[0].partition('/')[0]} than the run has ({len(other)} stages differ), "
-                "because a format version or a clinical definition changed; use the version that made the run, or run it again"
-            )
-        found += own
-    return tuple(found)
+        keys = {f"{stage.kind}/{stage.key}" for trial in _of_record(experiment, finished) for stage in trial.stages}
+        found += [name for name in finished["artifacts"].values() if name not in keys]
+    return found

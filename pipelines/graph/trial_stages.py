@@ -51,6 +51,17 @@ class DataStages:
 
 
 @dataclass(frozen=True, eq=False)
+class Start:
+    """Stages of a finished run that another experiment continues."""
+
+    tokenizer: Stage
+    base: Stage
+    encoder: Stage | None
+    """None where the base itself encodes."""
+    predictor: Stage
+
+
+@dataclass(frozen=True, eq=False)
 class Trial:
     """One recipe with one seed at one point of the axes: its phases in order and their evaluations."""
 
@@ -116,9 +127,11 @@ class _Made:
 class TrialBuilder:
     """Builds the trials of one point of the axes."""
 
-    def __init__(self, config: Config, data: DataStages, pooled: Callable[[Stage], Stage], point: GridPoint) -> None:
-        """pooled: returns the stage of that key made before, where there is one."""
-        self.config, self.data, self.point, self._pooled = config, data, point, pooled
+    def __init__(
+        self, config: Config, data: DataStages, pooled: Callable[[Stage], Stage], point: GridPoint, start: Start | None = None
+    ) -> None:
+        """pooled: returns the stage of that key made before, where there is one; start: what `init_from` names."""
+        self.config, self.data, self.point, self._pooled, self._run = config, data, point, pooled, start
         self.ingest, self.tokenizer, self.trajectories, self.labels = data.ingest, data.tokenizer, data.trajectories, data.labels
         self.encoder = EncoderSettings.from_json(result_fields(config.encoder))
         self.predictor = PredictorSettings.from_json(result_fields(config.predictor))
@@ -137,7 +150,7 @@ class TrialBuilder:
         base, encoder = self._start(recipe, seed)
         steps = self.budget.steps(recipe)
         first = 0
-        made = _Made(encoder)
+        made = _Made(encoder, predictor=self._run.predictor if self._run is not None and recipe.encoder_start == "run" else None)
         done: list[Stage] = []
         for phase, num_steps in zip(recipe.phases, steps, strict=True):
             if phase.trains == "nothing":
@@ -193,6 +206,10 @@ class TrialBuilder:
 
     def _start(self, recipe: Recipe, seed: int) -> tuple[Stage, Stage | None]:
         """(the base, the stage with its adapters); the latter is None unless SFT trained adapters of a public model."""
+        if recipe.encoder_start == "run":
+            if self._run is None:
+                raise ConfigError(f"recipe {recipe.name} continues a finished run: set init_from.run to its folder, <storage>/runs/<name>")
+            return self._run.base, self._run.encoder
         made: dict[str, object] = {"encoder": self.encoder.base.to_json(), "seed": seed}
         if recipe.encoder_start == "random":
             if self.encoder.init == "config":

@@ -38,6 +38,7 @@ def absolute(config: Config) -> Config:
             "grid": config.grid.model_copy(
                 update={"recipes": [_absolute(each) if each.endswith((".yaml", ".yml")) else each for each in config.grid.recipes]}
             ),
+            "init_from": config.init_from.model_copy(update={"run": config.init_from.run and _absolute(config.init_from.run)}),
             "encoder": config.encoder.model_copy(update={"model": _absolute(model) if model and os.path.isdir(model) else model}),
             "execution": config.execution.model_copy(
                 update={"tracker_uri": _absolute(tracker) if tracker and _is_folder(tracker) else tracker}

@@ -39,6 +39,7 @@ WRITTEN = {
     "clin_jepa": _JOINT,
     "no_warmup": {name: parts for name, parts in _JOINT.items() if name != "warmup"},
     "no_alignment": {name: parts for name, parts in _JOINT.items() if name != "alignment"},
+    "continued": {name: parts for name, parts in _JOINT.items() if name != "warmup"},
     "vjepa2_ac": {"refinement": "online target heads", "predictor": "predictor"},
     "sft": _FROZEN,
     "untrained": _FROZEN,

@@ -14,7 +14,7 @@ from clinjepa.curriculum.settings import CurriculumSettings, Settings
 from clinjepa.curriculum.terms.table import Option, Term, TermTable
 from clinjepa.errors import ConfigError
 
-EncoderStart = Literal["untrained", "random", "sft"]
+EncoderStart = Literal["untrained", "random", "sft", "run"]
 ROLLOUT_WEIGHT = "curriculum.rollout_weight"
 """The one setting that a recipe may name as a weight."""
 
@@ -104,7 +104,8 @@ class Recipe:
 
     name: str
     encoder_start: EncoderStart
-    """`untrained`: the base as it is. `random`: a public model's architecture with random weights. `sft`: after next-token fine-tuning."""
+    """`untrained`: the base as it is. `random`: a public model's architecture with random weights. `sft`: after next-token fine-tuning.
+    `run`: encoder and predictor of a finished run (`init_from`)."""
     phases: tuple[Phase, ...]
     shares: tuple[Mapping[str, float], ...]
     """For each phase its parts of shares by their names in `curriculum.shares`: {name: part of the share, 1 for all of it}. Their sum is

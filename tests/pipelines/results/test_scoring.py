@@ -44,7 +44,7 @@ class Finished:
     def __init__(self, storage: Path) -> None:
         self.config = tiny_config(str(storage))
         experiment = build_experiment(self.config, "content")
-        self._run(experiment.stages, "the run's")
+        self.finish(experiment.stages, "the run's")
         self.report = write_report(self.config, experiment, None)
         self.run: SavedRun = open_saved_run(f"{storage}/runs/{self.config.name}")
 
@@ -52,14 +52,14 @@ class Finished:
         config = scoring_config(self.run.config, SourceConfig(name=name), name, patients)
         found = scoring_experiment(self.run, self.run.trials, config, digest)
         trial = found.trials[0]
-        self._run([shift_stage(self.run, found), score_stage(trial), found.labels, *trial.evaluations.values()], name)
+        self.finish([shift_stage(self.run, found), score_stage(trial), found.labels, *trial.evaluations.values()], name)
         write_report(config, found, None)
         return found
 
     def folder(self, stage: Stage) -> Folder:
         return Artifact.at(Folder(self.config.storage), stage.kind, stage.key).folder
 
-    def _run(self, stages: list[Stage], name: str) -> None:
+    def finish(self, stages: list[Stage], name: str) -> None:
         """name: of the source, which says whose stays are read."""
         execution = Config(storage=self.config.storage, source={"name": name})
         for stage in (each for last in stages for each in last.closure()):
