@@ -249,6 +249,25 @@ def test_two_sexes_of_a_patient_are_unknown_and_counted(tmp_path):
     assert stays["sex"].to_list() == ["female", "female", None] and counts["patient_with_several_sexes"] == 1
 
 
+def test_an_unknown_word_beside_another_one_says_nothing(tmp_path):
+    content = clif.tables()
+    for other in ({"sex_category": "Unknown", "race_category": "Unknown"}, {"sex_category": None, "race_category": None}):
+        content["patient"] = [content["patient"][1] | other, *content["patient"]]
+    stays, _, counts = clif.read_one(clif.write(tmp_path / "data", content))
+    assert stays.filter(pl.col("hadm_id") == 9).select("sex", "race").row(0) == ("male", "asian")
+    assert not {rule for rule in counts if rule.startswith(("patient_with", "unknown_"))}
+
+
+def test_several_races_and_deaths_of_a_patient_and_races_without_a_meaning_are_counted(tmp_path):
+    content = clif.tables()
+    content["patient"].append(content["patient"][1] | {"race_category": "White", "death_dttm": clif.at(40.5)})
+    content["patient"][0] |= {"ethnicity_category": None, "race_category": "Martian"}
+    stays, _, counts = clif.read_one(clif.write(tmp_path / "data", content))
+    last = stays.filter(pl.col("hadm_id") == 9).row(0, named=True)
+    assert last["race"] == "asian" and last["death_time"] == local(40.5) and stays["race"].to_list()[0] is None
+    assert counts["patient_with_several_races"] == counts["patient_with_several_deaths"] == counts["unknown_race"] == 1
+
+
 def test_who_is_still_admitted_has_no_outcome_yet(tmp_path):
     content = clif.tables()
     content["hospitalization"][0] |= {"discharge_category": "Still Admitted", "discharge_dttm": None}

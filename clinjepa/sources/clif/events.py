@@ -8,8 +8,9 @@ from datetime import timedelta
 import polars as pl
 
 from clinjepa.clinical import load_variables
+from clinjepa.sources.clif.clocks import shifted
 from clinjepa.sources.clif.tables import ClifMap, as_category, category, clif_map, load_tables
-from clinjepa.sources.clif.treatments import continuous, given_doses, held_doses, intermittent, renal_replacement
+from clinjepa.sources.clif.treatments import continuous, given_doses, held_doses, intermittent, renal_replacement, running_in
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS, in_windows, take_statics
 from clinjepa.sources.readings.cleaning import convert_values, raw_events
 from clinjepa.sources.schema import LOOKBACK_HOURS
@@ -21,16 +22,29 @@ _REACH_BACK = ("labs", _DOSES, "microbiology_culture")
 
 
 def read_events(
-    tables: dict[str, pl.DataFrame], stays: pl.DataFrame, counts: Counter[str], event_time: str
+    tables: dict[str, pl.DataFrame], stays: pl.DataFrame, windows: pl.DataFrame, counts: Counter[str], event_time: str
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(stays with height and weight, events) of a bucket of patients; dropped rows are counted by rule."""
+    """(stays with height and weight, events) of a bucket of patients, on the clocks of the stays; dropped rows are counted by rule.
+
+    Args:
+        tables: The bucket's rows, with times in UTC.
+        stays: Stays in the columns of STAYS_SCHEMA, on their own clocks.
+        windows: The same stays with intime and outtime in UTC, and `offset` (`clocks.with_offsets`).
+        counts: Receives rows left out, by rule.
+        event_time: `measured` or `stored`.
+    """
     known = clif_map()
     timed = {name: rows.rename({time: "time"}) for name, rows in tables.items() if (time := load_tables()[name].time) is not None}
     if (drips := timed.get(_DRIPS)) is not None:
         timed[_DRIPS] = held_doses(drips, counts)
     if (doses := timed.get(_DOSES)) is not None:
         timed[_DOSES] = given_doses(doses, counts)
-    placed = {name: in_windows(rows, stays, counts) for name, rows in timed.items()}
+    placed = {name: (running_in if name == _DRIPS else in_windows)(rows, windows, counts) for name, rows in timed.items()}
+    offsets = windows.select("stay_id", "offset")
+    placed = {
+        name: shifted(rows.join(offsets, on="stay_id", how="left", maintain_order="left"), pl.col("offset")).drop("offset")
+        for name, rows in placed.items()
+    }
     placed = {name: rows if name in _REACH_BACK else _near(rows, stays) for name, rows in placed.items()}
     parts = [
         _measurements(placed.get("vitals"), "vital_category", "vital_value", known["vitals"]),

@@ -15,7 +15,7 @@ from clinjepa.sources.clif.tables import category, clif_map
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS
 from clinjepa.sources.readings.antibiotics import antibiotic_map, is_antibiotic
 from clinjepa.sources.readings.cleaning import raw_events
-from clinjepa.sources.schema import MEDICATION
+from clinjepa.sources.schema import LOOKBACK_HOURS, MEDICATION
 
 _VOLUME_RATES = {"mL/h": 1.0, "mL/min": 60.0, "L/h": 1000.0}
 """Unit of a fluid's rate -> mL/h."""
@@ -44,6 +44,26 @@ def held_doses(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     if open_ended := rows["end"].null_count():
         counts["start_without_end"] += open_ended
     return rows.filter(pl.col("end").is_null() | (pl.col("end") > pl.col("time")))
+
+
+def running_in(held: pl.DataFrame, windows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Held doses with the stay_id of every stay of their patient in whose window they run; they begin LOOKBACK_HOURS before it at the earliest.
+
+    A dose that was set long before and still ran at that time is one of the stay; a dose without an end is a point in time.
+
+    Args:
+        held: Result of `held_doses`.
+        windows: stay_id, subject_id, intime and outtime, on the same clock.
+        counts: Receives `outside_stay`: rows in no window.
+    """
+    begins = pl.col("intime") - pl.duration(hours=LOOKBACK_HOURS)
+    stays = windows.select("stay_id", "subject_id", begins.alias("begins"), "outtime")
+    joined = held.join(stays, on="subject_id", how="inner", maintain_order="left")
+    runs = (pl.col("time") >= pl.col("begins")) | (pl.col("end") > pl.col("begins")).fill_null(False)
+    joined = joined.filter((pl.col("time") <= pl.col("outtime")) & runs)
+    if outside := held.height - joined["row"].n_unique():
+        counts["outside_stay"] += outside
+    return joined.with_columns(pl.max_horizontal("time", "begins").alias("time")).drop("begins", "outtime")
 
 
 def continuous(held: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
