@@ -35,7 +35,6 @@ DIFFERENT = {
     "crystalloid": "CLIF does not say which fluid only carries a drug; the raw source leaves carriers out",
     "dexmedetomidine": "15 rows that the demo v2.2 lacks (the CLIF demo was made from a newer release)",
     "hemoglobin": _WHOLE_BLOOD,
-    "insulin_any": "the conversion leaves other insulins than the regular one out, and has doses that v2.2 lacks",
     "insulin_regular_infusion": "the conversion makes rates of amounts that were given without one",
     "medication": "other names of drugs; the raw demo v2.2 has no emar",
     "o2_device": "CLIF has one word for several masks",

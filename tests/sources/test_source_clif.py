@@ -283,6 +283,30 @@ def test_the_rate_of_a_fluid_may_have_any_unit_of_volume(tmp_path, rate, unit):
     assert of(events, "crystalloid")["value"].to_list() == [pytest.approx(250.0)]
 
 
+@pytest.mark.parametrize(
+    ("category", "value", "expected"),
+    [("troponin_t", 52.0, 0.052), ("esr", 40.0, 40.0), ("magnesium", 2.1, 2.1), ("wbc", 9.5, 9.5), ("ph_arterial", 7.31, 7.31), ("crp", 50.0, 50.0)],
+)
+@pytest.mark.parametrize("unit", [None, " ", "no units", "(No units)"])
+def test_a_laboratory_value_without_a_unit_has_the_one_that_clif_fixes(tmp_path, category, value, expected, unit):
+    content = clif.tables()
+    content["labs"] = [clif.lab("7", 11, category, value, unit)]
+    _, events, _ = clif.read_one(clif.write(tmp_path / "data", content))
+    names = {"troponin_t": "troponin_t", "ph_arterial": "ph"}
+    assert of(events, names.get(category, category))["value"].to_list()[0] == pytest.approx(expected)
+    for rows in content["labs"]:
+        del rows["reference_unit"]
+    _, again, _ = clif.read_one(clif.write(tmp_path / "no column", content))
+    assert again.equals(events)
+
+
+def test_a_unit_that_is_written_counts_before_the_one_that_clif_fixes(tmp_path):
+    content = clif.tables()
+    content["labs"] = [clif.lab("7", 11, "troponin_t", 0.052, "ng/mL"), clif.lab("7", 12, "calcium_ionized", 1.2, "mmol/L")]
+    _, events, _ = clif.read_one(clif.write(tmp_path / "data", content))
+    assert of(events, "troponin_t")["value"][0] == pytest.approx(0.052) and of(events, "calcium_ionized")["value"][0] == pytest.approx(1.2)
+
+
 def test_a_column_that_occurs_twice_is_named(tmp_path):
     folder = clif.write(tmp_path / "data")
     table = pq.read_table(folder / "clif_vitals.parquet")

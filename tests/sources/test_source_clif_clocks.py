@@ -110,14 +110,18 @@ def test_days_that_were_timestamps_are_counted_and_one_time_among_them_makes_all
     assert "midnight_is_date:death_dttm" not in left_out(clif.write(tmp_path / "times", content))
 
 
-def test_dates_of_discharge_are_dates_too(tmp_path):
+def test_dates_of_discharge_are_dates_too_and_midnights_of_it_are_times(tmp_path):
     content = clif.tables()
     for row, begin, end in zip(content["hospitalization"], (1, 9, 1), (5, 10, 3), strict=True):
-        row |= {"admission_dttm": datetime.datetime(2021, 6, begin), "discharge_dttm": datetime.datetime(2021, 6, end)}
-    folder = clif.write(tmp_path / "data", content)
-    stays, _, _ = clif.read_one(folder, time_zone="US/Central")
+        row |= {"admission_dttm": datetime.date(2021, 6, begin), "discharge_dttm": datetime.date(2021, 6, end)}
+    stays, _, _ = clif.read_one(clif.write(tmp_path / "dates", content), time_zone="US/Central")
     assert stays["hospital_discharge_time"].to_list() == [datetime.datetime(2021, 6, day) for day in (5, 5, 3)]
-    assert left_out(folder)["midnight_is_date:discharge_dttm"] == 3
+    for row in content["hospitalization"]:
+        row["discharge_dttm"] = datetime.datetime.combine(row["discharge_dttm"], datetime.time(0), datetime.UTC)
+    folder = clif.write(tmp_path / "times", content)
+    stays, _, _ = clif.read_one(folder, time_zone="US/Central")
+    assert stays["hospital_discharge_time"].to_list() == [datetime.datetime(2021, 6, day, 19) for day in (4, 4, 2)]
+    assert not [rule for rule in left_out(folder) if rule.startswith("midnight_is_date:discharge")]
 
 
 def test_midnight_of_the_hospital_is_a_date_among_times(tmp_path):

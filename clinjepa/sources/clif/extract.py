@@ -61,7 +61,7 @@ def blocks(
     try:
         with folder.local_copy(table.file) as path, pq.ParquetFile(path) as file:
             columns = check_columns(table, file.schema_arrow, where)
-            dates = _dates(file, [name for name in columns if name in table.dates], Counter() if counts is None else counts)
+            dates = _dates(file, table, columns, Counter() if counts is None else counts)
             first = 0
             for batch in file.iter_batches(batch_size=num_rows, columns=columns):
                 numbers = pa.array(range(first, first + batch.num_rows), pa.int64())
@@ -73,15 +73,16 @@ def blocks(
         ) from None
 
 
-def _dates(file: pq.ParquetFile, columns: list[str], counts: Counter[str]) -> dict[str, str]:
-    """`date_columns` of a file."""
-    if not columns:
+def _dates(file: pq.ParquetFile, table: Table, columns: list[str], counts: Counter[str]) -> dict[str, str]:
+    """Columns of `table.dates` that hold dates, with the zone in which they are read; the timestamps among them are counted."""
+    chosen = [name for name in columns if name in table.midnights or name in table.dates and pa.types.is_date(file.schema_arrow.field(name).type)]
+    if not chosen:
         return {}
-    rows = file.read(columns=columns)
+    rows = file.read(columns=chosen)
     found = date_columns(rows)
     for name in found:
-        if number := len(rows[name]) - rows[name].null_count if pa.types.is_timestamp(rows[name].type) else 0:
-            counts[f"midnight_is_date:{name}"] += number
+        if pa.types.is_timestamp(rows[name].type):
+            counts[f"midnight_is_date:{name}"] += len(rows[name]) - rows[name].null_count
     return found
 
 

@@ -35,9 +35,16 @@ class ClifMap(TypedDict):
     labs: dict[str, list[str]]
     assessments: dict[str, list[str]]
     ventilation: dict[str, str]
-    devices: dict[str, str | None]
-    tracheostomy: str
-    modes: dict[str, str | None]
+    lab_units: dict[str, str]
+    devices: dict[str, str]
+    ventilated_tracheostomy: str
+    ventilator_settings: list[str]
+    invasive: list[str]
+    noninvasive: list[str]
+    noninvasive_mode: str
+    shared_modes: list[str]
+    no_ventilator_modes: list[str]
+    modes: dict[str, str]
     delirium: dict[str, str]
     continuous: dict[str, list[str]]
     intermittent: dict[str, list[str]]
@@ -55,7 +62,8 @@ class Table:
     """One table and the columns that are read. `columns`, `optional`: name -> id | number | text | time | flag.
 
     needed: whether a folder without the table is refused. time: the column that places a row in time, or else `fallback`. category: the
-    column by whose value rows are selected. dates: columns of times that may hold dates (`clocks.date_columns`). holds: whether a row holds
+    column by whose value rows are selected. dates: columns of times that hold dates where they are of the type
+    Date; midnights: those of them that do also where no timestamp has a time of day (`clocks.date_columns`). holds: whether a row holds
     until the next one, so that rows long before a stay are kept too.
     """
 
@@ -67,6 +75,7 @@ class Table:
     fallback: str | None = None
     category: str | None = None
     dates: tuple[str, ...] = ()
+    midnights: tuple[str, ...] = ()
     holds: bool = False
 
     @property
@@ -86,11 +95,11 @@ def load_tables() -> dict[str, Table]:
     content = check_keys(read_definitions("maps/clif_tables.yaml"), {"version", "tables"}, set(), _WHERE)
     found = {}
     for name, raw in content["tables"].items():
-        entry: Any = check_keys(raw, {"needed", "columns", "optional"}, {"time", "fallback", "category", "dates", "holds"}, f"{_WHERE}: {name}")
+        entry: Any = check_keys(raw, {"needed", "columns", "optional"}, {"time", "fallback", "category", "dates", "midnights", "holds"}, f"{_WHERE}: {name}")
         for column, kind in {**entry["columns"], **entry["optional"]}.items():
             if kind not in _KINDS:
                 raise ConfigError(f"{_WHERE}: {name}.{column}: type {kind!r} is not one of {list(_KINDS)}")
-        found[name] = Table(name, **(entry | {"dates": tuple(entry.get("dates", ()))}))
+        found[name] = Table(name, **(entry | {part: tuple(entry.get(part, ())) for part in ("dates", "midnights")}))
     return found
 
 
