@@ -285,7 +285,14 @@ def test_the_rate_of_a_fluid_may_have_any_unit_of_volume(tmp_path, rate, unit):
 
 @pytest.mark.parametrize(
     ("category", "value", "expected"),
-    [("troponin_t", 52.0, 0.052), ("esr", 40.0, 40.0), ("magnesium", 2.1, 2.1), ("wbc", 9.5, 9.5), ("ph_arterial", 7.31, 7.31), ("crp", 50.0, 50.0)],
+    [
+        ("troponin_t", 52.0, 0.052),
+        ("esr", 40.0, 40.0),
+        ("magnesium", 2.1, 2.1),
+        ("wbc", 9.5, 9.5),
+        ("ph_arterial", 7.31, 7.31),
+        ("crp", 50.0, 50.0),
+    ],
 )
 @pytest.mark.parametrize("unit", [None, " ", "no units", "(No units)"])
 def test_a_laboratory_value_without_a_unit_has_the_one_that_clif_fixes(tmp_path, category, value, expected, unit):

@@ -1,4 +1,4 @@
-"""CLIF's respiratory support: the device decides over the mode, a ventilator through the neck is one, unknown words are oxygen and counted."""
+"""CLIF's respiratory support: the device decides over the mode, a ventilated tracheostomy is ventilated, unknown words are counted."""
 
 from __future__ import annotations
 

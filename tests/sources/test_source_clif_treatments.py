@@ -33,7 +33,9 @@ def intervals(events: pl.DataFrame, variable: str, stay: int = 701) -> list[tupl
 @pytest.mark.parametrize("dose", [0.0, -2.0, float("nan"), float("inf")])
 def test_a_dose_of_nothing_was_not_given_and_is_counted(tmp_path, drug, dose):
     events, counts = doses(tmp_path, clif.dose("7", 15, drug, dose, "mL", "iv"), clif.dose("7", 16, "pantoprazole", 40.0, "mg", "iv"))
-    given = events.filter(pl.col("row").is_in([0, 1]) & pl.col("variable").is_in(["medication", "antibiotic", "antibiotics_iv", "insulin_any"]))
+    given = events.filter(
+        pl.col("row").is_in([0, 1]) & pl.col("variable").is_in(["medication", "antibiotic", "antibiotics_iv", "insulin_any"])
+    )
     assert given["text"].to_list() == ["Pantoprazole"] and counts["zero_amount"] == 1
 
 
@@ -135,7 +137,14 @@ def test_antibacterials_of_clif_are_antibiotics(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["Neomycin-Polymyxin-Bacitracin", "Neomycin/Polymyxin B Sulf/HC", "Polymyxin B Sul-Trimethoprim", "fidaxomicin", "micafungin", "acyclovir"],
+    [
+        "Neomycin-Polymyxin-Bacitracin",
+        "Neomycin/Polymyxin B Sulf/HC",
+        "Polymyxin B Sul-Trimethoprim",
+        "fidaxomicin",
+        "micafungin",
+        "acyclovir",
+    ],
 )
 def test_drops_ointments_and_drugs_against_other_germs_are_not(name):
     assert not is_antibiotic(name)

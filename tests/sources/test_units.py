@@ -217,7 +217,14 @@ MICRO = ["\u00b5", "\u03bc", "u"]
 @pytest.mark.parametrize("sign", MICRO)
 @pytest.mark.parametrize(
     ("spelling", "unit"),
-    [("10^3/{}L", "K/uL"), ("{}g/kg/min", "mcg/kg/min"), ("{}mol/L", "umol/L"), ("{}g/dL", "mcg/dL"), ("x10^3/{}l ", "K/uL"), ("{}G/H", "mcg/h")],
+    [
+        ("10^3/{}L", "K/uL"),
+        ("{}g/kg/min", "mcg/kg/min"),
+        ("{}mol/L", "umol/L"),
+        ("{}g/dL", "mcg/dL"),
+        ("x10^3/{}l ", "K/uL"),
+        ("{}G/H", "mcg/h"),
+    ],
 )
 def test_both_signs_for_micro_are_read(spelling, unit, sign):
     assert canonical_unit(spelling.format(sign)) == unit

@@ -1,7 +1,7 @@
 """Clocks of CLIF: instants are UTC, and every hospitalisation has one clock whose offset from UTC does not change.
 
-The offset is that of the hospital's zone at the hospitalisation's first ICU admission. Hours and durations inside a stay are therefore real,
-also where summer time begins or ends in it. A date without a time is the hospital's own day; no offset moves it.
+The offset is that of the hospital's zone at the hospitalisation's first ICU admission. Hours and durations inside a stay are therefore
+real, also where summer time begins or ends in it. A date without a time is the hospital's own day; no offset moves it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def with_offsets(stays: pl.DataFrame, zone: str) -> pl.DataFrame:
 def on_clock(rows: pl.DataFrame, column: str, offset: str, zone: str) -> pl.Expr:
     """A column of instants, or of dates, on the clock of the column `offset`.
 
-    Instants have the zone UTC; those at 00:00 in the hospital's zone are dates, as they are on the clock of a wall (`is_date_only`).
-    A column without a zone holds dates.
+    Instants have the zone UTC; those that are dates without a time (`is_date_only`) on the hospital's civil clock stay that day. A column
+    without a zone holds dates.
     """
     time = pl.col(column)
     dtype = rows.schema[column]

@@ -81,7 +81,9 @@ def _with_units(labs: pl.DataFrame | None) -> pl.DataFrame | None:
         return None
     fixed = {as_category(word): unit for word, unit in clif_map()["lab_units"].items()}
     written = labs["reference_unit"].unique().drop_nulls().to_list()
-    units = pl.col("reference_unit").replace_strict(written, [canonical_unit(unit) for unit in written], default=None, return_dtype=pl.String)
+    units = pl.col("reference_unit").replace_strict(
+        written, [canonical_unit(unit) for unit in written], default=None, return_dtype=pl.String
+    )
     return labs.with_columns(
         pl.coalesce(units, category("lab_category").replace_strict(fixed, default=None, return_dtype=pl.String)).alias("unit")
     )

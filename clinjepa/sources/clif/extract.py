@@ -1,6 +1,7 @@
 """Extraction of one CLIF table: its Parquet file is streamed once into files that can be read by patient.
 
-Kept are rows of patients with an ICU stay, near these stays, of the categories in use; of continuous drugs those of all times. Memory does not depend on the size of the table.
+Kept are rows of patients with an ICU stay, near these stays, of the categories in use; of continuous drugs those of all times.
+Memory does not depend on the size of the table.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def blocks(
 
 def _dates(file: pq.ParquetFile, table: Table, columns: list[str], counts: Counter[str]) -> dict[str, str]:
     """Columns of `table.dates` that hold dates, with the zone in which they are read; the timestamps among them are counted."""
-    chosen = [name for name in columns if name in table.midnights or name in table.dates and pa.types.is_date(file.schema_arrow.field(name).type)]
+    chosen = [
+        name for name in columns if name in table.midnights or name in table.dates and pa.types.is_date(file.schema_arrow.field(name).type)
+    ]
     if not chosen:
         return {}
     rows = file.read(columns=chosen)

@@ -99,7 +99,9 @@ def read_stays(stays: pl.DataFrame, tables: dict[str, pl.DataFrame], zone: str, 
             `unknown_race` and the rules of `describe_stays`.
     """
     offsets = stays.select("subject_id", "patient_offset").unique()
-    of_patient = {name: tables[name].join(offsets, on="subject_id", how="inner", maintain_order="left") for name in ("patient", "hospitalization")}
+    of_patient = {
+        name: tables[name].join(offsets, on="subject_id", how="inner", maintain_order="left") for name in ("patient", "hospitalization")
+    }
     people, admissions = _people(of_patient["patient"], zone, counts), _admissions(of_patient["hospitalization"], zone)
     strays = stays.join(people, on="subject_id", how="anti").height
     if strays:
@@ -141,7 +143,9 @@ def _people(patients: pl.DataFrame, zone: str, counts: Counter[str]) -> pl.DataF
     race = category("race_category").replace_strict(known["races"], default=None, return_dtype=pl.String)
     sex = category("sex_category")
     rows = patients.with_columns(
-        pl.when(sex != "unknown").then(pl.coalesce(sex.replace_strict(_SEX_CODES, default=None, return_dtype=pl.String), sex)).alias("sex_code"),
+        pl.when(sex != "unknown")
+        .then(pl.coalesce(sex.replace_strict(_SEX_CODES, default=None, return_dtype=pl.String), sex))
+        .alias("sex_code"),
         pl.when(hispanic).then(pl.lit("hispanic")).otherwise(race).alias("race"),
         (pl.col("race_category").is_not_null() & race.is_null()).alias("other_race"),
         on_clock(patients, "death_dttm", "patient_offset", zone).alias("death"),

@@ -95,7 +95,9 @@ def load_tables() -> dict[str, Table]:
     content = check_keys(read_definitions("maps/clif_tables.yaml"), {"version", "tables"}, set(), _WHERE)
     found = {}
     for name, raw in content["tables"].items():
-        entry: Any = check_keys(raw, {"needed", "columns", "optional"}, {"time", "fallback", "category", "dates", "midnights", "holds"}, f"{_WHERE}: {name}")
+        entry: Any = check_keys(
+            raw, {"needed", "columns", "optional"}, {"time", "fallback", "category", "dates", "midnights", "holds"}, f"{_WHERE}: {name}"
+        )
         for column, kind in {**entry["columns"], **entry["optional"]}.items():
             if kind not in _KINDS:
                 raise ConfigError(f"{_WHERE}: {name}.{column}: type {kind!r} is not one of {list(_KINDS)}")

@@ -60,9 +60,10 @@ def _in_order(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def running_in(held: pl.DataFrame, windows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Held doses with the stay_id of every stay of their patient in whose window they run; they begin LOOKBACK_HOURS before it at the earliest.
+    """Held doses with the stay_id of every stay of their patient in whose window they run.
 
-    A dose that was set long before and still ran at that time is one of the stay; a dose without an end is a point in time.
+    A dose that was set long before, and still ran LOOKBACK_HOURS before ICU admission, begins at that time. A dose without an end is a
+    point in time.
 
     Args:
         held: Result of `held_doses`.
@@ -115,7 +116,8 @@ def given_doses(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
         if given.height < rows.height:
             counts[rule] += rows.height - given.height
         rows = given
-    return rows.with_columns(dose.round_sig_figs(SIGNIFICANT_DIGITS).alias("dose"), category("med_category").alias("drug")).drop_nulls("drug")
+    rows = rows.with_columns(dose.round_sig_figs(SIGNIFICANT_DIGITS).alias("dose"), category("med_category").alias("drug"))
+    return rows.drop_nulls("drug")
 
 
 def intermittent(given: pl.DataFrame) -> pl.DataFrame:

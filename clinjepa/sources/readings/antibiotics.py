@@ -10,7 +10,6 @@ import polars as pl
 
 from clinjepa.clinical.definitions import read_definitions
 
-
 _BETWEEN_WORDS = r"[_\-\s]+"
 
 
