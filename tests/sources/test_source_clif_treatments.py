@@ -77,6 +77,8 @@ def test_without_an_order_s_number_the_stop_of_a_running_drug_is_that_of_the_inf
         clif.drip("7", 14, "milrinone", 0.2, "mcg/kg/min", "start"),
         *(minute[::-1] if swapped else minute),
         clif.drip("7", 18, "milrinone", 0.0, "mcg/kg/min", "stop"),
+        clif.drip("7", 19, "milrinone", 0.5, "mcg/kg/min", "start"),
+        clif.drip("7", 19, "milrinone", 0.0, "mcg/kg/min", "stop"),  # stopped before, so started and stopped at once again
     ]
     events, _ = drips(tmp_path, *[row | {"med_order_id": None} for row in rows])
     assert intervals(events, "milrinone") == [(14, 16, 0.2), (16, 18, 0.4)]
