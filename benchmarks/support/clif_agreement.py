@@ -35,10 +35,9 @@ DIFFERENT = {
     "crystalloid": "CLIF does not say which fluid only carries a drug; the raw source leaves carriers out",
     "dexmedetomidine": "15 rows that the demo v2.2 lacks (the CLIF demo was made from a newer release)",
     "hemoglobin": _WHOLE_BLOOD,
-    "insulin_any": "the conversion leaves other insulins than the regular one out, and has doses that v2.2 lacks",
     "insulin_regular_infusion": "the conversion makes rates of amounts that were given without one",
     "medication": "other names of drugs; the raw demo v2.2 has no emar",
-    "o2_device": "CLIF has one word for several masks",
+    "o2_device": "CLIF has one word for several masks, and tells a tracheostomy with a ventilator from one without",
     "o2_flow": "CLIF takes the flow of an additional cannula too",
     "paco2": _ANY_VESSEL,
     "pao2": _ANY_VESSEL,
@@ -48,7 +47,7 @@ DIFFERENT = {
     "svo2": "CLIF takes the laboratory's mixed venous saturation too",
     "tidal_volume_observed": "CLIF takes the spontaneous tidal volume too",
     "troponin_t": "the conversion writes <0.01 ng/mL as 10 ng/L; the raw source has no number there",
-    "vent_mode": "CLIF has one word for several modes",
+    "vent_mode": "CLIF has one word for several modes; by mask it is NIV, whatever its name",
 }
 """Variable -> why its values in CLIF are others than the raw ones."""
 

@@ -181,15 +181,20 @@ def canonical_unit(unit: str | None) -> str | None:
         return None
     spelled = re.sub(r"\s*/\s*", "/", unit.strip())
     spellings = _unit_spellings()
-    known = spellings.get(spelled.casefold(), spellings.get(spelled.rstrip(". ").casefold()))
+    known = spellings.get(_spelling(spelled), spellings.get(_spelling(spelled.rstrip(". "))))
     return None if known == "" else known or spelled
 
 
 @lru_cache(maxsize=1)
 def _unit_spellings() -> dict[str, str]:
     content = read_definitions("maps/units.yaml")
-    spellings = {spelling.casefold(): unit for unit, others in content["units"].items() for spelling in (unit, *others)}
-    return spellings | {spelling.casefold(): "" for spelling in content["missing"]}
+    spellings = {_spelling(spelling): unit for unit, others in content["units"].items() for spelling in (unit, *others)}
+    return spellings | {_spelling(spelling): "" for spelling in content["missing"]}
+
+
+def _spelling(text: str) -> str:
+    """A unit without case, with `u` for the sign of micro (U+00B5) and the Greek letter that looks like it (U+03BC)."""
+    return text.casefold().replace("\u00b5", "u").replace("\u03bc", "u")
 
 
 def _variable(raw: Any, sections: list[str], place: str) -> Variable:

@@ -249,6 +249,25 @@ def test_two_sexes_of_a_patient_are_unknown_and_counted(tmp_path):
     assert stays["sex"].to_list() == ["female", "female", None] and counts["patient_with_several_sexes"] == 1
 
 
+def test_an_unknown_word_beside_another_one_says_nothing(tmp_path):
+    content = clif.tables()
+    for other in ({"sex_category": "Unknown", "race_category": "Unknown"}, {"sex_category": None, "race_category": None}):
+        content["patient"] = [content["patient"][1] | other, *content["patient"]]
+    stays, _, counts = clif.read_one(clif.write(tmp_path / "data", content))
+    assert stays.filter(pl.col("hadm_id") == 9).select("sex", "race").row(0) == ("male", "asian")
+    assert not {rule for rule in counts if rule.startswith(("patient_with", "unknown_"))}
+
+
+def test_several_races_and_deaths_of_a_patient_and_races_without_a_meaning_are_counted(tmp_path):
+    content = clif.tables()
+    content["patient"].append(content["patient"][1] | {"race_category": "White", "death_dttm": clif.at(40.5)})
+    content["patient"][0] |= {"ethnicity_category": None, "race_category": "Martian"}
+    stays, _, counts = clif.read_one(clif.write(tmp_path / "data", content))
+    last = stays.filter(pl.col("hadm_id") == 9).row(0, named=True)
+    assert last["race"] == "asian" and last["death_time"] == local(40.5) and stays["race"].to_list()[0] is None
+    assert counts["patient_with_several_races"] == counts["patient_with_several_deaths"] == counts["unknown_race"] == 1
+
+
 def test_who_is_still_admitted_has_no_outcome_yet(tmp_path):
     content = clif.tables()
     content["hospitalization"][0] |= {"discharge_category": "Still Admitted", "discharge_dttm": None}
@@ -262,6 +281,37 @@ def test_the_rate_of_a_fluid_may_have_any_unit_of_volume(tmp_path, rate, unit):
     content["medication_admin_continuous"][3] |= {"med_dose": rate, "med_dose_unit": unit}
     _, events, _ = clif.read_one(clif.write(tmp_path / "data", content))
     assert of(events, "crystalloid")["value"].to_list() == [pytest.approx(250.0)]
+
+
+@pytest.mark.parametrize(
+    ("category", "value", "expected"),
+    [
+        ("troponin_t", 52.0, 0.052),
+        ("esr", 40.0, 40.0),
+        ("magnesium", 2.1, 2.1),
+        ("wbc", 9.5, 9.5),
+        ("ph_arterial", 7.31, 7.31),
+        ("crp", 50.0, 50.0),
+    ],
+)
+@pytest.mark.parametrize("unit", [None, " ", "no units", "(No units)"])
+def test_a_laboratory_value_without_a_unit_has_the_one_that_clif_fixes(tmp_path, category, value, expected, unit):
+    content = clif.tables()
+    content["labs"] = [clif.lab("7", 11, category, value, unit)]
+    _, events, _ = clif.read_one(clif.write(tmp_path / "data", content))
+    names = {"troponin_t": "troponin_t", "ph_arterial": "ph"}
+    assert of(events, names.get(category, category))["value"].to_list()[0] == pytest.approx(expected)
+    for rows in content["labs"]:
+        del rows["reference_unit"]
+    _, again, _ = clif.read_one(clif.write(tmp_path / "no column", content))
+    assert again.equals(events)
+
+
+def test_a_unit_that_is_written_counts_before_the_one_that_clif_fixes(tmp_path):
+    content = clif.tables()
+    content["labs"] = [clif.lab("7", 11, "troponin_t", 0.052, "ng/mL"), clif.lab("7", 12, "calcium_ionized", 1.2, "mmol/L")]
+    _, events, _ = clif.read_one(clif.write(tmp_path / "data", content))
+    assert of(events, "troponin_t")["value"][0] == pytest.approx(0.052) and of(events, "calcium_ionized")["value"][0] == pytest.approx(1.2)
 
 
 def test_a_column_that_occurs_twice_is_named(tmp_path):

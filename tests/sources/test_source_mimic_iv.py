@@ -204,7 +204,8 @@ def test_trap_18_the_words_of_a_delirium_assessment_are_kept_as_they_stand(tmp_p
 
 def test_a_systemic_antibiotic_is_an_interval_and_an_eye_drop_is_none(tmp_path):
     order = {"subject_id": 1, "starttime": at(-50), "stoptime": at(20), "drug": "Vancomycin", "drug_type": "MAIN", "route": "IV"}
-    others = [order | {"route": "LEFT EYE"}, order | {"drug": "Ondansetron"}, order | {"starttime": at(-100)}]
+    local = [order | {"route": route} for route in ("LEFT EYE", "IT", "NU", "Intraventricular", " inhalation", "INTRA-PLEURAL")]
+    others = [*local, order | {"drug": "Ondansetron"}, order | {"starttime": at(-100)}]
     (event,) = events_of(read(tmp_path, prescriptions=[order, *others]), "antibiotic")
     assert (event["time"], event["end_time"], event["text"]) == (-50.0, 20.0, "Vancomycin")
 

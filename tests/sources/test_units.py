@@ -209,3 +209,27 @@ def test_both_readers_of_mimic_iv_convert_a_rate_per_patient_alike(tmp_path):
         values = {event["variable"]: event["value"] for event in tables.events.to_pylist()}
         assert values == {"dopamine": pytest.approx(0.1), "norepinephrine": pytest.approx(0.1)}
         assert tables.counts["no_weight:phenylephrine"] == 1
+
+
+MICRO = ["\u00b5", "\u03bc", "u"]
+
+
+@pytest.mark.parametrize("sign", MICRO)
+@pytest.mark.parametrize(
+    ("spelling", "unit"),
+    [
+        ("10^3/{}L", "K/uL"),
+        ("{}g/kg/min", "mcg/kg/min"),
+        ("{}mol/L", "umol/L"),
+        ("{}g/dL", "mcg/dL"),
+        ("x10^3/{}l ", "K/uL"),
+        ("{}G/H", "mcg/h"),
+    ],
+)
+def test_both_signs_for_micro_are_read(spelling, unit, sign):
+    assert canonical_unit(spelling.format(sign)) == unit
+
+
+@pytest.mark.parametrize(("spelling", "unit"), [("no units", None), ("(No Units)", None), ("mm/hour", "mm/hr"), ("mm/Hr", "mm/hr")])
+def test_words_for_no_unit_and_hours_written_out(spelling, unit):
+    assert canonical_unit(spelling) == unit

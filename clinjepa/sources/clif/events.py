@@ -7,9 +7,11 @@ from datetime import timedelta
 
 import polars as pl
 
-from clinjepa.clinical import load_variables
+from clinjepa.clinical import canonical_unit, load_variables
+from clinjepa.sources.clif.clocks import shifted
+from clinjepa.sources.clif.respiratory import respiratory
 from clinjepa.sources.clif.tables import ClifMap, as_category, category, clif_map, load_tables
-from clinjepa.sources.clif.treatments import continuous, given_doses, held_doses, intermittent, renal_replacement
+from clinjepa.sources.clif.treatments import continuous, given_doses, held_doses, intermittent, renal_replacement, running_in
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS, in_windows, take_statics
 from clinjepa.sources.readings.cleaning import convert_values, raw_events
 from clinjepa.sources.schema import LOOKBACK_HOURS
@@ -21,23 +23,37 @@ _REACH_BACK = ("labs", _DOSES, "microbiology_culture")
 
 
 def read_events(
-    tables: dict[str, pl.DataFrame], stays: pl.DataFrame, counts: Counter[str], event_time: str
+    tables: dict[str, pl.DataFrame], stays: pl.DataFrame, windows: pl.DataFrame, counts: Counter[str], event_time: str
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(stays with height and weight, events) of a bucket of patients; dropped rows are counted by rule."""
+    """(stays with height and weight, events) of a bucket of patients, on the clocks of the stays; dropped rows are counted by rule.
+
+    Args:
+        tables: The bucket's rows, with times in UTC.
+        stays: Stays in the columns of STAYS_SCHEMA, on their own clocks.
+        windows: The same stays with intime and outtime in UTC, and `offset` (`clocks.with_offsets`).
+        counts: Receives rows left out, by rule.
+        event_time: `measured` or `stored`.
+    """
     known = clif_map()
     timed = {name: rows.rename({time: "time"}) for name, rows in tables.items() if (time := load_tables()[name].time) is not None}
     if (drips := timed.get(_DRIPS)) is not None:
         timed[_DRIPS] = held_doses(drips, counts)
     if (doses := timed.get(_DOSES)) is not None:
         timed[_DOSES] = given_doses(doses, counts)
-    placed = {name: in_windows(rows, stays, counts) for name, rows in timed.items()}
+    placed = {name: (running_in if name == _DRIPS else in_windows)(rows, windows, counts) for name, rows in timed.items()}
+    offsets = windows.select("stay_id", "offset")
+    placed = {
+        name: shifted(rows.join(offsets, on="stay_id", how="left", maintain_order="left"), pl.col("offset")).drop("offset")
+        for name, rows in placed.items()
+    }
     placed = {name: rows if name in _REACH_BACK else _near(rows, stays) for name, rows in placed.items()}
     parts = [
         _measurements(placed.get("vitals"), "vital_category", "vital_value", known["vitals"]),
-        _measurements(placed.get("labs"), "lab_category", "lab_value_numeric", known["labs"], "reference_unit", "lab_result_dttm"),
-        *_assessments(placed.get("patient_assessments"), known),
-        *_respiratory(placed.get("respiratory_support"), known),
+        _measurements(_with_units(placed.get("labs")), "lab_category", "lab_value_numeric", known["labs"], "unit", "lab_result_dttm"),
+        *_assessments(placed.get("patient_assessments"), known, counts),
     ]
+    if (rows := placed.get("respiratory_support")) is not None:
+        parts += respiratory(rows, counts)
     if (rows := placed.get(_DRIPS)) is not None:
         parts.append(continuous(rows, counts))
     if (rows := placed.get(_DOSES)) is not None:
@@ -57,6 +73,20 @@ def _near(rows: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
     """Rows at most LOOKBACK_HOURS before their stay: a weight of an earlier stay is not one of this stay."""
     began = rows.join(stays.select("stay_id", "intime"), on="stay_id", how="left", maintain_order="left")
     return rows.filter(began["time"] >= began["intime"] - timedelta(hours=LOOKBACK_HOURS))
+
+
+def _with_units(labs: pl.DataFrame | None) -> pl.DataFrame | None:
+    """Laboratory rows with `unit`: their reference unit, or where that says nothing the unit that CLIF fixes for their category."""
+    if labs is None:
+        return None
+    fixed = {as_category(word): unit for word, unit in clif_map()["lab_units"].items()}
+    written = labs["reference_unit"].unique().drop_nulls().to_list()
+    units = pl.col("reference_unit").replace_strict(
+        written, [canonical_unit(unit) for unit in written], default=None, return_dtype=pl.String
+    )
+    return labs.with_columns(
+        pl.coalesce(units, category("lab_category").replace_strict(fixed, default=None, return_dtype=pl.String)).alias("unit")
+    )
 
 
 def _measurements(
@@ -82,8 +112,8 @@ def _measurements(
     )
 
 
-def _assessments(rows: pl.DataFrame | None, known: ClifMap) -> list[pl.DataFrame]:
-    """Scores by their number, the result of CAM-ICU by its word."""
+def _assessments(rows: pl.DataFrame | None, known: ClifMap, counts: Counter[str]) -> list[pl.DataFrame]:
+    """Scores by their number, the result of CAM-ICU by its word; words that the map lacks are counted as `unmapped_code`."""
     if rows is None:
         return []
     scores = {word: [n for n in names if load_variables()[n].kind == "numeric"] for word, names in known["assessments"].items()}
@@ -93,27 +123,8 @@ def _assessments(rows: pl.DataFrame | None, known: ClifMap) -> list[pl.DataFrame
         said = rows.filter(category("assessment_category") == as_category(word)).with_columns(
             category("categorical_value").replace_strict(known["delirium"], default=None, return_dtype=pl.String).alias("text")
         )
+        if unmapped := said.filter(pl.col("text").is_null() & pl.col("categorical_value").is_not_null())["row"].n_unique():
+            counts["unmapped_code"] += unmapped
         said = said.drop_nulls("text")
         found += [raw_events(said.select("stay_id", "time", "row", "text", pl.lit(name).alias("variable"))) for name in names]
-    return found
-
-
-def _respiratory(rows: pl.DataFrame | None, known: ClifMap) -> list[pl.DataFrame]:
-    """Settings and observations by column, device and mode as the dictionary's words."""
-    if rows is None:
-        return []
-    found = []
-    for column, variable in known["ventilation"].items():
-        value = pl.col(column).round_sig_figs(SIGNIFICANT_DIGITS).alias("value")
-        found.append(raw_events(rows.drop_nulls(column).select("stay_id", "time", "row", value, pl.lit(variable).alias("variable"))))
-    device, mode = (category(name) for name in ("device_category", "mode_category"))
-    words = device.replace_strict(known["devices"], default=None, return_dtype=pl.String)
-    through_neck = (device == "imv") & pl.col("tracheostomy").fill_null(False)
-    texts = {
-        "o2_device": pl.when(through_neck).then(pl.lit(known["tracheostomy"])).otherwise(words),
-        "vent_mode": mode.replace_strict(known["modes"], default=None, return_dtype=pl.String),
-    }
-    for variable, text in texts.items():
-        said = rows.with_columns(text.alias("text")).drop_nulls("text")
-        found.append(raw_events(said.select("stay_id", "time", "row", "text", pl.lit(variable).alias("variable"))))
     return found

@@ -1,6 +1,7 @@
 """Extraction of one CLIF table: its Parquet file is streamed once into files that can be read by patient.
 
-Kept are rows of patients with an ICU stay, near these stays, of the categories in use. Memory does not depend on the size of the table.
+Kept are rows of patients with an ICU stay, near these stays, of the categories in use; of continuous drugs those of all times.
+Memory does not depend on the size of the table.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clinjepa.errors import SourceError
+from clinjepa.sources.clif.clocks import date_columns
 from clinjepa.sources.clif.tables import Table, as_category, category, check_columns, clif_map, typed
 from clinjepa.sources.files.buckets import BucketWriter, bucket_of
 from clinjepa.sources.schema import longest_lookback_hours
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import finished_part, write_record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MARGIN_HOURS = 24
 _BYTES_A_ROW = 400
 _MOST_ROWS = 1_000_000
@@ -46,8 +48,12 @@ class Owners:
         return cls(table.with_columns(bucket_of(pl.col("subject_id"), num_buckets).alias("bucket")), num_buckets)
 
 
-def blocks(folder: Folder, table: Table, zone: str, num_rows: int = _MOST_ROWS) -> Iterator[pl.DataFrame]:
+def blocks(
+    folder: Folder, table: Table, zone: str, counts: Counter[str] | None = None, num_rows: int = _MOST_ROWS
+) -> Iterator[pl.DataFrame]:
     """The rows of a table's file in blocks, with `row`, the number of each in the file.
+
+    counts: Receives `midnight_is_date:<column>`, timestamps that are taken as dates because all of their column have no time of day.
 
     Raises:
         SourceError: The file cannot be read, or a column is missing or of another type.
@@ -56,15 +62,31 @@ def blocks(folder: Folder, table: Table, zone: str, num_rows: int = _MOST_ROWS) 
     try:
         with folder.local_copy(table.file) as path, pq.ParquetFile(path) as file:
             columns = check_columns(table, file.schema_arrow, where)
+            dates = _dates(file, table, columns, Counter() if counts is None else counts)
             first = 0
             for batch in file.iter_batches(batch_size=num_rows, columns=columns):
                 numbers = pa.array(range(first, first + batch.num_rows), pa.int64())
-                yield typed(batch.append_column("row", numbers), table, zone)
+                yield typed(batch.append_column("row", numbers), table, zone, dates)
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise SourceError(
             f"{where}: not a readable Parquet file ({type(error).__name__}); it was cut or altered, get the file again"
         ) from None
+
+
+def _dates(file: pq.ParquetFile, table: Table, columns: list[str], counts: Counter[str]) -> dict[str, str]:
+    """Columns of `table.dates` that hold dates, with the zone in which they are read; the timestamps among them are counted."""
+    chosen = [
+        name for name in columns if name in table.midnights or name in table.dates and pa.types.is_date(file.schema_arrow.field(name).type)
+    ]
+    if not chosen:
+        return {}
+    rows = file.read(columns=chosen)
+    found = date_columns(rows)
+    for name in found:
+        if pa.types.is_timestamp(rows[name].type):
+            counts[f"midnight_is_date:{name}"] += len(rows[name]) - rows[name].null_count
+    return found
 
 
 def whole(folder: Folder, table: Table, zone: str) -> pl.DataFrame:
@@ -80,7 +102,7 @@ def extract_table(folder: Folder, table: Table, owners: Owners, zone: str, out: 
 
     Returns:
         Rows left out, by rule: `unmapped_code`, `no_icu_stay` (of a patient without an ICU stay, or without a known id), `without_time`,
-        `outside_stay`, `empty_table:<table>`.
+        `outside_stay`, `empty_table:<table>`; and `midnight_is_date:<column>`.
     """
     finished = finished_part(out, table.name, SCHEMA_VERSION)
     if finished is not None:
@@ -90,7 +112,7 @@ def extract_table(folder: Folder, table: Table, owners: Owners, zone: str, out: 
     budget = max(1, memory_mb // 4) * 2**20
     writer = BucketWriter(out, table.name, owners.num_buckets, budget)
     num_rows = 0
-    for frame in blocks(folder, table, zone, min(_MOST_ROWS, max(10_000, budget // _BYTES_A_ROW))):
+    for frame in blocks(folder, table, zone, counts, min(_MOST_ROWS, max(10_000, budget // _BYTES_A_ROW))):
         writer.add(_kept(frame, table, owners, counts))
         num_rows += frame.height
     if not num_rows:
@@ -121,7 +143,8 @@ def _kept(frame: pl.DataFrame, table: Table, owners: Owners, counts: Counter[str
         fallback = [table.fallback] if table.fallback is not None else []
         frame = frame.with_columns(pl.coalesce(table.time, *fallback).alias(table.time))
         frame = _keep(frame, pl.col(table.time).is_not_null(), "without_time", counts)
-        frame = _keep(frame, pl.col(table.time).is_between(pl.col("earliest"), pl.col("latest")), "outside_stay", counts)
+        near = pl.col(table.time).is_between(pl.col("earliest"), pl.col("latest"))
+        frame = frame if table.holds else _keep(frame, near, "outside_stay", counts)
     return frame.drop("earliest", "latest")
 
 

@@ -1,7 +1,7 @@
 """Source for CLIF 2.1: a folder of Parquet files `clif_<table>.parquet`.
 
 A patient's rows are scattered over the tables, so each table is first streamed once and stored by patient (`extract`); a partition then
-reads only its patients. CLIF's times are UTC; `source.time_zone` is the hospital's zone, in which ages, nights and dates are meant.
+reads only its patients. CLIF's times are UTC; `source.time_zone` is the hospital's zone, in which nights and dates are meant (`clocks`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from clinjepa.errors import SourceError
+from clinjepa.sources.clif.clocks import with_offsets
 from clinjepa.sources.clif.events import read_events
 from clinjepa.sources.clif.extract import SCHEMA_VERSION, Owners, extract_table, whole
 from clinjepa.sources.clif.stays import icu_stays, numbered_hospitalizations, read_stays
@@ -94,8 +95,11 @@ class ClifSource:
         names = [name for name in self._tables if name != "adt"]
         tables = {name: read_rows_of_bucket(extracted, name, partition["bucket"], SCHEMA_VERSION) for name in names}
         of_bucket = bucket_of(pl.col("subject_id"), self._num_buckets()) == partition["bucket"]
-        stays = read_stays(self._chosen_stays().filter(of_bucket), tables, counts)
-        stays, events = read_events(tables, stays, counts, self._config.event_time)
+        chosen = self._chosen_stays().filter(of_bucket)
+        of_patients = self._usable_stays().filter(pl.col("subject_id").is_in(chosen["subject_id"].unique().implode()))
+        stays = read_stays(of_patients, tables, self._zone, counts)
+        stays = stays.join(chosen, on="stay_id", how="semi")  # after the facts that all stays of a patient say together
+        stays, events = read_events(tables, stays, chosen, counts, self._config.event_time)
         return finish(stays, events, counts)
 
     def _hospitalizations(self) -> pl.DataFrame:
@@ -105,16 +109,20 @@ class ClifSource:
             self._people = numbered_hospitalizations(whole(self._folder, table, self._zone), where, Counter())
         return self._people
 
-    def _chosen_stays(self) -> pl.DataFrame:
-        """Usable stays, at most `max_stays` (the first by id)."""
+    def _usable_stays(self) -> pl.DataFrame:
+        """All usable stays by id, with times in UTC and the offsets of their clocks."""
         if self._stays is None:
             table = self._tables["adt"]
             where = f"{self._folder.address}/{table.file}"
             stays = icu_stays(whole(self._folder, table, self._zone), self._hospitalizations(), where, Counter())
             if not stays.height:
                 raise SourceError(f"{where}: no ICU stay has an end after its beginning; get the file again")
-            self._stays = stays.sort("stay_id").head(self._config.max_stays or stays.height)
+            self._stays = with_offsets(stays, self._zone).sort("stay_id")
         return self._stays
+
+    def _chosen_stays(self) -> pl.DataFrame:
+        """Usable stays, at most `max_stays` (the first by id)."""
+        return self._usable_stays().head(self._config.max_stays or self._usable_stays().height)
 
     def _num_buckets(self) -> int:
         return partition_count(self._config.num_partitions, self._chosen_stays().height)

@@ -12,6 +12,7 @@ from collections import Counter
 import polars as pl
 
 from clinjepa.errors import SourceError
+from clinjepa.sources.clif.clocks import on_clock, shifted
 from clinjepa.sources.clif.tables import category, clif_map, number_ids
 from clinjepa.sources.mimic_iv.deaths import last_death, with_left_dead
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
@@ -50,7 +51,7 @@ def numbered_hospitalizations(table: pl.DataFrame, where: str, counts: Counter[s
 
 
 def icu_stays(adt: pl.DataFrame, hospitalizations: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
-    """stay_id, hadm_id, subject_id, intime, outtime and care_unit of all usable stays.
+    """stay_id, hadm_id, subject_id, intime, outtime (UTC) and care_unit of all usable stays.
 
     Args:
         adt: The table adt.
@@ -85,22 +86,42 @@ def icu_stays(adt: pl.DataFrame, hospitalizations: pl.DataFrame, where: str, cou
     return stays.with_columns(_stay_ids(stays, where))
 
 
-def read_stays(stays: pl.DataFrame, tables: dict[str, pl.DataFrame], counts: Counter[str]) -> pl.DataFrame:
-    """Stays in the columns of STAYS_SCHEMA; height and weight are still null.
+def read_stays(stays: pl.DataFrame, tables: dict[str, pl.DataFrame], zone: str, counts: Counter[str]) -> pl.DataFrame:
+    """Stays in the columns of STAYS_SCHEMA, on the clocks of their hospitalisations; height and weight are still null.
+
+    The times of a patient are compared on one clock, and then brought to that of each stay (`clocks`).
 
     Args:
-        stays: Stays of a bucket's patients, from `icu_stays`.
+        stays: All usable stays of a bucket's patients, from `icu_stays`, with the columns of `clocks.with_offsets`.
         tables: The bucket's rows of patient, hospitalization and, if present, hospital_diagnosis.
-        counts: Receives `stay_without_patient` (kept, with nulls) and the rules of `describe_stays`.
+        zone: Name of the hospital's zone.
+        counts: Receives `stay_without_patient` (kept, with nulls), `patient_with_several_deaths`, `patient_with_several_races`,
+            `unknown_race` and the rules of `describe_stays`.
     """
-    people, admissions = _people(tables["patient"], counts), _admissions(tables["hospitalization"])
+    offsets = stays.select("subject_id", "patient_offset").unique()
+    of_patient = {
+        name: tables[name].join(offsets, on="subject_id", how="inner", maintain_order="left") for name in ("patient", "hospitalization")
+    }
+    people, admissions = _people(of_patient["patient"], zone, counts), _admissions(of_patient["hospitalization"], zone)
     strays = stays.join(people, on="subject_id", how="anti").height
     if strays:
         counts["stay_without_patient"] += strays
+    to_own_clock = stays.select("stay_id", (pl.col("offset") - pl.col("patient_offset")).alias("ahead"))
+    stays = shifted(stays, pl.col("patient_offset")).drop("offset", "patient_offset")
     stays = stays.join(people, on="subject_id", how="left", maintain_order="left")
     stays = stays.join(admissions, on=["hadm_id", "subject_id"], how="left", maintain_order="left")
     stays = stays.join(_dialysis(tables.get("hospital_diagnosis")), on=["hadm_id", "subject_id"], how="left", maintain_order="left")
-    return describe_stays(stays.with_columns(pl.lit(None, pl.String).alias("source_split")), admissions, counts)
+    described = describe_stays(stays.with_columns(pl.lit(None, pl.String).alias("source_split")), admissions, counts)
+    return _on_own_clocks(described, to_own_clock)
+
+
+def _on_own_clocks(stays: pl.DataFrame, to_own_clock: pl.DataFrame) -> pl.DataFrame:
+    """Described stays with their times on their own clocks; dates without a time stay. to_own_clock: stay_id, ahead."""
+    moved = stays.join(to_own_clock, on="stay_id", how="left", maintain_order="left")
+    of_stay = ["intime", "outtime", "next_icu_admission_time"]
+    moved = moved.with_columns(shifted(moved.select("ahead", *of_stay), pl.col("ahead")).drop("ahead"))
+    rest = [name for name in stays.columns if name not in of_stay]
+    return moved.with_columns(shifted(moved.select("ahead", *rest), pl.col("ahead"), keep_dates=True).drop("ahead")).drop("ahead")
 
 
 def _stay_ids(stays: pl.DataFrame, where: str) -> pl.Series:
@@ -111,29 +132,45 @@ def _stay_ids(stays: pl.DataFrame, where: str) -> pl.Series:
     return number_ids(words, where)
 
 
-def _people(patients: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """subject_id, sex_code, race, death_time; one row per patient. The sex of a patient with two is unknown and counted (`one_sex`)."""
+def _people(patients: pl.DataFrame, zone: str, counts: Counter[str]) -> pl.DataFrame:
+    """subject_id, sex_code, race, death_time; one row per patient.
+
+    A word for unknown says nothing beside another one. The sex of a patient with two is unknown (`one_sex`); of several races the first is
+    taken, of several deaths the last (`last_death`). All of these are counted.
+    """
     known = clif_map()
-    races = {word: group for word, group in known["races"].items()}
-    race = category("race_category").replace_strict(races, default="other", return_dtype=pl.String)
     hispanic = (category("ethnicity_category") == known["hispanic"]).fill_null(False)
+    race = category("race_category").replace_strict(known["races"], default=None, return_dtype=pl.String)
     sex = category("sex_category")
-    people = (
-        patients.with_columns(
-            pl.coalesce(sex.replace_strict(_SEX_CODES, default=None, return_dtype=pl.String), sex).alias("sex_code"),
-            pl.when(hispanic).then(pl.lit("hispanic")).when(pl.col("race_category").is_not_null()).then(race).alias("race"),
-        )
-        .group_by("subject_id", maintain_order=True)
-        .agg(
-            pl.col("sex_code", "race").drop_nulls().first(),
-            last_death(pl.col("death_dttm")).alias("death_time"),
-            pl.col("sex_code").drop_nulls().n_unique().alias("number"),
-        )
+    rows = patients.with_columns(
+        pl.when(sex != "unknown")
+        .then(pl.coalesce(sex.replace_strict(_SEX_CODES, default=None, return_dtype=pl.String), sex))
+        .alias("sex_code"),
+        pl.when(hispanic).then(pl.lit("hispanic")).otherwise(race).alias("race"),
+        (pl.col("race_category").is_not_null() & race.is_null()).alias("other_race"),
+        on_clock(patients, "death_dttm", "patient_offset", zone).alias("death"),
     )
-    return one_sex(people, counts)
+    named = pl.col("race").filter(pl.col("race") != "unknown")
+    people = rows.group_by("subject_id", maintain_order=True).agg(
+        pl.col("sex_code").drop_nulls().first(),
+        pl.coalesce(named.first(), pl.col("race").drop_nulls().first()),
+        last_death(pl.col("death")).alias("death_time"),
+        pl.col("sex_code").drop_nulls().n_unique().alias("number"),
+        named.drop_nulls().n_unique().alias("races"),
+        pl.col("death").drop_nulls().n_unique().alias("deaths"),
+        pl.col("other_race").any(),
+    )
+    for rule, fault in (
+        ("patient_with_several_races", pl.col("races") > 1),
+        ("patient_with_several_deaths", pl.col("deaths") > 1),
+        ("unknown_race", pl.col("other_race")),
+    ):
+        if number := people.select(fault.sum()).item():
+            counts[rule] += number
+    return one_sex(people.drop("races", "deaths", "other_race"), counts)
 
 
-def _admissions(hospitalizations: pl.DataFrame) -> pl.DataFrame:
+def _admissions(hospitalizations: pl.DataFrame, zone: str) -> pl.DataFrame:
     """hadm_id, subject_id, age, admission_type, admitted, discharged, left_dead, discharge_fault."""
     places = {
         word: mimic_map()["discharges"][group][0] for group in ("died", "alive", "unknown") for word in clif_map()["discharges"][group]
@@ -144,8 +181,8 @@ def _admissions(hospitalizations: pl.DataFrame) -> pl.DataFrame:
         "subject_id",
         pl.col("age_at_admission").alias("age"),
         category("admission_type_category").alias("admission_type"),
-        pl.col("admission_dttm").alias("admitted"),
-        pl.col("discharge_dttm").alias("discharged"),
+        on_clock(hospitalizations, "admission_dttm", "patient_offset", zone).alias("admitted"),
+        on_clock(hospitalizations, "discharge_dttm", "patient_offset", zone).alias("discharged"),
         word.replace(places).alias("place"),
         pl.lit(None, pl.Int64).alias("flag"),
     )

@@ -1,4 +1,4 @@
-"""Tables of CLIF: which columns are read, their types, ids as whole numbers, and times without a zone.
+"""Tables of CLIF: which columns are read, their types, ids as whole numbers, and times in UTC.
 
 Columns and types are data: `clinical/maps/clif_tables.yaml`. Categories: `clinical/maps/clif.yaml`.
 """
@@ -6,6 +6,7 @@ Columns and types are data: `clinical/maps/clif_tables.yaml`. Categories: `clini
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypedDict
@@ -17,6 +18,7 @@ import pyarrow as pa
 from clinjepa.clinical import load_variables
 from clinjepa.clinical.definitions import check_keys, read_definitions
 from clinjepa.errors import ConfigError, SourceError
+from clinjepa.sources.clif.clocks import as_utc
 from clinjepa.sources.files.text_files import found_columns
 
 _WHERE = "clinjepa/clinical/maps/clif_tables.yaml"
@@ -33,9 +35,16 @@ class ClifMap(TypedDict):
     labs: dict[str, list[str]]
     assessments: dict[str, list[str]]
     ventilation: dict[str, str]
-    devices: dict[str, str | None]
-    tracheostomy: str
-    modes: dict[str, str | None]
+    lab_units: dict[str, str]
+    devices: dict[str, str]
+    ventilated_tracheostomy: str
+    ventilator_settings: list[str]
+    invasive: list[str]
+    noninvasive: list[str]
+    noninvasive_mode: str
+    shared_modes: list[str]
+    no_ventilator_modes: list[str]
+    modes: dict[str, str]
     delirium: dict[str, str]
     continuous: dict[str, list[str]]
     intermittent: dict[str, list[str]]
@@ -53,7 +62,9 @@ class Table:
     """One table and the columns that are read. `columns`, `optional`: name -> id | number | text | time | flag.
 
     needed: whether a folder without the table is refused. time: the column that places a row in time, or else `fallback`. category: the
-    column by whose value rows are selected.
+    column by whose value rows are selected. dates: columns of times that hold dates where they are of the type
+    Date; midnights: those of them that do also where no timestamp has a time of day (`clocks.date_columns`). holds: whether a row holds
+    until the next one, so that rows long before a stay are kept too.
     """
 
     name: str
@@ -63,6 +74,9 @@ class Table:
     time: str | None = None
     fallback: str | None = None
     category: str | None = None
+    dates: tuple[str, ...] = ()
+    midnights: tuple[str, ...] = ()
+    holds: bool = False
 
     @property
     def file(self) -> str:
@@ -81,11 +95,13 @@ def load_tables() -> dict[str, Table]:
     content = check_keys(read_definitions("maps/clif_tables.yaml"), {"version", "tables"}, set(), _WHERE)
     found = {}
     for name, raw in content["tables"].items():
-        entry: Any = check_keys(raw, {"needed", "columns", "optional"}, {"time", "fallback", "category"}, f"{_WHERE}: {name}")
+        entry: Any = check_keys(
+            raw, {"needed", "columns", "optional"}, {"time", "fallback", "category", "dates", "midnights", "holds"}, f"{_WHERE}: {name}"
+        )
         for column, kind in {**entry["columns"], **entry["optional"]}.items():
             if kind not in _KINDS:
                 raise ConfigError(f"{_WHERE}: {name}.{column}: type {kind!r} is not one of {list(_KINDS)}")
-        found[name] = Table(name, **entry)
+        found[name] = Table(name, **(entry | {part: tuple(entry.get(part, ())) for part in ("dates", "midnights")}))
     return found
 
 
@@ -166,17 +182,28 @@ def zone_of(name: str) -> ZoneInfo:
         ) from None
 
 
-def typed(rows: pa.Table | pa.RecordBatch, table: Table, zone: str) -> pl.DataFrame:
-    """The table's columns in their types; an optional one that the file lacks is null. Times are the hospital's, without a zone.
+def typed(rows: pa.Table | pa.RecordBatch, table: Table, zone: str, dates: Mapping[str, str] | None = None) -> pl.DataFrame:
+    """The table's columns in their types; an optional one that the file lacks is null.
 
-    A time without a zone is UTC, as CLIF prescribes. zone: name of the hospital's zone.
+    Times are UTC without a zone; those of `table.dates` have the zone UTC, or none where the column holds dates: these are days of the
+    hospital.
+
+    Args:
+        rows: The columns that the file has.
+        table: The table.
+        zone: Name of the hospital's zone; a time column of the type Date means midnight there.
+        dates: Columns of `table.dates` that hold dates, with the zone in which they are read (`clocks.date_columns`).
     """
     frame = pl.DataFrame(rows)
     columns = []
     for name, kind in table.all_columns.items():
-        column = pl.col(name) if name in frame.columns else pl.lit(None).alias(name)
+        dtype = frame.schema.get(name)
+        column = pl.col(name) if dtype is not None else pl.lit(None).alias(name)
         if kind == "time":
-            columns.append(_local(column, frame.schema.get(name), zone))
+            time = _instant(column, dtype, zone)
+            if name in table.dates and dtype is not None and dates is not None and name in dates:
+                time = _day(column, dtype, dates[name])
+            columns.append(time if name in table.dates else time.dt.replace_time_zone(None))
         elif kind in ("id", "text"):
             text = column.cast(pl.String).str.strip_chars()
             columns.append(pl.when(text != "").then(text).alias(name))
@@ -186,14 +213,21 @@ def typed(rows: pa.Table | pa.RecordBatch, table: Table, zone: str) -> pl.DataFr
     return frame.select(*extra, *columns)
 
 
-def _local(column: pl.Expr, dtype: pl.DataType | None, zone: str) -> pl.Expr:
+def _instant(column: pl.Expr, dtype: pl.DataType | None, zone: str) -> pl.Expr:
     if dtype is None or dtype == pl.Null:
+        return column.cast(pl.Datetime("us", "UTC"))
+    if dtype == pl.Date:
+        midnight = column.cast(pl.Datetime("us"))
+        first = midnight.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")  # the clock may skip midnight
+        later = (midnight + pl.duration(hours=1)).dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+        return pl.coalesce(first, later).dt.convert_time_zone("UTC")
+    return as_utc(column, dtype)
+
+
+def _day(column: pl.Expr, dtype: pl.DataType, zone: str) -> pl.Expr:
+    if dtype == pl.Date:
         return column.cast(pl.Datetime("us"))
-    if dtype == pl.Date:  # a whole day of the hospital, which no zone moves
-        return column.cast(pl.Datetime("us"))
-    aware = isinstance(dtype, pl.Datetime) and dtype.time_zone is not None
-    utc = column.cast(pl.Datetime("us", "UTC")) if aware else column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    return utc.dt.convert_time_zone(zone).dt.replace_time_zone(None)
+    return as_utc(column, dtype).dt.convert_time_zone(zone).dt.replace_time_zone(None).dt.truncate("1d")
 
 
 def number_ids(ids: pl.Series, where: str) -> pl.Series:

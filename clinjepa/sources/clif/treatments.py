@@ -13,37 +13,71 @@ import polars as pl
 from clinjepa.clinical import canonical_unit, load_variables
 from clinjepa.sources.clif.tables import category, clif_map
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS
-from clinjepa.sources.readings.antibiotics import antibiotic_map, is_antibiotic
+from clinjepa.sources.readings.antibiotics import is_antibiotic, is_systemic
 from clinjepa.sources.readings.cleaning import raw_events
-from clinjepa.sources.schema import MEDICATION
+from clinjepa.sources.schema import LOOKBACK_HOURS, MEDICATION
 
 _VOLUME_RATES = {"mL/h": 1.0, "mL/min": 60.0, "L/h": 1000.0}
 """Unit of a fluid's rate -> mL/h."""
 _NO_UNITS = ("dose",)
 """Units of an intermittent dose that say nothing."""
+_ORDER = ["hadm_id", "drug", "med_order_id"]
+"""Columns that name the order of a continuous drug."""
 
 
 def held_doses(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """Rows with a dose, with drug, dose and `end`, the time of the next row of their order.
 
+    Rows of one minute follow each other as in the file. Without an order's number, a stop in a minute in which the drug was running is
+    that of the infusion before.
+
     Args:
         rows: Rows of medication_admin_continuous with time, subject_id, hadm_id and row, of all times of their patients.
         counts: Receives `non_numeric` (a start or change without a dose), `negative_rate` and `start_without_end` (an order's last row).
     """
-    dose = pl.col("med_dose").round_sig_figs(SIGNIFICANT_DIGITS)
-    rows = rows.with_columns(dose.alias("dose"), category("med_category").alias("drug"), category("mar_action_category").alias("action"))
+    number = pl.when(pl.col("med_dose").is_finite()).then(pl.col("med_dose").round_sig_figs(SIGNIFICANT_DIGITS))
+    rows = rows.with_columns(number.alias("dose"), category("med_category").alias("drug"), category("mar_action_category").alias("action"))
     stops = (pl.col("action") == "stop").fill_null(False) | (pl.col("dose") == 0).fill_null(False)
     for rule, fault in (("non_numeric", pl.col("dose").is_null()), ("negative_rate", pl.col("dose") < 0)):
         wrong = (fault & ~stops).fill_null(False)
-        if number := rows.select(wrong.sum()).item():
-            counts[rule] += number
+        if faults := rows.select(wrong.sum()).item():
+            counts[rule] += faults
         rows = rows.filter(~wrong)
-    order = ["hadm_id", "drug", "med_order_id"]
-    rows = rows.with_columns(stops.alias("stops")).sort(*order, "time", pl.col("stops").not_(), "row", nulls_last=True)
-    rows = rows.with_columns(pl.col("time").shift(-1).over(order).alias("end")).filter(~pl.col("stops")).drop_nulls("drug")
+    rows = _in_order(rows.with_columns(stops.alias("stops")))
+    rows = rows.with_columns(pl.col("time").shift(-1).over(_ORDER).alias("end")).filter(~pl.col("stops")).drop_nulls("drug")
     if open_ended := rows["end"].null_count():
         counts["start_without_end"] += open_ended
     return rows.filter(pl.col("end").is_null() | (pl.col("end") > pl.col("time")))
+
+
+def _in_order(rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` of continuous drugs by order, in the sequence in which they were meant. rows: with the columns of _ORDER, time, row, stops."""
+    minutes = rows.group_by(*_ORDER, "time").agg((~pl.col("stops")).any().alias("runs")).sort(*_ORDER, "time", nulls_last=True)
+    before = minutes.select(*_ORDER, "time", pl.col("runs").shift(1).over(_ORDER).fill_null(False).alias("ran_before"))
+    rows = rows.join(before, on=[*_ORDER, "time"], how="left", nulls_equal=True, maintain_order="left")
+    next_infusion = pl.col("med_order_id").is_null() & pl.col("ran_before") & ~pl.col("stops")
+    return rows.sort(*_ORDER, "time", next_infusion, "row", nulls_last=True).drop("ran_before")
+
+
+def running_in(held: pl.DataFrame, windows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Held doses with the stay_id of every stay of their patient in whose window they run.
+
+    A dose that was set long before, and still ran LOOKBACK_HOURS before ICU admission, begins at that time. A dose without an end is a
+    point in time.
+
+    Args:
+        held: Result of `held_doses`.
+        windows: stay_id, subject_id, intime and outtime, on the same clock.
+        counts: Receives `outside_stay`: rows in no window.
+    """
+    begins = pl.col("intime") - pl.duration(hours=LOOKBACK_HOURS)
+    stays = windows.select("stay_id", "subject_id", begins.alias("begins"), "outtime")
+    joined = held.join(stays, on="subject_id", how="inner", maintain_order="left")
+    runs = (pl.col("time") >= pl.col("begins")) | (pl.col("end") > pl.col("begins")).fill_null(False)
+    joined = joined.filter((pl.col("time") <= pl.col("outtime")) & runs)
+    if outside := held.height - joined["row"].n_unique():
+        counts["outside_stay"] += outside
+    return joined.with_columns(pl.max_horizontal("time", "begins").alias("time")).drop("begins", "outtime")
 
 
 def continuous(held: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
@@ -69,12 +103,21 @@ def continuous(held: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
 
 def given_doses(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Rows of medication_admin_intermittent whose dose was given, with drug and dose; `counts` receives `medication_not_given`."""
-    given = rows.filter(~category("mar_action_category").is_in(clif_map()["not_given"]).fill_null(False))
-    if given.height < rows.height:
-        counts["medication_not_given"] += rows.height - given.height
-    dose = pl.col("med_dose").round_sig_figs(SIGNIFICANT_DIGITS).alias("dose")
-    return given.with_columns(dose, category("med_category").alias("drug")).drop_nulls("drug")
+    """Rows of medication_admin_intermittent whose dose was given, with drug and dose; a row without a dose counts as given.
+
+    `counts` receives `medication_not_given`, and `zero_amount`: doses of 0, below 0 or that are no number.
+    """
+    dose = pl.col("med_dose")
+    for rule, fault in (
+        ("medication_not_given", category("mar_action_category").is_in(clif_map()["not_given"])),
+        ("zero_amount", ~((dose > 0) & dose.is_finite())),
+    ):
+        given = rows.filter(~fault.fill_null(False))
+        if given.height < rows.height:
+            counts[rule] += rows.height - given.height
+        rows = given
+    rows = rows.with_columns(dose.round_sig_figs(SIGNIFICANT_DIGITS).alias("dose"), category("med_category").alias("drug"))
+    return rows.drop_nulls("drug")
 
 
 def intermittent(given: pl.DataFrame) -> pl.DataFrame:
@@ -83,11 +126,10 @@ def intermittent(given: pl.DataFrame) -> pl.DataFrame:
     sized = pl.when(~unit.is_in(_NO_UNITS).fill_null(False)).then(pl.col("dose"))
     plain = _events(_named(given, clif_map()["intermittent"]), sized, pl.when(sized.is_not_null()).then(unit))
     drugs = [name for name in given["drug"].unique().to_list() if is_antibiotic(name)]
-    route = category("med_route_category")
-    excluded = [word.lower() for word in antibiotic_map()["excluded_routes"]]
-    systemic = given.filter(pl.col("drug").is_in(drugs) & ~route.is_in(excluded).fill_null(False))
+    systemic = given.filter(pl.col("drug").is_in(drugs) & is_systemic(pl.col("med_route_category")))
+    by_vein = systemic.filter((category("med_route_category") == "iv").fill_null(False))
     parts = [plain]
-    for variable, chosen in (("antibiotics_iv", systemic.filter((route == "iv").fill_null(False))), ("antibiotic", systemic)):
+    for variable, chosen in (("antibiotics_iv", by_vein), ("antibiotic", systemic)):
         one = chosen.with_columns(pl.lit(variable).alias("variable"), pl.lit("indicator").alias("kind"))
         parts.append(_events(one, pl.lit(1.0), pl.lit(None, pl.String)))
     return pl.concat(parts)
@@ -104,18 +146,22 @@ def renal_replacement(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _named(rows: pl.DataFrame, meaning: dict[str, list[str]]) -> pl.DataFrame:
-    """`rows` with variable and kind, one for each variable of their drug; a drug that the map lacks is a `medication`."""
+    """`rows` with variable and kind, one for each variable of their drug.
+
+    A drug that the map lacks, or whose route is not systemic (inhaled heparin, saline to the eye), is a `medication`.
+    """
     kinds = {name: variable.kind for name, variable in load_variables().items()}
     pairs = [(drug, name, kinds[name]) for drug, names in meaning.items() for name in names]
     table = pl.DataFrame(pairs, schema={"drug": pl.String, "variable": pl.String, "kind": pl.String}, orient="row")
-    known = rows.join(table, on="drug", how="inner", maintain_order="left")
-    other = rows.filter(~pl.col("drug").is_in(list(meaning)).fill_null(True))
+    systemic = is_systemic(pl.col("med_route_category"))
+    known = rows.filter(systemic).join(table, on="drug", how="inner", maintain_order="left")
+    other = rows.filter(~(systemic & pl.col("drug").is_in(list(meaning)).fill_null(True)))
     return pl.concat([known, other.with_columns(pl.lit(MEDICATION).alias("variable"), pl.lit("category").alias("kind"))])
 
 
 def _events(named: pl.DataFrame, value: pl.Expr, unit: pl.Expr, end: str | None = None) -> pl.DataFrame:
     indicates = pl.col("kind") == "indicator"
-    fields = [variable.text_name.lower() for variable in load_variables().values()]
+    fields = [variable.text_name.lower() for variable in load_variables().values() if any(s.table == "labevents" for s in variable.sources)]
     name = pl.col("drug").str.slice(0, 1).str.to_uppercase() + pl.col("drug").str.slice(1)
     name = pl.when(pl.col("drug").is_in(fields)).then(name + " (drug)").otherwise(name)  # magnesium is also a laboratory value
     return raw_events(

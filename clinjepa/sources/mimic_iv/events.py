@@ -23,7 +23,7 @@ from clinjepa.sources.mimic_iv.row_meaning import (
     take_statics,
     with_procedure_items,
 )
-from clinjepa.sources.readings.antibiotics import antibiotic_map, is_antibiotic
+from clinjepa.sources.readings.antibiotics import is_antibiotic, is_systemic
 from clinjepa.sources.readings.cleaning import convert_values, raw_events
 
 
@@ -168,9 +168,7 @@ def _antibiotics(orders: pl.DataFrame | None, stays: pl.DataFrame, counts: Count
     if orders is None:
         return raw_events(pl.DataFrame())
     names = {name: is_antibiotic(name) for name in orders["drug"].unique().drop_nulls().to_list()}
-    route = pl.col("route").str.strip_chars().str.to_uppercase()
-    systemic = ~route.is_in([name.upper() for name in antibiotic_map()["excluded_routes"]]).fill_null(False)
-    rows = orders.filter(pl.col("drug").replace_strict(names, default=False, return_dtype=pl.Boolean) & systemic)
+    rows = orders.filter(pl.col("drug").replace_strict(names, default=False, return_dtype=pl.Boolean) & is_systemic(pl.col("route")))
     rows = in_windows(rows.rename({"starttime": "time"}), stays, Counter())
     stopped = pl.col("stoptime")
     return raw_events(

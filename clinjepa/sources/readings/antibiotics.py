@@ -6,7 +6,11 @@ import re
 from functools import lru_cache
 from typing import TypedDict
 
+import polars as pl
+
 from clinjepa.clinical.definitions import read_definitions
+
+_BETWEEN_WORDS = r"[_\-\s]+"
 
 
 class AntibioticMap(TypedDict):
@@ -18,9 +22,15 @@ class AntibioticMap(TypedDict):
 
 
 def is_antibiotic(name: str) -> bool:
-    """Whether a drug of this name is an antibiotic; the route is judged apart (`excluded_routes`)."""
+    """Whether a drug of this name is an antibiotic; the route is judged apart (`is_systemic`)."""
     drugs, others = _antibiotic_patterns()
     return bool(drugs.search(name)) and not others.search(name)
+
+
+def is_systemic(route: pl.Expr) -> pl.Expr:
+    """Whether a drug by this route acts in the whole body, by `excluded_routes`; a missing route counts as systemic."""
+    excluded = [re.sub(_BETWEEN_WORDS, "", name.lower()) for name in antibiotic_map()["excluded_routes"]]
+    return ~route.str.to_lowercase().str.replace_all(_BETWEEN_WORDS, "").is_in(excluded).fill_null(False)
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,78 @@
+"""Clocks of CLIF: instants are UTC, and every hospitalisation has one clock whose offset from UTC does not change.
+
+The offset is that of the hospital's zone at the hospitalisation's first ICU admission. Hours and durations inside a stay are therefore
+real, also where summer time begins or ends in it. A date without a time is the hospital's own day; no offset moves it.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+import pyarrow as pa
+
+from clinjepa.sources.calendar import is_date_only
+
+
+def with_offsets(stays: pl.DataFrame, zone: str) -> pl.DataFrame:
+    """`stays` with `offset`, local time minus UTC on the clock of the stay's hospitalisation, and `patient_offset`.
+
+    `patient_offset` is the offset at the patient's last ICU admission. On that clock all hospitalisations of a patient are compared.
+
+    Args:
+        stays: All usable stays: hadm_id, subject_id and intime (UTC).
+        zone: Name of the hospital's zone.
+    """
+    utc = pl.col("intime").dt.replace_time_zone("UTC")
+    stays = stays.with_columns((utc.dt.convert_time_zone(zone).dt.replace_time_zone(None) - pl.col("intime")).alias("here"))
+    return stays.with_columns(
+        pl.col("here").sort_by("intime").first().over("hadm_id").alias("offset"),
+        pl.col("here").sort_by("intime").last().over("subject_id").alias("patient_offset"),
+    ).drop("here")
+
+
+def on_clock(rows: pl.DataFrame, column: str, offset: str, zone: str) -> pl.Expr:
+    """A column of instants, or of dates, on the clock of the column `offset`.
+
+    Instants have the zone UTC; those that are dates without a time (`is_date_only`) on the hospital's civil clock stay that day. A column
+    without a zone holds dates.
+    """
+    time = pl.col(column)
+    dtype = rows.schema[column]
+    if not (isinstance(dtype, pl.Datetime) and dtype.time_zone is not None):
+        return time.cast(pl.Datetime("us"))
+    civil = time.dt.convert_time_zone(zone).dt.replace_time_zone(None)
+    return pl.when(is_date_only(civil)).then(civil).otherwise(time.dt.replace_time_zone(None) + pl.col(offset)).alias(column)
+
+
+def shifted(rows: pl.DataFrame, by: pl.Expr, keep_dates: bool = False) -> pl.DataFrame:
+    """`rows` with all their times moved by a duration. keep_dates: whether dates without a time stay where they are."""
+    moved = []
+    for name, dtype in rows.schema.items():
+        if isinstance(dtype, pl.Datetime):
+            time = pl.col(name)
+            moved.append(pl.when(is_date_only(time)).then(time).otherwise(time + by).alias(name) if keep_dates else (time + by).alias(name))
+    return rows.with_columns(moved)
+
+
+def date_columns(rows: pa.Table) -> dict[str, str]:
+    """Columns that hold dates: name -> the zone on whose clock they are read (`UTC` for a column of the type Date).
+
+    A column of timestamps holds dates where all of its times are one without a time of day, in UTC or else in the column's own zone: sites
+    that know only the day of a death write it as midnight.
+    """
+    found = {}
+    for name, times in zip(rows.column_names, pl.DataFrame(rows), strict=True):
+        if times.dtype == pl.Date:
+            found[name] = "UTC"
+        if not isinstance(times.dtype, pl.Datetime) or times.null_count() == len(times):
+            continue
+        for zone in (times.dtype.time_zone or "UTC", "UTC"):
+            clock = times.to_frame().select(as_utc(pl.col(name), times.dtype).dt.convert_time_zone(zone).dt.replace_time_zone(None))
+            if clock.select(is_date_only(pl.col(name)).all()).item():
+                found[name] = zone
+    return found
+
+
+def as_utc(time: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A column of timestamps with the zone UTC; one without a zone is UTC, as CLIF prescribes."""
+    aware = isinstance(dtype, pl.Datetime) and dtype.time_zone is not None
+    return time.cast(pl.Datetime("us", "UTC")) if aware else time.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
