@@ -21,7 +21,7 @@ from torch.nn.parameter import Parameter
 
 from clinjepa.errors import ConfigError
 from clinjepa.model.encoding.last_layer import Places, can_read_at, read_at
-from clinjepa.model.encoding.layers import final_norm, inner_name, inner_of, list_of_layers, longest_shared_row, longest_text
+from clinjepa.model.encoding.layers import final_norm, inner_name, inner_of, list_of_layers, longest_shared_row, longest_text, most_keys
 from clinjepa.model.encoding.next_token import ClassLogits, next_token_loss
 from clinjepa.model.encoding.packing import SHORTEST_ROW, Pack, pack_texts
 from clinjepa.model.encoding.recompute import recompute_in_backward
@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         self.logits_by_class = False
         """Logits are more than the output layer's product in the model's class (`clinjepa.model.encoding.next_token`)."""
         self._longest_text = longest_text(causal_of(model))
-        self._longest_shared_row = longest_shared_row(causal_of(model))
+        self._longest_shared_row, self._most_keys = longest_shared_row(causal_of(model)), most_keys(causal_of(model))
         fuse_norms(self)
         last = [layers[-1] for layers in self._lists_of_layers()]
         self._reads_at = all(map(can_read_at, last))  # before sharding, which changes the layers' classes
@@ -132,7 +132,7 @@ class Encoder(nn.Module):
                 f"set tokenizer.max_tokens={self._longest_text - (end_id is not None)} or less"
             )
         too_long = self._longest_shared_row is not None and max(longest, SHORTEST_ROW) > self._longest_shared_row
-        return pack_texts(texts, token_budget, end_id, self.one_text_per_row or too_long)
+        return pack_texts(texts, token_budget, end_id, self.one_text_per_row or too_long, self._most_keys)
 
     def _activate(self, which: str) -> None:
         if self.lora and which != self._active:

@@ -33,6 +33,14 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "biogpt": ("BioGptConfig", _SIZES),
     "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": VOCAB}),
     "cohere": ("CohereConfig", _FEW_HEADS),
+    "deepseek_v4": (
+        "DeepseekV4Config",
+        _SIZES
+        | {"num_key_value_heads": 1, "head_dim": 16, "q_lora_rank": 16, "o_lora_rank": 16, "o_groups": 2, "moe_intermediate_size": 16}
+        | {"n_routed_experts": 4, "num_experts_per_tok": 2, "index_n_heads": 2, "index_head_dim": 16, "index_topk": 4}
+        | {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
+    ),
+    "doge": ("DogeConfig", _FEW_HEADS | {"keep_window_size": 17}),
     "falcon": ("FalconConfig", _SIZES | {"alibi": False}),
     "falcon_alibi": ("FalconConfig", _SIZES | {"alibi": True}),
     "gemma2": ("Gemma2Config", _FEW_HEADS | {"query_pre_attn_scalar": 8, "sliding_window": 4, "final_logit_softcapping": 3.0}),
@@ -42,6 +50,13 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB, "laurel_rank": 8, "num_kv_shared_layers": 0}
         | {"intermediate_size": [48, 48], "activation_sparsity_pattern": [0.0, 0.0], "sliding_window": 8}
         | {"layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "glm_moe_dsa": (
+        "GlmMoeDsaConfig",
+        _SIZES
+        | {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+        | {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1}
+        | {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 6},
     ),
     "gpt2": ("GPT2Config", _GPT2),
     "lfm2": ("Lfm2Config", _FEW_HEADS | {"block_multiple_of": 8, "layer_types": ["conv", "full_attention"]}),
