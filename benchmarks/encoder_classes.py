@@ -216,6 +216,8 @@ tokens. What fails then is refused with the name of its class. Bases that are ma
 
 * **texts in a row**: `many`, `one`, or `refused` (places see later places, so the model is no causal language model). Llama 4
   with `attn_temperature_tuning`: `many` up to `floor_scale` - 1 places, then `one`.
+  Sparse attention that keeps `index_topk` or `keep_window_size` keys (Doge, DeepSeek-V3.2, GLM-DSA, HY-V4): `many` up to so many places;
+  longer texts get rows of their own length. So do all texts of classes that compress keys in blocks (DeepSeek-V4, MiniMax-M3).
 * **`pre_norm`**: whether `encoder.latent_from: pre_norm` can be used.
 * **SFT**: the logits are the product of the `output layer`, or computed `by the class` (scaled, capped, or from transformed states);
   `refused` where that cannot be done.

@@ -21,20 +21,24 @@ from clinjepa.redaction_forms import (
     A_DOMAIN,
     ADDRESS,
     ASSIGNED,
+    ATTRIBUTE,
     AUTHORIZED,
     BEARER,
     COLOUR,
     COOKIE,
     ELEMENT,
     HIDDEN,
+    KAGGLE,
     LOGIN,
     LOGIN_CALL,
     NAMED,
     NEXT_INSIDE,
     NO_USER,
     OPTION,
+    ORACLE,
     PARAMETER,
     PERCENT,
+    PROPERTY,
     QUOTED_PASSWORD,
     SCHEME,
     SECRET_PATH,
@@ -42,6 +46,7 @@ from clinjepa.redaction_forms import (
     STRONG,
     TOKEN,
     USER_AND_HOST,
+    WITH_USER,
 )
 
 REMEDY = (
@@ -99,7 +104,7 @@ def _as_it_stands(text: str) -> str:
     text = ADDRESS.sub(lambda found: _without_user(found[0]), text)
     text = USER_AND_HOST.sub(lambda found: f"{found['before']}{HIDDEN}@{found['host']}" if _is_login(found) else found[0], text)
     text = SECRET_PATH.sub(rf"\g<1>{HIDDEN}", text)
-    for pattern in (PARAMETER, AUTHORIZED, COOKIE, LOGIN, LOGIN_CALL, ELEMENT):
+    for pattern in (PARAMETER, AUTHORIZED, COOKIE, LOGIN, LOGIN_CALL, WITH_USER, PROPERTY, ELEMENT, ATTRIBUTE, KAGGLE, ORACLE):
         text = pattern.sub(rf"\g<1>{HIDDEN}", text)
     text = BEARER.sub(lambda found: f"{found[1] or found[2]}{HIDDEN}", text)
     for pattern in (OPTION, ASSIGNED):
@@ -134,6 +139,8 @@ def _is_login(found: re.Match[str], is_setting: bool = False) -> bool:
     if NO_USER.match(found["user"]):
         return False
     is_domain = bool(A_DOMAIN.match(host))
+    if not is_domain and re.fullmatch(r"v?\d+(?:[._-]\d+)*", host):
+        return False  # `cohort:sepsis-3@2024`, `model:large-v2@1.3`
     if len(password) < _SHORTEST_PASSWORD:
         return is_setting and is_domain
     if re.fullmatch(r"\d[\d.]*", password):

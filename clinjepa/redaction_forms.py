@@ -48,9 +48,15 @@ _TOKENS = (
     "auth|session|access|bearer|tracking|hf|id|refresh|security|api|private|personal|github|gitlab|bot|npm|vault|job|oauth|csrf|deploy"
     "|mlflow"
 )
+HADOOP = (
+    r"(?:[\w-]{1,40}\.){0,6}fs\.(?:s3[an]?|azure|abfss?|gs|oss|cosn?)\.(?:[\w-]{1,60}[.]){0,8}(?:[\w-]{1,40}-)?"
+    r"(?:secret|key|token|sas|password)(?:\.[\w.-]{1,200})?"
+)
+"""Properties of Hadoop and Spark: `fs.s3a.secret.key`, `fs.azure.account.key.<account>`."""
 STRONG = (
+    rf"(?:{HADOOP}|"
     r"[\w.-]*(?:secret|passw(?:d|or[dt])|passphrase|kennwort|mot_de_passe|api[_-]?key"
-    rf"|(?:{_KEYS})[_-]?key|(?:{_TOKENS})[_-]?token|authorization)(?:[_-]?(?:id|hash|\d{{1,3}}))?"
+    rf"|(?:{_KEYS})[_-]?key|(?:{_TOKENS})[_-]?token|authorization)(?:[_-]?(?:id|hash|\d{{1,3}}))?)"
 )
 """A value after one of these is a credential."""
 _OTHER_PASS = r"(?!(?:\w{1,40}[_-])?(?:first|second|third|last|low|high|band|one|two|single|forward|backward|multi|by)[_-]pass\b)"
@@ -89,6 +95,8 @@ VALUE = (
 )
 """All arguments of a call or a tuple; in quotation marks to the closing one, also inside SecretStr('…'); a block of YAML; in brackets; or a
 word."""
+_STRENGTH = rf"(?=(?:{_OPEN})?[^\s'\"(]{{0,80}}\d)(?=(?:{_OPEN})?[^\s'\"(]{{0,80}}(?-i:[A-Z]))"
+"""After `pass=` and `pw=`: a digit and a capital letter; `pass=3` may be anything."""
 _BRACKETS = r"(?:\[\w{0,20}\]|\])?"
 _ASSIGN = r"\s{0,8}(?:=>|:=|→|[=:])\s{0,8}"
 _START = r"(?<![\w.-])"
@@ -96,14 +104,37 @@ _NO_PATH = rf"(?:(?<!/)|(?=[\w.-]+(?:{QUOTE})?\s?(?:=|:\S)))"
 """`/etc/passwd: not found` is about a file."""
 ASSIGNED = re.compile(
     rf"(?i)(?P<before>{_START}{_NO_PATH}(?:{STRONG}{_BRACKETS}(?:{QUOTE})?{_ASSIGN}"
-    rf"|{WEAK}{_BRACKETS}(?:{QUOTE}\s{{0,8}}[:=]\s{{0,8}}|=(?![\s>])|{_ASSIGN}{_WITH_DIGIT}){_LIKELY})){_ORDINARY}{VALUE}"
+    rf"|{WEAK}{_BRACKETS}(?:{QUOTE}\s{{0,8}}[:=]\s{{0,8}}|=(?![\s>])|{_ASSIGN}{_WITH_DIGIT}){_LIKELY}"
+    rf"|(?:pass|pw)(?:=|{QUOTE}\s{{0,8}}:\s{{0,8}}){_LIKELY}{_STRENGTH})){_ORDINARY}{VALUE}"
 )
+WITH_USER = re.compile(
+    rf"(?i)({_START}(?:user(?:_?name)?|uid|usr|login)\s?[=:]\s?['\"]?[^\s'\",;=]{{1,100}}['\"]?[\s,;&]{{1,8}}(?:pass|pw|pin)\s?[=:]\s?['\"]?)"
+    rf"{_ORDINARY}[^\s'\",;]{{4,400}}"
+)
+"""`user=ann pass=…`: after a user's name also a password of letters."""
+PROPERTY = re.compile(rf"(?i)({_START}{HADOOP}\s{{1,8}})(?=\S{{8}})(?=\S{{0,200}}\d)[^\s'\"=:]\S{{7,}}")
+"""A line of spark-defaults.conf, which has a blank between name and value."""
+ATTRIBUTE = re.compile(
+    rf"(?i)(<\w[^<>]{{0,200}}?\b(?:key|name)\s?=\s?{QUOTE}{STRONG}{QUOTE}\s[^<>]{{0,200}}?\bvalue\s?=\s?{QUOTE}){_ORDINARY}[^'\"<>]{{1,400}}"
+)
+"""`<add key="Password" value="…"/>`"""
+KAGGLE = re.compile(
+    rf"(?i)({QUOTE}username{QUOTE}\s{{0,8}}:\s{{0,8}}{QUOTE}[^'\"\n\\]{{1,100}}{QUOTE}\s{{0,8}},\s{{0,8}}{QUOTE}key{QUOTE}\s{{0,8}}:\s{{0,8}}{QUOTE})"
+    rf"[\w-]{{16,}}"
+)
+"""`{"username": …, "key": …}`, a file of Kaggle's."""
+ORACLE = re.compile(
+    r"(?i)((?<![\w/.@-])(?:(?:sqlplus|sqlldr|expdp|impdp|rman)\s{1,8}(?:-\S{1,40}\s{1,8}){0,3}['\"]?[\w$#]{1,60}/(?=[^\s@/]{1,100}@)"
+    r"|[\w$#]{1,60}/(?=[^\s@/]{1,100}@(?://|[\w.-]{1,100}:\d{4,5}/))))[^\s@/]{1,100}"
+)
+"""`sqlplus user/password@database`, and `user/password@host:1521/service`."""
 PARAMETER = re.compile(
     rf"(?i)((?:[?&#;]|&amp;)(?:\w{{1,40}}\[)?{IN_ADDRESS}\]?=)(?!\*\*\*|…|\.\.\.)(?:[^\s&;#'\"<>]|&(?!amp;|[\w.\[\]-]{{1,40}}=|$|\s))+"
 )
 _FIELD = r"[\w-]{1,40}=(?:\\{0,7}\"[^\"\n]{0,400}\"|[^\s,'\"]{0,400})"
 AUTHORIZED = re.compile(
-    rf"(?i)(authorization(?:{QUOTE})?\s{{0,8}}[:=]\s{{0,8}})(?:basic|bearer|token|digest|negotiate|apikey|hmac|oauth|sharedkey|aws4-hmac-sha256)\s+"
+    rf"(?i)(authorization(?:{QUOTE})?\s{{0,8}}[:=]\s{{0,8}})(?:basic|bearer|token|digest|negotiate|apikey|hmac|oauth|sharedkey|aws4-hmac-sha256|ntlm|gssapi|hawk|dpop"
+    rf"|scram-sha-\d{{1,3}}|[a-z][\w-]{{1,30}}(?=\s{{1,8}}[\w.~+/=-]{{0,200}}\d)(?=\s{{1,8}}[\w.~+/=-]{{16}}))\s+"
     rf"(?:{_FIELD}(?:,\s{{0,8}}{_FIELD})*|[^\s'\"]+)"
 )
 COOKIE = re.compile(rf"(?i){_START}((?:set-)?cookie(?:{QUOTE})?\s{{0,8}}[:=]\s{{0,8}}(?:{QUOTE})?)(?=[\w.-]{{1,60}}=)[^\n'\"\\]+")
@@ -116,16 +147,20 @@ OPTION = re.compile(rf"(?i)(?P<before>(?<![\w-])--?(?:{STRONG}|pass|(?:[\w-]*-)?
 """An option of a command line with its value after a blank."""
 LOGIN = re.compile(
     r"(?i)((?<![\w-])(?:-u|--user|--proxy-user)(?:\s{1,8}|=)['\"]?(?P<name>[^\s:'\"/]{1,100}):(?!\d{1,10}\b|(?P=name)\b)"
-    r"|\bsshpass\s{1,8}-p\s{0,8}|\blogin\s{1,8}\S{1,100}\s{1,8}password\s{1,8})[^\s'\"]+"
+    r"|\bsshpass\s{1,8}-p\s{0,8}|\blogin\s{1,8}\S{1,100}\s{1,8}password\s{1,8}"
+    r"|\blogin\s{1,8}(?:(?!-p[\s=])\S{1,100}\s{1,8}){0,6}-p(?:\s{1,8}|=)['\"]?(?!-|\d{1,5}\b|(?-i:[A-Z_]{1,40})\b)"
+    r"|\b(?:mysql|mariadb)\w{0,10}\s{1,8}(?:(?!-p)\S{1,100}\s{1,8}){0,6}-p(?![\s-]|ort\b|assword)['\"]?"
+    r"|\b(?:wandb|weave|comet|neptune)\s{1,8}login\s{1,8}(?:--\S{1,60}\s{1,8}){0,4}(?=[\w-]{0,200}\d)(?=[\w-]{20}))[^\s'\"]+"
 )
-"""`curl -u user:password`, and a line of .netrc."""
+"""`curl -u user:password`, a line of .netrc, `docker login -p password`, `mysql -ppassword`, `wandb login key`."""
 
 ELEMENT = re.compile(rf"(?i)(<(?:\w{{1,40}}:)?{STRONG}(?:\s[^<>]{{0,200}})?>\s{{0,8}}){_ORDINARY}(?!\s)[^<>]{{1,4000}}(?=</)")
 """An element of XML."""
 LOGIN_CALL = re.compile(
-    rf"(?i)(\b\w{{0,40}}(?:basic|digest)_?auth\w{{0,10}}\(\s{{0,8}}{QUOTE}[^'\"\n]{{0,200}}{QUOTE}\s{{0,8}},\s{{0,8}}{QUOTE})[^'\"\n]{{1,400}}"
+    rf"(?i)(\b(?:\w{{0,40}}(?:basic|digest|ntlm)_?auth\w{{0,10}}\(|(?:\w{{1,40}}_)?auth(?:{QUOTE})?\s{{0,8}}[=:]\s{{0,8}}[(\[]|(?:\w{{1,40}}_)?login\()"
+    rf"\s{{0,8}}[bu]?{QUOTE}[^'\"\n]{{0,200}}{QUOTE}\s{{0,8}},\s{{0,8}}[bu]?{QUOTE})[^'\"\n]{{1,400}}"
 )
-"""`HTTPBasicAuth('user', 'password')`."""
+"""`HTTPBasicAuth('user', 'password')`, `auth=('user', 'password')` and `login('user', 'password')`."""
 
 # Tokens ------------------------------------------------------------------------------------------------------------------------------
 
@@ -147,6 +182,14 @@ _PREFIXED = {
     r"hv[sb]\.": r"[\w-]{20,}",
     r"SG\.": r"[\w-]{16,}\.[\w-]{16,}",
     r"AGE-SECRET-KEY-1": r"[A-Z0-9]{20,}",
+    r"figd_": r"(?=[\w-]{0,80}\d)[\w-]{20,}",
+    r"sbp_": r"[0-9a-f]{40}",
+    r"tvly-": r"(?=[\w-]{0,80}\d)[\w-]{16,}",
+    r"PMAK-": r"[\w-]{20,}",
+    r"pat-(?:na|eu|ap)\d-": r"[\w-]{16,}",
+    r"dp\.(?:pt|st|ct|sa|scim|audit)\.": r"(?:[\w-]{1,40}\.)?[A-Za-z0-9]{20,}",
+    r"GOOG1": r"[A-Z0-9]{20,}",
+    r"ops_eyJ": r"[\w-]{20,}",
     r"api_org_": r"[A-Za-z0-9]{20,}",
     r"ATATT3x": r"[\w=-]{20,}",
     r"tskey-(?:auth|api|client|scim|webhook)-": r"[\w-]{10,}",

@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import select
 import stat
+import tarfile
 import time
 from pathlib import Path
 
 from clinjepa.errors import ConfigError
 
 MOST_BYTES = 1_000_000
+_COMPRESSED = (
+    *(b"\x1f\x8b", b"\x1f\x9d", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"\x04\x22\x4d\x18"),
+    *(b"\x02\x21\x4c\x18", b"Rar!\x1a\x07", b"LZIP", b"\x5d\x00\x00", b"\xff\x06\x00\x00sNaPpY"),
+)
+"""How compressed files begin: gzip, compress, zip, bzip2, xz, zstd, 7z, lz4 (two forms), rar, lzip, lzma, snappy."""
+
 PIPE_SECONDS = 30.0
 """How long a pipe may stay silent."""
 
@@ -25,9 +32,11 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read ({error.strerror or type(error).__name__}); check its path and its rights") from None
     if len(content) > MOST_BYTES:
         raise ConfigError(f"{path} is larger than {MOST_BYTES // 1_000_000} MB, which no configuration is; check its path")
-    if content.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+    if content.startswith(_COMPRESSED):
         raise ConfigError(f"{path} is a compressed file; unpack it and give the YAML file inside")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or content[:200].count(b"\0") * 3 > len(content[:200]):
+    if _is_tar(content):
+        raise ConfigError(f"{path} is a tar archive; unpack it and give the YAML file inside")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or _has_wide_letters(content[:200]):
         raise ConfigError(f"{path} is not UTF-8 text (it looks like UTF-16); save it as UTF-8")
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
@@ -37,6 +46,21 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}: line {line} is not UTF-8 text; save the file as UTF-8") from None
+
+
+def _is_tar(content: bytes) -> bool:
+    """Whether the first block is the header of a member of a tar archive, of any age: its checksum is right."""
+    try:
+        return bool(tarfile.TarInfo.frombuf(content[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape").name)
+    except tarfile.HeaderError:
+        return False
+
+
+def _has_wide_letters(content: bytes) -> bool:
+    """Whether nearly every second byte is zero, and few of the others: ASCII letters in UTF-16 without a mark."""
+    even, odd = content[::2], content[1::2]
+    zeros = sorted((even.count(0) / max(1, len(even)), odd.count(0) / max(1, len(odd))))
+    return zeros[0] < 0.1 and zeros[1] > 0.6
 
 
 def real_path(path: Path) -> Path:

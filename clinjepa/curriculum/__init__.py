@@ -17,6 +17,6 @@
 | `workers/` | process group, gathered weights, memory faults |
 """
 
-FORMAT_VERSIONS = {"base": 1, "sft": 4, "phase": 4, "sync": 1, "embed": 3, "shifted_actions": 1}
+FORMAT_VERSIONS = {"base": 2, "sft": 5, "phase": 5, "sync": 1, "embed": 4, "shifted_actions": 2}
 """By kind of stage that this room and `clinjepa.model` make; raised when the content of an artifact changes for the same settings. The
 number of `base` is here because `clinjepa.model` imports torch, which reading a number must not load."""

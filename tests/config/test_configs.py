@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
 import os
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,6 +193,16 @@ def test_other_doses_are_measured_where_the_claims_are_judged_on_data_with_drugs
     assert measured == {"mimic_iv_qwen3_8b.yaml", "rehearsal_qwen3_8b.yaml"}
 
 
+def tarred(form: int) -> bytes:
+    """A tar archive of one configuration."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=form) as archive:
+        member = tarfile.TarInfo("mine.yaml")
+        member.size = 9
+        archive.addfile(member, io.BytesIO(b"name: run"))
+    return written.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -198,6 +210,15 @@ def test_other_doses_are_measured_where_the_claims_are_judged_on_data_with_drugs
         ("name: run".encode("utf-16-le"), "looks like UTF-16"),
         (gzip.compress(b"name: run", mtime=0), "is a compressed file; unpack it"),
         (lzma.compress(b"name: run"), "is a compressed file; unpack it"),
+        (lzma.compress(b"name: run", lzma.FORMAT_ALONE), "is a compressed file; unpack it"),
+        (b"7z\xbc\xaf\x27\x1c\0\4" + bytes(40), "is a compressed file; unpack it"),
+        (b"\x04\x22\x4d\x18\x60\x70" + bytes(30), "is a compressed file; unpack it"),
+        (tarred(tarfile.USTAR_FORMAT), "is a tar archive; unpack it"),
+        (tarred(tarfile.GNU_FORMAT), "is a tar archive; unpack it"),
+        (tarred(tarfile.PAX_FORMAT), "is a tar archive; unpack it"),
+        (tarred(tarfile.USTAR_FORMAT).replace(b"ustar\x0000", bytes(8)), "line 1 has a zero byte"),
+        (bytes(300), "line 1 has a zero byte"),
+        ("name: é run ünd".encode("utf-16-be"), "looks like UTF-16"),
         (b"name: run\nstorage: a\0b # and text enough that most of it is not a zero byte", "line 2 has a zero byte"),
         (b"name: run\n# caf\xe9", "line 2 is not UTF-8"),
         (b"storage: ~", "storage is null: YAML reads a bare ~"),

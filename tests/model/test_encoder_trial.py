@@ -11,7 +11,7 @@ import transformers
 
 from clinjepa.errors import ConfigError
 from clinjepa.model.encoding.encoder import Encoder, build_encoder
-from clinjepa.model.encoding.layers import longest_shared_row
+from clinjepa.model.encoding.layers import longest_shared_row, most_keys
 from clinjepa.model.encoding.packing import encode_texts, pack_texts
 from tests.support.models.tiny_classes import END, latents_alone, loss_alone, some_texts, tiny_spec, write_tiny
 
@@ -59,6 +59,34 @@ def test_texts_share_no_row_in_which_a_class_scales_by_the_place_in_the_row(tmp_
     assert not encoder.one_text_per_row  # the trial's rows are shorter than `floor_scale`
     assert gap(encode_texts(encoder, TEXTS, 256), latents_alone(model, TEXTS)) < 1e-4
     assert float(loss_of(encoder).detach()) == pytest.approx(float(loss_alone(model, TEXTS).detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "keys"), [("doge", 17), ("glm_moe_dsa", 6), ("deepseek_v4", 0), ("llama", None)])
+def test_texts_share_rows_only_up_to_the_keys_that_sparse_attention_keeps(tmp_path: Path, kind: str, keys: int | None) -> None:
+    """Longer rows would choose among the keys of all texts and unused places of the row, which the trial's few tokens do not show."""
+    model: Any = write_tiny(tmp_path, kind)
+    encoder = build_encoder(tiny_spec(tmp_path, adaptation="full"), None, 0, with_head=True).eval()
+    assert most_keys(encoder.causal) == keys
+    texts = TEXTS + some_texts(33, 18, 31, 17, 16, 2)
+    assert gap(encode_texts(encoder, texts, 256), latents_alone(model, texts)) < 1e-5
+    assert float(loss_of(encoder).detach()) == pytest.approx(float(loss_alone(model, TEXTS).detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("end_id", [None, 5])
+def test_a_text_above_a_length_has_its_row_alone_and_shorter_ones_no_longer_row(end_id: int | None) -> None:
+    texts = some_texts(90, 12, 41, 41, 13, 3, 2, 70, 1, 41, 11)
+    packs = pack_texts(texts, 100, end_id, exact_above=12)
+    assert sorted(i for pack in packs for i in pack.order.tolist()) == list(range(len(texts)))
+    for pack in packs:
+        lengths = {len(texts[i]) + (end_id is not None) for i in pack.order.tolist()}
+        rows, width = pack.input_ids_L.shape
+        if max(lengths) > 12:
+            assert lengths == {width} and len(pack.order) == rows
+        else:
+            assert width <= 12
+        for place, i in zip(pack.last_index_N.tolist(), pack.order.tolist(), strict=True):
+            last = int(texts[i][-1]) if end_id is None else end_id
+            assert int(pack.input_ids_L.flatten()[place]) == last
 
 
 @pytest.mark.parametrize(

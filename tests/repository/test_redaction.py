@@ -80,6 +80,29 @@ IN_SENTENCES = {
     "a login by a program": f"sshpass -p {SECRET} ssh user@host.example",
     "a subscription": f"GET https://host.example/x?subscription-key={SECRET} failed",
 }
+OF_PROGRAMS = {
+    "a pair for requests": "get(url, auth=('zoe', 's3cret words'), timeout=3)",
+    "a pair in json": '{"auth": ["zoe", "s3cret"], "timeout": 3}',
+    "a call": "smtp.login('zoe', 's3cret')",
+    "a property of spark": "spark.hadoop.fs.s3a.secret.key=s3cret/One+Two",
+    "a line of spark-defaults": "spark.hadoop.fs.s3a.bucket.lab.secret.key   s3cret0One",
+    "a property of hadoop": "fs.azure.account.key.lab.dfs.core.windows.net: s3cretOne==",
+    "a client's property": "fs.azure.account.oauth2.client.secret.lab.dfs.core.windows.net=s3cret",
+    "a registry": "podman login --username zoe -p s3cret registry.example",
+    "a database's client": "mariadb -h db.example -u zoe -ps3cret icu",
+    "a user before a password of letters": "Server=db; Uid=zoe; Pass=s3cret; Encrypt=yes",
+    "a user in a sentence": "cannot connect with user=zoe pass='s3crets3cret'",
+    "a short name": "retry with pw=s3cret-Zoe-9",
+    "a short name in json": '{"host": "h", "pass": "s3cretZOE"}',
+    "ntlm": "Authorization: NTLM TlRMs3cretABC9==",
+    "of a proxy": "Proxy-Authorization: Negotiate s3cretABC9s3cret9==",
+    "of a proxy's own scheme": "proxy-authorization=Custom-1 s3cretABC9s3cret9",
+    "an attribute of xml": '<add key="DbPassword" value="s3cret one" />',
+    "a tracker": "wandb login --relogin 0a1bs3cret0a1bs3cret0a1bs3cret0a1bs3cret",
+    "a file of kaggle's": '{"username": "zoe", "key": "0a1bs3cret0a1bs3cret"}',
+    "oracle": "sqlplus -S zoe/s3cret@icu",
+    "oracle with a host": "cannot open zoe/s3cret@db.example:1521/icu",
+}
 PASSWORDS = ["pass: s3cret", "token=s3cret", "pw:s3cret", "Basic czNjcmV0Og==", "bearer s3cretword"]
 NAMES = [
     *("secret_key", "JUPYTER_SECRET_KEY", "ceph_secret_key", "secretKey", "signing_key", "payload_encryption_key", "REDIS_PASS", "PG_PWD"),
@@ -129,6 +152,13 @@ UNUSUAL_ADDRESSES = [
     r"\\zoe:s3cret-9@files\share",
 ]
 MORE_TOKENS = {
+    "of a drawing program": "figd_" + "s3cret-" * 5,
+    "of a search": "tvly-" + "s3cret" * 4,
+    "of a database": "sbp_" + "0a1b2c3d4e" * 4,
+    "of an api's client": "PMAK-" + "s3cret" * 4 + "-" + "s3cret" * 5,
+    "of a customer list": "pat-eu1-" + "s3cret-" * 4,
+    "of a store of secrets": "dp.st.icu." + "s3cret" * 5,
+    "of another store of secrets": "ops_eyJ" + "s3cret" * 8,
     "of a chat's address": "https://hooks.slack.com/workflows/T0A/B0B/s3crets3crets3cret",
     "of another chat's address": "https://discord.com/api/webhooks/123456/s3crets3cret",
     "of an office's chat": "https://x.webhook.office.com/webhookb2/s3crets3@0a1b-s3cret/IncomingWebhook/s3crets3cret/s3cret-1",
@@ -203,6 +233,23 @@ PLAIN = [
     "docker run --user 1000:1000 image",
     "the cookie: accepted",
     "path%20with%3Ablanks%40home",
+    "pass=3 of 4 tests, pass=forward, pass=12of20, pass: 12, pass = evaluate(rows)",
+    "compass=North9, bypass=Ward7B9, low_pass=Filter2B",
+    "clinjepa serve --port -p 8080, docker run -p 8080:80 image, then login -p SECRET_WORD or login -p 8080",
+    "the widths pw=0.25, pw=width, npw=Ward7B99, hpw=3",
+    "the user: ann, pass 3, user=ann passed=4",
+    "cohort:sepsis-3@2024",
+    "model:large-v2@1.3.0",
+    "auth=('kerberos',), auth=none, login(user, word)",
+    "fs.s3a.aws.credentials.provider=org.example.Provider2, fs.s3a.secret.key is missing, fs.s3a.endpoint=host.example",
+    "fs.gs.auth.service.account.json.keyfile=/etc/lab/account1.json",
+    "Authorization: required for this address",
+    '<add key="Region" value="eu-1"/>, <item name="password" type="text"/>',
+    "mysql -port 3306 -P 3306 --port=3306",
+    "wandb login, wandb login --relogin",
+    '{"username": "ann", "key": "heart_rate"}',
+    "Qwen/Qwen3-8B@main, lab/model@v2, data/part-1@host.example",
+    "sbp_mean_of_the_last_day, sbp_max, tvly-out, pat-na1-x, dp.pt.x",
     "\x1b[32mdone\x1b[0m in 3 s",
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or check the credentials and the rights on this address",
 ]
@@ -240,6 +287,14 @@ def test_a_token_of_known_form_is_found_in_a_setting_and_hidden_in_a_sentence(na
 def test_a_credential_of_less_usual_form_is_hidden_in_a_sentence(name: str) -> None:
     text = redacted(IN_SENTENCES[name])
     assert not shows(text) and HIDDEN in text and redacted(text) == text
+
+
+@pytest.mark.parametrize("name", OF_PROGRAMS)
+def test_a_credential_as_programs_write_it_is_hidden_and_refused(name: str) -> None:
+    text = f"region {OF_PROGRAMS[name]} zone"
+    hidden = redacted(text)
+    assert not shows(hidden) and HIDDEN in hidden and hidden.startswith("region") and redacted(hidden) == hidden
+    assert holds_credentials(OF_PROGRAMS[name])
 
 
 @pytest.mark.parametrize("written", WRITTEN)
@@ -439,6 +494,19 @@ def test_a_long_text_without_breaks_takes_no_more_than_linear_time() -> None:
             "&",
         ),
         *("x:y@sha", "hooks.slack.com/services/", "-----BEGIN PRIVATE KEY-----", "https:\\/\\/", "basic "),
+        *(
+            "login -",
+            "login('a',",
+            "auth=(",
+            "user=a ",
+            "fs.s3a.",
+            "fs.azure.a.",
+            "<a key='secret' ",
+            "'username':'a','key':'",
+            "a/b@",
+            "sqlplus -a ",
+        ),
+        *("mysql a ", "wandb login --a ", "authorization: a1 ", "pass=", "fs.s3a.secret.key ", "<add "),
     ]
     for piece in pieces:
         redacted(piece * (50_000 // len(piece)))

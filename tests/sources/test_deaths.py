@@ -134,6 +134,79 @@ def test_two_discharges_of_an_admission_that_contradict_each_other_are_unknown(t
     assert tables.stays["died_in_hospital"].to_pylist() == [None] and tables.counts["contradicting_discharge"] == 1
 
 
+def _with_discharges(folder: Any, *discharges: tuple[str, float | None]) -> SourceTables:
+    """Tables of the example stay whose discharges are (place, hours or None for no time), in the order of the file."""
+    rows = [each for each in meds.stay_rows(hours=30) if not each["code"].startswith("HOSPITAL_DISCHARGE")]
+    rows += [meds.row(f"HOSPITAL_DISCHARGE//{place}" if place else "HOSPITAL_DISCHARGE", hours, hadm_id=101) for place, hours in discharges]
+    return meds.read_all(meds.write_meds(folder, rows))
+
+
+@pytest.mark.parametrize("other", ["UNKNOWN", "", "MOON BASE", "N/A"])
+@pytest.mark.parametrize("hours", [28.0, 29.0, 35.0, None])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_death_that_one_discharge_says_stands_beside_places_that_say_nothing(tmp_path, other, hours, first):
+    both = [("DECEASED", 29.0), (other, hours)]
+    (stay,) = _with_discharges(tmp_path, *(both if first else both[::-1])).stays.to_pylist()
+    assert (stay["died_in_hospital"], stay["died_in_icu"]) == (True, True)
+    assert stay["hospital_discharge_time"] == meds.ADMITTED + datetime.timedelta(hours=29)
+
+
+@pytest.mark.parametrize(("other", "died", "counted"), [("MOON BASE", None, {"unknown_discharge": 1}), ("UNK", False, {})])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("hours", [45.0, 60.0])
+def test_a_discharge_home_beside_an_unreadable_one_is_unknown_in_any_order(tmp_path, other, died, counted, first, hours):
+    both = [("SKILLED NURSING FACILITY", 50.0), (other, hours)]
+    tables = _with_discharges(tmp_path, *(both if first else both[::-1]))
+    assert tables.stays["died_in_hospital"].to_pylist() == [died]
+    assert _of_discharges(tables) == {"admission_with_several_discharges": 1} | counted
+
+
+@pytest.mark.parametrize("hours", [(44, 70, 61), (70, 61, 44), (61, 44, 70)])
+def test_of_several_discharges_the_last_in_time_is_taken_and_counted(tmp_path, hours):
+    tables = _with_discharges(tmp_path, *(("HOME", float(each)) for each in hours))
+    assert tables.stays["hospital_discharge_time"].to_pylist() == [meds.ADMITTED + datetime.timedelta(hours=70)]
+    assert _of_discharges(tables) == {"admission_with_several_discharges": 1}
+
+
+def test_a_discharge_given_twice_is_one(tmp_path):
+    assert _of_discharges(_with_discharges(tmp_path, ("HOME", 50.0), ("HOME", 50.0))) == {}
+
+
+@pytest.mark.parametrize("hours", [(-9, -30), (-30, -9), (None, -30)])
+def test_of_several_beginnings_of_an_admission_the_first_in_time_is_taken(tmp_path, hours):
+    rows = [each for each in meds.stay_rows(hours=30) if not each["code"].startswith("HOSPITAL_ADMISSION")]
+    rows += [meds.row(f"HOSPITAL_ADMISSION//KIND {each}", each, hadm_id=101) for each in hours]
+    tables = meds.read_all(meds.write_meds(tmp_path, rows))
+    assert tables.stays["hospital_admission_time"].to_pylist() == [meds.ADMITTED - datetime.timedelta(hours=30)]
+    assert tables.counts.get("admission_with_several_beginnings", 0) == (None not in hours)
+
+
+@pytest.mark.parametrize("read", ["tables", "meds"])
+@pytest.mark.parametrize(
+    ("discharged", "place", "died", "counted"),
+    [
+        ("2150-03-01 09:59", "HOME", None, {"discharge_before_icu_stay": 1}),
+        ("2150-03-01 08:00", "UNK", None, {"discharge_before_icu_stay": 1}),
+        ("2150-03-01 10:00", "HOME", False, {}),
+        ("2150-03-01", "HOME", False, {}),  # a date alone is the whole day
+        ("2150-03-01 08:00", "DIED", True, {}),  # an organ donor
+    ],
+)
+def test_a_discharge_alive_before_the_icu_stay_is_unknown_and_counted(tmp_path, read, discharged, place, died, counted):
+    case = Case("", discharged, place, None, None, None, None)
+    tables = from_meds(tmp_path, case) if read == "meds" else from_tables(tmp_path, case)
+    stay = tables.stays.to_pylist()[0]
+    assert (stay["died_in_hospital"], _of_discharges(tables)) == (died, counted)
+    assert (stay["hospital_discharge_time"] is None) == bool(counted)
+
+
+def test_a_discharge_between_two_icu_stays_of_an_admission_is_unknown_for_both(tmp_path):
+    inside = {"icustay_id": 12, "hadm_id": 101}
+    later = [meds.row("ICU_ADMISSION//MICU", 60, **inside), meds.row("ICU_DISCHARGE//MICU", 80, **inside)]
+    tables = meds.read_all(meds.write_meds(tmp_path, meds.stay_rows(hours=30) + later))
+    assert tables.stays["died_in_hospital"].to_pylist() == [None, None] and tables.counts["discharge_before_icu_stay"] == 2
+
+
 def test_two_sexes_of_a_patient_are_unknown_and_counted(tmp_path):
     tables = meds.read_all(meds.write_meds(tmp_path, [meds.row("GENDER//M"), *meds.stay_rows()]))
     assert tables.stays["sex"].to_pylist() == [None] and tables.counts["patient_with_several_sexes"] == 1

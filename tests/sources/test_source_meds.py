@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from clinjepa.config.schema import SourceConfig
@@ -179,6 +181,28 @@ def test_a_procedure_whose_end_is_absent_does_not_take_another_s(tmp_path):
     assert tables.counts["start_without_end"] == 1
 
 
+@pytest.mark.parametrize("order", [0, 1])
+def test_an_end_at_the_time_of_the_second_start_ends_the_first_only(tmp_path, order):
+    inside = {"icustay_id": 11, "hadm_id": 101, "order_id": 8}
+    starts = [row("INFUSION_START//220949", hour, 50.0, unit="mL/hour", **inside) for hour in (3, 9)]
+    end = row("INFUSION_END//220949", 9, 300.0, unit="ml", **inside)
+    tables = read(tmp_path, [*starts, end] if order else [end, *starts])
+    events = events_of(tables, "crystalloid")
+    assert [(event["time"], event["end_time"], event["value"]) for event in events] == [(3.0, 9.0, 300.0)]
+    assert tables.counts["start_without_end"] == 1
+
+
+def test_every_end_is_given_to_one_start(tmp_path):
+    """Starts at 1, 4, 4, 10 and ends at 4, 4, 12: the first two ends end two of the starts, and no start takes what another has."""
+    inside = {"icustay_id": 11, "hadm_id": 101}
+    rows = [row("PROCEDURE//START//225441", hour, **inside) for hour in (1, 4, 4, 10)]
+    rows += [row("PROCEDURE//END//225441", hour, **inside) for hour in (4, 4, 12)]
+    tables = read(tmp_path, rows)
+    ends = [(event["time"], event["end_time"]) for event in events_of(tables, "hemodialysis")]
+    assert ends == [(1.0, 4.0), (4.0, 4.0), (4.0, None), (10.0, 12.0)]
+    assert tables.counts["start_without_end"] == 1 and "end_without_start" not in tables.counts
+
+
 def test_only_drugs_that_were_given_count_and_orders_yield_to_them(tmp_path):
     rows = [
         row("MEDICATION//Aspirin//Administered", 3),
@@ -265,6 +289,23 @@ def test_partitions_are_patient_disjoint_and_together_the_whole(tmp_path):
     parts = [source.read(partition).stays["subject_id"].to_pylist() for partition in source.partitions()]
     assert len(parts) == 3
     assert sorted(subject for part in parts for subject in part) == list(range(1, 8))
+
+
+def test_counts_do_not_depend_on_the_number_of_partitions(tmp_path):
+    """Three shards whose rows have the same numbers, with labs inside and outside the stays at the same places."""
+    for subject in (1, 2, 3):
+        rows = stay_rows(subject=subject, stay=30 + subject)
+        rows += [
+            row("LAB//50912//mg/dL", hour, 1.0 + hour / 50, subject_id=subject) for hour in (-40, -3, 2, 5, 9 + 30 * (subject == 2), 70)
+        ]
+        write_meds(tmp_path, rows, f"data/train/{subject}.parquet")
+
+    def counted(number):
+        source = MedsSource(SourceConfig(kind="meds", path=str(tmp_path), num_partitions=number))
+        return sum((Counter(source.read(partition).counts) for partition in source.partitions()), Counter())
+
+    assert counted(1) == counted(2) == counted(3)
+    assert counted(1)["outside_stay"] == 4
 
 
 def test_max_stays_keeps_the_first_by_id(tmp_path):

@@ -10,6 +10,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.nn.parameter import Parameter
 
 from clinjepa.errors import ConfigError
 from clinjepa.model.encoding.last_layer import Places, can_read_at, read_at
-from clinjepa.model.encoding.layers import final_norm, inner_name, inner_of, list_of_layers, longest_shared_row, longest_text
+from clinjepa.model.encoding.layers import final_norm, inner_name, inner_of, list_of_layers, longest_shared_row, longest_text, most_keys
 from clinjepa.model.encoding.next_token import ClassLogits, next_token_loss
 from clinjepa.model.encoding.packing import SHORTEST_ROW, Pack, pack_texts
 from clinjepa.model.encoding.recompute import recompute_in_backward
@@ -37,6 +38,7 @@ from clinjepa.model.pretrained.base_model import (
     load_base,
     open_base,
     random_model,
+    saved_buffers,
 )
 from clinjepa.model.pretrained.weights import content_digest, fill_from_files, fits, hollow_model, hollow_on_cpu, ties_differ, weight_files
 from clinjepa.model.sharding import fill, local, shard_layers, to_shards, whole
@@ -67,7 +69,7 @@ class Encoder(nn.Module):
         self.logits_by_class = False
         """Logits are more than the output layer's product in the model's class (`clinjepa.model.encoding.next_token`)."""
         self._longest_text = longest_text(causal_of(model))
-        self._longest_shared_row = longest_shared_row(causal_of(model))
+        self._longest_shared_row, self._most_keys = longest_shared_row(causal_of(model)), most_keys(causal_of(model))
         fuse_norms(self)
         last = [layers[-1] for layers in self._lists_of_layers()]
         self._reads_at = all(map(can_read_at, last))  # before sharding, which changes the layers' classes
@@ -132,7 +134,7 @@ class Encoder(nn.Module):
                 f"set tokenizer.max_tokens={self._longest_text - (end_id is not None)} or less"
             )
         too_long = self._longest_shared_row is not None and max(longest, SHORTEST_ROW) > self._longest_shared_row
-        return pack_texts(texts, token_budget, end_id, self.one_text_per_row or too_long)
+        return pack_texts(texts, token_budget, end_id, self.one_text_per_row or too_long, self._most_keys)
 
     def _activate(self, which: str) -> None:
         if self.lora and which != self._active:
@@ -208,25 +210,33 @@ class Encoder(nn.Module):
 
     def _named(self, which: str | None) -> Iterator[tuple[str, Parameter]]:
         """Weights of `online`, `target` or, with None, the base; all weights if there are no adapters."""
-        model = self.target_model if which == "target" and self.target_model is not None else self.model
-        for name, parameter in model.named_parameters():
+        for name, parameter in self._model_of(which).named_parameters():
             if not self.lora:
                 yield name, parameter
             elif adapter_of(name)[1] == which:
                 yield adapter_of(name)[0], parameter
 
+    def _model_of(self, which: str | None) -> nn.Module:
+        return self.target_model if which == "target" and self.target_model is not None else self.model
+
+    def _buffers_of(self, which: str | None) -> dict[str, Tensor]:
+        """Buffers that the model's files hold, under the names there; none for adapters. Every worker has them whole."""
+        if self.lora and which is not None:
+            return {}
+        return {adapter_of(name)[0]: buffer for name, buffer in saved_buffers(self._model_of(which)).items()}
+
     def online_state(self) -> dict[str, Tensor]:
-        """Whole online tensors on the CPU; collective when sharded."""
-        return {name: whole(parameter) for name, parameter in self.online_parameters()}
+        """Whole online tensors on the CPU, with the model's saved buffers where there are no adapters; collective when sharded."""
+        return {name: whole(tensor) for name, tensor in (dict(self.online_parameters()) | self._buffers_of("online")).items()}
 
     def target_state(self) -> dict[str, Tensor]:
         """Whole target tensors on the CPU, under the names of the online ones; collective when sharded."""
-        return {name: whole(parameter) for name, parameter in self.target_parameters()}
+        return {name: whole(tensor) for name, tensor in (dict(self.target_parameters()) | self._buffers_of("target")).items()}
 
     def base_state(self) -> dict[str, Tensor]:
         """Whole tensors of the base under Hugging Face's names (all weights if there are no adapters); collective when sharded."""
         to_shards(self)
-        return {name: whole(parameter) for name, parameter in self._named(None)}
+        return {name: whole(tensor) for name, tensor in (dict(self._named(None)) | self._buffers_of(None)).items()}
 
     def base_config(self) -> dict[str, Any]:
         """`config.json` of the base, for `write_base`."""
@@ -234,16 +244,16 @@ class Encoder(nn.Module):
 
     def load_online(self, state: Mapping[str, Tensor]) -> None:
         """Load whole tensors, present on every worker. Raises CheckpointError if names or shapes differ."""
-        self._load(state, dict(self.online_parameters()), "online weights")
+        self._load(state, dict(self.online_parameters()) | self._buffers_of("online"), "online weights")
 
     def load_target(self, state: Mapping[str, Tensor]) -> None:
         """Like `load_online`, for the target weights."""
-        self._load(state, dict(self.target_parameters()), "target weights")
+        self._load(state, dict(self.target_parameters()) | self._buffers_of("target"), "target weights")
 
-    def _load(self, state: Mapping[str, Tensor], parameters: dict[str, Parameter], what: str) -> None:
-        check_same_tensors(state, parameters, what)
-        for name, parameter in parameters.items():
-            fill(parameter, state[name])
+    def _load(self, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], what: str) -> None:
+        check_same_tensors(state, tensors, what)
+        for name, tensor in tensors.items():
+            fill(tensor, state[name])
 
     def copy_online_to_target(self) -> None:
         """Hard sync: target <- online, on local shards, without communication."""
@@ -251,9 +261,12 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def ema_update(self, momentum: float) -> None:
-        """target <- momentum * target + (1 - momentum) * online, on local shards, without communication."""
+        """target <- momentum * target + (1 - momentum) * online, on local shards, without communication; buffers are copied."""
         online, target = self._local_pairs()
         torch._foreach_lerp_(target, online, 1.0 - momentum)
+        buffers = self._buffers_of("target")
+        for name, buffer in self._buffers_of("online").items():
+            buffers[name].copy_(buffer)
 
     @torch.no_grad()
     def target_gap(self) -> float:
@@ -375,7 +388,8 @@ def _read_encoder(
         return loaded()
     with hollow_on_cpu(model):
         encoder = built(model)
-    names = {name: adapter_of(name.partition(".")[2])[0] for name, parameter in encoder.named_parameters() if parameter.is_meta}
+    tensors = chain(encoder.named_parameters(), encoder.named_buffers())
+    names = {name: adapter_of(name.partition(".")[2])[0] for name, tensor in tensors if tensor.is_meta}
     if not fits(encoder, files, names):
         # A model saved without its output layer lacks the name under which the whole model keeps the rest.
         prefix = inner_name(encoder.causal)

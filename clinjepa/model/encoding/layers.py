@@ -26,6 +26,11 @@ _FINAL_NORMS = (
 )
 """Names of the norm after the last layer. An encoder with `latent_from: pre_norm` is tried when it is built (`encoding/trial.py`)."""
 
+_KEPT = ("index_topk", "keep_window_size")
+"""Settings of transformers' classes that say how many keys of a row a place attends to."""
+_COMPRESSED = ("compress_rates", "indexer_compress_ratio", "index_kpool", "index_block_size")
+"""Settings of classes that compress keys in blocks of a row."""
+
 _POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings|positions_embed|position_embedding)$")
 
 
@@ -73,6 +78,20 @@ def longest_shared_row(causal: PreTrainedModel) -> int | None:
     config = causal.config.get_text_config()
     first: int | None = getattr(config, "floor_scale", None)
     return first - 1 if first is not None and getattr(config, "attn_temperature_tuning", False) else None
+
+
+def most_keys(causal: PreTrainedModel) -> int | None:
+    """Places of the longest row in which every place attends to all keys that it may; None for no limit.
+
+    Sparse attention chooses keys among those of the whole row: the best `index_topk` (DeepSeek-V3.2, GLM-DSA, HY-V4) or `keep_window_size`
+    (Doge). Among equal scores the choice follows the length of the row, also where only unused places were added. Classes that compress
+    keys in blocks of the row (DeepSeek-V4, MiniMax-M3) have no such row: 0. Rows longer than this hold one text without unused places.
+    """
+    config = causal.config.get_text_config()
+    if any(getattr(config, name, None) for name in _COMPRESSED):
+        return 0
+    kept = [getattr(config, name, None) for name in _KEPT]
+    return min((keys for keys in kept if isinstance(keys, int) and keys > 0), default=None)
 
 
 def list_of_layers(inner: nn.Module) -> nn.ModuleList:

@@ -50,7 +50,9 @@ class Pack:
         return labels.view_as(self.input_ids_L)
 
 
-def pack_texts(texts: Sequence[np.ndarray], token_budget: int, end_id: int | None = None, one_per_row: bool = False) -> list[Pack]:
+def pack_texts(
+    texts: Sequence[np.ndarray], token_budget: int, end_id: int | None = None, one_per_row: bool = False, exact_above: int | None = None
+) -> list[Pack]:
     """Divide texts into chunks of at most `token_budget` places, longest texts first; deterministic.
 
     Args:
@@ -58,6 +60,8 @@ def pack_texts(texts: Sequence[np.ndarray], token_budget: int, end_id: int | Non
         token_budget: largest number of places R·S of a chunk; a longer text is a chunk by itself.
         end_id: token appended to every text, or None.
         one_per_row: one text a row, unused places behind it: for classes that do not isolate packed texts (`Encoder.one_text_per_row`).
+        exact_above: a text of more tokens than this gets rows of its own length, with no other text and no unused place, and rows of other
+            texts are not longer (`layers.most_keys`); None for no such length.
 
     Raises:
         ValueError: a text has no token.
@@ -70,11 +74,13 @@ def pack_texts(texts: Sequence[np.ndarray], token_budget: int, end_id: int | Non
     rows: _Rows | None = None
     for index in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[index])
-        if rows is None or not rows.add(index, length):
+        exact = exact_above is not None and length > exact_above
+        fits = rows is not None and (rows.length == length if exact else exact_above is None or rows.length <= exact_above)
+        if rows is None or not fits or not rows.add(index, length):
             if rows is not None:
                 packs.append(_lay_out(texts, lengths, rows, end_id))
-            shortest = SHORTEST_ROW if token_budget >= SHORTEST_ROW and not one_per_row else 1
-            rows = _Rows(max(shortest, length), token_budget, one_per_row)
+            shortest = SHORTEST_ROW if token_budget >= SHORTEST_ROW and not one_per_row and not exact else 1
+            rows = _Rows(max(shortest if exact_above is None else min(shortest, exact_above), length), token_budget, one_per_row or exact)
             rows.add(index, length)
     if rows is not None:
         packs.append(_lay_out(texts, lengths, rows, end_id))

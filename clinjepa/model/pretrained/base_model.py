@@ -39,7 +39,7 @@ NAMED_BASE = "model.json"
 def make_base(spec: EncoderSpec, seed: int, out: Folder) -> None:
     """Write a small Qwen3 with tied embeddings and random weights that depend on `seed` only."""
     model = random_model(spec, seed)
-    write_base(out, base_config(model), dict(model.named_parameters()))
+    write_base(out, base_config(model), dict(model.named_parameters()) | saved_buffers(model))
 
 
 def random_model(spec: EncoderSpec, seed: int) -> PreTrainedModel:
@@ -80,7 +80,17 @@ def make_random_base(spec: EncoderSpec, seed: int, out: Folder) -> None:
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     state = {name: parameter.to(spec.torch_dtype) for name, parameter in model.named_parameters()}
-    write_base(out, base_config(model), state)
+    write_base(out, base_config(model), state | saved_buffers(model))
+
+
+def saved_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that belong to a model's files beside its weights, by name: `layer_scalar` of Gemma 4, the routers' biases of DeepSeek-V3."""
+    return {
+        f"{prefix}.{name}" if prefix else name: buffer
+        for prefix, module in model.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    }
 
 
 def base_config(model: PreTrainedModel) -> dict[str, Any]:
@@ -91,7 +101,7 @@ def base_config(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def write_base(out: Folder, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Write a base folder. state: whole tensors under Hugging Face's names, without a tied output layer."""
+    """Write a base folder. state: whole weights and saved buffers under Hugging Face's names, without a tied output layer."""
     write_tensors(out, BASE_TENSORS, state)
     out.write_json(BASE_CONFIG, dict(config))
 

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def _read_range(path: Path, start: int, end: int) -> bytes:
 
 
 def hollow_model(source: str, dtype: torch.dtype, revision: str | None, local_files_only: bool) -> PreTrainedModel:
-    """The causal language model of a folder or public model without weights, on the meta device; its buffers are computed.
+    """The causal language model of a folder or public model without weights, on the meta device. Buffers that no file holds are computed.
 
     Args:
         source: folder or model id.
@@ -92,7 +93,8 @@ def hollow_model(source: str, dtype: torch.dtype, revision: str | None, local_fi
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     for module in model.modules():
         # Buffers that are in no file (rotary frequencies) are computed by the constructor of their module.
-        missing = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
+        unsaved = module._non_persistent_buffers_set
+        missing = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta and name in unsaved]
         if not missing:
             continue
         try:
@@ -118,9 +120,10 @@ def hollow_on_cpu(model: nn.Module) -> Iterator[None]:
 
 
 def fits(model: nn.Module, files: Sequence[Path], names: Mapping[str, str]) -> bool:
-    """Whether the files contain every weight in `names` (parameter name -> name in files) with its shape."""
+    """Whether the files contain every weight and buffer in `names` (name in the model -> name in files) with its shape."""
     shapes = stored_shapes(files)
-    return all(shapes.get(names[name]) == list(parameter.shape) for name, parameter in model.named_parameters() if name in names)
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    return all(shapes.get(names[name]) == list(tensor.shape) for name, tensor in tensors if name in names)
 
 
 def stored_shapes(files: Sequence[Path]) -> dict[str, list[int]]:
@@ -154,15 +157,15 @@ def _equal(path: Path, name: str, other_path: Path, other_name: str) -> bool:
 
 
 def fill_from_files(model: nn.Module, files: Sequence[Path], names: Mapping[str, str], device: torch.device | str) -> int:
-    """Fill every hollow parameter in `names` from the files: whole, or this worker's rows where it is sharded.
+    """Fill every hollow parameter in `names` from the files: whole, or this worker's rows where it is sharded. Hollow buffers are whole.
 
-    Parameters are replaced by new objects, so call it before an optimizer is made.
+    Both are replaced by new objects, so call it before an optimizer is made.
 
     Args:
         model: the model.
-        files: safetensors files that contain all weights in `names` (`fits`).
-        names: parameter name -> name in files.
-        device: of plain parameters; sharded ones are on their mesh's device.
+        files: safetensors files that contain all tensors in `names` (`fits`).
+        names: name of a parameter or buffer -> name in files.
+        device: of plain parameters and buffers; sharded ones are on their mesh's device.
 
     Returns:
         Bytes read.
@@ -179,6 +182,25 @@ def fill_from_files(model: nn.Module, files: Sequence[Path], names: Mapping[str,
                     filled, read = _filled(parameter, opened.get_slice(name), device)
                     _replace(model, {parameter: filled})
                     num_bytes += read
+    return num_bytes + _fill_buffers(model, files, names, device)
+
+
+def _fill_buffers(model: nn.Module, files: Sequence[Path], names: Mapping[str, str], device: torch.device | str) -> int:
+    """The part of `fill_from_files` for buffers."""
+    hollow: dict[str, list[tuple[nn.Module, str]]] = {}
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            key = f"{prefix}.{name}" if prefix else name
+            if buffer.is_meta and key in names:
+                hollow.setdefault(names[key], []).append((module, name))
+    num_bytes = 0
+    for path in files if hollow else ():
+        with safe_open(path, framework="pt") as opened:
+            for name in sorted(hollow.keys() & set(opened.keys())):
+                stored: Tensor = opened.get_tensor(name)
+                num_bytes += stored.numel() * stored.element_size()
+                for module, own in hollow[name]:
+                    module._buffers[own] = stored.to(device=device, dtype=module.get_buffer(own).dtype, copy=True)
     return num_bytes
 
 

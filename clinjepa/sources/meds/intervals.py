@@ -1,12 +1,14 @@
 """Start rows and end rows of infusions and procedures, joined to intervals.
 
 MEDS has one row for the start and one for the end. Rows of an infusion share an order id. Rows of a procedure do not: they are joined
-in order of time. Where some rows are missing, each start is joined to the next end before the next start.
+in order of time. Where some rows are missing, each start is joined to the next end that is not after the next start and that no earlier
+start has.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from datetime import datetime
 
 import polars as pl
 
@@ -31,15 +33,9 @@ def pair_intervals(starts: pl.DataFrame, ends: pl.DataFrame, keys: list[str], co
     given = ends.select(*keys, "place", pl.col("time").alias("end"), "amount", "amount_unit")
     paired = even.join(given, on=[*keys, "place"], how="left", nulls_equal=True)
     if uneven.height:
-        guessed = uneven.with_columns(
-            pl.col("time").shift(-1).over(keys).alias("next_start"), pl.concat_str(keys, separator="/", ignore_nulls=True).alias("key")
-        ).sort("time")
-        candidates = ends.select(
-            pl.concat_str(keys, separator="/", ignore_nulls=True).alias("key"), "time", pl.col("time").alias("end"), "amount", "amount_unit"
-        ).sort("time")
-        guessed = guessed.join_asof(candidates, on="time", by="key", strategy="forward", check_sortedness=False)
-        fits = pl.col("next_start").is_null() | (pl.col("end") <= pl.col("next_start"))
-        guessed = guessed.with_columns(pl.when(fits).then(pl.col(name)).alias(name) for name in ("end", "amount", "amount_unit"))
+        taken = uneven.with_columns(pl.Series("end_index", _next_ends(uneven, ends, keys), pl.Int64))
+        given = ends.select(pl.col("time").alias("end"), "amount", "amount_unit").with_row_index("end_index")
+        guessed = taken.join(given.with_columns(pl.col("end_index").cast(pl.Int64)), on="end_index", how="left")
         paired = pl.concat([paired, guessed.select(paired.columns)])
     open_ended = paired["end"].null_count()
     if open_ended:
@@ -48,3 +44,21 @@ def pair_intervals(starts: pl.DataFrame, ends: pl.DataFrame, keys: list[str], co
     if unused > 0:
         counts["end_without_start"] += unused
     return paired.drop("place", "num_starts", "num_ends").sort("row")
+
+
+def _next_ends(starts: pl.DataFrame, ends: pl.DataFrame, keys: list[str]) -> list[int | None]:
+    """For each of `starts` the place in `ends` of its end row: the next one not after the next start. Each end is given once.
+
+    Both tables are sorted by time. So an end at the time of a start belongs to the start before it, if that has none yet.
+    """
+    ends_of: dict[tuple[object, ...], deque[tuple[datetime, int]]] = {}
+    for place, (*key, time) in enumerate(ends.select(*keys, "time").iter_rows()):
+        ends_of.setdefault(tuple(key), deque()).append((time, place))
+    chosen: list[int | None] = []
+    following = starts.select(*keys, "time", pl.col("time").shift(-1).over(keys).alias("next_start"))
+    for *key, time, next_start in following.iter_rows():
+        left = ends_of.get(tuple(key), deque())
+        while left and left[0][0] < time:
+            left.popleft()
+        chosen.append(left.popleft()[1] if left and (next_start is None or left[0][0] <= next_start) else None)
+    return chosen

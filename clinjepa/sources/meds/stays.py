@@ -21,8 +21,8 @@ def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Cou
 
     Dropped and counted: `stay_without_id`, `stay_without_beginning`, `stay_without_end`, `stay_end_before_start`, `duplicate_row` (exact
     copies of a stay). Counted and kept:
-    `stay_without_admission` (no hospital admission of this id and patient), `patient_with_several_births`, `patient_with_several_deaths`
-    and the rules of `describe_stays`.
+    `stay_without_admission` (no hospital admission of this id and patient), `patient_with_several_births`, `patient_with_several_deaths`,
+    `admission_with_several_beginnings`, `admission_with_several_discharges` and the rules of `describe_stays`.
 
     Args:
         rows: The partition's rows.
@@ -36,7 +36,7 @@ def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Cou
     prefix = pl.col("code").str.split_exact("//", 2)
     coded = rows.with_columns(prefix.struct.field("field_0").alias("kind"), prefix.struct.field("field_1").alias("first"))
     stays = _boundaries(coded, where, counts)
-    admissions = _admissions(coded)
+    admissions = _admissions(coded, counts)
     known = admissions.filter(pl.col("hadm_id").is_not_null())
     strays = stays.join(known, on=["hadm_id", "subject_id"], how="anti").height
     if strays:
@@ -87,31 +87,62 @@ def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.Dat
     return drop_unusable(stays, counts)
 
 
-def _admissions(coded: pl.DataFrame) -> pl.DataFrame:
-    """hadm_id, subject_id, admitted, admission_type, race, discharged, left_dead, discharge_fault."""
+def _admissions(coded: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """hadm_id, subject_id, admitted, admission_type, race, discharged, left_dead, discharge_fault; no order of rows matters.
+
+    Of several beginnings the first in time is taken, counted as `admission_with_several_beginnings`; of discharges see `_discharges`.
+    """
     known, ids = coded.filter(pl.col("hadm_id").is_not_null()), ["hadm_id", "subject_id"]
     start = known.filter(pl.col("kind") == "HOSPITAL_ADMISSION").select(
-        "hadm_id", "subject_id", pl.col("time").alias("admitted"), pl.col("first").alias("admission_type"), "race"
+        *ids, pl.col("time").alias("admitted"), pl.col("first").alias("admission_type"), "race"
     )
-    end = known.filter(pl.col("kind") == "HOSPITAL_DISCHARGE").select(
-        "hadm_id",
-        "subject_id",
-        pl.col("time").alias("discharged"),
-        pl.col("first").alias("place"),
-        pl.lit(None, pl.Int64).alias("flag"),
-    )
-    coded_race = known.filter(pl.col("kind") == "RACE").select(*ids, pl.col("first").alias("race_code"))
-    places, word = mimic_map()["discharges"], pl.col("place").str.strip_chars().str.to_uppercase()
-    both = end.group_by(ids).agg((word.is_in(places["died"]).any() & word.is_in(places["alive"]).any()).alias("contradicts"))
-    table = start.unique(ids, keep="first").join(end.unique(ids, keep="last"), on=ids, how="full", coalesce=True)
-    table = table.join(coded_race.unique(ids, keep="first"), on=ids, how="left")
+    _count_several(start, "admitted", "admission_with_several_beginnings", counts)
+    start = start.sort("admitted", "admission_type", "race", nulls_last=True)
+    coded_race = known.filter(pl.col("kind") == "RACE").select(*ids, "time", pl.col("first").alias("race_code"))
+    coded_race = coded_race.sort("time", "race_code", nulls_last=True).drop("time")
+    table = start.unique(ids, keep="first", maintain_order=True).join(_discharges(known, counts), on=ids, how="full", coalesce=True)
+    table = table.join(coded_race.unique(ids, keep="first", maintain_order=True), on=ids, how="left")
     races = race_groups(table.select(pl.coalesce("race", "race_code").alias("race"))["race"])
-    table = with_left_dead(table.with_columns(races).drop("race_code")).join(both, on=ids, how="left", maintain_order="left")
+    table = with_left_dead(table.with_columns(races).drop("race_code"))
     contradicts = pl.col("contradicts").fill_null(False)
     return table.with_columns(
         pl.when(~contradicts).then(pl.col("left_dead")).alias("left_dead"),
         pl.when(contradicts).then(pl.lit("contradicting_discharge")).otherwise(pl.col("discharge_fault")).alias("discharge_fault"),
     ).drop("contradicts")
+
+
+def _discharges(known: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """hadm_id, subject_id, discharged, place, flag (null), contradicts; one row per admission with a discharge, in any order of the rows.
+
+    A place that says death decides over one that says nothing or is unreadable, an unreadable one over one that says life. Places of
+    death and of life contradict each other. `discharged` is the last time of the rows that decide, a death being theirs alone.
+
+    Args:
+        known: Coded rows with a hadm_id.
+        counts: Receives `admission_with_several_discharges`: admissions with discharges at different times.
+    """
+    places, word, ids = mimic_map()["discharges"], pl.col("place").str.strip_chars().str.to_uppercase(), ["hadm_id", "subject_id"]
+    died, alive = word.is_in(places["died"]).fill_null(False), word.is_in(places["alive"]).fill_null(False)
+    rank = pl.when(died).then(pl.lit(3)).when(alive).then(pl.lit(1)).when(word.is_in(places["unknown"]).fill_null(True)).then(pl.lit(0))
+    rows = known.filter(pl.col("kind") == "HOSPITAL_DISCHARGE").select(
+        *ids, pl.col("time").alias("discharged"), pl.col("first").alias("place")
+    )
+    _count_several(rows, "discharged", "admission_with_several_discharges", counts)
+    rows = rows.with_columns(died.alias("died"), alive.alias("alive"), rank.otherwise(pl.lit(2)).alias("rank")).sort("rank", "place")
+    both, deaths = pl.col("died").any() & pl.col("alive").any(), pl.col("discharged").filter(pl.col("died")).max()
+    return rows.group_by(ids, maintain_order=True).agg(
+        pl.coalesce(pl.when(~both).then(deaths), pl.col("discharged").max()).alias("discharged"),
+        pl.col("place").last(),
+        pl.lit(None, pl.Int64).alias("flag"),
+        both.alias("contradicts"),
+    )
+
+
+def _count_several(rows: pl.DataFrame, time: str, rule: str, counts: Counter[str]) -> None:
+    """Count under `rule` the admissions that have several different times in the column `time`."""
+    times = rows.drop_nulls(time).group_by("hadm_id", "subject_id").agg(pl.col(time).n_unique())
+    if several := times.select((pl.col(time) > 1).sum()).item():
+        counts[rule] += several
 
 
 def _dialysis(coded: pl.DataFrame) -> pl.DataFrame:

@@ -100,7 +100,8 @@ def in_windows(labs: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) ->
     joined = labs.join(window, on="subject_id", how="inner", maintain_order="left").filter(
         pl.col("time").is_between(pl.col("earliest"), pl.col("outtime"))
     )
-    outside = labs.height - joined["row"].n_unique()
+    # A row is known by its patient and number: two files of a partition have the same numbers.
+    outside = labs.height - joined.select("subject_id", "row").n_unique()
     if outside:
         counts["outside_stay"] += outside
     return joined.drop("earliest", "outtime")

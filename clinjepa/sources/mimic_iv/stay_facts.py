@@ -9,6 +9,7 @@ from collections import Counter
 
 import polars as pl
 
+from clinjepa.sources.calendar import end_of
 from clinjepa.sources.mimic_iv.deaths import with_outcomes
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 from clinjepa.sources.readings.cleaning import PLAUSIBLE_YEARS, complete_stays
@@ -45,7 +46,7 @@ def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counte
             admission_type, admitted, discharged, left_dead, discharge_fault, death_time (as recorded), source_split, chronic_dialysis.
         admissions: All hospitalisations of these patients: subject_id, hadm_id, admitted, discharged, left_dead.
         counts: Receives `implausible_age` (the age becomes null), `unknown_sex` (a code other than F and M) and the
-            rules of `with_outcomes`.
+            rules of `with_outcomes`, also `discharge_before_icu_stay`: stays of unknown outcome, since their discharge alive is earlier.
     """
     plausible = pl.col("age").is_between(*PLAUSIBLE_YEARS)
     implausible = stays.select((~plausible).sum()).item()
@@ -56,6 +57,7 @@ def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counte
     unknown = stays.select((pl.col("sex").is_null() & is_word).sum()).item()
     if unknown:
         counts["unknown_sex"] += unknown
+    stays = _without_earlier_discharge(stays)
     by_admission = pl.coalesce(pl.col("hadm_id"), -pl.col("stay_id"))
     following = admissions.filter(pl.col("hadm_id").is_not_null()).select(
         "hadm_id", "subject_id", pl.col("admitted").shift(-1).over("subject_id", order_by="admitted").alias("next_hospital_admission_time")
@@ -71,6 +73,21 @@ def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counte
         pl.col("intime").rank("ordinal").over(by_admission, "subject_id").cast(pl.Int32).alias("stay_number_in_admission"),
     )
     return complete_stays(with_outcomes(stays, admissions, counts)).select(STAYS_SCHEMA.names)
+
+
+def _without_earlier_discharge(stays: pl.DataFrame) -> pl.DataFrame:
+    """`stays` without a discharge alive that is before the admission's last ICU stay: the fault `discharge_before_icu_stay`.
+
+    A discharge as dead before an ICU stay is judged by `deaths`, since the stay may be that of an organ donor.
+    """
+    entered = pl.col("intime").max().over("hadm_id", "subject_id")
+    early = (end_of(pl.col("discharged")) < entered) & ~pl.col("left_dead").fill_null(False) & pl.col("discharge_fault").is_null()
+    early = early.fill_null(False)
+    return stays.with_columns(
+        pl.when(~early).then(pl.col("discharged")).alias("discharged"),
+        pl.when(~early).then(pl.col("left_dead")).alias("left_dead"),
+        pl.when(early).then(pl.lit("discharge_before_icu_stay")).otherwise(pl.col("discharge_fault")).alias("discharge_fault"),
+    )
 
 
 def one_sex(people: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:

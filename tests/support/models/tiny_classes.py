@@ -29,10 +29,19 @@ _SIZES = {
 _GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": END}
 _FEW_HEADS = _SIZES | {"num_key_value_heads": 2, "head_dim": 8}
 CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "apertus": ("ApertusConfig", _FEW_HEADS),
     "bert": ("BertConfig", _SIZES),
     "biogpt": ("BioGptConfig", _SIZES),
     "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": VOCAB}),
     "cohere": ("CohereConfig", _FEW_HEADS),
+    "deepseek_v4": (
+        "DeepseekV4Config",
+        _SIZES
+        | {"num_key_value_heads": 1, "head_dim": 16, "q_lora_rank": 16, "o_lora_rank": 16, "o_groups": 2, "moe_intermediate_size": 16}
+        | {"n_routed_experts": 4, "num_experts_per_tok": 2, "index_n_heads": 2, "index_head_dim": 16, "index_topk": 4}
+        | {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
+    ),
+    "doge": ("DogeConfig", _FEW_HEADS | {"keep_window_size": 17}),
     "falcon": ("FalconConfig", _SIZES | {"alibi": False}),
     "falcon_alibi": ("FalconConfig", _SIZES | {"alibi": True}),
     "gemma2": ("Gemma2Config", _FEW_HEADS | {"query_pre_attn_scalar": 8, "sliding_window": 4, "final_logit_softcapping": 3.0}),
@@ -42,6 +51,19 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB, "laurel_rank": 8, "num_kv_shared_layers": 0}
         | {"intermediate_size": [48, 48], "activation_sparsity_pattern": [0.0, 0.0], "sliding_window": 8}
         | {"layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "glm_moe_dsa": (
+        "GlmMoeDsaConfig",
+        _SIZES
+        | {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+        | {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1}
+        | {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 6},
+    ),
+    "gemma4": (
+        "Gemma4TextConfig",
+        _FEW_HEADS
+        | {"global_head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB, "num_kv_shared_layers": 0}
+        | {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
     ),
     "gpt2": ("GPT2Config", _GPT2),
     "lfm2": ("Lfm2Config", _FEW_HEADS | {"block_multiple_of": 8, "layer_types": ["conv", "full_attention"]}),
@@ -64,15 +86,19 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def write_tiny(folder: Path, kind: str, scale: float = 6.0) -> torch.nn.Module:
-    """Write a model of CLASSES and return it: matrices are `scale` times those of a new model."""
+def write_tiny(folder: Path, kind: str, scale: float = 6.0, vocab: int = VOCAB) -> torch.nn.Module:
+    """Write a model of CLASSES and return it: matrices are `scale` times those of a new model, and saved buffers have other values."""
     name, sizes = CLASSES[kind]
+    sizes = sizes | {key: vocab for key in ("vocab_size", "vocab_size_per_layer_input") if key in sizes}
     torch.manual_seed(5)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**sizes), dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.mul_(scale)
+        for name, buffer in model.state_dict().items():
+            if name not in dict(model.named_parameters(remove_duplicate=False)):
+                buffer.mul_(0.5 + torch.rand(buffer.shape)).add_(0.1)
     model.save_pretrained(folder)
     return model
 
