@@ -118,7 +118,28 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
         StorageError: The cluster cannot be reached.
         ResourceError: Ray refuses to join or to start.
     """
-    if not config.encoder.allow_download:
+    execution = config.execution
+    local: dict[str, object] = {"num_cpus": execution.local_num_cpus}
+    if execution.object_store_mb:
+        local["object_store_memory"] = execution.object_store_mb * 1024 * 1024
+    with ray_connection(local, debug, allow_download=config.encoder.allow_download):
+        yield RunContext(config, uuid.uuid4().hex[:12], coordinator(), debug)
+
+
+@contextlib.contextmanager
+def ray_connection(local: Mapping[str, object], debug: bool = False, allow_download: bool = False) -> Iterator[None]:
+    """Be connected to Ray inside this block, as `ray_session` describes, without what a run needs.
+
+    Args:
+        local: Options of `ray.init` for a cluster that is started on this machine.
+        debug: Show Ray's logs.
+        allow_download: Let Hugging Face's hub be reached.
+
+    Raises:
+        StorageError: The cluster cannot be reached.
+        ResourceError: Ray refuses to join or to start.
+    """
+    if not allow_download:
         os.environ["HF_HUB_OFFLINE"] = "1"
     joined = on_a_cluster()
     options: dict[str, object] = {"logging_level": logging.INFO if debug else logging.ERROR, "log_to_driver": debug}
@@ -128,11 +149,7 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
             kept = {name: os.environ[name] for name in (PATIENCE_VARIABLE,) if name in os.environ}
             options["runtime_env"] = {"py_modules": [str(root), str(root.parent / "pipelines")], "env_vars": kept}
     else:
-        execution = config.execution
-        options |= {"address": "local", "num_cpus": execution.local_num_cpus, "include_dashboard": debug}
-        options["_temp_dir"] = private_ray_folder()
-        if execution.object_store_mb:
-            options["object_store_memory"] = execution.object_store_mb * 1024 * 1024
+        options |= {"address": "local", "include_dashboard": debug, "_temp_dir": private_ray_folder(), **local}
     _filter_rays_output()
     begun_before = ray.is_initialized()
     with contextlib.ExitStack() as settings:
@@ -146,7 +163,7 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
             if not debug:
                 quieten_ray()
             ray.data.DataContext.get_current().enable_progress_bars = False
-            yield RunContext(config, uuid.uuid4().hex[:12], coordinator(), debug)
+            yield
         finally:
             cleaning_up()
             if not begun_before:
