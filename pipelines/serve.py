@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from pathlib import Path
@@ -54,7 +53,8 @@ def serve(
         )
         with served(serving, debug):
             typer.echo(f"answers on http://{host}:{port} (OpenAPI: /openapi.json); interrupt to end")
-            _wait_for_the_end()
+            while True:  # an interruption is the usual end of a service
+                time.sleep(3600)
 
 
 def read_token(file: str) -> str:
@@ -81,13 +81,6 @@ def read_token(file: str) -> str:
     if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(f"{where}: the token needs at least {LEAST_TOKEN} printable ASCII characters without spaces")
     return token
-
-
-def _wait_for_the_end() -> None:
-    """Return at an interruption: it is the usual end of a service."""
-    with contextlib.suppress(KeyboardInterrupt):
-        while True:
-            time.sleep(3600)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ ray.data.DataContext.get_current().raise_original_map_exception = True
 WATCHER_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """Whether Ray Train watches for notices that nodes will be removed, in this process and those it starts."""
 
+_NO_FAULTS = ("worker processes have been started", "ServeController.graceful_shutdown failed")
+
 ANSWER_SECONDS = 20.0
 """Longest time to wait for a port of `RAY_ADDRESS`: a head that has just been started may not listen yet."""
 
@@ -59,7 +61,8 @@ def quieten_ray() -> None:
 
 
 def _filter_rays_output() -> None:
-    """Redact what Ray prints of its workers, and suppress its warning about many worker processes: trials wait without a CPU on purpose.
+    """Redact what Ray prints of its workers, and suppress what is no fault: its warning about many worker processes, since trials wait
+    without a CPU on purpose, and the end of Ray Serve's controller.
 
     Ray prints the raylet's output regardless of log levels and has no setting for it.
     """
@@ -68,7 +71,7 @@ def _filter_rays_output() -> None:
         return
 
     def print_to_stdstream(data: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
-        if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
+        if not any(words in str(line) for line in data.get("lines", ()) for words in _NO_FAULTS):
             show({**data, "lines": [redacted(str(line)) for line in data.get("lines", ())]}, *arguments, **options)
 
     print_to_stdstream.quiet = True  # type: ignore[attr-defined]
