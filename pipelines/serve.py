@@ -35,10 +35,11 @@ def serve(
         from clinjepa.export.folder import check_export
         from clinjepa.serving.service import Limits, token_digest
         from clinjepa.storage import Folder
-        from pipelines.serving.running import Serving, check_place, served
 
         place, token = check_place(folder), read_token(token_file)
         check_export(Folder(place))
+        from pipelines.serving.running import Serving, served  # loads Ray
+
         serving = Serving(
             place,
             token_digest(token),
@@ -55,6 +56,18 @@ def serve(
             typer.echo(f"answers on http://{host}:{port} (OpenAPI: /openapi.json); interrupt to end")
             while True:  # an interruption is the usual end of a service
                 time.sleep(3600)
+
+
+def check_place(folder: str) -> str:
+    """The export's folder as an absolute path. Raises ConfigError for an address that is no local folder."""
+    from clinjepa.errors import ConfigError
+    from pipelines.scheduling.locations import inside_job
+
+    if "://" in folder:
+        raise ConfigError(f"{folder}: a scorer reads a local folder; copy the export to every node, or mount it")
+    if inside_job() and not os.path.isabs(folder):
+        raise ConfigError(f"{folder} is relative to the job's own folder; give an absolute folder that every node sees")
+    return os.path.abspath(folder)
 
 
 def read_token(file: str) -> str:

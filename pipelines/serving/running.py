@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from clinjepa.errors import ConfigError, ResourceError
 from clinjepa.serving.service import Limits
-from pipelines.scheduling.locations import inside_job, on_a_cluster
+from pipelines.scheduling.locations import on_a_cluster
 from pipelines.scheduling.session import ray_connection
 
 APPLICATION = "clinjepa"
@@ -96,12 +95,3 @@ def _begin(serving: Serving, quiet: dict[str, Any]) -> None:
         raise ResourceError(
             f"the service could not start on {where} ({type(error).__name__}); is the port free? --debug tells more"
         ) from None
-
-
-def check_place(folder: str) -> str:
-    """The export's folder as an absolute path. Raises ConfigError for an address that is no local folder."""
-    if "://" in folder:
-        raise ConfigError(f"{folder}: a scorer reads a local folder; copy the export to every node, or mount it")
-    if inside_job() and not os.path.isabs(folder):
-        raise ConfigError(f"{folder} is relative to the job's own folder; give an absolute folder that every node sees")
-    return os.path.abspath(folder)

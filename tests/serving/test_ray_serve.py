@@ -184,7 +184,7 @@ def test_the_service_does_not_start_without_a_good_token(
         (tmp_path / "token").chmod(mode)
         arguments = ["--token-file", str(tmp_path / "token")]
     done = call_here("serve", str(made.folder), *arguments, CLINJEPA_SERVE_TOKEN="")
-    assert done.returncode == 1 and said in " ".join(done.stdout.split()) and (content is None or content not in done.stdout)
+    assert done.returncode == 2 and said in " ".join(done.stdout.split()) and (content is None or content not in done.stdout)
 
 
 def test_an_altered_export_is_not_served(made: ServedExport, tmp_path: Path) -> None:
@@ -193,4 +193,4 @@ def test_an_altered_export_is_not_served(made: ServedExport, tmp_path: Path) -> 
     shutil.copytree(made.folder, tmp_path / "model")
     (tmp_path / "model/probes/probes.json").write_text("{}")
     done = call_here("serve", str(tmp_path / "model"), CLINJEPA_SERVE_TOKEN=TOKEN)
-    assert done.returncode == 1 and "probes/probes.json is missing or was altered" in " ".join(done.stdout.split())
+    assert done.returncode == 2 and "probes/probes.json is missing or was altered" in " ".join(done.stdout.split())
