@@ -16,6 +16,7 @@ from pipelines.pretrain import pretrain
 from pipelines.report import report
 from pipelines.run import run
 from pipelines.score import score
+from pipelines.serve import serve
 from pipelines.terminal.faults import entered
 from pipelines.terminal.usage import Group
 
@@ -42,7 +43,7 @@ def _options(
     pass
 
 
-for _command in (run, ingest, pretrain, grid, evaluate, report, score, plan, export):
+for _command in (run, ingest, pretrain, grid, evaluate, report, score, plan, export, serve):
     app.command()(_command)
 app.add_typer(data.app, name="data")
 

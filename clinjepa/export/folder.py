@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from clinjepa.errors import StoreError
+from clinjepa.export.serving_facts import FORECASTER, PROBES, SERVING
 from clinjepa.storage import Folder
 
 SCHEMA_VERSION = 1
 MANIFEST, UNFINISHED, CARD = "export.json", "export.unfinished.json", "README.md"
-_OWN = ("encoder", "base", "predictor", "tokenizer", CARD)
+_OWN = ("encoder", "base", "predictor", "tokenizer", PROBES, FORECASTER, SERVING, CARD)
+_IDENTIFIED = ("encoder", "base", "predictor", "tokenizer", PROBES, FORECASTER)
 
 
 def begin_export(out: Folder, identity: Mapping[str, object]) -> None:
@@ -53,3 +57,9 @@ def check_export(out: Folder) -> dict[str, Any]:
         if not out.exists(entry["path"]) or out.digest(entry["path"]) != entry["sha256"]:
             raise StoreError(f"{out.address}/{entry['path']} is missing or was altered after it was written; export again")
     return manifest
+
+
+def weights_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 in hex over the digests of weights and fitted parts: exports of equal trainings have equal ones. manifest: `export.json`."""
+    found = {entry["path"]: entry["sha256"] for entry in manifest["files"] if entry["path"].partition("/")[0] in _IDENTIFIED}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

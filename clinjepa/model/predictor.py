@@ -8,7 +8,7 @@ a_t. Hours count from 0 at the window's start. Always fp32.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -72,6 +72,38 @@ class Cache(NamedTuple):
         keys, values = (tuple(pair[i][:, :, :num_tokens] for pair in room) for i in (0, 1))
         hours, visible = self.hour_BN.repeat(times, 1), self.visible_BN.repeat(times, 1)
         return Cache(keys, values, hours, visible, self.next_hour_B.repeat(times), room, bool(self.visible_BN.all()))
+
+
+def joined_caches(caches: Sequence[Cache]) -> Cache:
+    """The rows of several caches of one predictor as one; the shorter ones are filled up with tokens that nothing attends to."""
+    most = max(cache.hour_BN.shape[1] for cache in caches)
+
+    def filled(part: Tensor, dim: int) -> Tensor:
+        missing = most - part.shape[dim]
+        return torch.cat([part, part.new_zeros(*part.shape[:dim], missing, *part.shape[dim + 1 :])], dim) if missing else part
+
+    layers = range(len(caches[0].keys))
+    keys, values = (tuple(torch.cat([filled(parts(each)[i], 2) for each in caches]) for i in layers) for parts in (_keys, _values))
+    hours, visible = (
+        torch.cat([filled(part, 1) for part in parts]) for parts in zip(*((c.hour_BN, c.visible_BN) for c in caches), strict=True)
+    )
+    return Cache(keys, values, hours, visible, torch.cat([cache.next_hour_B for cache in caches]))
+
+
+def _keys(cache: Cache) -> tuple[Tensor, ...]:
+    return cache.keys
+
+
+def _values(cache: Cache) -> tuple[Tensor, ...]:
+    return cache.values
+
+
+def _hours(cache: Cache) -> Tensor:
+    return cache.hour_BN
+
+
+def _visible(cache: Cache) -> Tensor:
+    return cache.visible_BN
 
 
 class Predictor(nn.Module):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 
 from clinjepa.clinical import list_tasks
 from clinjepa.config.axes import GridPoint, grid_points
@@ -18,13 +16,10 @@ from clinjepa.errors import ConfigError
 from clinjepa.evaluation.settings import BaselineSettings
 from clinjepa.sources import source_class
 from clinjepa.sources.extraction import has_extractions
-from clinjepa.storage.strays import is_stray
+from clinjepa.trajectory.definitions import definitions_digest, ingest_definitions
 from clinjepa.trajectory.settings import IngestSettings, LabelSettings, TrajectorySettings, tokenizer_settings
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import DataStages, Start, Trial, TrialBuilder
-
-_INGESTED = ("variables.yaml", "exclusions.yaml", "cohorts.yaml", "maps")
-"""Definitions that an ingest follows; texts with severity scores follow those of derived quantities too."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +88,13 @@ def build_experiment(config: Config, source_digest: str, recipes: Sequence[Recip
     """
     recipes = tuple(load_recipes(config.grid.recipes) if recipes is None else recipes)
     points = grid_points(config)
-    stages, digests = _Pool(), _Digests()
+    stages = _Pool()
     data: dict[tuple[str, ...], DataStages] = {}
     trials: list[Trial] = []
     for point in points:
         _check_weights(point.config, recipes)
         start = _start(point.config)
-        made = _data_stages(point.config, source_digest, stages, digests, start)
+        made = _data_stages(point.config, source_digest, stages, start)
         own = data.setdefault(made.keys, made)
         builder = TrialBuilder(point.config, own, stages.of, point, start)
         trials += [builder.trial(recipe, seed) for seed in config.grid.seeds for recipe in recipes]
@@ -127,15 +122,14 @@ def _start(config: Config) -> Start | None:
     return read_start(config)
 
 
-def _data_stages(config: Config, source_digest: str, pool: _Pool, digests: _Digests, start: Start | None) -> DataStages:
+def _data_stages(config: Config, source_digest: str, pool: _Pool, start: Start | None) -> DataStages:
     ingested = result_fields(IngestSettings.of(config))
     source = ingested["source"] | {"digest": source_digest}
     if config.source.kind != "simulator":
         del source["simulator"]
     extracted = {name: value for name, value in source.items() if name != "event_time"}  # both times are in what is extracted
-    extract = pool.of(Stage("extract", "extract", {"source": extracted, "definitions": digests.of("variables.yaml", "maps")}))
-    scores = ["derived"] if "exclusions" in ingested["text"] else []
-    definitions = digests.of(*_INGESTED, *scores)
+    extract = pool.of(Stage("extract", "extract", {"source": extracted, "definitions": extract_definitions()}))
+    definitions = ingest_definitions(config.text)
     inputs = {"extract": extract} if has_extractions(source_class(config.source)) else {}
     ingest = pool.of(Stage("ingest", "ingest", ingested | {"source": source, "definitions": definitions}, inputs))
     own = Stage("tokenizer", "tokenizer", result_fields(tokenizer_settings(config)), {"ingest": ingest})
@@ -144,7 +138,7 @@ def _data_stages(config: Config, source_digest: str, pool: _Pool, digests: _Dige
     trajectories = pool.of(Stage("trajectories", "trajectories", result_fields(TrajectorySettings.of(config)), read))
     tasks = _tasks(config)
     asked = result_fields(LabelSettings(tasks=tasks, stay_prediction_hour=config.evaluation.downstream.stay_prediction_hour))
-    definitions = digests.of("derived", *(f"tasks/{name}.yaml" for name in tasks))
+    definitions = definitions_digest("derived", *(f"tasks/{name}.yaml" for name in tasks))
     labels = pool.of(Stage("labels", "labels", asked | {"definitions": definitions}, {"ingest": ingest}))
     judged = result_fields(BaselineSettings.of(config))
     baselines = pool.of(Stage("baselines", "baselines", judged, {"ingest": ingest, "labels": labels}))
@@ -153,7 +147,7 @@ def _data_stages(config: Config, source_digest: str, pool: _Pool, digests: _Dige
 
 def extract_definitions() -> str:
     """Digest of the definitions that an extraction follows."""
-    return _Digests().of("variables.yaml", "maps")
+    return definitions_digest("variables.yaml", "maps")
 
 
 def _tasks(config: Config) -> list[str]:
@@ -221,23 +215,3 @@ def _axis_words(name: str) -> Callable[[Trial], str]:
 def _distinct(stages: Iterable[Stage]) -> list[Stage]:
     """Each key once, in the order of the first ones."""
     return list({stage.key: stage for stage in stages}.values())
-
-
-class _Digests:
-    """Digests of clinical definition files, so that a changed definition makes a new key; each is read once."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, ...], str] = {}
-
-    def of(self, *names: str) -> str:
-        if names not in self._known:
-            sha = hashlib.sha256()
-            root = resources.files("clinjepa.clinical")
-            for name in names:
-                entry = root / name
-                files = sorted(entry.iterdir(), key=lambda item: item.name) if entry.is_dir() else [entry]
-                for file in files:
-                    if file.is_file() and file.name.endswith(".yaml") and not is_stray(file.name):
-                        sha.update(file.name.encode() + b"\0" + file.read_bytes())
-            self._known[names] = sha.hexdigest()[:16]
-        return self._known[names]

@@ -1,4 +1,4 @@
-"""`clinjepa export`: a finished encoder and predictor as one folder that loads without Ray."""
+"""`clinjepa export`: a finished encoder and predictor, and what their evaluations fitted, as one folder that loads without Ray."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from clinjepa.curriculum.settings import EncoderSettings
 from clinjepa.errors import ConfigError, StoreError
 from clinjepa.export.card import data_terms, model_card, package_versions, report_figures
 from clinjepa.export.folder import CARD, begin_export, finish_export
+from clinjepa.export.serving_facts import write_serving_facts
 from clinjepa.export.weights import TokenizerFacts, TrainedParts, Written, write_weights
 from clinjepa.model.pretrained.identity import check_predictor, encoder_digest
 from clinjepa.redaction import redacted
@@ -24,14 +25,7 @@ from pipelines.graph.planning import plan_experiment
 from pipelines.graph.run_record import RUN_RECORD
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import Trial
-
-
-class Identity(TypedDict):
-    """Which trial was exported."""
-
-    run: str
-    recipe: str
-    seed: int
+from pipelines.results.fitted_export import Digests, Identity, fitted_stages, serving_facts, write_fitted
 
 
 class ExportRecord(Identity):
@@ -75,6 +69,8 @@ class _ModelFacts(TypedDict):
     trained_tokenizer: bool
     encoder_start: str
     phases: str
+    served: list[str]
+    """Folders with fitted parts: `probes`, `forecaster`."""
 
 
 class _FigureFacts(TypedDict):
@@ -110,7 +106,8 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
     data = _data_facts(config, artifacts["trajectories"].folder)
     out = Folder(address, private=not data_terms(data["access"])["may_be_shared"])
     base, online = artifacts["base"].folder, artifacts["encoder"].folder if "encoder" in artifacts else None
-    check_predictor(artifacts["predictor"].folder, encoder_digest(base, online), f"that of {(online or base).address}")
+    encoder = encoder_digest(base, online)
+    check_predictor(artifacts["predictor"].folder, encoder, f"that of {(online or base).address}")
     identity: Identity = {"run": config.name, "recipe": trial.recipe, "seed": trial.seed}
     begin_export(out, {**identity})
     parts = TrainedParts(
@@ -126,7 +123,10 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
         out,
     )
     own = next(each for each in experiment.recipes if each.name == trial.recipe)
-    model = _model_facts(config, own, trial, weights)
+    served = write_fitted(artifacts, out)
+    model = _model_facts(config, own, trial, weights, served)
+    if served:
+        write_serving_facts(out, serving_facts(config, trial, identity, Digests(model["config_digest"], encoder), out))
     card = {**identity, **weights, **data, **model, **_figures(config, trial, storage)}
     out.write_bytes(CARD, redacted(model_card(card)).encode())
     record: ExportRecord = {
@@ -137,7 +137,7 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
         "access": data["access"],
         "base": weights["base"],
         "tokenizer": weights["tokenizer"],
-        "stages": {part: f"{stage.kind}/{stage.key}" for part, stage in stages.items()},
+        "stages": {part: f"{stage.kind}/{stage.key}" for part, stage in (stages | fitted_stages(trial)).items() if part in artifacts},
         "versions": package_versions(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -159,7 +159,9 @@ def _whole_artifacts(config: Config, trial: Trial, stages: dict[str, Stage]) -> 
             f"nothing to export yet: {trial.recipe}, seed {trial.seed} of {config.name} lacks {', '.join(dict.fromkeys(unfinished))}; "
             "run `clinjepa pretrain` or `clinjepa run` first"
         )
-    for part in ("base", "encoder", "predictor"):
+    finished = {part: Artifact.at(storage, stage.kind, stage.key) for part, stage in fitted_stages(trial).items()}
+    artifacts |= {part: artifact for part, artifact in finished.items() if artifact.is_complete()}
+    for part in ("base", "encoder", "predictor", *finished):
         if part in artifacts:
             artifacts[part].verify(contents=True)
     return artifacts
@@ -202,7 +204,7 @@ def _data_facts(config: Config, trajectories: Folder) -> _DataFacts:
     }
 
 
-def _model_facts(config: Config, recipe: Recipe, trial: Trial, weights: Written) -> _ModelFacts:
+def _model_facts(config: Config, recipe: Recipe, trial: Trial, weights: Written, served: list[str]) -> _ModelFacts:
     encoder, base = config.encoder, weights["base"]
     name = str(base.get("model") or f"Qwen3 of {encoder.num_layers} layers of {encoder.hidden_size}, made here")
     if weights["adapted"]:
@@ -217,6 +219,7 @@ def _model_facts(config: Config, recipe: Recipe, trial: Trial, weights: Written)
         "trained_tokenizer": config.tokenizer.init == "train",
         "encoder_start": recipe.encoder_start,
         "phases": ", ".join(name + (f" ({count} steps)" if count else "") for name, count in steps.items()),
+        "served": served,
     }
 
 

@@ -47,6 +47,8 @@ ray.data.DataContext.get_current().raise_original_map_exception = True
 WATCHER_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """Whether Ray Train watches for notices that nodes will be removed, in this process and those it starts."""
 
+_NO_FAULTS = ("worker processes have been started", "ServeController.graceful_shutdown failed")
+
 ANSWER_SECONDS = 20.0
 """Longest time to wait for a port of `RAY_ADDRESS`: a head that has just been started may not listen yet."""
 
@@ -59,7 +61,8 @@ def quieten_ray() -> None:
 
 
 def _filter_rays_output() -> None:
-    """Redact what Ray prints of its workers, and suppress its warning about many worker processes: trials wait without a CPU on purpose.
+    """Redact what Ray prints of its workers, and suppress what is no fault: its warning about many worker processes, since trials wait
+    without a CPU on purpose, and the end of Ray Serve's controller.
 
     Ray prints the raylet's output regardless of log levels and has no setting for it.
     """
@@ -68,7 +71,7 @@ def _filter_rays_output() -> None:
         return
 
     def print_to_stdstream(data: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
-        if not any("worker processes have been started" in str(line) for line in data.get("lines", ())):
+        if not any(words in str(line) for line in data.get("lines", ()) for words in _NO_FAULTS):
             show({**data, "lines": [redacted(str(line)) for line in data.get("lines", ())]}, *arguments, **options)
 
     print_to_stdstream.quiet = True  # type: ignore[attr-defined]
@@ -118,7 +121,28 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
         StorageError: The cluster cannot be reached.
         ResourceError: Ray refuses to join or to start.
     """
-    if not config.encoder.allow_download:
+    execution = config.execution
+    local: dict[str, object] = {"num_cpus": execution.local_num_cpus}
+    if execution.object_store_mb:
+        local["object_store_memory"] = execution.object_store_mb * 1024 * 1024
+    with ray_connection(local, debug, allow_download=config.encoder.allow_download):
+        yield RunContext(config, uuid.uuid4().hex[:12], coordinator(), debug)
+
+
+@contextlib.contextmanager
+def ray_connection(local: Mapping[str, object], debug: bool = False, allow_download: bool = False) -> Iterator[None]:
+    """Be connected to Ray inside this block, as `ray_session` describes, without what a run needs.
+
+    Args:
+        local: Options of `ray.init` for a cluster that is started on this machine.
+        debug: Show Ray's logs.
+        allow_download: Let Hugging Face's hub be reached.
+
+    Raises:
+        StorageError: The cluster cannot be reached.
+        ResourceError: Ray refuses to join or to start.
+    """
+    if not allow_download:
         os.environ["HF_HUB_OFFLINE"] = "1"
     joined = on_a_cluster()
     options: dict[str, object] = {"logging_level": logging.INFO if debug else logging.ERROR, "log_to_driver": debug}
@@ -128,11 +152,7 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
             kept = {name: os.environ[name] for name in (PATIENCE_VARIABLE,) if name in os.environ}
             options["runtime_env"] = {"py_modules": [str(root), str(root.parent / "pipelines")], "env_vars": kept}
     else:
-        execution = config.execution
-        options |= {"address": "local", "num_cpus": execution.local_num_cpus, "include_dashboard": debug}
-        options["_temp_dir"] = private_ray_folder()
-        if execution.object_store_mb:
-            options["object_store_memory"] = execution.object_store_mb * 1024 * 1024
+        options |= {"address": "local", "include_dashboard": debug, "_temp_dir": private_ray_folder(), **local}
     _filter_rays_output()
     begun_before = ray.is_initialized()
     with contextlib.ExitStack() as settings:
@@ -146,7 +166,7 @@ def ray_session(config: Config, debug: bool = False) -> Iterator[RunContext]:
             if not debug:
                 quieten_ray()
             ray.data.DataContext.get_current().enable_progress_bars = False
-            yield RunContext(config, uuid.uuid4().hex[:12], coordinator(), debug)
+            yield
         finally:
             cleaning_up()
             if not begun_before:

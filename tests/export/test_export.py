@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from clinjepa.errors import CheckpointError, ConfigError, StoreError
 from clinjepa.export.folder import check_export
+from clinjepa.export.serving_facts import read_serving_facts
 from clinjepa.model import Predictor, TextEncoder, encode_texts, rollout
 from clinjepa.model.predictor import PREDICTOR_ENCODER
 from clinjepa.model.pretrained.identity import encoder_digest
@@ -26,6 +27,7 @@ from tests.support.data.report_results import results
 from tests.support.machines.cli import ROOT, python_without
 from tests.support.machines.permissions import open_to_others
 from tests.support.training.finished_training import TEXTS, FinishedTraining, small_config
+from tests.support.training.served_export import ServedExport
 
 ABSENT = ("ray", "pydantic", "polars", "pandas", "pyarrow")
 TOLERANCE = {"rtol": 0.0, "atol": 1e-6}
@@ -301,3 +303,54 @@ def test_another_tokenizer_than_the_trained_one_is_refused(finished: FinishedTra
     train_tokenizer(TEXTS * 2, 280).save(Folder(tmp_path / "tokenizer"))
     with pytest.raises(CheckpointError, match="tokenizer is not the one"):
         TextEncoder.from_pretrained(tmp_path / "encoder")
+
+
+def test_fitted_parts_load_as_the_documentation_shows_without_ray_or_tables(tmp_path: Path) -> None:
+    made = ServedExport(tmp_path)
+    lines = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    assert len(lines) == 2
+    dump = "\nimport json\nprint(json.dumps([values, len(weights), [float(p(probe_z)[0]) for p in weights.values()]]))"
+    start = "\nimport numpy\nprobe_z = numpy.ones((1, predictor.spec.hidden_size), 'float32')"
+    done = python_without(ABSENT, lines[0] + lines[1] + start + dump, cwd=made.folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    values, number, scores = json.loads(done.stdout.splitlines()[-1])
+    assert set(values) == {"heart_rate", "map"} and number == 3
+    z = np.ones((1, made.predictor.spec.hidden_size), np.float32)
+    assert scores == [float(made.probes.tasks[name].probes["history_only", "linear"](z)[0]) for name in made.probes.tasks]
+
+
+def test_an_export_has_what_finished_evaluations_fitted_and_no_more(finished: FinishedTraining, exported: Path, tmp_path: Path) -> None:
+    assert not any((exported / name).exists() for name in ("probes", "forecaster", "serving.json"))
+    made = ServedExport(tmp_path)
+    facts = read_serving_facts(made.folder)
+    ingest = made.finished.trial.data.ingest.settings
+    assert (facts.text, facts.cohort, facts.definitions) == (ingest["text"], ingest["cohort"], ingest["definitions"])
+    assert [task.name for task in facts.tasks] == list(made.probes.tasks) and "hypotension_8h" in facts.event_tasks
+    assert facts.encoder_digest == encoder_digest(made.finished.base, made.finished.encoder_folder)
+    assert {"probes", "forecaster"} <= json.loads((made.folder / "export.json").read_text())["stages"].keys()
+    card = (made.folder / "README.md").read_text()
+    assert "`probes/` gives" in card and "`forecaster/` gives" in card and "`probes/`" not in (exported / "README.md").read_text()
+    stage = made.finished.trial.evaluations["forecasts"]
+    made.finished._artifact(stage).remove("manifest.json")
+    export(made.config, str(made.folder))
+    assert not (made.folder / "forecaster").exists() and (made.folder / "probes").exists()
+    assert read_serving_facts(made.folder).event_tasks == ()
+    altered = made.finished._artifact(made.finished.trial.evaluations["downstream"])
+    altered.write_bytes("probes.json", b"{}" + b" " * (altered.size("probes.json") - 2))
+    with pytest.raises(StoreError, match="probes.json"):
+        export(made.config, str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not valid JSON"),
+        (b"[]", "schema version None"),
+        (b'{"schema_version": 9}', "schema version 9"),
+        (b'{"schema_version": 1}', "altered"),
+    ],
+)
+def test_a_damaged_description_of_serving_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "serving.json").write_bytes(content)
+    with pytest.raises(StoreError, match=said):
+        read_serving_facts(tmp_path)

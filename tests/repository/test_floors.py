@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clinjepa.evaluation": {"errors", "storage", "clinical", "config", "sources", "trajectory", "model"},
     "clinjepa.report": {"redaction", "errors", "clinical", "trajectory", "evaluation"},
     "clinjepa.export": {"errors", "storage", "model", "curriculum"},
+    "clinjepa.serving": {"errors", "storage", "clinical", "config", "sources", "trajectory", "model", "evaluation", "export"},
 }
 """Rooms of the library from the lowest floor to the highest. Every room may also read the version in `clinjepa/__init__.py`, which
 names the public API, loads it on first use, and so may name modules of every room of the library."""
@@ -36,6 +37,7 @@ PIPELINES_MAY_IMPORT: dict[str, set[str]] = {
     "pipelines.results": {"pipelines.graph", "pipelines.scheduling", "pipelines.stages"},
     "pipelines.trials": {"pipelines.graph", "pipelines.scheduling", "pipelines.results"},
     "pipelines.terminal": {"pipelines.scheduling"},
+    "pipelines.serving": {"pipelines.scheduling"},
 }
 """Rooms of `pipelines/`. Each may import all of `clinjepa`; the commands beside them may import every room and each other."""
 

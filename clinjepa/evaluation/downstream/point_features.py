@@ -14,7 +14,7 @@ hour.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ import torch
 
 from clinjepa.errors import ConfigError
 from clinjepa.evaluation.space import Latents
-from clinjepa.model.predictor import Cache, Predictor
+from clinjepa.model.predictor import Cache, Predictor, joined_caches
 
 COLUMNS = ("history_only", "actions_carried_forward", "recorded_actions")
 WINDOW_START_HOURS = 12
@@ -124,6 +124,39 @@ def known_features(
     arguments and the errors are those of `point_features`.
     """
     return _computed(predictor, latents, stay_N, hour_N, _Request(rollout_hours, pooling, (False,) if carried else (), _BATCH_SIZE))
+
+
+@dataclass(frozen=True)
+class ReadHours:
+    """Hours start … start + T − 1 of one stay as the predictor has read them: latents z_state_TD, the last action's latent z_action_D, the
+    predicted next state pred_11D and the hidden state hidden_11W after the last hour, and the keys and values of all T hours."""
+
+    start: int
+    z_state_TD: np.ndarray
+    z_action_D: np.ndarray
+    pred_11D: torch.Tensor
+    hidden_11W: torch.Tensor
+    cache: Cache
+
+
+def history_start(predictor: Predictor, num_hours: int, rollout_hours: int, pooling: str) -> int:
+    """First hour of the history of a point after `num_hours` hours, with rollouts of `rollout_hours`."""
+    return _window_start(num_hours, _hours_with_trained_positions(predictor, pooling) - rollout_hours)
+
+
+def features_of_read_hours(predictor: Predictor, read: Sequence[ReadHours], rollout_hours: int, pooling: str) -> PointFeatures:
+    """The features of `known_features` for N points, each after the last hour of what was read; rows in the order of `read`."""
+    with torch.no_grad():
+        if pooling == "context":
+            history_NF = torch.cat([each.hidden_11W[:, 0] for each in read]).cpu().numpy()
+        else:
+            history_NF = np.concatenate([_pool(each.z_state_TD[None], pooling) for each in read])
+        device = read[0].pred_11D.device
+        action_N1D = torch.from_numpy(np.stack([each.z_action_D for each in read])).to(device)[:, None]
+        state_N1D = torch.cat([each.pred_11D for each in read])
+        later_NHD = action_N1D.expand(-1, rollout_hours, -1)
+        carried_NG = _future(predictor, joined_caches([each.cache for each in read]), state_N1D, later_NHD, pooling)
+    return PointFeatures(history_NF, carried_NG, None, np.array([each.start > 0 for each in read]))
 
 
 def _computed(predictor: Predictor, latents: Latents, stay_N: np.ndarray, hour_N: np.ndarray, asked: _Request) -> PointFeatures:

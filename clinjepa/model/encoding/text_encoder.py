@@ -94,9 +94,17 @@ class TextEncoder:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Latents z_ND of texts of at least one token, float32, without a graph; texts are cut at `max_tokens` tokens in all."""
+        return self.encode(self.tokenise(texts)[0])
+
+    def tokenise(self, texts: Sequence[str]) -> tuple[list[np.ndarray], list[bool]]:
+        """(token ids of each text with its special tokens, int64, cut at `max_tokens`; whether it was cut)."""
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         room = self.max_tokens - len(self.before) - len(self.after)
         ids = [np.asarray([*self.before, *encoding.ids[:room], *self.after], dtype=np.int64) for encoding in encodings]
+        return ids, [len(encoding.ids) > room for encoding in encodings]
+
+    def encode(self, ids: Sequence[np.ndarray]) -> Tensor:
+        """Latents z_ND of token ids that `tokenise` gave, float32, without a graph."""
         device = next(self.encoder.parameters()).device
         # cuDNN would build a kernel for every new shape of rows, which takes longer than the forward itself.
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):

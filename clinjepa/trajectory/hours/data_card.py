@@ -88,10 +88,10 @@ DROP_GROUPS = {
 """Kind of reason -> rules; a rule in no group is shown as `other`. `moved`: the rules of `maps/misfiled.yaml`."""
 
 NOTES = frozenset(rule.name for rule in load_misfiled()) | frozenset(
-    """start_without_end stay_end_from_last_row stay_without_patient stay_without_admission implausible_age impossible_death empty_table table_missing
-    item_absent item_changed invalid_utf8 record_without_id unknown_outcome_code unknown_discharge contradicting_discharge
-    discharge_before_admission discharge_before_icu_stay unknown_sex unknown_care_unit label_taken_back implausible_admission_time
-    patient_with_several_births patient_with_several_deaths patient_with_several_sexes
+    """start_without_end stay_end_from_last_row stay_without_patient stay_without_admission implausible_age impossible_death
+    empty_table table_missing item_absent item_changed invalid_utf8 record_without_id unknown_outcome_code unknown_discharge
+    contradicting_discharge discharge_before_admission discharge_before_icu_stay unknown_sex unknown_care_unit label_taken_back
+    implausible_admission_time patient_with_several_births patient_with_several_deaths patient_with_several_sexes
     admission_with_several_beginnings admission_with_several_discharges""".split()
 )
 """Rules that count rows that were kept, or files; all others count dropped rows."""

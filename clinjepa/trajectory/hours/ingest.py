@@ -93,12 +93,10 @@ def build_partition(
     variables = load_variables()
     attrition, placed, counts = _cohort(tables.stays, events, variables, settings.cohort)
     kept = attrition.stays.sort("stay_id")
-    texts = _texts(placed, kept, variables, settings.text)
-    grid = aggregate_hours(placed, kept, variables)
     history = history_hours(tables.events, kept, variables)
-    if settings.text.exclusions == "all_but_scores":
-        known = history if events is tables.events else history_hours(events, kept, variables)  # a text knows what was stored by then
-        texts = with_scores(texts, grid, known, kept)
+    same = events is tables.events or settings.text.exclusions == "all"
+    known = history if same else history_hours(events, kept, variables)  # a text knows what was stored by then
+    texts, grid = texts_and_grid(placed, kept, known, variables, settings.text)
     # Labels go by the time of measurement, whenever the value was stored.
     outcomes = [] if events is tables.events else [_write_measured(out, name, tables.events, kept, variables)]
     dropped = dict(tables.counts)
@@ -143,10 +141,22 @@ def _cohort(
     return attrition, placed.filter(pl.col("stay_id").is_in(attrition.stays["stay_id"].to_list())), counts
 
 
-def _texts(placed: pl.DataFrame, stays: pl.DataFrame, variables: Mapping[str, Variable], text: TextConfig) -> pl.DataFrame:
-    """Static and hourly texts, a row a stay, sorted by stay_id."""
+def texts_and_grid(
+    placed: pl.DataFrame, stays: pl.DataFrame, history: pl.DataFrame, variables: Mapping[str, Variable], text: TextConfig
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(texts: stay_id, static_text, state_texts, action_texts, a row a stay, sorted by stay_id; rows of `aggregate_hours`).
+
+    Args:
+        placed: rows of `grid.place_events`.
+        stays: STAYS_SCHEMA and num_hours, sorted by stay_id.
+        history: rows of `history_hours`, as known at the time of the texts; read for severity scores only.
+        variables: the variable dictionary.
+        text: settings of the texts.
+    """
     hourly = hour_texts(placed, stays, variables, text.max_decimals, text.include_medications)
-    return static_texts(stays).join(hourly, on="stay_id", how="inner").sort("stay_id")
+    texts = static_texts(stays).join(hourly, on="stay_id", how="inner").sort("stay_id")
+    grid = aggregate_hours(placed, stays, variables)
+    return (with_scores(texts, grid, history, stays) if text.exclusions == "all_but_scores" else texts), grid
 
 
 def _write_measured(out: Folder, name: str, events: pa.Table, stays: pl.DataFrame, variables: Mapping[str, Variable]) -> PartFile:

@@ -1,0 +1,109 @@
+"""Rows of a MEDS file are read by the MEDS source's own mapping: the texts are those of the ingest of that file."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from clinjepa.serving.hours import TextRules
+from clinjepa.serving.meds_rows import meds_hours
+from clinjepa.serving.requests import RequestError, read_request
+from clinjepa.sources.meds.columns import COLUMNS, find_columns, typed
+from clinjepa.sources.meds.source import MedsSource
+from clinjepa.storage import Folder
+from tests.support.data.real_data import real
+from tests.support.training.finished_training import small_config
+from tests.support.training.served_export import build_ingest
+
+FIELDS = ("time", "code", "numeric_value", "text_value", "unit", "icustay_id", "hadm_id", "order_id", "race")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[TextRules, list[dict[str, Any]], pl.DataFrame]:
+    """(rules, texts of the ingest, rows of all patients) of the MIMIC-IV demo."""
+    root = tmp_path_factory.mktemp("meds")
+    folder = real("mimic-iv-demo-meds", "physionet.org/content/mimic-iv-demo-meds")
+    config = small_config(root / "storage", "source.kind=meds", f"source.path={folder}", "source.num_partitions=12")
+    build_ingest(config, Folder(root / "ingest"))
+    stays = Folder(root / "ingest").read_table("stays.parquet").to_pylist()
+    subjects = {stay["stay_id"]: stay for stay in stays}
+    texts = Folder(root / "ingest").read_table("hours/part-00000.parquet").to_pylist()
+    frames = []
+    source = MedsSource(config.source)
+    for name in source._files:
+        path = Path(folder, name)
+        schema = pl.read_parquet_schema(path)
+        chosen = find_columns(tuple(COLUMNS), pl.Schema(schema), name)
+        frames.append(typed(pl.read_parquet(path, columns=[each for each in chosen.values() if each]), chosen, name))
+    return TextRules(config.text, config.cohort, "measured"), [text | subjects[text["stay_id"]] for text in texts], pl.concat(frames)
+
+
+def rows_of(rows: pl.DataFrame, stay: dict[str, Any], now: datetime.datetime) -> list[dict[str, Any]]:
+    """What a hospital had written of a patient by a time; rows of birth and of other stays included."""
+    own = rows.filter((pl.col("subject_id") == stay["subject_id"]) & (pl.col("time").is_null() | (pl.col("time") <= now)))
+    own = own.filter(~pl.col("code").str.starts_with("ICU_ADMISSION") | (pl.col("icustay_id") == stay["stay_id"]))
+    found = own.select(FIELDS).to_dicts()
+    return [{name: value.isoformat() if isinstance(value, datetime.datetime) else value for name, value in row.items()} for row in found]
+
+
+def without_amounts(texts: list[str]) -> list[str]:
+    """Texts without volumes: how much of a running infusion was given is in its end row only."""
+    return [re.sub(r" [A-Za-z() ]+: [\d.]+ mL\.", "", text).replace(" No active interventions.", "") for text in texts]
+
+
+def test_texts_of_a_stay_are_those_of_the_ingest(demo: tuple[TextRules, list[dict[str, Any]], pl.DataFrame]) -> None:
+    rules, stays, rows = demo
+    several = {stay["subject_id"] for stay in stays if sum(other["subject_id"] == stay["subject_id"] for other in stays) > 1}
+    chosen = [stay for stay in stays if stay["subject_id"] not in several][:4]
+    assert chosen
+    words = 0
+    for stay in chosen:
+        for number in (10, len(stay["state_texts"]) - 1):
+            now = stay["intime"] + datetime.timedelta(hours=number, minutes=20)
+            asked = {"now": now.isoformat(), "rows": rows_of(rows, stay, now)}
+            found = meds_hours(read_request(json.dumps(asked).encode()), rules, ["heart_rate"])
+            assert found.static_text == stay["static_text"]
+            assert found.state_texts == stay["state_texts"][:number]
+            assert without_amounts(found.action_texts) == without_amounts(stay["action_texts"][:number])
+            words += sum("mcg/kg/min" in text or "Ventilation" in text for text in found.action_texts)
+    assert words > 20, "the stays have no treatments that go on"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: [], "rows: hold 0 ICU stays"),
+        (lambda rows: [row for row in rows if not row["code"].startswith("ICU_ADMISSION")], "rows: hold 0 ICU stays"),
+        (lambda rows: [*rows, {**rows[-1], "time": "2900-01-01T00:00:00"}], "time: is after now"),
+        (lambda rows: [*rows, *({**r, "time": "2000-01-01T00:00:00"} for r in rows if r["code"].startswith("ICU_ADM"))], "two different"),
+    ],
+)
+def test_rows_that_are_not_of_one_stay_are_refused(demo, change, said: str) -> None:
+    rules, stays, rows = demo
+    stay = stays[0]
+    now = stay["intime"] + datetime.timedelta(hours=9)
+    asked = {"now": now.isoformat(), "rows": change(rows_of(rows, stay, now))}
+    with pytest.raises(RequestError, match=said):
+        meds_hours(read_request(json.dumps(asked).encode()), rules, [])
+
+
+def test_rows_without_ids_are_those_of_the_one_stay() -> None:
+    start = datetime.datetime(2150, 3, 1, 10)
+    rows = [
+        {"time": "1990-01-01T00:00:00", "code": "MEDS_BIRTH"},
+        {"time": start.isoformat(), "code": "ICU_ADMISSION//MICU"},
+        {"time": (start + datetime.timedelta(minutes=5)).isoformat(), "code": "LAB//220045//bpm", "numeric_value": 88.0},
+        {"time": (start + datetime.timedelta(minutes=6)).isoformat(), "code": "LAB//50813//mmol/L", "numeric_value": 2.5},
+    ]
+    config = small_config("unused")
+    asked = {"now": (start + datetime.timedelta(hours=2)).isoformat(), "rows": rows}
+    found = meds_hours(read_request(json.dumps(asked).encode()), TextRules(config.text, config.cohort, "measured"), [])
+    assert (
+        len(found) == 2 and "Heart Rate: 88 bpm. Lactate: 2.5 mmol/L." in found.state_texts[0] and "No observations" in found.state_texts[1]
+    )
