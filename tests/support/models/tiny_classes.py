@@ -97,7 +97,7 @@ def write_tiny(folder: Path, kind: str, scale: float = 6.0, vocab: int = VOCAB) 
             if parameter.ndim >= 2:
                 parameter.mul_(scale)
         for name, buffer in model.state_dict().items():
-            if name not in dict(model.named_parameters(remove_duplicate=False)):
+            if buffer.is_floating_point() and name not in dict(model.named_parameters(remove_duplicate=False)):
                 buffer.mul_(0.5 + torch.rand(buffer.shape)).add_(0.1)
     model.save_pretrained(folder)
     return model
