@@ -3,7 +3,7 @@
 Weights are made up and patients simulated: only times count. `demo` is the encoder of the tests (one layer of 32), `larger` one of eight
 layers of 256, still some thousand times smaller than the paper's. One thread. Both sides make texts, latents, probabilities and forecasts
 of hour 48; they are compared first. Under load, clients send the hours of many stays one after the other to `clinjepa serve`, which runs
-in a process of its own; one client asks for nothing else but to be answered again at once.
+in processes of its own.
 """
 
 from __future__ import annotations
