@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -123,8 +123,7 @@ def _data_stages(config: Config, source_digest: str, pool: _Pool, digests: _Dige
         del source["simulator"]
     extracted = {name: value for name, value in source.items() if name != "event_time"}  # both times are in what is extracted
     extract = pool.of(Stage("extract", "extract", {"source": extracted, "definitions": digests.of("variables.yaml", "maps")}))
-    scores = ["derived"] if "exclusions" in ingested["text"] else []
-    definitions = digests.of(*_INGESTED, *scores)
+    definitions = _ingest_definitions(ingested["text"], digests)
     inputs = {"extract": extract} if has_extractions(SOURCES[config.source.kind]) else {}
     ingest = pool.of(Stage("ingest", "ingest", ingested | {"source": source, "definitions": definitions}, inputs))
     tokenizer = pool.of(Stage("tokenizer", "tokenizer", result_fields(tokenizer_settings(config)), {"ingest": ingest}))
@@ -137,6 +136,15 @@ def _data_stages(config: Config, source_digest: str, pool: _Pool, digests: _Dige
     judged = result_fields(BaselineSettings.of(config))
     baselines = pool.of(Stage("baselines", "baselines", judged, {"ingest": ingest, "labels": labels}))
     return DataStages(ingest, tokenizer, trajectories, labels, baselines)
+
+
+def ingest_definitions(text: Mapping[str, object]) -> str:
+    """Digest of the definitions that an ingest follows. text: its settings of texts."""
+    return _ingest_definitions(text, _Digests())
+
+
+def _ingest_definitions(text: Mapping[str, object], digests: _Digests) -> str:
+    return digests.of(*_INGESTED, *(["derived"] if "exclusions" in text else []))
 
 
 def extract_definitions() -> str:
