@@ -9,6 +9,7 @@ import typer
 from pipelines import data
 from pipelines.evaluate import evaluate
 from pipelines.export import export
+from pipelines.forecast import forecast
 from pipelines.grid import grid
 from pipelines.ingest import ingest
 from pipelines.plan import plan
@@ -42,7 +43,7 @@ def _options(
     pass
 
 
-for _command in (run, ingest, pretrain, grid, evaluate, report, score, plan, export):
+for _command in (run, ingest, pretrain, grid, evaluate, report, score, forecast, plan, export):
     app.command()(_command)
 app.add_typer(data.app, name="data")
 
