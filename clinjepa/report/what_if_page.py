@@ -7,18 +7,18 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from clinjepa.evaluation.forecasts.what_if import HISTORY_HOURS, VariableHours, Version, VersionForecast, WhatIf
+from clinjepa.evaluation.forecasts.what_if import HISTORY_HOURS, ValueForecast, VariableHours, Version, VersionForecast, WhatIf
 from clinjepa.report.charts.lines import marker_svg
-from clinjepa.report.charts.parts import number, spoken
+from clinjepa.report.charts.parts import number
 from clinjepa.report.charts.what_if_chart import HourForecast, Readings, VersionFan, what_if_chart
 from clinjepa.report.document import page_environment, page_style
 from clinjepa.report.words import title
 
 LABELS: dict[Version, str] = {
-    "carried_forward": "last actions carried forward",
+    "carried_forward": "carried forward",
     "none": "none",
     "plan": "plan",
-    "recorded": "as recorded (uses what happened later)",
+    "recorded": "recorded*",
 }
 SLOTS: dict[Version, int] = {"carried_forward": 0, "none": 1, "plan": 2, "recorded": 3}
 
@@ -38,6 +38,7 @@ def render_what_if(content: WhatIf) -> str:
     return template.render(
         content=content,
         history_hours=HISTORY_HOURS,
+        star="As recorded: these actions use what happened later",
         legend=[(Markup(marker_svg(SLOTS[own["version"]])), LABELS[own["version"]]) for own in shown],  # noqa: S704 - drawn here
         charts=charts,
         columns=[LABELS[own["version"]] for own in shown],
@@ -73,17 +74,25 @@ def _event_rows(versions: list[VersionForecast]) -> list[tuple[str, list[str], s
     return rows
 
 
-def _value_rows(content: WhatIf, versions: list[VersionForecast]) -> list[tuple[str, int, list[str]]]:
+def _value_rows(content: WhatIf, versions: list[VersionForecast]) -> list[tuple[str, int, list[tuple[str, str]]]]:
     """(variable with unit, hour of the stay, forecast with its 90 % interval under each version)."""
     found = [{(row["variable"], row["horizon"]): row for row in own["values"]} for own in versions]
     rows = []
     for variable in content["variables"]:
         for horizon in content["horizons"]:
             own = [each.get((variable["variable"], horizon)) for each in found]
-            cells = ["–" if row is None or row["point"] is None else spoken(row["point"], row["low_90"], row["high_90"]) for row in own]
+            cells = [_cell(row) for row in own]
             unit = f", {variable['unit']}" if variable["unit"] else ""
             rows.append((f"{title(variable['variable'])}{unit}", content["hour"] + horizon, cells))
     return rows
+
+
+def _cell(row: ValueForecast | None) -> tuple[str, str]:
+    """(forecast, its 90 % interval where it has one)."""
+    if row is None or row["point"] is None:
+        return "–", ""
+    low, high = row["low_90"], row["high_90"]
+    return number(row["point"]), "" if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
 def _action_rows(version: VersionForecast) -> list[ActionHours]:

@@ -28,10 +28,11 @@ SCHEMA_VERSION = 1
 HISTORY_HOURS = 24
 Version = Literal["carried_forward", "none", "plan", "recorded"]
 NOTES = (
-    "Differences between versions are associations that the model learnt from data, not effects of the treatment: patients who got more of "
-    "a drug were sicker. Nothing here says what would happen if the treatment were changed.",
+    "Differences between versions are associations that the model learnt from data, not effects of the treatment: patients who get more of "
+    "a drug are often sicker. Nothing here says what would happen if the treatment were changed.",
     "Intervals and event probabilities were calibrated on forecasts with the last actions carried forward. Under other actions errors may "
     "be larger than the intervals say.",
+    "Compare versions by their points. An interval jumps where a forecast falls among other past errors.",
     "Actions as recorded use what happened later. They are shown for comparison and are no forecast that could have been made.",
     "None means that nothing is given: no drug, no fluid, and no ventilation either.",
 )

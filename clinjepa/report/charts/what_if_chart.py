@@ -82,7 +82,7 @@ def what_if_chart(title: str, unit: str, hour: int, known: Readings, later: Read
         chart.text(left + (_WIDTH - 12 - left) / 2, _HEIGHT - 8, "hour of the stay", CENTRED)
         chart.text(8, (_HEIGHT - 30) / 2, unit, TURNED)
         reference_level(axes, "x", hour + 0.5)
-        for fan in fans:
+        for fan in reversed(fans):  # the first one on top
             _draw_fan(chart, axes, fan)
         _draw_readings(chart, axes, known, "measured", INK)
         _draw_readings(chart, axes, later, "measured later", CARD)

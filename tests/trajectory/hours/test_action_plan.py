@@ -40,7 +40,7 @@ BEFORE = (
 
 
 def test_the_texts_of_a_plan_are_those_of_a_stay_that_really_got_it(tmp_path: Path) -> None:
-    """The stay: norepinephrine 0.25 in hours 7 to 9, insulin from hour 8, 125 mL of fluid in each of hours 6 and 7, FiO2 and mode hourly."""
+    """The stay: norepinephrine 0.25 in hours 7 to 9, insulin from hour 8, 125 mL of fluid in hours 6 and 7, FiO2 and mode hourly."""
     given = (
         event(1, 2, "norepinephrine", 0.1, until=7),
         event(1, 1, "invasive_ventilation", 1, until=12),
