@@ -38,7 +38,7 @@ def render_what_if(content: WhatIf) -> str:
     return template.render(
         content=content,
         history_hours=HISTORY_HOURS,
-        star="As recorded: these actions use what happened later",
+        star=any(own["uses_future"] for own in shown),
         legend=[(Markup(marker_svg(SLOTS[own["version"]])), LABELS[own["version"]]) for own in shown],  # noqa: S704 - drawn here
         charts=charts,
         columns=[LABELS[own["version"]] for own in shown],
@@ -67,7 +67,7 @@ def _event_rows(versions: list[VersionForecast]) -> list[tuple[str, list[str], s
     rows = []
     for place, task in enumerate(versions[0]["events"] if versions else []):
         own = [version["events"][place] for version in versions]
-        cells = ["–" if each["probability"] is None else f"{100 * each['probability']:.1f} %" for each in own]
+        cells = ["–" if each["probability"] is None else f"{100 * each['probability']:.1f}\u00a0%" for each in own]
         reasons = dict.fromkeys(each["reason"] for each in own if each["reason"] is not None)
         now = "it is the state of the last known hour" if task["in_event"] else ""
         rows.append((title(task["task"]), cells, "; ".join([*reasons, *([now] if now else [])])))

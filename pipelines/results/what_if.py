@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from clinjepa.addresses import plain_address
 from clinjepa.clinical import load_tasks
@@ -119,14 +118,14 @@ def _stay(trial: ForecastTrial, asked: Question, forecaster: Forecaster, latents
     """The stay with its measured values and action texts."""
     ingest = trial.ingest.folder
     stays = ingest.read_table("stays.parquet")
-    own = stays.filter(pc.equal(stays["stay_id"], pa.scalar(asked.stay, pa.int64())))
+    own = stays.filter(pa.array(stays["stay_id"].to_numpy() == asked.stay))
     if not own.num_rows:
         raise StoreError(
             f"{ingest.address} has no stay of that id among its {stays.num_rows}: it is not in the data, or the cohort's rules left it "
             "out; stays.parquet there lists all"
         )
     hours = ingest.read_table(f"hours/{own['part'][0].as_py()}.parquet", columns=["stay_id", "action_texts"])
-    texts = hours.filter(pc.equal(hours["stay_id"], pa.scalar(asked.stay, pa.int64())))["action_texts"][0].as_py()
+    texts = hours.filter(pa.array(hours["stay_id"].to_numpy() == asked.stay))["action_texts"][0].as_py()
     if latents.num_hours(asked.stay) != len(texts):
         raise StoreError(f"{latents.folder.address} is not of {ingest.address}: the hours of a stay differ; remove it and run again")
     measurements = read_named(ingest, own, np.array([asked.stay]), forecaster.names)

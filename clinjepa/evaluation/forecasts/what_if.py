@@ -1,9 +1,9 @@
 """What if: the coming hours of one stay forecast under several versions of its actions, side by side.
 
 From the last known hour on: the last action carried forward, no treatment, a plan, and the actions that were recorded later. Each version
-is a sequence of action latents for `patients.forecast_values`. An hour whose text says the same as that of the last known hour keeps that
-hour's latent, as carrying forward does; so versions differ by their actions alone where they do. Differences between versions are
-associations learnt from data, not effects of treatments.
+is a sequence of action latents for `patients.forecast_values`. A text begins with its hour, and that number moves a forecast as well. So
+all versions but the recorded one are read under the number of the last known hour, as carrying forward does, for which the errors are
+calibrated: they differ by their actions alone. Differences between versions are associations learnt from data, not effects of treatments.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ NOTES = (
     "Intervals and event probabilities were calibrated on forecasts with the last actions carried forward. Under other actions errors may "
     "be larger than the intervals say.",
     "Compare versions by their points. An interval jumps where a forecast falls among other past errors.",
-    "Actions as recorded use what happened later. They are shown for comparison and are no forecast that could have been made.",
+    "Actions as recorded use what happened later. They are shown for comparison and are no forecast that could have been made. Their texts "
+    "also count the hours on, which moves a forecast a little by itself.",
     "None means that nothing is given: no drug, no fluid, and no ventilation either.",
 )
 """What a reader of the versions must know."""
@@ -43,7 +44,7 @@ _BOUNDS = ("point", "median", "low_50", "high_50", "low_90", "high_90")
 
 
 class HourAction(TypedDict):
-    """The action text of a coming hour of the stay."""
+    """The action text of a coming hour of the stay, as ingest writes it; for actions carried forward that of the last known hour."""
 
     hour: int
     text: str
@@ -203,17 +204,14 @@ def _check(forecaster: Forecaster, stay: OneStay) -> None:
 
 
 def _encoded(stay: OneStay, texts: dict[Version, list[str]], encode: Encode) -> dict[Version, np.ndarray]:
-    """Latents [H, D] of the versions' texts; each text is encoded once, and one that says what the last one says has its latent."""
-    last = phrases_of(stay.last_text)
+    """Latents [H, D] of the versions' texts under the head of the last known hour; each is encoded once, and the last one is known."""
     _, _, z_last_1D = stay.latents.stay(stay.stay_id, stay.hour, 1)
-    new = list(dict.fromkeys(text for own in texts.values() for text in own if phrases_of(text) != last))
-    place = {text: number for number, text in enumerate(new)}
-    z_ND = encode(new) if new else np.zeros((0, z_last_1D.shape[1]), dtype=np.float32)
-    empty_0D = np.zeros((0, z_last_1D.shape[1]), dtype=np.float32)
-    return {
-        name: np.stack([z_ND[place[text]] if text in place else z_last_1D[0] for text in own]) if own else empty_0D
-        for name, own in texts.items()
-    }
+    read = {name: [action_text(stay.hour, phrases_of(text)) for text in own] for name, own in texts.items()}
+    last = action_text(stay.hour, phrases_of(stay.last_text))
+    new = list(dict.fromkeys(text for own in read.values() for text in own if text != last))
+    rows_ND = np.concatenate([z_last_1D, encode(new)]) if new else z_last_1D
+    place = {text: row for row, text in enumerate([last, *new])}
+    return {name: rows_ND[np.array([place[text] for text in own], dtype=np.int64)] for name, own in read.items()}
 
 
 def _recorded(model: FrozenModel, stay: OneStay, hours: range) -> VersionForecast:

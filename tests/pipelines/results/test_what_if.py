@@ -18,9 +18,12 @@ from clinjepa.errors import AccessError, ClinJepaError, ConfigError, EvaluationE
 from clinjepa.evaluation.forecasts.patients import KnownHours, forecast_values
 from clinjepa.evaluation.forecasts.what_if import OneStay, VersionForecast, WhatIf, coming_hours
 from clinjepa.evaluation.forecasts.what_if import what_if as all_versions
+from clinjepa.trajectory.hours.action_plan import read_plan
+from clinjepa.trajectory.tokens.latent_rows import as_stored
 from pipelines.cli import app
 from pipelines.graph import finished_trial
 from pipelines.graph.finished_trial import forecast_trial
+from pipelines.graph.stage import FORMAT_VERSIONS
 from pipelines.results import what_if
 from pipelines.results.what_if import Question, answer, write_what_if
 from pipelines.stages import data
@@ -71,7 +74,10 @@ def direct(run: str, z_HD: np.ndarray | None) -> list[dict[str, Any]]:
     """The point forecasts of `forecast_values` itself."""
     model, stay, _ = parts(run)
     known = KnownHours.of(STAY, HOUR, stay.measurements)
-    return forecast_values(model.predictor, stay.latents, model.forecaster, known, z_HD, model.tasks).values.to_pylist()
+    rows: list[dict[str, Any]] = forecast_values(
+        model.predictor, stay.latents, model.forecaster, known, z_HD, model.tasks
+    ).values.to_pylist()
+    return rows
 
 
 def test_carried_forward_and_recorded_are_the_forecasts_with_these_latents(run: str) -> None:
@@ -121,9 +127,7 @@ class Changed:
 
 def test_nothing_after_the_last_known_hour_enters_the_versions_that_do_not_say_so(run: str, tmp_path: Path) -> None:
     model, stay, encode = parts(run)
-    plan = what_if.read_plan(
-        Path(plan_file(tmp_path, "[{drug: norepinephrine, rate: 0.3}]")), HOUR, coming_hours(model.forecaster, HOUR).stop
-    )
+    plan = read_plan(Path(plan_file(tmp_path, "[{drug: norepinephrine, rate: 0.3}]")), HOUR, coming_hours(model.forecaster, HOUR).stop)
     before = {own["version"]: own for own in all_versions(model, stay, encode, plan)}
     values = stay.measurements.values_RV.copy()
     values[HOUR + 1 :] += 50
@@ -181,6 +185,7 @@ def refused(call: Any, kind: type[ClinJepaError], words: str) -> None:
 
 def test_what_cannot_be_forecast_is_one_clear_line(run: str, tmp_path: Path) -> None:
     refused(lambda: asked(run, stay=4711), StoreError, "has no stay of that id among its 40")
+    refused(lambda: asked(run, stay=4711 * 10**20), StoreError, "has no stay of that id among its 40")
     refused(lambda: asked(run, hour=30), EvaluationError, "hour 30 is not one of this stay, which has the hours 0 to 29")
     refused(lambda: asked(run, hour=-1), EvaluationError, "hour -1 is not one of this stay")
     refused(lambda: asked(run, hour=4), EvaluationError, "needs 6 known hours, and up to hour 4 there are 5.*give an hour from 5 on")
@@ -206,7 +211,7 @@ def test_a_run_that_cannot_forecast_is_one_clear_line(run: str, monkeypatch: pyt
     (without / "run.json").write_text(json.dumps(record))
     refused(lambda: asked(str(without)), StoreError, "has no forecaster.*evaluation.forecasts.enabled=true")
     refused(lambda: asked(str(folder.parent / "none")), StoreError, "holds no finished run")
-    monkeypatch.setitem(finished_trial.FORMAT_VERSIONS, "embed", 99)
+    monkeypatch.setitem(FORMAT_VERSIONS, "embed", 99)
     refused(lambda: asked(run), StoreError, "/embed/.* has another format version")
     monkeypatch.undo()
     monkeypatch.setattr(finished_trial, "ingest_definitions", lambda text: "other")
@@ -235,6 +240,6 @@ def test_the_command_writes_both_files_and_names_them(run: str, tmp_path: Path) 
 
 def test_the_rounding_of_the_store_is_that_of_the_plan() -> None:
     values = np.array([[1.0039, -3.14159]], dtype=np.float32)
-    assert np.array_equal(what_if.as_stored(values, "float32"), values)
+    assert np.array_equal(as_stored(values, "float32"), values)
     expected = torch.from_numpy(values).to(torch.bfloat16).float().numpy()
-    assert np.array_equal(what_if.as_stored(values, "bfloat16"), expected)
+    assert np.array_equal(as_stored(values, "bfloat16"), expected)

@@ -66,7 +66,7 @@ def test_the_texts_of_a_plan_are_those_of_a_stay_that_really_got_it(tmp_path: Pa
 
 def test_what_a_plan_does_not_name_goes_on(tmp_path: Path) -> None:
     last = recorded(*BEFORE)[KNOWN]
-    assert last == "t=5h | Invasive Ventilation. Norepinephrine: 0.1 mcg/kg/min. Vancomycin: 1000 mg."
+    assert last == "t=5h | Norepinephrine: 0.1 mcg/kg/min. Invasive Ventilation. Vancomycin: 1000 mg."
     same = planned(tmp_path, "[{drug: norepinephrine, rate: 0.1}]", last)
     assert [text.partition(" | ")[2] for text in same] == [last.partition(" | ")[2]] * 6
     assert [text.partition(" | ")[0] for text in same] == [f"t={hour}h" for hour in range(6, 12)]
