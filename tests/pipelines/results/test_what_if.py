@@ -127,7 +127,9 @@ class Changed:
 
 def test_nothing_after_the_last_known_hour_enters_the_versions_that_do_not_say_so(run: str, tmp_path: Path) -> None:
     model, stay, encode = parts(run)
-    plan = read_plan(Path(plan_file(tmp_path, "[{drug: norepinephrine, rate: 0.3}]")), HOUR, coming_hours(model.forecaster, HOUR).stop)
+    plan = read_plan(
+        Path(plan_file(tmp_path, "[{drug: norepinephrine, rate: 0.3, from_hour: 11}]")), HOUR, coming_hours(model.forecaster, HOUR)[-1]
+    )
     before = {own["version"]: own for own in all_versions(model, stay, encode, plan)}
     values = stay.measurements.values_RV.copy()
     values[HOUR + 1 :] += 50

@@ -148,6 +148,19 @@ def test_a_plan_that_cannot_be_meant_is_one_line_with_file_entry_and_remedy(tmp_
     assert str(caught.value).startswith(str(file)) and "\n" not in str(caught.value)
 
 
+def test_the_plan_of_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/scoring.md").read_text(encoding="utf-8")
+    file = tmp_path / "plan.yaml"
+    file.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    found = {(entry.variable.name, entry.given, entry.first, entry.end) for entry in read_plan(file, 24, 47)}
+    assert found == {
+        ("norepinephrine", 0.1, 26, 32),
+        ("norepinephrine", None, 32, 48),
+        ("crystalloid", 250.0, 25, 27),
+        ("fio2", 60.0, 25, 48),
+    }
+
+
 def test_a_plan_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such plan"):
         read_plan(tmp_path / "none.yaml", KNOWN, LAST)
