@@ -34,7 +34,7 @@ NOTES = (
     "be larger than the intervals say.",
     "Compare versions by their points. An interval jumps where a forecast falls among other past errors.",
     "Actions as recorded use what happened later. They are shown for comparison and are no forecast that could have been made. Their texts "
-    "also count the hours on, which moves a forecast a little by itself.",
+    "also count the hours on, which moves a forecast by itself.",
     "None means that nothing is given: no drug, no fluid, and no ventilation either.",
 )
 """What a reader of the versions must know."""
