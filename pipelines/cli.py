@@ -9,6 +9,7 @@ import typer
 from pipelines import data
 from pipelines.evaluate import evaluate
 from pipelines.export import export
+from pipelines.forecast import forecast
 from pipelines.grid import grid
 from pipelines.ingest import ingest
 from pipelines.plan import plan
@@ -43,7 +44,7 @@ def _options(
     pass
 
 
-for _command in (run, ingest, pretrain, grid, evaluate, report, score, plan, export, serve):
+for _command in (run, ingest, pretrain, grid, evaluate, report, score, forecast, plan, export, serve):
     app.command()(_command)
 app.add_typer(data.app, name="data")
 

@@ -44,6 +44,16 @@ class Embedder:
         encoder.freeze()
         return encoder.eval()
 
+    def encoded(self, texts: list[np.ndarray], what: str = "latent store") -> np.ndarray:
+        """Latents [N, D] float32 of the token ids of N texts, before they are rounded to the store's `dtype`.
+
+        what: the work, for the message of ResourceError when memory runs out.
+        """
+        with names_settings(what, embedding_remedies(self.token_budget)):
+            device = next(self.encoder.parameters()).device
+            z_ND: np.ndarray = encode_texts(self.encoder, texts, self.token_budget, device=device, keep_on="cpu").float().numpy()
+        return z_ND
+
     def embed_shard(self, shard: str) -> dict[str, int]:
         """Write `latents/<shard>.safetensors`; equal texts of the shard are encoded once.
 
@@ -58,9 +68,7 @@ class Embedder:
         for stay_id in chosen:
             tokens = self.reader.stay(stay_id)
             texts += [tokens.static, *tokens.states, *tokens.actions]
-        with names_settings("latent store", embedding_remedies(self.token_budget)):
-            device = next(self.encoder.parameters()).device
-            z_ND = encode_texts(self.encoder, texts, self.token_budget, device=device, keep_on="cpu").float().numpy()
+        z_ND = self.encoded(texts)
 
         def stays() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
             row = 0

@@ -11,9 +11,7 @@ import pyarrow as pa
 
 from clinjepa.curriculum.embedding import Embedder
 from clinjepa.curriculum.shifted_job import ShiftedActionsJob
-from clinjepa.curriculum.workers.out_of_memory import embedding_remedies, names_settings
 from clinjepa.errors import StoreError
-from clinjepa.model.encoding.packing import encode_texts
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.doses import DoseShifter
 from clinjepa.trajectory.tokens.changed_actions import ChangedStay, Origin, ShiftCounts, is_finished, sum_counts, write_changed_part
@@ -98,10 +96,7 @@ class ShiftedActionEmbedder(Embedder):
         """Latents of the texts [N, D] float32; [0, 0] without a text, for which no encoder is built."""
         if not texts:
             return np.zeros((0, 0), np.float32)
-        with names_settings("actions with other doses", embedding_remedies(self.token_budget)):
-            device = next(self.encoder.parameters()).device
-            z_ND: np.ndarray = encode_texts(self.encoder, texts, self.token_budget, device=device, keep_on="cpu").float().numpy()
-        return z_ND
+        return self.encoded(texts, "actions with other doses")
 
     def _foreign(self) -> StoreError:
         return StoreError(

@@ -50,7 +50,7 @@ def open_saved_run(address: str, overrides: Sequence[str] = ()) -> SavedRun:
         ConfigError: Its configuration cannot be used here, or an override changes a result.
     """
     folder = Folder(address)
-    record = _record(folder)
+    record = finished_trials(folder)
     config = _config(folder, overrides)
     storage = Folder(config.storage)
     digests = _source_digests(storage, record)
@@ -96,7 +96,7 @@ def read_start(config: Config) -> Start:
     return Start(trial.data.tokenizer, trial.embed.inputs["base"], trial.embed.inputs.get("encoder"), downstream.inputs["predictor"])
 
 
-def _record(folder: Folder) -> list[TrialRecord]:
+def finished_trials(folder: Folder) -> list[TrialRecord]:
     """The finished trials of `run.json`."""
     if not folder.exists(RUN_RECORD) or not folder.exists(CONFIG_FILE):
         raise StoreError(
@@ -122,7 +122,7 @@ def _config(folder: Folder, overrides: Sequence[str]) -> Config:
         raise StoreError(f"{where} is no configuration; write the report again with `clinjepa report`") from None
     if not isinstance(raw, dict):
         raise StoreError(f"{where} is no configuration; write the report again with `clinjepa report`")
-    raw["storage"] = _storage_of(folder)
+    raw["storage"] = storage_of(folder)
     for override in overrides:
         name = override.partition("=")[0]
         if not name.startswith("execution."):
@@ -130,7 +130,7 @@ def _config(folder: Folder, overrides: Sequence[str]) -> Config:
     return validated(apply_overrides(raw, list(overrides)), where)
 
 
-def _storage_of(folder: Folder) -> str:
+def storage_of(folder: Folder) -> str:
     """The storage of a run's folder. Raises StoreError where the folder is not called `runs/<name>`."""
     parent, _, _ = folder.address.rstrip("/").rpartition("/")
     storage, _, runs = parent.rpartition("/")

@@ -7,6 +7,7 @@ contains its hour. Source: Clin-JEPA (arXiv 2605.10840), section on data.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -23,6 +24,7 @@ NO_OBSERVATIONS = "No observations."
 NO_INTERVENTIONS = "No active interventions."
 STATIC_FIELDS = ("age_years", "sex", "race")
 _UNITLESS = ("", "score", "ratio", "unit", "category", "indicator")
+_HEAD = re.compile(r"t=\d+h \| ")
 
 
 def guard_exclusions(names: Iterable[str]) -> None:
@@ -70,6 +72,20 @@ def hour_texts(
         rows, which = _in_order(placed, rows, which, phrases)
         columns[column] = _joined(phrases, which, slot[rows], num_hours, sentinel)
     return pl.DataFrame({"stay_id": stays["stay_id"]} | {name: pl.from_arrow(texts) for name, texts in columns.items()})
+
+
+def phrases_of(text: str) -> list[str]:
+    """The phrases of an hour's text without their full stops; none of a text that says that nothing was observed or given.
+
+    A name with `. ` in it makes two phrases. A text without the head of an hour is one phrase.
+    """
+    body = text[head.end() :] if (head := _HEAD.match(text)) else text
+    return [] if body in (NO_OBSERVATIONS, NO_INTERVENTIONS) else body.removesuffix(".").split(". ")
+
+
+def action_text(hour: int, phrases: Iterable[str]) -> str:
+    """The action text of an hour of the stay with these phrases, which are without their full stops."""
+    return f"t={hour}h | " + (" ".join(f"{phrase}." for phrase in phrases) or NO_INTERVENTIONS)
 
 
 def static_texts(stays: pl.DataFrame) -> pl.DataFrame:

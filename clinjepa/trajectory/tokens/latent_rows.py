@@ -102,6 +102,11 @@ def to_float32(rows: np.ndarray) -> np.ndarray:
     return (rows.astype(np.uint32) << 16).view(np.float32) if rows.dtype == np.uint16 else rows.astype(np.float32)
 
 
+def as_stored(rows_RD: np.ndarray, dtype: LatentDtype) -> np.ndarray:
+    """Rows as a reader of a store of that dtype gets them, float32. rows_RD: float32, finite."""
+    return to_float32(_to_bfloat16(rows_RD) if dtype == "bfloat16" else rows_RD)
+
+
 def not_a_latent_file(folder: Folder, file: str) -> StoreError:
     """The error for a header that cannot be read."""
     return StoreError(f"{folder.address}/{file} is not a latent file: it was altered or cut; remove its folder and run again")
