@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -19,7 +19,8 @@ from clinjepa.evaluation.settings import BaselineSettings
 from clinjepa.sources import SOURCES
 from clinjepa.sources.extraction import has_extractions
 from clinjepa.storage.strays import is_stray
-from clinjepa.trajectory.settings import IngestSettings, LabelSettings, TrajectorySettings, tokenizer_settings
+from clinjepa.trajectory.labels.label_files import LabelFile
+from clinjepa.trajectory.settings import GivenLabels, IngestSettings, LabelSettings, TrajectorySettings, tokenizer_settings
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import DataStages, Trial, TrialBuilder
 
@@ -78,21 +79,26 @@ class Experiment:
         return {key: tuple(trials) for key, trials in found.items()}
 
 
-def build_experiment(config: Config, source_digest: str, recipes: Sequence[Recipe] | None = None) -> Experiment:
+def build_experiment(
+    config: Config, source_digest: str, recipes: Sequence[Recipe] | None = None, label_digests: Mapping[str, str] | None = None
+) -> Experiment:
     """The graph for every recipe, seed and point of `config.grid`.
 
     Args:
         config: the experiment.
         source_digest: content digest of the source's files.
         recipes: of `config.grid.recipes`; None reads them. A process on another machine gets them, since a user's files are not there.
+        label_digests: content digests of `labels.files` by task, likewise; a task that is not in it has an empty one.
 
     Raises:
+        SourceError: a label file cannot be read.
         ConfigError: a task or recipe is not there, a recipe cannot work, shares or weights do not fit it, an axis cannot be used
             (`grid_points`), or two trials have the same key.
     """
     recipes = tuple(load_recipes(config.grid.recipes) if recipes is None else recipes)
     points = grid_points(config)
-    stages, digests = _Pool(), _Digests()
+    given = label_file_digests(config) if label_digests is None else label_digests
+    stages, digests = _Pool(), _Digests(given)
     data: dict[tuple[str, ...], DataStages] = {}
     trials: list[Trial] = []
     for point in points:
@@ -131,7 +137,12 @@ def _data_stages(config: Config, source_digest: str, pool: _Pool, digests: _Dige
     read = {"ingest": ingest, "tokenizer": tokenizer}
     trajectories = pool.of(Stage("trajectories", "trajectories", result_fields(TrajectorySettings.of(config)), read))
     tasks = _tasks(config)
-    asked = result_fields(LabelSettings(tasks=tasks, stay_prediction_hour=config.evaluation.downstream.stay_prediction_hour))
+    files = {
+        name: GivenLabels(column=file.column, digest=digests.label_files.get(name, ""))
+        for name, file in sorted(config.labels.files.items())
+    }
+    hour = config.evaluation.downstream.stay_prediction_hour
+    asked = result_fields(LabelSettings(tasks=tasks, stay_prediction_hour=hour, files=files))
     definitions = digests.of("derived", *(f"tasks/{name}.yaml" for name in tasks))
     labels = pool.of(Stage("labels", "labels", asked | {"definitions": definitions}, {"ingest": ingest}))
     judged = result_fields(BaselineSettings.of(config))
@@ -145,12 +156,23 @@ def extract_definitions() -> str:
 
 
 def _tasks(config: Config) -> list[str]:
-    """Names of all tasks that get labels. Raises ConfigError for a name that is no task."""
-    downstream, known = config.evaluation.downstream, list_tasks()
-    for key, names in (("evaluation.downstream.tasks", downstream.tasks), ("labels.tasks", config.labels.tasks or [])):
-        if unknown := sorted(set(names) - set(known)):
-            raise ConfigError(f"{key} names {', '.join(unknown)}, which is no task; docs/tasks.md lists them all")
-    return sorted(set(downstream.tasks) | set(known if config.labels.tasks is None else config.labels.tasks))
+    """Names of all tasks that get labels by their definition. Raises ConfigError for a name that is no task, or two."""
+    downstream, known, given = config.evaluation.downstream, list_tasks(), set(config.labels.files)
+    if both := sorted(given & set(known)):
+        raise ConfigError(
+            f"labels.files names {', '.join(both)}, which has a definition (docs/tasks.md); give the file's task another name"
+        )
+    for key, names in (("evaluation.downstream.tasks", set(downstream.tasks) - given), ("labels.tasks", set(config.labels.tasks or []))):
+        if unknown := sorted(names - set(known)):
+            raise ConfigError(
+                f"{key} names {', '.join(unknown)}, which is no task; docs/tasks.md lists them all, and labels.files adds tasks from files"
+            )
+    return sorted(set(downstream.tasks) - given | set(known if config.labels.tasks is None else config.labels.tasks))
+
+
+def label_file_digests(config: Config) -> dict[str, str]:
+    """Content digest of every label file by task. Raises SourceError where one cannot be read."""
+    return {name: LabelFile(name, file.path, file.column).content_digest() for name, file in config.labels.files.items()}
 
 
 def _check_weights(config: Config, recipes: Sequence[Recipe]) -> None:
@@ -214,8 +236,10 @@ def _distinct(stages: Iterable[Stage]) -> list[Stage]:
 class _Digests:
     """Digests of clinical definition files, so that a changed definition makes a new key; each is read once."""
 
-    def __init__(self) -> None:
+    def __init__(self, label_files: Mapping[str, str] | None = None) -> None:
+        """label_files: content digests of `labels.files` by task."""
         self._known: dict[tuple[str, ...], str] = {}
+        self.label_files = label_files or {}
 
     def of(self, *names: str) -> str:
         if names not in self._known:

@@ -52,7 +52,7 @@ def open_saved_run(address: str, overrides: Sequence[str] = ()) -> SavedRun:
     record = _record(folder)
     config = _config(folder, overrides)
     storage = Folder(config.storage)
-    experiment = build_experiment(config, _source_digest(storage, record))
+    experiment = build_experiment(config, _source_digest(storage, record), label_digests=_label_digests(storage, record))
     return SavedRun(config, experiment, _trials(experiment, record, folder.address))
 
 
@@ -108,6 +108,14 @@ def _source_digest(storage: Folder, record: Sequence[TrialRecord]) -> str:
         if artifact.is_complete():
             return str(artifact.manifest()["settings"]["source"]["digest"])
     raise StoreError(f"{storage.address} lacks the ingest artifact of the run ({', '.join(sorted(names)) or 'none is named'})")
+
+
+def _label_digests(storage: Folder, record: Sequence[TrialRecord]) -> dict[str, str]:
+    """Content digests of the label files, as the labels artifacts record them; the files need not be there."""
+    names = {name for trial in record for name in trial["artifacts"].values() if name.startswith("labels/")}
+    artifacts = [Artifact.at(storage, *name.split("/", 1)) for name in sorted(names)]
+    read = [artifact.manifest()["settings"].get("files", {}) for artifact in artifacts if artifact.is_complete()]
+    return {task: str(given["digest"]) for files in read for task, given in files.items()}
 
 
 def _trials(experiment: Experiment, record: Sequence[TrialRecord], address: str) -> tuple[Trial, ...]:
