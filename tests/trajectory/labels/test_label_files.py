@@ -50,7 +50,15 @@ def test_data_at_the_prediction_time_itself_count_in_meds_and_lie_in_the_next_ho
 
 
 def test_times_between_the_stays_of_a_subject_are_outside():
-    times = [INTIME - US, INTIME, INTIME + HOUR - 2 * US, INTIME + 10 * HOUR, INTIME + 10 * HOUR + US, INTIME + 31 * HOUR, INTIME + 36 * HOUR]
+    times = [
+        INTIME - US,
+        INTIME,
+        INTIME + HOUR - 2 * US,
+        INTIME + 10 * HOUR,
+        INTIME + 10 * HOUR + US,
+        INTIME + 31 * HOUR,
+        INTIME + 36 * HOUR,
+    ]
     assert hours(*times) == [(None, -1), (None, -1), (None, -1), (1, 9), (None, -1), (2, 0), (None, -1)]
 
 
