@@ -37,7 +37,9 @@ def test_codes_of_a_data_set_replace_the_names():
 
 
 def test_what_is_unlikely_to_be_measured_or_has_no_forecast_is_left_out():
-    table = meds_trajectories(forecasts({"measured_probability": 0.2}, {"median": None}, {"stay_id": 2, "measured_probability": None}), STAYS)
+    table = meds_trajectories(
+        forecasts({"measured_probability": 0.2}, {"median": None}, {"stay_id": 2, "measured_probability": None}), STAYS
+    )
     assert table["subject_id"].to_pylist() == [20]
 
 
