@@ -50,7 +50,7 @@ def data_set(folder: Path) -> Path:
 
 
 def label_shards(folder: Path) -> Path:
-    """In MEDS-DEV's layout. Of every subject: at the end of hour 5, the same hour later, before the first hour has ended, and a day before."""
+    """In MEDS-DEV's layout. Of every subject: at the end of hour 5, later in hour 6, in the first hour, a day before."""
     for split in ("train", "tuning", "held_out"):
         own = [subject for subject in SUBJECTS if split_of(subject) == split]
         hours = (6.0, 6.4, 0.5, -24.0)
