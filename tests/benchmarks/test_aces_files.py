@@ -20,7 +20,9 @@ READ = "import sys; from aces.config import TaskExtractorConfig as T; [print(T.l
 
 
 def test_the_page_names_every_file_and_no_other() -> None:
-    section = PAGE.read_text(encoding="utf-8").partition("## This project's tasks for ACES")[2].partition("### Tasks that ACES cannot say")[0]
+    section = (
+        PAGE.read_text(encoding="utf-8").partition("## This project's tasks for ACES")[2].partition("### Tasks that ACES cannot say")[0]
+    )
     table = {line.split("`")[1] for line in section.splitlines() if line.startswith("| `")}
     assert table == set(tasks_of_files()) <= set(list_tasks())
 
