@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines import data
+from pipelines import data, meds_dev
 from pipelines.evaluate import evaluate
 from pipelines.export import export
 from pipelines.forecast import forecast
@@ -47,6 +47,7 @@ def _options(
 for _command in (run, ingest, pretrain, grid, evaluate, report, score, forecast, plan, export, serve):
     app.command()(_command)
 app.add_typer(data.app, name="data")
+app.add_typer(meds_dev.app, name="meds-dev")
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from clinjepa.clinical.conditions import Combination, Condition
 from clinjepa.clinical.derived import Derived, can_give, grid_inputs, load_derived
 from clinjepa.clinical.missing import MissingValues, missing_values
 from clinjepa.clinical.rules import Exclusion, excluded_by, load_cohort, load_exclusion_list, load_exclusions
-from clinjepa.clinical.task_keys import CarriedEvent
-from clinjepa.clinical.tasks import StayOutcome, Target, Task, list_tasks, load_task, load_tasks, parse_task
+from clinjepa.clinical.task_keys import CarriedEvent, LabelColumn
+from clinjepa.clinical.tasks import StayOutcome, Target, Task, given_task, list_tasks, load_task, load_tasks, parse_task
 from clinjepa.clinical.variables import DEFAULT_DIGITS, Conversion, ItemSource, Variable, canonical_unit, load_variables, section_names
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Derived",
     "Exclusion",
     "ItemSource",
+    "LabelColumn",
     "MissingValues",
     "StayOutcome",
     "Target",
@@ -41,6 +42,7 @@ __all__ = [
     "can_give",
     "canonical_unit",
     "excluded_by",
+    "given_task",
     "grid_inputs",
     "list_tasks",
     "load_cohort",

@@ -19,6 +19,9 @@ PredictedAt = Literal["prediction_hour", "icu_discharge"]
 CarriedEvent = Literal["negatives_only", "unknown"]
 """What an hour without a measurement has as label when its last known state is the event; docs/clinical.md explains both rules."""
 
+LabelColumn = Literal["boolean_value", "integer_value", "float_value"]
+"""Column of a label file (LabelSchema of MEDS) that holds the labels of a task from outside (`labels.files`)."""
+
 SOURCES = ("meds", "mimic_iv", "cinc2012", "cinc2019", "clif", "simulator")
 """Kinds of source that a task may name."""
 

@@ -12,11 +12,12 @@ onsets count.
 *regression*: a number, hourly or once: a column in hours ahead, or the time that is left.
 *column*: a grid column that is itself a label (a label that the data set provides).
 *stay*: one outcome per stay, at the prediction hour or at ICU discharge.
+*given*: labels from a file of the user (`labels.files`), which no definition here describes: `given_task`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args
@@ -33,6 +34,7 @@ from clinjepa.clinical.task_keys import (
     TARGET_VALUE_KEYS,
     CarriedEvent,
     Kind,
+    LabelColumn,
     PredictedAt,
     Statistic,
     StayFlag,
@@ -88,7 +90,7 @@ class Task:
 
     name: str
     title: str
-    kind: Kind
+    kind: Kind | Literal["given"]
     source: str
     horizon_hours: int | None = None
     switches_only: bool = False
@@ -109,6 +111,8 @@ class Task:
     sources: tuple[str, ...] = ()
     exclude_stays: tuple[str, ...] = ()
     note: str = ""
+    given: LabelColumn | None = None
+    """Column of the label file, of a task of kind `given`."""
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -120,13 +124,13 @@ class Task:
 
     @property
     def is_hourly(self) -> bool:
-        """Whether it is predicted hour by hour, not once per stay."""
-        return self.kind != "stay" and not (self.target is not None and self.target.once)
+        """Whether it is predicted hour by hour on a stride, not once per stay or where a label file says."""
+        return self.kind not in ("stay", "given") and not (self.target is not None and self.target.once)
 
     @property
     def is_classification(self) -> bool:
         """Whether its labels are 0 or 1 rather than a number."""
-        return self.kind != "regression"
+        return self.kind != "regression" and self.given in (None, "boolean_value")
 
     @property
     def label_unit(self) -> str:
@@ -145,7 +149,7 @@ class Task:
     def looks_ahead_hours(self) -> int | None:
         """Hours after the predicted hour that a label may depend on; None: the whole stay."""
         ahead = max((load_derived()[name].looks_ahead_hours for name in self.variables if name in load_derived()), default=0)
-        if self.kind in ("stay", "time") or (self.target is not None and self.target.time is not None):
+        if self.kind in ("stay", "time", "given") or (self.target is not None and self.target.time is not None):
             return None
         return ahead + (self.target.last_hour if self.target else self.horizon_hours or 0)
 
@@ -168,9 +172,15 @@ def load_task(name: str) -> Task:
     return task
 
 
-def load_tasks(names: list[str]) -> list[Task]:
-    """Several tasks, in the order given."""
-    return [load_task(name) for name in names]
+def load_tasks(names: list[str], given: Mapping[str, LabelColumn] | None = None) -> list[Task]:
+    """Several tasks, in the order given. given: tasks of label files by name, with the column of their labels."""
+    files = given or {}
+    return [given_task(name, files[name]) if name in files else load_task(name) for name in names]
+
+
+def given_task(name: str, column: LabelColumn) -> Task:
+    """A task whose labels come from a file of the user: no horizon, no stride, nothing known of how the labels were made."""
+    return Task(name=name, title=name.replace("_", " "), kind="given", source="a label file", given=column)
 
 
 def parse_task(text: str, where: str) -> Task:

@@ -574,11 +574,34 @@ class ForecastConfig(Section):
     """Bootstrap resamples of patients behind every 95 % interval."""
 
 
+LabelColumn = Literal["boolean_value", "integer_value", "float_value"]
+"""Columns of MEDS's LabelSchema that can be labels."""
+
+
+class LabelFileConfig(Section):
+    """Labels of one task that were made elsewhere, by ACES for example: rows of MEDS's LabelSchema (docs/community.md)."""
+
+    path: Annotated[str, IS_ADDRESS] = Execution(...)
+    """A Parquet file, or a folder of them, with subject_id, prediction_time and `column`. The content, not the path, is in stage keys."""
+
+    column: LabelColumn = "boolean_value"
+    """The column of the labels: `boolean_value` for a risk task, `integer_value` or `float_value` for a number."""
+
+
 class LabelsConfig(Section):
     """Labels: 0, 1 or a number per task and prediction time, computed once from the hourly grid."""
 
     tasks: list[str] | None = None
     """Tasks that get labels besides those of `evaluation.downstream.tasks`: names of files in `clinjepa/clinical/tasks/`. null: all."""
+
+    files: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], LabelFileConfig] = {}
+    """Tasks whose labels are read from files: name of the task -> `path`, and `column` (default: boolean_value). A prediction time becomes
+    the last whole hour of a stay before it. The name may stand in `evaluation.downstream.tasks`."""
+
+    @property
+    def given(self) -> dict[str, LabelColumn]:
+        """Column of the labels by task, of the tasks that are read from files."""
+        return {name: file.column for name, file in self.files.items()}
 
 
 class EvaluationConfig(Section):

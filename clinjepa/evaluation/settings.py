@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from clinjepa.clinical import load_tasks
-from clinjepa.config.schema import BaselinesConfig, Config, DownstreamConfig, DriftConfig, ForecastConfig, GeometryConfig
-from clinjepa.config.section import Section, result_fields
+from clinjepa.clinical import Task, load_tasks
+from clinjepa.config.schema import BaselinesConfig, Config, DownstreamConfig, DriftConfig, ForecastConfig, GeometryConfig, LabelColumn
+from clinjepa.config.section import Added, Section, result_fields
 from clinjepa.evaluation.baselines.names import check_names
 
 _FIRST_ONSET_TASKS = ("hypotension_8h", "hyperglycaemia_8h", "hypoxaemia_8h")
@@ -18,6 +18,21 @@ _FIRST_ONSET_TASKS = ("hypotension_8h", "hyperglycaemia_8h", "hypoxaemia_8h")
 class _Judged(Section):
     split: Literal["train", "tuning", "held_out"]
     """The stays that are evaluated."""
+
+
+class _WithGivenTasks(_Judged):
+    given: dict[str, LabelColumn] = Added({})
+    """Those of the tasks whose labels are read from files, with the column of the labels."""
+
+
+def defined_tasks(config: Config) -> list[Task]:
+    """The tasks among `evaluation.downstream.tasks` that have a definition."""
+    return load_tasks([name for name in config.evaluation.downstream.tasks if name not in config.labels.files])
+
+
+def given_columns(config: Config) -> dict[str, LabelColumn]:
+    """The tasks among `evaluation.downstream.tasks` whose labels are read from files, with the column of the labels."""
+    return {name: column for name, column in sorted(config.labels.given.items()) if name in config.evaluation.downstream.tasks}
 
 
 class RoundtripSettings(_Judged):
@@ -53,7 +68,7 @@ class GeometrySettings(_Judged):
     @classmethod
     def of(cls, config: Config) -> GeometrySettings:
         """Those of a configuration: the onset tasks are the early-event tasks among `evaluation.downstream.tasks`."""
-        onsets = [task.name for task in load_tasks(config.evaluation.downstream.tasks) if task.kind == "event"]
+        onsets = [task.name for task in defined_tasks(config) if task.kind == "event"]
         return cls(split=config.evaluation.split, geometry=config.evaluation.geometry, onset_tasks=onsets)
 
     def stage_settings(self) -> dict[str, object]:
@@ -64,7 +79,7 @@ class GeometrySettings(_Judged):
         return fields
 
 
-class DownstreamSettings(_Judged):
+class DownstreamSettings(_WithGivenTasks):
     """Of the probes. What concerns baselines alone stands at its default, so that it enters no key of a probe."""
 
     downstream: DownstreamConfig
@@ -73,10 +88,10 @@ class DownstreamSettings(_Judged):
     def of(cls, config: Config) -> DownstreamSettings:
         """Those of a configuration."""
         plain = config.evaluation.downstream.model_copy(update={"baselines": BaselinesConfig()})
-        return cls(split=config.evaluation.split, downstream=plain)
+        return cls(split=config.evaluation.split, downstream=plain, given=given_columns(config))
 
 
-class BaselineSettings(_Judged):
+class BaselineSettings(_WithGivenTasks):
     """Of the baselines beside the probes."""
 
     downstream: DownstreamConfig
@@ -89,7 +104,7 @@ class BaselineSettings(_Judged):
             ConfigError: A name is no baseline's.
         """
         check_names(config.evaluation.downstream.baselines.names)
-        return cls(split=config.evaluation.split, downstream=config.evaluation.downstream)
+        return cls(split=config.evaluation.split, downstream=config.evaluation.downstream, given=given_columns(config))
 
 
 class ForecastSettings(_Judged):
@@ -102,11 +117,11 @@ class ForecastSettings(_Judged):
     @classmethod
     def of(cls, config: Config) -> ForecastSettings:
         """Those of a configuration: the event tasks are those among `evaluation.downstream.tasks`."""
-        events = [task.name for task in load_tasks(config.evaluation.downstream.tasks) if task.kind == "event"]
+        events = [task.name for task in defined_tasks(config) if task.kind == "event"]
         return cls(split=config.evaluation.split, forecasts=config.evaluation.forecasts, event_tasks=events)
 
 
-class AddedValueSettings(_Judged):
+class AddedValueSettings(_WithGivenTasks):
     """Of what latents add to hand-made features: fields of `evaluation.added_value`, and those of `evaluation.downstream` that it reads."""
 
     tasks: list[str]
@@ -123,7 +138,8 @@ class AddedValueSettings(_Judged):
         """Those of a configuration."""
         named = set(cls.model_fields)
         downstream, own = config.evaluation.downstream, config.evaluation.added_value
-        return cls(split=config.evaluation.split, **downstream.model_dump(include=named), **own.model_dump(include=named))
+        fields = downstream.model_dump(include=named) | own.model_dump(include=named)
+        return cls(split=config.evaluation.split, given=given_columns(config), **fields)
 
 
 class DirectForecastSettings(_Judged):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from clinjepa.clinical import load_task, load_variables, section_names
+from clinjepa.clinical import list_tasks, load_task, load_variables, section_names
 from clinjepa.report.charts.grids import HeatRow, heat_map, histogram
 from clinjepa.report.charts.parts import number
 from clinjepa.report.charts.rows import Point, Row, bar_chart
@@ -202,7 +202,7 @@ class DataCardView:
                 middle = found.get("mean")
                 share = self.share(found["share_positive"]) if binary else "–" if middle is None else f"mean {number(float(middle))}"
                 cells.append((number(found["num_labels"]), share, who))
-            rows.append(LabelRow(load_task(name).title, name, cells))
+            rows.append(LabelRow(load_task(name).title if name in list_tasks() else name.replace("_", " "), name, cells))
         return rows
 
     def carried_rows(self) -> list[CarriedRow]:

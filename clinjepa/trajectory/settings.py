@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from clinjepa.config.schema import CohortConfig, Config, SourceConfig, SplitConfig, TextConfig, WindowConfig
-from clinjepa.config.section import Execution, Section
+from clinjepa.config.schema import CohortConfig, Config, LabelColumn, SourceConfig, SplitConfig, TextConfig, WindowConfig
+from clinjepa.config.section import Added, Execution, Section
 
 
 class IngestSettings(Section):
@@ -72,6 +72,16 @@ class TrajectorySettings(Section):
         return cls(windows=config.windows, max_tokens=config.tokenizer.max_tokens)
 
 
+class GivenLabels(Section):
+    """Labels of a task that are read from a file of the user."""
+
+    column: LabelColumn
+    """The column of the labels."""
+
+    digest: str
+    """Content digest of the files (`clinjepa.trajectory.labels.label_files`)."""
+
+
 class LabelSettings(Section):
     """Which tasks get labels."""
 
@@ -80,3 +90,6 @@ class LabelSettings(Section):
 
     stay_prediction_hour: int = Field(ge=1)
     """Stay-level tasks are predicted once, from the first this many hours."""
+
+    files: dict[str, GivenLabels] = Added({})
+    """Tasks whose labels are read from files."""

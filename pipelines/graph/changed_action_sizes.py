@@ -60,7 +60,7 @@ def changed_action_estimate(config: Config, experiment: Experiment | None) -> Ch
         ConfigError: As `build_experiment`.
         SourceError: The source cannot be read.
     """
-    graph = experiment or build_experiment(config, "")  # the source decides keys, not how many stores there are
+    graph = experiment or build_experiment(config, "", label_digests={})  # the source decides keys, not how many stores there are
     stages = [stage for stage in graph.stages if stage.kind == "shifted_actions"]
     if not stages:
         return None

@@ -278,7 +278,7 @@ def latent_estimate(config: Config, experiment: Experiment | None) -> LatentEsti
     Raises:
         ConfigError: As `build_experiment`.
     """
-    graph = experiment or build_experiment(config, "")  # the source decides keys, not how many stores there are
+    graph = experiment or build_experiment(config, "", label_digests={})  # the source decides keys, not how many stores there are
     stages = [stage for stage in graph.stages if stage.kind == "embed"]
     sizes = data_sizes(config, experiment)
     value_bytes = 2 if config.encoder.dtype == "bfloat16" else 4

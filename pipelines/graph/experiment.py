@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +17,8 @@ from clinjepa.evaluation.settings import BaselineSettings
 from clinjepa.sources import source_class
 from clinjepa.sources.extraction import has_extractions
 from clinjepa.trajectory.definitions import definitions_digest, ingest_definitions
-from clinjepa.trajectory.settings import IngestSettings, LabelSettings, TrajectorySettings, tokenizer_settings
+from clinjepa.trajectory.labels.label_files import LabelFile
+from clinjepa.trajectory.settings import GivenLabels, IngestSettings, LabelSettings, TrajectorySettings, tokenizer_settings
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import DataStages, Start, Trial, TrialBuilder
 
@@ -73,28 +74,33 @@ class Experiment:
         return {key: tuple(trials) for key, trials in found.items()}
 
 
-def build_experiment(config: Config, source_digest: str, recipes: Sequence[Recipe] | None = None) -> Experiment:
+def build_experiment(
+    config: Config, source_digest: str, recipes: Sequence[Recipe] | None = None, label_digests: Mapping[str, str] | None = None
+) -> Experiment:
     """The graph for every recipe, seed and point of `config.grid`.
 
     Args:
         config: the experiment.
         source_digest: content digest of the source's files.
         recipes: of `config.grid.recipes`; None reads them. A process on another machine gets them, since a user's files are not there.
+        label_digests: content digests of `labels.files` by task, likewise; a task that is not in it has an empty one.
 
     Raises:
+        SourceError: a label file cannot be read.
         ConfigError: a task or recipe is not there, a recipe cannot work, shares or weights do not fit it, an axis cannot be used
             (`grid_points`), two trials have the same key, or the run of `init_from` has other sizes.
         StoreError: The run of `init_from` cannot be opened (`saved_run`).
     """
     recipes = tuple(load_recipes(config.grid.recipes) if recipes is None else recipes)
     points = grid_points(config)
+    given = label_file_digests(config) if label_digests is None else label_digests
     stages = _Pool()
     data: dict[tuple[str, ...], DataStages] = {}
     trials: list[Trial] = []
     for point in points:
         _check_weights(point.config, recipes)
         start = _start(point.config)
-        made = _data_stages(point.config, source_digest, stages, start)
+        made = _data_stages(point.config, source_digest, stages, start, given)
         own = data.setdefault(made.keys, made)
         builder = TrialBuilder(point.config, own, stages.of, point, start)
         trials += [builder.trial(recipe, seed) for seed in config.grid.seeds for recipe in recipes]
@@ -122,7 +128,8 @@ def _start(config: Config) -> Start | None:
     return read_start(config)
 
 
-def _data_stages(config: Config, source_digest: str, pool: _Pool, start: Start | None) -> DataStages:
+def _data_stages(config: Config, source_digest: str, pool: _Pool, start: Start | None, given: Mapping[str, str]) -> DataStages:
+    """given: content digests of `labels.files` by task."""
     ingested = result_fields(IngestSettings.of(config))
     source = ingested["source"] | {"digest": source_digest}
     if config.source.kind != "simulator":
@@ -137,7 +144,9 @@ def _data_stages(config: Config, source_digest: str, pool: _Pool, start: Start |
     read = {"ingest": ingest, "tokenizer": tokenizer}
     trajectories = pool.of(Stage("trajectories", "trajectories", result_fields(TrajectorySettings.of(config)), read))
     tasks = _tasks(config)
-    asked = result_fields(LabelSettings(tasks=tasks, stay_prediction_hour=config.evaluation.downstream.stay_prediction_hour))
+    files = {name: GivenLabels(column=file.column, digest=given.get(name, "")) for name, file in sorted(config.labels.files.items())}
+    hour = config.evaluation.downstream.stay_prediction_hour
+    asked = result_fields(LabelSettings(tasks=tasks, stay_prediction_hour=hour, files=files))
     definitions = definitions_digest("derived", *(f"tasks/{name}.yaml" for name in tasks))
     labels = pool.of(Stage("labels", "labels", asked | {"definitions": definitions}, {"ingest": ingest}))
     judged = result_fields(BaselineSettings.of(config))
@@ -151,12 +160,23 @@ def extract_definitions() -> str:
 
 
 def _tasks(config: Config) -> list[str]:
-    """Names of all tasks that get labels. Raises ConfigError for a name that is no task."""
-    downstream, known = config.evaluation.downstream, list_tasks()
-    for key, names in (("evaluation.downstream.tasks", downstream.tasks), ("labels.tasks", config.labels.tasks or [])):
-        if unknown := sorted(set(names) - set(known)):
-            raise ConfigError(f"{key} names {', '.join(unknown)}, which is no task; docs/tasks.md lists them all")
-    return sorted(set(downstream.tasks) | set(known if config.labels.tasks is None else config.labels.tasks))
+    """Names of all tasks that get labels by their definition. Raises ConfigError for a name that is no task, or two."""
+    downstream, known, given = config.evaluation.downstream, list_tasks(), set(config.labels.files)
+    if both := sorted(given & set(known)):
+        raise ConfigError(
+            f"labels.files names {', '.join(both)}, which has a definition (docs/tasks.md); give the file's task another name"
+        )
+    for key, names in (("evaluation.downstream.tasks", set(downstream.tasks) - given), ("labels.tasks", set(config.labels.tasks or []))):
+        if unknown := sorted(names - set(known)):
+            raise ConfigError(
+                f"{key} names {', '.join(unknown)}, which is no task; docs/tasks.md lists them all, and labels.files adds tasks from files"
+            )
+    return sorted(set(downstream.tasks) - given | set(known if config.labels.tasks is None else config.labels.tasks))
+
+
+def label_file_digests(config: Config) -> dict[str, str]:
+    """Content digest of every label file by task. Raises SourceError where one cannot be read."""
+    return {name: LabelFile(name, file.path, file.column).content_digest() for name, file in config.labels.files.items()}
 
 
 def _check_weights(config: Config, recipes: Sequence[Recipe]) -> None:

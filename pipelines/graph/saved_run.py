@@ -54,7 +54,8 @@ def open_saved_run(address: str, overrides: Sequence[str] = ()) -> SavedRun:
     config = _config(folder, overrides)
     storage = Folder(config.storage)
     digests = _source_digests(storage, record)
-    experiments = [build_experiment(config, digest) for digest in digests]
+    given = _label_digests(storage, record)
+    experiments = [build_experiment(config, digest, label_digests=given) for digest in digests]
     different = [_different(experiment, record) for experiment in experiments]
     nearest = min(range(len(digests)), key=lambda place: len(different[place]))
     if other := different[nearest]:
@@ -147,6 +148,14 @@ def _source_digests(storage: Folder, record: Sequence[TrialRecord]) -> list[str]
     if not found:
         raise StoreError(f"{storage.address} lacks the ingest artifact of the run ({', '.join(sorted(names)) or 'none is named'})")
     return list(dict.fromkeys(found))
+
+
+def _label_digests(storage: Folder, record: Sequence[TrialRecord]) -> dict[str, str]:
+    """Content digests of the label files, as the labels artifacts record them; the files need not be there."""
+    names = {name for trial in record for name in trial["artifacts"].values() if name.startswith("labels/")}
+    artifacts = [Artifact.at(storage, *name.split("/", 1)) for name in sorted(names)]
+    read = [artifact.manifest()["settings"].get("files", {}) for artifact in artifacts if artifact.is_complete()]
+    return {task: str(given["digest"]) for files in read for task, given in files.items()}
 
 
 def _of_record(experiment: Experiment, finished: TrialRecord) -> list[Trial]:

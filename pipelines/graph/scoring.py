@@ -97,7 +97,10 @@ def _data_stages(own: DataStages, config: Config, source_digest: str) -> DataSta
     ingest = Stage("ingest", "ingest", settings, inputs)
     read = {"ingest": ingest, "tokenizer": own.tokenizer}
     trajectories = Stage("trajectories", "trajectories", own.trajectories.settings, read)
-    labels = Stage("labels", "labels", own.labels.settings, {"ingest": ingest})
+    asked = dict(own.labels.settings)
+    if source_digest != own.ingest.settings["source"]["digest"]:
+        asked.pop("files", None)  # a label file belongs to the patients of the run
+    labels = Stage("labels", "labels", asked, {"ingest": ingest})
     baselines = Stage("baselines", "baselines", own.baselines.settings, {"ingest": ingest, "labels": labels})
     return DataStages(ingest, own.tokenizer, trajectories, labels, baselines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NotRequired
 
-from clinjepa.clinical import load_task
+from clinjepa.clinical import list_tasks, load_task
 from clinjepa.evaluation.differences.of_errors import CellName
 from clinjepa.evaluation.downstream.regression_cells import RegressionCell, RegressionTables
 from clinjepa.evaluation.figures import Figure
@@ -41,7 +41,7 @@ def number_tables(tables: RegressionTables, differences: Mapping[str, Mapping[Ce
 
 
 def _cell(task: str, name: CellName, cell: RegressionCell, differences: Mapping[CellName, Figure]) -> NumberCell:
-    found: NumberCell = {**cell, "unit": load_task(task).label_unit}  # type: ignore[typeddict-item]  # the optional key is set below
+    found: NumberCell = {**cell, "unit": load_task(task).label_unit if task in list_tasks() else ""}  # type: ignore[typeddict-item]  # the optional key is set below
     if name in differences:
         found["mae_difference"] = differences[name]
     return found

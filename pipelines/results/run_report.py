@@ -205,7 +205,9 @@ class _Assembly:
         """Calibration, subgroups, alarms and net benefit of every probe of every recipe and of the baselines, from the history alone."""
         downstream = self.config.evaluation.downstream
         stays = self._artifact(self.experiment.ingest).folder.read_table("stays.parquet")
-        settings = RiskSettings(self.config.evaluation.risk, downstream.num_bootstrap, downstream.hourly_stride, COLUMN)
+        settings = RiskSettings(
+            self.config.evaluation.risk, downstream.num_bootstrap, downstream.hourly_stride, COLUMN, self.config.labels.given
+        )
         return risk_evaluation(self._history_only(downstream.probe.kinds), stays, settings)
 
     def _history_only(self, probes: Sequence[str]) -> dict[str, list[pa.Table]]:

@@ -21,7 +21,7 @@ def on_a_cluster() -> bool:
 
 
 def absolute(config: Config) -> Config:
-    """`config` with absolute addresses of storage, source, a local model, recipes' files and a tracker's folder.
+    """`config` with absolute addresses of storage, source, label files, a local model, recipes' files and a tracker's folder.
 
     Raises ConfigError inside a job whose storage is relative, since the job's folder is deleted at its end.
     """
@@ -35,6 +35,9 @@ def absolute(config: Config) -> Config:
         update={
             "storage": _absolute(config.storage),
             "source": config.source.model_copy(update={"path": config.source.path and _absolute(config.source.path)}),
+            "labels": config.labels.model_copy(
+                update={"files": {name: one.model_copy(update={"path": _absolute(one.path)}) for name, one in config.labels.files.items()}}
+            ),
             "grid": config.grid.model_copy(
                 update={"recipes": [_absolute(each) if each.endswith((".yaml", ".yml")) else each for each in config.grid.recipes]}
             ),

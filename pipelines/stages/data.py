@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from clinjepa.clinical import load_tasks
 from clinjepa.config.schema import SourceConfig
 from clinjepa.config.section import execution_fields
+from clinjepa.errors import SourceError
 from clinjepa.sources import open_source
 from clinjepa.sources.extraction import ExtractionPlan, extracted_source, extraction_counts, item_report
 from clinjepa.sources.mapped_meds.coverage import read_coverage
@@ -22,6 +23,7 @@ from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.hours.odd_medians import describe_odd
 from clinjepa.trajectory.hours.range_losses import describe
 from clinjepa.trajectory.labels.artifact import build_labels, finish_labels
+from clinjepa.trajectory.labels.label_files import LabelFile, in_words
 from clinjepa.trajectory.settings import IngestSettings, LabelSettings, PretrainedTokenizer, TokenizerSettings, TrajectorySettings
 from clinjepa.trajectory.tokens.build import build_trajectories, finish_trajectories
 from clinjepa.trajectory.tokens.tokenizer import build_tokenizer
@@ -97,13 +99,30 @@ def run_labels_stage(context: RunContext, stage: Stage, artifact: Artifact) -> d
     """Grid, history and stays -> labels of every task, part by part; then prevalence and the MEDS label files."""
     settings = LabelSettings.model_validate(_without_digests(stage))
     ingest, out = context.artifact(stage.inputs["ingest"]).folder, artifact.folder
-    tasks, parts = load_tasks(settings.tasks), _parts(ingest)
+    tasks, parts, files = load_tasks(settings.tasks), _parts(ingest), _label_files(context, settings)
 
     def build(index: int) -> None:
-        build_labels(ingest, parts[index], tasks, settings.stay_prediction_hour, out)
+        build_labels(ingest, parts[index], tasks, settings.stay_prediction_hour, out, files)
 
     map_parts(context, stage, len(parts), build)
-    return run_remotely(context, finish_labels, ingest, tasks, out)
+    metrics = run_remotely(context, finish_labels, ingest, tasks, out, files)
+    for name, counts in out.read_json("prevalence.json").get("files", {}).items():
+        console.print(in_words(name, counts), highlight=False, markup=False)
+    return metrics
+
+
+def _label_files(context: RunContext, settings: LabelSettings) -> list[LabelFile]:
+    """The label files of a stage, where this run's configuration says they are. Raises SourceError for other content than the key's."""
+    found = []
+    for name, given in settings.files.items():
+        place = context.config.labels.files.get(name)
+        if place is None:
+            raise SourceError(f"the labels of {name} are not computed yet and labels.files.{name} is not set; set its path")
+        file = LabelFile(name, place.path, given.column)
+        if file.content_digest() != given.digest:
+            raise SourceError(f"{place.path}: the labels of {name} changed since this run was planned; run again")
+        found.append(file)
+    return found
 
 
 def _ingest_settings(stage: Stage, place: SourceConfig) -> IngestSettings:

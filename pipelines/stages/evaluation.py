@@ -205,7 +205,7 @@ def _downstream(settings: DownstreamSettings, inputs: _Inputs) -> _Outcome:
     from clinjepa.model.predictor import load_predictor
     from clinjepa.trajectory.labels.artifact import read_labels
 
-    tasks = load_tasks(settings.downstream.tasks)
+    tasks = load_tasks(settings.downstream.tasks, settings.given)
     predictor, latents = load_predictor(inputs["predictor"]), LatentReader(inputs["latents"])
     labels, stays = read_labels(inputs["labels"], settings.downstream.tasks), inputs["ingest"].read_table("stays.parquet")
     if FITTED in inputs:
@@ -223,7 +223,7 @@ def _baselines(settings: BaselineSettings, runner: Runner, inputs: _Inputs) -> _
 
     tasks = settings.downstream.tasks
     data = LabelledStays(inputs["ingest"], inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], tasks))
-    found = score_baselines(data, load_tasks(tasks), settings.downstream, split=settings.split, runner=runner)
+    found = score_baselines(data, load_tasks(tasks, settings.given), settings.downstream, split=settings.split, runner=runner)
     more: dict[str, Mapping[str, object]] = {REGRESSION: found.regression, TUNING: found.tuning, TIMING: found.seconds}
     return _Outcome(found.tables, {PREDICTIONS: found.predictions}, more)
 
@@ -235,7 +235,7 @@ def _added_value(settings: AddedValueSettings, num_threads: int, inputs: _Inputs
 
     stays, labels = inputs["ingest"].read_table("stays.parquet"), read_labels(inputs["labels"], settings.tasks)
     data = AddedValueData(LatentReader(inputs["latents"]), inputs["ingest"], stays, labels)
-    result, predictions = evaluate_added_value(data, load_tasks(settings.tasks), settings, num_threads)
+    result, predictions = evaluate_added_value(data, load_tasks(settings.tasks, settings.given), settings, num_threads)
     return _Outcome(result, {PREDICTIONS: predictions})
 
 

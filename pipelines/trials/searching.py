@@ -60,6 +60,9 @@ class _Search:
     points: Folder
     """Where the points that were proposed are recorded."""
 
+    label_digests: Mapping[str, str]
+    """Content digests of `labels.files` by task."""
+
 
 def run_search(context: RunContext, experiment: Experiment, executors: Mapping[str, Executor]) -> list[TrialFault]:
     """Run the search of `context.config.grid`, write its table and its best point.
@@ -80,7 +83,17 @@ def run_search(context: RunContext, experiment: Experiment, executors: Mapping[s
     points = Folder(config.storage) / f"searches/{_search_key(config, experiment)}"
     digest = experiment.ingest.settings["source"]["digest"]
     base_config = search_config(config)
-    shared = _Search(base_config, str(search.metric), digest, context.run_id, context.debug, executors, experiment.recipes, points)
+    shared = _Search(
+        base_config,
+        str(search.metric),
+        digest,
+        context.run_id,
+        context.debug,
+        executors,
+        experiment.recipes,
+        points,
+        _label_digests(experiment),
+    )
     for stage in experiment.data[0].stages:
         ensure(context, stage, executors)
     steps = Budget.from_section(config.curriculum.model_dump()).steps(experiment.recipes[0])
@@ -106,6 +119,10 @@ def run_search(context: RunContext, experiment: Experiment, executors: Mapping[s
     return faults
 
 
+def _label_digests(experiment: Experiment) -> dict[str, str]:
+    return {task: given["digest"] for task, given in experiment.labels.settings.get("files", {}).items()}
+
+
 def _search_key(config: Config, experiment: Experiment) -> str:
     """What makes two searches the same: the stages of the configuration before any axis value is set, the axes and the searcher."""
     search = config.grid.search
@@ -123,7 +140,7 @@ def _point(parameters: dict[str, Any], shared: _Search) -> None:
     context = RunContext(config, shared.run_id, coordinator(), shared.debug)
     run = _Seeds(context, shared)
     try:
-        trials = build_experiment(config, shared.source_digest, shared.recipes).trials
+        trials = build_experiment(config, shared.source_digest, shared.recipes, shared.label_digests).trials
         for trial in trials:
             run.seed(trial, is_last=trial is trials[-1])
     except FAULTS as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clinjepa.clinical import Task, load_task
+from clinjepa.clinical import LabelColumn, Task, load_tasks
 from clinjepa.config.schema import RiskConfig
 from clinjepa.evaluation.predictions import task_scores
 from clinjepa.evaluation.risk.alarms import alarms
@@ -25,12 +25,14 @@ ORDER_ONLY = "the method's scores order the points and are no probabilities"
 
 @dataclass(frozen=True)
 class RiskSettings:
-    """risk: `evaluation.risk`; num_bootstrap, stride_hours: of `evaluation.downstream`; column: the input column of the predictions."""
+    """risk: `evaluation.risk`; num_bootstrap, stride_hours: of `evaluation.downstream`; column: the input column of the predictions; given:
+    tasks whose labels are read from files."""
 
     risk: RiskConfig
     num_bootstrap: int
     stride_hours: int
     column: str
+    given: Mapping[str, LabelColumn] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def risk_evaluation(methods: Mapping[str, Sequence[pa.Table]], stays: pa.Table, 
             "min_group_patients": risk.min_group_patients,
             "num_bootstrap": settings.num_bootstrap,
         },
-        "tasks": {name: _task_risk(load_task(name), labelled, stays, settings) for name in names},
+        "tasks": {task.name: _task_risk(task, labelled, stays, settings) for task in load_tasks(names, settings.given)},
     }
 
 

@@ -53,7 +53,7 @@ class StayEvents:
 
 def why_no_events(task: Task) -> str | None:
     """Why a task's labels give no hour of onset; None where they do."""
-    if not task.is_hourly:
+    if not task.is_hourly and task.kind != "given":
         return "predicted once per stay, not hour by hour"
     if task.kind not in ("event", "time") or task.horizon_hours is None:
         return "the task's label does not say in which hour an event begins"

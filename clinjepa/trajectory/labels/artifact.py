@@ -8,8 +8,8 @@ joined into `labels.parquet`, `prevalence.json` and `meds/<task>.parquet` for to
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
-from typing import TypedDict, cast
+from collections.abc import Collection, Sequence
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 import polars as pl
@@ -27,6 +27,7 @@ from clinjepa.trajectory.hours.grid import HOUR_US
 from clinjepa.trajectory.labels.derived.registry import functions
 from clinjepa.trajectory.labels.derived.state import DerivedState
 from clinjepa.trajectory.labels.hour_rows import HourRows, hour_rows
+from clinjepa.trajectory.labels.label_files import GivenCounts, LabelFile, place_labels, sum_counts
 from clinjepa.trajectory.labels.prevalence import (
     CarriedCounts,
     LabelCounts,
@@ -60,9 +61,13 @@ class LabelRecord(TypedDict):
     runs: dict[str, int]
     prevalence: dict[str, dict[str, LabelCounts]]
     carried: dict[str, CarriedCounts]
+    given: NotRequired[dict[str, GivenCounts]]
+    """Of tasks whose labels are read from files."""
 
 
-def build_labels(ingest: Folder, part: str, tasks: list[Task], stay_prediction_hour: int, out: Folder) -> LabelRecord:
+def build_labels(
+    ingest: Folder, part: str, tasks: list[Task], stay_prediction_hour: int, out: Folder, files: Sequence[LabelFile] = ()
+) -> LabelRecord:
     """Compute and write the labels of one part of an ingest artifact, unless the part is finished.
 
     Args:
@@ -71,27 +76,35 @@ def build_labels(ingest: Folder, part: str, tasks: list[Task], stay_prediction_h
         tasks: tasks to label; those that the source cannot give are left out (`why_none`).
         stay_prediction_hour: hour of the prediction of once-per-stay tasks.
         out: the labels artifact.
+        files: label files of further tasks.
 
     Returns:
         The part's record.
+
+    Raises:
+        SourceError: a label file cannot be read, or contradicts itself.
     """
     finished = finished_part(out, part, SCHEMA_VERSION)
     if finished is not None:
         return cast(LabelRecord, finished)
     able, stays = _able(tasks, _card(ingest)), _stays(ingest, part)
     labels, carried = _label_part(ingest, part, stays, able, stay_prediction_hour)
+    read = {file.name: _given_labels(file, stays) for file in files}
+    labels = pa.concat_tables([labels, *(table for table, _ in read.values())])
     record: LabelRecord = {
         "schema_version": SCHEMA_VERSION,
         "files": [write_part_table(out, f"labels/{part}.parquet", labels)],
         "runs": dict(zip(*task_runs(labels["task"]), strict=True)),
-        "prevalence": count_labels(labels, stays, able),
+        "prevalence": count_labels(labels, stays, [*able, *(file.task for file in files)]),
         "carried": carried,
     }
+    if read:
+        record["given"] = {name: counts for name, (_, counts) in read.items()}
     write_record(out, part, record)
     return record
 
 
-def finish_labels(ingest: Folder, tasks: list[Task], out: Folder) -> dict[str, int]:
+def finish_labels(ingest: Folder, tasks: list[Task], out: Folder, files: Sequence[LabelFile] = ()) -> dict[str, int]:
     """Join the parts into `labels.parquet`, `meds/` and `prevalence.json`; returns {"num_labels", "num_tasks"}.
 
     Raises:
@@ -102,7 +115,7 @@ def finish_labels(ingest: Folder, tasks: list[Task], out: Folder) -> dict[str, i
     missing = [part for part in card["parts"] if part not in records]
     if missing:
         raise StoreError(f"{out.address}: {len(missing)} parts have no labels yet; run again to go on")
-    able = _able(tasks, card)
+    able = [*_able(tasks, card), *(file.task for file in files)]
     _join_parts(out, {part: record["runs"] for part, record in records.items()}, pl.DataFrame(ingest.read_table("stays.parquet")), able)
     reasons = {task.name: reason for task in tasks if (reason := why_none(task, card))}
     content = {
@@ -111,6 +124,8 @@ def finish_labels(ingest: Folder, tasks: list[Task], out: Folder) -> dict[str, i
         "by_carried_event": add_carried([one["carried"] for one in records.values()], able),
         "without_labels": reasons,
     }
+    if files:
+        content["files"] = {file.name: sum_counts([one["given"][file.name] for one in records.values()], file.num_rows()) for file in files}
     out.write_json("prevalence.json", content)
     return {"num_labels": sum(record["files"][0]["num_rows"] for record in records.values()), "num_tasks": len(able)}
 
@@ -162,6 +177,13 @@ def _label_part(
         stay_ids, hours, values = (pa.array(one) for one in numbers)
         tables.append(pa.table([stay_ids, names, hours, values], schema=LABELS_SCHEMA))
     return pa.concat_tables(tables), carried
+
+
+def _given_labels(file: LabelFile, stays: pl.DataFrame) -> tuple[pa.Table, GivenCounts]:
+    """(labels of a part's stays from a label file, as LABELS_SCHEMA; what became of the rows of their subjects)."""
+    labels, counts = place_labels(file.rows(stays["subject_id"]), stays, file.path)
+    named = labels.select("stay_id", pl.lit(file.name).alias("task"), "hour", "label")
+    return named.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(LABELS_SCHEMA), counts
 
 
 def part_state(ingest: Folder, part: str, stays: pl.DataFrame, names: Collection[str]) -> DerivedState:

@@ -66,7 +66,7 @@ _TABLE: list[tuple[str, str, str]] = [
     ("phase", "predictor", "hidden_size num_layers num_heads ffn_size dropout attention_dropout max_hours mode"),
     ("sft", "sft", _SFT),
     ("phase", "curriculum", _PHASE),
-    ("labels", "labels", "tasks"),
+    ("labels", "labels", "tasks files"),
     ("added_value baselines direct_forecasts downstream drift forecasts geometry roundtrip shifted_actions", "evaluation", "split"),
     ("drift shifted_actions", "evaluation.drift", "dose_factor"),
     ("drift", "evaluation.drift", "contexts starts headline_context horizons num_bootstrap"),
@@ -103,7 +103,7 @@ Place = tuple[str, str, int]
 
 def stages(config: Config) -> dict[Place, Stage]:
     found: dict[Place, Stage] = {}
-    for stage in build_experiment(config, "content").stages:
+    for stage in build_experiment(config, "content", label_digests={}).stages:
         number = sum((kind, label) == (stage.kind, stage.label) for kind, label, _ in found)
         found[stage.kind, stage.label, number] = stage
     return found

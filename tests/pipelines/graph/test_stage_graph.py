@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from clinjepa.config import Config, load_config
 from clinjepa.config.grid import GridConfig
+from clinjepa.config.schema import LabelsConfig
 from clinjepa.config.section import is_execution
 from clinjepa.curriculum.recipes import load_recipe, recipe_names, run_order
 from clinjepa.errors import ConfigError
@@ -47,6 +48,8 @@ def others(value: Any, annotation: Any) -> list[Any]:
         return [(0.6, 0.2, 0.2)]
     if value == {} and annotation == GridConfig.model_fields["axes"].annotation:
         return [AXES]
+    if value == {} and annotation == LabelsConfig.model_fields["files"].annotation:
+        return [{"outside": {"path": "labels.parquet"}}]
     if isinstance(value, dict):
         moved = (0.01, -0.01, 0.0, 0.0)  # shares add up to 1
         return [{name: share + move for (name, share), move in zip(value.items(), moved, strict=True)}] if value else [{"rollout": 0.5}]
@@ -63,7 +66,7 @@ def changed(raw: dict[str, Any], path: tuple[str, ...], value: Any) -> Config:
 
 
 def keys(config: Config) -> set[str]:
-    return {stage.key for stage in build_experiment(config, "content").stages}
+    return {stage.key for stage in build_experiment(config, "content", label_digests={}).stages}
 
 
 def with_phases(experiment: Experiment) -> Any:

@@ -1,0 +1,242 @@
+"""Labels that were made elsewhere (ACES, MEDS-DEV, a query) as labels of hours: rows of MEDS's LabelSchema to (stay, hour, label).
+
+A row has subject_id, prediction_time and a label. In MEDS a prediction may use data up to and including prediction_time. Here the
+prediction of hour h is made at intime + (h + 1) h and uses what lies before that instant. So a prediction time p becomes the last hour that
+has ended at p: the largest h with intime + (h + 1) h <= p + 1 microsecond, MEDS's resolution. Nothing is used that MEDS does not allow.
+A time between two hours is floored to the earlier one, so that up to an hour of data is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import TypedDict
+
+import polars as pl
+
+from clinjepa.clinical import LabelColumn, Task, given_task
+from clinjepa.errors import SourceError
+from clinjepa.storage import Folder
+from clinjepa.trajectory.hours.grid import HOUR_US
+
+_KNOWN = ("subject_id", "prediction_time", "boolean_value", "integer_value", "float_value", "categorical_value")
+_AFTER_US = 1
+"""What lies this long after a prediction time is the first that MEDS does not allow."""
+
+
+class GivenCounts(TypedDict):
+    """What became of the rows of a label file. `num_rows` = `num_labels` and all that were left out; `off_hour` are among the labels.
+
+    without_value: subject, time or label is empty or not finite. duplicate: the same row again. other_subject: the subject has no kept
+    stay. before_first_hour: in the first hour of a stay, before it has ended. outside_stays: before, between or after the subject's kept
+    stays, or in hours that the cohort cut off. same_hour: a later time of an hour that has a label already. off_hour: floored to the hour
+    before.
+    """
+
+    num_rows: int
+    num_labels: int
+    without_value: int
+    duplicate: int
+    other_subject: int
+    before_first_hour: int
+    outside_stays: int
+    same_hour: int
+    off_hour: int
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """The label file of a task: `name` of the task, address of a Parquet file or of a folder of them, column of the labels."""
+
+    name: str
+    path: str
+    column: LabelColumn
+
+    @property
+    def task(self) -> Task:
+        """The task whose labels these are."""
+        return given_task(self.name, self.column)
+
+    def content_digest(self) -> str:
+        """SHA-256 over names and contents of the files.
+
+        Raises:
+            SourceError: There is no file, or one is not in MEDS's LabelSchema.
+        """
+        folder, names = self._files()
+        sha = hashlib.sha256()
+        for name in names:
+            with folder.local_copy(name) as path:
+                self._check(path, f"{folder.address}/{name}")
+            sha.update(f"{name}:{folder.digest(name)};".encode())
+        return sha.hexdigest()
+
+    def num_rows(self) -> int:
+        """Rows of all files."""
+        return sum(int(frame.select(pl.len()).collect().item()) for frame in self._frames())
+
+    def rows(self, subjects: pl.Series) -> pl.DataFrame:
+        """subject_id int64, prediction_time (microseconds), label float32 of some subjects; null where empty or not finite.
+
+        Raises:
+            SourceError: A file cannot be read, or is not in MEDS's LabelSchema.
+        """
+        label = pl.col(self.column).cast(pl.Float32)
+        columns = (
+            pl.col("subject_id").cast(pl.Int64),
+            pl.col("prediction_time").dt.replace_time_zone(None).cast(pl.Datetime("us")),
+            pl.when(label.is_finite()).then(label).alias("label"),
+        )
+        wanted = pl.col("subject_id").is_in(subjects.unique().implode())
+        return pl.concat([frame.select(columns).filter(wanted).collect() for frame in self._frames()])
+
+    def _files(self) -> tuple[Folder, list[str]]:
+        """The folder and the names of the Parquet files in it."""
+        parent, slash, last = self.path.rstrip("/").rpartition("/")
+        folder = Folder(self.path)
+        names = [name for name in folder.files() if name.endswith(".parquet")]
+        beside = Folder(parent or slash or ".")
+        if not names and last.endswith(".parquet") and beside.exists(last):
+            return beside, [last]
+        if not names:
+            raise SourceError(
+                f"{folder.address}: no .parquet file there; set labels.files.{self.name}.path to a label file of ACES or MEDS-DEV, or to "
+                "the folder with its shards"
+            )
+        return folder, names
+
+    def _frames(self) -> Iterator[pl.LazyFrame]:
+        folder, names = self._files()
+        for name in names:
+            where = f"{folder.address}/{name}"
+            with folder.local_copy(name) as path, _readable(where):
+                self._check(path, where)
+                yield pl.scan_parquet(path, glob=False)
+
+    def _check(self, path: Path, where: str) -> None:
+        """Raise SourceError unless a file has the columns of MEDS's LabelSchema in their types."""
+        with _readable(where):
+            schema = pl.scan_parquet(path, glob=False).collect_schema()
+        needed = ("subject_id", "prediction_time", self.column)
+        if missing := [name for name in needed if name not in schema]:
+            there = ", ".join(name for name in schema.names() if name in _KNOWN) or "none of MEDS's"
+            raise SourceError(
+                f"{where}: column {missing[0]!r} is missing (found: {there}); write MEDS's LabelSchema, or name the labels' column in "
+                f"labels.files.{self.name}.column"
+            )
+        wanted = {"subject_id": "int64", "prediction_time": "timestamp[us]", self.column: self.column.removesuffix("_value")}
+        fits = {
+            "subject_id": schema["subject_id"].is_integer(),
+            "prediction_time": isinstance(schema["prediction_time"], pl.Datetime),
+            self.column: schema[self.column] == pl.Boolean if self.column == "boolean_value" else schema[self.column].is_numeric(),
+        }
+        if wrong := [name for name, is_right in fits.items() if not is_right]:
+            raise SourceError(f"{where}: column {wrong[0]!r} is {schema[wrong[0]]}, MEDS has {wanted[wrong[0]]}; convert it")
+
+
+def place_labels(rows: pl.DataFrame, stays: pl.DataFrame, where: str) -> tuple[pl.DataFrame, GivenCounts]:
+    """Labels of hours from rows of a label file.
+
+    Where two stays of a subject hold a time, the one that began last has the label. Of several times in one hour the earliest counts: it is
+    nearest to the hour that has ended.
+
+    Args:
+        rows: subject_id, prediction_time, label, of subjects that `stays` has.
+        stays: stay_id, subject_id, intime, num_hours of the kept stays.
+        where: The file, for messages.
+
+    Returns:
+        (stay_id, hour int32, label float32, sorted by stay and hour; the counts).
+
+    Raises:
+        SourceError: A subject has two labels at one time.
+    """
+    known = rows.drop_nulls()
+    distinct = known.unique(maintain_order=True)
+    if clashing := distinct.height - distinct.select("subject_id", "prediction_time").n_unique():
+        raise SourceError(
+            f"{where}: {clashing} rows have the subject_id and prediction_time of another row and another label; keep one label"
+        )
+    placed = place_times(distinct.with_row_index("row"), stays)
+    inside = placed.filter(pl.col("hour") >= 0)
+    labels = inside.sort("stay_id", "hour", "prediction_time").unique(["stay_id", "hour"], keep="first", maintain_order=True)
+    early = int(placed["is_early"].sum())
+    counts: GivenCounts = {
+        "num_rows": rows.height,
+        "num_labels": labels.height,
+        "without_value": rows.height - known.height,
+        "duplicate": known.height - distinct.height,
+        "other_subject": 0,
+        "before_first_hour": early,
+        "outside_stays": placed.height - inside.height - early,
+        "same_hour": inside.height - labels.height,
+        "off_hour": int(labels["is_off_hour"].sum()),
+    }
+    return labels.select("stay_id", "hour", "label"), counts
+
+
+def place_times(rows: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
+    """The stay and hour of each row's prediction time.
+
+    Args:
+        rows: row (distinct numbers), subject_id, prediction_time, and any other columns.
+        stays: stay_id, subject_id, intime, num_hours.
+
+    Returns:
+        `rows` in their order with stay_id, hour int32 (−1: in no stay, then stay_id is null), is_early (in a stay's first hour, before it
+        has ended) and is_off_hour (not at the end of an hour).
+    """
+    since_us = (pl.col("prediction_time") - pl.col("intime").cast(pl.Datetime("us"))).dt.total_microseconds()
+    allowed_us = since_us + _AFTER_US
+    of_stays = rows.select("row", "subject_id", "prediction_time").join(
+        stays.select("stay_id", "subject_id", "intime", "num_hours"), on="subject_id", how="inner"
+    )
+    seen = of_stays.with_columns(
+        (allowed_us // HOUR_US - 1).alias("hour"),
+        ((since_us % HOUR_US != 0) & (allowed_us % HOUR_US != 0)).alias("is_off_hour"),
+        (since_us <= pl.col("num_hours").cast(pl.Int64) * HOUR_US).alias("not_over"),
+    )
+    inside = seen.filter((pl.col("hour") >= 0) & pl.col("not_over")).sort("row", "intime", "stay_id")
+    chosen = inside.unique("row", keep="last", maintain_order=True).select("row", "stay_id", pl.col("hour").cast(pl.Int32), "is_off_hour")
+    early = seen.filter((pl.col("hour") == -1) & pl.col("not_over") & (since_us >= 0)).select("row", is_early=True).unique("row")
+    joined = rows.join(chosen, on="row", how="left", maintain_order="left").join(early, on="row", how="left", maintain_order="left")
+    return joined.with_columns(
+        pl.col("hour").fill_null(-1),
+        pl.col("is_off_hour").fill_null(False),
+        (pl.col("is_early").fill_null(False) & pl.col("hour").is_null()).alias("is_early"),
+    )
+
+
+def sum_counts(parts: list[GivenCounts], num_rows: int) -> GivenCounts:
+    """Counts of a whole file from those of the parts' subjects. num_rows: rows of the file."""
+
+    def add(one: GivenCounts, other: GivenCounts) -> GivenCounts:
+        return {name: one[name] + other[name] for name in one}  # type: ignore[return-value,literal-required]  # the names of the class
+
+    total = reduce(add, parts)
+    total["other_subject"] = num_rows - total["num_rows"]
+    total["num_rows"] = num_rows
+    return total
+
+
+def in_words(name: str, counts: Mapping[str, int]) -> str:
+    """One line on what became of the rows of a task's label file."""
+    left_out = {what: number for what, number in counts.items() if number and what not in ("num_rows", "num_labels", "off_hour")}
+    words = ", ".join(f"{what} {number}" for what, number in left_out.items()) or "none"
+    return (
+        f"labels of {name}: {counts['num_labels']} of {counts['num_rows']} rows of the label file, {counts['off_hour']} of them "
+        f"floored to an hour; left out: {words}"
+    )
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """Turn the faults of a file that is no whole Parquet file into a SourceError."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise SourceError(f"{where}: cannot be read ({type(error).__name__}); it was cut or altered, get the file again") from None
