@@ -83,27 +83,11 @@ def joined_caches(caches: Sequence[Cache]) -> Cache:
         return torch.cat([part, part.new_zeros(*part.shape[:dim], missing, *part.shape[dim + 1 :])], dim) if missing else part
 
     layers = range(len(caches[0].keys))
-    keys, values = (tuple(torch.cat([filled(parts(each)[i], 2) for each in caches]) for i in layers) for parts in (_keys, _values))
-    hours, visible = (
-        torch.cat([filled(part, 1) for part in parts]) for parts in zip(*((c.hour_BN, c.visible_BN) for c in caches), strict=True)
-    )
-    return Cache(keys, values, hours, visible, torch.cat([cache.next_hour_B for cache in caches]))
-
-
-def _keys(cache: Cache) -> tuple[Tensor, ...]:
-    return cache.keys
-
-
-def _values(cache: Cache) -> tuple[Tensor, ...]:
-    return cache.values
-
-
-def _hours(cache: Cache) -> Tensor:
-    return cache.hour_BN
-
-
-def _visible(cache: Cache) -> Tensor:
-    return cache.visible_BN
+    keys = tuple(torch.cat([filled(cache.keys[i], 2) for cache in caches]) for i in layers)
+    values = tuple(torch.cat([filled(cache.values[i], 2) for cache in caches]) for i in layers)
+    hour_BN = torch.cat([filled(cache.hour_BN, 1) for cache in caches])
+    visible_BN = torch.cat([filled(cache.visible_BN, 1) for cache in caches])
+    return Cache(keys, values, hour_BN, visible_BN, torch.cat([cache.next_hour_B for cache in caches]))
 
 
 class Predictor(nn.Module):

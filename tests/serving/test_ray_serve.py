@@ -110,7 +110,6 @@ def good(requests: StayRequests) -> dict[str, Any]:
     return requests.plain(next(stay for stay, rows in requests.events.items() if len(rows) > 50), 8)
 
 
-@pytest.mark.long
 @pytest.mark.ray
 def test_requests_are_answered_with_the_token_only(running: Running, good: dict[str, Any]) -> None:
     body = json.dumps(good).encode()
@@ -124,7 +123,6 @@ def test_requests_are_answered_with_the_token_only(running: Running, good: dict[
     assert running.ask("/v1/score", b" " * (9 << 20))[0] == 413
 
 
-@pytest.mark.long
 @pytest.mark.ray
 def test_every_bad_request_is_a_clear_fault_of_the_client(running: Running, good: dict[str, Any]) -> None:
     for name, body, status, line in bad_bodies(good):
@@ -133,7 +131,6 @@ def test_every_bad_request_is_a_clear_fault_of_the_client(running: Running, good
         assert SECRET.encode() not in said
 
 
-@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.chaos
 def test_a_killed_scorer_loses_no_answer(running: Running, requests: StayRequests) -> None:
