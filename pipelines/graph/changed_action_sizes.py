@@ -18,6 +18,7 @@ from pipelines.graph.artifacts import Artifact
 from pipelines.graph.data_sizes import DataSizes, data_sizes
 from pipelines.graph.estimates import PlanPart, architecture, text_sizes
 from pipelines.graph.experiment import Experiment, build_experiment
+from pipelines.graph.saved_run import read_start
 from pipelines.graph.stage import Stage
 
 _SPLITS = ("train", "tuning", "held_out")
@@ -60,7 +61,9 @@ def changed_action_estimate(config: Config, experiment: Experiment | None) -> Ch
         ConfigError: As `build_experiment`.
         SourceError: The source cannot be read.
     """
-    graph = experiment or build_experiment(config, "", label_digests={})  # the source decides keys, not how many stores there are
+    graph = experiment or build_experiment(
+        config, "", label_digests={}, start=read_start(config)
+    )  # the source decides keys, not how many stores there are
     stages = [stage for stage in graph.stages if stage.kind == "shifted_actions"]
     if not stages:
         return None

@@ -26,6 +26,7 @@ from clinjepa.trajectory.tokens.trajectory_store import TrajectoryReader
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.data_sizes import DataSizes, data_sizes, trajectory_store
 from pipelines.graph.experiment import Experiment, build_experiment
+from pipelines.graph.saved_run import read_start
 from pipelines.graph.stage import Stage
 
 _TIGHT = 1 / 1.15
@@ -278,7 +279,9 @@ def latent_estimate(config: Config, experiment: Experiment | None) -> LatentEsti
     Raises:
         ConfigError: As `build_experiment`.
     """
-    graph = experiment or build_experiment(config, "", label_digests={})  # the source decides keys, not how many stores there are
+    graph = experiment or build_experiment(
+        config, "", label_digests={}, start=read_start(config)
+    )  # the source decides keys, not how many stores there are
     stages = [stage for stage in graph.stages if stage.kind == "embed"]
     sizes = data_sizes(config, experiment)
     value_bytes = 2 if config.encoder.dtype == "bfloat16" else 4

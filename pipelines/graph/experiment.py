@@ -75,7 +75,11 @@ class Experiment:
 
 
 def build_experiment(
-    config: Config, source_digest: str, recipes: Sequence[Recipe] | None = None, label_digests: Mapping[str, str] | None = None
+    config: Config,
+    source_digest: str,
+    recipes: Sequence[Recipe] | None = None,
+    label_digests: Mapping[str, str] | None = None,
+    start: Start | None = None,
 ) -> Experiment:
     """The graph for every recipe, seed and point of `config.grid`.
 
@@ -84,12 +88,12 @@ def build_experiment(
         source_digest: content digest of the source's files.
         recipes: of `config.grid.recipes`; None reads them. A process on another machine gets them, since a user's files are not there.
         label_digests: content digests of `labels.files` by task, likewise; a task that is not in it has an empty one.
+        start: what `init_from` names (`saved_run.read_start`).
 
     Raises:
         SourceError: a label file cannot be read.
         ConfigError: a task or recipe is not there, a recipe cannot work, shares or weights do not fit it, an axis cannot be used
-            (`grid_points`), two trials have the same key, or the run of `init_from` has other sizes.
-        StoreError: The run of `init_from` cannot be opened (`saved_run`).
+            (`grid_points`), two trials have the same key, or a recipe continues a run and there is no `start`.
     """
     recipes = tuple(load_recipes(config.grid.recipes) if recipes is None else recipes)
     points = grid_points(config)
@@ -99,7 +103,6 @@ def build_experiment(
     trials: list[Trial] = []
     for point in points:
         _check_weights(point.config, recipes)
-        start = _start(point.config)
         made = _data_stages(point.config, source_digest, stages, start, given)
         own = data.setdefault(made.keys, made)
         builder = TrialBuilder(point.config, own, stages.of, point, start)
@@ -117,15 +120,6 @@ class _Pool:
 
     def of(self, stage: Stage) -> Stage:
         return self._made.setdefault(stage.key, stage)
-
-
-def _start(config: Config) -> Start | None:
-    """What `init_from` names; None where it names nothing."""
-    if config.init_from.run is None:
-        return None
-    from pipelines.graph.saved_run import read_start  # that run's graph is made by this module
-
-    return read_start(config)
 
 
 def _data_stages(config: Config, source_digest: str, pool: _Pool, start: Start | None, given: Mapping[str, str]) -> DataStages:

@@ -13,11 +13,12 @@ from clinjepa.sources.mapped_meds.maps import load_code_map
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import content_key
 from pipelines.graph.experiment import Experiment, build_experiment
+from pipelines.graph.saved_run import read_start
 
 
 def plan_experiment(config: Config, remember: bool = True) -> Experiment:
     """The experiment's stages with their keys. Reads the source's files once to digest them; `remember` keeps the digest in storage."""
-    return build_experiment(config, source_digest(config, remember))
+    return build_experiment(config, source_digest(config, remember), start=read_start(config))
 
 
 def source_digest(config: Config, remember: bool = True) -> str:

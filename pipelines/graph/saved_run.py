@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clinjepa.config import Config
+from clinjepa.config.axes import grid_points
 from clinjepa.config.load import apply_overrides, validated
 from clinjepa.config.section import result_fields
 from clinjepa.config.yaml_text import YamlFault, parse_yaml
@@ -55,7 +56,8 @@ def open_saved_run(address: str, overrides: Sequence[str] = ()) -> SavedRun:
     storage = Folder(config.storage)
     digests = _source_digests(storage, record)
     given = _label_digests(storage, record)
-    experiments = [build_experiment(config, digest, label_digests=given) for digest in digests]
+    start = read_start(config)
+    experiments = [build_experiment(config, digest, label_digests=given, start=start) for digest in digests]
     different = [_different(experiment, record) for experiment in experiments]
     nearest = min(range(len(digests)), key=lambda place: len(different[place]))
     if other := different[nearest]:
@@ -67,14 +69,16 @@ def open_saved_run(address: str, overrides: Sequence[str] = ()) -> SavedRun:
     return SavedRun(config, experiments[nearest], trials)
 
 
-def read_start(config: Config) -> Start:
-    """What the run of `init_from` made, for recipes that continue it.
+def read_start(config: Config) -> Start | None:
+    """What the run of `init_from` made, for recipes that continue it; None where it names no run.
 
     Raises:
         StoreError: As `open_saved_run`; or the run lies in another storage.
         ConfigError: The run has no such recipe or seed, or its encoder, predictor or tokenizer have other settings than this experiment's.
     """
     asked = config.init_from
+    if asked.run is None:
+        return None
     run = open_saved_run(str(asked.run))
     if Folder(run.config.storage).address != Folder(config.storage).address:
         raise StoreError(
@@ -85,16 +89,22 @@ def read_start(config: Config) -> Start:
         there = ", ".join(dict.fromkeys(trial.name for trial in run.trials))
         raise ConfigError(f"init_from: the run has no finished trial of recipe {asked.recipe} with seed {asked.seed}; it has {there}")
     trial = found[0]
-    for section in ("encoder", "predictor", "tokenizer"):
-        own, other = (result_fields(getattr(each, section)) for each in (config, trial.point.config))
-        if different := sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name)):
-            raise ConfigError(
-                f"init_from.run has other settings: {', '.join(f'{section}.{name}' for name in different)}; give this experiment the same"
-            )
+    for point in grid_points(config):
+        _check_sizes(point.config, trial.point.config)
     for stage in trial.stages:
         stage.label += f" · {run.config.name}"  # beside the stages of this experiment, which have the same names
     downstream = trial.evaluations["downstream"]
     return Start(trial.data.tokenizer, trial.embed.inputs["base"], trial.embed.inputs.get("encoder"), downstream.inputs["predictor"])
+
+
+def _check_sizes(config: Config, run: Config) -> None:
+    """Raise ConfigError where encoder, predictor or tokenizer are not those of the run that is continued."""
+    for section in ("encoder", "predictor", "tokenizer"):
+        own, other = (result_fields(getattr(each, section)) for each in (config, run))
+        if different := sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name)):
+            raise ConfigError(
+                f"init_from.run has other settings: {', '.join(f'{section}.{name}' for name in different)}; give this experiment the same"
+            )
 
 
 def finished_trials(folder: Folder) -> list[TrialRecord]:

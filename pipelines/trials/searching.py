@@ -26,8 +26,9 @@ from clinjepa.storage import Folder
 from pipelines.graph.artifacts import content_key
 from pipelines.graph.context import Executor, RunContext
 from pipelines.graph.experiment import Experiment, build_experiment
+from pipelines.graph.saved_run import read_start
 from pipelines.graph.stage import Stage
-from pipelines.graph.trial_stages import Trial
+from pipelines.graph.trial_stages import Start, Trial
 from pipelines.results.grid_table import table_of
 from pipelines.results.trial_metrics import TUNING_L1, evaluation_metrics, tuning_l1
 from pipelines.scheduling.coordinator import coordinator
@@ -63,6 +64,9 @@ class _Search:
     label_digests: Mapping[str, str]
     """Content digests of `labels.files` by task."""
 
+    start: Start | None
+    """What `init_from` names."""
+
 
 def run_search(context: RunContext, experiment: Experiment, executors: Mapping[str, Executor]) -> list[TrialFault]:
     """Run the search of `context.config.grid`, write its table and its best point.
@@ -93,6 +97,7 @@ def run_search(context: RunContext, experiment: Experiment, executors: Mapping[s
         experiment.recipes,
         points,
         _label_digests(experiment),
+        read_start(base_config),
     )
     for stage in experiment.data[0].stages:
         ensure(context, stage, executors)
@@ -140,7 +145,7 @@ def _point(parameters: dict[str, Any], shared: _Search) -> None:
     context = RunContext(config, shared.run_id, coordinator(), shared.debug)
     run = _Seeds(context, shared)
     try:
-        trials = build_experiment(config, shared.source_digest, shared.recipes, shared.label_digests).trials
+        trials = build_experiment(config, shared.source_digest, shared.recipes, shared.label_digests, shared.start).trials
         for trial in trials:
             run.seed(trial, is_last=trial is trials[-1])
     except FAULTS as error:

@@ -14,7 +14,7 @@ from pipelines.graph.context import StageFunction
 from pipelines.graph.stage import FORMAT_VERSIONS
 from pipelines.stages.executors import EXECUTORS
 
-EVALUATIONS = {"drift", "geometry", "roundtrip", "downstream", "baselines", "forecasts", "direct_forecasts", "added_value"}
+EVALUATIONS = {"drift", "geometry", "roundtrip", "downstream", "baselines", "forecasts", "direct_forecasts", "added_value", "shift"}
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_digest_covers_what_the_executor_uses() -> None:
     ("name", "old", "new", "kinds"),
     [
         ("clinjepa/evaluation/drift.py", "MIN_PATIENTS = 5", "MIN_PATIENTS = 6", {"drift"}),
-        ("clinjepa/evaluation/forecasts/scoring/distributions.py", "MIN_ERRORS = 20", "MIN_ERRORS = 30", {"forecasts"}),
+        ("clinjepa/evaluation/forecasts/scoring/distributions.py", "MIN_ERRORS = 20", "MIN_ERRORS = 30", {"forecasts", "scores"}),
         ("clinjepa/evaluation/added_value/evaluate.py", "MIN_CLASS_PATIENTS = 2", "MIN_CLASS_PATIENTS = 3", {"added_value"}),
         ("clinjepa/evaluation/geometry/movement.py", "MIN_PAIRS = 5", "MIN_PAIRS = 6", {"geometry"}),
         (

@@ -17,7 +17,7 @@ from clinjepa.model.tensor_files import read_tensors
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import RESULT
 from pipelines.graph.experiment import Experiment, build_experiment
-from pipelines.graph.saved_run import open_saved_run
+from pipelines.graph.saved_run import open_saved_run, read_start
 from pipelines.graph.scoring import scoring_config, scoring_experiment
 from pipelines.results.run_report import write_report
 from pipelines.stages import data
@@ -50,7 +50,7 @@ def continuing(first: Finished, **sections: Any) -> Config:
 
 
 def built(config: Config) -> Experiment:
-    return build_experiment(config, "other content")
+    return build_experiment(config, "other content", start=read_start(config))
 
 
 def test_it_starts_from_the_encoder_predictor_and_tokenizer_of_the_run(first: Finished) -> None:
