@@ -22,6 +22,8 @@ from clinjepa.serving.scoring import ScoringModel
 JSON = "application/json"
 LEAST_TOKEN = 16
 """Fewest characters of a token."""
+_DISCARDED = 4
+"""Of a body that is too large, as many limits are read before the answer."""
 _PATHS = {"/v1/score": "POST", "/v1/model": "GET", "/metrics": "GET", "/openapi.json": "GET", "/health": "GET"}
 _log = logging.getLogger("clinjepa.serving")
 
@@ -169,17 +171,21 @@ class Service:
         return _answer(503, _fault(f"too many requests wait; try again in {seconds} s"), {"Retry-After": str(seconds)})
 
     async def _whole(self, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> bytes | None:
-        """The body; None where it is too large, of which no more than the limit is read."""
+        """The body; None where it is too large. Of that no more than the limit is kept, and `_DISCARDED` limits are read and thrown away:
+        a client that is still sending would lose the answer with the connection."""
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self.limits.body_bytes:
-            return None
-        parts, size = [], 0
+        fits = not length.isdecimal() or int(length) <= self.limits.body_bytes
+        size = 0
+        parts: list[bytes] | None = [] if fits else None
         async for part in body:
             size += len(part)
             if size > self.limits.body_bytes:
-                return None
-            parts.append(part)
-        return b"".join(parts)
+                parts = None
+            if size > _DISCARDED * self.limits.body_bytes:
+                break
+            if parts is not None:
+                parts.append(part)
+        return None if parts is None else b"".join(parts)
 
 
 def _told(error: RequestError) -> Scored:

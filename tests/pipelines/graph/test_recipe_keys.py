@@ -38,7 +38,7 @@ def test_the_choices_are_those_of_the_recipes() -> None:
 @pytest.mark.parametrize("overrides", [(), ("encoder.init=pretrained", "encoder.model=public/model")], ids=["made_here", "public"])
 def test_every_start_of_the_encoder_changes_a_key(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     recipe = load_recipe("clin_jepa")
-    starts = [start for start in get_args(EncoderStart) if overrides or start != "random"]
+    starts = [start for start in get_args(EncoderStart) if start != "run" and (overrides or start != "random")]  # run: a finished one
     keys = [last_key(tmp_path, replace(recipe, encoder_start=start), *overrides) for start in starts]
     assert len(set(keys)) == len(starts) >= 2
 

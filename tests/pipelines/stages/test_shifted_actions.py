@@ -149,7 +149,7 @@ def test_a_finished_shard_is_not_encoded_again(chain: Chain, tmp_path: Path, mon
     before = {name: (tmp_path / "actions" / name).stat().st_mtime_ns for name in Folder(tmp_path).names("actions")}
     encoded: list[int] = []
     monkeypatch.setattr(
-        "clinjepa.curriculum.shifted_embedding.encode_texts",
+        "clinjepa.curriculum.embedding.encode_texts",
         lambda encoder, texts, *rest, **more: encoded.append(len(texts)) or encode_texts(encoder, texts, *rest, **more),
     )
     again = ShiftedActionEmbedder(chain.job(tmp_path))
