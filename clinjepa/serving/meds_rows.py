@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 
 import polars as pl
@@ -31,12 +32,13 @@ def meds_hours(asked: ScoreRequest, rules: TextRules, measured: list[str]) -> St
         measured: Numeric variables whose hourly values are wanted.
 
     Raises:
-        RequestError: A row is after `now`, there is not one ICU admission, or no row can be used.
+        RequestError: A row is after `now`, there is not one ICU admission, its discharge is before the last complete hour, or no row can be used.
     """
     assert asked.rows is not None
     for number, row in enumerate(asked.rows):
         if row.time is not None and row.time > asked.now:
             raise RequestError(f"rows.{number}.time", "is after now; send nothing that is not known yet")
+    _check_one_stay(asked.rows, asked.now)
     counts = Counts()
     rows = _frame(asked)
     try:
@@ -47,6 +49,21 @@ def meds_hours(asked: ScoreRequest, rules: TextRules, measured: list[str]) -> St
         return hours_of_tables(finish(stays, events, counts), asked.now, rules, measured, len(asked.rows))
     except SourceError as error:
         raise RequestError("rows", str(error)) from None
+
+
+def _check_one_stay(rows: Sequence[MedsRow], now: datetime.datetime) -> None:
+    """Refuse rows of several ICU stays: which one is scored must not depend on the order of rows, nor on an end that was not sent."""
+    admissions = {(row.time, row.icustay_id) for row in rows if _kind(row) == _ADMISSION}
+    ids = {stay for _, stay in admissions}
+    if len(admissions) > 1 and len(ids) == 1 and None not in ids:
+        raise RequestError("rows", f"hold two different {_ADMISSION} rows of one stay; give the one that holds")
+    if len(admissions) > 1:
+        raise RequestError("rows", f"hold {len(admissions)} ICU stays with an admission before now; give the rows of one")
+    begun = next((row.time for row in rows if _kind(row) == _ADMISSION and row.time is not None), now)
+    last_hour = now - (now - begun) % datetime.timedelta(hours=1)
+    own_ends = [row.time for row in rows if _kind(row) == _DISCHARGE and row.icustay_id in ids | {None}]
+    if any(ended is not None and ended < last_hour for ended in own_ends):
+        raise RequestError("rows", f"hold the {_DISCHARGE} of the stay before the last complete hour; only a stay that goes on is scored")
 
 
 def _frame(asked: ScoreRequest) -> pl.DataFrame:

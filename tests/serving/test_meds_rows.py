@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from clinjepa.serving.hours import TextRules
+from clinjepa.serving.hours import StayHours, TextRules
 from clinjepa.serving.meds_rows import meds_hours
 from clinjepa.serving.requests import RequestError, read_request
 from clinjepa.sources.meds.columns import COLUMNS, find_columns, typed
@@ -107,3 +107,43 @@ def test_rows_without_ids_are_those_of_the_one_stay() -> None:
     assert (
         len(found) == 2 and "Heart Rate: 88 bpm. Lactate: 2.5 mmol/L." in found.state_texts[0] and "No observations" in found.state_texts[1]
     )
+
+
+def one_stay(
+    stay_id: int | None, begins: datetime.datetime, heart_rate: float, ends: datetime.datetime | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a stay with one heart rate in its first hour."""
+    own = {} if stay_id is None else {"icustay_id": stay_id}
+    rows = [
+        {"time": begins.isoformat(), "code": "ICU_ADMISSION//MICU", **own},
+        {"time": (begins + datetime.timedelta(minutes=7)).isoformat(), "code": "LAB//220045//bpm", "numeric_value": heart_rate, **own},
+    ]
+    return rows + ([{"time": ends.isoformat(), "code": "ICU_DISCHARGE//MICU", **own}] if ends else [])
+
+
+def hours_of(rows: list[dict[str, Any]], now: datetime.datetime) -> StayHours:
+    config = small_config("unused")
+    birth = {"time": "2090-02-03T00:00:00", "code": "MEDS_BIRTH"}
+    asked = json.dumps({"now": now.isoformat(), "rows": [birth, *rows]}).encode()
+    return meds_hours(read_request(asked), TextRules(config.text, config.cohort, "measured"), [])
+
+
+@pytest.mark.parametrize("ids", [(31, 32), (None, None), (31, None)])
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_rows_of_an_earlier_stay_beside_the_present_one_are_refused(ids: tuple[int | None, int | None], newest_first: bool) -> None:
+    begins = datetime.datetime(2151, 6, 4, 3)
+    days = datetime.timedelta(days=1)
+    stays = [one_stay(ids[0], begins, 71.0, begins + 2 * days), one_stay(ids[1], begins + 5 * days, 133.0)]
+    rows = sum(reversed(stays) if newest_first else stays, [])
+    with pytest.raises(RequestError, match="rows: hold 2 ICU stays") as found:
+        hours_of(rows, begins + 5 * days + datetime.timedelta(hours=3))
+    assert found.value.status == 422
+
+
+def test_a_stay_that_ended_before_the_last_hour_is_refused_and_one_that_ends_in_the_hour_of_now_is_scored() -> None:
+    begins = datetime.datetime(2151, 6, 4, 3)
+    ends = begins + datetime.timedelta(hours=4)
+    with pytest.raises(RequestError, match="rows: hold the ICU_DISCHARGE of the stay"):
+        hours_of(one_stay(31, begins, 71.0, ends), ends + datetime.timedelta(hours=2))
+    assert len(hours_of(one_stay(31, begins, 71.0, ends), ends + datetime.timedelta(minutes=20))) == 4
+    assert len(hours_of([*one_stay(31, begins, 71.0), *one_stay(31, begins, 71.0)[:1]], ends)) == 4, "an admission sent twice"
