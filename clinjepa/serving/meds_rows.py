@@ -32,7 +32,8 @@ def meds_hours(asked: ScoreRequest, rules: TextRules, measured: list[str]) -> St
         measured: Numeric variables whose hourly values are wanted.
 
     Raises:
-        RequestError: A row is after `now`, there is not one ICU admission, its discharge is before the last complete hour, or no row can be used.
+        RequestError: A row is after `now`, there is not one ICU admission, its
+            discharge is before the last complete hour, or no row can be used.
     """
     assert asked.rows is not None
     for number, row in enumerate(asked.rows):
