@@ -99,12 +99,23 @@ def _is_laboratory(row: MedsRow) -> bool:
 
 
 def _running(rows: Sequence[MedsRow], asked: ScoreRequest) -> list[MedsRow]:
-    """Ends at `now` of infusions and procedures whose last start has no end yet. Amounts given so far are not known, rates are."""
-    starts: dict[tuple[str, int | None, int | None], int] = {}
+    """Ends at `now` of infusions and procedures that have none yet. Amounts given so far are not known, rates are.
+
+    Under one order id one interval runs at a time; without an order id all starts run whose ends have not come. An end ends what began
+    before it, or at its time; an end of nothing has no effect.
+    """
+    changes: dict[tuple[str, int | None, int | None], dict[datetime.datetime, list[int]]] = {}
     for row in rows:
         for start, end in _STARTS_AND_ENDS:
-            if row.code.startswith((f"{start}//", f"{end}//")):
+            if row.time is not None and row.code.startswith((f"{start}//", f"{end}//")):
                 item = row.code.removeprefix(start).removeprefix(end).split("//")[1]
-                key = (f"{end}//{item}", row.icustay_id, row.order_id)
-                starts[key] = starts.get(key, 0) + (1 if row.code.startswith(f"{start}//") else -1)
-    return [MedsRow(time=asked.now, code=code, icustay_id=stay, order_id=order) for (code, stay, order), n in starts.items() if n == 1]
+                times = changes.setdefault((f"{end}//{item}", row.icustay_id, row.order_id), {})
+                times.setdefault(row.time, [0, 0])[row.code.startswith(f"{end}//")] += 1
+    found = []
+    for (code, stay, order), times in changes.items():
+        running = 0
+        for _, (begun, ended) in sorted(times.items()):
+            running = max(running + begun - ended, 0)
+            running = running if order is None else min(running, 1)
+        found += [MedsRow(time=asked.now, code=code, icustay_id=stay, order_id=order)] * running
+    return found
