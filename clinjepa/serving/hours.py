@@ -137,7 +137,7 @@ def _admission_weight(stay: Stay, raw: pl.DataFrame) -> pl.DataFrame:
         return raw.clear()
     since = stay.weight_time or min([stay.intime, *raw["time"].drop_nulls().to_list()])
     row = {"stay_id": STAY_ID, "time": since, "variable": "weight", "value": stay.weight_kg, "unit": weight.unit, "row": _WEIGHT_ROW}
-    return raw_events(pl.DataFrame({name: pl.Series([value]) for name, value in row.items()})).cast(dict(raw.schema))
+    return raw_events(pl.DataFrame({name: pl.Series([value]) for name, value in row.items()}))
 
 
 def _stays(stay: Stay, now: datetime.datetime) -> pl.DataFrame:

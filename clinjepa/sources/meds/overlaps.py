@@ -57,7 +57,8 @@ def pair_without_ids(starts: pl.DataFrame, ends: pl.DataFrame, keys: list[str], 
             and `end_without_start`.
     """
     plain = _one_at_a_time(starts, ends, keys)
-    paired = pair_intervals(*(rows.join(plain, on=keys, how="semi", nulls_equal=True) for rows in (starts, ends)), keys, counts)
+    one_starts, one_ends = (rows.join(plain, on=keys, how="semi", nulls_equal=True) for rows in (starts, ends))
+    paired = pair_intervals(one_starts, one_ends, keys, counts)
     starts, ends = (rows.join(plain, on=keys, how="anti", nulls_equal=True) for rows in (starts, ends))
     if not starts.height and not ends.height:
         return paired
