@@ -21,6 +21,8 @@ from clinjepa.trajectory.hours.ingest import texts_and_grid
 
 STAY_ID = 1
 """A request has one stay; its own ids are not asked for."""
+_WEIGHT_ROW = -1
+"""Row of the weight of `stay`, which is no event."""
 _UNFINISHED = "in_unfinished_hour"
 _LOST = ("unknown_variable", "unknown_unit", "out_of_range", "non_numeric", "no_weight", "missing_code", "zero_reading")
 """Rules that drop a row for its variable, unit or value."""
@@ -78,8 +80,9 @@ def stay_hours(asked: ScoreRequest, rules: TextRules, measured: list[str]) -> St
     assert asked.stay is not None and asked.events is not None
     num_complete_hours(asked.stay.intime, asked.now)
     counts: Counter[str] = Counter()
-    rows = _known_variables(asked.events, counts)
-    events = convert_values(_raw(rows), counts, rules.event_time)
+    raw = _raw(_known_variables(asked.events, counts))
+    weighed = pl.concat([raw, _admission_weight(asked.stay, raw)])
+    events = convert_values(weighed, counts, rules.event_time).filter(pl.col("row") != _WEIGHT_ROW)
     stays = drop_implausible_ages(_stays(asked.stay, asked.now), counts)
     return hours_of_tables(finish(stays, events, counts), asked.now, rules, measured, len(asked.events))
 
@@ -124,6 +127,17 @@ def _raw(events: list[Event]) -> pl.DataFrame:
     columns = {name: pl.Series(name, [getattr(event, name) for event in events], dtype) for name, dtype in _ROW_TYPES.items()}
     frame = pl.DataFrame(columns).with_row_index("row")
     return raw_events(frame.with_columns(pl.lit(STAY_ID, pl.Int64).alias("stay_id"), pl.col("row").cast(pl.Int64)))
+
+
+def _admission_weight(stay: Stay, raw: pl.DataFrame) -> pl.DataFrame:
+    """`stay.weight_kg` as a raw event, for rates that are converted by weight: known from its time on, without one before all of `raw`."""
+    weight = load_variables()["weight"]
+    assert weight.minimum is not None and weight.maximum is not None
+    if stay.weight_kg is None or not weight.minimum <= stay.weight_kg <= weight.maximum:
+        return raw.clear()
+    since = stay.weight_time or min([stay.intime, *raw["time"].drop_nulls().to_list()])
+    row = {"stay_id": STAY_ID, "time": since, "variable": "weight", "value": stay.weight_kg, "unit": weight.unit, "row": _WEIGHT_ROW}
+    return raw_events(pl.DataFrame({name: pl.Series([value]) for name, value in row.items()}))
 
 
 def _stays(stay: Stay, now: datetime.datetime) -> pl.DataFrame:

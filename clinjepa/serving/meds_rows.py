@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 
 import polars as pl
@@ -31,12 +32,14 @@ def meds_hours(asked: ScoreRequest, rules: TextRules, measured: list[str]) -> St
         measured: Numeric variables whose hourly values are wanted.
 
     Raises:
-        RequestError: A row is after `now`, there is not one ICU admission, or no row can be used.
+        RequestError: A row is after `now`, there is not one ICU admission, its
+            discharge is before the last complete hour, or no row can be used.
     """
     assert asked.rows is not None
     for number, row in enumerate(asked.rows):
         if row.time is not None and row.time > asked.now:
             raise RequestError(f"rows.{number}.time", "is after now; send nothing that is not known yet")
+    _check_one_stay(asked.rows, asked.now)
     counts = Counts()
     rows = _frame(asked)
     try:
@@ -47,6 +50,21 @@ def meds_hours(asked: ScoreRequest, rules: TextRules, measured: list[str]) -> St
         return hours_of_tables(finish(stays, events, counts), asked.now, rules, measured, len(asked.rows))
     except SourceError as error:
         raise RequestError("rows", str(error)) from None
+
+
+def _check_one_stay(rows: Sequence[MedsRow], now: datetime.datetime) -> None:
+    """Refuse rows of several ICU stays: which one is scored must not depend on the order of rows, nor on an end that was not sent."""
+    admissions = {(row.time, row.icustay_id) for row in rows if _kind(row) == _ADMISSION}
+    ids = {stay for _, stay in admissions}
+    if len(admissions) > 1 and len(ids) == 1 and None not in ids:
+        raise RequestError("rows", f"hold two different {_ADMISSION} rows of one stay; give the one that holds")
+    if len(admissions) > 1:
+        raise RequestError("rows", f"hold {len(admissions)} ICU stays with an admission before now; give the rows of one")
+    begun = next((row.time for row in rows if _kind(row) == _ADMISSION and row.time is not None), now)
+    last_hour = now - (now - begun) % datetime.timedelta(hours=1)
+    own_ends = [row.time for row in rows if _kind(row) == _DISCHARGE and row.icustay_id in ids | {None}]
+    if any(ended is not None and ended < last_hour for ended in own_ends):
+        raise RequestError("rows", f"hold the {_DISCHARGE} of the stay before the last complete hour; only a stay that goes on is scored")
 
 
 def _frame(asked: ScoreRequest) -> pl.DataFrame:
@@ -81,12 +99,23 @@ def _is_laboratory(row: MedsRow) -> bool:
 
 
 def _running(rows: Sequence[MedsRow], asked: ScoreRequest) -> list[MedsRow]:
-    """Ends at `now` of infusions and procedures whose last start has no end yet. Amounts given so far are not known, rates are."""
-    starts: dict[tuple[str, int | None, int | None], int] = {}
+    """Ends at `now` of infusions and procedures that have none yet. Amounts given so far are not known, rates are.
+
+    Under one order id one interval runs at a time; without an order id all starts run whose ends have not come. An end ends what began
+    before it, or at its time; an end of nothing has no effect.
+    """
+    changes: dict[tuple[str, int | None, int | None], dict[datetime.datetime, list[int]]] = {}
     for row in rows:
         for start, end in _STARTS_AND_ENDS:
-            if row.code.startswith((f"{start}//", f"{end}//")):
+            if row.time is not None and row.code.startswith((f"{start}//", f"{end}//")):
                 item = row.code.removeprefix(start).removeprefix(end).split("//")[1]
-                key = (f"{end}//{item}", row.icustay_id, row.order_id)
-                starts[key] = starts.get(key, 0) + (1 if row.code.startswith(f"{start}//") else -1)
-    return [MedsRow(time=asked.now, code=code, icustay_id=stay, order_id=order) for (code, stay, order), n in starts.items() if n == 1]
+                times = changes.setdefault((f"{end}//{item}", row.icustay_id, row.order_id), {})
+                times.setdefault(row.time, [0, 0])[row.code.startswith(f"{end}//")] += 1
+    found = []
+    for (code, stay, order), times in changes.items():
+        running = 0
+        for _, (begun, ended) in sorted(times.items()):
+            running = max(running + begun - ended, 0)
+            running = running if order is None else min(running, 1)
+        found += [MedsRow(time=asked.now, code=code, icustay_id=stay, order_id=order)] * running
+    return found

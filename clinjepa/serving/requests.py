@@ -6,6 +6,7 @@ A fault is one line that names the field and what is wanted. It never repeats a 
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -77,7 +78,7 @@ class Event(_Checked):
     unit: Text | None = None
     """null: the variable's own unit."""
     store_time: Time | None = None
-    """When the value was stored, for runs whose texts go by that time."""
+    """When the value was stored, for runs whose texts go by that time. Not after `now`."""
 
 
 class MedsRow(_Checked):
@@ -108,12 +109,13 @@ def read_request(body: bytes) -> ScoreRequest:
     """The request of a JSON body.
 
     Raises:
-        RequestError: The body is no JSON (status 400), or a field is missing, unknown or cannot be used (422).
+        RequestError: The body is no JSON (status 400), or a field is missing, unknown, given twice or cannot be used (422).
     """
     try:
         asked = ScoreRequest.model_validate_json(body)
     except ValidationError as error:
         raise _fault(error.errors(include_url=False, include_context=False, include_input=False)[0]) from None
+    _check_keys(body)
     if asked.rows is None:
         if asked.stay is None or asked.events is None:
             raise RequestError("stay" if asked.stay is None else "events", "is missing; give stay and events")
@@ -121,6 +123,16 @@ def read_request(body: bytes) -> ScoreRequest:
     elif asked.stay is not None or asked.events is not None:
         raise RequestError("rows", "are given beside stay or events; give one form")
     return asked
+
+
+def _check_keys(body: bytes) -> None:
+    """Refuse a body in which an object has a key twice: which of the two values is meant cannot be told."""
+
+    def distinct(pairs: list[tuple[str, Any]]) -> None:
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise RequestError("the body", "has an object with a key twice; give each field once")
+
+    json.loads(body, object_pairs_hook=distinct)
 
 
 def num_complete_hours(intime: datetime.datetime, now: datetime.datetime) -> int:
@@ -150,6 +162,8 @@ def _check_times(now: datetime.datetime, stay: Stay, events: Sequence[Event]) ->
             raise RequestError(f"events.{number}.end_time", "is after now; an interval that goes on ends at now")
         if event.end_time is not None and event.end_time < event.time:
             raise RequestError(f"events.{number}.end_time", "is before its time")
+        if event.store_time is not None and event.store_time > now:
+            raise RequestError(f"events.{number}.store_time", "is after now; send nothing that is not stored yet, or no store_time")
 
 
 _WANTED = {

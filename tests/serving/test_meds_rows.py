@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from clinjepa.serving.hours import TextRules
+from clinjepa.serving.hours import StayHours, TextRules
 from clinjepa.serving.meds_rows import meds_hours
 from clinjepa.serving.requests import RequestError, read_request
 from clinjepa.sources.meds.columns import COLUMNS, find_columns, typed
@@ -107,3 +107,83 @@ def test_rows_without_ids_are_those_of_the_one_stay() -> None:
     assert (
         len(found) == 2 and "Heart Rate: 88 bpm. Lactate: 2.5 mmol/L." in found.state_texts[0] and "No observations" in found.state_texts[1]
     )
+
+
+def one_stay(
+    stay_id: int | None, begins: datetime.datetime, heart_rate: float, ends: datetime.datetime | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a stay with one heart rate in its first hour."""
+    own = {} if stay_id is None else {"icustay_id": stay_id}
+    rows = [
+        {"time": begins.isoformat(), "code": "ICU_ADMISSION//MICU", **own},
+        {"time": (begins + datetime.timedelta(minutes=7)).isoformat(), "code": "LAB//220045//bpm", "numeric_value": heart_rate, **own},
+    ]
+    return rows + ([{"time": ends.isoformat(), "code": "ICU_DISCHARGE//MICU", **own}] if ends else [])
+
+
+def hours_of(rows: list[dict[str, Any]], now: datetime.datetime) -> StayHours:
+    config = small_config("unused")
+    birth = {"time": "2090-02-03T00:00:00", "code": "MEDS_BIRTH"}
+    asked = json.dumps({"now": now.isoformat(), "rows": [birth, *rows]}).encode()
+    return meds_hours(read_request(asked), TextRules(config.text, config.cohort, "measured"), [])
+
+
+@pytest.mark.parametrize("ids", [(31, 32), (None, None), (31, None)])
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_rows_of_an_earlier_stay_beside_the_present_one_are_refused(ids: tuple[int | None, int | None], newest_first: bool) -> None:
+    begins = datetime.datetime(2151, 6, 4, 3)
+    days = datetime.timedelta(days=1)
+    stays = [one_stay(ids[0], begins, 71.0, begins + 2 * days), one_stay(ids[1], begins + 5 * days, 133.0)]
+    rows = sum(reversed(stays) if newest_first else stays, [])
+    with pytest.raises(RequestError, match="rows: hold 2 ICU stays") as found:
+        hours_of(rows, begins + 5 * days + datetime.timedelta(hours=3))
+    assert found.value.status == 422
+
+
+def test_a_stay_that_ended_before_the_last_hour_is_refused_and_one_that_ends_in_the_hour_of_now_is_scored() -> None:
+    begins = datetime.datetime(2151, 6, 4, 3)
+    ends = begins + datetime.timedelta(hours=4)
+    with pytest.raises(RequestError, match="rows: hold the ICU_DISCHARGE of the stay"):
+        hours_of(one_stay(31, begins, 71.0, ends), ends + datetime.timedelta(hours=2))
+    assert len(hours_of(one_stay(31, begins, 71.0, ends), ends + datetime.timedelta(minutes=20))) == 4
+    assert len(hours_of([*one_stay(31, begins, 71.0), *one_stay(31, begins, 71.0)[:1]], ends)) == 4, "an admission sent twice"
+
+
+ADMITTED = datetime.datetime(2151, 6, 4, 3)
+
+
+def drip(kind: str, minutes: int, number: float | None, order: int | None, item: int = 221289) -> dict[str, Any]:
+    """A start (with its rate) or an end (with its amount) of an infusion of epinephrine, some minutes after admission."""
+    time = (ADMITTED + datetime.timedelta(minutes=minutes)).isoformat()
+    unit = "mcg/kg/min" if kind == "START" else "mg"
+    return {"time": time, "code": f"INFUSION_{kind}//{item}", "numeric_value": number, "unit": unit, "icustay_id": 31, "order_id": order}
+
+
+def action_texts(*drips: dict[str, Any]) -> tuple[list[str], dict[str, int]]:
+    found = hours_of([*one_stay(31, ADMITTED, 71.0), *drips], ADMITTED + datetime.timedelta(hours=4))
+    return found.action_texts, found.dropped
+
+
+@pytest.mark.parametrize("order", [77, None])
+def test_an_end_of_nothing_ends_no_later_drip(order: int | None) -> None:
+    alone, _ = action_texts(drip("START", 65, 0.3, order))
+    texts, dropped = action_texts(drip("END", 12, 2.0, order), drip("START", 65, 0.3, order))
+    assert texts == alone and dropped["end_without_start"] == 1
+    assert "Epinephrine" not in texts[0] and all("Epinephrine: 0.3 mcg/kg/min" in text for text in texts[1:])
+
+
+def test_a_drip_whose_rate_is_changed_under_one_order_runs_on_at_the_last_rate() -> None:
+    changed = [drip("START", 0, 0.3, 77), drip("END", 60, 2.0, 77), drip("START", 60, 0.4, 77)]
+    for rows in (changed, changed[::-1], [changed[0], changed[2]]):
+        texts, _ = action_texts(*rows)
+        assert all("Epinephrine: 0.4 mcg/kg/min" in text for text in texts[1:]), "also where the end of the first is missing"
+
+
+def test_two_drips_at_once_without_order_ids() -> None:
+    both = [drip("START", 0, 0.25, None), drip("START", 60, 0.5, None)]
+    texts, dropped = action_texts(*both)
+    assert "0.25 mcg/kg/min. Epinephrine: 0.5 mcg/kg/min" in texts[3] and "ambiguous_interval" not in dropped, "both go on until now"
+    texts, dropped = action_texts(*both, drip("END", 120, 2.4, None))
+    assert not any("Epinephrine" in text for text in texts) and dropped["ambiguous_interval"] == 2, "which one ended cannot be told"
+    kept, dropped = action_texts(drip("START", 0, 0.25, 1), drip("START", 60, 0.5, 2), drip("END", 120, 2.4, 2))
+    assert "0.25 mcg/kg/min" in kept[3] and "ambiguous_interval" not in dropped

@@ -8,4 +8,5 @@
 | `stays` | admission and discharge codes to stays |
 | `events` | the other codes to events, in the columns of `mimic_iv.row_meaning` |
 | `intervals` | start rows and end rows to intervals |
+| `overlaps` | the same for infusions without an order id, where several of one item run at once |
 """

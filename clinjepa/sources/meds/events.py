@@ -14,6 +14,7 @@ import polars as pl
 
 from clinjepa.clinical import canonical_unit, excluded_by
 from clinjepa.sources.meds.intervals import pair_intervals
+from clinjepa.sources.meds.overlaps import pair_without_ids
 from clinjepa.sources.mimic_iv.row_meaning import (
     drop_other_specimens,
     dropped_medications,
@@ -147,7 +148,13 @@ def _infusions(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
         "icustay_id", "item", "order_id", "row", "time", amount="numeric_value", amount_unit="unit"
     )
     starts = rows.filter((pl.col("part") == "INFUSION_START") & pl.col("icustay_id").is_not_null())
-    paired = pair_intervals(starts, ends, ["icustay_id", "item", "order_id"], counts)
+    has_id = pl.col("order_id").is_not_null()
+    paired = pl.concat(
+        [
+            pair_intervals(starts.filter(has_id), ends.filter(has_id), ["icustay_id", "item", "order_id"], counts),
+            pair_without_ids(starts.filter(~has_id), ends.filter(~has_id).drop("order_id"), ["icustay_id", "item"], counts),
+        ]
+    ).sort("row")
     weighed = rows.filter(pl.col("code").str.starts_with("SUBJECT_WEIGHT_AT_INFUSION"))
     in_pounds = pl.col("code").str.split("//").list.get(1, null_on_oob=True).str.to_lowercase().str.starts_with("lb").fill_null(False)
     kg = pl.when(in_pounds).then(pl.col("numeric_value") * _KG_PER_POUND).otherwise("numeric_value")

@@ -1,8 +1,8 @@
 """Start rows and end rows of infusions and procedures, joined to intervals.
 
 MEDS has one row for the start and one for the end. Rows of an infusion share an order id. Rows of a procedure do not: they are joined
-in order of time. Where some rows are missing, each start is joined to the next end that is not after the next start and that no earlier
-start has.
+in order of time. Infusions without an order id are those of `overlaps`. Where some rows are missing, each start is joined to the next end
+that is not after the next start and that no earlier start has.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ def pair_intervals(starts: pl.DataFrame, ends: pl.DataFrame, keys: list[str], co
     ends = ends.sort("time", "row").with_columns(pl.int_range(pl.len()).over(keys).alias("place"), pl.len().over(keys).alias("num_ends"))
     sizes = ends.select(*keys, "num_ends").unique()
     starts = starts.join(sizes, on=keys, how="left", nulls_equal=True)
-    even = starts.filter(pl.col("num_starts") == pl.col("num_ends"))
-    uneven = starts.filter(pl.col("num_starts").ne_missing(pl.col("num_ends")))
     given = ends.select(*keys, "place", pl.col("time").alias("end"), "amount", "amount_unit")
-    paired = even.join(given, on=[*keys, "place"], how="left", nulls_equal=True)
+    joined = starts.join(given, on=[*keys, "place"], how="left", nulls_equal=True)
+    # Of several, an end before its start shows that rows are missing. One start and one end are an interval whose times are wrong.
+    in_order = (pl.col("num_starts") == 1) | (pl.col("end") >= pl.col("time"))
+    fits = (pl.col("num_starts").eq_missing(pl.col("num_ends")) & in_order).fill_null(False).all().over(keys)
+    joined = joined.with_columns(fits.alias("fits"))
+    paired = joined.filter("fits").drop("fits")
+    uneven = joined.filter(~pl.col("fits")).select(starts.columns)
     if uneven.height:
         taken = uneven.with_columns(pl.Series("end_index", _next_ends(uneven, ends, keys), pl.Int64))
         given = ends.select(pl.col("time").alias("end"), "amount", "amount_unit").with_row_index("end_index")

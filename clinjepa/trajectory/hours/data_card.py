@@ -52,6 +52,7 @@ DROP_GROUPS = {
         "interval_ends_before_start",
         "start_without_end",
         "end_without_start",
+        "ambiguous_interval",
         "stay_without_end",
         "stay_end_from_last_row",
         "stay_end_before_start",

@@ -24,6 +24,7 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.grid import HOUR_US
 
 _KNOWN = ("subject_id", "prediction_time", "boolean_value", "integer_value", "float_value", "categorical_value")
+_WIDER_THAN_INT64 = (pl.UInt64, pl.Int128, pl.UInt128)
 _AFTER_US = 1
 """What lies this long after a prediction time is the first that MEDS does not allow."""
 
@@ -136,6 +137,21 @@ class LabelFile:
         }
         if wrong := [name for name, is_right in fits.items() if not is_right]:
             raise SourceError(f"{where}: column {wrong[0]!r} is {schema[wrong[0]]}, MEDS has {wanted[wrong[0]]}; convert it")
+        if schema["subject_id"] in _WIDER_THAN_INT64:
+            _check_range(path, where, schema["subject_id"])
+
+
+def _check_range(path: Path, where: str, dtype: pl.DataType) -> None:
+    """Raise SourceError when a subject id is none of int64."""
+    ids = pl.col("subject_id")
+    with _readable(where):
+        lost = ids.is_not_null() & ids.cast(pl.Int64, strict=False).is_null()
+        number = int(pl.scan_parquet(path, glob=False).select(lost.sum()).collect().item())
+    if number:
+        raise SourceError(
+            f"{where}: column 'subject_id' is {dtype}, and {number} of its ids are larger than 2^63 - 1, the largest of MEDS's int64; "
+            "give these subjects the ids that the data set has, and write the column as int64"
+        )
 
 
 def place_labels(rows: pl.DataFrame, stays: pl.DataFrame, where: str) -> tuple[pl.DataFrame, GivenCounts]:

@@ -75,6 +75,7 @@ CHANGES: list[tuple[str, Change, int, str]] = [
     ("a variable that is a number", _set("events", 3, "variable", value=4), 422, "events.3.variable: is no text"),
     ("an event after now", _set("events", 0, "time", value="2900-01-01T00:00:00"), 422, "events.0.time: is after now"),
     ("an interval after now", _set("events", 0, "end_time", value="2900-01-01T00:00:00"), 422, "events.0.end_time: is after now"),
+    ("a store time after now", _set("events", 0, "store_time", value="2900-01-01T00:00:00"), 422, "events.0.store_time: is after now"),
     ("an interval that runs backwards", _set("events", 0, "end_time", value="1990-01-01T00:00:00"), 422, "is before its time"),
     (
         "unknown variables only",
@@ -99,6 +100,13 @@ def bad_bodies(good: dict[str, Any]) -> list[tuple[str, bytes, int, str]]:
         ("half a body", text[: len(text) // 2].encode(), 400, "the body is no JSON"),
         ("bytes that are no text", b'{"now": "\xff\xfe' + SECRET.encode(), 400, "the body is no JSON"),
         ("a body as deep as it is long", b"[" * 5000 + b"]" * 5000, 400, "the body is no JSON"),
+        ("a key of the body twice", (text[:-1] + f', "now": "{good["now"]}"}}').encode(), 422, "the body: has an object with a key twice"),
+        (
+            "a key of an event twice",
+            text.replace('"variable": ', '"unit": null, "unit": null, "variable": ', 1).encode(),
+            422,
+            "a key twice",
+        ),
         ("an infinite value", text.replace('"value": ', '"value": Infinity, "x": ', 1).encode(), 422, "is no finite number"),
     ]
     return changed + broken

@@ -185,3 +185,18 @@ def test_a_missing_or_cut_file_is_named(tmp_path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     with pytest.raises(SourceError, match="cut.parquet: cannot be read"):
         LabelFile("seen", str(tmp_path / "cut.parquet"), "boolean_value").content_digest()
+
+
+def test_subject_ids_beyond_int64_are_refused_by_column_and_never_shown(tmp_path):
+    too_large = 2**63 + 4_711
+    frame = pl.DataFrame({"prediction_time": [INTIME + 2 * HOUR] * 3, "float_value": [0.5, 1.5, 2.5]})
+    good = frame.with_columns(pl.Series("subject_id", [7, 8, None], dtype=pl.UInt64))
+    bad = frame.with_columns(pl.Series("subject_id", [7, too_large, None], dtype=pl.UInt64))
+    file = LabelFile("given", str(tmp_path), "float_value")
+    good.write_parquet(tmp_path / "0.parquet")
+    assert file.rows(pl.Series([7, 8])).select("subject_id", "label").rows() == [(7, 0.5), (8, 1.5)]
+    bad.write_parquet(tmp_path / "1.parquet")
+    for read in (file.content_digest, file.num_rows, lambda: file.rows(pl.Series([7, 8]))):
+        with pytest.raises(SourceError, match=r"1\.parquet: column 'subject_id' is UInt64, and 1 of its ids") as found:
+            read()
+        assert str(too_large) not in str(found.value) and found.value.__cause__ is None
