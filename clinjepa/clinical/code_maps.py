@@ -54,6 +54,7 @@ COLUMN_KEYS = (
     optional("stay", "Columns with the id of an ICU stay; the first one that a file has is used."),
     optional("hospitalization", "Columns with the id of a hospitalisation."),
     optional("unit", "Columns with the unit of a row."),
+    optional("order", "Columns with the id of the order under which something was given; equal rows of two orders both count."),
     optional("stored", "Columns with the time at which a row was stored."),
     optional("care_unit", "Columns with the name of the care unit, on rows that begin an ICU stay."),
 )
