@@ -14,7 +14,7 @@ from clinjepa.sources.calendar import completed_years
 from clinjepa.sources.mapped_meds.structure import made_ids, of_kind, with_end
 from clinjepa.sources.mimic_iv.deaths import last_death, with_left_dead
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
-from clinjepa.sources.mimic_iv.stay_facts import describe_stays, is_chronic_dialysis, one_sex, race_groups
+from clinjepa.sources.mimic_iv.stay_facts import admissions_to_icu, describe_stays, is_chronic_dialysis, one_sex, race_groups
 
 _SEX_CODES = {"female": "F", "male": "M"}
 _BEFORE_ALL = datetime.datetime(1, 1, 1)
@@ -44,7 +44,11 @@ def read_stays(stays: pl.DataFrame, structure: pl.DataFrame, splits: pl.DataFram
     named = pl.col("race_word").is_in(known_groups)
     stays = stays.with_columns(race_groups(stays["race_word"]).alias("race_group"))
     stays = stays.with_columns(pl.when(named).then("race_word").otherwise("race_group").alias("race")).drop("race_word", "race_group")
-    return describe_stays(_with_age(stays, structure), admissions, counts)
+    begins = of_kind(structure, "stays.begin").select(
+        "subject_id", pl.col("hospitalization").alias("hadm_id"), pl.col("time").alias("intime")
+    )
+    entered = admissions_to_icu(_named_admission(begins, admissions))
+    return describe_stays(_with_age(stays, structure), entered, admissions, counts)
 
 
 def _admissions(structure: pl.DataFrame, code_map: CodeMap) -> pl.DataFrame:
@@ -85,19 +89,25 @@ def _flag() -> pl.Expr:
 
 
 def _with_admission(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """`stays` with their hospitalisation, by its id or else the last one that began before the stay and had not ended."""
-    if not stays["hadm_id"].count():
-        known = admissions.select("subject_id", "hadm_id", "admitted", pl.col("discharged").alias("until")).sort("admitted")
-        found = (
-            stays.drop("hadm_id")
-            .sort("intime")
-            .join_asof(known, left_on="intime", right_on="admitted", by="subject_id", strategy="backward", check_sortedness=False)
-        )
-        inside = pl.col("until").is_null() | (pl.col("intime") <= pl.col("until"))
-        stays = found.with_columns(pl.when(inside).then(pl.col("hadm_id")).alias("hadm_id")).drop("admitted", "until").sort("stay_id")
+    """`stays` with their hospitalisation (`_named_admission`)."""
+    stays = _named_admission(stays, admissions).sort("stay_id")
     if admissions.height and (strays := stays.join(admissions, on=["hadm_id", "subject_id"], how="anti").height):
         counts["stay_without_admission"] += strays
     return stays.join(admissions, on=["hadm_id", "subject_id"], how="left", maintain_order="left")
+
+
+def _named_admission(stays: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
+    """`stays` with hadm_id where none has one: the last hospitalisation that began before the stay and had not ended."""
+    if stays["hadm_id"].count():
+        return stays
+    known = admissions.select("subject_id", "hadm_id", "admitted", pl.col("discharged").alias("until")).sort("admitted")
+    found = (
+        stays.drop("hadm_id")
+        .sort("intime")
+        .join_asof(known, left_on="intime", right_on="admitted", by="subject_id", strategy="backward", check_sortedness=False)
+    )
+    inside = pl.col("until").is_null() | (pl.col("intime") <= pl.col("until"))
+    return found.with_columns(pl.when(inside).then(pl.col("hadm_id")).alias("hadm_id")).drop("admitted", "until")
 
 
 def _people(structure: pl.DataFrame, code_map: CodeMap, counts: Counter[str]) -> pl.DataFrame:
