@@ -70,7 +70,7 @@ STAY_KEYS = (
 HOSPITALIZATION_KEYS = (
     Key("begin", "Codes that begin a hospitalisation."),
     Key("end", "Codes that end one. The place of discharge is in the text or behind the code."),
-    optional("died", "Codes whose number says whether the patient died in hospital: 1 or 0."),
+    optional("died", "Codes whose number says whether the patient died in hospital: 1, anywhere in the hospitalisation, or 0."),
     optional("places", "Word of a discharge -> `died`, `alive` or `unknown`, beside those of MIMIC-IV."),
     optional("admission_type", "Codes with the kind of admission behind them."),
     optional("diagnoses", "Codes with ICD version and ICD code behind them; for labels only."),

@@ -54,7 +54,7 @@ def read_stays(stays: pl.DataFrame, structure: pl.DataFrame, splits: pl.DataFram
 def _admissions(structure: pl.DataFrame, code_map: CodeMap) -> pl.DataFrame:
     """hadm_id, subject_id, admitted, discharged, left_dead, discharge_fault; of equal ids the first beginning and the last end."""
     begins, ends = of_kind(structure, "hospitalizations.begin"), of_kind(structure, "hospitalizations.end")
-    if begins["hospitalization"].count():
+    if _has_ids(structure):
         ids = ["hospitalization", "subject_id"]
         first = begins.drop_nulls("hospitalization").unique(ids, keep="first", maintain_order=True)
         last = ends.drop_nulls("hospitalization").unique(ids, keep="last", maintain_order=True)
@@ -67,10 +67,8 @@ def _admissions(structure: pl.DataFrame, code_map: CodeMap) -> pl.DataFrame:
         table = with_end(named.select("hospitalization", "subject_id", pl.col("time").alias("begin")), ends)
     words = ends.select("subject_id", pl.col("time").alias("end"), _place(code_map).alias("place"))
     said = words.unique(["subject_id", "end"], keep="last", maintain_order=True)
-    flags = of_kind(structure, "hospitalizations.died").select("subject_id", pl.col("time").alias("end"), flag=_flag())
-    table = table.join(said, on=["subject_id", "end"], how="left", maintain_order="left").join(
-        flags.unique(["subject_id", "end"], keep="last", maintain_order=True), on=["subject_id", "end"], how="left", maintain_order="left"
-    )
+    table = table.join(said, on=["subject_id", "end"], how="left", maintain_order="left")
+    table = table.join(_flags(structure, table), on=["hospitalization", "subject_id"], how="left", maintain_order="left")
     return with_left_dead(table.rename({"hospitalization": "hadm_id", "begin": "admitted", "end": "discharged"}))
 
 
@@ -84,8 +82,34 @@ def _place(code_map: CodeMap) -> pl.Expr:
     return pl.coalesce(*known, "rest", "text_value")
 
 
-def _flag() -> pl.Expr:
-    return pl.when(pl.col("numeric_value").is_not_null()).then(pl.col("numeric_value").cast(pl.Int64, strict=False))
+def _flags(structure: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+    """hospitalization, subject_id, flag: what rows of `hospitalizations.died` say of it.
+
+    A row is of the hospitalisation that it names, with any time or none, else of the one in which it lies. 1 counts at any time; 0 before
+    the end does not say how it ended. A number without a meaning decides over both.
+
+    Args:
+        structure: Rows of structure.
+        table: The hospitalisations: hospitalization, subject_id, begin, end.
+    """
+    ids, time, end = ["hospitalization", "subject_id"], pl.col("time"), pl.col("end")
+    flag = pl.col("numeric_value").cast(pl.Int64, strict=False).alias("flag")
+    said = structure.filter(pl.col("kind") == "hospitalizations.died").select(*ids, "time", "row", flag).drop_nulls("flag")
+    named = said.filter(pl.col("hospitalization").is_not_null()) if _has_ids(structure) else said.clear()
+    by_id = named.join(table, on=ids)
+    rest = said.join(named, on="row", how="anti").drop("hospitalization")
+    inside = rest.join(table, on="subject_id").filter(time.is_between("begin", end) | (end.is_null() & (time >= pl.col("begin"))))
+    at_end = (time == end).fill_null(False)
+    by_time = inside.filter(at_end | ~at_end.any().over("row"))  # a row at the end of one and the beginning of the next is of the first
+    columns = [*ids, "time", "end", "flag"]
+    found = pl.concat([by_id.select(columns), by_time.select(columns)])
+    told = found.filter((pl.col("flag") != 0) | time.is_null() | (time >= end).fill_null(False))
+    odd = pl.col("flag").filter(~pl.col("flag").is_in([0, 1]))
+    return told.group_by(ids).agg(pl.coalesce(odd.first(), pl.col("flag").max()).alias("flag"))
+
+
+def _has_ids(structure: pl.DataFrame) -> bool:
+    return bool(of_kind(structure, "hospitalizations.begin")["hospitalization"].count())
 
 
 def _with_admission(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
@@ -169,12 +193,14 @@ def _dialysis(structure: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_age(stays: pl.DataFrame, structure: pl.DataFrame) -> pl.DataFrame:
-    """`stays` with age in years at their beginning: a charted age and the years since, else by the birth."""
+    """`stays` with age in years at their beginning: a charted age and the completed years between, else by the birth."""
     ages = of_kind(structure, "people.age").drop_nulls("numeric_value")
     ages = ages.select("subject_id", pl.col("time").alias("aged_at"), pl.col("numeric_value").floor().alias("aged")).sort("aged_at")
     near = stays.sort("intime").join_asof(
         ages, left_on="intime", right_on="aged_at", by="subject_id", strategy="nearest", check_sortedness=False
     )
-    charted = pl.col("aged") + completed_years(pl.col("aged_at"), pl.col("intime"))
+    later = pl.col("aged_at") > pl.col("intime")
+    since, until = completed_years(pl.col("aged_at"), pl.col("intime")), completed_years(pl.col("intime"), pl.col("aged_at"))
+    charted = pl.col("aged") + pl.when(later).then(-until).otherwise(since)
     age = pl.coalesce(charted, completed_years(pl.col("birth"), pl.col("intime")).cast(pl.Float64)).alias("age")
     return near.with_columns(age).drop("aged", "aged_at").sort("stay_id")
