@@ -12,7 +12,8 @@ from collections import Counter
 import polars as pl
 
 from clinjepa.errors import SourceError
-from clinjepa.sources.clif.clocks import on_clock, shifted
+from clinjepa.sources.calendar import is_date_only
+from clinjepa.sources.clif.clocks import civil, days_on_clock, on_clock, shifted
 from clinjepa.sources.clif.tables import category, clif_map, number_ids
 from clinjepa.sources.mimic_iv.deaths import last_death, with_left_dead
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
@@ -127,6 +128,7 @@ def read_stays(
         name: tables[name].join(offsets, on="subject_id", how="inner", maintain_order="left") for name in ("patient", "hospitalization")
     }
     people, admissions = _people(of_patient["patient"], zone, counts), _admissions(of_patient["hospitalization"], zone)
+    people = days_on_clock(people, _seen(stays, of_patient["hospitalization"], zone))
     strays = stays.join(people, on="subject_id", how="anti").height
     if strays:
         counts["stay_without_patient"] += strays
@@ -139,6 +141,26 @@ def read_stays(
     stays = stays.with_columns(pl.lit(None, pl.String).alias("source_split"))
     described = describe_stays(stays, admissions_to_icu(entered), admissions, counts)
     return _on_own_clocks(described, to_own_clock)
+
+
+def _seen(stays: pl.DataFrame, hospitalizations: pl.DataFrame, zone: str) -> pl.DataFrame:
+    """subject_id, civil and clock of `days_on_clock`: ICU and hospital admissions and discharges that are instants.
+
+    stays: with times in UTC and patient_offset. hospitalizations: with patient_offset.
+    """
+    found = []
+    for table, names in ((stays, ("intime", "outtime")), (hospitalizations, ("admission_dttm", "discharge_dttm"))):
+        for name in names:
+            dtype = table.schema[name]
+            if table is stays or (isinstance(dtype, pl.Datetime) and dtype.time_zone is not None):
+                time = pl.col(name).dt.replace_time_zone("UTC")
+                there = table.select(
+                    "subject_id",
+                    civil(time, zone).alias("civil"),
+                    (pl.col(name).dt.replace_time_zone(None) + pl.col("patient_offset")).alias("clock"),
+                )
+                found.append(there.filter(~is_date_only(pl.col("civil"))))
+    return pl.concat(found)
 
 
 def _on_own_clocks(stays: pl.DataFrame, to_own_clock: pl.DataFrame) -> pl.DataFrame:
