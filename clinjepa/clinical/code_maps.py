@@ -54,6 +54,7 @@ COLUMN_KEYS = (
     optional("stay", "Columns with the id of an ICU stay; the first one that a file has is used."),
     optional("hospitalization", "Columns with the id of a hospitalisation."),
     optional("unit", "Columns with the unit of a row."),
+    optional("order", "Columns with the id of the order under which something was given; equal rows of two orders both count."),
     optional("stored", "Columns with the time at which a row was stored."),
     optional("care_unit", "Columns with the name of the care unit, on rows that begin an ICU stay."),
 )
@@ -69,7 +70,7 @@ STAY_KEYS = (
 HOSPITALIZATION_KEYS = (
     Key("begin", "Codes that begin a hospitalisation."),
     Key("end", "Codes that end one. The place of discharge is in the text or behind the code."),
-    optional("died", "Codes whose number says whether the patient died in hospital: 1 or 0."),
+    optional("died", "Codes whose number says whether the patient died in hospital: 1, anywhere in the hospitalisation, or 0."),
     optional("places", "Word of a discharge -> `died`, `alive` or `unknown`, beside those of MIMIC-IV."),
     optional("admission_type", "Codes with the kind of admission behind them."),
     optional("diagnoses", "Codes with ICD version and ICD code behind them; for labels only."),

@@ -32,7 +32,11 @@ COMMON_KEYS = (
     Key("source", "Where the definition is taken from."),
     optional("requires", "Columns without which a data set cannot give the task; all must be read by the task. Default: none."),
     optional("sources", "Kinds of source on which it can be computed. Default: wherever the required columns are.", SOURCES),
-    optional("exclude_stays", "Columns of `stays`; a stay where one of them is true has no label.", get_args(StayFlag)),
+    optional(
+        "exclude_stays",
+        "Columns of `stays`; a stay where one of them is true has no label, nor one of unknown outcome (all but `chronic_dialysis`).",
+        get_args(StayFlag),
+    ),
     optional("note", "Remarks for the reader."),
 )
 """Keys of every task."""

@@ -50,7 +50,7 @@ SOURCES: dict[str, type[Source[Any]]] = {
     "simulator": SimulatorSource,
 }
 
-FORMAT_VERSIONS = {"extract": 2}
+FORMAT_VERSIONS = {"extract": 3}
 """By kind of stage that this room's code makes; raised when the content of an extraction changes for the same settings."""
 
 __all__ = [

@@ -124,6 +124,28 @@ def test_dates_of_discharge_are_dates_too_and_midnights_of_it_are_times(tmp_path
     assert not [rule for rule in left_out(folder) if rule.startswith("midnight_is_date:discharge")]
 
 
+@pytest.mark.parametrize("change", [AUTUMN, SPRING])
+@pytest.mark.parametrize("days", [2, 3])
+def test_a_date_of_death_is_the_civil_day_also_after_a_change_of_the_clock_inside_the_stay(tmp_path, change, days):
+    """The patient dies in the ICU some days after the change, 15 minutes from midnight in New York."""
+    summer = change == SPRING
+    day = datetime.date(2022, 3, 13) if summer else datetime.date(2021, 11, 7)
+    midnight = datetime.datetime(day.year, day.month, day.day, 4 if summer else 5, tzinfo=datetime.UTC) + days * 24 * HOUR
+    end = (midnight - clif.DAY) / HOUR + (0.25 if summer else -0.25)
+    died = day + datetime.timedelta(days=days if summer else days - 1)
+    content = around(change)
+    content["hospitalization"] = [clif.stay("A", "7", change - 15, end, "Expired")]
+    content["adt"] = [clif.place("7", change - 10, end, "icu")]
+    content["patient"][0]["death_dttm"] = died
+    stays, _, counts = clif.read_one(clif.write(tmp_path / "data", content), time_zone="America/New_York")
+    (found,) = stays.to_dicts()
+    assert (found["died_in_hospital"], found["died_in_icu"], "impossible_death" in counts) == (True, True, False)
+    assert found["death_time"] == found["outtime"] == found["hospital_discharge_time"]
+    content["hospitalization"] = [clif.stay("A", "7", change - 15, end, "Home")]  # and at home later on that day
+    stays, _, counts = clif.read_one(clif.write(tmp_path / "home", content), time_zone="America/New_York")
+    assert stays["died_in_hospital"].to_list() == [False] and "impossible_death" not in counts
+
+
 def test_midnight_of_the_hospital_is_a_date_among_times(tmp_path):
     content = clif.tables()
     content["patient"][0]["death_dttm"] = clif.at(24 * 30 + 5)  # 1 July, 00:00 in Chicago

@@ -39,8 +39,31 @@ def on_clock(rows: pl.DataFrame, column: str, offset: str, zone: str) -> pl.Expr
     dtype = rows.schema[column]
     if not (isinstance(dtype, pl.Datetime) and dtype.time_zone is not None):
         return time.cast(pl.Datetime("us"))
-    civil = time.dt.convert_time_zone(zone).dt.replace_time_zone(None)
-    return pl.when(is_date_only(civil)).then(civil).otherwise(time.dt.replace_time_zone(None) + pl.col(offset)).alias(column)
+    shown = civil(time, zone)
+    return pl.when(is_date_only(shown)).then(shown).otherwise(time.dt.replace_time_zone(None) + pl.col(offset)).alias(column)
+
+
+def civil(time: pl.Expr, zone: str) -> pl.Expr:
+    """Instants with a zone as the hospital's civil clock shows them, without a zone."""
+    return time.dt.convert_time_zone(zone).dt.replace_time_zone(None)
+
+
+def days_on_clock(people: pl.DataFrame, seen: pl.DataFrame) -> pl.DataFrame:
+    """`people` whose deaths that are dates stand on the clock of their patient; deaths with a time of day stay as they are.
+
+    A date is a day of the civil clock. Where that clock was changed since, a discharge near midnight is on another day there.
+    The date becomes the day of the last time at which the patient was seen on that civil day, if there is one.
+
+    Args:
+        people: subject_id, death_time and any other columns.
+        seen: subject_id, civil and clock: times of admissions and discharges on the civil clock and on that of the patient.
+    """
+    day = pl.col("death_time").dt.truncate("1d")
+    last = seen.drop_nulls().group_by("subject_id", pl.col("civil").dt.truncate("1d").alias("day")).agg(pl.col("clock").max())
+    found = people.with_columns(day.alias("day")).join(last, on=["subject_id", "day"], how="left", maintain_order="left")
+    there = pl.col("clock").dt.truncate("1d")
+    moves = is_date_only(pl.col("death_time")) & (there != day)
+    return found.with_columns(pl.when(moves).then(there).otherwise("death_time").alias("death_time")).drop("day", "clock")
 
 
 def shifted(rows: pl.DataFrame, by: pl.Expr, keep_dates: bool = False) -> pl.DataFrame:

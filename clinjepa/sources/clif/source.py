@@ -16,7 +16,7 @@ from clinjepa.errors import SourceError
 from clinjepa.sources.clif.clocks import with_offsets
 from clinjepa.sources.clif.events import read_events
 from clinjepa.sources.clif.extract import SCHEMA_VERSION, Owners, extract_table, whole
-from clinjepa.sources.clif.stays import icu_stays, numbered_hospitalizations, read_stays
+from clinjepa.sources.clif.stays import icu_admissions, icu_stays, numbered_hospitalizations, read_stays
 from clinjepa.sources.clif.tables import load_tables, zone_of
 from clinjepa.sources.files.buckets import PatientBucket, bucket_of, patient_buckets, read_rows_of_bucket
 from clinjepa.sources.readings.cleaning import finish
@@ -52,6 +52,7 @@ class ClifSource:
             )
         self._people: pl.DataFrame | None = None
         self._stays: pl.DataFrame | None = None
+        self._entered: pl.DataFrame | None = None
 
     def content_digest(self) -> str:
         """SHA-256 over names and contents of the files read, and the hospital's time zone."""
@@ -97,7 +98,7 @@ class ClifSource:
         of_bucket = bucket_of(pl.col("subject_id"), self._num_buckets()) == partition["bucket"]
         chosen = self._chosen_stays().filter(of_bucket)
         of_patients = self._usable_stays().filter(pl.col("subject_id").is_in(chosen["subject_id"].unique().implode()))
-        stays = read_stays(of_patients, tables, self._zone, counts)
+        stays = read_stays(of_patients, self._icu_admissions(), tables, self._zone, counts)
         stays = stays.join(chosen, on="stay_id", how="semi")  # after the facts that all stays of a patient say together
         stays, events = read_events(tables, stays, chosen, counts, self._config.event_time)
         return finish(stays, events, counts)
@@ -114,11 +115,18 @@ class ClifSource:
         if self._stays is None:
             table = self._tables["adt"]
             where = f"{self._folder.address}/{table.file}"
-            stays = icu_stays(whole(self._folder, table, self._zone), self._hospitalizations(), where, Counter())
+            adt = whole(self._folder, table, self._zone)
+            stays = icu_stays(adt, self._hospitalizations(), where, Counter())
             if not stays.height:
                 raise SourceError(f"{where}: no ICU stay has an end after its beginning; get the file again")
             self._stays = with_offsets(stays, self._zone).sort("stay_id")
+            self._entered = icu_admissions(adt, self._hospitalizations(), stays, where)
         return self._stays
+
+    def _icu_admissions(self) -> pl.DataFrame:
+        """All ICU admissions with a known time, in UTC, also of stays that are not usable."""
+        self._usable_stays()
+        return self._entered  # type: ignore[return-value]
 
     def _chosen_stays(self) -> pl.DataFrame:
         """Usable stays, at most `max_stays` (the first by id)."""

@@ -12,11 +12,12 @@ from collections import Counter
 import polars as pl
 
 from clinjepa.errors import SourceError
-from clinjepa.sources.clif.clocks import on_clock, shifted
+from clinjepa.sources.calendar import is_date_only
+from clinjepa.sources.clif.clocks import civil, days_on_clock, on_clock, shifted
 from clinjepa.sources.clif.tables import category, clif_map, number_ids
 from clinjepa.sources.mimic_iv.deaths import last_death, with_left_dead
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
-from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, one_sex
+from clinjepa.sources.mimic_iv.stay_facts import admissions_to_icu, describe_stays, drop_unusable, is_chronic_dialysis, one_sex
 
 _MOST_STAYS = 99
 """ICU stays of one hospitalisation."""
@@ -62,6 +63,36 @@ def icu_stays(adt: pl.DataFrame, hospitalizations: pl.DataFrame, where: str, cou
     Raises:
         SourceError: No location is an ICU, or a hospitalisation has more than _MOST_STAYS of them.
     """
+    icu = _icu_locations(adt, hospitalizations, where, counts)
+    icu = drop_unusable(icu, counts).sort("hadm_id", "intime", "outtime")
+    until = pl.col("outtime").cum_max().shift(1).over("hadm_id")
+    icu = icu.with_columns((until.is_null() | (pl.col("intime") > until)).cum_sum().over("hadm_id").alias("number"))
+    unit = category("location_type") if "location_type" in icu.columns else pl.lit(None, pl.String)
+    stays = icu.group_by("hadm_id", "number", maintain_order=True).agg(
+        pl.col("hospitalization_id", "subject_id", "intime").first(), pl.col("outtime").max(), unit.first().alias("care_unit")
+    )
+    if stays.height and (stays["number"] > _MOST_STAYS).any():
+        raise SourceError(f"{where}: a hospitalisation has more than {_MOST_STAYS} ICU stays; look at in_dttm and out_dttm")
+    return stays.with_columns(_stay_ids(stays, where))
+
+
+def icu_admissions(adt: pl.DataFrame, hospitalizations: pl.DataFrame, stays: pl.DataFrame, where: str) -> pl.DataFrame:
+    """subject_id, hadm_id and intime (UTC) of the usable stays and of ICU locations that begin outside all of them, also unusable ones.
+
+    Args:
+        adt: The table adt.
+        hospitalizations: Result of `numbered_hospitalizations`.
+        stays: Result of `icu_stays`.
+        where: Address of adt's file, for messages.
+    """
+    icu = _icu_locations(adt, hospitalizations, where, Counter()).select("subject_id", "hadm_id", "intime")
+    spans = stays.select("hadm_id", pl.col("intime").alias("begin"), "outtime")
+    inside = icu.join(spans, on="hadm_id").filter(pl.col("intime").is_between("begin", "outtime"))
+    return admissions_to_icu(stays, icu.join(inside, on=["hadm_id", "intime"], how="anti", maintain_order="left"))
+
+
+def _icu_locations(adt: pl.DataFrame, hospitalizations: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
+    """ICU locations with hadm_id, subject_id, intime and outtime (may be null); see `icu_stays` for the counts and the error."""
     adt = adt.sort("hospitalization_id", "in_dttm", nulls_last=True)  # an open location ends where the next one begins
     adt = adt.with_columns(pl.coalesce("out_dttm", pl.col("in_dttm").shift(-1).over("hospitalization_id")).alias("out_dttm"))
     icu = adt.filter(category("location_category").is_in(clif_map()["icu"]))
@@ -74,25 +105,19 @@ def icu_stays(adt: pl.DataFrame, hospitalizations: pl.DataFrame, where: str, cou
         if kept.height < icu.height:
             counts[rule] += icu.height - kept.height
         icu = kept
-    icu = drop_unusable(icu.rename({"in_dttm": "intime", "out_dttm": "outtime"}), counts).sort("hadm_id", "intime", "outtime")
-    until = pl.col("outtime").cum_max().shift(1).over("hadm_id")
-    icu = icu.with_columns((until.is_null() | (pl.col("intime") > until)).cum_sum().over("hadm_id").alias("number"))
-    unit = category("location_type") if "location_type" in icu.columns else pl.lit(None, pl.String)
-    stays = icu.group_by("hadm_id", "number", maintain_order=True).agg(
-        pl.col("hospitalization_id", "subject_id", "intime").first(), pl.col("outtime").max(), unit.first().alias("care_unit")
-    )
-    if stays.height and (stays["number"] > _MOST_STAYS).any():
-        raise SourceError(f"{where}: a hospitalisation has more than {_MOST_STAYS} ICU stays; look at in_dttm and out_dttm")
-    return stays.with_columns(_stay_ids(stays, where))
+    return icu.rename({"in_dttm": "intime", "out_dttm": "outtime"})
 
 
-def read_stays(stays: pl.DataFrame, tables: dict[str, pl.DataFrame], zone: str, counts: Counter[str]) -> pl.DataFrame:
+def read_stays(
+    stays: pl.DataFrame, entered: pl.DataFrame, tables: dict[str, pl.DataFrame], zone: str, counts: Counter[str]
+) -> pl.DataFrame:
     """Stays in the columns of STAYS_SCHEMA, on the clocks of their hospitalisations; height and weight are still null.
 
     The times of a patient are compared on one clock, and then brought to that of each stay (`clocks`).
 
     Args:
         stays: All usable stays of a bucket's patients, from `icu_stays`, with the columns of `clocks.with_offsets`.
+        entered: Result of `icu_admissions`, of any patients.
         tables: The bucket's rows of patient, hospitalization and, if present, hospital_diagnosis.
         zone: Name of the hospital's zone.
         counts: Receives `stay_without_patient` (kept, with nulls), `patient_with_several_deaths`, `patient_with_several_races`,
@@ -103,6 +128,7 @@ def read_stays(stays: pl.DataFrame, tables: dict[str, pl.DataFrame], zone: str, 
         name: tables[name].join(offsets, on="subject_id", how="inner", maintain_order="left") for name in ("patient", "hospitalization")
     }
     people, admissions = _people(of_patient["patient"], zone, counts), _admissions(of_patient["hospitalization"], zone)
+    people = days_on_clock(people, _seen(stays, of_patient["hospitalization"], zone))
     strays = stays.join(people, on="subject_id", how="anti").height
     if strays:
         counts["stay_without_patient"] += strays
@@ -111,8 +137,30 @@ def read_stays(stays: pl.DataFrame, tables: dict[str, pl.DataFrame], zone: str, 
     stays = stays.join(people, on="subject_id", how="left", maintain_order="left")
     stays = stays.join(admissions, on=["hadm_id", "subject_id"], how="left", maintain_order="left")
     stays = stays.join(_dialysis(tables.get("hospital_diagnosis")), on=["hadm_id", "subject_id"], how="left", maintain_order="left")
-    described = describe_stays(stays.with_columns(pl.lit(None, pl.String).alias("source_split")), admissions, counts)
+    entered = shifted(entered.join(offsets, on="subject_id", how="inner", maintain_order="left"), pl.col("patient_offset"))
+    stays = stays.with_columns(pl.lit(None, pl.String).alias("source_split"))
+    described = describe_stays(stays, admissions_to_icu(entered), admissions, counts)
     return _on_own_clocks(described, to_own_clock)
+
+
+def _seen(stays: pl.DataFrame, hospitalizations: pl.DataFrame, zone: str) -> pl.DataFrame:
+    """subject_id, civil and clock of `days_on_clock`: ICU and hospital admissions and discharges that are instants.
+
+    stays: with times in UTC and patient_offset. hospitalizations: with patient_offset.
+    """
+    found = []
+    for table, names in ((stays, ("intime", "outtime")), (hospitalizations, ("admission_dttm", "discharge_dttm"))):
+        for name in names:
+            dtype = table.schema[name]
+            if table is stays or (isinstance(dtype, pl.Datetime) and dtype.time_zone is not None):
+                time = pl.col(name).dt.replace_time_zone("UTC")
+                there = table.select(
+                    "subject_id",
+                    civil(time, zone).alias("civil"),
+                    (pl.col(name).dt.replace_time_zone(None) + pl.col("patient_offset")).alias("clock"),
+                )
+                found.append(there.filter(~is_date_only(pl.col("civil"))))
+    return pl.concat(found)
 
 
 def _on_own_clocks(stays: pl.DataFrame, to_own_clock: pl.DataFrame) -> pl.DataFrame:

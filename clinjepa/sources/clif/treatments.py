@@ -171,6 +171,7 @@ def _events(named: pl.DataFrame, value: pl.Expr, unit: pl.Expr, end: str | None 
             (pl.col(end) if end else pl.lit(None, pl.Datetime("us"))).alias("end_time"),
             "variable",
             "row",
+            pl.col("med_order_id").rank("dense").cast(pl.Int64).alias("order"),
             pl.when(indicates).then(1.0).otherwise(value).alias("value"),
             pl.when(~indicates).then(unit).alias("unit"),
             pl.when(indicates | (pl.col("variable") == MEDICATION)).then(name).alias("text"),

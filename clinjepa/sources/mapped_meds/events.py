@@ -75,15 +75,15 @@ def _meanings(code_map: CodeMap) -> pl.DataFrame:
 
 
 def _held(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Rates that hold until the next row of their patient and code, at most `hours`; a last row is a point in time. 0 ends a rate."""
+    """Rates that hold until the next row of their patient, code and order, at most `hours`; 0 ends one, a last row is a point in time."""
     for rule, fault in (("non_numeric", pl.col("numeric_value").is_null()), ("negative_rate", pl.col("numeric_value") < 0)):
         wrong = fault.fill_null(False)
         if number := rows.select(wrong.sum()).item():
             counts[rule] += number
         rows = rows.filter(~wrong)
-    series = ["subject_id", "key"]
+    series = ["subject_id", "key", "order"]
     stops = pl.col("numeric_value") == 0
-    rows = rows.with_columns(stops.alias("stops")).sort(*series, "time", pl.col("stops").not_(), "row")
+    rows = rows.with_columns(stops.alias("stops")).sort(*series, "time", pl.col("stops").not_(), "row", nulls_last=True)
     following = pl.col("time").shift(-1).over(series)
     limit = pl.col("time") + pl.duration(seconds=pl.col("hours") * 3600)
     rows = rows.with_columns(pl.when(following.is_not_null()).then(pl.min_horizontal(following, limit)).alias("end_time"))
@@ -111,6 +111,7 @@ def _raw(placed: pl.DataFrame, code_map: CodeMap, counts: Counter[str]) -> pl.Da
             "end_time",
             "variable",
             "row",
+            pl.col("order").rank("dense").cast(pl.Int64),
             pl.when(flag).then(1.0).when(~category | drug).then(pl.col("numeric_value")).alias("value"),
             pl.when(drug).then(pl.coalesce("text_value", "rest")).when(category).then("said").alias("text"),
             pl.when(~category | (drug & pl.col("numeric_value").is_not_null())).then("unit").alias("unit"),

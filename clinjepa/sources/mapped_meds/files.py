@@ -27,6 +27,7 @@ _MORE: dict[str, pl.DataType] = {
     "stay": pl.Int64(),
     "hospitalization": pl.Int64(),
     "unit": pl.String(),
+    "order": pl.String(),
     "stored": pl.Datetime("us"),
     "care_unit": pl.String(),
 }
@@ -159,6 +160,7 @@ def _check_type(name: str, column: str, dtype: pa.DataType, where: str) -> None:
         "numeric_value": number or pa.types.is_decimal(inner),
         "stay": number or text,
         "hospitalization": number or text,
+        "order": number or text,
         "stored": pa.types.is_timestamp(inner) or text,
     }.get(name, text or whole)
     if not fits and not pa.types.is_null(inner):

@@ -14,7 +14,7 @@ from clinjepa.sources.calendar import completed_years
 from clinjepa.sources.mapped_meds.structure import made_ids, of_kind, with_end
 from clinjepa.sources.mimic_iv.deaths import last_death, with_left_dead
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
-from clinjepa.sources.mimic_iv.stay_facts import describe_stays, is_chronic_dialysis, one_sex, race_groups
+from clinjepa.sources.mimic_iv.stay_facts import admissions_to_icu, describe_stays, is_chronic_dialysis, one_sex, race_groups
 
 _SEX_CODES = {"female": "F", "male": "M"}
 _BEFORE_ALL = datetime.datetime(1, 1, 1)
@@ -44,13 +44,17 @@ def read_stays(stays: pl.DataFrame, structure: pl.DataFrame, splits: pl.DataFram
     named = pl.col("race_word").is_in(known_groups)
     stays = stays.with_columns(race_groups(stays["race_word"]).alias("race_group"))
     stays = stays.with_columns(pl.when(named).then("race_word").otherwise("race_group").alias("race")).drop("race_word", "race_group")
-    return describe_stays(_with_age(stays, structure), admissions, counts)
+    begins = of_kind(structure, "stays.begin").select(
+        "subject_id", pl.col("hospitalization").alias("hadm_id"), pl.col("time").alias("intime")
+    )
+    entered = admissions_to_icu(_named_admission(begins, admissions))
+    return describe_stays(_with_age(stays, structure), entered, admissions, counts)
 
 
 def _admissions(structure: pl.DataFrame, code_map: CodeMap) -> pl.DataFrame:
     """hadm_id, subject_id, admitted, discharged, left_dead, discharge_fault; of equal ids the first beginning and the last end."""
     begins, ends = of_kind(structure, "hospitalizations.begin"), of_kind(structure, "hospitalizations.end")
-    if begins["hospitalization"].count():
+    if _has_ids(structure):
         ids = ["hospitalization", "subject_id"]
         first = begins.drop_nulls("hospitalization").unique(ids, keep="first", maintain_order=True)
         last = ends.drop_nulls("hospitalization").unique(ids, keep="last", maintain_order=True)
@@ -63,10 +67,8 @@ def _admissions(structure: pl.DataFrame, code_map: CodeMap) -> pl.DataFrame:
         table = with_end(named.select("hospitalization", "subject_id", pl.col("time").alias("begin")), ends)
     words = ends.select("subject_id", pl.col("time").alias("end"), _place(code_map).alias("place"))
     said = words.unique(["subject_id", "end"], keep="last", maintain_order=True)
-    flags = of_kind(structure, "hospitalizations.died").select("subject_id", pl.col("time").alias("end"), flag=_flag())
-    table = table.join(said, on=["subject_id", "end"], how="left", maintain_order="left").join(
-        flags.unique(["subject_id", "end"], keep="last", maintain_order=True), on=["subject_id", "end"], how="left", maintain_order="left"
-    )
+    table = table.join(said, on=["subject_id", "end"], how="left", maintain_order="left")
+    table = table.join(_flags(structure, table), on=["hospitalization", "subject_id"], how="left", maintain_order="left")
     return with_left_dead(table.rename({"hospitalization": "hadm_id", "begin": "admitted", "end": "discharged"}))
 
 
@@ -80,24 +82,56 @@ def _place(code_map: CodeMap) -> pl.Expr:
     return pl.coalesce(*known, "rest", "text_value")
 
 
-def _flag() -> pl.Expr:
-    return pl.when(pl.col("numeric_value").is_not_null()).then(pl.col("numeric_value").cast(pl.Int64, strict=False))
+def _flags(structure: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+    """hospitalization, subject_id, flag: what rows of `hospitalizations.died` say of it.
+
+    A row is of the hospitalisation that it names, with any time or none, else of the one in which it lies. 1 counts at any time; 0 before
+    the end does not say how it ended. A number without a meaning decides over both.
+
+    Args:
+        structure: Rows of structure.
+        table: The hospitalisations: hospitalization, subject_id, begin, end.
+    """
+    ids, time, end = ["hospitalization", "subject_id"], pl.col("time"), pl.col("end")
+    flag = pl.col("numeric_value").cast(pl.Int64, strict=False).alias("flag")
+    said = structure.filter(pl.col("kind") == "hospitalizations.died").select(*ids, "time", "row", flag).drop_nulls("flag")
+    named = said.filter(pl.col("hospitalization").is_not_null()) if _has_ids(structure) else said.clear()
+    by_id = named.join(table, on=ids)
+    rest = said.join(named, on="row", how="anti").drop("hospitalization")
+    inside = rest.join(table, on="subject_id").filter(time.is_between("begin", end) | (end.is_null() & (time >= pl.col("begin"))))
+    at_end = (time == end).fill_null(False)
+    by_time = inside.filter(at_end | ~at_end.any().over("row"))  # a row at the end of one and the beginning of the next is of the first
+    columns = [*ids, "time", "end", "flag"]
+    found = pl.concat([by_id.select(columns), by_time.select(columns)])
+    told = found.filter((pl.col("flag") != 0) | time.is_null() | (time >= end).fill_null(False))
+    odd = pl.col("flag").filter(~pl.col("flag").is_in([0, 1]))
+    return told.group_by(ids).agg(pl.coalesce(odd.first(), pl.col("flag").max()).alias("flag"))
+
+
+def _has_ids(structure: pl.DataFrame) -> bool:
+    return bool(of_kind(structure, "hospitalizations.begin")["hospitalization"].count())
 
 
 def _with_admission(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """`stays` with their hospitalisation, by its id or else the last one that began before the stay and had not ended."""
-    if not stays["hadm_id"].count():
-        known = admissions.select("subject_id", "hadm_id", "admitted", pl.col("discharged").alias("until")).sort("admitted")
-        found = (
-            stays.drop("hadm_id")
-            .sort("intime")
-            .join_asof(known, left_on="intime", right_on="admitted", by="subject_id", strategy="backward", check_sortedness=False)
-        )
-        inside = pl.col("until").is_null() | (pl.col("intime") <= pl.col("until"))
-        stays = found.with_columns(pl.when(inside).then(pl.col("hadm_id")).alias("hadm_id")).drop("admitted", "until").sort("stay_id")
+    """`stays` with their hospitalisation (`_named_admission`)."""
+    stays = _named_admission(stays, admissions).sort("stay_id")
     if admissions.height and (strays := stays.join(admissions, on=["hadm_id", "subject_id"], how="anti").height):
         counts["stay_without_admission"] += strays
     return stays.join(admissions, on=["hadm_id", "subject_id"], how="left", maintain_order="left")
+
+
+def _named_admission(stays: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
+    """`stays` with hadm_id where none has one: the last hospitalisation that began before the stay and had not ended."""
+    if stays["hadm_id"].count():
+        return stays
+    known = admissions.select("subject_id", "hadm_id", "admitted", pl.col("discharged").alias("until")).sort("admitted")
+    found = (
+        stays.drop("hadm_id")
+        .sort("intime")
+        .join_asof(known, left_on="intime", right_on="admitted", by="subject_id", strategy="backward", check_sortedness=False)
+    )
+    inside = pl.col("until").is_null() | (pl.col("intime") <= pl.col("until"))
+    return found.with_columns(pl.when(inside).then(pl.col("hadm_id")).alias("hadm_id")).drop("admitted", "until")
 
 
 def _people(structure: pl.DataFrame, code_map: CodeMap, counts: Counter[str]) -> pl.DataFrame:
@@ -159,12 +193,14 @@ def _dialysis(structure: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_age(stays: pl.DataFrame, structure: pl.DataFrame) -> pl.DataFrame:
-    """`stays` with age in years at their beginning: a charted age and the years since, else by the birth."""
+    """`stays` with age in years at their beginning: a charted age and the completed years between, else by the birth."""
     ages = of_kind(structure, "people.age").drop_nulls("numeric_value")
     ages = ages.select("subject_id", pl.col("time").alias("aged_at"), pl.col("numeric_value").floor().alias("aged")).sort("aged_at")
     near = stays.sort("intime").join_asof(
         ages, left_on="intime", right_on="aged_at", by="subject_id", strategy="nearest", check_sortedness=False
     )
-    charted = pl.col("aged") + completed_years(pl.col("aged_at"), pl.col("intime"))
+    later = pl.col("aged_at") > pl.col("intime")
+    since, until = completed_years(pl.col("aged_at"), pl.col("intime")), completed_years(pl.col("intime"), pl.col("aged_at"))
+    charted = pl.col("aged") + pl.when(later).then(-until).otherwise(since)
     age = pl.coalesce(charted, completed_years(pl.col("birth"), pl.col("intime")).cast(pl.Float64)).alias("age")
     return near.with_columns(age).drop("aged", "aged_at").sort("stay_id")

@@ -160,7 +160,7 @@ def _infusions(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     kg = pl.when(in_pounds).then(pl.col("numeric_value") * _KG_PER_POUND).otherwise("numeric_value")
     weights = weighed.group_by("subject_id", "time").agg(patient_weight=kg.first())
     paired = paired.join(weights, on=["subject_id", "time"], how="left", maintain_order="left")
-    return infusions(paired, counts)
+    return infusions(paired.rename({"order_id": "order"}), counts)
 
 
 def _procedures(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:

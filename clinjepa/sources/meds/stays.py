@@ -13,7 +13,7 @@ from clinjepa.errors import SourceError
 from clinjepa.sources.calendar import completed_years
 from clinjepa.sources.mimic_iv.deaths import last_death, with_left_dead
 from clinjepa.sources.mimic_iv.row_meaning import mimic_map
-from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, one_sex, race_groups
+from clinjepa.sources.mimic_iv.stay_facts import admissions_to_icu, describe_stays, drop_unusable, is_chronic_dialysis, one_sex, race_groups
 
 
 def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
@@ -35,7 +35,8 @@ def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Cou
     """
     prefix = pl.col("code").str.split_exact("//", 2)
     coded = rows.with_columns(prefix.struct.field("field_0").alias("kind"), prefix.struct.field("field_1").alias("first"))
-    stays = _boundaries(coded, where, counts)
+    stays = drop_unusable(_boundaries(coded, where, counts), counts)
+    beginnings = coded.filter(pl.col("kind") == "ICU_ADMISSION").rename({"time": "intime"})
     admissions = _admissions(coded, counts)
     known = admissions.filter(pl.col("hadm_id").is_not_null())
     strays = stays.join(known, on=["hadm_id", "subject_id"], how="anti").height
@@ -49,11 +50,11 @@ def read_stays(rows: pl.DataFrame, splits: pl.DataFrame, where: str, counts: Cou
     stays = stays.join(_dialysis(coded), on=["hadm_id", "subject_id"], how="left", maintain_order="left").with_columns(
         completed_years(pl.col("birth"), pl.col("intime")).alias("age")
     )
-    return describe_stays(stays, admissions, counts)
+    return describe_stays(stays, admissions_to_icu(beginnings), admissions, counts)
 
 
 def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
-    """stay_id, subject_id, hadm_id, intime, outtime, care_unit; one row per usable stay."""
+    """stay_id, subject_id, hadm_id, intime, outtime, care_unit; one row per stay with an id and a beginning; outtime may be null."""
     columns = [pl.col("icustay_id").alias("stay_id"), *(pl.col(name) for name in ("subject_id", "hadm_id", "time", "first"))]
     inside = coded.filter(
         pl.col("kind").is_in(["ICU_ADMISSION", "ICU_DISCHARGE"]) & pl.col("icustay_id").is_not_null() & pl.col("time").is_not_null()
@@ -79,12 +80,11 @@ def _boundaries(coded: pl.DataFrame, where: str, counts: Counter[str]) -> pl.Dat
             counts["duplicate_row"] += found.height - distinct.height
         frames[kind] = distinct
     ends = frames["ICU_DISCHARGE"].select("stay_id", "subject_id", pl.col("time").alias("outtime"))
-    stays = (
+    return (
         frames["ICU_ADMISSION"]
         .rename({"time": "intime", "first": "care_unit"})
         .join(ends, on=["stay_id", "subject_id"], how="left", maintain_order="left")
     )
-    return drop_unusable(stays, counts)
 
 
 def _admissions(coded: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:

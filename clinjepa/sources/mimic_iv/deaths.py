@@ -24,18 +24,24 @@ from clinjepa.sources.mimic_iv.row_meaning import mimic_map
 _DAY = pl.duration(days=1)
 
 
-def with_outcomes(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+def with_outcomes(stays: pl.DataFrame, entered: pl.DataFrame, admissions: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """`stays` with death_time, died_in_hospital and died_in_icu; a date alone becomes the last time of that day at which he was alive.
 
     Args:
         stays: All usable stays of their patients: stay_id, subject_id, intime, outtime, admitted, discharged, left_dead (whether the
             discharge says that the patient died; null where it says nothing), discharge_fault, next_icu_admission_time, death_time (as
             recorded).
+        entered: All ICU admissions of these patients, also of stays that are not usable: subject_id, intime.
         admissions: All hospitalisations of these patients: subject_id, admitted, discharged, left_dead.
         counts: Receives `impossible_death`: stays whose recorded death is unknown because it contradicts the record, and the rules of
             `with_left_dead`: stays whose outcome is unknown by them.
     """
-    found = stays.join(_alive(stays, admissions), on="subject_id", how="left", maintain_order="left")
+    found = stays.join(
+        _alive(pl.concat([stays.select("subject_id", "intime"), entered.select("subject_id", "intime")]), admissions),
+        on="subject_id",
+        how="left",
+        maintain_order="left",
+    )
     in_icu_later = (pl.col("last_intime") > end_of(pl.col("discharged")) + _DAY).fill_null(False)
     left_dead = pl.col("left_dead").fill_null(False)
     found = found.with_columns(_is_impossible(found).alias("impossible") | (left_dead & in_icu_later), left_dead & ~in_icu_later)
@@ -44,7 +50,7 @@ def with_outcomes(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter
         counts["impossible_death"] += impossible
     death = pl.when(~pl.col("impossible")).then(pl.col("death_time"))
     found = found.with_columns(death, is_date_only(death).fill_null(False).alias("date_only"))
-    found = _last_alive_that_day(found, stays, admissions)
+    found = _last_alive_that_day(found, stays, entered, admissions)
     timed = pl.col("death_time").is_not_null() & ~pl.col("date_only")
     inside = timed & (
         pl.col("death_time").is_between(pl.col("admitted"), end_of(pl.col("discharged"))).fill_null(False)
@@ -105,14 +111,14 @@ def last_death(time: pl.Expr) -> pl.Expr:
     return pl.coalesce(time.filter(~is_date_only(time)).max(), time.max())
 
 
-def _alive(stays: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
+def _alive(entered: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
     """subject_id and the times that bound the death of a patient: last_intime, last_admitted, first_left_dead."""
-    entered = stays.group_by("subject_id").agg(pl.col("intime").max().alias("last_intime"))
+    last = entered.group_by("subject_id").agg(pl.col("intime").max().alias("last_intime"))
     left = admissions.group_by("subject_id").agg(
         pl.col("admitted").max().alias("last_admitted"),
         pl.col("discharged").filter(pl.col("left_dead")).min().alias("first_left_dead"),
     )
-    return entered.join(left, on="subject_id", how="left")
+    return last.join(left, on="subject_id", how="left")
 
 
 def _is_impossible(found: pl.DataFrame) -> pl.Expr:
@@ -135,9 +141,10 @@ def _is_impossible(found: pl.DataFrame) -> pl.Expr:
     return pl.any_horizontal(rule.fill_null(False) for rule in rules)
 
 
-def _last_alive_that_day(found: pl.DataFrame, stays: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
+def _last_alive_that_day(found: pl.DataFrame, stays: pl.DataFrame, entered: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
     """`found` with each date of death moved to the last admission or discharge of the patient on that day, if there is one."""
     times = [stays.select("subject_id", pl.col(name).alias("seen")) for name in ("intime", "outtime")]
+    times.append(entered.select("subject_id", pl.col("intime").alias("seen")))
     times += [admissions.select("subject_id", pl.col(name).alias("seen")) for name in ("admitted", "discharged")]
     day = pl.col("death_time").dt.truncate("1d").alias("day")
     seen = pl.concat(times).with_columns(pl.col("seen").dt.truncate("1d").alias("day"))

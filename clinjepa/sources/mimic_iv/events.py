@@ -103,6 +103,7 @@ def _infused(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -> p
         _rounded("amount"),
         pl.col("amountuom").alias("amount_unit"),
         pl.col("ordercategorydescription").alias("order_category"),
+        pl.col("orderid").alias("order"),
         pl.when(pl.col("patientweight") > 0).then(_rounded("patientweight")).alias("patient_weight"),
         pl.col("storetime").alias("store_time"),
     )

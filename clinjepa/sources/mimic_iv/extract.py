@@ -25,7 +25,7 @@ from clinjepa.sources.schema import longest_lookback_hours
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import finished_part, write_record
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _MARGIN_HOURS = 24
 """Margin around the stays' windows beyond the longest look-back: dates without a time are at 00:00. `read` cuts exactly."""
 

@@ -139,7 +139,7 @@ def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
     Args:
         paired: icustay_id, item, row, time, end, numeric_value (the rate), unit (of the rate), amount, amount_unit, order_category,
-            patient_weight (kg), and store_time if the source has it.
+            patient_weight (kg), order (its id), and store_time if the source has it.
         counts: Receives `carrier_or_flush`, `unmapped_code`, `zero_amount`, `negative_rate`.
     """
     paired = paired.with_columns(pl.lit("INFUSION").alias("part")).join(
@@ -191,6 +191,7 @@ def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
             .alias("text"),
             "row",
             "item",
+            "order",
             "patient_weight",
             *_store_time(paired),
         )

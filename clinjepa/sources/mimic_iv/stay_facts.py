@@ -21,6 +21,11 @@ _LONGEST_STAY_DAYS = 366
 """Longer stays are errors: the longest ICU stay of MIMIC-IV 3.1 lasts about 226 days."""
 
 
+def admissions_to_icu(*tables: pl.DataFrame) -> pl.DataFrame:
+    """subject_id, hadm_id and intime of the rows that have a patient and a time: `entered` of `describe_stays`."""
+    return pl.concat([table.select("subject_id", "hadm_id", "intime") for table in tables]).drop_nulls(["subject_id", "intime"])
+
+
 def drop_unusable(stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """Stays that end after their start and at most a year later.
 
@@ -38,12 +43,13 @@ def drop_unusable(stays: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     return stays
 
 
-def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+def describe_stays(stays: pl.DataFrame, entered: pl.DataFrame, admissions: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """Stays in the columns of STAYS_SCHEMA; height and weight are still null. Outcome: `deaths.with_outcomes`.
 
     Args:
         stays: All usable stays of their patients: stay_id, subject_id, hadm_id, intime, outtime, care_unit, age (years), sex_code, race,
             admission_type, admitted, discharged, left_dead, discharge_fault, death_time (as recorded), source_split, chronic_dialysis.
+        entered: All ICU admissions of these patients with a known time, also of stays that are not usable: subject_id, hadm_id, intime.
         admissions: All hospitalisations of these patients: subject_id, hadm_id, admitted, discharged, left_dead.
         counts: Receives `implausible_age` (the age becomes null), `unknown_sex` (a code other than F and M) and the
             rules of `with_outcomes`, also `discharge_before_icu_stay`: stays of unknown outcome, since their discharge alive is earlier.
@@ -57,37 +63,55 @@ def describe_stays(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counte
     unknown = stays.select((pl.col("sex").is_null() & is_word).sum()).item()
     if unknown:
         counts["unknown_sex"] += unknown
-    stays = _without_earlier_discharge(stays)
-    by_admission = pl.coalesce(pl.col("hadm_id"), -pl.col("stay_id"))
+    stays = _without_earlier_discharge(stays, entered)
     following = admissions.filter(pl.col("hadm_id").is_not_null()).select(
         "hadm_id", "subject_id", pl.col("admitted").shift(-1).over("subject_id", order_by="admitted").alias("next_hospital_admission_time")
     )
-    stays = stays.join(following, on=["hadm_id", "subject_id"], how="left", maintain_order="left").with_columns(
+    stays = stays.join(following, on=["hadm_id", "subject_id"], how="left", maintain_order="left")
+    stays = stays.join(_places(stays, entered), on="stay_id", how="left", maintain_order="left").with_columns(
         pl.when(plausible).then(pl.col("age")).cast(pl.Float32).alias("age_years"),
         pl.lit(None, pl.Float32).alias("height_cm"),
         pl.lit(None, pl.Float32).alias("weight_kg"),
         pl.lit(None, pl.Boolean).alias("sepsis"),
         pl.col("admitted").alias("hospital_admission_time"),
         pl.col("discharged").alias("hospital_discharge_time"),
-        pl.col("intime").shift(-1).over(by_admission, "subject_id", order_by="intime").alias("next_icu_admission_time"),
-        pl.col("intime").rank("ordinal").over(by_admission, "subject_id").cast(pl.Int32).alias("stay_number_in_admission"),
     )
-    return complete_stays(with_outcomes(stays, admissions, counts)).select(STAYS_SCHEMA.names)
+    return complete_stays(with_outcomes(stays, entered, admissions, counts)).select(STAYS_SCHEMA.names)
 
 
-def _without_earlier_discharge(stays: pl.DataFrame) -> pl.DataFrame:
+def _places(stays: pl.DataFrame, entered: pl.DataFrame) -> pl.DataFrame:
+    """stay_id, next_icu_admission_time, stay_number_in_admission: a stay among all ICU admissions of its hospitalisation.
+
+    A stay that is not usable counts, unless it begins at the time of a usable one, as a copy would.
+    """
+    place = ["subject_id", "hadm_id"]
+    others = entered.drop_nulls("hadm_id").unique([*place, "intime"], maintain_order=True).join(stays, on=[*place, "intime"], how="anti")
+    known = pl.concat([stays.select(*place, "intime", "stay_id"), others.select(*place, "intime", pl.lit(None, pl.Int64).alias("stay_id"))])
+    by_admission = (pl.coalesce(pl.col("hadm_id"), -pl.col("stay_id")), "subject_id")
+    return known.select(
+        "stay_id",
+        pl.col("intime").shift(-1).over(*by_admission, order_by="intime").alias("next_icu_admission_time"),
+        pl.col("intime").rank("ordinal").over(*by_admission).cast(pl.Int32).alias("stay_number_in_admission"),
+    ).drop_nulls("stay_id")
+
+
+def _without_earlier_discharge(stays: pl.DataFrame, entered: pl.DataFrame) -> pl.DataFrame:
     """`stays` without a discharge alive that is before the admission's last ICU stay: the fault `discharge_before_icu_stay`.
 
     A discharge as dead before an ICU stay is judged by `deaths`, since the stay may be that of an organ donor.
     """
-    entered = pl.col("intime").max().over("hadm_id", "subject_id")
-    early = (end_of(pl.col("discharged")) < entered) & ~pl.col("left_dead").fill_null(False) & pl.col("discharge_fault").is_null()
+    place = ["hadm_id", "subject_id"]
+    last = (
+        pl.concat([table.select(*place, "intime") for table in (stays, entered)]).group_by(place).agg(pl.col("intime").max().alias("last"))
+    )
+    stays = stays.join(last, on=place, how="left", maintain_order="left", nulls_equal=True)
+    early = (end_of(pl.col("discharged")) < pl.col("last")) & ~pl.col("left_dead").fill_null(False) & pl.col("discharge_fault").is_null()
     early = early.fill_null(False)
     return stays.with_columns(
         pl.when(~early).then(pl.col("discharged")).alias("discharged"),
         pl.when(~early).then(pl.col("left_dead")).alias("left_dead"),
         pl.when(early).then(pl.lit("discharge_before_icu_stay")).otherwise(pl.col("discharge_fault")).alias("discharge_fault"),
-    )
+    ).drop("last")
 
 
 def one_sex(people: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import polars as pl
 
 from clinjepa.errors import SourceError
 from clinjepa.sources.mimic_iv.deaths import last_death, with_left_dead
-from clinjepa.sources.mimic_iv.stay_facts import describe_stays, drop_unusable, is_chronic_dialysis, race_groups
+from clinjepa.sources.mimic_iv.stay_facts import admissions_to_icu, describe_stays, drop_unusable, is_chronic_dialysis, race_groups
 
 
 def usable_stays(icustays: pl.DataFrame, where: str, counts: Counter[str]) -> pl.DataFrame:
@@ -68,7 +68,7 @@ def read_stays(tables: dict[str, pl.DataFrame], where: dict[str, str], counts: C
         (pl.col("anchor_age") + pl.col("intime").dt.year() - pl.col("anchor_year")).alias("age"),
         pl.lit(None, pl.String).alias("source_split"),
     )
-    return describe_stays(stays, admissions, counts)
+    return describe_stays(stays, admissions_to_icu(tables["icustays"]), admissions, counts)
 
 
 def _dialysis(diagnoses: pl.DataFrame | None) -> pl.DataFrame:

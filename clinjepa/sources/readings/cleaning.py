@@ -45,11 +45,17 @@ _EVENT_COLUMNS = pl.Schema(
         "row": pl.Int64(),
     }
 )
-_RAW_COLUMNS = pl.Schema({**_EVENT_COLUMNS, "item": pl.Int64(), "patient_weight": pl.Float64(), "site": pl.String()})
+_IDENTITY = {"item": pl.Int64(), "order": pl.Int64()}
+"""What tells rows apart beside their content: the item, and the order under which something was given (a number of the source)."""
+
+_RAW_COLUMNS = pl.Schema({**_EVENT_COLUMNS, **_IDENTITY, "patient_weight": pl.Float64(), "site": pl.String()})
 
 
 def raw_events(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with all columns of a raw event: EVENTS_SCHEMA plus item id, patient weight in kg and site. Missing columns are null."""
+    """`frame` with all columns of a raw event: EVENTS_SCHEMA plus item id, order, patient weight in kg and site.
+
+    Missing columns are null.
+    """
     return frame.select(
         pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name) for name, dtype in _RAW_COLUMNS.items()
     )
@@ -144,7 +150,7 @@ def _convert(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     kept = events.filter(pl.col("fault").is_null())
     own = pl.Series("variable", list(variables)), pl.Series("unit", [v.unit for v in variables.values()])
     unit = pl.when(pl.col("variable") == MEDICATION).then(pl.col("unit")).otherwise(pl.col("variable").replace_strict(*own, default=None))
-    return kept.with_columns(pl.col("converted").alias("value"), unit.alias("unit")).select(*_EVENT_COLUMNS, "item")
+    return kept.with_columns(pl.col("converted").alias("value"), unit.alias("unit")).select(*_EVENT_COLUMNS, *_IDENTITY)
 
 
 def _by_unit_table(events: pl.DataFrame) -> pl.DataFrame:
@@ -208,13 +214,17 @@ def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[st
 def _each_once(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """`events` without duplicates (counted as `duplicate_row`). Events are equal when they differ at most in `row` and `store_time`.
 
+    What two orders give is given twice, also with equal times and amounts; an event without an order is equal to one of any order.
     The first of equal events is kept, with the earliest `store_time` of them.
     """
-    distinct = [name for name in (*_EVENT_COLUMNS, "item") if name in events.columns and name not in ("row", "store_time")]
+    distinct = [name for name in (*_EVENT_COLUMNS, *_IDENTITY) if name in events.columns and name not in ("row", "store_time")]
     alike = (
         events.select("stay_id", "time", "variable", "value").hash_rows().is_duplicated()
     )  # a small superset, found faster than by comparing all columns
     repeated = events.with_row_index("place").filter(alike)
+    if "order" in distinct and 0 < repeated["order"].null_count() < repeated.height:
+        content = [name for name in distinct if name != "order"]
+        repeated = repeated.with_columns(pl.coalesce("order", pl.col("order").drop_nulls().first().over(content)))
     is_first = repeated.select(pl.struct(distinct).is_first_distinct()).to_series()
     again = repeated.filter(~is_first)["place"]
     if not again.len():

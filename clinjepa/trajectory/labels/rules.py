@@ -27,6 +27,9 @@ TIME_COLUMNS = (
 FLAG_COLUMNS = ("died_in_hospital", "died_in_icu", "sepsis", "chronic_dialysis")
 """Columns of `stays` that rules read; `artifact.label_rows` turns times into hours after ICU admission and flags into 0, 1 or NaN."""
 
+_HISTORY = ("chronic_dialysis",)
+"""Flags that say what was before the stay: data without diagnoses know of none. The other flags are outcomes."""
+
 
 def hourly_labels(task: Task, state: DerivedState) -> np.ndarray:
     """The labels of an hourly task per row; NaN where there is none, and on all rows before ICU admission."""
@@ -211,7 +214,9 @@ def _unknown_time(name: str, rows: HourRows) -> np.ndarray:
 
 
 def _excluded(task: Task, rows: HourRows) -> np.ndarray:
+    """Rows of stays that the task leaves out; an unknown outcome leaves a stay out too, an unknown history does not."""
     excluded = np.zeros(len(rows), bool)
     for name in task.exclude_stays:
-        excluded |= rows.constants[name] == 1
+        flag = rows.constants[name]
+        excluded |= (flag == 1) | (np.isnan(flag) & (name not in _HISTORY))
     return excluded

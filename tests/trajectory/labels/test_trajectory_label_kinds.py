@@ -69,6 +69,29 @@ def test_excluded_stays_have_no_labels():
     assert marks(hourly_labels(event(exclude_stays=["chronic_dialysis"]), state)) == "- - -"
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "expected"),
+    [("chronic_dialysis", _, "0 0 -"), *((name, value, mark) for name in FLAG_COLUMNS[:3] for value, mark in ((0, "0 0 -"), (_, "- - -")))],
+)
+def test_an_unknown_outcome_excludes_a_stay_and_an_unknown_history_does_not(flag, value, expected):
+    state = stay(3, {flag: value}, map=[80, 80, 80])
+    assert marks(hourly_labels(event(exclude_stays=[flag]), state)) == expected
+
+
+@pytest.mark.parametrize(("died", "expected"), [(0.0, "0 1 1"), (1.0, "- - -"), (_, "- - -")])
+def test_a_discharge_from_the_icu_is_known_only_of_stays_that_ended_in_one(died, expected):
+    soon = load_task("icu_discharge_24h")
+    labels = hourly_labels(soon, stay(40, {"died_in_icu": died, "outtime": 40.0}))
+    assert marks(labels[[10, 15, 38]]) == expected and math.isnan(labels[39])
+
+
+@pytest.mark.parametrize(("died", "expected"), [(0.0, 1.0), (_, _)])
+def test_a_patient_who_may_have_died_in_hospital_has_no_label_of_coming_back(died, expected):
+    facts = {"died_in_hospital": died, "hospital_discharge_time": 9.0, "next_hospital_admission_time": 99.0}
+    labels = stay_labels(load_task("hospital_readmission_30d"), DerivedState(stay(6, facts).rows, functions()), 24)
+    np.testing.assert_equal(labels[-1], expected)
+
+
 def test_a_time_ahead_is_positive_inside_its_window_and_missing_once_it_has_come():
     soon = task(kind="time", horizon_hours=2, gap_hours=1, time="death_time")
     # predicted after hours 1, 2, 3, 4, 5, 6; death at 4.5 lies 3.5, 2.5, 1.5, 0.5 h ahead
