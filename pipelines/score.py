@@ -10,8 +10,10 @@ from pipelines.terminal.arguments import Debug, run_as_module
 from pipelines.terminal.faults import one_line_errors
 
 if TYPE_CHECKING:
+    from clinjepa.config import Config
     from clinjepa.config.schema import SourceConfig
     from clinjepa.storage import Folder
+    from pipelines.graph.experiment import Experiment
     from pipelines.graph.saved_run import SavedRun
     from pipelines.graph.trial_stages import Trial
 
@@ -76,8 +78,10 @@ def score_patients(asked: Scoring, debug: bool = False) -> None:
     trials = _trials(run, asked.recipe, asked.seed)
     source = _source(asked, run)
     name = asked.name or f"{run.config.name}-on-{source.name.replace(' ', '_').lower()}"
+    _check_name(name, run)
     config = absolute(scoring_config(run.config, source, name, asked.patients))
     experiment = scoring_experiment(run, trials, config, source_digest(config))
+    _check_results(config, experiment)
     shift = shift_stage(run, experiment)
     scores = {trial.name: score_stage(trial) for trial in experiment.trials}
     judged = [stage for trial in experiment.trials for stage in trial.evaluations.values()] if asked.evaluation else []
@@ -107,6 +111,33 @@ def _trials(run: SavedRun, recipe: str | None, seed: int | None) -> list[Trial]:
         there = ", ".join(dict.fromkeys(trial.name for trial in run.trials))
         raise ConfigError(f"the run has no finished trial of recipe {recipe}{'' if seed is None else f' with seed {seed}'}; it has {there}")
     return found
+
+
+def _check_name(name: str, run: SavedRun) -> None:
+    """Raise ConfigError for a name that is no folder below `runs/`, or that of the run itself."""
+    import re
+
+    from clinjepa.errors import ConfigError
+
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+        raise ConfigError("--name is the name of a folder of <storage>/runs: use letters, digits, _, - and dots")
+    if name == run.config.name:
+        raise ConfigError(f"--name {name} is the run itself, whose record would be lost; give another name")
+
+
+def _check_results(config: Config, experiment: Experiment) -> None:
+    """Raise ConfigError where the folder of the results holds those of other data; StoreError for a record of another version."""
+    from clinjepa.errors import ConfigError
+    from clinjepa.storage import Folder
+    from pipelines.graph.run_record import RUN_RECORD, check_run_folder
+
+    check_run_folder(config)
+    out = Folder(config.storage) / f"runs/{config.name}"
+    if not out.exists(RUN_RECORD):
+        return
+    own = f"ingest/{experiment.ingest.key}"
+    if any(own not in trial["artifacts"].values() for trial in out.read_json(RUN_RECORD)["trials"]):
+        raise ConfigError(f"{out.address} holds the report of other data or another run; give another --name")
 
 
 def _source(asked: Scoring, run: SavedRun) -> SourceConfig:

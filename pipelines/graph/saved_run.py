@@ -87,7 +87,8 @@ def read_start(config: Config) -> Start | None:
     found = [trial for trial in run.trials if asked.recipe in (None, trial.recipe) and asked.seed in (None, trial.seed)]
     if not found:
         there = ", ".join(dict.fromkeys(trial.name for trial in run.trials))
-        raise ConfigError(f"init_from: the run has no finished trial of recipe {asked.recipe} with seed {asked.seed}; it has {there}")
+        wanted = " and ".join(f"init_from.{name}={value}" for name in ("recipe", "seed") if (value := getattr(asked, name)) is not None)
+        raise ConfigError(f"the run has no finished trial of {wanted}; it has {there}")
     trial = found[0]
     for point in grid_points(config):
         _check_sizes(point.config, trial.point.config)

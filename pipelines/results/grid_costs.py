@@ -48,7 +48,7 @@ def grid_costs(config: Config, experiment: Experiment) -> GridCosts | None:
                 times[point] = _times(trial.point.config, recipes[trial.recipe], texts)
         except ConfigError:
             return None
-        own = dict(zip((stage.key for stage in costly_stages(trial)), times[point], strict=True))
+        own = dict(zip((stage.key for stage in costly_stages(trial, recipes[trial.recipe])), times[point], strict=True))
         alone += own.values()
         once |= own
     share = texts.tokens_per_state / texts.tokens_per_hour if texts.measured else None
@@ -61,12 +61,12 @@ def grid_costs(config: Config, experiment: Experiment) -> GridCosts | None:
     )
 
 
-def costly_stages(trial: Trial) -> list[Stage]:
+def costly_stages(trial: Trial, recipe: Recipe) -> list[Stage]:
     """SFT, latent stores and phases of a trial in the order of `run_order`: each store before the first phase that reads it."""
     found: dict[str, Stage] = {}
     first = trial.phases[0]
     start = first.inputs["base"] if first.inputs["base"].kind == "sft" else first.inputs.get("encoder")
-    if start is not None and start.kind == "sft":
+    if start is not None and recipe.encoder_start == "sft":  # the SFT of a run that is continued was paid there
         found[start.key] = start
     for stage in trial.phases:
         if "latents" in stage.inputs:

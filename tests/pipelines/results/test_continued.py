@@ -19,6 +19,7 @@ from pipelines.graph.artifacts import RESULT
 from pipelines.graph.experiment import Experiment, build_experiment
 from pipelines.graph.saved_run import open_saved_run, read_start
 from pipelines.graph.scoring import scoring_config, scoring_experiment
+from pipelines.results.grid_costs import costly_stages
 from pipelines.results.run_report import write_report
 from pipelines.stages import data
 from tests.pipelines.graph.test_golden_results import Stays, tiny_config
@@ -76,7 +77,7 @@ def test_the_place_of_the_run_is_in_no_key_and_what_it_made_is(first: Finished, 
     ("sections", "words"),
     [
         ({"init_from": {"run": None}}, "recipe continued continues a finished run: set init_from.run"),
-        ({"init_from": {"seed": 7}}, r"no finished trial of recipe None with seed 7; it has clin_jepa, seed 0"),
+        ({"init_from": {"seed": 7}}, r"no finished trial of init_from.seed=7; it has clin_jepa, seed 0"),
         ({"encoder": {"ffn_size": 64}, "predictor": {"ffn_size": 64}}, r"other settings: encoder\.ffn_size; give"),
         ({"tokenizer": {"vocab_size": 400}}, r"other settings: tokenizer\.vocab_size"),
     ],
@@ -130,3 +131,12 @@ def test_the_folder_of_a_scoring_is_no_run_to_continue(first: Finished) -> None:
     with pytest.raises(StoreError, match="makes another"):
         built(continuing(first, init_from={"run": f"{first.config.storage}/runs/elsewhere"}))
     assert Folder(first.config.storage).exists("runs/elsewhere/report.html")
+
+
+def test_the_costs_of_a_continued_run_leave_out_what_was_paid_before(first: Finished) -> None:
+    experiment = built(continuing(first, grid={"recipes": ["continued", "clin_jepa"]}))
+    recipes = {recipe.name: recipe for recipe in experiment.recipes}
+    kinds = {trial.recipe: [stage.kind for stage in costly_stages(trial, recipes[trial.recipe])] for trial in experiment.trials}
+    assert "sft" in kinds["clin_jepa"] and "sft" not in kinds["continued"]
+    timed = [each for each in run_order(recipes["continued"]) if getattr(each, "trains", "") != "nothing"]
+    assert len(kinds["continued"]) == len(timed)

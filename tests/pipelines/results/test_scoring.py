@@ -16,7 +16,7 @@ import torch
 
 from clinjepa.config import Config
 from clinjepa.config.schema import SourceConfig
-from clinjepa.errors import StoreError
+from clinjepa.errors import ConfigError, StoreError
 from clinjepa.evaluation.predictions import MEDS_COLUMNS, PREDICTIONS, PREDICTIONS_SCHEMA
 from clinjepa.evaluation.scores import finish_scores
 from clinjepa.storage import Folder
@@ -26,6 +26,7 @@ from pipelines.graph.saved_run import SavedRun, open_saved_run
 from pipelines.graph.scoring import FITTED, Patients, score_stage, scoring_config, scoring_experiment, shift_stage
 from pipelines.graph.stage import Stage
 from pipelines.results.run_report import write_report
+from pipelines.score import _check_name, _check_results
 from pipelines.stages import data
 from tests.pipelines.graph.test_golden_results import NUM_PARTS, Stays, tiny_config
 from tests.support.training.stages_in_process import run_stage, without_ray
@@ -174,3 +175,18 @@ def test_a_run_without_probes_names_the_remedy(finished: Finished, elsewhere: Ex
             run_stage(stage, Config(storage=finished.config.storage), Folder(finished.config.storage))
     finally:
         probes.write_bytes("probes.json", kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("run", "is the run itself"), ("../x", "letters, digits"), ("a/b", "letters, digits"), ("", "letters")]
+)
+def test_a_name_that_would_write_elsewhere_or_over_the_run_is_refused(finished: Finished, name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        _check_name(name, finished.run)
+
+
+def test_results_of_other_data_are_not_replaced(finished: Finished, elsewhere: Experiment, own: Experiment) -> None:
+    config = scoring_config(finished.run.config, SourceConfig(name="elsewhere"), "elsewhere", "all")
+    _check_results(config, elsewhere)
+    with pytest.raises(ConfigError, match="holds the report of other data"):
+        _check_results(config, own)
