@@ -15,6 +15,7 @@ import pytest
 from clinjepa.errors import ConfigError, EvaluationError, StoreError
 from clinjepa.evaluation.downstream.evaluate import score_downstream
 from clinjepa.evaluation.downstream.fitted import FittedProbes
+from clinjepa.evaluation.downstream.fitting import fit_probes
 from clinjepa.evaluation.downstream.frozen import LabelledLatents, score_frozen
 from clinjepa.evaluation.downstream.point_features import COLUMNS, point_features
 from clinjepa.evaluation.downstream.prediction import predict_points
@@ -107,6 +108,20 @@ def test_neither_latents_nor_labels_of_other_splits_are_read(predictor: Predicto
         stays.filter(pc.equal(stays["split"], "held_out")),
     )
     assert score_frozen(probes, predictor, alone, TASKS, SETTINGS).predictions.equals(all_given.predictions)
+
+
+def test_a_fit_reads_no_held_out_stay(predictor: Predictor, before: DownstreamResults) -> None:
+    stays = _stays(NUM_STAYS)
+    held_out = set(stays.filter(pc.equal(stays["split"], "held_out"))["stay_id"].to_pylist())
+    latents = ForbiddenLatents(held_out)
+    labels = some_labels(latents)
+    fitted = fit_probes(predictor, LabelledLatents(latents, labels, stays), TASKS, SETTINGS)
+    assert held_out and before.probes is not None
+    x_NF = np.zeros((1, fitted.num_features["history_only"] or 0), dtype=np.float32)
+    for name, task in fitted.tasks.items():
+        for (column, kind), probe in task.probes.items():
+            if column == "history_only":
+                assert probe(x_NF) == before.probes.tasks[name].probes[column, kind](x_NF)
 
 
 def test_a_task_or_a_kind_that_the_probes_lack_is_null_with_the_reason(predictor: Predictor, probes: FittedProbes) -> None:
