@@ -1,7 +1,7 @@
 """A run trained on CinC 2012 set a, frozen, on other data: set b, CinC 2019, the MIMIC-IV demo as CLIF tables and as OpenICU's MEDS.
 
 Each data set goes through `clinjepa score` as a user types it: reading, comparison with training, encoding, scores of every hour, and the
-run's whole evaluation with nothing fitted. First the run scores its own held-out patients: every figure must equal that of its own
+run's whole evaluation with nothing fitted. First the run scores its own held-out patients. Their figures must equal those of the run's
 evaluation. The rates are tokens of the latent store over the seconds of its stage, and over those of both the latent store and the scores.
 
 Needs CLINJEPA_DATA with `cinc2012`; of the other sets those that are there are scored (docs/data pages say where the open copies are).

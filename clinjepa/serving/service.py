@@ -67,8 +67,11 @@ def token_digest(token: str) -> bytes:
 
 
 def score_bodies(model: ScoringModel, bodies: list[bytes]) -> list[Scored]:
-    """Answers to several bodies of `POST /v1/score`, computed together. A fault of one is its own; an unexpected one is told by its kind
-    alone, since its message may quote a patient."""
+    """Answers to several bodies of `POST /v1/score`, computed together.
+
+    A body that cannot be used gets an error answer, and the others are scored. After an unexpected error the log names its class only,
+    since its message may quote a patient.
+    """
     requests, answers = {}, {}
     for place, body in enumerate(bodies):
         try:

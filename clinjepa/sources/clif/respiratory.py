@@ -54,7 +54,7 @@ def _with_known_words(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
 
 def _device() -> pl.Expr:
-    """The word for the device; a tracheostomy through which a ventilator breathes is a device of its own."""
+    """The word for the device. A tracheostomy with a ventilator has its own word."""
     known = clif_map()
     device, mode = pl.col("device"), pl.col("mode")
     sets = pl.any_horizontal(pl.col(name).fill_nan(None) > 0 for name in known["ventilator_settings"]).fill_null(False)
