@@ -106,6 +106,11 @@ def in_safe_words(error: BaseException) -> str:
     return f"{kind.__name__}{where}" + (f": {redacted(words[0])[:300]}" if quoted and words else "")
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, for a message: `1 row`, `1,234 rows`. plural: of a noun that does not end in s then."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def first_line(error: BaseException) -> str:
     """First line of an exception's message, redacted, at most 200 characters; the class name when the message is empty."""
     return redacted((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]

@@ -67,6 +67,9 @@ def _type(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is list:
         return f"list of {_type(get_args(annotation)[0])}"
+    if get_origin(annotation) is dict:
+        key, value = (_type(part) for part in get_args(annotation))
+        return f"map of {key} to {value}"
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return annotation.__name__
     named = re.sub(r"(?:[a-z_]+\.)+([A-Z]\w*)", r"\1", str(annotation))  # without modules

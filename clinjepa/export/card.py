@@ -15,6 +15,7 @@ import jinja2
 import yaml
 
 import clinjepa
+from clinjepa.errors import counted
 
 _PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors")
 LINES = """\
@@ -42,6 +43,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
     return environment.from_string(_resource("card_template.md")).render(
         {
             **facts,
+            "counted": counted,
             "lines": LINES.format(base=', base="FOLDER"' if base.get("local") else ""),
             "terms": data_terms(facts["access"]),
             "base_model": base["model"] if "model" in base and not base["local"] else None,
@@ -100,7 +102,7 @@ def _figure(figure: Mapping[str, Any] | None, holder: Mapping[str, Any]) -> str:
     text = f"{figure['value']:.3g}"
     if interval:
         text += f" ({interval[0]:.3g} to {interval[1]:.3g})"
-    return text + f", {figure['num_patients']} patients, {figure['num_seeds']} seed{'s' if figure['num_seeds'] != 1 else ''}"
+    return text + f", {counted(figure['num_patients'], 'patient')}, {counted(figure['num_seeds'], 'seed')}"
 
 
 def _resource(name: str) -> str:

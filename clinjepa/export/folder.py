@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from clinjepa.errors import StoreError
+from clinjepa.errors import StoreError, counted
 from clinjepa.export.serving_facts import FORECASTER, PROBES, SERVING
 from clinjepa.storage import Folder
 
@@ -30,11 +30,13 @@ def begin_export(out: Folder, identity: Mapping[str, object]) -> None:
         marker = next((name for name in (MANIFEST, UNFINISHED) if name in present), None)
         found = out.read_json(marker) if marker else None
         if not isinstance(found, dict) or any(found.get(name) != value for name, value in identity.items()):
-            what = "another export" if isinstance(found, dict) else f"{len(present)} files or folders that are no export"
+            what = "another export" if isinstance(found, dict) else f"{counted(len(present), 'entry', 'entries')} of no export"
             raise StoreError(f"{out.address} holds {what}; give an empty or new folder")
         foreign = sorted(set(present) - {*_OWN, MANIFEST, UNFINISHED})
         if foreign:
-            raise StoreError(f"{out.address} holds an earlier export and {len(foreign)} other things; give an empty or new folder")
+            raise StoreError(
+                f"{out.address} holds an earlier export and {counted(len(foreign), 'other thing')}; give an empty or new folder"
+            )
     out.write_json(UNFINISHED, dict(identity))
     for name in (MANIFEST, *_OWN):
         out.remove(name)

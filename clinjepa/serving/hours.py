@@ -11,6 +11,7 @@ import polars as pl
 
 from clinjepa.clinical import Variable, load_variables
 from clinjepa.config.schema import CohortConfig, TextConfig
+from clinjepa.errors import counted
 from clinjepa.serving.requests import Event, RequestError, ScoreRequest, Stay, num_complete_hours
 from clinjepa.sources.readings.cleaning import complete_stays, convert_values, drop_implausible_ages, finish, raw_events
 from clinjepa.sources.schema import MEDICATION, STAYS_TYPES, SourceTables
@@ -100,7 +101,7 @@ def hours_of_tables(tables: SourceTables, now: datetime.datetime, rules: TextRul
         dropped[name] = dropped.get(name, 0) + number
     if num_rows and not events.num_rows and all(rule.partition(":")[0] in _LOST for rule in dropped):
         told = ", ".join(f"{rule} {number}" for rule, number in sorted(dropped.items()))
-        raise RequestError("events", f"none of the {num_rows} rows can be used ({told})")
+        raise RequestError("events", f"none of {counted(num_rows, 'row')} can be used ({told})")
     has_scores = rules.text.exclusions == "all_but_scores"
     history = history_hours(events if has_scores else events.slice(0, 0), stays, variables)  # only the scores read it
     texts, grid = texts_and_grid(placed, stays, history, variables, rules.text)

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from clinjepa.config import Config
+from clinjepa.errors import counted
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.provenance import reuse_warning
@@ -64,7 +65,11 @@ def say_what_is_reused(config: Config, stages: Iterable[Stage]) -> None:
     storage = Folder(config.storage)
     finished = sum(Artifact.at(storage, stage.kind, stage.key).is_complete() for stage in stages)
     if finished:
-        console.print(f"{finished} of {len(stages)} stages are finished and reused", highlight=False, markup=False)
+        console.print(
+            f"{finished} of {counted(len(stages), 'stage')} {'is' if finished == 1 else 'are'} finished and reused",
+            highlight=False,
+            markup=False,
+        )
     line = reuse_warning(config, stages)
     if line:
         console.print(f"warning: {line}", highlight=False, markup=False)

@@ -107,6 +107,12 @@ def test_documentation_lists_every_field_with_its_default() -> None:
     assert page == reference(), "docs/configuration.md is behind the schema: python -m clinjepa.config.reference > docs/configuration.md"
 
 
+def test_types_are_written_as_words_and_not_as_pythons_own_form() -> None:
+    page = reference()
+    assert "| `files` | map of str to LabelFileConfig |" in page and "| `shares` | map of str to float |" in page
+    assert not [line for line in page.splitlines() if any(words in line for words in ("Annotated", "FieldInfo", "dict[", "metadata"))]
+
+
 def test_unknown_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'curriculum\.num_step'; did you mean 'num_steps'"):
         load_config(write(tmp_path, "curriculum: {num_step: 5}"))

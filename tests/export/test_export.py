@@ -248,7 +248,7 @@ def test_an_earlier_export_of_the_same_run_is_written_anew(finished: FinishedTra
 
 def test_a_folder_with_something_else_is_left_as_it_is(finished: FinishedTraining, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(StoreError, match="1 files or folders that are no export"):
+    with pytest.raises(StoreError, match="holds 1 entry of no export"):
         export(finished.config, str(tmp_path))
     assert (tmp_path / "README.md").read_text() == "mine"
 

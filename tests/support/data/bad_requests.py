@@ -81,7 +81,7 @@ CHANGES: list[tuple[str, Change, int, str]] = [
         "unknown variables only",
         _only({"variable": SECRET, "value": 1.0}),
         422,
-        "events: none of the 1 rows can be used (unknown_variable 1)",
+        "events: none of 1 row can be used (unknown_variable 1)",
     ),
     ("unknown units only", _only({"variable": "map", "value": 70.0, "unit": SECRET}), 422, "(unknown_unit:map 1)"),
     ("implausible values only", _only({"variable": "map", "value": 7000.0}), 422, "(out_of_range:map 1)"),
