@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.scheduling.interruptions import SERVICE_LINE
 from pipelines.terminal.arguments import Debug, run_as_module
 from pipelines.terminal.faults import one_line_errors
 
@@ -31,7 +32,7 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Answer scoring requests over HTTP until interrupted. Needs the extra `serve` (Ray Serve) and a token."""
-    with one_line_errors(debug):
+    with one_line_errors(debug, SERVICE_LINE):
         from clinjepa.export.folder import check_export
         from clinjepa.serving.service import Limits, token_digest
         from clinjepa.storage import Folder
@@ -71,7 +72,7 @@ def check_place(folder: str) -> str:
 
 
 def read_token(file: str) -> str:
-    """The bearer token of the file, or else of the environment.
+    """The bearer token of the file, or else of the environment, which loses it: Ray's processes would inherit it.
 
     Raises:
         ConfigError: There is none, the file cannot be read or is open to other users, or the token is too short or not printable.
@@ -79,7 +80,7 @@ def read_token(file: str) -> str:
     from clinjepa.errors import ConfigError
     from clinjepa.serving.service import LEAST_TOKEN
 
-    token, where = os.environ.get(TOKEN_VARIABLE, ""), TOKEN_VARIABLE
+    token, where = os.environ.pop(TOKEN_VARIABLE, ""), TOKEN_VARIABLE
     if file:
         where = file
         try:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LINE = "interrupted; finished stages are kept, the same command goes on"
+SERVICE_LINE = "interrupted; the service has ended, the same command starts it again"
 
 _REPEATED_SECONDS = 1.0
 """A signal this soon after the first is the same event: a terminal that closes sends SIGHUP, and so does the shell in it."""
@@ -36,6 +37,8 @@ class Interruption:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.line = LINE
+        """What the command says when it ends; `LINE` until it says something else."""
         self._at = 0.0
         self._cleaning_up, self._over = threading.Event(), threading.Event()
 
@@ -73,7 +76,7 @@ class Interruption:
         if not self._cleaning_up.wait(_SWALLOWED_SECONDS):
             signal.pthread_kill(threading.main_thread().ident or 0, self.number or signal.SIGINT)
         if not self._over.wait(_CLEANUP_SECONDS):
-            say(LINE)
+            say(self.line)
             os._exit(self.exit_status)
 
 

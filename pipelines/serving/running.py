@@ -12,6 +12,7 @@ from clinjepa.errors import ConfigError, ResourceError
 from clinjepa.serving.service import Limits
 from pipelines.scheduling.locations import on_a_cluster
 from pipelines.scheduling.session import ray_connection
+from pipelines.serving.starting import check_port, fault_of_port, why_not_started
 
 APPLICATION = "clinjepa"
 
@@ -41,18 +42,22 @@ def served(serving: Serving, debug: bool = False) -> Iterator[None]:
     """The service answers inside this block.
 
     Raises:
-        ConfigError: The extra `serve` is not installed.
-        ResourceError: The port is taken, or the model could not be loaded.
+        ConfigError: The extra `serve` is not installed, or nothing can listen on this host and port.
+        ResourceError: The service did not start: what failed is named.
         StorageError: The cluster cannot be reached.
     """
+    joined = on_a_cluster()
+    if not joined:
+        check_port(serving.host, serving.port)
     try:
         from ray import serve
     except ImportError:
         raise ConfigError("Ray Serve is not installed here; pip install 'clinjepa[serve]'") from None
-    joined = on_a_cluster()
     if not debug:
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # at ERROR it repeats whole tracebacks of replicas
     with ray_connection({"num_cpus": serving.replicas * serving.threads + 1}, debug):
+        if joined and not serve.status().proxies:  # a Serve that runs already listens on its own port
+            check_port_of_the_head(serving.host, serving.port)
         quiet: dict[str, Any] = {"enable_access_log": False, "log_level": "INFO" if debug else "ERROR"}
         _begin(serving, quiet)
         try:
@@ -91,7 +96,23 @@ def _begin(serving: Serving, quiet: dict[str, Any]) -> None:
         serve.start(proxy_location="HeadOnly", http_options={"host": serving.host, "port": serving.port}, logging_config=quiet)
         serve.run(front.bind(model, serving.digest, serving.limits), name=APPLICATION, route_prefix="/", logging_config=quiet)
     except Exception as error:  # Ray raises many kinds, with whole tracebacks in their text
-        where = f"http://{serving.host}:{serving.port}"
-        raise ResourceError(
-            f"the service could not start on {where} ({type(error).__name__}); is the port free? --debug tells more"
-        ) from None
+        raise ResourceError(f"the service did not start: {why_not_started(error, _told_by_serve())} (--debug tells more)") from None
+
+
+def _told_by_serve() -> str:
+    """What Serve says of the deployments that do not run, with the tracebacks of their replicas; empty where it does not answer."""
+    from ray import serve
+
+    with contextlib.suppress(Exception):  # its controller may be what died
+        found = serve.status().applications[APPLICATION].deployments
+        return "\n".join(f"Deployment '{name}': {each.message}" for name, each in found.items() if each.status != "HEALTHY")
+    return ""
+
+
+def check_port_of_the_head(host: str, port: int) -> None:
+    """`check_port` on the head node of the joined cluster, where the service listens."""
+    import ray
+
+    asked = ray.remote(num_cpus=0, max_retries=0, resources={"node:__internal_head__": 0.001})(fault_of_port)
+    if fault := ray.get(asked.remote(host, port)):
+        raise ConfigError(f"{fault} (on the head node of the cluster)")

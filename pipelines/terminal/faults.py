@@ -25,7 +25,7 @@ from pipelines.scheduling.interruptions import (
 )
 
 UNEXPECTED, FAULT, LEAK = 1, 2, 3
-_KEPT = "Finished stages and checkpoints are kept; the same command resumes."
+_KEPT = "Finished stages and checkpoints are kept; the same command resumes. It is also how `clinjepa serve` ends."
 
 EXIT_STATUSES = {
     0: "The command did what it was asked to do.",
@@ -43,20 +43,23 @@ _console = Console(stderr=True, soft_wrap=True)
 
 
 @contextlib.contextmanager
-def one_line_errors(debug: bool) -> Iterator[None]:
+def one_line_errors(debug: bool, interrupted: str = LINE) -> Iterator[None]:
     """Turn an exception of the block, or a signal, into one line on standard error and an exit status of `EXIT_STATUSES`.
 
-    debug: print the traceback instead, without credentials that a library may have quoted.
+    Args:
+        debug: Print the traceback instead, without credentials that a library may have quoted.
+        interrupted: The line of a signal; by default that of a command which goes on behind its finished stages.
     """
     redact_logs()
     with interruptible() as interruption:
+        interruption.line = interrupted
         try:
             yield
             interruption.check()
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) or interruption.number is not None:
                 interruption.cleaning_up()
-                say(LINE)
+                say(interruption.line)
                 raise typer.Exit(interruption.exit_status) from None
             if not isinstance(error, Exception) or isinstance(error, typer.Exit):
                 raise
@@ -89,12 +92,12 @@ def entered(command: Callable[[], None]) -> NoReturn:
             status: str | int | None = 0
         except KeyboardInterrupt:
             interruption.cleaning_up()
-            say(LINE)
+            say(interruption.line)
             status = interruption.exit_status
         except SystemExit as error:
             status = error.code
             if interruption.number is not None and status != interruption.exit_status:
-                say(LINE)
+                say(interruption.line)
                 status = interruption.exit_status
     if interruption.number is not None:
         drop_half_made_objects_quietly()

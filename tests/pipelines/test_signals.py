@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.scheduling.interruptions import interruptible
+from pipelines.scheduling.interruptions import SERVICE_LINE, interruptible
 from tests.support.machines.cli import ROOT, environment
 from tests.support.machines.processes import marked, none_left
 
@@ -21,6 +21,7 @@ LINE = "interrupted; finished stages are kept, the same command goes on\n"
 AT_WORK = """
 import signal, sys, threading, time
 import typer
+from pipelines.scheduling.interruptions import LINE, SERVICE_LINE
 from pipelines.terminal.faults import entered, one_line_errors
 
 def libraries_handler(number, frame):
@@ -35,7 +36,7 @@ class HalfMade:  # as Ray Data's Dataset, whose __del__ needs what the construct
         self.whole
 
 def command():
-    with one_line_errors(debug=False):
+    with one_line_errors(False, {line}):
         signal.signal(signal.SIGINT, libraries_handler)
         signal.signal(signal.SIGTERM, libraries_handler)
         threading.Timer(0.5, lambda: print("at work", flush=True)).start()  # the main thread is in its work by then
@@ -56,8 +57,8 @@ WORK = {
 }
 
 
-def at_work(work: str, **options: object) -> subprocess.Popen[str]:
-    code = AT_WORK.format(work=work)
+def at_work(work: str, line: str = "LINE", **options: object) -> subprocess.Popen[str]:
+    code = AT_WORK.format(work=work, line=line)
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )
@@ -76,6 +77,14 @@ def test_a_signal_is_one_line_and_its_status_whatever_the_library_at_work_does(n
     assert (process.returncode, errors) == (128 + number, LINE)
 
 
+@pytest.mark.parametrize("work", ["waits", "swallows", "exits"])
+def test_a_service_that_is_ended_speaks_of_no_stages(work: str) -> None:
+    process = at_work(WORK[work], "SERVICE_LINE")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (143, f"{SERVICE_LINE}\n") and "stages" not in SERVICE_LINE
+
+
 def test_a_signal_that_comes_twice_at_once_is_one_interruption() -> None:
     slow = "\n".join(["try:", "            time.sleep(60)", "        finally:", "            time.sleep(0.5); print('cleaned')"])
     process = at_work(slow)
@@ -88,7 +97,7 @@ def test_a_signal_that_comes_twice_at_once_is_one_interruption() -> None:
 
 def test_a_command_whose_terminal_was_closed_has_the_status_of_the_signal() -> None:
     ours, theirs = os.openpty()
-    code = AT_WORK.format(work="time.sleep(60)")
+    code = AT_WORK.format(work="time.sleep(60)", line="LINE")
     process = subprocess.Popen(
         [sys.executable, "-c", "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n" + code],
         cwd=ROOT,

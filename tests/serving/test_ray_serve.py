@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import socket
 import stat
@@ -19,6 +22,8 @@ from typing import Any
 
 import pytest
 
+from pipelines.scheduling.interruptions import SERVICE_LINE
+from pipelines.serve import TOKEN_VARIABLE
 from tests.support.data.bad_requests import SECRET, bad_bodies
 from tests.support.data.stay_requests import StayRequests
 from tests.support.machines.cli import ROOT, call_here, environment
@@ -26,10 +31,13 @@ from tests.support.training.served_export import ServedExport
 
 TOKEN = "a-token-of-a-test-0123"
 START_SECONDS = 240
+PAGE = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
+SERVE = next(line for line in PAGE.splitlines() if line.startswith("clinjepa serve "))
+"""The documented command: `output/model` in the working folder, the token in the environment."""
 
 
 class Running:
-    """`clinjepa serve` in a process of its own."""
+    """The documented command in a process of its own, on a free port."""
 
     def __init__(self, folder: Path, root: Path, replicas: int = 1) -> None:
         with socket.socket() as free:
@@ -37,14 +45,14 @@ class Running:
             self.port = free.getsockname()[1]
         self.root = root
         self.output = root / "output.txt"
-        token = root / "token"
-        token.write_text(TOKEN)
-        token.chmod(0o600)
-        argv = [sys.executable, "-m", "pipelines.serve", str(folder), "--port", str(self.port), "--token-file", str(token)]
+        (root / "output").mkdir()
+        (root / "output/model").symlink_to(folder)
+        program, *words = shlex.split(SERVE, comments=True)
+        assert (program, words) == ("clinjepa", ["serve", "output/model"])
         self.process = subprocess.Popen(
-            [*argv, "--replicas", str(replicas)],
-            cwd=ROOT,
-            env=environment(RAY_TMPDIR=str(root), PYTHONPATH=os.environ.get("PYTHONPATH", "")),
+            [sys.executable, "-m", "pipelines.cli", *words, "--port", str(self.port), "--replicas", str(replicas)],
+            cwd=root,
+            env=environment(RAY_TMPDIR=str(root), PYTHONPATH=str(ROOT), **{TOKEN_VARIABLE: TOKEN}),
             stdout=self.output.open("w"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -98,6 +106,7 @@ def running(made: ServedExport, tmp_path_factory: pytest.TempPathFactory) -> Ite
         status = service.end()
         text = service.output.read_text()
         assert status == 128 + signal.SIGTERM and "Traceback" not in text, text
+        assert text.splitlines()[1:] == [SERVICE_LINE], text
         logs = [path for path in Path(root).rglob("*") if path.is_file() and path.suffix in (".log", ".out", ".err", ".txt")]
         assert len(logs) > 5
         for path in logs:
@@ -121,6 +130,28 @@ def test_requests_are_answered_with_the_token_only(running: Running, good: dict[
     assert json.loads(running.ask("/v1/model")[1])["run"] == "small"
     assert b'clinjepa_requests_total{path="/v1/score",status="200"} 1' in running.ask("/metrics")[1]
     assert running.ask("/v1/score", b" " * (9 << 20))[0] == 413
+
+
+@pytest.mark.ray
+def test_the_documented_request_is_answered_by_the_documented_command(running: Running, tmp_path: Path) -> None:
+    """Only the port is another."""
+    if shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    request = re.search(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    command = re.search(r"```sh\n(curl .*?)```", PAGE, re.DOTALL)
+    assert request and command and ":8000/" in command[1]
+    (tmp_path / "request.json").write_text(request[1])
+    words = ["sh", "-c", command[1].replace(":8000/", f":{running.port}/")]
+    done = subprocess.run(words, cwd=tmp_path, env=environment(**{TOKEN_VARIABLE: TOKEN}), text=True, capture_output=True, timeout=120)
+    answer = json.loads(done.stdout)
+    assert set(re.findall(r"^\| `(\w+)` \|", PAGE.partition("## An answer")[2].partition("| status")[0], re.MULTILINE)) == answer.keys()
+    assert len(answer["risks"]) == 3 and answer["dropped"] == {}
+
+
+@pytest.mark.ray
+def test_no_process_of_ray_inherits_the_token(running: Running) -> None:
+    (scorer,) = running.replicas("scorer")
+    assert TOKEN.encode() not in Path(f"/proc/{scorer}/environ").read_bytes()
 
 
 @pytest.mark.ray
