@@ -16,8 +16,7 @@ from clinjepa.storage import Folder
 from clinjepa.trajectory.definitions import ingest_definitions
 from pipelines.graph.artifacts import Artifact, content_key
 from pipelines.graph.run_record import TrialRecord
-from pipelines.graph.saved_run import finished_trials, storage_of
-from pipelines.graph.scoring import FITTED
+from pipelines.graph.saved_run import FITTED, finished_trials, storage_of
 from pipelines.graph.stage import FORMAT_VERSIONS
 
 _REMEDY = "use the version of clinjepa that made it, or run it again"

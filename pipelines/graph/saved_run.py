@@ -14,7 +14,7 @@ from clinjepa.config.axes import grid_points
 from clinjepa.config.load import apply_overrides, validated
 from clinjepa.config.section import result_fields
 from clinjepa.config.yaml_text import YamlFault, parse_yaml
-from clinjepa.errors import ConfigError, StoreError
+from clinjepa.errors import ConfigError, StoreError, counted
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
 from pipelines.graph.experiment import Experiment, build_experiment
@@ -22,6 +22,8 @@ from pipelines.graph.run_record import RUN_RECORD, RUN_SCHEMA_VERSION, TrialReco
 from pipelines.graph.trial_stages import Start, Trial
 
 CONFIG_FILE = "config.yaml"
+FITTED = "fitted"
+"""Input of an evaluation of other patients: the run's evaluation, which fitted its parts."""
 _RUNS = "runs"
 
 
@@ -47,7 +49,8 @@ def open_saved_run(address: str, overrides: Sequence[str] = ()) -> SavedRun:
         overrides: Settings that change no result, such as `execution.use_gpu=true`.
 
     Raises:
-        StoreError: The folder holds no finished run, or a run of another format version or of other clinical definitions.
+        StoreError: The folder holds no finished run, a scoring of other patients, or a run of another format version or of other
+            clinical definitions.
         ConfigError: Its configuration cannot be used here, or an override changes a result.
     """
     folder = Folder(address)
@@ -61,12 +64,18 @@ def open_saved_run(address: str, overrides: Sequence[str] = ()) -> SavedRun:
     different = [_different(experiment, record) for experiment in experiments]
     nearest = min(range(len(digests)), key=lambda place: len(different[place]))
     if other := different[nearest]:
+        if _is_scoring(storage, record):
+            raise StoreError(f"{folder.address} is the report of a scoring of other patients: name the run that it froze")
         raise StoreError(
-            f"{folder.address}: this clinjepa makes another {other[0].partition('/')[0]} than the run has ({len(other)} stages differ), "
+            f"{folder.address}: this clinjepa makes another {other[0].partition('/')[0]} than the run has ({_differ(len(other))}), "
             "because a format version or a clinical definition changed; use the version that made the run, or run it again"
         )
     trials = tuple(trial for finished in record for trial in _of_record(experiments[nearest], finished))
     return SavedRun(config, experiments[nearest], trials)
+
+
+def _differ(number: int) -> str:
+    return f"{counted(number, 'stage')} {'differs' if number == 1 else 'differ'}"
 
 
 def read_start(config: Config) -> Start | None:
@@ -159,6 +168,13 @@ def _source_digests(storage: Folder, record: Sequence[TrialRecord]) -> list[str]
     if not found:
         raise StoreError(f"{storage.address} lacks the ingest artifact of the run ({', '.join(sorted(names)) or 'none is named'})")
     return list(dict.fromkeys(found))
+
+
+def _is_scoring(storage: Folder, record: Sequence[TrialRecord]) -> bool:
+    """Whether a record is of `clinjepa score`: its evaluations have what a run fitted among their inputs."""
+    names = {name for trial in record for name in trial["artifacts"].values() if name.startswith("downstream/")}
+    artifacts = [Artifact.at(storage, *name.split("/")) for name in sorted(names)]
+    return any(FITTED in artifact.manifest()["inputs"] for artifact in artifacts if artifact.is_complete())
 
 
 def _label_digests(storage: Folder, record: Sequence[TrialRecord]) -> dict[str, str]:

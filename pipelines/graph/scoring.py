@@ -17,12 +17,10 @@ from clinjepa.config.section import result_fields
 from clinjepa.sources import source_class
 from clinjepa.sources.extraction import has_extractions
 from pipelines.graph.experiment import Experiment, extract_definitions
-from pipelines.graph.saved_run import SavedRun
+from pipelines.graph.saved_run import FITTED, SavedRun
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import DataStages, Trial
 
-FITTED = "fitted"
-"""Input of an evaluation of other patients: the run's evaluation, which fitted its parts."""
 Patients = Literal["all", "held_out"]
 """Who is scored: every patient of the new data; or the patients that the run's own rule puts into held_out, for data that hold its training
 patients as well."""

@@ -81,7 +81,9 @@ class _FigureFacts(TypedDict):
     no_figures: str
 
 
-def export_model(config: Config, folder: str, recipe: str | None = None, seed: int | None = None) -> ExportRecord:
+def export_model(
+    config: Config, folder: str, recipe: str | None = None, seed: int | None = None, experiment: Experiment | None = None
+) -> ExportRecord:
     """Write the trained parts of one recipe and seed as one folder; starts nothing.
 
     Args:
@@ -90,6 +92,7 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
             where the terms of the data forbid to share the model; otherwise the umask decides.
         recipe: Of `grid.recipes`; the first by default.
         seed: Of `grid.seeds`; the first by default.
+        experiment: The stages of the run; None computes them from the configuration and the source's files.
 
     Returns:
         The content of `export.json` without the list of files.
@@ -99,7 +102,7 @@ def export_model(config: Config, folder: str, recipe: str | None = None, seed: i
         StoreError: The stages are not finished, were altered or do not belong together, or `folder` holds something else.
     """
     address = Folder(folder).address
-    experiment = plan_experiment(config, remember=False)
+    experiment = experiment or plan_experiment(config, remember=False)
     trial = _trial(config, experiment, recipe, seed)
     stages = _stages(experiment, trial)
     storage, artifacts = Folder(config.storage), _whole_artifacts(config, trial, stages)
@@ -170,8 +173,8 @@ def _whole_artifacts(config: Config, trial: Trial, stages: dict[str, Stage]) -> 
 def _trial(config: Config, experiment: Experiment, recipe: str | None, seed: int | None) -> Trial:
     if config.grid.axes:
         raise ConfigError(
-            f"{config.name} has {len(experiment.trials)} trials along grid.axes; export one point of them: set 'grid.axes={{}}', and "
-            f"{', '.join(config.grid.axes)} to that point's values"
+            f"{config.name} has {len(experiment.trials)} trials along grid.axes; export one point of them: name the configuration, not the "
+            f"run, and set 'grid.axes={{}}', and {', '.join(config.grid.axes)} to that point's values"
         )
     recipe = experiment.recipes[0].name if recipe is None else recipe
     seed = config.grid.seeds[0] if seed is None else seed

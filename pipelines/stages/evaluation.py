@@ -30,7 +30,7 @@ from clinjepa.trajectory.tokens.changed_actions import ChangedActionReader
 from clinjepa.trajectory.tokens.latent_store import LatentReader
 from pipelines.graph.artifacts import RESULT, Artifact
 from pipelines.graph.context import RunContext
-from pipelines.graph.scoring import FITTED
+from pipelines.graph.saved_run import FITTED
 from pipelines.graph.stage import Stage
 from pipelines.stages.tasks import run_remotely
 

@@ -16,8 +16,8 @@ from pipelines.graph import stage as stage_module
 from pipelines.graph.artifacts import Artifact, WorkRecord
 from pipelines.graph.experiment import Experiment, build_experiment
 from pipelines.graph.run_record import RUN_RECORD, RUN_SCHEMA_VERSION
-from pipelines.graph.saved_run import SavedRun, open_saved_run
-from pipelines.graph.scoring import FITTED, scoring_config, scoring_experiment, shift_stage
+from pipelines.graph.saved_run import FITTED, SavedRun, open_saved_run
+from pipelines.graph.scoring import scoring_config, scoring_experiment, shift_stage
 from tests.pipelines.graph.test_stage_graph import DEMO
 
 DIGEST = "digest of the run's files"

@@ -22,8 +22,8 @@ from clinjepa.evaluation.scores import finish_scores
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import RESULT, Artifact
 from pipelines.graph.experiment import Experiment, build_experiment
-from pipelines.graph.saved_run import SavedRun, open_saved_run
-from pipelines.graph.scoring import FITTED, Patients, score_stage, scoring_config, scoring_experiment, shift_stage
+from pipelines.graph.saved_run import FITTED, SavedRun, open_saved_run
+from pipelines.graph.scoring import Patients, score_stage, scoring_config, scoring_experiment, shift_stage
 from pipelines.graph.stage import Stage
 from pipelines.results.run_report import write_report
 from pipelines.score import _check_name, _check_results
