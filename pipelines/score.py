@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
@@ -10,6 +11,8 @@ from pipelines.terminal.arguments import Debug, run_as_module
 from pipelines.terminal.faults import one_line_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from clinjepa.config import Config
     from clinjepa.config.schema import SourceConfig
     from clinjepa.storage import Folder
@@ -86,19 +89,22 @@ def score_patients(asked: Scoring, debug: bool = False) -> None:
     scores = {trial.name: score_stage(trial) for trial in experiment.trials}
     judged = [stage for trial in experiment.trials for stage in trial.evaluations.values()] if asked.evaluation else []
     stages = [experiment.ingest, shift, *scores.values(), experiment.labels, *judged]
-    lines: list[str] = []
+    say = partial(console.print, highlight=False, markup=False)
+    head = [f"The run {run.config.name}, finished and frozen, on the patients of {source.name}: nothing was trained or fitted on them."]
+    if differ := settings_that_differ(source, run.config.source, asked.overrides):
+        say(differ)
     with opened(config, lambda _: stages, debug, writes_report=asked.evaluation, experiment=experiment) as scoring:
         for stage in stages:
             ensure(scoring.context, stage, EXECUTORS)
             if stage is shift:
-                lines = _shift_lines(scoring.context.artifact(shift).folder)
+                lines = _shift_lines(scoring.context.artifact(shift).folder, source)
+                head += [*lines, *([differ] if differ else [])]
                 for line in lines:
-                    console.print(line, highlight=False, markup=False)
+                    say(line)
     for name, stage in scores.items():
-        console.print(f"scores of {name}: {scoring.context.artifact(stage).folder.address}", highlight=False, markup=False)
+        say(f"scores of {name}: {scoring.context.artifact(stage).folder.address}")
     if asked.evaluation:
-        notes = [f"{run.config.name}, finished and frozen, on {source.name}: nothing was fitted on these patients.", *lines]
-        console.print(f"report: {write_report(config, experiment, scoring.context.run_id, notes)}", highlight=False, markup=False)
+        say(f"report: {write_report(config, experiment, scoring.context.run_id, head)}")
 
 
 def _trials(run: SavedRun, recipe: str | None, seed: int | None) -> list[Trial]:
@@ -156,12 +162,32 @@ def _source(asked: Scoring, run: SavedRun) -> SourceConfig:
     return validated(apply_overrides(raw, own), "the new source").source
 
 
-def _shift_lines(shift: Folder) -> list[str]:
-    """The comparison of new and training patients, for the terminal."""
+def settings_that_differ(source: SourceConfig, trained_on: SourceConfig, overrides: Sequence[str] = ()) -> str:
+    """One line on the settings of the new source that differ from the run's though no override names them; empty where none does.
+
+    The new data are read with the settings of the command alone: another hospital has its own time zone, codes and parts. `event_time` is
+    compared for every kind, the rest for data of the run's own kind.
+    """
+    given = {each.partition("=")[0].removeprefix("source.") for each in overrides}
+    names = ("event_time", *(("time_zone", "map", "subsets", "max_stays") if source.kind == trained_on.kind else ()))
+    pairs = {name: (getattr(source, name), getattr(trained_on, name)) for name in names if name not in given}
+    told = [f"source.{name} is {_as_yaml(new)} here and {_as_yaml(old)} in the run" for name, (new, old) in pairs.items() if new != old]
+    return (
+        f"settings of the run's source are not taken over: {'; '.join(told)}; give KEY=VALUE where these data need another" if told else ""
+    )
+
+
+def _as_yaml(value: object) -> str:
+    """A setting as it is typed on a command line."""
+    return "null" if value is None else f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
+def _shift_lines(shift: Folder, source: SourceConfig) -> list[str]:
+    """The comparison of new and training patients, for the terminal and the report."""
     from clinjepa.evaluation.shift import in_words
     from pipelines.graph.artifacts import RESULT
 
-    return in_words(shift.read_json(RESULT))
+    return in_words(shift.read_json(RESULT), is_cut=source.max_stays is not None)
 
 
 if __name__ == "__main__":

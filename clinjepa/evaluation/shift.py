@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clinjepa.clinical import Variable
+from clinjepa.errors import counted
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hour_grid import grid_variables, parts_of, read_grid
 
@@ -197,17 +198,24 @@ def _share(flags: pa.ChunkedArray) -> float | None:
     return float(pc.mean(known.cast(pa.float64())).as_py()) if len(known) else None
 
 
-def in_words(shift: Shift, most: int = 5) -> list[str]:
-    """The comparison as short lines: counts and names of variables only."""
+def in_words(shift: Shift, most: int = 5, is_cut: bool = False) -> list[str]:
+    """The comparison as short lines: counts and names of variables only. The first two are how many there are and `distance_in_words`.
+
+    Args:
+        shift: The comparison.
+        most: Variables and rules that a line names at most.
+        is_cut: `source.max_stays` leaves stays of the new data out; their rows count as `no_icu_stay`.
+    """
     here, trained = shift["here"], shift["trained_on"]
     lines = [
-        f"{here['num_stays']:,} stays of {here['num_patients']:,} patients, {here['num_hours']:,} h; trained on "
-        f"{trained['num_stays']:,} stays, {trained['num_hours']:,} h"
+        f"{counted(here['num_stays'], 'stay')} of {counted(here['num_patients'], 'patient')}, {here['num_hours']:,} h; trained on "
+        f"{counted(trained['num_stays'], 'stay')}, {trained['num_hours']:,} h",
+        distance_in_words(shift),
     ]
-    if shift["num_known_patients"]:
+    if known := shift["num_known_patients"]:
         lines.append(
-            f"warning: {shift['num_known_patients']:,} patient ids are in the run's training or tuning split too; if they are the same "
-            "people, the figures are not those of unseen patients (--patients held_out scores the run's held-out patients only)"
+            f"warning: {counted(known, 'patient id')} {'is' if known == 1 else 'are'} in the run's training or tuning split too; if they "
+            "are the same people, the figures are not those of unseen patients (--patients held_out scores the run's held-out ones only)"
         )
     if shift["not_here"]:
         lines.append(f"measured in training and not here: {_some(shift['not_here'])}")
@@ -216,13 +224,26 @@ def in_words(shift: Shift, most: int = 5) -> list[str]:
     lines += _different_values(shift["variables"], most)
     if dropped := sum(shift["dropped"].values()):
         rules = sorted(shift["dropped"].items(), key=lambda rule: -rule[1])
-        lines.append(f"{dropped:,} rows left out: {', '.join(f'{rule} {number:,}' for rule, number in rules[:most])}")
+        words = {"no_icu_stay": "no_icu_stay (without an ICU stay, or cut off by source.max_stays)"} if is_cut else {}
+        told = ", ".join(f"{words.get(rule, rule)} {number:,}" for rule, number in rules[:most])
+        lines.append(f"{counted(dropped, 'row')} left out: {told}")
     if shift["share_beyond_reach"] > 0:
         lines.append(
             f"{100 * shift['share_beyond_reach']:.1f} % of the hours are later in the stay than the {shift['reach_hours']} h of the "
             "training windows; what is predicted there sees the last hours of the history only"
         )
     return lines
+
+
+def distance_in_words(shift: Shift) -> str:
+    """How far the values are from training's, in one figure: the median over the variables of the distance of their hourly values."""
+    known = [found["distance"] for found in shift["variables"].values() if found["distance"] is not None]
+    if not known:
+        return f"distance from training's values: unknown, no variable has {MIN_VALUES} values on both sides"
+    return (
+        f"distance from training's values: {float(np.median(known)):.2f} (Kolmogorov–Smirnov, 0 equal to 1 disjoint; median over "
+        f"{counted(len(known), 'variable')})"
+    )
 
 
 def _some(names: Sequence[str], most: int = 12) -> str:

@@ -50,7 +50,7 @@ def render_html(report: Mapping[str, Any], extras: Mapping[str, Any]) -> str:
     """One self-contained HTML page: no scripts, no fonts, no network; charts as SVG, pictures of the latent space as embedded PNG.
 
     extras, all optional: `training` {recipe: {seed: [metrics of a phase: "name", "steps", "diagnostics"]}}, `pictures` {recipe:
-    {"umap" or "pca": `clinjepa.evaluation.geometry.pictures.Picture`}}, `config_yaml` text, `notes` [text], `data_card` the
+    {"umap" or "pca": `clinjepa.evaluation.geometry.pictures.Picture`}}, `config_yaml` text, `head` and `notes` [text], `data_card` the
     name of the data card's page beside the report, `recipes` {name: a recipe of `clinjepa.curriculum.recipes`}, `fans`
     [`clinjepa.report.charts.forecast_charts.Fan`] of patients who may be shown, `no_fans` the reason why there are none.
     """

@@ -51,14 +51,14 @@ from pipelines.stages.evaluation import REGRESSION
 _Of = TypeVar("_Of")
 
 
-def write_report(config: Config, experiment: Experiment, run_id: str | None, notes: Sequence[str] = ()) -> str:
+def write_report(config: Config, experiment: Experiment, run_id: str | None, head: Sequence[str] = ()) -> str:
     """Write report.html, report.json, predictions.parquet, the data card, config.yaml and run.json into `<storage>/runs/<name>/`.
 
     Args:
         config: The configuration.
         experiment: Its stages.
         run_id: The invocation whose stages count as computed; None counts all as reused.
-        notes: Sentences at the head of the page.
+        head: Lines that stand first on the page: of a scoring, which run was frozen and how far its patients are from the training.
 
     Returns:
         The page's address.
@@ -66,14 +66,14 @@ def write_report(config: Config, experiment: Experiment, run_id: str | None, not
     Raises:
         StoreError: No trial is finished, or a result does not fit the schema of `report.json`.
     """
-    return _Assembly(config, experiment, run_id, notes).write()
+    return _Assembly(config, experiment, run_id, head).write()
 
 
 class _Assembly:
     """Collects the results of the finished trials."""
 
-    def __init__(self, config: Config, experiment: Experiment, run_id: str | None, notes: Sequence[str]) -> None:
-        self.config, self.experiment, self.run_id, self.notes = config, experiment, run_id, notes
+    def __init__(self, config: Config, experiment: Experiment, run_id: str | None, head: Sequence[str]) -> None:
+        self.config, self.experiment, self.run_id, self.head = config, experiment, run_id, head
         self.storage = Folder(config.storage)
         self.out = self.storage / f"runs/{config.name}"
         self.manifests = {stage.key: self._artifact(stage).manifest() for stage in experiment.stages if self._artifact(stage).is_complete()}
@@ -120,8 +120,8 @@ class _Assembly:
             "config_yaml": save_config(self.config),
             "data_card": PAGE,
             "recipes": {trial.arm: recipes[trial.recipe] for trial in self.trials},
+            "head": list(self.head),
             "notes": [
-                *self.notes,
                 *(f"Not finished and not in this report: {name}." for name in self.unfinished),
                 *(f"On other data or labels than this report, see {TABLE}.csv: {name}." for name in self.others),
             ],

@@ -87,6 +87,26 @@ def test_other_values_variables_lengths_and_known_patients_are_told(tmp_path: Pa
     assert "150" not in told.replace("median 169", "")  # no single value
 
 
+def test_how_far_the_values_are_is_one_figure_the_median_over_the_variables(tmp_path: Path, trained_on: Folder) -> None:
+    found = measure_shift(hospital(tmp_path / "new", [150.0 + place for place in range(40)], first_id=1000), trained_on, REACH)
+    distances = {"heart_rate": 1.0, "lactate": 0.0}  # lactate is 2 everywhere
+    assert {name: found["variables"][name]["distance"] for name in distances} == distances
+    assert in_words(found)[1].startswith("distance from training's values: 0.50 ") and in_words(found)[1].endswith("over 2 variables)")
+    del found["variables"]["lactate"]
+    assert in_words(found)[1].startswith("distance from training's values: 1.00 ") and in_words(found)[1].endswith("over 1 variable)")
+    found["variables"]["heart_rate"]["distance"] = None
+    assert in_words(found)[1] == "distance from training's values: unknown, no variable has 20 values on both sides"
+
+
+def test_one_is_said_as_one_and_rows_beyond_max_stays_are_not_said_to_have_no_stay(tmp_path: Path, trained_on: Folder) -> None:
+    found = measure_shift(hospital(tmp_path / "new", [150.0], first_id=1000), trained_on, REACH)
+    found["num_known_patients"], found["dropped"] = 1, {"no_icu_stay": 1}
+    told = in_words(found)
+    assert told[0].startswith("1 stay of 1 patient, 10 h; trained on 24 stays") and "1 patient id is in" in told[2]
+    assert told[-1] == "1 row left out: no_icu_stay 1"
+    assert in_words(found, is_cut=True)[-1] == "1 row left out: no_icu_stay (without an ICU stay, or cut off by source.max_stays) 1"
+
+
 def test_a_draw_of_hours_is_near_the_whole(tmp_path: Path, trained_on: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     new = hospital(tmp_path / "new", [70.0 + place for place in range(40)], first_id=1000, hours=40)
     whole = measure_shift(new, trained_on, REACH)

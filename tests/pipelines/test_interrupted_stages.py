@@ -125,6 +125,20 @@ def test_a_signal_to_all_processes_of_a_terminal_ends_every_command(tmp_path: Pa
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_signal_while_other_patients_are_scored_ends_the_command_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    run = Command(tmp_path / "store", "run")
+    run.finishes()
+    scoring = Command(run.storage, "score")
+    new = ("--source", "simulator", "--name", "elsewhere", "source.simulator.seed=7", "source.simulator.num_patients=30")
+    scoring.words = [*scoring.words[:3], f"{run.storage}/runs/small", *new]
+    for kind, number in (("ingest", signal.SIGINT), ("embed", signal.SIGTERM), ("scores", signal.SIGINT)):
+        scoring.interrupted(kind, number)
+    scoring.finishes()
+    assert len(list(run.storage.glob("artifacts/scores/*/risk/*.parquet"))) > 1 and (run.storage / "runs/elsewhere/report.html").exists()
+
+
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0, 4.5, 6.0])
 @pytest.mark.parametrize("number", SIGNALS)
