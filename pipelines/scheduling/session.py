@@ -38,7 +38,6 @@ from pipelines.scheduling.interruptions import cleaning_up, handle_again  # noqa
 from pipelines.scheduling.local_ray import end_leftover_workers, local_start, session_folder  # noqa: E402
 from pipelines.scheduling.locations import inside_job, on_a_cluster  # noqa: E402
 from pipelines.scheduling.ray_folder import private_ray_folder, private_token  # noqa: E402
-from pipelines.scheduling.ray_output import quiet_core  # noqa: E402
 
 # Also in trials and workers, which import this module.
 redact_logs()
@@ -163,8 +162,7 @@ def ray_connection(local: Mapping[str, object], debug: bool = False, allow_downl
             if not begun_before:
                 settings.enter_context(private_token(str(options["_temp_dir"])))
         try:
-            with contextlib.nullcontext() if debug else quiet_core():
-                _begin(options, joined)
+            _begin(options, joined)
             if not debug:
                 quieten_ray()
             ray.data.DataContext.get_current().enable_progress_bars = False
