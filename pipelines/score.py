@@ -157,7 +157,8 @@ def _source(asked: Scoring, run: SavedRun) -> SourceConfig:
         raw = {"source": run.config.source.model_dump(mode="json")}
     else:
         kind = asked.source or run.config.source.kind
-        raw = {"source": {"kind": kind, "name": kind, **({"path": asked.path} if asked.path else {})}}
+        rule = {"event_time": run.config.source.event_time}  # of texts, which are the run's
+        raw = {"source": {"kind": kind, "name": kind, **rule, **({"path": asked.path} if asked.path else {})}}
     own = [each for each in asked.overrides if each.startswith("source.")]
     return validated(apply_overrides(raw, own), "the new source").source
 
@@ -165,11 +166,11 @@ def _source(asked: Scoring, run: SavedRun) -> SourceConfig:
 def settings_that_differ(source: SourceConfig, trained_on: SourceConfig, overrides: Sequence[str] = ()) -> str:
     """One line on the settings of the new source that differ from the run's though no override names them; empty where none does.
 
-    The new data are read with the settings of the command alone: another hospital has its own time zone, codes and parts. `event_time` is
-    compared for every kind, the rest for data of the run's own kind.
+    Another hospital has its own time zone, codes and parts, so the new data are read with the settings of the command alone; only
+    `event_time`, a rule of texts, is the run's. Data of another kind than the run's have nothing to compare.
     """
     given = {each.partition("=")[0].removeprefix("source.") for each in overrides}
-    names = ("event_time", *(("time_zone", "map", "subsets", "max_stays") if source.kind == trained_on.kind else ()))
+    names = ("time_zone", "map", "subsets", "max_stays") if source.kind == trained_on.kind else ()
     pairs = {name: (getattr(source, name), getattr(trained_on, name)) for name in names if name not in given}
     told = [f"source.{name} is {_as_yaml(new)} here and {_as_yaml(old)} in the run" for name, (new, old) in pairs.items() if new != old]
     return (

@@ -23,7 +23,8 @@ from pipelines.graph.stage import FORMAT_VERSIONS, Stage
 from pipelines.results import model_export
 from pipelines.scheduling import opening, runner
 from pipelines.scheduling.interruptions import LINE
-from pipelines.score import settings_that_differ
+from pipelines.score import Scoring, settings_that_differ
+from pipelines.score import _source as new_source
 from pipelines.stages import data, scoring
 from tests.pipelines.graph.test_golden_results import Stays
 from tests.pipelines.results.test_scoring import Finished, OtherStays
@@ -130,21 +131,28 @@ def test_a_run_of_another_format_version_or_without_probes_is_not_scored(finishe
 
 def test_settings_of_the_runs_source_are_named_and_not_taken_over() -> None:
     run = SourceConfig(kind="clif", path="/one", name="one", time_zone="US/Eastern", event_time="stored", num_partitions=4)
-    new = SourceConfig(kind="clif", path="/two", name="two")
+    new = SourceConfig(kind="clif", path="/two", name="two", event_time="stored")
     assert settings_that_differ(new, run) == (
-        "settings of the run's source are not taken over: source.event_time is measured here and stored in the run; source.time_zone is "
-        "UTC here and US/Eastern in the run; give KEY=VALUE where these data need another"
+        "settings of the run's source are not taken over: source.time_zone is UTC here and US/Eastern in the run; "
+        "give KEY=VALUE where these data need another"
     )
-    assert "event_time" not in settings_that_differ(new, run, ["source.event_time=measured"])
-    assert settings_that_differ(new, run, ["source.event_time=measured", "source.time_zone=UTC"]) == ""
+    assert settings_that_differ(new, run, ["source.time_zone=UTC"]) == ""
     assert settings_that_differ(run, run) == ""
-    other = settings_that_differ(SourceConfig(kind="meds", name="meds", map="openicu"), run)
-    assert "event_time" in other and "time_zone" not in other and "map" not in other
+    assert settings_that_differ(SourceConfig(kind="meds", name="meds", map="openicu"), run) == ""
     openicu = SourceConfig(kind="meds", map="openicu", subsets=["a"], max_stays=5)
     told = settings_that_differ(SourceConfig(kind="meds"), openicu)
     assert all(
         each in told for each in ("map is mimic_iv here and openicu", "subsets is null here and [a]", "max_stays is null here and 5")
     )
+
+
+def test_texts_of_new_patients_hold_what_was_known_by_the_rule_of_the_run(finished: Finished) -> None:
+    trained_on = finished.config.source.model_copy(update={"event_time": "stored"})
+    run: Any = SimpleNamespace(config=finished.config.model_copy(update={"source": trained_on}))
+    asked = Scoring("run", ("source.time_zone=US/Central",), "clif", "/two")
+    found = new_source(asked, run)
+    assert (found.kind, found.event_time, found.time_zone) == ("clif", "stored", "US/Central")
+    assert new_source(asked._replace(overrides=("source.event_time=measured",)), run).event_time == "measured"
 
 
 def test_the_command_and_its_report_say_which_settings_of_the_source_differ(finished: Finished) -> None:
