@@ -31,7 +31,9 @@ def forecast(
 
         written = write_what_if(Question(run, stay, hour, actions, recipe, seed, credentialed), out)
         console = Console(soft_wrap=True, highlight=False)
-        for address in written:
+        for warning in written.warnings:
+            console.print(f"warning: {warning}", markup=False)
+        for address in (written.json, written.page):
             console.print(f"forecast: {address}", markup=False)
         console.print("they show one patient: keep them where the data may lie", markup=False)
 

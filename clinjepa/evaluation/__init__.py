@@ -28,13 +28,13 @@ An evaluation is a plain function of artifacts. Its result is a TypedDict of fig
 FORMAT_VERSIONS = {
     "roundtrip": 2,
     "drift": 3,
-    "forecasts": 2,
+    "forecasts": 3,
     "direct_forecasts": 1,
     "geometry": 4,
     "downstream": 5,
     "baselines": 5,
     "added_value": 1,
     "shift": 1,
-    "scores": 1,
+    "scores": 2,
 }
 """By kind of stage that this room's code makes; raised when the result changes for the same settings."""

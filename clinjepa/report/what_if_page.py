@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from clinjepa.evaluation.forecasts.what_if import HISTORY_HOURS, ValueForecast, VariableHours, Version, VersionForecast, WhatIf
+from clinjepa.evaluation.forecasts.what_if import (
+    HISTORY_HOURS,
+    ForecastHours,
+    History,
+    ValueForecast,
+    VariableHours,
+    Version,
+    VersionForecast,
+    WhatIf,
+)
 from clinjepa.report.charts.lines import marker_svg
 from clinjepa.report.charts.parts import number
 from clinjepa.report.charts.what_if_chart import HourForecast, Readings, VersionFan, what_if_chart
@@ -27,7 +36,7 @@ class ActionHours(NamedTuple):
     """Hours in a row with the same actions."""
 
     hours: str
-    text: str
+    given: str
 
 
 def render_what_if(content: WhatIf) -> str:
@@ -38,6 +47,7 @@ def render_what_if(content: WhatIf) -> str:
     return template.render(
         content=content,
         history_hours=HISTORY_HOURS,
+        hours_in_words=_hours_in_words,
         star=any(own["uses_future"] for own in shown),
         legend=[(Markup(marker_svg(SLOTS[own["version"]])), LABELS[own["version"]]) for own in shown],  # noqa: S704 - drawn here
         charts=charts,
@@ -47,6 +57,11 @@ def render_what_if(content: WhatIf) -> str:
         actions=[(LABELS[own["version"]], own["reason"], _action_rows(own)) for own in content["versions"]],
         style=page_style(),
     )
+
+
+def _hours_in_words(own: History | ForecastHours) -> str:
+    first, last = own["first_hour"], own["last_hour"]
+    return f"hour {number(last)}" if first == last else f"hours {number(first)} to {number(last)}"
 
 
 def _chart(hour: int, variable: VariableHours, versions: list[VersionForecast]) -> str:
@@ -98,7 +113,7 @@ def _cell(row: ValueForecast | None) -> tuple[str, str]:
 def _action_rows(version: VersionForecast) -> list[ActionHours]:
     """Equal actions in a row as one line."""
     rows = []
-    for text, group in groupby(version["actions"], key=lambda each: each["text"].partition(" | ")[2] or each["text"]):
+    for given, group in groupby(version["coming_actions"], key=lambda each: each["given"]):
         hours = [each["hour"] for each in group]
-        rows.append(ActionHours(number(hours[0]) if len(hours) == 1 else f"{number(hours[0])} to {number(hours[-1])}", text))
+        rows.append(ActionHours(number(hours[0]) if len(hours) == 1 else f"{number(hours[0])} to {number(hours[-1])}", given))
     return rows

@@ -40,13 +40,16 @@ class Risk(_Plain):
 
 
 class Forecast(_Plain):
-    """One variable some hours after the last complete hour, in `unit`. null: no forecast could be fitted, or it was never measured."""
+    """One variable some hours after the last complete hour, in `unit` and within its plausible range. null: no forecast was fitted, or it
+    was never measured."""
 
     variable: str
     unit: str
     horizon_hours: int
     point: float | None
+    """Median of the predictive distribution; the decoder's estimate where there is none."""
     median: float | None
+    """The same; null where there is no distribution."""
     low_50: float | None
     high_50: float | None
     low_90: float | None

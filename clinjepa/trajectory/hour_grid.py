@@ -59,3 +59,27 @@ def parts_of(stays: pa.Table) -> dict[str, np.ndarray]:
     names = np.asarray(stays["part"].to_pylist(), dtype=object)
     stay_S = stays["stay_id"].to_numpy()
     return {part: stay_S[names == part] for part in sorted(set(names.tolist()))}
+
+
+def num_stays_with(ingest: Folder, split: str, names: Sequence[str]) -> dict[str, int]:
+    """Stays of a split that have each variable in some hour; a number counts where it is not 0: nothing is given then.
+
+    Args:
+        ingest: Ingest artifact; of its hour grid these columns alone are read.
+        split: The split.
+        names: Variables of the dictionary; one that the grid does not have is in no stay.
+    """
+    stays = ingest.read_table("stays.parquet", columns=["stay_id", "split", "part"])
+    own = stays.filter(pc.equal(stays["split"], split))
+    found = dict.fromkeys(names, 0)
+    for part, stay_ids in parts_of(own).items():
+        table = ingest.read_table(f"grid/{part}.parquet", columns=["stay_id", *found])
+        inside_R = np.isin(table["stay_id"].to_numpy(), stay_ids)
+        for name in set(found) & set(table.column_names):
+            column = table[name]
+            if not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
+                has_R = column.is_valid().to_numpy()
+            else:
+                has_R = pc.fill_null(pc.not_equal(column.cast(pa.float64()), 0.0), False).to_numpy()
+            found[name] += len(np.unique(table["stay_id"].to_numpy()[inside_R & has_R]))
+    return found

@@ -40,6 +40,8 @@ class ForecastTrial:
     """The forecast evaluation that fitted the forecaster: of the run itself, or of the run that a scoring froze."""
     event_tasks: Sequence[str]
     ingest: Part
+    trained_on: Folder | None
+    """Ingest artifact of the run that fitted the forecaster, whose training split it learnt from; None where it is no longer stored."""
     trajectories: Part
     latents: Part
     base: Part
@@ -82,6 +84,7 @@ def forecast_trial(address: str, recipe: str | None = None, seed: int | None = N
         forecaster=walk.part("forecasts", fitted),
         event_tasks=manifest["settings"]["event_tasks"],
         ingest=ingest,
+        trained_on=walk.stored("ingest", walk.inputs("forecasts", fitted)["ingest"]),
         trajectories=walk.part("trajectories", latents["trajectories"]),
         latents=walk.part("embed", inputs["latents"]),
         base=walk.part(base, latents["base"]),
@@ -141,6 +144,11 @@ class _Walk:
     def part(self, kind: str, key: str) -> Part:
         settings = self.manifest(kind, key)["settings"]
         return Part(Artifact.at(self._storage, kind, key).folder, settings)
+
+    def stored(self, kind: str, key: str) -> Folder | None:
+        """Folder of an artifact whose files are all there; None otherwise."""
+        artifact = Artifact.at(self._storage, kind, key)
+        return artifact.folder if artifact.is_complete() else None
 
     def kind_of(self, kinds: Sequence[str], key: str) -> str:
         """The first of some kinds that has an artifact of that key; the last where none has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,11 @@ from clinjepa.evaluation.forecasts.what_if import (
     SCHEMA_VERSION,
     FrozenModel,
     OneStay,
+    PlannedDrug,
     WhatIf,
     coming_hours,
+    plan_warnings,
+    stay_hours,
     variable_hours,
     what_if,
 )
@@ -32,12 +36,21 @@ from clinjepa.report.document import finite
 from clinjepa.report.what_if_page import render_what_if
 from clinjepa.storage import Folder
 from clinjepa.trajectory.audit.show import check_access
-from clinjepa.trajectory.hours.action_plan import read_plan
+from clinjepa.trajectory.hour_grid import num_stays_with
+from clinjepa.trajectory.hours.action_plan import PlanEntry, read_plan
 from clinjepa.trajectory.tokens.latent_rows import as_stored
 from clinjepa.trajectory.tokens.latent_store import LatentReader
 from pipelines.graph.finished_trial import ForecastTrial, forecast_trial
 
 JSON_FILE, PAGE_FILE = "forecast.json", "forecast.html"
+
+
+class Written(NamedTuple):
+    """Addresses of both files, and what a reader must be warned of."""
+
+    json: str
+    page: str
+    warnings: list[str]
 
 
 class Question(NamedTuple):
@@ -55,8 +68,8 @@ class Question(NamedTuple):
     """The user confirms that they may see single patients."""
 
 
-def write_what_if(asked: Question, out: str) -> tuple[str, str]:
-    """Forecast one stay and write both files, which only their owner may read; returns their addresses.
+def write_what_if(asked: Question, out: str) -> Written:
+    """Forecast one stay and write both files, which only their owner may read.
 
     Args:
         asked: The run, the stay and the plan.
@@ -72,7 +85,7 @@ def write_what_if(asked: Question, out: str) -> tuple[str, str]:
     folder = Folder(out)
     folder.write_json(JSON_FILE, content)
     folder.write_bytes(PAGE_FILE, render_what_if(content).encode())
-    return f"{folder.address}/{JSON_FILE}", f"{folder.address}/{PAGE_FILE}"
+    return Written(f"{folder.address}/{JSON_FILE}", f"{folder.address}/{PAGE_FILE}", content["warnings"])
 
 
 def answer(asked: Question) -> WhatIf:
@@ -85,6 +98,8 @@ def answer(asked: Question) -> WhatIf:
     plan = None if asked.actions is None else read_plan(Path(plain_address(asked.actions)), stay.hour, hours.stop - 1)
     max_decimals = trial.ingest.settings["text"]["max_decimals"]
     versions = what_if(model, stay, _Encoder(trial, latents), plan, max_decimals)
+    history, forecast = stay_hours(model.forecaster, stay)
+    drugs = _planned_drugs(trial, plan or [])
     content: WhatIf = {
         "schema_version": SCHEMA_VERSION,
         "run": Folder(asked.run).address.rpartition("/")[2],
@@ -92,14 +107,25 @@ def answer(asked: Question) -> WhatIf:
         "seed": trial.seed,
         "data": trial.trajectories.folder.read_json("data_card.json")["name"],
         "hour": stay.hour,
+        "history": history,
+        "forecast": forecast,
         "context_hours": model.forecaster.steps.context,
         "horizons": model.forecaster.steps.horizons,
         "notes": list(NOTES),
+        "warnings": plan_warnings(drugs),
+        "plan_drugs": drugs,
         "variables": variable_hours(model.forecaster, stay),
         "versions": versions,
     }
     checked: WhatIf = finite(content)
     return checked
+
+
+def _planned_drugs(trial: ForecastTrial, plan: Sequence[PlanEntry]) -> list[PlannedDrug]:
+    """The drugs of a plan, and how often the training split has them by its hour grid."""
+    names = list(dict.fromkeys(entry.variable.name for entry in plan))
+    counts = num_stays_with(trial.trained_on, "train", names) if names and trial.trained_on is not None else {}
+    return [{"drug": name, "num_training_stays": counts.get(name)} for name in names]
 
 
 def _model(trial: ForecastTrial) -> tuple[FrozenModel, LatentReader]:

@@ -40,6 +40,7 @@ def value(variable: str, horizon: int, point: float | None) -> ValueForecast:
     median, low_50, high_50, low_90, high_90 = ends
     return {
         "variable": variable,
+        "hour": 29 + horizon,
         "horizon": horizon,
         "point": point,
         "median": median,
@@ -56,7 +57,7 @@ def version(name: Version, shift: float, text: str, reason: str | None = None) -
     return {
         "version": name,
         "uses_future": name == "recorded",
-        "actions": [{"hour": hour, "text": f"t={hour}h | {text}"} for hour in (30, 31, 32)] if there else [],
+        "coming_actions": [{"hour": hour, "given": text} for hour in (30, 31, 32)] if there else [],
         "values": [value("map", h, 70.0 + shift + h) for h in (1, 6)] + [value("lactate", h, None) for h in (1, 6)] if there else [],
         "events": [
             {"task": "hypotension_8h", "horizon_hours": 8, "probability": 0.123 + shift / 100, "in_event": True, "reason": None},
@@ -80,15 +81,19 @@ def content(text: str = "Norepinephrine: 0.1 mcg/kg/min.", reason: str | None = 
         version("recorded", 1, text, reason),
     ]
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "run": "demo",
         "recipe": "clin_jepa",
         "seed": 0,
         "data": HOSTILE,
         "hour": 29,
+        "history": {"first_hour": 18, "last_hour": 29, "last_action": {"hour": 29, "given": text}},
+        "forecast": {"first_hour": 30, "last_hour": 35},
         "context_hours": 12,
         "horizons": [1, 6],
         "notes": list(NOTES),
+        "warnings": ["the plan names esmolol"],
+        "plan_drugs": [{"drug": "esmolol", "num_training_stays": 0}],
         "variables": variables,  # type: ignore[typeddict-item]
         "versions": versions,
     }
@@ -129,6 +134,13 @@ def test_the_words_say_that_it_is_no_effect_and_what_the_intervals_are(seen: See
         and "3.3 %" in text
     )
     assert "it is the state of the last known hour" in text and "30 to 32" in text
+
+
+def test_the_page_says_which_hours_are_history_and_which_are_forecast(seen: Seen) -> None:
+    text = " ".join(seen.texts.split())
+    assert "History that is read: hours 18 to 29 of the stay · forecast: hours 30 to 35" in text
+    assert "History ends with hour 29: <script>" in text and "Actions of the hours that are forecast" in text
+    assert "Warning: the plan names esmolol." in text
 
 
 def test_a_version_that_is_left_out_says_why_and_has_no_column() -> None:

@@ -1,9 +1,10 @@
 """Forecasts of measured values from rolled-out latents: point forecasts, predictive distributions, events and next measurements.
 
 A window has C given hours; the rollout carries the last given action forward. A linear decoder, fitted on recorded hours of training
-patients, reads the values of a coming hour from its predicted latent. Errors on tuning patients make the forecast a distribution. Three
-comparisons are scored on the same values with the same draws of patients. Hours beyond the predictor's trained window are not evaluated.
-All that is fitted is a `Forecaster`; with a given one nothing is fitted, and no training or tuning stay is read.
+patients, reads the values of a coming hour from its predicted latent. Errors on tuning patients make this estimate a distribution, whose
+median is the point forecast; neither leaves the plausible range of the variable. Three comparisons are scored on the same values with the
+same draws of patients. Hours beyond the predictor's trained window are not evaluated. All that is fitted is a `Forecaster`; with a given
+one nothing is fitted, and no training or tuning stay is read.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from clinjepa.evaluation.forecasts.windows import (
     RolledWindows,
     at_horizons,
     check_fits,
-    point_forecasts,
+    estimates,
     roll_windows,
 )
 from clinjepa.evaluation.resampling import PatientBootstrap
@@ -135,9 +136,9 @@ class _Evaluation:
         scored = rolled.get(self.split)
         if scored is None:
             scored = roll_windows(self.inputs, self.steps, windows[self.split], measurements, forecaster.decoder)
-        points = point_forecasts(scored, self.steps, measurements.names, forecaster.mean_V, self.inputs.direct)
-        figures, table = self._horizons(scored, points, forecaster, measurements)
-        events, kept = self._events(scored, points, forecaster, measurements)
+        found = estimates(scored, self.steps, measurements.names, forecaster.mean_V, self.inputs.direct)
+        figures, table = self._horizons(scored, found, forecaster, measurements)
+        events, kept = self._events(scored, found, forecaster, measurements)
         result: ForecastResult = {**result_base, **figures, "events": events}  # type: ignore[typeddict-item]  # the names are the result's
         if self.cut:
             result["cut"] = f"{', '.join(map(str, self.cut))} h ahead are cut: {self._reach()}"
@@ -176,24 +177,25 @@ class _Evaluation:
         return fit_forecaster(self.inputs, self.steps, chosen, windows, measurements, self.settings.num_decoder_hours, self.seed)
 
     def _horizons(
-        self, scored: RolledWindows, points: Mapping[str, np.ndarray], forecaster: Forecaster, measurements: Measurements
+        self, scored: RolledWindows, made: Mapping[str, np.ndarray], forecaster: Forecaster, measurements: Measurements
     ) -> tuple[dict[str, object], pa.Table]:
         names = measurements.names
         draws = PatientBootstrap(scored.windows.subject_W, self.settings.num_bootstrap, self.seed)
         never_V = ~np.isfinite(measurements.values_RV).any(0) & (self.frozen is not None)
         variables: dict[str, dict[str, object]] = {name: {} for name in names}
         overall, tables = {}, []
-        for place, (h, own) in enumerate(zip(self.steps.horizons, at_horizons(scored, points, self.steps), strict=True)):
-            distributions = {method: forecaster.distributions[method][place] for method in points}
+        horizons = at_horizons(scored, made, self.steps, forecaster.ranges_V2)
+        for place, (h, own) in enumerate(zip(self.steps.horizons, horizons, strict=True)):
+            distributions = {method: forecaster.distributions[method][place] for method in made}
             found = score_horizon(own, distributions, _measured(scored, forecaster, place), draws)
             overall[str(h)] = all_variables(found, draws)
             for name, cell, never in zip(names, found.cells, never_V, strict=True):
                 variables[name][str(h)] = {**cell, "reason": "these data have no value of the variable"} if never else cell
-            tables.append(forecast_rows(scored.windows, h, names, own, found.intervals))
+            tables.append(forecast_rows(scored.windows, h, names, own.observed_WV, found))
         return {"horizons": overall, "variables": variables}, pa.concat_tables(tables)
 
     def _events(
-        self, scored: RolledWindows, points: Mapping[str, np.ndarray], forecaster: Forecaster, measurements: Measurements
+        self, scored: RolledWindows, made: Mapping[str, np.ndarray], forecaster: Forecaster, measurements: Measurements
     ) -> tuple[dict[str, TaskForecast], pa.Table]:
         kept = KeptEvents()
         row_W = measurements.rows(scored.windows.stay_W, scored.windows.start_W + self.steps.context - 1)
@@ -205,7 +207,7 @@ class _Evaluation:
             probabilities = {}
             for method in (MODEL, LAST_VALUE) if reason is None else ():
                 errors_JHV = forecaster.paths[method][:, :ahead]
-                probability_W = event_probabilities(task, measurements.names, points[method][:, :ahead], errors_JHV)
+                probability_W = event_probabilities(task, measurements.names, made[method][:, :ahead], errors_JHV, forecaster.ranges_V2)
                 if task.switches_only:
                     # Only a switch into the event is labelled 1. A window that ends in the event has no such label: least probability.
                     probability_W = np.where(in_event_before(task, measurements, row_W), LEAST, probability_W)

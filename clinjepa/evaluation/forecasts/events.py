@@ -1,10 +1,10 @@
 """Probability that a task's event comes, by the task's own rule and without a probe (zero-shot).
 
-Paths of the coming hours are simulated: the point forecasts of hours 1 … H plus the errors that the same forecast made in hours 1 … H of
-one tuning window, for each of many tuning windows. Errors of one window keep their dependence between hours and variables, and an hour in
-which that window had no measurement has none in the path. The rule of the task (`clinjepa.trajectory.labels`) is applied to every path: 1
-where an hour is in the event, 0 where none is and one is known not to be, else the path is left out. The probability is the share of ones.
-So it is that of the label, which counts an event only where it was measured.
+Paths of the coming hours are simulated: the estimates of hours 1 … H plus the errors that the same regression made in hours 1 … H of one
+tuning window, clipped to the plausible range, for each of many tuning windows. Errors of one window keep their dependence between hours and
+variables, and an hour in which that window had no measurement has none in the path. The rule of the task (`clinjepa.trajectory.labels`) is
+applied to every path: 1 where an hour is in the event, 0 where none is and one is known not to be, else the path is left out. The
+probability is the share of ones. So it is that of the label, which counts an event only where it was measured.
 """
 
 from __future__ import annotations
@@ -41,26 +41,27 @@ def draw_paths(error_JHV: np.ndarray, seed: int) -> np.ndarray:
     return error_JHV[np.sort(np.random.default_rng([seed, 0xE7]).choice(len(error_JHV), MOST_PATHS, replace=False))]
 
 
-def event_probabilities(task: Task, names: list[str], forecast_WHV: np.ndarray, error_JHV: np.ndarray) -> np.ndarray:
+def event_probabilities(task: Task, names: list[str], estimate_WHV: np.ndarray, error_JHV: np.ndarray, ranges_V2: np.ndarray) -> np.ndarray:
     """Probability [W] of an event in hours 1 … H of each window, inside (0, 1); NaN where no path has a known outcome.
 
     Args:
         task: An event task that `why_not_forecast` accepts.
         names: The V variables.
-        forecast_WHV: Point forecasts of hours 1 … H in the variables' units.
-        error_JHV: Observed minus forecast of J tuning windows (`draw_paths`); NaN where not measured.
+        estimate_WHV: Estimates of hours 1 … H in the variables' units.
+        error_JHV: Observed minus estimate of J tuning windows (`draw_paths`); NaN where not measured.
+        ranges_V2: Plausible range of each variable.
     """
     assert task.state is not None
-    found_W = np.full(len(forecast_WHV), np.nan)
-    for begin in range(0, len(forecast_WHV), _WINDOWS_AT_ONCE):
-        part_BHV = forecast_WHV[begin : begin + _WINDOWS_AT_ONCE]
+    found_W = np.full(len(estimate_WHV), np.nan)
+    for begin in range(0, len(estimate_WHV), _WINDOWS_AT_ONCE):
+        part_BHV = estimate_WHV[begin : begin + _WINDOWS_AT_ONCE]
 
         def column(name: str, part_BHV: np.ndarray = part_BHV) -> np.ndarray:
             shape = (len(part_BHV), *error_JHV.shape[:2])
             if name not in names:
                 return np.full(shape, np.nan)
             place = names.index(name)
-            return np.asarray(part_BHV[:, None, :, place] + error_JHV[None, :, :, place])
+            return np.asarray(np.clip(part_BHV[:, None, :, place] + error_JHV[None, :, :, place], *ranges_V2[place]))
 
         state_BJH = evaluate(task.state, column)
         event_BJ = (state_BJH == 1).any(2)

@@ -19,7 +19,7 @@ from clinjepa.evaluation.forecasts.points.measurements import Measurements
 from clinjepa.evaluation.forecasts.points.readouts import MeasuredHead
 from clinjepa.evaluation.forecasts.result import LAST_VALUE, MODEL
 from clinjepa.evaluation.forecasts.scoring.horizon_scores import fit_distributions
-from clinjepa.evaluation.forecasts.windows import ForecastInputs, RolledWindows, at_horizons, point_forecasts, roll_windows
+from clinjepa.evaluation.forecasts.windows import ForecastInputs, RolledWindows, at_horizons, estimates, roll_windows
 
 
 class Fitted(NamedTuple):
@@ -58,16 +58,18 @@ def fit_forecaster(
     train_R = np.isin(measurements.stay_R, stays["train"]["stay_id"].to_numpy())
     mean_V = np.nanmean(measurements.values_RV[train_R], axis=0)
     tuning = rolled["tuning"]
-    points = point_forecasts(tuning, steps, measurements.names, mean_V, inputs.direct)
+    found = estimates(tuning, steps, measurements.names, mean_V, inputs.direct)
     paths = {
-        method: draw_paths((tuning.values.target_WSV - points[method])[:, : steps.num_path_hours], seed) for method in (MODEL, LAST_VALUE)
+        method: draw_paths((tuning.values.target_WSV - found[method])[:, : steps.num_path_hours], seed) for method in (MODEL, LAST_VALUE)
     }
-    distributions = fit_distributions(at_horizons(tuning, points, steps))
+    variables = load_variables()  # those of the ingest: its stage names their digest
+    bounds = [(variables[name].minimum, variables[name].maximum) for name in measurements.names]
+    ranges_V2 = np.array(bounds, dtype=np.float32).reshape(-1, 2)
+    distributions = fit_distributions(at_horizons(tuning, found, steps, ranges_V2))
     heads = [_head(rolled, steps, place) for place in range(len(steps.horizons))]
-    variables = load_variables()
     units = [variables[name].unit or "" for name in measurements.names]
     encoder = encoder_of(inputs.latents)
-    return Fitted(Forecaster(measurements.names, units, steps, decoder, mean_V, distributions, heads, paths, encoder), rolled)
+    return Fitted(Forecaster(measurements.names, units, steps, decoder, mean_V, ranges_V2, distributions, heads, paths, encoder), rolled)
 
 
 def _head(rolled: Mapping[str, RolledWindows], steps: Steps, place: int) -> MeasuredHead | None:

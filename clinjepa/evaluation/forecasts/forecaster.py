@@ -6,6 +6,7 @@
 |---|---|
 | `decoder.mean_D`, `decoder.scale_D`, `decoder.weights_DV`, `decoder.bias_V` | values of an hour from its latent, float32 |
 | `train_mean_V` | mean of each variable over the training hours, float32 |
+| `ranges_V2` | lowest and highest plausible value of each variable, by the dictionary at the time of the fit, float32 |
 | `errors.<method>` | sorted errors of all predictive distributions, one after another by horizon, variable and group, float32 |
 | `error_counts.<method>` [H, V, 3] | errors of each group, 0 for a group that the kind does not have, int64 |
 | `levels.<method>` [H, V, 2] | levels between the groups of `by_level`, NaN for other kinds, float64 |
@@ -28,16 +29,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clinjepa.errors import EvaluationError
 from clinjepa.evaluation.downstream.probe_rows import Standardiser
 from clinjepa.evaluation.fitted_files import misfit, packed, unpacked, write_files
 from clinjepa.evaluation.forecasts.points.readouts import Decoder, MeasuredHead
 from clinjepa.evaluation.forecasts.result import LAST_VALUE, MODEL, TRAIN_MEAN
-from clinjepa.evaluation.forecasts.scoring.distributions import KINDS, NUM_GROUPS, Distribution
+from clinjepa.evaluation.forecasts.scoring.distributions import (
+    KINDS,
+    NUM_GROUPS,
+    Distribution,
+    Estimates,
+    PlausibleRange,
+    Shown,
+    shown,
+)
 
 if TYPE_CHECKING:
     from clinjepa.storage import Folder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 NAME = "forecaster"
 _MOST_GROUPS = 3
 ByHorizon = list[list[Distribution | None]]
@@ -78,8 +88,10 @@ class Forecaster:
     decoder: Decoder
     mean_V: np.ndarray
     """Mean over the training hours in each variable's unit, float32."""
+    ranges_V2: np.ndarray
+    """Plausible range of each variable in its unit, float32, by the dictionary that the run was fitted with: no forecast lies outside."""
     distributions: Mapping[str, ByHorizon]
-    """Predictive distributions of the forecasts of each method that was compared, from its errors on tuning windows."""
+    """Predictive distributions of each method that was compared, around its estimates, from its errors on tuning windows."""
     heads: list[MeasuredHead | None]
     """Which variables are measured at each horizon; None where no training or tuning window reaches it."""
     paths: Mapping[str, np.ndarray]
@@ -92,10 +104,47 @@ class Forecaster:
         """Width D of the latents."""
         return len(self.decoder.standardise.mean_F)
 
+    def shown(self, estimate_PHV: np.ndarray, hours_since_PV: np.ndarray, level_PHV: np.ndarray | None = None) -> Shown:
+        """Point forecasts and intervals [P, H, V], with the levels first for the intervals, of the model's estimates at P points.
+
+        Args:
+            estimate_PHV: What the decoder reads from the rolled-out latents at the H horizons, in the variables' units.
+            hours_since_PV: Hours since each variable was measured; inf where it never was.
+            level_PHV: Estimates whose level chooses the errors; None for estimate_PHV itself.
+        """
+        levels = [None if level_PHV is None else level_PHV[:, place] for place in range(len(self.steps.horizons))]
+        found = [self._shown(place, estimate_PHV[:, place], hours_since_PV, level_PV) for place, level_PV in enumerate(levels)]
+        return Shown(*(np.stack(parts, axis=-2) for parts in zip(*found, strict=True)))
+
+    def shown_ahead(self, horizon: int, z_PD: np.ndarray, hours_since_PV: np.ndarray | None = None) -> Shown:
+        """Point forecasts and intervals [P, V] one horizon ahead.
+
+        Args:
+            horizon: One of the horizons, hours after the history.
+            z_PD: Rolled-out latents of that hour.
+            hours_since_PV: As for `shown`; None: every variable was measured in the last known hour.
+
+        Raises:
+            EvaluationError: The horizon is none of this forecaster.
+        """
+        if horizon not in self.steps.horizons:
+            raise EvaluationError(f"the forecaster has no horizon of {horizon} h; it has {', '.join(map(str, self.steps.horizons))}")
+        known_PV = np.zeros((len(z_PD), len(self.names))) if hours_since_PV is None else hours_since_PV
+        return self._shown(self.steps.horizons.index(horizon), self.decoder(z_PD), known_PV, None)
+
+    def _shown(self, place: int, estimate_PV: np.ndarray, hours_since_PV: np.ndarray, level_PV: np.ndarray | None) -> Shown:
+        """What is shown at one horizon, variable by variable."""
+        unknown_P, found = np.full(len(estimate_PV), np.nan), []
+        for column, own in enumerate(self.distributions[MODEL][place]):
+            level_P = None if level_PV is None else level_PV[:, column]
+            estimates = Estimates(estimate_PV[:, column], unknown_P, hours_since_PV[:, column], unknown_P, level_P)
+            found.append(shown(own, PlausibleRange(*self.ranges_V2[column].tolist()), estimates))
+        return Shown(*(np.stack(parts, axis=-1) for parts in zip(*found, strict=True)))
+
     def files(self) -> dict[str, bytes]:
         """Content of `forecaster.safetensors` and `forecaster.json` by file name."""
         tensors = {f"decoder.{name}": part for name, part in _readout_tensors(self.decoder).items()}
-        tensors["train_mean_V"] = self.mean_V
+        tensors |= {"train_mean_V": self.mean_V, "ranges_V2": self.ranges_V2}
         for method, own in self.distributions.items():
             tensors |= {f"{part}.{method}": values for part, values in _distribution_tensors(own).items()}
         for method, error_JHV in self.paths.items():
@@ -171,7 +220,8 @@ def _restored(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -
         _check(mean_D.shape == scale_D.shape == (dim,) and weights_DV.shape == shape and bias_V.shape == shape[1:])
         return Standardiser(mean_D, scale_D), weights_DV, bias_V
 
-    distributions = {method: _distributions(kinds, method, tensors, shape[1]) for method, kinds in described["kinds"].items()}
+    _check(tensors["ranges_V2"].shape == (len(names), 2) and bool((tensors["ranges_V2"][:, 0] <= tensors["ranges_V2"][:, 1]).all()))
+    distributions = {method: _distributions(kinds, method, tensors) for method, kinds in described["kinds"].items()}
     paths = {key.removeprefix("paths."): part for key, part in tensors.items() if key.startswith("paths.")}
     heads = [MeasuredHead(*readout(f"heads.{h}")) if f"heads.{h}.mean_D" in tensors else None for h in horizons]
     _check(set(horizons) <= set(steps.steps_S.tolist()) and len(described["units"]) == len(names) == len(tensors["train_mean_V"]))
@@ -179,11 +229,13 @@ def _restored(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -
     _check(all(len(own) == len(horizons) for own in distributions.values()))
     _check(all(part.shape[1:] == (steps.num_path_hours, len(names)) for part in paths.values()))
     decoder, units, encoder = Decoder(*readout("decoder")), list(described["units"]), described["encoder_digest"]
-    return Forecaster(names, units, steps, decoder, tensors["train_mean_V"], distributions, heads, paths, encoder)
+    return Forecaster(names, units, steps, decoder, tensors["train_mean_V"], tensors["ranges_V2"], distributions, heads, paths, encoder)
 
 
-def _distributions(kinds: list[list[Any]], method: str, tensors: Mapping[str, np.ndarray], num_variables: int) -> ByHorizon:
+def _distributions(kinds: list[list[Any]], method: str, tensors: Mapping[str, np.ndarray]) -> ByHorizon:
     errors, counts_HVG, levels_HV2 = (tensors[f"{part}.{method}"] for part in ("errors", "error_counts", "levels"))
+    ranges = [PlausibleRange(*each) for each in tensors["ranges_V2"].tolist()]
+    num_variables = len(ranges)
     _check(counts_HVG.shape == (len(kinds), num_variables, _MOST_GROUPS) and levels_HV2.shape == (*counts_HVG.shape[:2], 2))
     _check(int(counts_HVG.sum()) == len(errors))
     groups = np.split(errors.astype(np.float64), np.cumsum(counts_HVG.ravel())[:-1])
@@ -195,7 +247,7 @@ def _distributions(kinds: list[list[Any]], method: str, tensors: Mapping[str, np
             own = [group for group in groups[begin : begin + _MOST_GROUPS] if len(group)]
             _check(len(own) == (0 if kind is None else NUM_GROUPS.get(kind, 1)) and kind in (None, *KINDS))
             levels = levels_HV2[row, column] if kind == "by_level" else np.zeros(0)
-            found[-1].append(None if kind is None else Distribution(kind, levels, own))
+            found[-1].append(None if kind is None else Distribution(kind, levels, own, ranges[column]))
     return found
 
 

@@ -21,8 +21,7 @@ from clinjepa.evaluation.forecasts.forecaster import Forecaster
 from clinjepa.evaluation.forecasts.points.measurements import Measurements
 from clinjepa.evaluation.forecasts.points.rollouts import rolled_out
 from clinjepa.evaluation.forecasts.result import MODEL
-from clinjepa.evaluation.forecasts.scoring.distributions import Distribution, Forecasts
-from clinjepa.evaluation.forecasts.scoring.horizon_scores import LEVELS
+from clinjepa.evaluation.forecasts.scoring.distributions import LEVELS, Shown
 from clinjepa.evaluation.forecasts.windows import check_fits
 from clinjepa.evaluation.space import Latents
 from clinjepa.model.predictor import Predictor
@@ -42,7 +41,8 @@ VALUES = pa.schema(
 )
 """One row is one variable `horizon` hours after the last known `hour`: the point forecast, the median and the central intervals of its
 predictive distribution, and the last measured value, all in `unit`; hours since that value; probability that the variable is measured then;
-kind of distribution. Null: no forecast could be fitted, too few tuning errors, or never measured."""
+kind of distribution. The point is the median; where there were too few tuning errors for a distribution, it is the decoder's estimate, and
+median and intervals are null. Forecasts lie in the variable's plausible range. Null also: no forecast was fitted, or never measured."""
 EVENTS = pa.schema(
     [
         ("stay_id", pa.int64()),
@@ -76,10 +76,12 @@ class KnownHours:
 
 @dataclass(frozen=True)
 class PatientForecasts:
-    """Tables of VALUES, by prediction point, horizon and variable, and of EVENTS, by task and prediction point."""
+    """Tables of VALUES, by prediction point, horizon and variable, and of EVENTS, by task and prediction point; estimate_PHV, the decoder's
+    estimates behind the values, before errors are added and values clipped."""
 
     values: pa.Table
     events: pa.Table
+    estimate_PHV: np.ndarray
 
 
 def forecast_values(
@@ -89,6 +91,7 @@ def forecast_values(
     known: KnownHours,
     z_action: np.ndarray | None = None,
     tasks: Sequence[Task] = (),
+    level_PHV: np.ndarray | None = None,
 ) -> PatientForecasts:
     """Forecasts of every variable of the forecaster at every horizon, and of event tasks, at some prediction points.
 
@@ -100,6 +103,8 @@ def forecast_values(
         z_action: Latents of the actions of the coming hours, [H, D] for all points or [P, H, D]: the first is of the hour after the last
             known one. H is the forecaster's last step − 1 at least. None: the last given action, carried forward.
         tasks: Event tasks; one whose rule cannot be forecast has a reason.
+        level_PHV: Estimates of other forecasts of these points whose level chooses the past errors, so that both are read with the same
+            errors. None: their own.
 
     Raises:
         EvaluationError: A point has fewer known hours than the forecaster's context or is not among the measurements; the forecaster is of
@@ -111,12 +116,13 @@ def forecast_values(
     windows = _windows(forecaster, known)
     later_WHD = _later(z_action, len(windows), int(steps.steps_S[-1]), latents.dim)
     z_WHD = np.zeros((len(windows), len(steps.horizons), latents.dim), dtype=np.float32)
-    point_WSV = np.zeros((len(windows), len(steps.steps_S), len(forecaster.names)), dtype=np.float32)
+    estimate_WSV = np.zeros((len(windows), len(steps.steps_S), len(forecaster.names)), dtype=np.float32)
     for rows, z_BSD in rolled_out(predictor, latents, windows, steps.steps_S, later_WHD=later_WHD):
-        z_WHD[rows], point_WSV[rows] = z_BSD[:, steps.at_H], forecaster.decoder(z_BSD)
-    return PatientForecasts(
-        _values(forecaster, known, history, z_WHD, point_WSV[:, steps.at_H]), _events(forecaster, known, history, point_WSV, tasks)
-    )
+        z_WHD[rows], estimate_WSV[rows] = z_BSD[:, steps.at_H], forecaster.decoder(z_BSD)
+    estimate_PHV = estimate_WSV[:, steps.at_H]
+    shown = forecaster.shown(estimate_PHV, history.hours_since_PV, level_PHV)
+    values = _values(forecaster, known, history, z_WHD, shown)
+    return PatientForecasts(values, _events(forecaster, known, history, estimate_WSV, tasks), estimate_PHV)
 
 
 @dataclass(frozen=True)
@@ -169,9 +175,11 @@ def _later(z_action: np.ndarray | None, number: int, last: int, dim: int) -> np.
     return np.broadcast_to(used, (number, *used.shape[-2:]))
 
 
-def _values(forecaster: Forecaster, known: KnownHours, history: _History, z_PHD: np.ndarray, point_PHV: np.ndarray) -> pa.Table:
-    found = {name: np.full(point_PHV.shape, np.nan) for name in _KNOWN}
-    found["point"] = point_PHV
+def _values(forecaster: Forecaster, known: KnownHours, history: _History, z_PHD: np.ndarray, shown: Shown) -> pa.Table:
+    point_PHV = shown.point_N
+    found = {"point": point_PHV, "median": np.where(np.isfinite(shown.low_LN[0]), point_PHV, np.nan)}
+    for place, level in enumerate(LEVELS):
+        found |= {f"low_{round(100 * level)}": shown.low_LN[place], f"high_{round(100 * level)}": shown.high_LN[place]}
     found["last_value"] = np.broadcast_to(history.last_PV[:, None], point_PHV.shape)
     hours_PV = np.where(np.isfinite(history.hours_since_PV), history.hours_since_PV, np.nan)
     found["hours_since"] = np.broadcast_to(hours_PV[:, None], point_PHV.shape)
@@ -183,8 +191,6 @@ def _values(forecaster: Forecaster, known: KnownHours, history: _History, z_PHD:
         for column, own in enumerate(forecaster.distributions[MODEL][place]):
             if own is not None:
                 kinds[place, column] = own.kind
-                for name, bound_P in _bounds(own, point_PHV[:, place, column], history.hours_since_PV[:, column]).items():
-                    found[name][:, place, column] = bound_P
     number, num_horizons, num_variables = point_PHV.shape
     each = num_horizons * num_variables
     keys = [
@@ -200,17 +206,7 @@ def _values(forecaster: Forecaster, known: KnownHours, history: _History, z_PHD:
     return pa.table([*columns, pa.array(kinds.ravel().tolist() * number, pa.string())], schema=VALUES)
 
 
-def _bounds(own: Distribution, point_P: np.ndarray, hours_since_P: np.ndarray) -> dict[str, np.ndarray]:
-    """Median and bounds of the distribution around each point forecast."""
-    unknown_P = np.full(len(point_P), np.nan)
-    forecasts = Forecasts(point_P, unknown_P, hours_since_P, unknown_P)
-    found = {"median": own.median(forecasts)}
-    for level in LEVELS:
-        found[f"low_{round(100 * level)}"], found[f"high_{round(100 * level)}"] = own.interval(forecasts, level)
-    return found
-
-
-def _events(forecaster: Forecaster, known: KnownHours, history: _History, point_PSV: np.ndarray, tasks: Sequence[Task]) -> pa.Table:
+def _events(forecaster: Forecaster, known: KnownHours, history: _History, estimate_PSV: np.ndarray, tasks: Sequence[Task]) -> pa.Table:
     tables = [EVENTS.empty_table()]
     number = len(known.stay_P)
     for task in tasks:
@@ -219,7 +215,7 @@ def _events(forecaster: Forecaster, known: KnownHours, history: _History, point_
         probability_P, before_P = np.full(number, np.nan), np.zeros(number, dtype=bool)
         if reason is None:
             errors_JHV = forecaster.paths[MODEL][:, :ahead]
-            probability_P = event_probabilities(task, forecaster.names, point_PSV[:, :ahead], errors_JHV)
+            probability_P = event_probabilities(task, forecaster.names, estimate_PSV[:, :ahead], errors_JHV, forecaster.ranges_V2)
             before_P = in_event_before(task, history.measurements, history.row_P)
             if task.switches_only:
                 probability_P = np.where(before_P, LEAST, probability_P)

@@ -9,7 +9,7 @@ from clinjepa.evaluation.figures import Figure
 MODEL, LAST_VALUE, TRAIN_MEAN, LIGHTGBM = "model", "last_value", "train_mean", "lightgbm"
 METHODS = (MODEL, LAST_VALUE, TRAIN_MEAN, LIGHTGBM)
 """Decoded from rolled-out latents; the last measured value (the training mean before the first measurement); the mean over training hours;
-gradient boosting on hand-made features."""
+gradient boosting on hand-made features. The point of each is the median of the distribution that its errors on tuning patients make."""
 MEASURED_SHARE = "measured_share"
 """Score of a variable's next measurement: the share of the given hours in which it was measured."""
 
@@ -22,7 +22,9 @@ class VariableHorizon(TypedDict):
     num_values: int
     """Measured values that are scored."""
     mae: ByMethod
+    """Mean absolute error of the points, which are medians."""
     rmse: ByMethod
+    """Root of the mean squared error of the same points: medians, not the means that would minimise it."""
     mase: ByMethod
     """MAE over that of the last value."""
     spearman: ByMethod

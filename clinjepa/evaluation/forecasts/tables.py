@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from clinjepa.evaluation.drift_windows import Windows
 from clinjepa.evaluation.forecasts.result import LAST_VALUE, LIGHTGBM, MODEL
+from clinjepa.evaluation.forecasts.scoring.distributions import LEVELS
 from clinjepa.evaluation.forecasts.scoring.event_scores import EventPoints
-from clinjepa.evaluation.forecasts.scoring.horizon_scores import LEVELS, Horizon
+from clinjepa.evaluation.forecasts.scoring.horizon_scores import Scored
 
 FORECASTS_FILE, EVENTS_FILE = "forecasts.parquet", "events.parquet"
 _METHODS = (MODEL, LAST_VALUE, LIGHTGBM)
@@ -26,7 +27,8 @@ _KEYS = [
     ("start_hour", pa.int32()),
 ]
 FORECASTS = pa.schema([*_KEYS, *((name, pa.float32()) for name in ("observed", *_METHODS, *_BOUNDS))])
-"""One row is one measured value: `observed`, the point forecasts, and the bounds of the model's intervals, in the variable's unit."""
+"""One row is one measured value: `observed`, the point forecasts (each the median of its method's predictive distribution), and the bounds
+of the model's intervals, in the variable's unit. Forecasts lie in the variable's plausible range."""
 EVENTS = pa.schema(
     [
         ("task", pa.string()),
@@ -41,12 +43,12 @@ EVENTS = pa.schema(
 """One row is one labelled prediction point under one method."""
 
 
-def forecast_rows(windows: Windows, horizon: int, names: Sequence[str], scored: Horizon, intervals_LWV2: np.ndarray) -> pa.Table:
-    """The rows of FORECASTS of one horizon."""
-    row_N, column_N = np.nonzero(np.isfinite(scored.observed_WV))
-    missing_WV = np.full(scored.observed_WV.shape, np.nan)
-    values = [scored.observed_WV, *(scored.points.get(method, missing_WV) for method in _METHODS)]
-    values += [intervals_LWV2[level, :, :, end] for level in range(len(LEVELS)) for end in (0, 1)]
+def forecast_rows(windows: Windows, horizon: int, names: Sequence[str], observed_WV: np.ndarray, scored: Scored) -> pa.Table:
+    """The rows of FORECASTS of one horizon. observed_WV: measured values, NaN where there is none."""
+    row_N, column_N = np.nonzero(np.isfinite(observed_WV))
+    missing_WV = np.full(observed_WV.shape, np.nan)
+    values = [observed_WV, *(scored.points.get(method, missing_WV) for method in _METHODS)]
+    values += [scored.intervals[level, :, :, end] for level in range(len(LEVELS)) for end in (0, 1)]
     keys = [np.asarray(names, dtype=object)[column_N], np.full(len(row_N), horizon)]
     keys += [windows.stay_W[row_N], windows.subject_W[row_N], windows.start_W[row_N]]
     columns = [pa.array(key, field.type) for key, field in zip(keys, FORECASTS, strict=False)]

@@ -3,7 +3,8 @@
 From the last known hour on: the last action carried forward, no treatment, a plan, and the actions that were recorded later. Each version
 is a sequence of action latents for `patients.forecast_values`. A text begins with its hour, and that number moves a forecast as well. So
 all versions but the recorded one are read under the number of the last known hour, as carrying forward does, for which the errors are
-calibrated: they differ by their actions alone. Differences between versions are associations learnt from data, not effects of treatments.
+calibrated: they differ by their actions alone. For the same reason all versions have the past errors of the forecast with the last action
+carried forward. Differences between versions are associations learnt from data, not effects of treatments.
 """
 
 from __future__ import annotations
@@ -24,15 +25,14 @@ from clinjepa.model.predictor import Predictor
 from clinjepa.trajectory.hours.action_plan import PlanEntry, planned_texts
 from clinjepa.trajectory.hours.text import action_text, phrases_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HISTORY_HOURS = 24
 Version = Literal["carried_forward", "none", "plan", "recorded"]
 NOTES = (
     "Differences between versions are associations that the model learnt from data, not effects of the treatment: patients who get more of "
     "a drug are often sicker. Nothing here says what would happen if the treatment were changed.",
     "Intervals and event probabilities were calibrated on forecasts with the last actions carried forward. Under other actions errors may "
-    "be larger than the intervals say.",
-    "Compare versions by their points. An interval jumps where a forecast falls among other past errors.",
+    "be larger than the intervals say. All versions have the errors of that forecast, so their points differ by what the model predicts.",
     "Actions as recorded use what happened later. They are shown for comparison and are no forecast that could have been made. Their texts "
     "also count the hours on, which moves a forecast by itself.",
     "None means that nothing is given: no drug, no fluid, and no ventilation either.",
@@ -44,16 +44,40 @@ _BOUNDS = ("point", "median", "low_50", "high_50", "low_90", "high_90")
 
 
 class HourAction(TypedDict):
-    """The action text of a coming hour of the stay, as ingest writes it; for actions carried forward that of the last known hour."""
+    """What is given in an hour of the stay: its action text without the hour at its beginning."""
 
     hour: int
-    text: str
+    given: str
+
+
+class History(TypedDict):
+    """Hours of the stay that the forecast reads: the last ones that are known. `last_action`: what is given in the last of them."""
+
+    first_hour: int
+    last_hour: int
+    last_action: HourAction
+
+
+class ForecastHours(TypedDict):
+    """Hours of the stay that are forecast; none of them is known. There are values at the horizons."""
+
+    first_hour: int
+    last_hour: int
+
+
+class PlannedDrug(TypedDict):
+    """A drug of the plan, and how many stays of the run's training split were given it; null where the run's ingest is no longer stored."""
+
+    drug: str
+    num_training_stays: int | None
 
 
 class ValueForecast(TypedDict):
-    """One variable `horizon` hours after the last known hour, in its unit; null: no forecast or no interval could be fitted."""
+    """One variable in hour `hour` of the stay, `horizon` hours after the last known one, in its unit. null: no forecast or no interval was
+    fitted."""
 
     variable: str
+    hour: int
     horizon: int
     point: float | None
     median: float | None
@@ -75,11 +99,11 @@ class EventForecast(TypedDict):
 
 
 class VersionForecast(TypedDict):
-    """The forecasts under one version of the actions. `reason`: why the version has none."""
+    """The forecasts under one version of the actions. coming_actions: those of hours that are forecast. `reason`: why there are none."""
 
     version: Version
     uses_future: bool
-    actions: list[HourAction]
+    coming_actions: list[HourAction]
     values: list[ValueForecast]
     events: list[EventForecast]
     reason: str | None
@@ -97,7 +121,7 @@ class VariableHours(TypedDict):
 
 
 class WhatIf(TypedDict):
-    """Content of `forecast.json`. hour: the last known hour of the stay, from 0."""
+    """Content of `forecast.json`. All hours are those of the stay, from 0; hour: the last known one, between history and forecast."""
 
     schema_version: int
     run: str
@@ -105,9 +129,13 @@ class WhatIf(TypedDict):
     seed: int
     data: str
     hour: int
+    history: History
+    forecast: ForecastHours
     context_hours: int
     horizons: list[int]
     notes: list[str]
+    warnings: list[str]
+    plan_drugs: list[PlannedDrug]
     variables: list[VariableHours]
     versions: list[VersionForecast]
 
@@ -163,9 +191,35 @@ def what_if(
     if plan is not None:
         texts["plan"] = planned_texts(plan, stay.last_text, hours, max_decimals)
     latents = _encoded(stay, texts, encode)
-    found = [_version(model, stay, "carried_forward", [stay.last_text] * len(hours), None)]
-    found += [_version(model, stay, name, texts[name], latents[name]) for name in texts]
-    return [*found, _recorded(model, stay, hours)]
+    carried = _forecasts(model, stay, None)
+    level = carried.estimate_PHV
+    found = [_version(stay, "carried_forward", [stay.last_text] * len(hours), carried)]
+    found += [_version(stay, name, texts[name], _forecasts(model, stay, latents[name], level)) for name in texts]
+    return [*found, _recorded(model, stay, hours, level)]
+
+
+def stay_hours(forecaster: Forecaster, stay: OneStay) -> tuple[History, ForecastHours]:
+    """The hours of the stay that are read, and those that are forecast."""
+    hour = stay.hour
+    last: HourAction = {"hour": hour, "given": _given(stay.last_text)}
+    return (
+        {"first_hour": hour + 1 - forecaster.steps.context, "last_hour": hour, "last_action": last},
+        {"first_hour": hour + 1, "last_hour": hour + int(forecaster.steps.steps_S[-1])},
+    )
+
+
+def plan_warnings(drugs: Sequence[PlannedDrug]) -> list[str]:
+    """One line where the plan names drugs that no training stay was given, and one where this is not known; empty otherwise."""
+    never, unknown = ([each["drug"] for each in drugs if each["num_training_stays"] == number] for number in (0, None))
+    lines = []
+    if never:
+        lines.append(
+            f"the plan names {', '.join(never)}, which no stay of the run's training split was given: the model never saw it, and what it "
+            "forecasts under the plan is a guess"
+        )
+    if unknown:
+        lines.append(f"whether the training split was given {', '.join(unknown)} is not known: the ingest of the run is no longer stored")
+    return lines
 
 
 def variable_hours(forecaster: Forecaster, stay: OneStay) -> list[VariableHours]:
@@ -214,17 +268,17 @@ def _encoded(stay: OneStay, texts: dict[Version, list[str]], encode: Encode) -> 
     return {name: rows_ND[np.array([place[text] for text in own], dtype=np.int64)] for name, own in read.items()}
 
 
-def _recorded(model: FrozenModel, stay: OneStay, hours: range) -> VersionForecast:
+def _recorded(model: FrozenModel, stay: OneStay, hours: range, level_PHV: np.ndarray) -> VersionForecast:
     """The version with the recorded actions, as far as they reach: a horizon h needs those of the h − 1 hours after the last known one."""
     there = range(hours.start, min(hours.stop, len(stay.action_texts)))
     if not there:
         reason = (
             "no hour after the last known one is recorded" if len(stay.action_texts) <= stay.hour + 1 else "the forecast reads no action"
         )
-        return {"version": "recorded", "uses_future": True, "actions": [], "values": [], "events": [], "reason": reason}
+        return {"version": "recorded", "uses_future": True, "coming_actions": [], "values": [], "events": [], "reason": reason}
     _, _, z_TD = stay.latents.stay(stay.stay_id, there.start, len(there))
     z_HD = np.concatenate([z_TD, np.repeat(z_TD[-1:], len(hours) - len(there), axis=0)])
-    found = _version(model, stay, "recorded", [stay.action_texts[hour] for hour in there], z_HD)
+    found = _version(stay, "recorded", [stay.action_texts[hour] for hour in there], _forecasts(model, stay, z_HD, level_PHV))
     reach = len(there) + 1
     found["values"] = [row for row in found["values"] if row["horizon"] <= reach]
     for row in found["events"]:
@@ -233,16 +287,31 @@ def _recorded(model: FrozenModel, stay: OneStay, hours: range) -> VersionForecas
     return found
 
 
-def _version(model: FrozenModel, stay: OneStay, name: Version, texts: Sequence[str], z_HD: np.ndarray | None) -> VersionForecast:
+def _forecasts(model: FrozenModel, stay: OneStay, z_HD: np.ndarray | None, level_PHV: np.ndarray | None = None) -> PatientForecasts:
     known = KnownHours.of(stay.stay_id, stay.hour, stay.measurements)
-    found = forecast_values(model.predictor, stay.latents, model.forecaster, known, z_HD, model.tasks)
+    return forecast_values(model.predictor, stay.latents, model.forecaster, known, z_HD, model.tasks, level_PHV)
+
+
+def _version(stay: OneStay, name: Version, texts: Sequence[str], found: PatientForecasts) -> VersionForecast:
     values, events = _rows(found)
-    actions: list[HourAction] = [{"hour": hour, "text": text} for hour, text in enumerate(texts, start=stay.hour + 1)]
-    return {"version": name, "uses_future": name == "recorded", "actions": actions, "values": values, "events": events, "reason": None}
+    actions: list[HourAction] = [{"hour": hour, "given": _given(text)} for hour, text in enumerate(texts, start=stay.hour + 1)]
+    return {
+        "version": name,
+        "uses_future": name == "recorded",
+        "coming_actions": actions,
+        "values": values,
+        "events": events,
+        "reason": None,
+    }
+
+
+def _given(text: str) -> str:
+    """An action text without its hour: actions carried forward have the hour of the last known text, which is not theirs."""
+    return text.partition(" | ")[2]
 
 
 def _rows(found: PatientForecasts) -> tuple[list[ValueForecast], list[EventForecast]]:
     kept = ("variable", "horizon", *_BOUNDS, "measured_probability")
-    values: list[Any] = [{name: row[name] for name in kept} for row in found.values.to_pylist()]
+    values: list[Any] = [{"hour": row["hour"] + row["horizon"], **{name: row[name] for name in kept}} for row in found.values.to_pylist()]
     events: list[Any] = [{name: row[name] for name in EventForecast.__annotations__} for row in found.events.to_pylist()]
     return values, events

@@ -1,4 +1,4 @@
-"""The windows of a split, rolled out and decoded, and what each method forecasts of them."""
+"""The windows of a split, rolled out and decoded, and what each method estimates of them before errors are added."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from clinjepa.evaluation.forecasts.points.measurements import Measurements, Wind
 from clinjepa.evaluation.forecasts.points.readouts import Decoder
 from clinjepa.evaluation.forecasts.points.rollouts import rolled_out
 from clinjepa.evaluation.forecasts.result import LAST_VALUE, LIGHTGBM, MODEL, TRAIN_MEAN
+from clinjepa.evaluation.forecasts.scoring.distributions import PlausibleRange
 from clinjepa.evaluation.forecasts.scoring.horizon_scores import Horizon
 from clinjepa.evaluation.space import Latents
 from clinjepa.model.predictor import Predictor
@@ -68,10 +69,8 @@ def roll_windows(inputs: ForecastInputs, steps: Steps, windows: Windows, measure
     return RolledWindows(windows, window_values(measurements, windows, steps.steps_S), z_WHD, model_WSV)
 
 
-def point_forecasts(
-    own: RolledWindows, steps: Steps, names: list[str], mean_V: np.ndarray, direct: pa.Table | None
-) -> dict[str, np.ndarray]:
-    """Point forecasts by method, [W, S, V] at all steps; those of gradient boosting are at the horizons only.
+def estimates(own: RolledWindows, steps: Steps, names: list[str], mean_V: np.ndarray, direct: pa.Table | None) -> dict[str, np.ndarray]:
+    """Estimates by method, [W, S, V] at all steps; those of gradient boosting are at the horizons only.
 
     Args:
         own: The windows.
@@ -93,16 +92,18 @@ def point_forecasts(
     return found
 
 
-def at_horizons(own: RolledWindows, points: Mapping[str, np.ndarray], steps: Steps) -> list[Horizon]:
-    """The windows at each horizon."""
+def at_horizons(own: RolledWindows, found: Mapping[str, np.ndarray], steps: Steps, ranges_V2: np.ndarray) -> list[Horizon]:
+    """The windows at each horizon. found: as `estimates` returns it; ranges_V2: plausible range of each variable."""
+    ranges = [PlausibleRange(*each) for each in ranges_V2.tolist()]
     return [
         Horizon(
-            {method: values_WSV[:, step] for method, values_WSV in points.items()},
+            {method: values_WSV[:, step] for method, values_WSV in found.items()},
             own.values.target_WSV[:, step],
             own.values.hours_since_WV,
             own.values.share_WV,
             own.windows.reach_W >= horizon,
             own.windows.subject_W,
+            ranges,
         )
         for horizon, step in zip(steps.horizons, steps.at_H.tolist(), strict=True)
     ]

@@ -12,6 +12,7 @@ from clinjepa.evaluation.forecasts.points.measurements import Measurements
 
 HYPOTENSION, HYPERGLYCAEMIA = load_task("hypotension_8h"), load_task("hyperglycaemia_8h")
 SIGMA, HOURS = 5.0, 8
+ANY = np.array([[0.0, 1000.0]])
 
 
 def errors(number: int = 200, seed: int = 0, measured: float = 1.0) -> np.ndarray:
@@ -23,7 +24,7 @@ def errors(number: int = 200, seed: int = 0, measured: float = 1.0) -> np.ndarra
 def test_independent_normal_errors_give_the_closed_form() -> None:
     level_W = np.array([60.0, 68.0, 74.0, 90.0])
     forecast_WHV = np.repeat(level_W[:, None, None], HOURS, axis=1)
-    found_W = event_probabilities(HYPOTENSION, ["map"], forecast_WHV, errors())
+    found_W = event_probabilities(HYPOTENSION, ["map"], forecast_WHV, errors(), ANY)
     expected_W = 1 - stats.norm.sf((65 - level_W) / SIGMA) ** HOURS
     np.testing.assert_allclose(found_W, expected_W, atol=0.08)
     assert (0 < found_W).all() and (found_W < 1).all()
@@ -31,7 +32,7 @@ def test_independent_normal_errors_give_the_closed_form() -> None:
 
 def test_errors_that_hold_for_a_whole_path_are_not_taken_for_independent_ones() -> None:
     together_JHV = np.repeat(errors()[:, :1], HOURS, axis=1)
-    found_W = event_probabilities(HYPOTENSION, ["map"], np.full((1, HOURS, 1), 70.0), together_JHV)
+    found_W = event_probabilities(HYPOTENSION, ["map"], np.full((1, HOURS, 1), 70.0), together_JHV, ANY)
     assert found_W[0] == pytest.approx(stats.norm.cdf(-1.0), abs=0.06)
 
 
@@ -39,17 +40,24 @@ def test_an_hour_without_a_measurement_can_hold_no_event() -> None:
     """One measured hour in eight: the probability is that of one hour, and paths without any hour are left out."""
     one_JHV = np.full((200, HOURS, 1), np.nan)
     one_JHV[:150, 3] = errors()[:150, 3]
-    found_W = event_probabilities(HYPOTENSION, ["map"], np.full((1, HOURS, 1), 70.0), one_JHV)
+    found_W = event_probabilities(HYPOTENSION, ["map"], np.full((1, HOURS, 1), 70.0), one_JHV, ANY)
     assert found_W[0] == pytest.approx(stats.norm.cdf(-1.0), abs=0.08)
-    nothing = event_probabilities(HYPOTENSION, ["map"], np.full((1, HOURS, 1), 70.0), np.full((20, HOURS, 1), np.nan))
+    nothing = event_probabilities(HYPOTENSION, ["map"], np.full((1, HOURS, 1), 70.0), np.full((20, HOURS, 1), np.nan), ANY)
     assert np.isnan(nothing[0])
+
+
+def test_a_path_never_leaves_the_plausible_range() -> None:
+    """With a MAP of 66 mmHg at least no path is below 65, whatever its errors say."""
+    low_WHV = np.full((1, HOURS, 1), 50.0)
+    assert event_probabilities(HYPOTENSION, ["map"], low_WHV, errors(), ANY)[0] > 0.98
+    assert event_probabilities(HYPOTENSION, ["map"], low_WHV, errors(), np.array([[66.0, 300.0]]))[0] < 0.01
 
 
 def test_any_of_two_variables_makes_the_event() -> None:
     names = ["glucose", "glucose_fingerstick"]
     forecast_WHV = np.tile(np.array([100.0, 300.0]), (1, HOURS, 1))
-    assert event_probabilities(HYPERGLYCAEMIA, names, forecast_WHV, np.zeros((50, HOURS, 2)))[0] > 0.98
-    assert event_probabilities(HYPERGLYCAEMIA, names[:1], forecast_WHV[:, :, :1], np.zeros((50, HOURS, 1)))[0] < 0.02
+    assert event_probabilities(HYPERGLYCAEMIA, names, forecast_WHV, np.zeros((50, HOURS, 2)), np.repeat(ANY, 2, 0))[0] > 0.98
+    assert event_probabilities(HYPERGLYCAEMIA, names[:1], forecast_WHV[:, :, :1], np.zeros((50, HOURS, 1)), ANY)[0] < 0.02
 
 
 def test_the_last_known_state_is_that_of_the_same_stay_and_of_no_later_hour() -> None:

@@ -17,7 +17,7 @@ from clinjepa.evaluation.forecasts.forecaster import Forecaster, Steps
 from clinjepa.evaluation.forecasts.patients import KnownHours, PatientForecasts, forecast_values
 from clinjepa.evaluation.forecasts.points.measurements import Measurements, read_named
 from clinjepa.evaluation.forecasts.points.readouts import Decoder, MeasuredHead
-from clinjepa.evaluation.forecasts.scoring.distributions import Distribution
+from clinjepa.evaluation.forecasts.scoring.distributions import Distribution, Estimates, PlausibleRange, shown
 from clinjepa.model.predictor import Predictor, build_predictor
 from clinjepa.model.specs import PredictorSpec
 from tests.evaluation.forecasts.test_forecast_evaluation import SETTINGS
@@ -56,7 +56,13 @@ def test_forecasts_of_a_window_are_those_of_the_evaluation(world: ForecastWorld,
     for name in BOUNDS:
         np.testing.assert_array_equal(both[name], both[f"{name}_new"])
     seen = both[both.last_value_new.notna()]
-    np.testing.assert_array_equal(seen.last_value, seen.last_value_new)
+    for place, horizon in enumerate(SETTINGS.horizons):
+        for column, name in enumerate(outcome.forecaster.names):
+            rows = seen[(seen.variable == name) & (seen.horizon == horizon)]
+            last = outcome.forecaster.distributions["last_value"][place][column]
+            carried = Estimates(*(rows[each].to_numpy() for each in ("last_value_new", "observed", "hours_since", "stay_id")))
+            assert last is not None and len(rows)
+            np.testing.assert_array_equal(rows.last_value, shown(last, last.range, carried).point_N.astype(np.float32))
     events = outcome.events.to_pandas()
     events = events[events.method == "model"].merge(found.events.to_pandas(), on=["stay_id", "hour", "task"], suffixes=("", "_new"))
     np.testing.assert_array_equal(events.probability, events.probability_new)
@@ -124,6 +130,7 @@ def by_hand(names: Sequence[str] = ("map",), **change: Any) -> Forecaster:
         "steps": Steps(4, [1, 3], np.arange(1, 9)),
         "decoder": Decoder(one, np.full((1, number), 2.0, np.float32), np.full(number, 60.0, np.float32)),
         "mean_V": np.full(number, 70.0, np.float32),
+        "ranges_V2": np.repeat(np.array([[0.0, 300.0]], np.float32), number, axis=0),
         "distributions": {
             "model": [
                 [Distribution("by_recency", np.zeros(0), GROUPS)] * number,
@@ -150,23 +157,35 @@ def test_intervals_are_those_worked_out_by_hand() -> None:
     """The latent of hour 6 is 6: 72 mmHg, and of hour 8 it is 8: 76 mmHg. The value of hour 4 is an hour old, that of hour 1 four hours."""
     nan = np.nan
     for values, bounds, last in (
-        ([50, 51, 52, 53, 54, nan], (72, 67, 77, 63, 81), (54, 1)),
-        ([50, 51, nan, nan, nan, nan], (91, 86, 96, 82, 100), (51, 4)),
-        ([nan] * 6, (91, 86, 96, 82, 100), (None, None)),
+        ([50, 51, 52, 53, 54, nan], (72, 72, 67, 77, 63, 81), (54, 1)),
+        ([50, 51, nan, nan, nan, nan], (91, 91, 86, 96, 82, 100), (51, 4)),
+        ([nan] * 6, (91, 91, 86, 96, 82, 100), (None, None)),
     ):
         near, far = line_forecasts(by_hand(), values).values.to_pylist()
-        assert [near[name] for name in ("point", "median", *BOUNDS)] == [72, *bounds]
+        assert [near[name] for name in ("point", "median", *BOUNDS)] == list(bounds)
         assert (near["last_value"], near["hours_since"]) == last
         assert (near["stay_id"], near["hour"], near["variable"], near["unit"], near["horizon"]) == (0, 5, "map", "mmHg", 1)
-        assert [far[name] for name in ("horizon", "point", "median", *BOUNDS)] == [3, 76, 95, 90, 100, 86, 104]
+        assert [far[name] for name in ("horizon", "point", "median", *BOUNDS)] == [3, 95, 95, 90, 100, 86, 104]
         assert near["distribution"] == "by_recency" and far["distribution"] == "residuals"
         assert near["measured_probability"] == pytest.approx(1 / (1 + np.exp(-6))) and far["measured_probability"] is None
+
+
+def test_no_forecast_leaves_the_range_that_the_forecaster_keeps() -> None:
+    """The range of the kept forecaster, 0 to 75 mmHg, not that of the dictionary: 95 mmHg 3 h ahead become 75, whole intervals with it."""
+    narrow = PlausibleRange(0.0, 75.0)
+    residuals = [[Distribution("residuals", np.zeros(0), GROUPS[:1], narrow)], [Distribution("residuals", np.zeros(0), GROUPS[1:], narrow)]]
+    kept = by_hand(distributions={"model": residuals}, ranges_V2=np.array([narrow], np.float32))
+    near, far = line_forecasts(kept, [50] * 6).values.to_pylist()
+    assert [near[name] for name in ("point", "median", *BOUNDS)] == [72, 72, 67, 75, 63, 75]
+    assert [far[name] for name in ("point", "median", *BOUNDS)] == [75] * 6
+    without = by_hand(distributions={"model": [[None]] * 2}, ranges_V2=np.array([narrow], np.float32))
+    assert [row["point"] for row in line_forecasts(without, [50] * 6).values.to_pylist()] == [72, 75]
 
 
 def test_a_third_of_the_forecasts_has_its_own_errors() -> None:
     thirds = Distribution("by_level", np.array([65.0, 74.0]), [GROUPS[0], GROUPS[1], -GROUPS[1][::-1]])
     near, far = line_forecasts(by_hand(distributions={"model": [[thirds]] * 2}), [60] * 6).values.to_pylist()
-    assert (near["point"], near["median"], near["low_90"]) == (72, 91, 82) and (far["point"], far["median"], far["high_90"]) == (76, 57, 66)
+    assert (near["point"], near["median"], near["low_90"]) == (91, 91, 82) and (far["point"], far["median"], far["high_90"]) == (57, 57, 66)
 
 
 def test_without_a_distribution_there_is_a_point_and_no_interval() -> None:
@@ -199,7 +218,7 @@ def test_the_probability_of_an_event_is_the_share_of_paths() -> None:
 def test_a_variable_that_is_not_measured_here_has_a_forecast_and_no_last_value() -> None:
     rows = line_forecasts(by_hand(("heart_rate", "map")), [50] * 6).values.to_pylist()
     assert [row["variable"] for row in rows] == ["heart_rate", "map"] * 2
-    assert (rows[0]["point"], rows[0]["last_value"], rows[0]["low_90"]) == (72, None, 82) and (
+    assert (rows[0]["point"], rows[0]["last_value"], rows[0]["low_90"]) == (91, None, 82) and (
         rows[1]["last_value"],
         rows[1]["low_90"],
     ) == (50, 63)

@@ -187,8 +187,8 @@ def _written(**change: Any) -> Callable[[Path], None]:
     """Other values in the JSON, with the digest that belongs to them."""
 
     def act(path: Path) -> None:
-        found = unpacked(path.parent, "forecaster", 1)
-        write_files(Folder(path.parent), packed("forecaster", 1, {**found.described, **change}, found.tensors))
+        found = unpacked(path.parent, "forecaster", 2)
+        write_files(Folder(path.parent), packed("forecaster", 2, {**found.described, **change}, found.tensors))
 
     return act
 
@@ -200,7 +200,7 @@ def _written(**change: Any) -> Callable[[Path], None]:
         ("forecaster.safetensors", Path.unlink, "forecaster.safetensors is missing"),
         ("forecaster.json", _cut, "not valid JSON"),
         ("forecaster.json", lambda path: path.write_text("[1]"), "schema version None"),
-        ("forecaster.json", _changed(schema_version=2), "schema version 2, this code reads 1"),
+        ("forecaster.json", _changed(schema_version=1), "schema version 1, this code reads 2"),
         ("forecaster.safetensors", _cut, "altered or cut"),
         ("forecaster.safetensors", _flip, "altered or cut"),
         ("forecaster.json", _changed(horizons=[1, 7]), "not as they were written"),

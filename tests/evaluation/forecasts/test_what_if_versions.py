@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from clinjepa.errors import EvaluationError
-from clinjepa.evaluation.forecasts.what_if import FrozenModel, OneStay, VersionForecast, variable_hours, what_if
+from clinjepa.evaluation.forecasts.scoring.distributions import Distribution
+from clinjepa.evaluation.forecasts.what_if import FrozenModel, OneStay, VersionForecast, plan_warnings, variable_hours, what_if
 from tests.evaluation.forecasts.test_forecast_patients import SWITCH, by_hand, line_measurements, random_predictor
 
 HOUR = 5
@@ -68,7 +69,7 @@ def test_the_encoder_is_not_asked_where_nothing_changes() -> None:
     nothing = [f"t={hour}h | No active interventions." for hour in range(30)]
     own = found(nothing, encoder=never)
     assert own["none"]["values"] == own["carried_forward"]["values"]
-    assert own["none"]["actions"][0] == {"hour": 6, "text": "t=6h | No active interventions."}
+    assert own["none"]["coming_actions"][0] == {"hour": 6, "given": "No active interventions."}
 
 
 def test_each_text_is_encoded_once_and_under_the_hour_of_the_last_known_text() -> None:
@@ -81,6 +82,26 @@ def test_each_text_is_encoded_once_and_under_the_hour_of_the_last_known_text() -
 
     found(encoder=counting)
     assert asked == ["t=5h | No active interventions."]
+
+
+def test_versions_have_the_errors_of_the_action_carried_forward() -> None:
+    """A level between two versions would add other past errors to each: 100 mmHg between points whose estimates hardly differ."""
+    stay = OneStay(0, HOUR, Latents(GIVEN), line_measurements([70.0] * len(GIVEN)), GIVEN)
+    plain = {own["version"]: own["values"][1]["point"] for own in what_if(FrozenModel(random_predictor(), by_hand(), []), stay, encode)}
+    carried, none = (plain[name] - 19 for name in ("carried_forward", "none"))  # type: ignore[operator]
+    assert carried != none
+    errors = [np.full(20, 0.0), np.full(20, 100.0), np.full(20, 100.0)]
+    cut = Distribution("by_level", np.array([(carried + none) / 2, 1000.0]), errors)
+    model = FrozenModel(random_predictor(), by_hand(distributions={"model": [[cut]] * 2}), [])
+    points = {own["version"]: own["values"][1]["point"] for own in what_if(model, stay, encode)}
+    assert points["none"] - points["carried_forward"] == pytest.approx(none - carried, abs=1e-3)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "no stay of the run's training split was given"), (None, "is not known"), (3, None)])
+def test_a_drug_that_training_never_had_is_one_line(number: int | None, words: str | None) -> None:
+    found = plan_warnings([{"drug": "esmolol", "num_training_stays": number}, {"drug": "norepinephrine", "num_training_stays": 9}])
+    assert len(found) == (words is not None) and all(words in line and "esmolol" in line for line in found if words)
+    assert not any("norepinephrine" in line for line in found)
 
 
 def test_the_measured_values_are_those_of_the_day_before_and_of_the_hours_ahead() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from clinjepa.clinical import Variable, load_variables
 from clinjepa.errors import AccessError, ClinJepaError, ConfigError, EvaluationError, StoreError
+from clinjepa.evaluation.forecasts import fitting
 from clinjepa.evaluation.forecasts.patients import KnownHours, forecast_values
 from clinjepa.evaluation.forecasts.what_if import OneStay, VersionForecast, WhatIf, coming_hours
 from clinjepa.evaluation.forecasts.what_if import what_if as all_versions
@@ -35,11 +38,17 @@ STAY, HOUR = 7, 8
 """Norepinephrine runs from hour 3.5 to 9.25 of every stay of 30 h; a forecast reads 6 h and looks 6 h ahead."""
 
 
+def wide_ranges() -> dict[str, Variable]:
+    """A dictionary in which everything is plausible: the tiny predictor's estimates are far outside, and all would be at one end."""
+    return {name: replace(own, minimum=-1e6, maximum=1e6) for name, own in load_variables().items()}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         without_ray(patch)
+        patch.setattr(fitting, "load_variables", wide_ranges)
         patch.setattr(data, "open_source", lambda config: OtherStays() if config.name == "elsewhere" else Stays())
         yield Finished(tmp_path_factory.mktemp("storage"))
 
@@ -105,9 +114,9 @@ def test_a_plan_that_repeats_the_last_action_gives_the_numbers_of_carrying_it_fo
 def test_a_plan_of_what_was_really_given_is_encoded_as_the_store_holds_it(run: str, tmp_path: Path) -> None:
     """Norepinephrine stops after hour 9: from hour 10 on the texts are those of the stay."""
     found = versions(asked(run, actions=plan_file(tmp_path, "[{drug: norepinephrine, stop: 10}]")))
-    assert found["plan"]["actions"] == found["recorded"]["actions"]
+    assert found["plan"]["coming_actions"] == found["recorded"]["coming_actions"]
     _, stay, encode = parts(run)
-    texts = [each["text"] for each in found["plan"]["actions"]]
+    texts = [f"t={each['hour']}h | {each['given']}" for each in found["plan"]["coming_actions"]]
     np.testing.assert_allclose(encode(texts), stay.latents.stay(STAY, HOUR + 1, len(texts))[2], atol=1e-5)
 
 
@@ -153,16 +162,24 @@ def test_nothing_after_the_last_known_hour_enters_the_versions_that_do_not_say_s
 def test_recorded_actions_reach_only_as_far_as_the_record(run: str) -> None:
     """Hours 28 and 29 are recorded after hour 27: forecasts up to 3 h ahead."""
     found = versions(asked(run, hour=27))["recorded"]
-    assert {row["horizon"] for row in found["values"]} == {1} and [each["hour"] for each in found["actions"]] == [28, 29]
+    assert {row["horizon"] for row in found["values"]} == {1} and [each["hour"] for each in found["coming_actions"]] == [28, 29]
     assert asked(run, hour=None)["hour"] == 29
 
 
 def test_the_files_hold_the_question_and_no_patient_and_are_private(run: str, tmp_path: Path) -> None:
-    names = write_what_if(Question(run, STAY, HOUR, credentialed=True), str(tmp_path / "out"))
+    *names, warnings = write_what_if(Question(run, STAY, HOUR, credentialed=True), str(tmp_path / "out"))
     assert [Path(name).name for name in names] == ["forecast.json", "forecast.html"]
     assert all(stat.S_IMODE(Path(name).stat().st_mode) == 0o600 for name in names)
     content = json.loads(Path(names[0]).read_text())
     assert content.keys() == WhatIf.__annotations__.keys() and content["hour"] == HOUR and content["horizons"] == [1, 5]
+    assert content["history"]["first_hour"] == HOUR - 5 and content["history"]["last_hour"] == HOUR
+    assert content["history"]["last_action"] == {"hour": HOUR, "given": "Norepinephrine: 0.125 mcg/kg/min."}
+    assert content["forecast"] == {"first_hour": HOUR + 1, "last_hour": HOUR + 6}
+    assert content["warnings"] == warnings == content["plan_drugs"] == []
+    for own in content["versions"]:
+        assert [each["hour"] for each in own["coming_actions"]] == list(range(HOUR + 1, HOUR + 6))
+        assert all(row["hour"] == HOUR + row["horizon"] for row in own["values"])
+        assert not any("t=" in each["given"] for each in own["coming_actions"])
     assert "stay_id" not in Path(names[0]).read_text() and "subject" not in Path(names[0]).read_text()
     heart_rate = next(row for row in content["variables"] if row["variable"] == "heart_rate")
     assert heart_rate["hours"] == list(range(HOUR + 1)) and heart_rate["later_hours"] == list(range(HOUR + 1, HOUR + 7))
@@ -238,6 +255,32 @@ def test_the_command_writes_both_files_and_names_them(run: str, tmp_path: Path) 
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "forecast.html" in done.output and (tmp_path / "out/forecast.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_plan_with_a_drug_that_training_never_had_is_warned_of(run: str, tmp_path: Path) -> None:
+    """By the hour grid of the run's ingest: all stays of its training split have norepinephrine."""
+    plan = plan_file(tmp_path, "[{drug: dobutamine, rate: 5}, {drug: norepinephrine, stop: 10}]")
+    words = ["forecast", run, "--stay", str(STAY), "--hour", str(HOUR), "--out", str(tmp_path / "out"), "--actions", plan]
+    done = CliRunner().invoke(app, words)
+    lines = [line for line in done.output.splitlines() if line.startswith("warning:")]
+    assert done.exit_code == 0 and len(lines) == 1 and "dobutamine" in lines[0] and "norepinephrine" not in lines[0]
+    content = json.loads((tmp_path / "out/forecast.json").read_text())
+    trial = forecast_trial(run)
+    assert trial.trained_on is not None
+    train = sum(split == "train" for split in trial.trained_on.read_table("stays.parquet")["split"].to_pylist())
+    assert {each["drug"]: each["num_training_stays"] for each in content["plan_drugs"]} == {"norepinephrine": train, "dobutamine": 0}
+    assert lines == [f"warning: {content['warnings'][0]}"] and content["warnings"][0] in (
+        tmp_path / "out/forecast.html"
+    ).read_text().replace("&#39;", "'")
+
+
+def test_the_ranges_are_those_that_the_run_kept(run: str) -> None:
+    """Its dictionary had wide ranges, that of this code has not: points far outside the latter stay."""
+    model, _, _ = parts(run)
+    assert model.forecaster.ranges_V2.tolist() == [[-1e6, 1e6]] * len(model.forecaster.names)
+    low = load_variables()["heart_rate"].minimum
+    points = [row["point"] for row in versions(asked(run))["carried_forward"]["values"] if row["variable"] == "heart_rate"]
+    assert low is not None and any(point is not None and point < low for point in points)
 
 
 def test_the_rounding_of_the_store_is_that_of_the_plan() -> None:

@@ -15,7 +15,7 @@ from clinjepa.evaluation.downstream.probe_rows import LabelScale, Standardiser
 from clinjepa.evaluation.forecasts.forecaster import Forecaster, Steps
 from clinjepa.evaluation.forecasts.points.readouts import Decoder, MeasuredHead
 from clinjepa.evaluation.forecasts.result import LAST_VALUE, MODEL, TRAIN_MEAN
-from clinjepa.evaluation.forecasts.scoring.distributions import Distribution
+from clinjepa.evaluation.forecasts.scoring.distributions import Distribution, PlausibleRange
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.ingest import build_partition, finish_ingest
 from clinjepa.trajectory.settings import IngestSettings
@@ -80,8 +80,12 @@ def _forecaster(dim: int) -> Forecaster:
     decoder = Decoder(unit, rng.normal(size=(dim, 2)).astype(np.float32), bias_V)
     heads = [MeasuredHead(unit, rng.normal(size=(dim, 2)), np.zeros(2)) for _ in steps.horizons]
     errors = np.sort(rng.normal(0, 8, 60).astype(np.float32)).astype(np.float64)
-    own = [[Distribution("residuals", np.zeros(0), [errors]) for _ in NAMES] for _ in steps.horizons]
+    known = [load_variables()[name] for name in NAMES]
+    ranges_V2 = np.array([(each.minimum, each.maximum) for each in known], np.float32)
+    own: list[list[Distribution | None]] = [
+        [Distribution("residuals", np.zeros(0), [errors], PlausibleRange(*each)) for each in ranges_V2.tolist()] for _ in steps.horizons
+    ]
     paths = {name: rng.normal(0, 8, (40, 8, 2)).astype(np.float32) for name in (MODEL, LAST_VALUE)}
-    units = [load_variables()[name].unit for name in NAMES]
+    units = [each.unit for each in known]
     methods = (MODEL, LAST_VALUE, TRAIN_MEAN)
-    return Forecaster(list(NAMES), units, steps, decoder, bias_V, dict.fromkeys(methods, own), list(heads), paths)
+    return Forecaster(list(NAMES), units, steps, decoder, bias_V, ranges_V2, dict.fromkeys(methods, own), list(heads), paths)

@@ -1,7 +1,8 @@
 """Direct forecasts by gradient boosting: one LightGBM regression per variable and horizon on hand-made features of the hour grid.
 
 The comparison for forecasts from latents. The features are those of the risk tasks' baseline and end at the prediction time; the windows
-are those of the forecasts. No model is read, so all recipes share one result.
+are those of the forecasts. The values are estimates of means: the forecast evaluation adds errors and clips them, as it does those of the
+model (`scoring/distributions`). No model is read, so all recipes share one result.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _KEYS = ("stay_id", "start_hour", "horizon")
 
 
 def direct_forecasts(ingest: Folder, stays: pa.Table, settings: DirectForecastSettings, seed: int = 0) -> pa.Table:
-    """Forecasts of the windows of tuning and of the scored split: stay_id, start_hour, horizon, and one float column per variable.
+    """Estimates for the windows of tuning and of the scored split: stay_id, start_hour, horizon, and one float column per variable.
 
     A value is null where the variable has too few hours to fit on at that horizon. Deterministic: one thread and a fixed seed.
 

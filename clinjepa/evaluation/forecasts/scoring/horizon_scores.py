@@ -1,4 +1,8 @@
-"""Scores of all variables at one horizon: errors, distributions and next measurements, with one bootstrap over patients."""
+"""Scores of all variables at one horizon: errors, distributions and next measurements, with one bootstrap over patients.
+
+What is scored is what is shown (`distributions.shown`): the point of every method, the last value and the training mean among them, is the
+median of its predictive distribution. A median is the best point for the MAE; the RMSE is that of the same point, not of a mean.
+"""
 
 from __future__ import annotations
 
@@ -19,48 +23,53 @@ from clinjepa.evaluation.forecasts.result import (
     VariableHorizon,
 )
 from clinjepa.evaluation.forecasts.scoring.distributions import (
+    LEVELS,
     MIN_ERRORS,
     MIN_PATIENTS,
     Distribution,
-    Forecasts,
+    Estimates,
     Kind,
+    PlausibleRange,
+    Shown,
     choose_kind,
     fit_distribution,
+    shown,
 )
 from clinjepa.evaluation.forecasts.scoring.scores import mean_draws, spearman_draws
 from clinjepa.evaluation.metrics import Ranking
 from clinjepa.evaluation.resampling import PatientBootstrap, ratio
 
-LEVELS = (0.5, 0.9)
 MIN_VALUES = 20
 """Fewest measured values of a variable at a horizon, of MIN_PATIENTS patients."""
 
 
 @dataclass(frozen=True)
 class Horizon:
-    """W windows of a split at one horizon: point forecasts [W, V] by method, the values observed (NaN where not measured), hours since the
-    last measurement, share of given hours with one, whether the window reaches the horizon, and patients."""
+    """W windows of a split at one horizon: estimates [W, V] by method, the values observed (NaN where not measured), hours since the
+    last measurement, share of given hours with one, whether the window reaches the horizon, patients, and plausible ranges by variable."""
 
-    points: Mapping[str, np.ndarray]
+    estimates: Mapping[str, np.ndarray]
     observed_WV: np.ndarray
     hours_since_WV: np.ndarray
     share_WV: np.ndarray
     inside_W: np.ndarray
     subject_W: np.ndarray
+    ranges: Sequence[PlausibleRange]
 
     def known(self, method: str, column: int) -> np.ndarray:
-        """Whether a window [W] has a measured value of a variable and the method a forecast of it."""
-        return np.asarray(np.isfinite(self.observed_WV[:, column]) & np.isfinite(self.points[method][:, column]))
+        """Whether a window [W] has a measured value of a variable and the method an estimate of it."""
+        return np.asarray(np.isfinite(self.observed_WV[:, column]) & np.isfinite(self.estimates[method][:, column]))
 
-    def of(self, method: str, column: int) -> Forecasts:
-        """The measured values of a variable that a method has a forecast of."""
-        point_W, observed_W, known_W = self.points[method][:, column], self.observed_WV[:, column], self.known(method, column)
-        return Forecasts(point_W[known_W], observed_W[known_W], self.hours_since_WV[known_W, column], self.subject_W[known_W])
+    def of(self, method: str, column: int) -> Estimates:
+        """The measured values of a variable that a method has an estimate of."""
+        estimate_W, observed_W, known_W = self.estimates[method][:, column], self.observed_WV[:, column], self.known(method, column)
+        return Estimates(estimate_W[known_W], observed_W[known_W], self.hours_since_WV[known_W, column], self.subject_W[known_W])
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Figures of all variables at one horizon, the draws [1 + R, V] behind some of them, and intervals_LWV2 of the model in its unit."""
+    """Figures of all variables at one horizon, the draws [1 + R, V] behind some of them, and what was scored, in the variables' units:
+    points [W, V] by method and intervals [L, W, V, 2] of the model, NaN where no value was measured."""
 
     cells: list[VariableHorizon]
     mase: Mapping[str, np.ndarray]
@@ -68,19 +77,22 @@ class Scored:
     coverage: Mapping[float, np.ndarray]
     measured: Mapping[str, np.ndarray]
     inside_W: np.ndarray
+    points: Mapping[str, np.ndarray]
     intervals: np.ndarray
 
 
 def fit_distributions(tuning: Sequence[Horizon]) -> dict[str, list[list[Distribution | None]]]:
     """{method: [horizon][variable] distribution}; a kind is chosen over all horizons on tuning windows. None where there are too few."""
-    methods, number = tuning[0].points, tuning[0].observed_WV.shape[1]
+    methods, number, ranges = tuning[0].estimates, tuning[0].observed_WV.shape[1], tuning[0].ranges
     kinds = {
-        (method, column): choose_kind({place: own.of(method, column) for place, own in enumerate(tuning)})
+        (method, column): choose_kind({place: own.of(method, column) for place, own in enumerate(tuning)}, ranges[column])
         for method in methods
         for column in range(number)
     }
     return {
-        method: [[_distribution(own.of(method, column), kinds[method, column]) for column in range(number)] for own in tuning]
+        method: [
+            [_distribution(own.of(method, column), kinds[method, column], ranges[column]) for column in range(number)] for own in tuning
+        ]
         for method in methods
     }
 
@@ -98,10 +110,10 @@ def score_horizon(
     """
     number = scored.observed_WV.shape[1]
     crps, models = _crps(scored, distributions), distributions[MODEL]
-    intervals = _intervals(scored, models)
-    errors = {method: scored.observed_WV - point_WV for method, point_WV in scored.points.items()}
+    points, intervals = _points_and_intervals(scored, distributions)
+    errors = {method: scored.observed_WV - point_WV for method, point_WV in points.items()}
     mae = {method: mean_draws(draws, np.abs(error_WV)) for method, error_WV in errors.items()}
-    ranked = {method: point_WV for method, point_WV in scored.points.items() if method != TRAIN_MEAN}
+    ranked = {method: point_WV for method, point_WV in points.items() if method != TRAIN_MEAN}
     by_method = {
         "mae": mae,
         "rmse": {method: np.sqrt(mean_draws(draws, error_WV**2)) for method, error_WV in errors.items()},
@@ -120,12 +132,12 @@ def score_horizon(
         own = {name: {method: values_RV[:, column] for method, values_RV in of.items()} for name, of in by_method.items()}
         cells.append(_cell(scored, column, own, {name: of[:, column] for name, of in plain.items()}, models[column], draws))
     coverage = {level: plain[f"coverage_{round(100 * level)}"] for level in LEVELS}
-    return Scored(cells, by_method["mase"], by_method["crps"], coverage, by_method["measured"], scored.inside_W, intervals)
+    return Scored(cells, by_method["mase"], by_method["crps"], coverage, by_method["measured"], scored.inside_W, points, intervals)
 
 
 def _crps(scored: Horizon, distributions: Mapping[str, Sequence[Distribution | None]]) -> dict[str, np.ndarray]:
     """CRPS [W, V] by method; NaN where there is no distribution or no value."""
-    found = {method: np.full(scored.observed_WV.shape, np.nan) for method in scored.points}
+    found = {method: np.full(scored.observed_WV.shape, np.nan) for method in scored.estimates}
     for method, crps_WV in found.items():
         for column, own in enumerate(distributions[method]):
             if own is not None:
@@ -133,23 +145,27 @@ def _crps(scored: Horizon, distributions: Mapping[str, Sequence[Distribution | N
     return found
 
 
-def _distribution(tuning: Forecasts, kind: Kind) -> Distribution | None:
+def _distribution(tuning: Estimates, kind: Kind, plausible: PlausibleRange) -> Distribution | None:
     """The distribution of the chosen kind, or of all errors where a group has too few; None where there are too few errors or patients."""
-    if len(tuning.forecast_N) < MIN_ERRORS or len(np.unique(tuning.subject_N)) < MIN_PATIENTS:
+    if len(tuning.estimate_N) < MIN_ERRORS or len(np.unique(tuning.subject_N)) < MIN_PATIENTS:
         return None
-    return fit_distribution(kind, tuning) or fit_distribution("residuals", tuning)
+    return fit_distribution(kind, tuning, plausible) or fit_distribution("residuals", tuning, plausible)
 
 
-def _intervals(scored: Horizon, models: Sequence[Distribution | None]) -> np.ndarray:
-    """Bounds [L, W, V, 2] of the model's intervals; NaN where there is no distribution or no value."""
+def _points_and_intervals(
+    scored: Horizon, distributions: Mapping[str, Sequence[Distribution | None]]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Points [W, V] of every method, and bounds [L, W, V, 2] of the model's intervals; NaN where no value was measured."""
+    points = {method: np.full(scored.observed_WV.shape, np.nan) for method in scored.estimates}
     bounds = np.full((len(LEVELS), *scored.observed_WV.shape, 2), np.nan)
-    for column, own in enumerate(models):
-        if own is None:
-            continue
-        known_W = scored.known(MODEL, column)
-        for place, level in enumerate(LEVELS):
-            bounds[place, known_W, column] = np.stack(own.interval(scored.of(MODEL, column), level), axis=1)
-    return bounds
+    for method, point_WV in points.items():
+        for column, own in enumerate(distributions[method]):
+            known_W = scored.known(method, column)
+            found: Shown = shown(own, scored.ranges[column], scored.of(method, column))
+            point_WV[known_W, column] = found.point_N
+            if method == MODEL:
+                bounds[:, known_W, column] = np.stack([found.low_LN, found.high_LN], axis=2)
+    return points, bounds
 
 
 def _measured(scored: Horizon, head_WV: np.ndarray, draws: PatientBootstrap) -> dict[str, np.ndarray]:
