@@ -182,6 +182,18 @@ def test_no_forecast_leaves_the_range_that_the_forecaster_keeps() -> None:
     assert [row["point"] for row in line_forecasts(without, [50] * 6).values.to_pylist()] == [72, 75]
 
 
+def test_the_forecaster_alone_shows_what_the_tables_show() -> None:
+    """As an export is read, without tables: the latent of hour 6 is 6."""
+    row = line_forecasts(by_hand(), [50, 51, 52, 53, 54, 55]).values.to_pylist()[0]
+    found = by_hand().shown_ahead(1, np.array([[6.0]], np.float32))
+    assert found.point_N.tolist() == [[row["point"]]] and found.low_LN.tolist() == [[[row["low_50"]]], [[row["low_90"]]]]
+    assert found.high_LN.tolist() == [[[row["high_50"]]], [[row["high_90"]]]]
+    old = by_hand().shown_ahead(1, np.array([[6.0]], np.float32), np.array([[np.inf]]))
+    assert old.point_N.tolist() == [[91.0]]
+    with pytest.raises(EvaluationError, match="no horizon of 2 h; it has 1, 3"):
+        by_hand().shown_ahead(2, np.zeros((1, 1), np.float32))
+
+
 def test_a_third_of_the_forecasts_has_its_own_errors() -> None:
     thirds = Distribution("by_level", np.array([65.0, 74.0]), [GROUPS[0], GROUPS[1], -GROUPS[1][::-1]])
     near, far = line_forecasts(by_hand(distributions={"model": [[thirds]] * 2}), [60] * 6).values.to_pylist()
