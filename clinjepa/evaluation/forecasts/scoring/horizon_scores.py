@@ -214,7 +214,9 @@ def _cell(
     elif model is None:
         found["reason"] = f"fewer than {MIN_ERRORS} tuning values of {MIN_PATIENTS} patients: no distribution"
     elif any(value is None for of in figures.values() for value in of.values()):
-        found["reason"] = "a forecast could not be fitted or is always the same, or the hours with or without a measurement are of too few patients"
+        found["reason"] = (
+            "a forecast could not be fitted or is always the same, or hours with or without a measurement are of too few patients"
+        )
     return found
 
 
