@@ -9,7 +9,10 @@ from clinjepa.evaluation.figures import Figure
 MODEL, LAST_VALUE, TRAIN_MEAN, LIGHTGBM = "model", "last_value", "train_mean", "lightgbm"
 METHODS = (MODEL, LAST_VALUE, TRAIN_MEAN, LIGHTGBM)
 """Decoded from rolled-out latents; the last measured value (the training mean before the first measurement); the mean over training hours;
-gradient boosting on hand-made features. The point of each is the median of the distribution that its errors on tuning patients make."""
+gradient boosting on hand-made features. The point of the first and the last is the median of the distribution that its errors on tuning
+patients make."""
+REPEATED = (LAST_VALUE, TRAIN_MEAN)
+"""Their point is the repeated number itself, so that a MASE is over plain copying."""
 MEASURED_SHARE = "measured_share"
 """Score of a variable's next measurement: the share of the given hours in which it was measured."""
 

@@ -1,7 +1,7 @@
 """Scores of all variables at one horizon: errors, distributions and next measurements, with one bootstrap over patients.
 
-What is scored is what is shown (`distributions.shown`): the point of every method, the last value and the training mean among them, is the
-median of its predictive distribution. A median is the best point for the MAE; the RMSE is that of the same point, not of a mean.
+What is scored is what is shown (`distributions.shown`): the point of a forecast is the median of its predictive distribution, that of the
+last value and of the training mean the number itself. A median is the best point for the MAE; the RMSE is that of the same point.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from clinjepa.evaluation.forecasts.result import (
     LIGHTGBM,
     MEASURED_SHARE,
     MODEL,
+    REPEATED,
     TRAIN_MEAN,
     AllVariables,
     ByMethod,
@@ -161,7 +162,7 @@ def _points_and_intervals(
     for method, point_WV in points.items():
         for column, own in enumerate(distributions[method]):
             known_W = scored.known(method, column)
-            found: Shown = shown(own, scored.ranges[column], scored.of(method, column))
+            found: Shown = shown(None if method in REPEATED else own, scored.ranges[column], scored.of(method, column))
             point_WV[known_W, column] = found.point_N
             if method == MODEL:
                 bounds[:, known_W, column] = np.stack([found.low_LN, found.high_LN], axis=2)

@@ -1,9 +1,8 @@
 """MAE, RMSE, MASE and Spearman of forecasts for many variables at once, all from one bootstrap over patients.
 
-MASE is the MAE over that of the last value carried forward, on the same rows: below 1 is better than repeating it (after Hyndman and
-Koehler, International Journal of Forecasting 22, 2006, with the naive forecast of the same horizon). Like every point here the last value
-is corrected by the median of its errors on tuning patients, so that the model does not win by that correction alone. Spearman's
-draws correlate the ranks among all rows, weighted by how often a patient is drawn.
+MASE is the MAE over that of the last value carried forward, on the same rows: below 1 is better than doing nothing (after Hyndman and
+Koehler, International Journal of Forecasting 22, 2006, with the naive forecast of the same horizon). Spearman's draws correlate the ranks
+among all rows, weighted by how often a patient is drawn.
 """
 
 from __future__ import annotations
