@@ -148,10 +148,20 @@ class Task:
     @property
     def looks_ahead_hours(self) -> int | None:
         """Hours after the predicted hour that a label may depend on; None: the whole stay."""
-        ahead = max((load_derived()[name].looks_ahead_hours for name in self.variables if name in load_derived()), default=0)
         if self.kind in ("stay", "time", "given") or (self.target is not None and self.target.time is not None):
             return None
-        return ahead + (self.target.last_hour if self.target else self.horizon_hours or 0)
+        return self.reads_hours_ahead
+
+    @property
+    def reads_hours_ahead(self) -> int | None:
+        """Hours after the predicted hour whose hourly values a label reads; None: all until the end of the stay.
+
+        Times and outcomes of the stay are no hourly values.
+        """
+        if self.outcome is not None and self.outcome.state is not None:
+            return None
+        ahead = max((load_derived()[name].looks_ahead_hours for name in self.variables if name in load_derived()), default=0)
+        return ahead + (self.target.last_hour if self.target else 0 if self.kind == "time" else self.horizon_hours or 0)
 
 
 def list_tasks() -> list[str]:

@@ -10,5 +10,5 @@
 | `audit/` | the leak audit, and a view of a single window |
 """
 
-FORMAT_VERSIONS = {"ingest": 10, "tokenizer": 1, "trajectories": 3, "labels": 6}
+FORMAT_VERSIONS = {"ingest": 10, "tokenizer": 1, "trajectories": 3, "labels": 7}
 """By kind of stage that this room's code makes; raised when the content of an artifact changes for the same settings."""

@@ -1,7 +1,7 @@
 """Label rules: pure functions from hour rows to labels, one per kind of task (kinds: `clinjepa/clinical/tasks.py`).
 
 A label at hour h is predicted at intime + (h + 1) h from hours 0 to h. The rule of event tasks is `eep_label` of
-eth-mds/icu-features. Tasks are data: `clinjepa/clinical/tasks/*.yaml`.
+eth-mds/icu-features. Where a label would read hours that the cohort cut off, there is none. Tasks are data: `clinjepa/clinical/tasks/*.yaml`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def hourly_labels(task: Task, state: DerivedState) -> np.ndarray:
         labels = _target_values(task.target, state)
     else:
         raise ValueError(f"task {task.name} is not an hourly one")
-    return np.where((rows.hour_R < 0) | _excluded(task, rows), np.nan, labels)
+    return np.where((rows.hour_R < 0) | _excluded(task, rows) | _beyond_cut(task, rows), np.nan, labels)
 
 
 def stay_labels(task: Task, state: DerivedState, prediction_hour: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def stay_labels(task: Task, state: DerivedState, prediction_hour: int) -> np.nda
         dead = rows.constants["death_time"] <= prediction_hour
         here = (rows.hour_R == prediction_hour - 1) & (ends >= prediction_hour) & ~dead
     labels = _target_values(task.target, state, here) if task.target else _outcome_labels(task.outcome or StayOutcome(), state)
-    taken = _excluded(task, rows)
+    taken = _excluded(task, rows) | _beyond_cut(task, rows)
     if task.unless is not None:
         taken |= rows.ever(_state(task.unless, state) == 1)
     return np.where(here & ~taken, labels, np.nan)
@@ -211,6 +211,18 @@ def _unknown_time(name: str, rows: HourRows) -> np.ndarray:
     if name == "death_time":
         return np.asarray(missing & (rows.constants["died_in_hospital"] != 0))
     return np.asarray(missing & (name == "outtime"))
+
+
+def _beyond_cut(task: Task, rows: HourRows) -> np.ndarray:
+    """Rows whose label reads hours that the cohort cut off (`cohort.max_stay_hours`): what happened in them is unknown.
+
+    An event that is seen before the cut gives no label either: otherwise the outcome would decide which of these hours have one, and all
+    labels shortly before the cut would be 1.
+    """
+    last_hour_R = rows.hour_R[rows.last_R]
+    ahead = task.reads_hours_ahead
+    reads_beyond = True if ahead is None else rows.hour_R + ahead > last_hour_R
+    return np.asarray((last_hour_R + 1 < rows.constants["outtime"]) & reads_beyond)
 
 
 def _excluded(task: Task, rows: HourRows) -> np.ndarray:

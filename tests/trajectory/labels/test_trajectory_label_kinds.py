@@ -274,3 +274,42 @@ def test_a_derived_quantity_looks_no_further_ahead_than_it_says(seed, hour):
         seen = hour - FIRST + 1
         cut = random_stay(seed, seen + quantity.looks_ahead_hours)
         np.testing.assert_array_equal(whole.column(name)[:seen], cut.column(name)[:seen], err_msg=name)
+
+
+def test_a_label_that_reads_hours_that_the_cohort_cut_off_is_unknown():
+    cut = {"outtime": 9.5}  # hours 6 to 9 are not kept
+    low = [80, 80, 80, 80, 60, 80]
+    assert marks(hourly_labels(event(), stay(6, map=low))) == "0 0 1 1 - -"
+    assert marks(hourly_labels(event(), stay(6, cut, map=low))) == "0 0 1 1 - -", "hour 3 reads hours 4 and 5, which are kept"
+    assert marks(hourly_labels(event(), stay(6, cut, map=[80] * 6))) == "0 0 0 0 - -"
+    assert marks(hourly_labels(event(horizon_hours=3), stay(6, cut, map=low))) == "0 1 1 - - -", "nor a 1: the outcome decides no label"
+    mean = task(kind="regression", target={"column": "map", "hours": [1, 3], "statistic": "mean"}, requires=["map"])
+    values = [70.0, 71.0, 72.0, 73.0, 74.0, 75.0]
+    assert marks(hourly_labels(mean, stay(6, map=values))) == "72 73 74 74.5 75 -"
+    assert marks(hourly_labels(mean, stay(6, cut, map=values))) == "72 73 74 - - -"
+    for name in ("icu_discharge_24h", "remaining_stay"):
+        assert not np.isnan(hourly_labels(load_task(name), stay(6, cut))).any(), "a time of the stay is known beyond the cut"
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10_000), kept=st.integers(60, 150))
+def test_where_a_cut_stay_has_labels_they_are_those_of_the_whole_stay(seed, kept):
+    whole, short = random_stay(seed), random_stay(seed, kept)
+    short.rows.constants["outtime"] = np.full(kept, float(FIRST + LENGTH))
+    for name in HOURLY:
+        labels, expected = hourly_labels(load_task(name), short), hourly_labels(load_task(name), whole)[:kept]
+        known = ~np.isnan(labels)
+        np.testing.assert_array_equal(labels[known], expected[known], err_msg=name)
+        settled = short.rows.hour_R + load_task(name).looks_ahead_hours < FIRST + kept
+        np.testing.assert_array_equal(labels[settled], expected[settled], err_msg=name)
+
+
+def test_an_outcome_of_the_rest_of_the_stay_is_unknown_where_the_stay_was_cut():
+    outcome = load_task("sepsis_in_stay")
+    infection = {"culture": {10: 1}, "antibiotic": {12: 1}}
+    assert stay_labels(outcome, stay(40, {"outtime": 40.0}, platelets_lowest={30: 200}, **infection), 24)[23] == 0
+    assert np.isnan(stay_labels(outcome, stay(40, {"outtime": 60.0}, platelets_lowest={30: 200}, **infection), 24)).all()
+    assert stay_labels(load_task("in_hospital_death"), stay(40, {"outtime": 60.0}), 24)[23] == 0, "an outcome of the record"
+    creatinine = {hour: 1.0 for hour in range(0, 40, 4)}
+    assert not np.isnan(stay_labels(load_task("creatinine_day_2"), stay(48, {"outtime": 60.0}, creatinine=creatinine), 24)[23])
+    assert np.isnan(stay_labels(load_task("creatinine_day_2"), stay(40, {"outtime": 60.0}, creatinine=creatinine), 24)).all()
