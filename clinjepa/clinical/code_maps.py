@@ -24,7 +24,8 @@ MIMIC_MAP = "mimic_iv"
 
 Reading = Literal["value", "held", "flag"]
 OpenStay = Literal["last_row", "drop"]
-_FOLDER = "maps/codes"
+MAPS = "maps/codes"
+"""Folder of the maps that come with the package."""
 _MEDICATION = "medication"
 
 MAP_KEYS = (
@@ -152,7 +153,7 @@ class CodeMap:
 
 def map_names() -> list[str]:
     """Names of the maps that come with the package."""
-    return sorted([MIMIC_MAP, *file_names(_FOLDER)])
+    return sorted([MIMIC_MAP, *file_names(MAPS)])
 
 
 def code_map(name: str, read: Callable[[str], str | None]) -> CodeMap:
@@ -169,13 +170,13 @@ def code_map(name: str, read: Callable[[str], str | None]) -> CodeMap:
 
 
 def _where(name: str) -> str:
-    return f"clinjepa/clinical/{_FOLDER}/{name}.yaml" if name in file_names(_FOLDER) else name
+    return f"clinjepa/clinical/{MAPS}/{name}.yaml" if name in file_names(MAPS) else name
 
 
 def _resolved(name: str, folder: str | None, seen: tuple[str, ...], read: Callable[[str], str | None]) -> dict[str, Any]:
     """The content of a map with what it extends. folder: that of the map that names it."""
-    if name in file_names(_FOLDER):
-        address, content = _where(name), read_definitions(f"{_FOLDER}/{name}.yaml")
+    if name in file_names(MAPS):
+        address, content = _where(name), read_definitions(f"{MAPS}/{name}.yaml")
     else:
         address = name if folder is None or name.startswith("/") or "://" in name else f"{folder}/{name}"
         setting = f"{seen[-1]}: extends={name}" if seen else f"source.map={name}"

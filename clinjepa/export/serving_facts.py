@@ -18,9 +18,23 @@ if TYPE_CHECKING:
     from clinjepa.storage import Folder
 
 SERVING = "serving.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PROBES, FORECASTER = "probes", "forecaster"
 """Folders of the export with what the run's evaluations fitted."""
+MIMIC_ITEMS = "maps/mimic_iv.yaml"
+"""`source.map` of a run whose MEDS is MIMIC-IV's conversion, whose codes hold MIMIC-IV's items."""
+OWN_MAP = "own"
+"""`source.map` of a run that reads MEDS by a map of the user's."""
+
+
+def takes_meds_rows(source: Mapping[str, Any]) -> bool:
+    """Whether a run of this `source` (`ServingFacts.source`) can be asked with rows of a MEDS file: its codes are MIMIC-IV's."""
+    return bool(source["kind"] == "meds" and source["map"] == MIMIC_ITEMS)
+
+
+def reads_by_map(source: Mapping[str, Any]) -> bool:
+    """Whether a run of this `source` reads MEDS by a map of codes."""
+    return bool(source["kind"] == "meds" and source["map"] != MIMIC_ITEMS)
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class ServingFacts:
     config_digest: str
     encoder_digest: str
     source: Mapping[str, Any]
-    """kind; name of the data set; map: the file of `clinjepa/clinical/maps/` that the source follows, or null; event_time."""
+    """kind; name of the data set; map: the file of `clinjepa/clinical/` that the source follows, OWN_MAP, or null; event_time."""
     text: Mapping[str, Any]
     """Section `text` of the configuration, as it stands in the ingest stage's settings."""
     cohort: Mapping[str, Any]

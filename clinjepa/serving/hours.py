@@ -13,6 +13,7 @@ from clinjepa.clinical import Variable, load_variables
 from clinjepa.config.schema import CohortConfig, TextConfig
 from clinjepa.errors import counted
 from clinjepa.serving.requests import Event, RequestError, ScoreRequest, Stay, num_complete_hours
+from clinjepa.sources.mimic_iv.row_meaning import SERIES_OF_WEIGHT, take_statics
 from clinjepa.sources.readings.cleaning import complete_stays, convert_values, drop_implausible_ages, finish, raw_events
 from clinjepa.sources.schema import MEDICATION, STAYS_TYPES, SourceTables
 from clinjepa.trajectory.hours.cohort import cohort_rules
@@ -22,8 +23,8 @@ from clinjepa.trajectory.hours.ingest import texts_and_grid
 
 STAY_ID = 1
 """A request has one stay; its own ids are not asked for."""
-_WEIGHT_ROW = -1
-"""Row of the weight of `stay`, which is no event."""
+_OF_STAY = (-1, -2)
+"""Rows of weight and height of `stay`, which are no events that were sent."""
 _UNFINISHED = "in_unfinished_hour"
 _LOST = ("unknown_variable", "unknown_unit", "out_of_range", "non_numeric", "no_weight", "missing_code", "zero_reading")
 """Rules that drop a row for its variable, unit or value."""
@@ -37,6 +38,7 @@ _ROW_TYPES = pl.Schema(
         "value": pl.Float64(),
         "text": pl.String(),
         "unit": pl.String(),
+        "order_id": pl.Int64(),
     }
 )
 
@@ -65,6 +67,8 @@ class TextRules:
     text: TextConfig
     cohort: CohortConfig
     event_time: str
+    zero_amounts: bool = False
+    """Whether a treatment of which nothing was given is written: only MEDS with a map of codes does so."""
 
 
 def stay_hours(asked: ScoreRequest, rules: TextRules, measured: list[str]) -> StayHours:
@@ -81,10 +85,10 @@ def stay_hours(asked: ScoreRequest, rules: TextRules, measured: list[str]) -> St
     assert asked.stay is not None and asked.events is not None
     num_complete_hours(asked.stay.intime, asked.now)
     counts: Counter[str] = Counter()
-    raw = _raw(_known_variables(asked.events, counts))
-    weighed = pl.concat([raw, _admission_weight(asked.stay, raw)])
-    events = convert_values(weighed, counts, rules.event_time).filter(pl.col("row") != _WEIGHT_ROW)
+    sent = _raw(_known_variables(asked.events, counts))
+    events = convert_values(pl.concat([sent, _charted_statics(asked.stay, sent)]), counts, rules.event_time)
     stays = drop_implausible_ages(_stays(asked.stay, asked.now), counts)
+    stays, events = _with_statics(stays, events if rules.zero_amounts else _given(events, counts), counts, rules.event_time)
     return hours_of_tables(finish(stays, events, counts), asked.now, rules, measured, len(asked.events))
 
 
@@ -126,19 +130,44 @@ def _known_variables(events: list[Event], counts: Counter[str]) -> list[Event]:
 
 def _raw(events: list[Event]) -> pl.DataFrame:
     columns = {name: pl.Series(name, [getattr(event, name) for event in events], dtype) for name, dtype in _ROW_TYPES.items()}
-    frame = pl.DataFrame(columns).with_row_index("row")
+    frame = pl.DataFrame(columns).rename({"order_id": "order"}).with_row_index("row")
     return raw_events(frame.with_columns(pl.lit(STAY_ID, pl.Int64).alias("stay_id"), pl.col("row").cast(pl.Int64)))
 
 
-def _admission_weight(stay: Stay, raw: pl.DataFrame) -> pl.DataFrame:
-    """`stay.weight_kg` as a raw event, for rates that are converted by weight: known from its time on, without one before all of `raw`."""
-    weight = load_variables()["weight"]
-    assert weight.minimum is not None and weight.maximum is not None
-    if stay.weight_kg is None or not weight.minimum <= stay.weight_kg <= weight.maximum:
-        return raw.clear()
-    since = stay.weight_time or min([stay.intime, *raw["time"].drop_nulls().to_list()])
-    row = {"stay_id": STAY_ID, "time": since, "variable": "weight", "value": stay.weight_kg, "unit": weight.unit, "row": _WEIGHT_ROW}
-    return raw_events(pl.DataFrame({name: pl.Series([value]) for name, value in row.items()}))
+def _charted_statics(stay: Stay, sent: pl.DataFrame) -> pl.DataFrame:
+    """Height and weight of `stay` as raw events at their times, or before all that was sent, so that they are read as the ingest's are."""
+    begun = min([stay.intime, *sent["time"].drop_nulls().to_list()]) - datetime.timedelta(seconds=1)
+    charted = (("weight", stay.weight_kg, stay.weight_time), ("height", stay.height_cm, stay.height_time))
+    rows = [
+        {"stay_id": STAY_ID, "time": time or begun, "variable": name, "value": value, "unit": load_variables()[name].unit, "row": row}
+        for row, (name, value, time) in zip(_OF_STAY, charted, strict=True)
+        if value is not None
+    ]
+    return raw_events(pl.DataFrame(rows, schema_overrides={"time": _TIME})) if rows else sent.clear()
+
+
+def _given(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """`events` without treatments of an amount of 0 or less, as the sources leave them out (`zero_amount`)."""
+    treatments = [name for name, variable in load_variables().items() if variable.role == "action" and variable.kind == "numeric"]
+    nothing = (pl.col("variable").is_in(pl.Series([*treatments, MEDICATION]).implode()) & (pl.col("value") <= 0)).fill_null(False)
+    if number := events.select(nothing.sum()).item():
+        counts["zero_amount"] += number
+    return events.filter(~nothing)
+
+
+def _with_statics(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str], event_time: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(stays with height and weight, events), as of `take_statics`: heights and the first weight are no events.
+
+    counts: receives `static:height` and `static:weight`, the rows that were sent of these.
+    """
+    # Without items the first weight of all would be taken; an admission weight counts before the series.
+    of_series = (pl.col("variable") == SERIES_OF_WEIGHT) & (events["variable"] == "weight").any()
+    stays, kept = take_statics(events.filter(~of_series), stays, Counter(), event_time)
+    kept = pl.concat([kept, events.filter(of_series)])
+    taken = events.filter(pl.col("variable").is_in(["height", "weight"]) & (pl.col("row") >= 0)).join(kept, on="row", how="anti")
+    for name, number in taken.group_by("variable").len().iter_rows():
+        counts[f"static:{name}"] += number
+    return stays, kept
 
 
 def _stays(stay: Stay, now: datetime.datetime) -> pl.DataFrame:

@@ -76,14 +76,12 @@ def _frame(asked: ScoreRequest) -> pl.DataFrame:
         rows = [row if row.icustay_id or _is_laboratory(row) else row.model_copy(update={"icustay_id": own}) for row in rows]
     rows += [*_running(rows, asked), MedsRow(time=asked.now, code=_DISCHARGE, icustay_id=own)]
     columns = {
-        name: pl.Series(name, [getattr(row, name) for row in rows], dtype)
-        for name, (_, dtype) in COLUMNS.items()
-        if name not in ("subject_id", "order_category")
+        name: pl.Series(name, [getattr(row, field) for row in rows], dtype)
+        for name, ((field, *_), dtype) in COLUMNS.items()
+        if name != "subject_id"
     }
     frame = pl.DataFrame(columns).with_columns(
-        pl.lit(STAY_ID, pl.Int64).alias("subject_id"),
-        pl.lit(None, COLUMNS["order_category"][1]).alias("order_category"),
-        pl.col("numeric_value").round_sig_figs(SIGNIFICANT_DIGITS),
+        pl.lit(STAY_ID, pl.Int64).alias("subject_id"), pl.col("numeric_value").round_sig_figs(SIGNIFICANT_DIGITS)
     )
     return frame.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
 

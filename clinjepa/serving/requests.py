@@ -60,7 +60,7 @@ class Stay(_Checked):
     height_time: Time | None = None
     """When the height was charted; null: known at admission."""
     weight_time: Time | None = None
-    """When the weight was charted; null: known at admission."""
+    """When the weight was charted; null: known at admission. Later weights are events."""
     admission_type: Text | None = None
     care_unit: Text | None = None
 
@@ -79,10 +79,12 @@ class Event(_Checked):
     """null: the variable's own unit."""
     store_time: Time | None = None
     """When the value was stored, for runs whose texts go by that time. Not after `now`."""
+    order_id: Row | None = None
+    """The order under which something was given, or the device that read a value: equal events with different ids both count."""
 
 
 class MedsRow(_Checked):
-    """A row of a MEDS file of MIMIC-IV, for runs whose source is MEDS."""
+    """A row of a MEDS file of MIMIC-IV in the file's columns but for the patient, for runs whose source is MEDS without a map of codes."""
 
     time: Time | None
     code: Text
@@ -93,10 +95,13 @@ class MedsRow(_Checked):
     hadm_id: Row | None = None
     order_id: Row | None = None
     race: Text | None = None
+    ordercategorydescription: Text | None = None
+    """Kind of order of a start of an infusion. Crystalloids that only carry a drug (`Continuous Med`, `Drug Push`) are in no text; without
+    this column they cannot be told from fluids and are."""
 
 
 class ScoreRequest(_Checked):
-    """One stay until `now`: `stay` and `events`, or `rows` for a run whose source is MEDS."""
+    """One stay until `now`: `stay` and `events`, or `rows` for a run whose source is MEDS without a map of codes."""
 
     now: Time
     """Only complete hours before it are read. Nothing may be later."""

@@ -24,7 +24,7 @@ from clinjepa.evaluation.forecasts.forecaster import Forecaster
 from clinjepa.evaluation.forecasts.patients import KnownHours, forecast_values
 from clinjepa.evaluation.forecasts.points.measurements import Measurements
 from clinjepa.export.folder import MANIFEST, check_export, weights_digest
-from clinjepa.export.serving_facts import FORECASTER, PROBES, ServingFacts, read_serving_facts
+from clinjepa.export.serving_facts import FORECASTER, PROBES, ServingFacts, read_serving_facts, reads_by_map, takes_meds_rows
 from clinjepa.model.encoding.text_encoder import TextEncoder
 from clinjepa.model.predictor import Predictor
 from clinjepa.serving.hours import StayHours, TextRules, stay_hours
@@ -61,7 +61,8 @@ class ScoringModel:
 
     def __init__(self, facts: ServingFacts, identity: ModelIdentity, encoder: TextEncoder, parts: _Parts, caches: Caches) -> None:
         self.facts, self.identity = facts, identity
-        self.rules = TextRules(TextConfig.model_validate(facts.text), CohortConfig.model_validate(facts.cohort), facts.source["event_time"])
+        text, cohort = TextConfig.model_validate(facts.text), CohortConfig.model_validate(facts.cohort)
+        self.rules = TextRules(text, cohort, facts.source["event_time"], reads_by_map(facts.source))
         self.encoding = Encoding(encoder, caches.latents_mb * _MB)
         self.reading = Reading(parts.predictor, caches.keys_mb * _MB)
         self._parts = parts
@@ -173,7 +174,9 @@ class ScoringModel:
         names = self._parts.forecaster.names if self._parts.forecaster is not None else []
         if request.rows is None:
             return stay_hours(request, self.rules, names)
-        if self.facts.source["kind"] != "meds":
+        if reads_by_map(self.facts.source):
+            raise RequestError("rows", "the run reads MEDS by another map of codes than MIMIC-IV's; give stay and events")
+        if not takes_meds_rows(self.facts.source):
             raise RequestError("rows", "the run was not trained on MEDS; give stay and events")
         return meds_hours(request, self.rules, names)
 

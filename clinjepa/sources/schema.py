@@ -112,12 +112,15 @@ class SourceTables:
     """Content of one partition. `counts`: number of rows dropped or altered, by rule, over all patients of the partition.
 
     losses: readings lost to ranges and units, by variable, site, unit and item (`range_losses.group_losses`).
+    measured: EVENTS_SCHEMA, the events that labels read where these are not `events`: with `source.event_time: stored` a rate per patient
+    is converted by the weight stored by then in `events`, by the weight measured by then in `measured`.
     """
 
     stays: pa.Table
     events: pa.Table
     counts: dict[str, int] = field(default_factory=dict)
     losses: list[GroupLosses] = field(default_factory=list)
+    measured: pa.Table | None = None
 
 
 Partition = TypeVar("Partition", bound=Mapping[str, object])
@@ -191,7 +194,8 @@ class ExtractedSource(Source[Partition], Protocol[Partition]):
 
 def validate(tables: SourceTables) -> SourceTables:
     """Return the tables if they follow the schema; otherwise raise SourceError with the column or rule that is violated."""
-    for label, table, schema in (("stays", tables.stays, STAYS_SCHEMA), ("events", tables.events, EVENTS_SCHEMA)):
+    views = [("events", tables.events), *([("measured", tables.measured)] if tables.measured is not None else [])]
+    for label, table, schema in (("stays", tables.stays, STAYS_SCHEMA), *((name, view, EVENTS_SCHEMA) for name, view in views)):
         if table.schema.names != schema.names:
             raise SourceError(
                 f"{label}: the {len(table.schema)} columns are not those of schema version {SCHEMA_VERSION} in their order "
@@ -202,14 +206,15 @@ def validate(tables: SourceTables) -> SourceTables:
                 raise SourceError(f"{label}: column {column.name!r} is {table.schema.field(column.name).type}, must be {column.type}")
             if not column.nullable and table[column.name].null_count:
                 raise SourceError(f"{label}: column {column.name!r} has {table[column.name].null_count} empty rows")
-    stays, events = tables.stays, tables.events
+    stays = tables.stays
     if pc.count_distinct(stays["stay_id"]).as_py() != stays.num_rows:
         raise SourceError("stays: a stay_id occurs more than once; stay ids must be unique in the whole data set")
     if stays.num_rows and not pc.all(pc.greater(stays["outtime"], stays["intime"])).as_py():
         raise SourceError("stays: an outtime is not after its intime")
-    if not pc.all(pc.is_in(events["stay_id"], stays["stay_id"].combine_chunks())).as_py() and events.num_rows:
-        raise SourceError("events: rows belong to stays that are not in this partition")
-    unknown = {name for name in pc.unique(events["variable"].cast(pa.string())).to_pylist()} - load_variables().keys() - {MEDICATION}
-    if unknown:
-        raise SourceError(f"events: variables {sorted(unknown)} are not in variables.yaml")
+    for label, events in views:
+        if not pc.all(pc.is_in(events["stay_id"], stays["stay_id"].combine_chunks())).as_py() and events.num_rows:
+            raise SourceError(f"{label}: rows belong to stays that are not in this partition")
+        unknown = {name for name in pc.unique(events["variable"].cast(pa.string())).to_pylist()} - load_variables().keys() - {MEDICATION}
+        if unknown:
+            raise SourceError(f"{label}: variables {sorted(unknown)} are not in variables.yaml")
     return tables

@@ -12,3 +12,6 @@
 
 FORMAT_VERSIONS = {"ingest": 10, "tokenizer": 1, "trajectories": 3, "labels": 7}
 """By kind of stage that this room's code makes; raised when the content of an artifact changes for the same settings."""
+
+STORED_FORMAT = 2
+"""Further version of ingest artifacts with `source.event_time: stored`, in the keys of these only."""

@@ -9,13 +9,14 @@ from functools import cached_property
 
 from clinjepa.clinical import list_tasks
 from clinjepa.config.axes import GridPoint, grid_points
-from clinjepa.config.schema import Config
+from clinjepa.config.schema import Config, SourceConfig
 from clinjepa.config.section import result_fields
 from clinjepa.curriculum.recipes import Recipe, load_recipes
 from clinjepa.errors import ConfigError
 from clinjepa.evaluation.settings import BaselineSettings
 from clinjepa.sources import source_class
 from clinjepa.sources.extraction import has_extractions
+from clinjepa.trajectory import STORED_FORMAT
 from clinjepa.trajectory.definitions import definitions_digest, ingest_definitions
 from clinjepa.trajectory.labels.label_files import LabelFile
 from clinjepa.trajectory.settings import GivenLabels, IngestSettings, LabelSettings, TrajectorySettings, tokenizer_settings
@@ -132,7 +133,8 @@ def _data_stages(config: Config, source_digest: str, pool: _Pool, start: Start |
     extract = pool.of(Stage("extract", "extract", {"source": extracted, "definitions": extract_definitions()}))
     definitions = ingest_definitions(config.text)
     inputs = {"extract": extract} if has_extractions(source_class(config.source)) else {}
-    ingest = pool.of(Stage("ingest", "ingest", ingested | {"source": source, "definitions": definitions}, inputs))
+    settings = ingested | {"source": source, "definitions": definitions} | stored_format(config.source)
+    ingest = pool.of(Stage("ingest", "ingest", settings, inputs))
     own = Stage("tokenizer", "tokenizer", result_fields(tokenizer_settings(config)), {"ingest": ingest})
     tokenizer = pool.of(own if start is None else start.tokenizer)
     read = {"ingest": ingest, "tokenizer": tokenizer}
@@ -146,6 +148,11 @@ def _data_stages(config: Config, source_digest: str, pool: _Pool, start: Start |
     judged = result_fields(BaselineSettings.of(config))
     baselines = pool.of(Stage("baselines", "baselines", judged, {"ingest": ingest, "labels": labels}))
     return DataStages(ingest, tokenizer, trajectories, labels, baselines)
+
+
+def stored_format(source: SourceConfig) -> dict[str, int]:
+    """What the key of an ingest stage holds beside its format where texts go by the time of storage."""
+    return {"stored_format": STORED_FORMAT} if source.event_time == "stored" else {}
 
 
 def extract_definitions() -> str:

@@ -16,7 +16,7 @@ from clinjepa.config.schema import SourceConfig, SplitConfig
 from clinjepa.config.section import result_fields
 from clinjepa.sources import source_class
 from clinjepa.sources.extraction import has_extractions
-from pipelines.graph.experiment import Experiment, extract_definitions
+from pipelines.graph.experiment import Experiment, extract_definitions, stored_format
 from pipelines.graph.saved_run import FITTED, SavedRun
 from pipelines.graph.stage import Stage
 from pipelines.graph.trial_stages import DataStages, Trial
@@ -91,7 +91,8 @@ def _data_stages(own: DataStages, config: Config, source_digest: str) -> DataSta
         extracted = {name: value for name, value in source.items() if name != "event_time"}
         definitions = own.ingest.inputs["extract"].settings["definitions"] if "extract" in own.ingest.inputs else extract_definitions()
         inputs = {"extract": Stage("extract", "extract", {"source": extracted, "definitions": definitions})}
-    settings = own.ingest.settings | {"source": source, "split": result_fields(config.split)}
+    kept = {name: value for name, value in own.ingest.settings.items() if name != "stored_format"}
+    settings = kept | {"source": source, "split": result_fields(config.split)} | stored_format(config.source)
     ingest = Stage("ingest", "ingest", settings, inputs)
     read = {"ingest": ingest, "tokenizer": own.tokenizer}
     trajectories = Stage("trajectories", "trajectories", own.trajectories.settings, read)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple, TypedDict
 
 from clinjepa.clinical import load_task
+from clinjepa.clinical.code_maps import MAPS, MIMIC_MAP
 from clinjepa.clinical.definitions import file_names
 from clinjepa.config import Config
+from clinjepa.config.schema import SourceConfig
 from clinjepa.evaluation.downstream.fitted import PROBE_TENSORS, FittedProbes
 from clinjepa.evaluation.downstream.fitted import PROBES as PROBE_FILE
 from clinjepa.evaluation.forecasts.forecaster import NAME as FORECASTER_FILE
-from clinjepa.export.serving_facts import FORECASTER, PROBES, ServedTask, ServingFacts
+from clinjepa.export.serving_facts import FORECASTER, MIMIC_ITEMS, OWN_MAP, PROBES, ServedTask, ServingFacts
 from clinjepa.model.predictor import load_predictor
 from clinjepa.storage import Folder
 from pipelines.graph.artifacts import Artifact
@@ -59,15 +61,14 @@ def serving_facts(config: Config, trial: Trial, identity: Identity, digests: Dig
     ingested, forecasts = trial.data.ingest.settings, trial.evaluations.get("forecasts")
     probes = FittedProbes.read(out / PROBES) if out.exists(PROBES) else None
     able = [load_task(name) for name, task in probes.tasks.items() if task.reason is None] if probes is not None else []
-    kind = config.source.kind
     return ServingFacts(
         **identity,
         config_digest=digests.config,
         encoder_digest=digests.encoder,
         source={
-            "kind": kind,
+            "kind": config.source.kind,
             "name": config.source.name,
-            "map": f"maps/{kind}.yaml" if kind in file_names("maps") else None,
+            "map": map_file(config.source),
             "event_time": config.source.event_time,
         },
         text=ingested["text"],
@@ -78,3 +79,11 @@ def serving_facts(config: Config, trial: Trial, identity: Identity, digests: Dig
         tasks=tuple(ServedTask(task.name, task.title, task.horizon_hours, task.label_unit) for task in able),
         event_tasks=tuple(forecasts.settings["event_tasks"] if forecasts is not None and out.exists(FORECASTER) else ()),
     )
+
+
+def map_file(source: SourceConfig) -> str | None:
+    """The file of `clinjepa/clinical/` that a source follows; OWN_MAP for a file of the user, whose place is not named."""
+    if source.kind == "meds":
+        packaged = f"{MAPS}/{source.map}.yaml" if source.map in file_names(MAPS) else OWN_MAP
+        return MIMIC_ITEMS if source.map == MIMIC_MAP else packaged
+    return f"maps/{source.kind}.yaml" if source.kind in file_names("maps") else None

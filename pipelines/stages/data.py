@@ -140,8 +140,8 @@ def _placed_source(stage: Stage, place: SourceConfig) -> SourceConfig:
 
 
 def _without_digests(stage: Stage) -> dict[str, object]:
-    """A stage's settings without the digest of the clinical definitions, which are read from the installed package."""
-    return {name: value for name, value in stage.settings.items() if name != "definitions"}
+    """A stage's settings without the digest of the clinical definitions, which are read from the installed package, and further formats."""
+    return {name: value for name, value in stage.settings.items() if name not in ("definitions", "stored_format")}
 
 
 def _parts(ingest: Folder) -> list[str]:

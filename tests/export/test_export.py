@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from clinjepa.config.schema import SourceConfig
 from clinjepa.errors import CheckpointError, ConfigError, StoreError
 from clinjepa.export.folder import check_export
 from clinjepa.export.serving_facts import read_serving_facts
@@ -22,6 +23,7 @@ from clinjepa.model.pretrained.identity import encoder_digest
 from clinjepa.model.tensor_files import write_tensors
 from clinjepa.report.document import build_report
 from clinjepa.storage import Folder
+from pipelines.results.fitted_export import map_file
 from pipelines.results.model_export import export_model as export
 from tests.support.data.report_results import results
 from tests.support.machines.cli import ROOT, python_without
@@ -342,12 +344,28 @@ def test_an_export_has_what_finished_evaluations_fitted_and_no_more(finished: Fi
 
 
 @pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ({"kind": "meds"}, "maps/mimic_iv.yaml"),
+        ({"kind": "meds", "map": "openicu"}, "maps/codes/openicu.yaml"),
+        ({"kind": "meds", "map": "/home/someone/hospital.yaml"}, "own"),
+        ({"kind": "mimic_iv"}, "maps/mimic_iv.yaml"),
+        ({"kind": "cinc2012"}, "maps/cinc2012.yaml"),
+        ({"kind": "simulator"}, None),
+    ],
+)
+def test_the_description_of_serving_says_by_which_map_the_run_reads_its_source(source: dict[str, str], expected: str | None) -> None:
+    assert map_file(SourceConfig.model_validate({"path": "x"} | source)) == expected
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"", "not valid JSON"),
         (b"[]", "schema version None"),
         (b'{"schema_version": 9}', "schema version 9"),
-        (b'{"schema_version": 1}', "altered"),
+        (b'{"schema_version": 1}', "schema version 1, this clinjepa reads 2"),
+        (b'{"schema_version": 2}', "altered"),
     ],
 )
 def test_a_damaged_description_of_serving_is_named(tmp_path: Path, content: bytes, said: str) -> None:

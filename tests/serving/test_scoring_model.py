@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -18,7 +19,7 @@ from clinjepa.evaluation.forecasts.points.measurements import read_named
 from clinjepa.export.serving_facts import read_serving_facts
 from clinjepa.model.encoding.text_encoder import TextEncoder
 from clinjepa.serving.hours import TextRules, stay_hours
-from clinjepa.serving.requests import read_request
+from clinjepa.serving.requests import RequestError, read_request
 from clinjepa.serving.responses import ScoreResponse
 from clinjepa.serving.scoring import Caches, ScoringModel
 from clinjepa.sources import open_source
@@ -119,6 +120,39 @@ def test_texts_of_real_stays_are_those_of_the_ingest(tmp_path: Path) -> None:
     for row in rows:
         found = stay_hours(read_request(requests.body(row["stay_id"], 30)), rules, [])
         assert (found.static_text, found.state_texts) == (row["static_text"], row["state_texts"][:30])
+
+
+def test_texts_of_real_stays_with_treatments_sent_as_events_are_those_of_the_ingest(tmp_path: Path) -> None:
+    """Stays of the MIMIC-IV demo: weighed again, two devices with one value, two orders with one amount."""
+    folder = real("mimic-iv-demo-meds", "physionet.org/content/mimic-iv-demo-meds")
+    config = small_config(tmp_path / "storage", "source.kind=meds", f"source.path={folder}", "source.num_partitions=12")
+    build_ingest(config, Folder(tmp_path / "ingest"))
+    source = open_source(config.source)
+    requests = StayRequests(source.read(source.partitions()[0]))
+    rules = TextRules(config.text, config.cohort, "measured")
+    rows = Folder(tmp_path / "ingest").read_table("hours/part-00000.parquet").to_pylist()
+    weighed = 0
+    for row in rows[:6]:
+        number = min(60, len(row["state_texts"]) - 1)
+        found = stay_hours(read_request(requests.body(row["stay_id"], number, 25)), rules, [])
+        assert (found.static_text, found.state_texts) == (row["static_text"], row["state_texts"][:number])
+        assert found.action_texts == row["action_texts"][:number]
+        assert not any(rule.startswith("duplicate_row") for rule in found.dropped)
+        weighed += sum("Weight:" in text for text in found.state_texts)
+    assert weighed, "no patient is weighed again"
+
+
+@pytest.mark.parametrize("name", ["maps/codes/openicu.yaml", "own"])
+def test_a_run_that_reads_meds_by_a_map_takes_events_and_no_rows(
+    model: ScoringModel, batch: Batch, requests: StayRequests, name: str
+) -> None:
+    body = requests.body(long_stays(batch, 8)[0], 8)
+    rows = b'{"now": "2150-01-01T09:00:00", "rows": [{"time": "2150-01-01T00:00:00", "code": "ICU_ADMISSION"}]}'
+    facts = dataclasses.replace(model.facts, source={**model.facts.source, "kind": "meds", "map": name})
+    mapped = ScoringModel(facts, model.identity, model.encoding.encoder, model._parts, Caches())
+    refused, scored = mapped.score([read_request(rows), read_request(body)])
+    assert isinstance(refused, RequestError) and refused.status == 422 and "by another map of codes" in str(refused)
+    assert isinstance(scored, ScoreResponse)
 
 
 def test_predictions_are_those_of_the_batch_path_at_every_hour(model: ScoringModel, batch: Batch, requests: StayRequests) -> None:

@@ -30,8 +30,9 @@ def test_the_weight_of_the_stay_converts_a_rate_per_patient(event_time: str) -> 
 
 
 def test_without_a_plausible_weight_that_was_known_the_row_is_counted() -> None:
-    for known in ({}, {"weight_kg": 900.0}, {"weight_kg": 90.0, "weight_time": "2151-04-02T07:50:00"}):
+    for known in ({}, {"weight_kg": 90.0, "weight_time": "2151-04-02T07:50:00"}):
         assert hours_of([PULSE, DRIP], **known).dropped == {"no_weight:norepinephrine": 1}
+    assert hours_of([PULSE, DRIP], weight_kg=900.0).dropped == {"no_weight:norepinephrine": 1, "out_of_range:weight": 1}
 
 
 def test_a_drip_that_began_before_admission_and_a_later_weight() -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import polars as pl
 import pytest
 
 from clinjepa.config.schema import SourceConfig
 from clinjepa.sources.extraction import extract_all
 from clinjepa.sources.mimic_iv.source import MimicIvSource
 from clinjepa.storage import Folder
+from clinjepa.trajectory.audit.truncation import Chart, cut_chart
+from clinjepa.trajectory.hours.ingest import build_partition
+from tests.support.data.handmade_stays import lenient_config
 from tests.support.data.mimic_iv_examples import ADMITTED, INSIDE, at, chart, events_of, hospital, infusion, lab, read_all, write_mimic
 
 
@@ -17,6 +23,14 @@ def read(tmp_path, base=None, **tables):
 
 def values(tables, variable):
     return [event["value"] for event in events_of(tables, variable)]
+
+
+class GivenTables:
+    def __init__(self, tables):
+        self.tables = tables
+
+    def read(self, partition):
+        return self.tables
 
 
 def test_a_stay_carries_its_patient_and_outcome(tmp_path):
@@ -195,6 +209,35 @@ def test_height_and_weight_carry_the_time_of_their_charting(tmp_path):
     assert ((stay["weight_time"] - ADMITTED).total_seconds(), stay["height_time"]) == (7 * 3600, None)
     (stay,) = read_all(tmp_path, event_time="stored").stays.to_pylist()
     assert (stay["weight_time"] - ADMITTED).total_seconds() == 9 * 3600
+
+
+def test_a_rate_per_patient_has_the_stored_weight_in_the_texts_and_the_measured_one_in_the_labels(tmp_path):
+    """Two weights, the second stored nine hours late; dobutamine begins in between."""
+    weights = [chart(226512, 0.1, 80.0, "kg", storetime=at(0.2)), chart(226512, 1, 60.0, "kg", storetime=at(10))]
+    pulse = [chart(220045, hour + 0.5, 80.0, "bpm", storetime=at(hour + 0.6)) for hour in range(24)]
+    drips = [
+        infusion(221653, start, start + 2, 480.0, "mcg/min", 1, storetime=at(start + 0.1), patientweight=None, orderid=start)
+        for start in (2, 12)
+    ]
+    folder = write_mimic(tmp_path / "data", {"chartevents": weights + pulse, "inputevents": drips})
+    found = {}
+    for event_time in ("measured", "stored"):
+        tables = read_all(folder, event_time=event_time)
+        found[event_time] = values(tables, "dobutamine")
+        assert (tables.measured is None) == (event_time == "measured")
+    assert found == {"measured": [8.0, 8.0], "stored": [6.0, 8.0]}
+    assert values(replace(tables, events=tables.measured), "dobutamine") == [8.0, 8.0]
+
+    cut = cut_chart(Chart("p", tables, pl.DataFrame({"stay_id": [11], "cut_hour": [5]}))).tables
+    assert values(replace(tables, events=cut.measured), "dobutamine") == [8.0], "a cut chart cuts both"
+
+    config = lenient_config(source={"event_time": "stored"})
+    for name in ("measured", "grid"):
+        build_partition(GivenTables(tables), {}, config, Folder(tmp_path / "ingest"), "p")
+        grid = pl.DataFrame(Folder(tmp_path / "ingest").read_table(f"{name}/p.parquet")).sort("hour")
+        assert grid["dobutamine"][2] == (8.0 if name == "measured" else 6.0) and grid["dobutamine"][12] == 8.0
+    texts = Folder(tmp_path / "ingest").read_table("hours/p.parquet")["action_texts"].to_pylist()[0]
+    assert "Dobutamine: 6 mcg/kg/min" in texts[2] and "Dobutamine: 8 mcg/kg/min" in texts[12]
 
 
 def test_trap_18_the_words_of_a_delirium_assessment_are_kept_as_they_stand(tmp_path):

@@ -27,10 +27,13 @@ def charted(variable: str, value: float, unit: str | None, hours: float = 2, **m
 
 
 def convert(*rows: dict[str, Any], event_time: str = "measured") -> tuple[list[float], Counter[str]]:
-    """Converted values of the last row's variable, and the counts."""
+    """Converted values of the last row's variable, as texts have them, and the counts."""
     counts: Counter[str] = Counter()
     found = convert_values(raw_events(pl.DataFrame(list(rows), infer_schema_length=None)), counts, event_time)
-    return found.filter(pl.col("variable") == rows[-1]["variable"])["value"].to_list(), +counts
+    own = found.filter(pl.col("variable") == rows[-1]["variable"])
+    if "view" in own.columns:
+        own = own.filter(pl.col("view").ne_missing("labels"))
+    return own["value"].to_list(), +counts
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,19 @@ def test_by_time_of_storage_a_weight_is_known_once_it_is_stored():
         rate = charted("norepinephrine", 8.0, "mcg/min", hours=2, store_time=START + timedelta(hours=stored_hours))
         assert convert(weight, rate, event_time="stored")[0] == expected
         assert convert(weight, rate)[0] == [0.1]
+
+
+def test_labels_take_the_weight_that_was_measured_by_then_whenever_it_was_stored():
+    late = charted("weight", 60.0, "kg", hours=1, store_time=START + timedelta(hours=9))
+    rate = charted("dobutamine", 480.0, "mcg/min", hours=2, store_time=START + timedelta(hours=3))
+    early = charted("weight", 80.0, "kg", hours=0, store_time=START)
+    for rows, texts, labels in (([early, late, rate], [6.0], [8.0]), ([late, rate], [], [8.0]), ([early, rate], [6.0], [6.0])):
+        counts: Counter[str] = Counter()
+        found = convert_values(raw_events(pl.DataFrame(rows, infer_schema_length=None)), counts, "stored")
+        found = found.filter(pl.col("variable") == "dobutamine")
+        assert found.filter(pl.col("view").ne_missing("labels"))["value"].to_list() == texts
+        assert found.filter(pl.col("view").ne_missing("texts"))["value"].to_list() == labels
+        assert counts["no_weight:dobutamine"] == (not texts), "the rows of the labels are counted with those of the texts"
 
 
 def test_a_rate_in_its_own_unit_needs_no_weight():

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import polars as pl
+import pyarrow as pa
 
 from clinjepa.clinical import Conversion, Variable, canonical_unit, load_variables
 from clinjepa.clinical.units import unit_conversion, units_of
@@ -47,6 +48,9 @@ _EVENT_COLUMNS = pl.Schema(
 )
 _IDENTITY = {"item": pl.Int64(), "order": pl.Int64()}
 """What tells rows apart beside their content: the item, and the order under which something was given (a number of the source)."""
+
+VIEW, TEXTS, LABELS = "view", "texts", "labels"
+"""Column of converted events with `source.event_time: stored`, and its values: who reads a row. Null: both."""
 
 _RAW_COLUMNS = pl.Schema({**_EVENT_COLUMNS, **_IDENTITY, "patient_weight": pl.Float64(), "site": pl.String()})
 
@@ -91,12 +95,28 @@ def convert_values(events: pl.DataFrame, counts: Counter[str], event_time: str =
     Counted: `zero_reading:<variable>` and `missing_code:<variable>` (`missing_values`), `non_numeric:<variable>`,
     `unknown_unit:<variable>`, `no_weight:<variable>` (a rate that needs the body weight, and none was known), `out_of_range:<variable>`
     and the `drop` names of conversions. Moved and counted: `<rule>:<variable>` of `misfiled`. `Counts` also receive the losses by site,
-    unit and item. event_time: `measured` or `stored`; decides from when a weight is known.
+    unit and item. event_time: `measured` or `stored`; decides from when a weight is known in the texts. Labels go by the time of
+    measurement: with `stored`, a row whose weight differs between the two is there twice, as the column VIEW says (TEXTS, LABELS, or null
+    for both).
     """
     events = move_misfiled(drop_missing(events, counts), counts)
     no_weight = pl.lit(None, pl.Float64).alias("known_weight")
     weights = _convert(events.filter(is_weight()).with_columns(no_weight), Counter())
-    events = with_known_weight(events, weights, event_time)
+    known = with_known_weight(events, weights, event_time)
+    if event_time == "measured":
+        return _converted(known, counts)
+    measured = with_known_weight(events, weights, "measured")
+    differs = known["known_weight"].ne_missing(measured["known_weight"])
+    views: tuple[tuple[pl.DataFrame, Counter[str], str | None], ...] = (
+        (known.filter(~differs), counts, None),
+        (known.filter(differs), counts, TEXTS),
+        (measured.filter(differs), Counter(), LABELS),  # counted with their texts
+    )
+    return pl.concat([_converted(rows, into).with_columns(pl.lit(view, pl.String).alias(VIEW)) for rows, into, view in views])
+
+
+def _converted(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Raw events with `known_weight` in their variables' units."""
     with_rules = [variable.name for variable in load_variables().values() if variable.conversions or variable.unit_aliases]
     has_rules = events["variable"].is_in(with_rules)
     # Conversion rules are evaluated row by row; most variables have none and take the short way.
@@ -178,6 +198,33 @@ def finish(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str]) -> S
     Dropped and counted: events outside their stay (`outside_stay`), intervals that end before they start (`end_before_start`),
     repeated rows (`duplicate_row`).
     """
+    texts, labels = _views(events)
+    events_table = _events_table(stays, texts, counts)
+    measured = None if labels is None else _events_table(stays, labels, Counter())
+    stays_table = complete_stays(stays).sort("stay_id").to_arrow().cast(STAYS_SCHEMA)
+    return validate(
+        SourceTables(
+            stays_table,
+            events_table,
+            {rule: counts[rule] for rule in sorted(counts)},
+            counts.losses if isinstance(counts, Counts) else [],
+            measured,
+        )
+    )
+
+
+def _views(events: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """(events of the texts, those of the labels or None where they are the same)."""
+    if VIEW not in events.columns:
+        return events, None
+    plain = events.drop(VIEW)
+    if not events[VIEW].count():
+        return plain, None
+    return plain.filter(events[VIEW].ne_missing(LABELS)), plain.filter(events[VIEW].ne_missing(TEXTS))
+
+
+def _events_table(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str]) -> pa.Table:
+    """EVENTS_SCHEMA: the events of the stays' windows, each once, sorted."""
     window = stays.select("stay_id", "intime", "outtime")
     events = events.join(window, on="stay_id", how="inner", maintain_order="left")
     hours = {name: variable.lookback_hours for name, variable in load_variables().items()}
@@ -190,17 +237,9 @@ def finish(stays: pl.DataFrame, events: pl.DataFrame, counts: Counter[str]) -> S
         .select(pl.col(name).cast(dtype) for name, dtype in _EVENT_COLUMNS.items())
         .sort("stay_id", "time", "row", "variable")
     )
-    stays_table = complete_stays(stays).sort("stay_id").to_arrow().cast(STAYS_SCHEMA)
-    events_table = ordered.to_arrow()
-    events_table = events_table.set_column(3, "variable", events_table["variable"].cast("string").dictionary_encode())
-    return validate(
-        SourceTables(
-            stays_table,
-            events_table.cast(EVENTS_SCHEMA),
-            {rule: counts[rule] for rule in sorted(counts)},
-            counts.losses if isinstance(counts, Counts) else [],
-        )
-    )
+    table = ordered.to_arrow()
+    table = table.set_column(3, "variable", table["variable"].cast("string").dictionary_encode())
+    return table.cast(EVENTS_SCHEMA)
 
 
 def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[str]) -> pl.DataFrame:

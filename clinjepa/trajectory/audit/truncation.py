@@ -112,9 +112,14 @@ def choose_cuts(stays: pl.DataFrame) -> pl.DataFrame:
 
 def pick(tables: SourceTables, stay_ids: list[int]) -> SourceTables:
     """The tables of some stays only."""
-    events = _plain(tables.events).filter(pl.col("stay_id").is_in(stay_ids))
     stays = pl.DataFrame(tables.stays).filter(pl.col("stay_id").is_in(stay_ids))
-    return SourceTables(_as(stays, tables.stays.schema), _as(events, EVENTS_SCHEMA))
+    return _with_changed(tables, stays, lambda events: events.filter(pl.col("stay_id").is_in(stay_ids)))
+
+
+def _with_changed(tables: SourceTables, stays: pl.DataFrame, change: Callable[[pl.DataFrame], pl.DataFrame]) -> SourceTables:
+    """The tables with other stays, and with changed events, also those of the labels."""
+    measured = None if tables.measured is None else _as(change(_plain(tables.measured)), EVENTS_SCHEMA)
+    return SourceTables(_as(stays, tables.stays.schema), _as(change(_plain(tables.events)), EVENTS_SCHEMA), measured=measured)
 
 
 def cut_chart(chart: Chart, late_statics: bool = True) -> Chart:
@@ -127,23 +132,28 @@ def cut_chart(chart: Chart, late_statics: bool = True) -> Chart:
         chart: The stays and their cuts.
         late_statics: Keep a height and a weight that were charted after the cut, which labels use for the whole stay.
     """
-    sums = [name for name, variable in load_variables().items() if variable.aggregation == "sum"]
     end = pl.duration(microseconds=(pl.col("cut_hour").cast(pl.Int64) + 1) * HOUR_US)
     stays = pl.DataFrame(chart.tables.stays).join(chart.cuts, on="stay_id").with_columns((pl.col("intime") + end).alias("now"))
-    events = _plain(chart.tables.events).join(stays.select("stay_id", "now"), on="stay_id").filter(pl.col("time") < pl.col("now"))
-    given = (pl.min_horizontal("end_time", "now") - pl.col("time")) / (pl.col("end_time") - pl.col("time"))
-    is_amount = pl.col("variable").is_in(sums) & (pl.col("end_time") > pl.col("now"))
-    events = events.with_columns(
-        pl.when(is_amount).then(pl.col("value") * given).otherwise(pl.col("value")).alias("value"),
-        pl.when(pl.col("end_time").is_not_null()).then(pl.min_horizontal("end_time", "now")).alias("end_time"),
-    )
+    now = stays.select("stay_id", "now")
     stays = stays.with_columns(pl.min_horizontal("outtime", "now").alias("outtime"))
     for static, charted in () if late_statics else TIMES_OF_STATICS.items():
         late = (pl.col(charted) >= pl.col("now")).fill_null(False)
         stays = stays.with_columns(pl.when(~late).then(pl.col(name)).alias(name) for name in (static, charted))
     unknown = [name for name in chart.tables.stays.schema.names if name not in KNOWN_AT_ADMISSION]
     stays = stays.with_columns(pl.lit(None, stays.schema[name]).alias(name) for name in unknown)
-    return Chart(chart.part, SourceTables(_as(stays, chart.tables.stays.schema), _as(events, EVENTS_SCHEMA)), chart.cuts)
+    return Chart(chart.part, _with_changed(chart.tables, stays, lambda events: _until(events, now)), chart.cuts)
+
+
+def _until(events: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
+    """Events before their stay's `now`; what runs ends then, with the share of its amount. now: stay_id, now."""
+    sums = [name for name, variable in load_variables().items() if variable.aggregation == "sum"]
+    events = events.join(now, on="stay_id").filter(pl.col("time") < pl.col("now"))
+    given = (pl.min_horizontal("end_time", "now") - pl.col("time")) / (pl.col("end_time") - pl.col("time"))
+    is_amount = pl.col("variable").is_in(sums) & (pl.col("end_time") > pl.col("now"))
+    return events.with_columns(
+        pl.when(is_amount).then(pl.col("value") * given).otherwise(pl.col("value")).alias("value"),
+        pl.when(pl.col("end_time").is_not_null()).then(pl.min_horizontal("end_time", "now")).alias("end_time"),
+    )
 
 
 def on_the_boundary(chart: Chart, event_time: str = "measured") -> Chart:

@@ -93,17 +93,18 @@ def build_partition(
     variables = load_variables()
     attrition, placed, counts = _cohort(tables.stays, events, variables, settings.cohort)
     kept = attrition.stays.sort("stay_id")
-    history = history_hours(tables.events, kept, variables)
-    same = events is tables.events or settings.text.exclusions == "all"
+    outcomes = tables.events if tables.measured is None else tables.measured
+    history = history_hours(outcomes, kept, variables)
+    same = events is outcomes or settings.text.exclusions == "all"
     known = history if same else history_hours(events, kept, variables)  # a text knows what was stored by then
     texts, grid = texts_and_grid(placed, kept, known, variables, settings.text)
-    # Labels go by the time of measurement, whenever the value was stored.
-    outcomes = [] if events is tables.events else [_write_measured(out, name, tables.events, kept, variables)]
+    # Labels go by the time of measurement, whenever a value or the weight of its patient was stored.
+    by_measurement = [] if events is outcomes else [_write_measured(out, name, outcomes, kept, variables)]
     dropped = dict(tables.counts)
     add_counts(dropped, counts)
     record: IngestRecord = {
         "schema_version": SCHEMA_VERSION,
-        "files": [*_write_tables(out, name, texts, grid, history, kept), *outcomes],
+        "files": [*_write_tables(out, name, texts, grid, history, kept), *by_measurement],
         "num_stays": kept.height,
         "num_hours": int(kept["num_hours"].sum()),
         "num_events": placed.height,

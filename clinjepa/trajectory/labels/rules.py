@@ -1,7 +1,8 @@
 """Label rules: pure functions from hour rows to labels, one per kind of task (kinds: `clinjepa/clinical/tasks.py`).
 
 A label at hour h is predicted at intime + (h + 1) h from hours 0 to h. The rule of event tasks is `eep_label` of
-eth-mds/icu-features. Where a label would read hours that the cohort cut off, there is none. Tasks are data: `clinjepa/clinical/tasks/*.yaml`.
+eth-mds/icu-features. Where a label would read hours that the cohort cut off, there is none. Tasks are data:
+`clinjepa/clinical/tasks/*.yaml`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from clinjepa.config.schema import LabelsConfig
 from clinjepa.config.section import is_execution
 from clinjepa.curriculum.recipes import load_recipe, recipe_names, run_order
 from clinjepa.errors import ConfigError
+from clinjepa.trajectory import STORED_FORMAT
 from pipelines.graph.experiment import Experiment, build_experiment
 
 DEMO = Path(__file__).parents[3] / "configs" / "demo_simulator.yaml"
@@ -110,6 +111,12 @@ def test_a_setting_is_in_a_key_exactly_if_it_changes_results(path: tuple[str, ..
             assert keys(config) == keys(CONFIG)
     assert tried, f"{'.'.join(path)}: no other value is valid"
     assert not is_result(path) or path in UNUSED_HERE, f"{'.'.join(path)} changes results but no stage's key"
+
+
+def test_only_ingests_by_time_of_storage_hold_the_further_format_of_these() -> None:
+    for event_time in ("measured", "stored"):
+        ingest = build_experiment(changed(RAW, ("source", "event_time"), event_time), "content").ingest
+        assert ingest.settings.get("stored_format") == (STORED_FORMAT if event_time == "stored" else None)
 
 
 def test_a_public_model_with_adapters_keeps_its_base_and_one_trained_whole_becomes_the_base() -> None:

@@ -122,7 +122,7 @@ def read_all(folder: Path, **settings: Any) -> SourceTables:
     totals = dict(counts)
     for rule, number in tables.counts.items():
         totals[rule] = totals.get(rule, 0) + number
-    return SourceTables(tables.stays, tables.events, totals, tables.losses)
+    return SourceTables(tables.stays, tables.events, totals, tables.losses, tables.measured)
 
 
 def events_of(tables: SourceTables, variable: str) -> list[dict[str, Any]]:

@@ -176,7 +176,7 @@ def read(folder: Path, **settings: Any) -> list[SourceTables]:
     left_out = extract_all(source, extracted, 500)
     parts = [read_partition(source, partition, extracted) for partition in source.partitions()]
     return [
-        SourceTables(part.stays, part.events, part.counts | (left_out if not place else {}), part.losses)
+        SourceTables(part.stays, part.events, part.counts | (left_out if not place else {}), part.losses, part.measured)
         for place, part in enumerate(parts)
     ]
 

@@ -41,6 +41,7 @@ class StayRequests:
 def _row(event: dict[str, Any], now: datetime.datetime) -> dict[str, Any]:
     """An event as it was known at `now`: an interval that goes on has the amount so far."""
     row = {name: _text(value) for name, value in event.items() if name not in ("stay_id", "row")}
+    row["order_id"] = event["row"] + 1  # what a source keeps apart stays apart
     begun, end = event["time"], event["end_time"]
     variable = load_variables().get(event["variable"])
     if end is not None and end > now:
