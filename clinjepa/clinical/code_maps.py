@@ -2,8 +2,9 @@
 
 A map is a YAML file: `maps/codes/<name>.yaml` or a file of the user. It names the codes of ICU stays, hospitalisations and people, and the
 variable of every code that is read. A code of a map stands for itself and for all codes that begin with it and `//`; the longest one
-counts. With `extends` a map states only its differences to another one: mappings are joined key by key, a list replaces the other list, and
-null removes an entry. These files are not in the digest of `maps/`: the digest of the map in use is part of the source's content.
+counts. Codes and words are texts as they are written (`definitions.parse_texts`). With `extends` a map states only its differences to
+another one: mappings are joined key by key, a list replaces the other list, and null removes an entry. These files are not in the digest
+of `maps/`: the digest of the map in use is part of the source's content.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
-from clinjepa.clinical.definitions import Key, check_choice, check_entry, file_names, optional, parse_definitions, read_definitions
+from clinjepa.clinical.definitions import Key, check_choice, check_entry, file_names, optional, parse_texts, read_texts
 from clinjepa.clinical.variables import canonical_unit, load_variables
 from clinjepa.errors import ConfigError
 
@@ -26,6 +28,9 @@ Reading = Literal["value", "held", "flag"]
 OpenStay = Literal["last_row", "drop"]
 MAPS = "maps/codes"
 """Folder of the maps that come with the package."""
+_READING = 2
+"""Version of how rows are read through a map. It is in the digest of every map, and so in the keys of what is made of such a data set."""
+_TRUTH = {"true": True, "false": False}
 _MEDICATION = "medication"
 
 MAP_KEYS = (
@@ -94,7 +99,7 @@ CODE_KEYS = (
     optional("unit", "Unit of values whose row and code name none. Default: the variable's own."),
     optional(
         "read",
-        "`value` (default): a reading at its time. `held`: a rate that holds until the next row of its code; 0 ends it. `flag`: any row "
+        "`value` (default): a reading at its time. `held`: a rate that holds until the next row of its code in the same ICU stay; 0 ends it. `flag`: any row "
         "means yes.",
         get_args(Reading),
     ),
@@ -132,7 +137,7 @@ class CodeMeaning:
 class CodeMap:
     """A map after its `extends`. MAP_KEYS and the keys of its sections explain the fields; lists of codes are tuples.
 
-    where: name or file, for messages. digest: SHA-256 of the content.
+    where: name or file, for messages. digest: SHA-256 of the content, and of the version of how rows are read through it.
     """
 
     where: str
@@ -176,7 +181,7 @@ def _where(name: str) -> str:
 def _resolved(name: str, folder: str | None, seen: tuple[str, ...], read: Callable[[str], str | None]) -> dict[str, Any]:
     """The content of a map with what it extends. folder: that of the map that names it."""
     if name in file_names(MAPS):
-        address, content = _where(name), read_definitions(f"{MAPS}/{name}.yaml")
+        address, content = _where(name), read_texts(f"{MAPS}/{name}.yaml")
     else:
         address = name if folder is None or name.startswith("/") or "://" in name else f"{folder}/{name}"
         setting = f"{seen[-1]}: extends={name}" if seen else f"source.map={name}"
@@ -187,7 +192,7 @@ def _resolved(name: str, folder: str | None, seen: tuple[str, ...], read: Callab
             near = difflib.get_close_matches(name, map_names(), n=1)
             hint = f"did you mean {near[0]}?" if near else f"known maps are {', '.join(map_names())}; a file is named by its path"
             raise ConfigError(f"{setting} is no map and no file {address}; {hint}")
-        content = parse_definitions(text, address)
+        content = parse_texts(text, address)
     if address in seen:
         raise ConfigError(f"{address}: `extends` goes round in a circle; name another map, or remove the line")
     return _extended(content, address, (*seen, address), read)
@@ -234,14 +239,14 @@ def _parsed(content: Mapping[str, Any], where: str) -> CodeMap:
         for key, value in section.items()
         if key not in _WORDS and key != "open" and value is not None
     }
-    unit_in_code = content.get("unit_in_code", False)
-    if not isinstance(unit_in_code, bool):
-        raise ConfigError(f"{where}: unit_in_code={unit_in_code!r} must be true or false")
+    unit_in_code = _TRUTH.get(str(content.get("unit_in_code", "false")).lower())
+    if unit_in_code is None:
+        raise ConfigError(f"{where}: unit_in_code={content['unit_in_code']!r} must be true or false")
     codes = _codes(content["codes"], where)
     _check_each_once(lists, codes, where)
     return CodeMap(
         where=where,
-        digest=hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest(),
+        digest=hashlib.sha256(f"{_READING};{json.dumps(content, sort_keys=True)}".encode()).hexdigest(),
         files=_of(lists, "files"),
         columns=_of(lists, "columns"),
         unit_in_code=unit_in_code,
@@ -280,15 +285,23 @@ def _meaning(entry: Any, place: str) -> CodeMeaning:
     words = entry.get("words") or {}
     if not isinstance(words, Mapping):
         raise ConfigError(f"{place}: words must be a mapping, found {type(words).__name__}")
-    hours = entry.get("hours", 24)
-    if isinstance(hours, bool) or not isinstance(hours, (int, float)) or hours <= 0:
-        raise ConfigError(f"{place}: hours={hours!r} must be a number above 0")
+    hours = _above_zero(entry.get("hours", "24"), f"{place}: hours")
     read = cast(Reading, entry.get("read", "value"))
     if read == "held" and any(name != _MEDICATION and load_variables()[name].kind != "rate" for name in names):
         raise ConfigError(f"{place}: read=held needs variables of kind rate; leave it out for readings")
     return CodeMeaning(
-        tuple(names), canonical_unit(entry.get("unit")), read, float(hours), {str(k).strip().lower(): str(v) for k, v in words.items()}
+        tuple(names), canonical_unit(entry.get("unit")), read, hours, {str(k).strip().lower(): str(v) for k, v in words.items()}
     )
+
+
+def _above_zero(value: Any, place: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ConfigError(f"{place}={value!r} must be a number above 0")
+    return number
 
 
 def _words(sections: Mapping[str, Mapping[str, Any]], name: str, allowed: tuple[str, ...], where: str) -> dict[str, str]:
@@ -313,7 +326,7 @@ def _check_names(entry: Mapping[str, Any], keys: tuple[Key, ...], place: str) ->
 def _strings(value: Any, place: str) -> tuple[str, ...]:
     items = value if isinstance(value, list) else [value]
     if not all(isinstance(item, str) and item for item in items):
-        raise ConfigError(f"{place}: expected a list of texts; put numbers into quotes")
+        raise ConfigError(f"{place}: expected a list of texts")
     return tuple(items)
 
 

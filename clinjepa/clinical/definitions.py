@@ -36,16 +36,67 @@ def optional(name: str, meaning: str, allowed: tuple[str, ...] = ()) -> Key:
 
 def read_definitions(name: str) -> Any:
     """Parse `clinjepa/clinical/<name>`; ConfigError when it is missing or not YAML."""
+    return parse_definitions(_packaged(name), f"clinjepa/clinical/{name}")
+
+
+def read_texts(name: str) -> Any:
+    """`parse_texts` of `clinjepa/clinical/<name>`; ConfigError when it is missing or not YAML."""
+    return parse_texts(_packaged(name), f"clinjepa/clinical/{name}")
+
+
+def _packaged(name: str) -> str:
     path = resources.files("clinjepa.clinical").joinpath(name)
     if not path.is_file():
         raise ConfigError(f"clinjepa/clinical/{name} is missing; was the package installed without its YAML files?")
-    return parse_definitions(path.read_text(encoding="utf-8"), f"clinjepa/clinical/{name}")
+    return path.read_text(encoding="utf-8")
 
 
 def parse_definitions(text: str, where: str) -> Any:
     """Parse YAML text; `where` names it in messages."""
+    return _parsed(text, where, _Loader)
+
+
+def parse_texts(text: str, where: str) -> Any:
+    """Parse YAML text whose keys and values are texts as they are written: `0210`, `3.10` and `NO` stay what they are.
+
+    Only an empty value, `~` and `null` are None.
+
+    Args:
+        text: The YAML text.
+        where: Its name, for messages.
+
+    Raises:
+        ConfigError: It is not YAML, a key is no text, or a key is given twice.
+    """
+    return _parsed(text, where, _TextLoader)
+
+
+class _TextLoader(yaml.SafeLoader):
+    """YAML whose scalars are texts, or null; a key that is no text, or that is given twice, is refused."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As the composer's, with the checks of keys."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            kind = key.tag.rpartition(":")[2]
+            if not isinstance(key, yaml.ScalarNode) or kind not in ("str", "merge"):
+                raise yaml.MarkedYAMLError(problem="a key is no text; put it in quotation marks", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value[:60]!r} is given twice; keep one", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
+
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: [each for each in known if each[0].rpartition(":")[2] in ("null", "merge")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _parsed(text: str, where: str, loader: type) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
+        return yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

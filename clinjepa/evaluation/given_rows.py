@@ -49,7 +49,7 @@ def predict_rows(
     Args:
         predictor: The predictor that the probes were fitted with.
         latents: Latents of the stays.
-        stays: Kept stays with stay_id, subject_id, intime, num_hours.
+        stays: Kept stays with stay_id, subject_id, intime, outtime, num_hours.
         probes: With a probe of the task; its first kind is used.
         task: The task's name.
         rows: subject_id, prediction_time, label (0, 1 or null) as of `LabelFile.rows`.

@@ -6,9 +6,11 @@
 | `cleaning` | raw events to clean events: units, plausible ranges, the stay's window, duplicates |
 | `misfiled`, `range_losses` | readings moved to the variable or unit they belong to; readings lost to ranges and units, by group |
 | `missing_values` | values that mean "not measured": dropped from events, null in stays |
+| `written_units` | units as they are written, in the dictionary's spelling |
 | `known_weight` | the body weight known when a drug was given |
 | `calendar` | ages, dates without a time of day |
 | `csv_stream`, `csv_rows` | csv tables of any size in bounded memory; which row of a broken one is at fault |
+| `arrow_types` | types of Parquet files that polars does not read |
 | `text_files` | small text files: byte-order marks, sizes, whole numbers |
 | `buckets` | rows of a large table stored by bucket of patients |
 | `antibiotics` | which drugs are antibiotics, by name |

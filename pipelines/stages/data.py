@@ -99,7 +99,7 @@ def run_labels_stage(context: RunContext, stage: Stage, artifact: Artifact) -> d
     """Grid, history and stays -> labels of every task, part by part; then prevalence and the MEDS label files."""
     settings = LabelSettings.model_validate(_without_digests(stage))
     ingest, out = context.artifact(stage.inputs["ingest"]).folder, artifact.folder
-    tasks, parts, files = load_tasks(settings.tasks), _parts(ingest), _label_files(context, settings)
+    tasks, parts, files = load_tasks(settings.tasks), _parts(ingest), _label_files(context, stage, settings)
 
     def build(index: int) -> None:
         build_labels(ingest, parts[index], tasks, settings.stay_prediction_hour, out, files)
@@ -111,14 +111,15 @@ def run_labels_stage(context: RunContext, stage: Stage, artifact: Artifact) -> d
     return metrics
 
 
-def _label_files(context: RunContext, settings: LabelSettings) -> list[LabelFile]:
+def _label_files(context: RunContext, stage: Stage, settings: LabelSettings) -> list[LabelFile]:
     """The label files of a stage, where this run's configuration says they are. Raises SourceError for other content than the key's."""
-    found = []
+    found, source = [], stage.inputs["ingest"].settings["source"]
+    zone = str(source.get("time_zone", "UTC")) if source["kind"] == "clif" else None
     for name, given in settings.files.items():
         place = context.config.labels.files.get(name)
         if place is None:
             raise SourceError(f"the labels of {name} are not computed yet and labels.files.{name} is not set; set its path")
-        file = LabelFile(name, place.path, given.column)
+        file = LabelFile(name, place.path, given.column, zone)
         if file.content_digest() != given.digest:
             raise SourceError(f"{place.path}: the labels of {name} changed since this run was planned; run again")
         found.append(file)

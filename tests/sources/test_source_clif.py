@@ -294,7 +294,7 @@ def test_the_rate_of_a_fluid_may_have_any_unit_of_volume(tmp_path, rate, unit):
         ("crp", 50.0, 50.0),
     ],
 )
-@pytest.mark.parametrize("unit", [None, " ", "no units", "(No units)"])
+@pytest.mark.parametrize("unit", [None, "", " ", "no units", "(No units)", "UNK", "n/a", "-"])
 def test_a_laboratory_value_without_a_unit_has_the_one_that_clif_fixes(tmp_path, category, value, expected, unit):
     content = clif.tables()
     content["labs"] = [clif.lab("7", 11, category, value, unit)]

@@ -236,7 +236,12 @@ def test_what_does_not_change_may_have_no_time_and_a_later_admission_says_nothin
         ({"codez": {}}, "key 'codez' is unknown; did you mean codes?"),
         ({"stays": {"begin": ["A"]}}, "stays: missing \\['end'\\]"),
         ({"stays": {"begin": ["PULSE"], "end": ["B"]}}, "code 'PULSE' is in codes.PULSE and in stays.begin; keep one of them"),
-        ({"stays": {"begin": [7], "end": ["B"]}}, "stays.begin: expected a list of texts; put numbers into quotes"),
+        ({"stays": {"begin": [["A"]], "end": ["B"]}}, "stays.begin: expected a list of texts"),
+        (
+            {"codes": {"NORA": {"variables": "norepinephrine", "read": "held", "hours": 0}}},
+            "codes.NORA: hours='0' must be a number above 0",
+        ),
+        ({"unit_in_code": "perhaps"}, "unit_in_code='perhaps' must be true or false"),
         ({"people": {"sex": ["S"], "sexes": {"f": "woman"}}}, "people.sexes='woman' is not one of"),
         ({"codes": {"PULSE": {"variables": "heart_rate", "read": "held"}}}, "read=held needs variables of kind rate"),
         ({"extends": "opnicu"}, "extends=opnicu is no map and no file .*; did you mean openicu?"),

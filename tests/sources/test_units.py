@@ -15,8 +15,10 @@ from clinjepa.config.schema import SourceConfig
 from clinjepa.sources import open_source
 from clinjepa.sources.challenges.cinc2019 import COLUMNS
 from clinjepa.sources.readings.cleaning import convert_values, raw_events
+from tests.sources.test_source_openicu import of, ward_map
 from tests.support.data import meds_examples as meds
 from tests.support.data import mimic_iv_examples as mimic
+from tests.support.data import openicu_examples as icu
 
 START = datetime(2150, 3, 1)
 
@@ -249,3 +251,51 @@ def test_both_signs_for_micro_are_read(spelling, unit, sign):
 @pytest.mark.parametrize(("spelling", "unit"), [("no units", None), ("(No Units)", None), ("mm/hour", "mm/hr"), ("mm/Hr", "mm/hr")])
 def test_words_for_no_unit_and_hours_written_out(spelling, unit):
     assert canonical_unit(spelling) == unit
+
+
+NO_UNITS = [None, "", "  ", "UNK", "unk", "N/A", "-", "None", "No Units"]
+"""What a unit column holds where it says nothing."""
+
+
+@pytest.mark.parametrize("unit", NO_UNITS)
+def test_a_unit_that_says_nothing_leaves_that_of_the_map(tmp_path, unit):
+    """Urea 6 mmol/L is 16.8 mg/dL of nitrogen; a row with a unit of its own keeps it."""
+    codes = {
+        "UREA": {"variables": "bun", "unit": "mmol/L"},
+        "LAC": {"variables": "lactate", "unit": "mg/dL"},
+        "DRUG": {"variables": "medication", "unit": "g"},
+        "PULSE": "heart_rate",
+    }
+    rows = [icu.row(1, 10, "WARD//IN", unit=unit), icu.row(1, 40, "WARD//OUT", unit=unit), icu.row(1, 11, "PULSE", 80.0, unit=unit)]
+    rows += [icu.row(1, 12, "UREA", 6.0, unit=unit), icu.row(1, 13, "UREA", 20.0, unit="mg/dL"), icu.row(1, 12, "LAC", 18.0, unit=unit)]
+    rows += [icu.row(1, 14, "DRUG//Ceftriaxone", 2.0, unit=unit)]
+    own = ward_map(tmp_path / "ward.yaml", codes=codes)
+    _, events, counts = icu.read_one(icu.write_shards(tmp_path / "meds", rows, 1), map=own)
+    assert of(events, "bun", 101)["value"].to_list() == [pytest.approx(16.808, rel=1e-3), 20.0]
+    assert of(events, "lactate", 101)["value"].to_list() == [pytest.approx(1.998, rel=1e-3)]
+    assert of(events, "medication", 101).select("value", "unit").rows() == [(2.0, "g")]
+    assert counts == {}
+
+
+@pytest.mark.parametrize("unit", NO_UNITS)
+def test_a_unit_that_says_nothing_leaves_that_of_the_code(tmp_path, unit):
+    said = "UNK" if unit is None else unit
+    own = ward_map(tmp_path / "ward.yaml", unit_in_code=True, codes={"PULSE": "heart_rate", "UREA": {"variables": "bun", "unit": "mmol/L"}})
+    rows = [icu.row(1, 10, "WARD//IN"), icu.row(1, 40, "WARD//OUT"), icu.row(1, 11, "PULSE//bpm", 80.0, unit=unit)]
+    rows += [icu.row(1, 12, "UREA//g/L", 0.25, unit=unit), icu.row(1, 13, f"UREA//{said}", 6.0, unit=unit)]
+    _, events, _ = icu.read_one(icu.write_shards(tmp_path / "mapped", rows, 1), map=own)
+    assert of(events, "bun", 101)["value"].to_list() == [pytest.approx(25.0), pytest.approx(16.808, rel=1e-3)]
+
+
+@pytest.mark.parametrize("unit", NO_UNITS)
+def test_meds_of_mimic_takes_the_unit_of_the_code_where_the_row_says_none(tmp_path, unit):
+    """Urea 6 mmol/L by its code; phenylephrine 160 mcg/min at 80 kg is 2 mcg/kg/min."""
+    inside = {"icustay_id": 11, "hadm_id": 101}
+    rows = [*meds.stay_rows(), meds.row("LAB//51006//mmol/L", 2, 6.0, unit=unit, hadm_id=101)]
+    rows += [meds.row("SUBJECT_WEIGHT_AT_INFUSION//KG", 3, 80.0)]
+    rows += [
+        meds.row("INFUSION_START//221749//mcg/min", 3, 160.0, unit=unit, order_id=5, **inside),
+        meds.row("INFUSION_END//221749//mg", 4, 9.6, unit=unit, order_id=5, **inside),
+    ]
+    found = {event["variable"]: event["value"] for event in meds.read_all(meds.write_meds(tmp_path, rows)).events.to_pylist()}
+    assert found == {"bun": pytest.approx(16.808, rel=1e-3), "phenylephrine": pytest.approx(2.0)}

@@ -6,10 +6,19 @@ real, also where summer time begins or ends in it. A date without a time is the 
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import polars as pl
 import pyarrow as pa
 
 from clinjepa.sources.calendar import is_date_only
+
+_Reading = Literal["earliest", "latest"]
+_READINGS: tuple[_Reading, ...] = get_args(_Reading)
+"""Which one a time means that a clock shows twice."""
+
+_HALF_YEAR = 183
+"""Days between two times that a zone with summer time shows with different offsets."""
 
 
 def with_offsets(stays: pl.DataFrame, zone: str) -> pl.DataFrame:
@@ -27,6 +36,32 @@ def with_offsets(stays: pl.DataFrame, zone: str) -> pl.DataFrame:
         pl.col("here").sort_by("intime").first().over("hadm_id").alias("offset"),
         pl.col("here").sort_by("intime").last().over("subject_id").alias("patient_offset"),
     ).drop("here")
+
+
+def offsets_of_read(stays: pl.DataFrame, zone: str) -> pl.DataFrame:
+    """`stays` that were read, with `offset`: local time minus UTC on the clock of their hospitalisation, as `with_offsets` chose it.
+
+    Null where the times do not tell it: the first kept stay of the hospitalisation begins in the hour that comes twice when summer time
+    ends, or it is not the first one and the clock may have changed since the hospitalisation began.
+
+    Args:
+        stays: hadm_id, intime, hospital_admission_time and stay_number_in_admission, on the stays' clocks.
+        zone: Name of the hospital's zone.
+    """
+    earlier = pl.coalesce("hospital_admission_time", pl.col("intime") - pl.duration(days=_HALF_YEAR))
+    times = pl.col("intime"), earlier
+    begin, again, admission, once_more = (_offset(time, zone, which) for time in times for which in _READINGS)
+    is_told = begin == again
+    held = (pl.col("stay_number_in_admission") == 1) | ((begin == admission) & (begin == once_more))
+    own = stays.with_columns(pl.when((is_told & held).fill_null(False)).then(begin).alias("offset"))
+    return own.with_columns(pl.col("offset").sort_by("intime").first().over("hadm_id").alias("offset"))
+
+
+def _offset(local: pl.Expr, zone: str, ambiguous: _Reading) -> pl.Expr:
+    """Local time minus UTC where a clock of the zone shows a time; null for times that it skips."""
+    local = local.cast(pl.Datetime("us"))
+    shown = local.dt.replace_time_zone(zone, ambiguous=ambiguous, non_existent="null")
+    return local - shown.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
 
 
 def on_clock(rows: pl.DataFrame, column: str, offset: str, zone: str) -> pl.Expr:

@@ -7,13 +7,14 @@ from datetime import timedelta
 
 import polars as pl
 
-from clinjepa.clinical import canonical_unit, load_variables
+from clinjepa.clinical import load_variables
 from clinjepa.sources.clif.clocks import shifted
 from clinjepa.sources.clif.respiratory import respiratory
 from clinjepa.sources.clif.tables import ClifMap, as_category, category, clif_map, load_tables
 from clinjepa.sources.clif.treatments import continuous, given_doses, held_doses, intermittent, renal_replacement, running_in
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS, in_windows, take_statics
 from clinjepa.sources.readings.cleaning import convert_values, raw_events
+from clinjepa.sources.readings.written_units import written_unit
 from clinjepa.sources.schema import LOOKBACK_HOURS
 
 _DRIPS, _DOSES = "medication_admin_continuous", "medication_admin_intermittent"
@@ -80,13 +81,8 @@ def _with_units(labs: pl.DataFrame | None) -> pl.DataFrame | None:
     if labs is None:
         return None
     fixed = {as_category(word): unit for word, unit in clif_map()["lab_units"].items()}
-    written = labs["reference_unit"].unique().drop_nulls().to_list()
-    units = pl.col("reference_unit").replace_strict(
-        written, [canonical_unit(unit) for unit in written], default=None, return_dtype=pl.String
-    )
-    return labs.with_columns(
-        pl.coalesce(units, category("lab_category").replace_strict(fixed, default=None, return_dtype=pl.String)).alias("unit")
-    )
+    of_category = category("lab_category").replace_strict(fixed, default=None, return_dtype=pl.String)
+    return labs.with_columns(pl.coalesce(written_unit(labs, "reference_unit"), of_category).alias("unit"))
 
 
 def _measurements(

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from clinjepa.errors import SourceError
 from clinjepa.sources.clif.clocks import date_columns
 from clinjepa.sources.clif.tables import Table, as_category, category, check_columns, clif_map, typed
+from clinjepa.sources.files.arrow_types import plain_decimals
 from clinjepa.sources.files.buckets import BucketWriter, bucket_of
 from clinjepa.sources.schema import longest_lookback_hours
 from clinjepa.storage import Folder
@@ -66,7 +67,7 @@ def blocks(
             first = 0
             for batch in file.iter_batches(batch_size=num_rows, columns=columns):
                 numbers = pa.array(range(first, first + batch.num_rows), pa.int64())
-                yield typed(batch.append_column("row", numbers), table, zone, dates)
+                yield typed(plain_decimals(batch).append_column("row", numbers), table, zone, dates)
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise SourceError(

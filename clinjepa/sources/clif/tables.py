@@ -230,13 +230,18 @@ def _day(column: pl.Expr, dtype: pl.DataType, zone: str) -> pl.Expr:
     return as_utc(column, dtype).dt.convert_time_zone(zone).dt.replace_time_zone(None).dt.truncate("1d")
 
 
-def number_ids(ids: pl.Series, where: str) -> pl.Series:
+def number_ids(ids: pl.Series, where: str, longest: int = _LONGEST_NUMBER) -> pl.Series:
     """A column of distinct ids as int64: the numbers that they are, or, where one of them is none, 62 bits of their SHA-256.
+
+    Args:
+        ids: Texts, each once.
+        where: The data set or file, for messages.
+        longest: Digits of an id that is taken as the number that it is, at most 18.
 
     Raises:
         SourceError: Two ids have the same 62 bits.
     """
-    plain = ids.str.contains(rf"^(?:0|[1-9]\d{{0,{_LONGEST_NUMBER - 1}}})$")
+    plain = ids.str.contains(rf"^(?:0|[1-9]\d{{0,{longest - 1}}})$")
     if plain.all():
         return ids.cast(pl.Int64)
     numbers = pl.Series(ids.name, [_hashed(text) for text in ids.to_list()], pl.Int64)

@@ -10,11 +10,12 @@ from collections import Counter
 
 import polars as pl
 
-from clinjepa.clinical import canonical_unit, load_variables
+from clinjepa.clinical import load_variables
 from clinjepa.sources.clif.tables import category, clif_map
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS
 from clinjepa.sources.readings.antibiotics import is_antibiotic, is_systemic
 from clinjepa.sources.readings.cleaning import raw_events
+from clinjepa.sources.readings.written_units import written_unit
 from clinjepa.sources.schema import LOOKBACK_HOURS, MEDICATION
 
 _VOLUME_RATES = {"mL/h": 1.0, "mL/min": 60.0, "L/h": 1000.0}
@@ -88,7 +89,7 @@ def continuous(held: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
         counts: Receives `unknown_unit:<variable>` of fluids whose rate is no volume.
     """
     named = _named(held, clif_map()["continuous"])
-    named = named.with_columns(_spelled(named, "med_dose_unit").alias("unit"))
+    named = named.with_columns(written_unit(named, "med_dose_unit").alias("unit"))
     hours = (pl.col("end") - pl.col("time")).dt.total_microseconds() / 3.6e9
     fluid = pl.col("variable").is_in(clif_map()["fluids"])
     per_hour = pl.col("unit").replace_strict(_VOLUME_RATES, default=None, return_dtype=pl.Float64)
@@ -122,7 +123,7 @@ def given_doses(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
 
 def intermittent(given: pl.DataFrame) -> pl.DataFrame:
     """Events of single doses, at their time. given: result of `given_doses`, with stay_id."""
-    unit = _spelled(given, "med_dose_unit")
+    unit = written_unit(given, "med_dose_unit")
     sized = pl.when(~unit.is_in(_NO_UNITS).fill_null(False)).then(pl.col("dose"))
     plain = _events(_named(given, clif_map()["intermittent"]), sized, pl.when(sized.is_not_null()).then(unit))
     drugs = [name for name in given["drug"].unique().to_list() if is_antibiotic(name)]
@@ -177,9 +178,3 @@ def _events(named: pl.DataFrame, value: pl.Expr, unit: pl.Expr, end: str | None 
             pl.when(indicates | (pl.col("variable") == MEDICATION)).then(name).alias("text"),
         )
     )
-
-
-def _spelled(rows: pl.DataFrame, column: str) -> pl.Expr:
-    """The units of a column in the dictionary's spelling."""
-    units = rows[column].unique().drop_nulls().to_list()
-    return pl.col(column).replace_strict(units, [canonical_unit(unit) for unit in units], default=None, return_dtype=pl.String)

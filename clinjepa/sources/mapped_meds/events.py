@@ -1,6 +1,7 @@
 """Extracted rows of a mapped MEDS data set to events of ICU stays.
 
-A row belongs to every stay of its patient whose window contains its time: concepts of OpenICU have no id of a stay.
+A row belongs to every stay of its patient whose window contains its time: concepts of OpenICU have no id of a stay. A rate holds inside one
+ICU stay: rows of another stay neither begin nor end it, so what happens later changes no hour of an earlier stay.
 """
 
 from __future__ import annotations
@@ -13,20 +14,24 @@ from clinjepa.clinical import load_variables
 from clinjepa.clinical.code_maps import CodeMap
 from clinjepa.sources.mimic_iv.row_meaning import SIGNIFICANT_DIGITS, in_windows, take_statics
 from clinjepa.sources.readings.cleaning import convert_values, raw_events
+from clinjepa.sources.readings.written_units import written_unit
 from clinjepa.sources.schema import LOOKBACK_HOURS, MEDICATION
 
 _LONGEST_STAY = pl.duration(days=366)
 
 
-def end_open_stays(stays: pl.DataFrame, rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+def end_open_stays(stays: pl.DataFrame, rows: pl.DataFrame, begins: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """`stays` whose unknown ends are the last row of their patient before his next stay; those without such a row are left out.
 
-    counts: receives `stay_end_from_last_row` (kept) and `stay_without_end`.
+    Args:
+        stays: Stays with subject_id, intime and outtime, which may be null.
+        rows: Extracted rows of these patients.
+        begins: subject_id and `time` of all beginnings of their ICU stays, also of stays that are not read.
+        counts: Receives `stay_end_from_last_row` (kept) and `stay_without_end`.
     """
     if not stays["outtime"].null_count():
         return stays
-    following = pl.col("intime").shift(-1).over("subject_id", order_by="intime")
-    stays = stays.with_columns(following.fill_null(pl.col("intime") + _LONGEST_STAY).alias("until"))
+    stays = stays.join(_until_next(stays, begins), on="stay_id", how="left", maintain_order="left")
     times = rows.select("subject_id", "time").join(stays.select("subject_id", "stay_id", "intime", "until"), on="subject_id")
     last = (
         times.filter(pl.col("time").is_between("intime", "until", closed="left"))
@@ -44,25 +49,43 @@ def end_open_stays(stays: pl.DataFrame, rows: pl.DataFrame, counts: Counter[str]
     return kept.drop("opened")
 
 
+def whole_windows(stays: pl.DataFrame, begins: pl.DataFrame) -> pl.DataFrame:
+    """subject_id, intime and outtime of `stays`; an unknown outtime is the patient's next beginning in `begins` (`end_open_stays`)."""
+    ended = stays.join(_until_next(stays, begins), on="stay_id", how="left", maintain_order="left")
+    return ended.select("subject_id", "intime", pl.coalesce("outtime", "until").alias("outtime"))
+
+
+def _until_next(stays: pl.DataFrame, begins: pl.DataFrame) -> pl.DataFrame:
+    """stay_id and `until`: the next beginning of an ICU stay of the patient, at most _LONGEST_STAY after the stay's own."""
+    own = stays.select("subject_id", "stay_id", "intime")
+    later = begins.select("subject_id", pl.col("time").alias("until")).join(own, on="subject_id")
+    following = later.filter(pl.col("until") > pl.col("intime")).group_by("stay_id").agg(pl.col("until").min())
+    found = own.join(following, on="stay_id", how="left", maintain_order="left")
+    longest = pl.col("intime") + _LONGEST_STAY
+    return found.select("stay_id", pl.min_horizontal("until", longest).alias("until"))
+
+
 def read_events(
-    rows: pl.DataFrame, stays: pl.DataFrame, code_map: CodeMap, counts: Counter[str], event_time: str
+    rows: pl.DataFrame, stays: pl.DataFrame, windows: pl.DataFrame, code_map: CodeMap, counts: Counter[str], event_time: str
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(stays with height and weight, events) of a bucket of patients; dropped rows are counted by rule.
 
     Args:
         rows: Extracted rows of these patients, in the order of the files.
         stays: Their stays in the columns of STAYS_SCHEMA.
+        windows: subject_id, intime and outtime of all their usable stays, also of those that are not read.
         code_map: The map.
         counts: Receives the rules of `convert_values`, `start_without_end`, `negative_rate`, `non_numeric` and `without_value`.
         event_time: `measured` or `stored`.
     """
     rows = rows.join(_meanings(code_map), on="key", how="left", maintain_order="left")
     digits = pl.col("numeric_value").round_sig_figs(SIGNIFICANT_DIGITS)
-    rows = rows.with_columns(digits, pl.coalesce("unit", *(["rest"] if code_map.unit_in_code else []), "map_unit").alias("unit"))
-    held = _held(rows.filter(pl.col("read") == "held"), counts)
-    plain = rows.filter(pl.col("read") != "held").with_columns(pl.lit(None, pl.Datetime("us")).alias("end_time"))
-    placed = in_windows(pl.concat([plain, held.select(plain.columns)]), stays, counts)
-    raw = _near(_raw(placed, code_map, counts), stays)
+    of_code = [written_unit(rows, "rest")] if code_map.unit_in_code else []
+    rows = rows.with_columns(digits, pl.coalesce(written_unit(rows, "unit"), *of_code, "map_unit").alias("unit"))
+    placed = in_windows(_with_rates(rows, counts), stays, counts)
+    held = _held(_of_own_stay(placed.filter(pl.col("read") == "held"), stays, windows), counts)
+    plain = placed.filter(pl.col("read") != "held").with_columns(pl.lit(None, pl.Datetime("us")).alias("end_time"))
+    raw = _near(_raw(pl.concat([plain, held.select(plain.columns)]), code_map, counts), stays)
     events = convert_values(raw, counts, event_time)
     return take_statics(events, stays, counts, event_time)
 
@@ -74,14 +97,33 @@ def _meanings(code_map: CodeMap) -> pl.DataFrame:
     return pl.DataFrame(table, schema=types, orient="row")
 
 
-def _held(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """Rates that hold until the next row of their patient, code and order, at most `hours`; 0 ends one, a last row is a point in time."""
+def _with_rates(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """`rows` without held rates that are no number or negative, which are counted."""
     for rule, fault in (("non_numeric", pl.col("numeric_value").is_null()), ("negative_rate", pl.col("numeric_value") < 0)):
-        wrong = fault.fill_null(False)
+        wrong = ((pl.col("read") == "held") & fault).fill_null(False)
         if number := rows.select(wrong.sum()).item():
             counts[rule] += number
         rows = rows.filter(~wrong)
-    series = ["subject_id", "key", "order"]
+    return rows
+
+
+def _of_own_stay(placed: pl.DataFrame, stays: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
+    """`placed` without rows before their stay that lie in another one: a rate of an earlier stay is not one of this stay.
+
+    Args:
+        placed: Rows with the stay_id of each stay in whose window they lie, as `in_windows` returns them.
+        stays: The stays.
+        windows: As in `read_events`.
+    """
+    began = stays.select("stay_id", pl.col("intime").alias("began"))
+    before = placed.select("stay_id", "subject_id", "row", "time").join(began, on="stay_id").filter(pl.col("time") < pl.col("began"))
+    inside = before.join(windows, on="subject_id").filter(pl.col("time").is_between("intime", "outtime"))
+    return placed.join(inside, on=["stay_id", "row"], how="anti", maintain_order="left")
+
+
+def _held(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+    """Rates that hold until the next row of their stay, code and order, at most `hours`; 0 ends one, a last row is a point in time."""
+    series = ["stay_id", "key", "order"]
     stops = pl.col("numeric_value") == 0
     rows = rows.with_columns(stops.alias("stops")).sort(*series, "time", pl.col("stops").not_(), "row", nulls_last=True)
     following = pl.col("time").shift(-1).over(series)

@@ -19,7 +19,7 @@ from clinjepa.sources.schema import longest_lookback_hours
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import finished_part, write_record
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _MARGIN_HOURS = 24
 _BYTES_A_ROW = 300
 _MOST_ROWS = 1_000_000
@@ -114,6 +114,6 @@ def _keep(frame: pl.DataFrame, condition: pl.Expr, rule: str, counts: Counter[st
 
 
 def _nothing() -> pl.DataFrame:
-    text = dict.fromkeys(("code", "text_value", "unit", "order", "care_unit"), pl.String())
-    number = dict.fromkeys(("subject_id", "stay", "hospitalization", "row"), pl.Int64())
+    text = dict.fromkeys(("code", "text_value", "stay", "hospitalization", "unit", "order", "care_unit"), pl.String())
+    number = dict.fromkeys(("subject_id", "row"), pl.Int64())
     return pl.DataFrame(schema={**number, **text, "time": pl.Datetime("us"), "stored": pl.Datetime("us"), "numeric_value": pl.Float64()})

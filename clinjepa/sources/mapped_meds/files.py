@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from clinjepa.clinical.code_maps import CodeMap
 from clinjepa.errors import SourceError
+from clinjepa.sources.files.arrow_types import plain_decimals
 from clinjepa.sources.files.text_files import found_columns
 from clinjepa.sources.meds.columns import whole_numbers
 from clinjepa.storage import Folder
@@ -24,13 +25,15 @@ _MEDS: dict[str, tuple[tuple[str, ...], pl.DataType]] = {
     "text_value": (("text_value",), pl.String()),
 }
 _MORE: dict[str, pl.DataType] = {
-    "stay": pl.Int64(),
-    "hospitalization": pl.Int64(),
+    "stay": pl.String(),
+    "hospitalization": pl.String(),
     "unit": pl.String(),
     "order": pl.String(),
     "stored": pl.Datetime("us"),
     "care_unit": pl.String(),
 }
+_IDS = ("stay", "hospitalization", "order")
+"""Columns of ids that may be texts; `structure` makes numbers of those of stays and hospitalisations."""
 _NEEDED = ("subject_id", "time", "code")
 _DEFAULT = ("data/*.parquet",)
 _ROWS_A_FILE = 10**12
@@ -116,7 +119,7 @@ def blocks(folder: Folder, name: str, code_map: CodeMap, place: int, num_rows: i
         num_rows: Rows of a block.
 
     Raises:
-        SourceError: The file cannot be read, a column is missing or of a wrong type, or an id is no whole number.
+        SourceError: The file cannot be read, a column is missing or of a wrong type, or an id of a number's type is no whole number.
     """
     where = f"{folder.address}/{name}"
     try:
@@ -124,7 +127,7 @@ def blocks(folder: Folder, name: str, code_map: CodeMap, place: int, num_rows: i
             chosen = _columns(file.schema_arrow, code_map.columns, where)
             first = place * _ROWS_A_FILE
             for batch in file.iter_batches(batch_size=num_rows, columns=sorted({column for column in chosen.values() if column})):
-                frame = _typed(pl.DataFrame(batch), chosen, where)
+                frame = _typed(pl.DataFrame(plain_decimals(batch)), chosen, where)
                 yield frame.with_columns(pl.int_range(first, first + frame.height, dtype=pl.Int64).alias("row"))
                 first += frame.height
     except (pa.ArrowException, OSError) as error:
@@ -171,7 +174,7 @@ def _check_type(name: str, column: str, dtype: pa.DataType, where: str) -> None:
 
 
 def _typed(frame: pl.DataFrame, chosen: dict[str, str | None], where: str) -> pl.DataFrame:
-    """The columns in their types. An id of NaN, 0 or less is none; a zone is dropped and the clock kept, as in `meds.columns`."""
+    """The columns in their types; a blank text is null. A zone is dropped and the clock kept, as in `meds.columns`."""
     types = {name: dtype for name, (_, dtype) in _MEDS.items()} | _MORE
     series = []
     for name, column in chosen.items():
@@ -180,9 +183,10 @@ def _typed(frame: pl.DataFrame, chosen: dict[str, str | None], where: str) -> pl
             series.append(pl.Series(name, [None], dtype).new_from_index(0, frame.height))
             continue
         given = frame[column]
-        if dtype == pl.Int64:
-            ids = whole_numbers(given.cast(pl.String).cast(pl.Int64, strict=False) if given.dtype == pl.String else given, where)
-            series.append(pl.select(pl.when(ids > 0).then(ids)).to_series().rename(name) if name in _MORE else ids.rename(name))
+        if name in _IDS:
+            series.append(_id_texts(given, where).rename(name))
+        elif dtype == pl.Int64:
+            series.append(whole_numbers(given, where).rename(name))
         elif isinstance(given.dtype, pl.Datetime):
             series.append(given.dt.replace_time_zone(None).cast(dtype).rename(name))
         elif name == "stored":
@@ -190,4 +194,16 @@ def _typed(frame: pl.DataFrame, chosen: dict[str, str | None], where: str) -> pl
         else:
             series.append(given.cast(dtype).rename(name))
     table = pl.DataFrame(series)
-    return table.with_columns(pl.col("numeric_value").fill_nan(None))
+    texts = [name for name, dtype in types.items() if dtype == pl.String and name != "code"]
+    said = (pl.when(pl.col(name).str.strip_chars() != "").then(pl.col(name)).alias(name) for name in texts)
+    return table.with_columns(*said, pl.col("numeric_value").fill_nan(None))
+
+
+def _id_texts(ids: pl.Series, where: str) -> pl.Series:
+    """A column of ids as text. Whole numbers are written without a point, also those that pandas made `500.0`; 0 and less are none."""
+    if ids.dtype.is_numeric():
+        numbers = whole_numbers(ids, where)
+        return pl.select(pl.when(numbers > 0).then(numbers.cast(pl.String))).to_series()
+    text = pl.col(ids.name)
+    table = ids.cast(pl.String).to_frame().select(text.str.strip_chars().str.replace(r"^([+-]?\d+)\.0+$", "${1}"))
+    return table.select(pl.when(~text.str.contains(r"^(?:-\d+|0+)$")).then(text)).to_series()

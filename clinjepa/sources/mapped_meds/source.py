@@ -15,12 +15,12 @@ import polars as pl
 from clinjepa.errors import SourceError
 from clinjepa.sources.files.buckets import PatientBucket, bucket_of, patient_buckets, read_rows_of_bucket
 from clinjepa.sources.mapped_meds.coverage import check_coverage, read_coverage
-from clinjepa.sources.mapped_meds.events import end_open_stays, read_events
+from clinjepa.sources.mapped_meds.events import end_open_stays, read_events, whole_windows
 from clinjepa.sources.mapped_meds.extract import SCHEMA_VERSION, Piece, StayWindows, extract_piece
 from clinjepa.sources.mapped_meds.files import MedsFiles
 from clinjepa.sources.mapped_meds.maps import load_code_map
 from clinjepa.sources.mapped_meds.stays import read_stays
-from clinjepa.sources.mapped_meds.structure import icu_stays, read_structure
+from clinjepa.sources.mapped_meds.structure import icu_stays, of_kind, read_structure
 from clinjepa.sources.meds.splits import SPLITS, read_splits
 from clinjepa.sources.readings.cleaning import finish
 from clinjepa.sources.readings.range_losses import Counts
@@ -99,13 +99,16 @@ class MappedMedsSource:
             check_coverage(coverage, self._folder.address, self._map.where)
         counts = Counts()
         of_bucket = bucket_of(pl.col("subject_id"), self._num_buckets(extracted)) == partition["bucket"]
-        stays = self._stays(extracted).filter(of_bucket)
+        usable, stays = self._usable(extracted).filter(of_bucket), self._stays(extracted).filter(of_bucket)
         names = [piece.name for piece in self._pieces()]
         rows = pl.concat([read_rows_of_bucket(extracted, name, partition["bucket"], SCHEMA_VERSION) for name in names])
-        stays = end_open_stays(stays, rows, counts)
-        structure = self._all_structure(extracted).filter(pl.col("subject_id").is_in(stays["subject_id"].implode()))
-        stays = read_stays(stays, structure, read_splits(self._folder), self._map, counts)
-        stays, events = read_events(rows, stays, self._map, counts, self._config.event_time)
+        structure = self._all_structure(extracted)
+        begins = of_kind(structure, "stays.begin").filter(of_bucket)
+        stays = end_open_stays(stays, rows, begins, counts)
+        of_patients = structure.filter(pl.col("subject_id").is_in(stays["subject_id"].implode()))
+        has_hospitalizations = of_kind(structure, "hospitalizations.begin").height > 0
+        stays = read_stays(stays, of_patients, read_splits(self._folder), self._map, counts, has_hospitalizations)
+        stays, events = read_events(rows, stays, whole_windows(usable, begins), self._map, counts, self._config.event_time)
         return finish(stays, events, counts)
 
     def _pieces(self) -> list[Piece]:
@@ -123,8 +126,11 @@ class MappedMedsSource:
 
     def _stays(self, extracted: Folder | None = None) -> pl.DataFrame:
         """Usable stays, at most `max_stays` (the first by id)."""
-        stays = icu_stays(self._all_structure(extracted), self._map, self._folder.address, Counter())
+        stays = self._usable(extracted)
         return stays.head(self._config.max_stays or stays.height)
+
+    def _usable(self, extracted: Folder | None = None) -> pl.DataFrame:
+        return icu_stays(self._all_structure(extracted), self._map, self._folder.address, Counter())
 
     def _num_buckets(self, extracted: Folder | None = None) -> int:
         return partition_count(self._config.num_partitions, self._stays(extracted).height)

@@ -21,7 +21,9 @@ _BEFORE_ALL = datetime.datetime(1, 1, 1)
 """Time of rows without one: MEDS writes facts that do not change without a time."""
 
 
-def read_stays(stays: pl.DataFrame, structure: pl.DataFrame, splits: pl.DataFrame, code_map: CodeMap, counts: Counter[str]) -> pl.DataFrame:
+def read_stays(
+    stays: pl.DataFrame, structure: pl.DataFrame, splits: pl.DataFrame, code_map: CodeMap, counts: Counter[str], has_hospitalizations: bool
+) -> pl.DataFrame:
     """Stays in the columns of STAYS_SCHEMA; height and weight are still null.
 
     Args:
@@ -31,9 +33,14 @@ def read_stays(stays: pl.DataFrame, structure: pl.DataFrame, splits: pl.DataFram
         code_map: The map.
         counts: Receives `stay_without_admission` (kept), `patient_with_several_births`, `patient_with_several_deaths` and the rules of
             `describe_stays`.
+        has_hospitalizations: Whether the data set has hospitalisations at all; `stay_without_admission` is counted only then.
     """
     admissions = _admissions(structure, code_map)
-    stays = _with_admission(stays, admissions, counts)
+    stays = _named_admission(stays, admissions).sort("stay_id")
+    strays = stays.join(admissions, on=["hadm_id", "subject_id"], how="anti").height
+    if has_hospitalizations and strays:
+        counts["stay_without_admission"] += strays
+    stays = stays.join(admissions, on=["hadm_id", "subject_id"], how="left", maintain_order="left")
     stays = stays.join(_people(structure, code_map, counts), on="subject_id", how="left", maintain_order="left")
     stays = stays.join(splits, on="subject_id", how="left", maintain_order="left")
     stays = stays.join(_dialysis(structure), on=["hadm_id", "subject_id"], how="left", maintain_order="left")
@@ -52,23 +59,26 @@ def read_stays(stays: pl.DataFrame, structure: pl.DataFrame, splits: pl.DataFram
 
 
 def _admissions(structure: pl.DataFrame, code_map: CodeMap) -> pl.DataFrame:
-    """hadm_id, subject_id, admitted, discharged, left_dead, discharge_fault; of equal ids the first beginning and the last end."""
+    """hadm_id, subject_id, admitted, discharged, left_dead, discharge_fault; of equal ids the first beginning and the last end.
+
+    Where none of a patient's hospitalisations has an id, they are paired by time. This is decided by patient, so that the result does not
+    depend on the partition.
+    """
     begins, ends = of_kind(structure, "hospitalizations.begin"), of_kind(structure, "hospitalizations.end")
-    if _has_ids(structure):
-        ids = ["hospitalization", "subject_id"]
-        first = begins.drop_nulls("hospitalization").unique(ids, keep="first", maintain_order=True)
-        last = ends.drop_nulls("hospitalization").unique(ids, keep="last", maintain_order=True)
-        table = first.select(*ids, pl.col("time").alias("begin")).join(
-            last.select(*ids, pl.col("time").alias("end")), on=ids, how="left", maintain_order="left"
-        )
-    else:
-        first = begins.unique(["subject_id", "time"], keep="first", maintain_order=True)
-        named = first.with_columns(made_ids(first, "hospitalisations").alias("hospitalization"))
-        table = with_end(named.select("hospitalization", "subject_id", pl.col("time").alias("begin")), ends)
+    ids, named = ["hospitalization", "subject_id"], _has_ids(structure)
+    first = begins.filter(named).drop_nulls("hospitalization").unique(ids, keep="first", maintain_order=True)
+    last = ends.drop_nulls("hospitalization").unique(ids, keep="last", maintain_order=True)
+    by_id = first.select(*ids, pl.col("time").alias("begin")).join(
+        last.select(*ids, pl.col("time").alias("end")), on=ids, how="left", maintain_order="left"
+    )
+    unnamed = begins.filter(~named).unique(["subject_id", "time"], keep="first", maintain_order=True)
+    unnamed = unnamed.with_columns(made_ids(unnamed, "hospitalisations").alias("hospitalization"))
+    by_time = with_end(unnamed.select(*ids, pl.col("time").alias("begin")), ends)
+    table = pl.concat([by_id, by_time.select(by_id.columns)])
     words = ends.select("subject_id", pl.col("time").alias("end"), _place(code_map).alias("place"))
     said = words.unique(["subject_id", "end"], keep="last", maintain_order=True)
     table = table.join(said, on=["subject_id", "end"], how="left", maintain_order="left")
-    table = table.join(_flags(structure, table), on=["hospitalization", "subject_id"], how="left", maintain_order="left")
+    table = table.join(_flags(structure, table), on=ids, how="left", maintain_order="left")
     return with_left_dead(table.rename({"hospitalization": "hadm_id", "begin": "admitted", "end": "discharged"}))
 
 
@@ -95,7 +105,7 @@ def _flags(structure: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
     ids, time, end = ["hospitalization", "subject_id"], pl.col("time"), pl.col("end")
     flag = pl.col("numeric_value").cast(pl.Int64, strict=False).alias("flag")
     said = structure.filter(pl.col("kind") == "hospitalizations.died").select(*ids, "time", "row", flag).drop_nulls("flag")
-    named = said.filter(pl.col("hospitalization").is_not_null()) if _has_ids(structure) else said.clear()
+    named = said.filter(pl.col("hospitalization").is_not_null() & _has_ids(structure))
     by_id = named.join(table, on=ids)
     rest = said.join(named, on="row", how="anti").drop("hospitalization")
     inside = rest.join(table, on="subject_id").filter(time.is_between("begin", end) | (end.is_null() & (time >= pl.col("begin"))))
@@ -108,30 +118,22 @@ def _flags(structure: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
     return told.group_by(ids).agg(pl.coalesce(odd.first(), pl.col("flag").max()).alias("flag"))
 
 
-def _has_ids(structure: pl.DataFrame) -> bool:
-    return bool(of_kind(structure, "hospitalizations.begin")["hospitalization"].count())
-
-
-def _with_admission(stays: pl.DataFrame, admissions: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """`stays` with their hospitalisation (`_named_admission`)."""
-    stays = _named_admission(stays, admissions).sort("stay_id")
-    if admissions.height and (strays := stays.join(admissions, on=["hadm_id", "subject_id"], how="anti").height):
-        counts["stay_without_admission"] += strays
-    return stays.join(admissions, on=["hadm_id", "subject_id"], how="left", maintain_order="left")
+def _has_ids(structure: pl.DataFrame) -> pl.Expr:
+    """Whether a row is of a patient with a hospitalisation that has an id."""
+    named = of_kind(structure, "hospitalizations.begin").drop_nulls("hospitalization")["subject_id"].unique()
+    return pl.col("subject_id").is_in(named.implode())
 
 
 def _named_admission(stays: pl.DataFrame, admissions: pl.DataFrame) -> pl.DataFrame:
-    """`stays` with hadm_id where none has one: the last hospitalisation that began before the stay and had not ended."""
-    if stays["hadm_id"].count():
-        return stays
-    known = admissions.select("subject_id", "hadm_id", "admitted", pl.col("discharged").alias("until")).sort("admitted")
-    found = (
-        stays.drop("hadm_id")
-        .sort("intime")
-        .join_asof(known, left_on="intime", right_on="admitted", by="subject_id", strategy="backward", check_sortedness=False)
+    """`stays` with hadm_id also where they have none: the last hospitalisation that began before the stay and had not ended."""
+    known = admissions.select("subject_id", pl.col("hadm_id").alias("found"), "admitted", pl.col("discharged").alias("until"))
+    near = stays.sort("intime").join_asof(
+        known.sort("admitted"), left_on="intime", right_on="admitted", by="subject_id", strategy="backward", check_sortedness=False
     )
     inside = pl.col("until").is_null() | (pl.col("intime") <= pl.col("until"))
-    return found.with_columns(pl.when(inside).then(pl.col("hadm_id")).alias("hadm_id")).drop("admitted", "until")
+    return near.with_columns(pl.coalesce("hadm_id", pl.when(inside).then(pl.col("found"))).alias("hadm_id")).drop(
+        "found", "admitted", "until"
+    )
 
 
 def _people(structure: pl.DataFrame, code_map: CodeMap, counts: Counter[str]) -> pl.DataFrame:

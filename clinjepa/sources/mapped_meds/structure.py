@@ -26,12 +26,20 @@ _COLUMNS = (
 _MOST = 99
 """ICU stays, or hospitalisations, of one patient whose ids are made here."""
 _LARGEST_SUBJECT = 10**15
+_LONGEST_ID = 18
+"""Digits of an id that is taken as the number that it is: all of int64 but its 19 digits."""
 
 
 def read_structure(folder: Folder, files: MedsFiles, code_map: CodeMap, extracted: Folder | None = None) -> pl.DataFrame:
     """Rows of structure: subject_id, time, kind (`stays.begin`, `people.sex` …), key, rest, values and ids, sorted.
 
-    extracted: folder of the extraction; the rows are kept there and read from there.
+    Ids of stays and of hospitalisations are numbers (`number_ids`). Whether all of a kind are plain ones is decided by the whole data set.
+
+    Args:
+        folder: The data set.
+        files: Its files.
+        code_map: Its map.
+        extracted: Folder of the extraction; the rows are kept there and read from there.
     """
     if extracted is not None and extracted.exists(KEPT):
         return pl.DataFrame(extracted.read_table(KEPT))
@@ -42,10 +50,17 @@ def read_structure(folder: Folder, files: MedsFiles, code_map: CodeMap, extracte
             rows = reader.place(block)
             is_structure = pl.col("kind").str.contains(".", literal=True).fill_null(False)
             frames.append(rows.drop_nulls("subject_id").filter(is_structure).select(_COLUMNS))
-    found = pl.concat(frames).sort("subject_id", "time", "row", nulls_last=True)
+    rows = pl.concat(frames).sort("subject_id", "time", "row", nulls_last=True)
+    found = rows.with_columns(_numbers(rows[name], folder.address) for name in ("stay", "hospitalization"))
     if extracted is not None:
         extracted.write_table(KEPT, found.to_arrow(compat_level=pl.CompatLevel.oldest()))
     return found
+
+
+def _numbers(ids: pl.Series, where: str) -> pl.Series:
+    """A column of ids as int64; a missing one stays null."""
+    distinct = ids.drop_nulls().unique()
+    return ids.replace_strict(distinct, number_ids(distinct, where, _LONGEST_ID), default=None, return_dtype=pl.Int64)
 
 
 def of_kind(structure: pl.DataFrame, kind: str) -> pl.DataFrame:
@@ -178,7 +193,7 @@ def made_ids(rows: pl.DataFrame, where: str) -> pl.Series:
 def _nothing() -> pl.DataFrame:
     types = {
         **{"subject_id": pl.Int64(), "time": pl.Datetime("us"), "kind": pl.String(), "key": pl.String(), "rest": pl.String()},
-        **{"numeric_value": pl.Float64(), "text_value": pl.String(), "stay": pl.Int64(), "hospitalization": pl.Int64()},
+        **{"numeric_value": pl.Float64(), "text_value": pl.String(), "stay": pl.String(), "hospitalization": pl.String()},
         **{"care_unit": pl.String(), "row": pl.Int64()},
     }
     return pl.DataFrame(schema=types)

@@ -29,6 +29,9 @@ COLUMNS: dict[str, tuple[tuple[str, ...], pl.DataType]] = {
 NEEDED = ("subject_id", "time", "code", "numeric_value", "icustay_id")
 """Columns without which no ICU stay can be read; the others are missing in some exports."""
 
+MOST_DIGITS = 38
+"""Digits of the longest decimal that polars reads (decimal128)."""
+
 _KNOWN = frozenset(spelling for spellings, _ in COLUMNS.values() for spelling in spellings)
 _OPTIONAL_IDS = ("icustay_id", "hadm_id", "order_id")
 _IDS = ("subject_id", *_OPTIONAL_IDS)
@@ -98,5 +101,7 @@ def _check_type(column: str, found: str, dtype: pl.DataType, where: str) -> None
         raise SourceError(f"{where}: column 'time' is {dtype}, MEDS requires timestamp[us]; convert it")
     if dtype.is_nested() or dtype == pl.Binary:
         raise SourceError(f"{where}: column {found!r} is {dtype}, MEDS has one value in a row; convert it")
+    if isinstance(dtype, pl.Decimal) and (dtype.precision or 0) > MOST_DIGITS:
+        raise SourceError(f"{where}: column {found!r} is {dtype}, and at most {MOST_DIGITS} digits can be read; write it as float64")
     if column in ("numeric_value", *_IDS) and not dtype.is_numeric() and dtype != pl.Null:
         raise SourceError(f"{where}: column {found!r} is {dtype}, a number is needed; convert it")

@@ -28,6 +28,7 @@ from clinjepa.sources.mimic_iv.row_meaning import (
     with_procedure_items,
 )
 from clinjepa.sources.readings.cleaning import convert_values
+from clinjepa.sources.readings.written_units import written_unit
 
 _KG_PER_POUND = 0.45359237
 _STRUCTURE = ("ICU_ADMISSION", "HOSPITAL_ADMISSION", "GENDER", "MEDS_BIRTH", "RACE", "SUBJECT_WEIGHT_AT_INFUSION")
@@ -60,6 +61,7 @@ def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
         counts["row_without_code"] += without_code
         rows = rows.drop_nulls("code")
     rows = rows.join(_code_table(rows["code"].unique().to_list()), on="code", how="left", maintain_order="left")
+    rows = rows.with_columns(pl.coalesce(written_unit(rows, "unit"), "code_unit").alias("unit"))
     rows = _timed(rows, counts)
     _count_left_out(rows, counts)
     rows = _of_their_stay(rows, counts)
@@ -71,8 +73,7 @@ def read_events(rows: pl.DataFrame, stays: pl.DataFrame, counts: Counter[str]) -
     )
     charted = rows.filter(pl.col("part").is_in(["CHART", "OUTPUT"])).with_columns(pl.col("icustay_id").alias("stay_id"))
     labs = drop_other_specimens(in_windows(rows.filter(pl.col("part") == "LAB"), stays, counts), "time", counts)
-    unit = pl.coalesce("unit", "code_unit").alias("unit")
-    measured = pl.concat([measurements(part.with_columns(unit), counts) for part in (charted, labs)])
+    measured = pl.concat([measurements(part, counts) for part in (charted, labs)])
     raw = pl.concat([measured, _infusions(rows, counts), _procedures(rows, counts), medications(rows, stays, counts)])
     events = convert_values(raw, counts)
     # Rows of stays that were dropped are not counted again: the drop of their stay is counted already.

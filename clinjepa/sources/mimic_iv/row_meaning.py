@@ -16,9 +16,10 @@ from typing import Literal, TypedDict
 
 import polars as pl
 
-from clinjepa.clinical import canonical_unit, load_variables
+from clinjepa.clinical import load_variables
 from clinjepa.clinical.definitions import read_definitions
 from clinjepa.sources.readings.cleaning import raw_events
+from clinjepa.sources.readings.written_units import written_unit
 from clinjepa.sources.schema import MEDICATION, longest_lookback_hours
 
 SERIES_OF_WEIGHT = "body_weight"
@@ -181,8 +182,8 @@ def infusions(paired: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
             pl.when(pl.col("kind") == "indicator")
             .then(None)
             .when((pl.col("kind") == "numeric") | ~has_rate)
-            .then(_spelled("amount_unit", paired))
-            .otherwise(_spelled("unit", paired))
+            .then(written_unit(paired, "amount_unit"))
+            .otherwise(written_unit(paired, "unit"))
             .alias("unit"),
             pl.when(pl.col("variable").is_null())
             .then(pl.col("other_name"))
@@ -291,12 +292,6 @@ def take_statics(
         counts["repeated_static"] += heights
     repeated = again["weight"].with_columns(pl.lit(SERIES_OF_WEIGHT).alias("variable"))
     return stays, pl.concat([events.filter(~pl.col("variable").is_in(["height", "weight"])), repeated])
-
-
-def _spelled(column: str, rows: pl.DataFrame) -> pl.Expr:
-    """The units of a column in the dictionary's spelling."""
-    units = rows[column].unique().drop_nulls().to_list()
-    return pl.col(column).replace_strict(units, [canonical_unit(unit) for unit in units], default=None, return_dtype=pl.String)
 
 
 def _store_time(rows: pl.DataFrame) -> list[str]:

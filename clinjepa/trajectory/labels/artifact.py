@@ -27,7 +27,7 @@ from clinjepa.trajectory.hours.grid import HOUR_US
 from clinjepa.trajectory.labels.derived.registry import functions
 from clinjepa.trajectory.labels.derived.state import DerivedState
 from clinjepa.trajectory.labels.hour_rows import HourRows, hour_rows
-from clinjepa.trajectory.labels.label_files import GivenCounts, LabelFile, place_labels, sum_counts
+from clinjepa.trajectory.labels.label_files import GivenCounts, LabelFile, sum_counts
 from clinjepa.trajectory.labels.prevalence import (
     CarriedCounts,
     LabelCounts,
@@ -181,7 +181,7 @@ def _label_part(
 
 def _given_labels(file: LabelFile, stays: pl.DataFrame) -> tuple[pa.Table, GivenCounts]:
     """(labels of a part's stays from a label file, as LABELS_SCHEMA; what became of the rows of their subjects)."""
-    labels, counts = place_labels(file.rows(stays["subject_id"]), stays, file.path)
+    labels, counts = file.placed(stays)
     named = labels.select("stay_id", pl.lit(file.name).alias("task"), "hour", "label")
     return named.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(LABELS_SCHEMA), counts
 

@@ -4,6 +4,9 @@ A row has subject_id, prediction_time and a label. In MEDS a prediction may use 
 prediction of hour h is made at intime + (h + 1) h and uses what lies before that instant. So a prediction time p becomes the last hour that
 has ended at p: the largest h with intime + (h + 1) h <= p + 1 microsecond, MEDS's resolution. Nothing is used that MEDS does not allow.
 A time between two hours is floored to the earlier one, so that up to an hour of data is not used.
+
+The times of a file follow the convention of the data that it is about: instants in UTC beside CLIF (a time without a zone is UTC), else the
+hospital's clock (a zone is dropped).
 """
 
 from __future__ import annotations
@@ -20,11 +23,15 @@ import polars as pl
 
 from clinjepa.clinical import LabelColumn, Task, given_task
 from clinjepa.errors import SourceError
+from clinjepa.sources.clif.clocks import as_utc, offsets_of_read
+from clinjepa.sources.meds.columns import MOST_DIGITS
 from clinjepa.storage import Folder
 from clinjepa.trajectory.hours.grid import HOUR_US
 
 _KNOWN = ("subject_id", "prediction_time", "boolean_value", "integer_value", "float_value", "categorical_value")
 _WIDER_THAN_INT64 = (pl.UInt64, pl.Int128, pl.UInt128)
+_READING = 2
+"""Version of how rows become labels. It is in the digest of every label file, and so in the keys of what is made of it."""
 _AFTER_US = 1
 """What lies this long after a prediction time is the first that MEDS does not allow."""
 
@@ -45,17 +52,22 @@ class GivenCounts(TypedDict):
     other_subject: int
     before_first_hour: int
     outside_stays: int
+    unknown_clock: int
     same_hour: int
     off_hour: int
 
 
 @dataclass(frozen=True)
 class LabelFile:
-    """The label file of a task: `name` of the task, address of a Parquet file or of a folder of them, column of the labels."""
+    """The label file of a task: `name` of the task, address of a Parquet file or of a folder of them, column of the labels.
+
+    time_zone: of the hospital, where the data's times are instants in UTC (CLIF); None where they are the hospital's clock.
+    """
 
     name: str
     path: str
     column: LabelColumn
+    time_zone: str | None = None
 
     @property
     def task(self) -> Task:
@@ -63,13 +75,13 @@ class LabelFile:
         return given_task(self.name, self.column)
 
     def content_digest(self) -> str:
-        """SHA-256 over names and contents of the files.
+        """SHA-256 over names and contents of the files, and the version of how they are read.
 
         Raises:
             SourceError: There is no file, or one is not in MEDS's LabelSchema.
         """
         folder, names = self._files()
-        sha = hashlib.sha256()
+        sha = hashlib.sha256(f"{_READING};".encode())
         for name in names:
             with folder.local_copy(name) as path:
                 self._check(path, f"{folder.address}/{name}")
@@ -83,17 +95,36 @@ class LabelFile:
     def rows(self, subjects: pl.Series) -> pl.DataFrame:
         """subject_id int64, prediction_time (microseconds), label float32 of some subjects; null where empty or not finite.
 
+        With `time_zone` the times are UTC, else those of the hospital's clock.
+
         Raises:
             SourceError: A file cannot be read, or is not in MEDS's LabelSchema.
         """
         label = pl.col(self.column).cast(pl.Float32)
-        columns = (
-            pl.col("subject_id").cast(pl.Int64),
-            pl.col("prediction_time").dt.replace_time_zone(None).cast(pl.Datetime("us")),
-            pl.when(label.is_finite()).then(label).alias("label"),
-        )
+        time = pl.col("prediction_time")
         wanted = pl.col("subject_id").is_in(subjects.unique().implode())
-        return pl.concat([frame.select(columns).filter(wanted).collect() for frame in self._frames()])
+        found = []
+        for frame in self._frames():
+            instant = as_utc(time, frame.collect_schema()["prediction_time"]) if self.time_zone is not None else time
+            columns = (
+                pl.col("subject_id").cast(pl.Int64),
+                instant.dt.replace_time_zone(None).cast(pl.Datetime("us")),
+                pl.when(label.is_finite()).then(label).alias("label"),
+            )
+            found.append(frame.select(columns).filter(wanted).collect())
+        return pl.concat(found)
+
+    def placed(self, stays: pl.DataFrame) -> tuple[pl.DataFrame, GivenCounts]:
+        """`place_labels` of the rows of the subjects of `stays`.
+
+        Args:
+            stays: Kept stays: the columns that `place_labels` needs; with `time_zone` also those of `offsets_of_read`.
+
+        Raises:
+            SourceError: A file cannot be read, is not in MEDS's LabelSchema, or has two labels of a subject at one time.
+        """
+        rows = self.rows(stays["subject_id"])
+        return place_labels(rows, stays if self.time_zone is None else offsets_of_read(stays, self.time_zone), self.path)
 
     def _files(self) -> tuple[Folder, list[str]]:
         """The folder and the names of the Parquet files in it."""
@@ -133,12 +164,18 @@ class LabelFile:
         fits = {
             "subject_id": schema["subject_id"].is_integer(),
             "prediction_time": isinstance(schema["prediction_time"], pl.Datetime),
-            self.column: schema[self.column] == pl.Boolean if self.column == "boolean_value" else schema[self.column].is_numeric(),
+            self.column: _fits(self.column, schema[self.column]),
         }
         if wrong := [name for name, is_right in fits.items() if not is_right]:
             raise SourceError(f"{where}: column {wrong[0]!r} is {schema[wrong[0]]}, MEDS has {wanted[wrong[0]]}; convert it")
         if schema["subject_id"] in _WIDER_THAN_INT64:
             _check_range(path, where, schema["subject_id"])
+
+
+def _fits(column: LabelColumn, dtype: pl.DataType) -> bool:
+    if column == "boolean_value":
+        return dtype == pl.Boolean
+    return dtype.is_numeric() and not (isinstance(dtype, pl.Decimal) and (dtype.precision or 0) > MOST_DIGITS)
 
 
 def _check_range(path: Path, where: str, dtype: pl.DataType) -> None:
@@ -162,7 +199,7 @@ def place_labels(rows: pl.DataFrame, stays: pl.DataFrame, where: str) -> tuple[p
 
     Args:
         rows: subject_id, prediction_time, label, of subjects that `stays` has.
-        stays: stay_id, subject_id, intime, num_hours of the kept stays.
+        stays: stay_id, subject_id, intime, outtime, num_hours of the kept stays; `offset` as in `place_times`.
         where: The file, for messages.
 
     Returns:
@@ -181,6 +218,8 @@ def place_labels(rows: pl.DataFrame, stays: pl.DataFrame, where: str) -> tuple[p
     inside = placed.filter(pl.col("hour") >= 0)
     labels = inside.sort("stay_id", "hour", "prediction_time").unique(["stay_id", "hour"], keep="first", maintain_order=True)
     early = int(placed["is_early"].sum())
+    left = placed.filter((pl.col("hour") < 0) & ~pl.col("is_early"))
+    unknown = left.join(stays.filter(pl.col("offset").is_null()), on="subject_id", how="semi").height if "offset" in stays.columns else 0
     counts: GivenCounts = {
         "num_rows": rows.height,
         "num_labels": labels.height,
@@ -188,7 +227,8 @@ def place_labels(rows: pl.DataFrame, stays: pl.DataFrame, where: str) -> tuple[p
         "duplicate": known.height - distinct.height,
         "other_subject": 0,
         "before_first_hour": early,
-        "outside_stays": placed.height - inside.height - early,
+        "outside_stays": left.height - unknown,
+        "unknown_clock": unknown,
         "same_hour": inside.height - labels.height,
         "off_hour": int(labels["is_off_hour"].sum()),
     }
@@ -198,24 +238,35 @@ def place_labels(rows: pl.DataFrame, stays: pl.DataFrame, where: str) -> tuple[p
 def place_times(rows: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
     """The stay and hour of each row's prediction time.
 
+    A time after ICU discharge is in no stay, also in the hour in which the stay ends. The end of that hour itself is the last hour's: there
+    this project writes its own labels.
+
     Args:
         rows: row (distinct numbers), subject_id, prediction_time, and any other columns.
-        stays: stay_id, subject_id, intime, num_hours.
+        stays: stay_id, subject_id, intime, outtime, num_hours. An optional `offset` is what the stay's clock shows more than that of the
+            prediction times; a stay whose offset is null holds no time.
 
     Returns:
         `rows` in their order with stay_id, hour int32 (−1: in no stay, then stay_id is null), is_early (in a stay's first hour, before it
         has ended) and is_off_hour (not at the end of an hour).
     """
-    since_us = (pl.col("prediction_time") - pl.col("intime").cast(pl.Datetime("us"))).dt.total_microseconds()
-    allowed_us = since_us + _AFTER_US
+    offset = pl.col("offset") if "offset" in stays.columns else pl.duration()
     of_stays = rows.select("row", "subject_id", "prediction_time").join(
-        stays.select("stay_id", "subject_id", "intime", "num_hours"), on="subject_id", how="inner"
+        stays.with_columns(offset.alias("offset")).select("stay_id", "subject_id", "intime", "outtime", "num_hours", "offset"),
+        on="subject_id",
+        how="inner",
     )
+    time, intime = pl.col("prediction_time") + pl.col("offset"), pl.col("intime").cast(pl.Datetime("us"))
+    since_us, stay_us = (time - intime).dt.total_microseconds(), (pl.col("outtime") - intime).dt.total_microseconds()
+    allowed_us, kept_us = since_us + _AFTER_US, pl.col("num_hours").cast(pl.Int64) * HOUR_US
+    at_end = (allowed_us >= kept_us) & (since_us <= kept_us)
     seen = of_stays.with_columns(
         (allowed_us // HOUR_US - 1).alias("hour"),
         ((since_us % HOUR_US != 0) & (allowed_us % HOUR_US != 0)).alias("is_off_hour"),
-        (since_us <= pl.col("num_hours").cast(pl.Int64) * HOUR_US).alias("not_over"),
+        (((since_us <= pl.min_horizontal(kept_us, stay_us)) | at_end).fill_null(False)).alias("not_over"),
+        since_us.alias("since_us"),
     )
+    since_us = pl.col("since_us")
     inside = seen.filter((pl.col("hour") >= 0) & pl.col("not_over")).sort("row", "intime", "stay_id")
     chosen = inside.unique("row", keep="last", maintain_order=True).select("row", "stay_id", pl.col("hour").cast(pl.Int32), "is_off_hour")
     early = seen.filter((pl.col("hour") == -1) & pl.col("not_over") & (since_us >= 0)).select("row", is_early=True).unique("row")

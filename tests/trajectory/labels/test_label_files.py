@@ -22,6 +22,7 @@ STAYS = pl.DataFrame(
         "stay_id": [1, 2, 3],
         "subject_id": [7, 7, 8],
         "intime": [INTIME, INTIME + 30 * HOUR, INTIME],
+        "outtime": [INTIME + 9 * HOUR + timedelta(minutes=20), INTIME + 35 * HOUR, INTIME + 3 * HOUR],
         "num_hours": [10, 5, 3],
     }
 )
@@ -62,8 +63,76 @@ def test_times_between_the_stays_of_a_subject_are_outside():
     assert hours(*times) == [(None, -1), (None, -1), (None, -1), (1, 9), (None, -1), (2, 0), (None, -1)]
 
 
+def test_a_time_after_icu_discharge_has_no_label_also_in_the_hour_of_the_discharge():
+    """The first stay ends 20 minutes into its hour 9. At that minute hour 8 is the last that has ended; later the patient is gone."""
+    discharge, end = INTIME + 9 * HOUR + timedelta(minutes=20), INTIME + 10 * HOUR
+    assert hours(discharge - US, discharge, discharge + US, end - 2 * US) == [(1, 8), (1, 8), (None, -1), (None, -1)]
+    assert hours(end - US, end) == [(1, 9), (1, 9)]  # where this project writes the label of the last hour
+    cut = STAYS.with_columns(num_hours=pl.lit(4))
+    placed = place_times(rows((7, INTIME + 4 * HOUR, 0.0), (7, INTIME + 5 * HOUR, 0.0)).with_row_index("row"), cut)
+    assert placed["hour"].to_list() == [3, -1]
+
+
+NEW_YORK = "America/New_York"
+SUMMER_ENDS = datetime(2021, 11, 7, 6)
+"""In UTC; the hour before, 01:00 to 02:00 on the wall, comes again."""
+
+
+def clif_stays(*begins: datetime, numbers: tuple[int, ...], admitted: datetime | None) -> pl.DataFrame:
+    """Stays of one hospitalisation of 40 hours each. begins: on the hospital's clock at the first of all its ICU stays."""
+    frame = pl.DataFrame({"intime": list(begins), "stay_number_in_admission": list(numbers)}).with_row_index("stay_id", offset=1)
+    frame = frame.with_columns(subject_id=pl.lit(7), hadm_id=pl.lit(70), num_hours=pl.lit(40), outtime=pl.col("intime") + 40 * HOUR)
+    return frame.with_columns(pl.lit(admitted, pl.Datetime("us")).alias("hospital_admission_time"))
+
+
+def given(folder: Path, dtype: pl.DataType, *instants: datetime) -> LabelFile:
+    """A label file beside CLIF tables of a hospital in New York. instants: in UTC, written as `dtype`."""
+    folder.mkdir()
+    times = pl.Series(instants, dtype=pl.Datetime("us", "UTC"))
+    times = times.cast(dtype) if dtype.time_zone is not None else times.dt.replace_time_zone(None)  # type: ignore[attr-defined]
+    table = {"subject_id": [7] * len(instants), "prediction_time": times, "float_value": [float(n) for n in range(len(instants))]}
+    pl.DataFrame(table).write_parquet(folder / "0.parquet")
+    return LabelFile("given", str(folder), "float_value", NEW_YORK)
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", NEW_YORK, "Asia/Tokyo"])
+def test_beside_clif_a_prediction_time_is_an_instant_whatever_its_zone(tmp_path, zone):
+    """The clock of a hospitalisation does not change where summer time ends inside it."""
+    begin = SUMMER_ENDS - 10 * HOUR  # 16:00 on the wall, 4 h behind UTC
+    stays = clif_stays(begin - 4 * HOUR, numbers=(1,), admitted=begin - 9 * HOUR)
+    file = given(tmp_path / "given", pl.Datetime("us", zone), begin + 3 * HOUR, begin + 24 * HOUR, begin - HOUR, begin + 41 * HOUR)
+    labels, counts = file.placed(stays)
+    assert labels.rows() == [(1, 2, 0.0), (1, 23, 1.0)]
+    assert (counts["outside_stays"], counts["unknown_clock"], counts["off_hour"]) == (2, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("begins", "numbers", "admitted", "is_known"),
+    [
+        ([datetime(2021, 11, 7, 1, 30)], (1,), datetime(2021, 11, 6), False),  # which of the two hours?
+        ([datetime(2021, 11, 9, 8)], (2,), datetime(2021, 11, 6), False),  # an earlier stay, before or after the change?
+        ([datetime(2021, 11, 9, 8)], (2,), datetime(2021, 11, 8), True),
+        ([datetime(2021, 11, 9, 8)], (2,), None, False),
+        ([datetime(2021, 11, 6, 8), datetime(2021, 11, 9, 8)], (1, 2), datetime(2021, 11, 6), True),
+    ],
+)
+def test_labels_of_a_stay_whose_clock_is_not_known_are_left_out_and_counted(tmp_path, begins, numbers, admitted, is_known):
+    stays = clif_stays(*begins, numbers=numbers, admitted=admitted)
+    offset = 4 * HOUR if begins[0] < SUMMER_ENDS else 5 * HOUR
+    labels, counts = given(tmp_path / "given", pl.Datetime("us"), begins[-1] + offset + 2 * HOUR).placed(stays)
+    assert labels.rows() == ([(len(begins), 1, 0.0)] if is_known else [])
+    assert counts["unknown_clock"] == (not is_known) and counts["outside_stays"] == 0
+
+
+def test_beside_other_sources_a_prediction_time_keeps_its_clock(tmp_path):
+    zoned = given(tmp_path / "given", pl.Datetime("us", NEW_YORK), SUMMER_ENDS - 8 * HOUR)
+    plain = LabelFile("given", zoned.path, "float_value")
+    assert plain.rows(pl.Series([7]))["prediction_time"].to_list() == [SUMMER_ENDS - 12 * HOUR]
+    assert zoned.rows(pl.Series([7]))["prediction_time"].to_list() == [SUMMER_ENDS - 8 * HOUR]
+
+
 def test_of_two_stays_that_hold_a_time_the_later_one_has_it():
-    overlapping = STAYS.with_columns(intime=pl.Series([INTIME, INTIME + 2 * HOUR, INTIME]))
+    overlapping = STAYS.with_columns(outtime=pl.lit(INTIME + 12 * HOUR), intime=pl.Series([INTIME, INTIME + 2 * HOUR, INTIME]))
     placed = place_times(rows((7, INTIME + 4 * HOUR, 0.0), (7, INTIME + 2 * HOUR, 0.0)).with_row_index("row"), overlapping)
     assert list(placed.select("stay_id", "hour").iter_rows()) == [(2, 1), (1, 1)]
 
@@ -90,6 +159,7 @@ def test_what_becomes_of_every_row_is_counted():
         "other_subject": 0,
         "before_first_hour": 1,
         "outside_stays": 2,
+        "unknown_clock": 0,
         "same_hour": 1,
         "off_hour": 1,
     }
