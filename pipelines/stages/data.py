@@ -99,7 +99,7 @@ def run_labels_stage(context: RunContext, stage: Stage, artifact: Artifact) -> d
     """Grid, history and stays -> labels of every task, part by part; then prevalence and the MEDS label files."""
     settings = LabelSettings.model_validate(_without_digests(stage))
     ingest, out = context.artifact(stage.inputs["ingest"]).folder, artifact.folder
-    tasks, parts, files = load_tasks(settings.tasks), _parts(ingest), _label_files(context, stage, settings)
+    tasks, parts, files = load_tasks(settings.tasks), _parts(ingest), given_label_files(context, stage, settings)
 
     def build(index: int) -> None:
         build_labels(ingest, parts[index], tasks, settings.stay_prediction_hour, out, files)
@@ -111,8 +111,14 @@ def run_labels_stage(context: RunContext, stage: Stage, artifact: Artifact) -> d
     return metrics
 
 
-def _label_files(context: RunContext, stage: Stage, settings: LabelSettings) -> list[LabelFile]:
-    """The label files of a stage, where this run's configuration says they are. Raises SourceError for other content than the key's."""
+def given_label_files(context: RunContext, stage: Stage, settings: LabelSettings) -> list[LabelFile]:
+    """The label files of a labels stage, where this run's configuration says they are.
+
+    Those beside a source whose times are UTC (CLIF) get the hospital's zone.
+
+    Raises:
+        SourceError: A file has other content than the key's, or its place is not known.
+    """
     found, source = [], stage.inputs["ingest"].settings["source"]
     zone = str(source.get("time_zone", "UTC")) if source["kind"] == "clif" else None
     for name, given in settings.files.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -10,10 +11,12 @@ import pytest
 from clinjepa.config import Config, load_config
 from clinjepa.errors import ConfigError, SourceError
 from clinjepa.storage import Folder
+from clinjepa.trajectory.settings import LabelSettings
 from pipelines.graph.artifacts import Artifact, WorkRecord
 from pipelines.graph.experiment import Experiment, build_experiment
 from pipelines.graph.saved_run import open_saved_run
 from pipelines.scheduling.locations import absolute
+from pipelines.stages.data import given_label_files
 from tests.pipelines.graph.test_scoring_graph import DIGEST, saved, scored
 from tests.pipelines.graph.test_stage_graph import DEMO
 from tests.support.data.meds_examples import ADMITTED
@@ -96,3 +99,20 @@ def test_a_finished_run_opens_without_its_label_files_and_other_patients_have_no
     assert run.experiment.labels.key == made.labels.key
     assert "files" not in scored(run).labels.settings
     assert "files" in scored(run, run.config.source, DIGEST, "held_out").labels.settings
+
+
+@pytest.mark.parametrize(
+    ("source", "zone"),
+    [
+        (["source.kind=clif", "source.path=x", "source.time_zone=US/Central"], "US/Central"),
+        (["source.kind=clif", "source.path=x"], "UTC"),
+        ([], None),
+        (["source.kind=mimic_iv", "source.path=x"], None),
+    ],
+)
+def test_label_files_beside_clif_have_the_hospital_s_zone_and_others_none(tmp_path: Path, source: list[str], zone: str | None) -> None:
+    own = config(write_labels(tmp_path / "one.parquet"), *source)
+    stage = build_experiment(own, DIGEST).labels
+    settings = LabelSettings.model_validate({name: value for name, value in stage.settings.items() if name != "definitions"})
+    (file,) = given_label_files(SimpleNamespace(config=own), stage, settings)  # type: ignore[arg-type]  # reads the configuration only
+    assert file.time_zone == zone
