@@ -44,7 +44,7 @@ FIRST = [*ward((10, 30)), row(1, 12, "NORA", 0.2), row(1, 15, "NORA", 0.1)]
 @pytest.mark.parametrize(
     "later",
     [
-        [*ward((40, 60)), row(1, 45, "NORA", 0.3), row(1, 47, "NORA", 0.0)],  # a second stay 10 hours later
+        [*ward((36, 60)), row(1, 45, "NORA", 0.3), row(1, 47, "NORA", 0.0)],  # a second stay 6 hours later
         [*ward((30, 60)), row(1, 45, "NORA", 0.3)],  # one that begins where the first ends
         [*ward((9000, 9010)), row(1, 9002, "NORA", 0.3)],  # one a year later
         [row(1, 31, "NORA", 0.4), row(1, 33, "NORA", 0.0)],  # the ward after the ICU
@@ -58,12 +58,12 @@ def test_nothing_after_a_stay_changes_what_its_rates_were(tmp_path, later):
 
 @pytest.mark.parametrize("max_stays", [None, 1])
 def test_the_last_rate_of_a_stay_does_not_run_in_the_next_one_and_one_from_the_ward_does(tmp_path, max_stays):
-    """Hours 30 to 40 are between the stays. With max_stays=1 only the stay of the lower id is read, here the later one."""
-    rows = [*FIRST, *ward((40, 60)), row(1, 45, "NORA", 0.3), row(1, 46, "NORA", 0.0), *ward((10, 20), subject=2)]
+    """Hours 30 to 36 are between the stays. With max_stays=1 only the stay of the lower id is read, here the later one."""
+    rows = [*FIRST, *ward((36, 60)), row(1, 45, "NORA", 0.3), row(1, 46, "NORA", 0.0), *ward((10, 20), subject=2)]
     assert drips(tmp_path / "gap", rows, stay=102)[0] == [(at(45), at(46), 0.3)]
-    started = [*rows, row(1, 38, "NORA", 0.15)]
-    assert drips(tmp_path / "ward", started, stay=102)[0] == [(at(38), at(45), 0.15), (at(45), at(46), 0.3)]
-    named = [each | {"stay_id": {10: 7, 30: 7, 40: 3, 60: 3}.get(hour)} for each in rows[:-3] for hour in [_hour(each)]]
+    started = [*rows, row(1, 33, "NORA", 0.15)]
+    assert drips(tmp_path / "ward", started, stay=102)[0] == [(at(33), at(45), 0.15), (at(45), at(46), 0.3)]
+    named = [each | {"stay_id": {10: 7, 30: 7, 36: 3, 60: 3}.get(hour)} for each in rows[:-3] for hour in [_hour(each)]]
     own = ward_map(tmp_path / "ids.yaml", codes=DRIP, columns={"stay": ["stay_id"]})
     icu.write_shards(tmp_path / "named", named, 1)
     _, events, _ = icu.read_one(tmp_path / "named", map=own, max_stays=max_stays)
