@@ -99,8 +99,8 @@ CODE_KEYS = (
     optional("unit", "Unit of values whose row and code name none. Default: the variable's own."),
     optional(
         "read",
-        "`value` (default): a reading at its time. `held`: a rate that holds until the next row of its code in the same ICU stay; 0 ends it. "
-        "`flag`: any row means yes.",
+        "`value` (default): a reading at its time. `held`: a rate that holds until the next row of its code in the same ICU stay; 0 "
+        "ends it. `flag`: any row means yes.",
         get_args(Reading),
     ),
     optional("hours", "With `held`: hours that a rate holds at most. Default: 24."),
