@@ -10,14 +10,17 @@ from pipelines import data, meds_dev
 from pipelines.evaluate import evaluate
 from pipelines.export import export
 from pipelines.forecast import forecast
+from pipelines.gc import gc
 from pipelines.grid import grid
 from pipelines.ingest import ingest
 from pipelines.plan import plan
 from pipelines.pretrain import pretrain
 from pipelines.report import report
 from pipelines.run import run
+from pipelines.runs import runs
 from pipelines.score import score
 from pipelines.serve import serve
+from pipelines.submit import submit
 from pipelines.terminal.faults import entered
 from pipelines.terminal.usage import Group
 
@@ -44,7 +47,7 @@ def _options(
     pass
 
 
-for _command in (run, ingest, pretrain, grid, evaluate, report, score, forecast, plan, export, serve):
+for _command in (run, ingest, pretrain, grid, evaluate, report, score, forecast, plan, export, serve, submit, runs, gc):
     app.command()(_command)
 app.add_typer(data.app, name="data")
 app.add_typer(meds_dev.app, name="meds-dev")

@@ -25,7 +25,7 @@ def evaluate_trials(config: Config, debug: bool = False) -> None:
     from pipelines.scheduling.runner import ensure
     from pipelines.stages.executors import EXECUTORS
 
-    with opened(config, _evaluations, debug) as run:
+    with opened(config, _evaluations, debug, command="evaluate") as run:
         stages = _evaluations(run.experiment)
         for stage in stages:
             ensure(run.context, stage, EXECUTORS)

@@ -25,7 +25,8 @@ def grid(
 ) -> None:
     """Train and evaluate every trial of the grid, in parallel on Ray Tune, and write a table of results; no report."""
     with one_line_errors(debug):
-        run_grid(configured(config, overrides), debug, evaluates=not no_evaluation)
+        asked = configured(config, overrides, *(["--no-evaluation"] if no_evaluation else []))
+        run_grid(asked, debug, evaluates=not no_evaluation)
 
 
 def run_grid(config: Config, debug: bool = False, evaluates: bool = True) -> None:
@@ -49,7 +50,7 @@ def run_grid(config: Config, debug: bool = False, evaluates: bool = True) -> Non
     def asked(experiment: Experiment) -> list[Stage]:
         return experiment.stages if evaluates else [stage for trial in experiment.trials for stage in trial.phases]
 
-    with opened(config, asked, debug) as run:
+    with opened(config, asked, debug, command="grid") as run:
         faults = run_trials(run.context, run.experiment, EXECUTORS, evaluates)
     console.print(f"results: {write_table(config, run.experiment)}", highlight=False, markup=False)
     raise_faults(faults)
@@ -59,6 +60,7 @@ def _search(config: Config, debug: bool) -> None:
     """Run a search. Raises ConfigError before anything runs for one that cannot work, and what `run_grid` raises."""
     from dataclasses import replace
 
+    from pipelines.scheduling.attempting import SEARCH
     from pipelines.scheduling.opening import opened
     from pipelines.stages.executors import EXECUTORS
     from pipelines.trials.search_checks import check_search, search_config
@@ -67,7 +69,7 @@ def _search(config: Config, debug: bool) -> None:
     from pipelines.trials.running import raise_faults
     from pipelines.trials.searching import run_search
 
-    with opened(search_config(config), lambda experiment: experiment.stages, debug) as run:
+    with opened(search_config(config), lambda experiment: experiment.stages, debug, command=SEARCH) as run:
         faults = run_search(replace(run.context, config=config), run.experiment, EXECUTORS)
     raise_faults(faults)
 

@@ -25,7 +25,7 @@ def ingest_data(config: Config, debug: bool = False) -> None:
     from pipelines.stages.data_card import write_data_card
     from pipelines.stages.executors import EXECUTORS
 
-    with opened(config, lambda experiment: experiment.data_stages, debug, trains=False) as run:
+    with opened(config, lambda experiment: experiment.data_stages, debug, trains=False, command="ingest") as run:
         for stage in run.experiment.data_stages:
             ensure(run.context, stage, EXECUTORS)
     print_addresses(config, run.experiment.data_stages)

@@ -81,12 +81,14 @@ def predict(
 def _run(config: Config, output: str, debug: bool, wanted: Callable[[Experiment], Stage]) -> None:
     """Run a stage with its inputs and write the training's record into `output`."""
     from clinjepa.storage import Folder
+    from pipelines.graph.artifacts import content_key
     from pipelines.results.meds_dev import write_training
     from pipelines.scheduling.opening import opened
     from pipelines.scheduling.runner import ensure
     from pipelines.stages.executors import EXECUTORS
 
-    with opened(config, lambda experiment: [wanted(experiment)], debug) as run:
+    attempt = f"meds-dev-{content_key(Folder(output).address)[:8]}"  # trainings of several tasks share a storage
+    with opened(config, lambda experiment: [wanted(experiment)], debug, command=attempt) as run:
         ensure(run.context, wanted(run.experiment), EXECUTORS)
     write_training(Folder(output), config, run.experiment)
 

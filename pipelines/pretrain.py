@@ -27,7 +27,7 @@ def pretrain_first_trial(config: Config, debug: bool = False) -> None:
     config = without_axes(config)
     first = config.grid.model_copy(update={"recipes": config.grid.recipes[:1], "seeds": config.grid.seeds[:1]})
     config = config.model_copy(update={"grid": first})
-    with opened(config, lambda experiment: experiment.trials[0].phases[-1:], debug) as run:
+    with opened(config, lambda experiment: experiment.trials[0].phases[-1:], debug, command="pretrain") as run:
         phases = run.experiment.trials[0].phases
         for stage in phases:
             ensure(run.context, stage, EXECUTORS, phases[-1].depth)

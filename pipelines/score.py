@@ -41,7 +41,11 @@ def score(
 ) -> None:
     """Score new patients with a finished run, frozen: probabilities and forecasts by hour, and the whole evaluation where outcomes are."""
     with one_line_errors(debug):
-        score_patients(Scoring(run, tuple(overrides or ()), source, path, name, patients, recipe, seed, evaluation), debug)
+        from pipelines.scheduling.typed import note_typed
+
+        asked = Scoring(run, tuple(overrides or ()), source, path, name, patients, recipe, seed, evaluation)
+        note_typed(asked.words())
+        score_patients(asked, debug)
 
 
 class Scoring(NamedTuple):
@@ -56,6 +60,13 @@ class Scoring(NamedTuple):
     recipe: str | None = None
     seed: int | None = None
     evaluation: bool = True
+
+    def words(self) -> list[str]:
+        """The arguments that ask for it on a command line."""
+        options = {"--source": self.source, "--path": self.path, "--name": self.name, "--recipe": self.recipe, "--seed": self.seed}
+        given = [word for option, value in options.items() if value not in ("", None) for word in (option, str(value))]
+        given += ["--patients", self.patients] if self.patients != "all" else []
+        return [self.run, *self.overrides, *given, *([] if self.evaluation else ["--no-evaluation"])]
 
 
 def score_patients(asked: Scoring, debug: bool = False) -> None:
@@ -93,7 +104,7 @@ def score_patients(asked: Scoring, debug: bool = False) -> None:
     head = [f"The run {run.config.name}, finished and frozen, on the patients of {source.name}: nothing was trained or fitted on them."]
     if differ := settings_that_differ(source, run.config.source, asked.overrides):
         say(differ)
-    with opened(config, lambda _: stages, debug, writes_report=asked.evaluation, experiment=experiment) as scoring:
+    with opened(config, lambda _: stages, debug, writes_report=asked.evaluation, experiment=experiment, command="score") as scoring:
         for stage in stages:
             ensure(scoring.context, stage, EXECUTORS)
             if stage is shift:

@@ -73,6 +73,10 @@ class ExecutionConfig(Section):
     concurrent_gpus: float | None = Execution(None, gt=0)
     """GPUs that stages may use together; null: those of the cluster. A larger number lets an autoscaling cluster grow."""
 
+    wait_for_resources_minutes: float = Execution(30.0, ge=0)
+    """Minutes that a run waits at its start for GPUs, or a first CPU, that a joined cluster lacks and may get: from an autoscaler, or from
+    nodes that are started by hand. What no node group of the cluster can have is refused at once; 0 refuses everything that is missing."""
+
     object_store_mb: int | None = Execution(None, ge=80)
     """Size of Ray's object store in MB (2**20 bytes) in a local cluster that this run starts; null: Ray's default."""
 

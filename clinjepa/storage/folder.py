@@ -14,9 +14,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -35,6 +35,14 @@ MARK = ".clinjepa"
 """File that marks a storage folder as clinjepa's; written by `check_writable`."""
 INSIDE = ("artifacts", "runs", "ray_train")
 """The folders directly inside a storage folder."""
+
+
+class FileFacts(NamedTuple):
+    """What a listing says of a file."""
+
+    num_bytes: int
+    changed: float
+    """Time of the last change, in seconds since 1970, by the clock of the storage; 0 where it does not say."""
 
 
 class Folder:
@@ -158,6 +166,17 @@ class Folder:
             found = self.fs.find(root, detail=True)
             sizes = {path[len(root) :].lstrip("/"): int(info["size"]) for path, info in sorted(found.items()) if len(path) > len(root)}
             return {path: size for path, size in sizes.items() if not is_stray(path)}
+
+        return self._try(name, listing)
+
+    def times(self, name: str = "") -> dict[str, FileFacts]:
+        """As `files`, with the time of each file's last change. Costs one listing call."""
+
+        def listing() -> dict[str, FileFacts]:
+            root = self.path(name).rstrip("/")
+            found = self.fs.find(root, detail=True)
+            facts = {path[len(root) :].lstrip("/"): _facts(info) for path, info in sorted(found.items()) if len(path) > len(root)}
+            return {path: fact for path, fact in facts.items() if not is_stray(path)}
 
         return self._try(name, listing)
 
@@ -372,6 +391,11 @@ class Folder:
                 if fault is None:
                     raise
                 raise fault from None
+
+
+def _facts(info: Mapping[str, Any]) -> FileFacts:
+    changed = info.get("mtime", info.get("LastModified", 0.0))
+    return FileFacts(int(info["size"]), float(changed.timestamp() if hasattr(changed, "timestamp") else changed))
 
 
 def _json(value: Any) -> bytes:

@@ -17,7 +17,9 @@ import typer  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
 
 from pipelines.cli import app  # noqa: E402
+from pipelines.results.garbage import GarbageList  # noqa: E402
 from pipelines.results.plan_record import PlanRecord  # noqa: E402
+from pipelines.results.stored_runs import RunList  # noqa: E402
 from pipelines.terminal.faults import EXIT_STATUSES  # noqa: E402
 
 HEAD = """# Commands
@@ -47,6 +49,21 @@ of `ray job status ID` ("failed with exit code 2").
 
 _TYPES = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
 
+RUNS_HEAD = """
+## `clinjepa runs --json`
+Prints one JSON object, a `RunList` ([runs.md](runs.md)):
+"""
+
+GC_HEAD = """
+## `clinjepa gc --json`
+Prints one JSON object, a `GarbageList` ([runs.md](runs.md)):
+"""
+
+SUBMIT_NOTE = """
+`clinjepa submit` exits with the status of the job's command; with 1 when the command's process ended without one, 130 when the job was
+stopped or the following was interrupted, 2 when nothing was submitted.
+"""
+
 PLAN_HEAD = """
 ## `clinjepa plan --json`
 Prints one JSON object on standard output and nothing else. A configuration or source that cannot be read gives no object, one line on
@@ -59,10 +76,11 @@ def commands_page() -> str:
     """The whole page as Markdown."""
     root = typer.main.get_command(app)
     statuses = "\n".join(f"| {status} | {meaning} |" for status, meaning in EXIT_STATUSES.items())
-    parts = [HEAD, f"\n## Exit status\n| status | when |\n|---|---|\n{statuses}\n", STATUS_NOTE]
+    parts = [HEAD, f"\n## Exit status\n| status | when |\n|---|---|\n{statuses}\n", STATUS_NOTE, SUBMIT_NOTE]
     parts += [_section(name, command) for name, command in _commands("clinjepa", root)]
     parts.append(PLAN_HEAD)
     parts += [_fields(model) for model in _models(PlanRecord)]
+    parts += [RUNS_HEAD, *(_fields(model) for model in _models(RunList)), GC_HEAD, *(_fields(model) for model in _models(GarbageList))]
     return "".join(parts)
 
 

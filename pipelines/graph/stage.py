@@ -20,6 +20,10 @@ FORMAT_VERSIONS: dict[str, int] = (
 """By kind of stage. Each room's `__init__.py` holds the numbers of the artifacts that its code makes."""
 
 
+GPU_KINDS = ("sft", "phase", "embed", "shifted_actions")
+"""Kinds of stages whose workers get GPUs with `execution.use_gpu`."""
+
+
 @dataclass(eq=False)
 class Stage:
     """One unit of cluster work."""

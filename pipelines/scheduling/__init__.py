@@ -9,6 +9,10 @@
 | `local_ray` | what a start on this machine needs: patience, open files, signals |
 | `opening` | what every command that runs stages opens: checks, cluster, display of progress |
 | `preflight` | whether a run may start: checks before the cluster and on it |
+| `supply` | what a cluster has and can have; waiting for what it lacks |
+| `attempting` | the record of an attempt on a run, and waiting while `clinjepa gc` deletes |
+| `typed` | the arguments of the command line, for that record |
+| `submission`, `following` | a job on another cluster: checks, upload, its log and its end |
 | `interruptions` | SIGINT, SIGTERM and SIGHUP end a command in one way |
 | `progress` | the display of progress on standard error |
 | `locations` | local addresses made absolute when a command starts |

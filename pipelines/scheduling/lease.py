@@ -22,6 +22,10 @@ from typing import Any
 
 from clinjepa.errors import StorageError, StoreError
 from clinjepa.storage import Folder
+from clinjepa.storage.folder import FileFacts
+
+CLOCKS_DIFFER = 120.0
+"""Seconds by which the clocks of storage and machine may differ where one look must decide (`looks_held`)."""
 
 
 def _boot_id() -> str:
@@ -57,6 +61,34 @@ def _process_start(pid: int) -> str | None:
         return None
 
 
+def owner_is_gone(record: Mapping[str, Any]) -> bool:
+    """Whether the process of a lease's record has ended; False where it cannot be seen from here."""
+    here = {"host": socket.gethostname(), "boot_id": _boot_id(), "pid_namespace": _pid_namespace()}
+    if "unknown" in here.values() or any(record.get(name) != value for name, value in here.items()):
+        return False  # only a missing renewal shows that it is gone
+    return _is_gone(int(record["pid"]), record.get("process_start"))
+
+
+def looks_held(folder: Folder, facts: Mapping[str, FileFacts], now: float) -> bool:
+    """Whether a lease was renewed of late, by one look and without waiting, for a process that wants to know and not to acquire.
+
+    Args:
+        folder: The folder with the lease.
+        facts: Files of the folder `lease` in it, by name.
+        now: Time in seconds since 1970. Clocks that differ by up to `CLOCKS_DIFFER` seconds are allowed for.
+    """
+    numbers = sorted(name for name in facts if name.endswith(".json"))
+    if not numbers:
+        return False
+    try:
+        record = folder.read_json(f"lease/{numbers[-1]}")
+    except StoreError:
+        return True  # just removed or being rewritten
+    if not isinstance(record, dict) or record.get("released") or owner_is_gone(record):
+        return False
+    return now - facts[numbers[-1]].changed < 2 * float(record.get("lease_seconds", 20.0)) + CLOCKS_DIFFER
+
+
 class LeaseQueue:
     """One process's view of the lease on one folder; call `try_acquire` until it returns a lease or the work is done."""
 
@@ -68,17 +100,26 @@ class LeaseQueue:
         self._looked_at = 0.0
 
     def try_acquire(self) -> Lease | None:
+        free = self._free_number()
+        return None if free is None else self._create(free)
+
+    def is_held(self) -> bool:
+        """Whether another process holds the lease; silence counts over the looks of this queue, as for `try_acquire`."""
+        return self._free_number() is None
+
+    def _free_number(self) -> int | None:
+        """The number that the next owner would create; None while the lease is held."""
         numbers = [name for name in self.folder.names() if name.endswith(".json")]
         if not numbers:
-            return self._create(1)
+            return 1
         latest = numbers[-1]
         try:
             raw = self.folder.read_bytes(latest).decode()
             record = self.folder.read_json(latest)
         except StoreError:
             return None  # just removed or being rewritten: try again
-        if record.get("released") or self._owner_is_gone(record) or self._is_silent(latest, raw):
-            return self._create(int(latest.removesuffix(".json")) + 1)
+        if record.get("released") or owner_is_gone(record) or self._is_silent(latest, raw):
+            return int(latest.removesuffix(".json")) + 1
         return None
 
     def _create(self, number: int) -> Lease | None:
@@ -93,13 +134,6 @@ class LeaseQueue:
             self._silent_for += min(now - self._looked_at, self.lease_seconds / 4)
         self._looked_at = now
         return self._silent_for > self.lease_seconds
-
-    @staticmethod
-    def _owner_is_gone(record: Mapping[str, Any]) -> bool:
-        here = {"host": socket.gethostname(), "boot_id": _boot_id(), "pid_namespace": _pid_namespace()}
-        if "unknown" in here.values() or any(record.get(name) != value for name, value in here.items()):
-            return False  # its processes cannot be seen from here; only a missing renewal shows that it is gone
-        return _is_gone(int(record["pid"]), record.get("process_start"))
 
 
 class Lease:
@@ -126,6 +160,7 @@ class Lease:
                 "pid": pid,
                 "process_start": _process_start(pid),
                 "beat": self._beats,
+                "lease_seconds": self.lease_seconds,
                 "released": released,
             }
         ).encode()

@@ -20,12 +20,17 @@ def on_a_cluster() -> bool:
     return inside_job() or os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
 
 
+def vanishes_with_a_job(address: str) -> bool:
+    """Whether an address is a relative path, which in a job means the job's own folder."""
+    return "://" not in address and not os.path.isabs(address)
+
+
 def absolute(config: Config) -> Config:
     """`config` with absolute addresses of storage, source, label files, a local model, recipes' files and a tracker's folder.
 
     Raises ConfigError inside a job whose storage is relative, since the job's folder is deleted at its end.
     """
-    if inside_job() and "://" not in config.storage and not os.path.isabs(config.storage):
+    if inside_job() and vanishes_with_a_job(config.storage):
         raise ConfigError(
             f"storage={config.storage} is relative to the job's own folder, which vanishes with the job; "
             "give an absolute folder that every node sees, or s3://bucket/prefix"

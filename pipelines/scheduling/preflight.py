@@ -19,15 +19,15 @@ from pipelines.graph.context import RunContext
 from pipelines.graph.experiment import Experiment
 from pipelines.graph.planning import plan_experiment
 from pipelines.graph.run_record import check_run_folder
-from pipelines.graph.stage import Stage
+from pipelines.graph.stage import GPU_KINDS, Stage
 from pipelines.scheduling.locations import on_a_cluster
 from pipelines.scheduling.progress import console
+from pipelines.scheduling.supply import wait_for
 from pipelines.scheduling.trackers import check_trackers
 
 _LAYERS_MADE_HERE = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 _ENCODING = {"embed", "shifted_actions"}
 """Kinds of stages that start with one encoder worker."""
-_WITH_GPU = ("sft", "phase", *_ENCODING)
 
 
 def check_before_cluster(config: Config, trains: bool = True, writes_report: bool = False) -> Experiment:
@@ -150,36 +150,46 @@ def check_model(config: Config, experiment: Experiment) -> None:
 
 
 def check_on_cluster(context: RunContext, stages: list[Stage]) -> None:
-    """Raise ResourceError when unfinished stages need more GPUs than there are, or torch can use none of this machine's.
+    """Wait until a joined cluster has the GPUs that unfinished stages start with, and a CPU; refuse what it cannot get.
 
-    On a cluster every worker also checks its own GPU (`pipelines/stages/ray_train.py`, `latents.py`). `execution.concurrent_gpus` means
-    that the cluster will grow: then nothing is refused.
+    On a cluster every worker also checks its own GPU (`pipelines/stages/ray_train.py`, `latents.py`).
 
     Args:
         context: The connected run.
         stages: The stages that will run, with all their inputs.
+
+    Raises:
+        ResourceError: This machine has too few GPUs or torch can use none of them; or the cluster's node groups have none, or it got none
+            within `execution.wait_for_resources_minutes`.
     """
     execution = context.config.execution
-    to_do = {stage.kind for stage in stages if stage.kind in _WITH_GPU and not context.artifact(stage).is_complete()}
-    if not execution.use_gpu or not to_do or (on_a_cluster() and execution.concurrent_gpus is not None):
+    kinds = {stage.kind for stage in stages if not context.artifact(stage).is_complete()}
+    with_gpu = kinds.intersection(GPU_KINDS) if execution.use_gpu else set()
+    num_gpus = 0 if not with_gpu else 1 if with_gpu <= _ENCODING else execution.min_workers
+    if on_a_cluster():
+        needs = {"GPU": float(num_gpus)} if num_gpus else {}
+        if kinds:
+            needs["CPU"] = 1.0
+        wait_for(needs, execution.wait_for_resources_minutes, _tell)
         return
-    needed = 1 if to_do <= _ENCODING else execution.min_workers
-    there = _num_gpus()
-    if there < needed:
-        asks = "one encoder worker" if to_do <= _ENCODING else "execution.num_workers"
-        raise ResourceError(
-            f"execution.use_gpu=true: {needed} GPUs are needed ({asks}), "
-            f"{'the cluster' if on_a_cluster() else 'this machine'} has {there}; add GPU nodes, lower execution.num_workers, "
-            "or set execution.use_gpu=false; if the cluster will grow, set execution.concurrent_gpus to what it may have"
-        )
-    if not on_a_cluster():
-        from clinjepa.curriculum.workers.dist import require_gpu
-
-        require_gpu()
+    if num_gpus:
+        _check_gpus_here(num_gpus, "one encoder worker" if with_gpu <= _ENCODING else "execution.num_workers")
 
 
-def _num_gpus() -> int:
-    """GPUs of the connected cluster."""
+def _check_gpus_here(needed: int, asks: str) -> None:
+    """Raise ResourceError where this machine has fewer GPUs, or torch can use none."""
     import ray  # here, so that `clinjepa plan` does not wait for the import
 
-    return int(ray.cluster_resources().get("GPU", 0))
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if there < needed:
+        raise ResourceError(
+            f"execution.use_gpu=true: {needed} GPUs are needed ({asks}), this machine has {there}; lower execution.num_workers, "
+            "or set execution.use_gpu=false"
+        )
+    from clinjepa.curriculum.workers.dist import require_gpu
+
+    require_gpu()
+
+
+def _tell(line: str) -> None:
+    console.print(line, highlight=False, markup=False)

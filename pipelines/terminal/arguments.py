@@ -18,14 +18,17 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Overrides, for example curriculum.num_steps=100 storage=s3://bucket/prefix."),
 ]
+StorageAddress = Annotated[str, typer.Argument(metavar="STORAGE", help="What storage=… was: a folder or s3://bucket/prefix.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")]
 
 
-def configured(config: str, overrides: list[str] | None) -> Config:
-    """The validated configuration, with absolute local addresses. Raises ConfigError."""
+def configured(config: str, overrides: list[str] | None, *options: str) -> Config:
+    """The validated configuration, with absolute local addresses. options: what else was typed. Raises ConfigError."""
     from clinjepa.config import load_config
     from pipelines.scheduling.locations import absolute
+    from pipelines.scheduling.typed import note_typed
 
+    note_typed([config, *(overrides or ()), *options])
     return absolute(load_config(config, overrides))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 COMMANDS = {
     "run": "run", "ingest": "ingest", "plan": "plan", "pretrain": "pretrain", "evaluate": "evaluate", "grid": "grid", "report": "report",
-    "export": "export", "data": "data", "audit": "data audit", "show": "data show", "meds_dev": "meds-dev",
+    "export": "export", "submit": "submit", "runs": "runs", "gc": "gc", "data": "data", "audit": "data audit", "show": "data show", "meds_dev": "meds-dev",
 }  # fmt: skip
 
 

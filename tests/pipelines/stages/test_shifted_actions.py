@@ -242,8 +242,8 @@ def test_recipes_with_one_encoder_share_the_stage(tmp_path: Path) -> None:
 
 
 def test_the_stage_needs_a_gpu_where_a_latent_store_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "on_a_cluster", lambda: True)
-    monkeypatch.setattr(preflight, "_num_gpus", lambda: 0)
+    monkeypatch.setattr(preflight, "on_a_cluster", lambda: False)
+    monkeypatch.setattr("ray.cluster_resources", dict)
     raw = with_doses(str(tmp_path)).model_dump(mode="json")
     raw["execution"]["use_gpu"] = True
     unfinished = SimpleNamespace(is_complete=lambda: False)

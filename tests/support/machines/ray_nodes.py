@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -13,6 +14,9 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
 from tests.conftest import free_port_block
 from tests.support.machines.cli import environment
@@ -24,6 +28,18 @@ _SETTINGS = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_worker_niceness": "0",
 }
+
+
+_JOIN = "import sys, time, ray\nfrom ray._raylet import GcsClient\nray.init(address=sys.argv[1], logging_level='error')\n"
+_COMMANDS = (
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+    "cluster_synced_files",
+)
 
 
 class Node:
@@ -56,8 +72,14 @@ class Node:
 class RayNodes:
     """A cluster of such nodes; use as a context."""
 
-    def __init__(self, head_cpus: int = 1, env: Mapping[str, str] | None = None) -> None:
-        """env: more variables of the environment of every node and of the drivers."""
+    def __init__(self, head_cpus: int = 1, env: Mapping[str, str] | None = None, groups: Mapping[str, Any] | None = None) -> None:
+        """A cluster that is not started yet.
+
+        Args:
+            head_cpus: Logical CPUs of the head.
+            env: More variables of the environment of every node and of the drivers.
+            groups: Node types of Ray's autoscaler, which then starts nodes on this machine by itself; None: no autoscaler.
+        """
         self._scratch = Path(tempfile.mkdtemp(prefix="clj-"))  # short: Ray puts sockets below it
         token = self._scratch / "token"
         token.write_text(secrets.token_hex(32))
@@ -66,6 +88,7 @@ class RayNodes:
         self.env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **_SETTINGS, **(env or {}))
         self._nodes: list[Node] = []
         self._head_cpus = head_cpus
+        self._groups = groups
 
     @property
     def address(self) -> str:
@@ -73,6 +96,8 @@ class RayNodes:
 
     def __enter__(self) -> RayNodes:
         head = ["--head", f"--port={self.port}", "--include-dashboard=false", f"--ray-client-server-port={self.port + 2}"]
+        if self._groups is not None:
+            head.append(f"--autoscaling-config={self._autoscaling()}")
         self.head = self._start(head, self._head_cpus)
         deadline = time.monotonic() + 180
         while self.head.process.poll() is None and time.monotonic() < deadline:
@@ -110,11 +135,51 @@ class RayNodes:
         if not said.startswith("(True"):
             raise RuntimeError(said)
 
-    def _ask(self, code: str, argument: str) -> str:
+    def ask(self, code: str, timeout: float = 90) -> str:
         """What a driver prints that has joined the cluster and runs this code."""
-        code = "import sys, time, ray\nfrom ray._raylet import GcsClient\nray.init(address=sys.argv[1], logging_level='error')\n" + code
-        command = [sys.executable, "-c", code, self.address, argument]
-        done = subprocess.run(command, env=self.env, text=True, capture_output=True, timeout=90)
+        return self._ask(code, "", timeout)
+
+    def asking(self, code: str) -> subprocess.Popen[str]:
+        """Such a driver while it runs."""
+        command = [sys.executable, "-c", _JOIN + code, self.address, ""]
+        return subprocess.Popen(command, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def _autoscaling(self) -> Path:
+        """The file of Ray's own provider of nodes on one machine, for its autoscaler."""
+        self.env |= {
+            "RAY_FAKE_CLUSTER": "1",
+            "RAY_enable_autoscaler_v2": "1",
+            "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        }
+        head = {FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": self._head_cpus}, "node_config": {}, "max_workers": 0}}
+        provider = {
+            "type": "fake_multinode",
+            "launch_multiple": True,
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "gcs_address": self.address,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        }
+        empty: dict[str, Any] = dict.fromkeys(("auth", "docker", "file_mounts"), {}) | dict.fromkeys(_COMMANDS, [])
+        config = empty | {
+            "cluster_name": "fake",
+            "max_workers": 8,
+            "provider": provider,
+            "available_node_types": head | dict(self._groups or {}),
+            "head_node_type": FAKE_HEAD_NODE_TYPE,
+            "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 1.0,
+        }
+        path = self._scratch / "autoscaling.yaml"
+        path.write_text(json.dumps(config))
+        return path
+
+    def _ask(self, code: str, argument: str, timeout: float = 90) -> str:
+        """What a driver prints that has joined the cluster and runs this code."""
+        command = [sys.executable, "-c", _JOIN + code, self.address, argument]
+        done = subprocess.run(command, env=self.env, text=True, capture_output=True, timeout=timeout)
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
         return done.stdout.strip()
