@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from clinjepa.errors import StoreError
@@ -96,11 +97,14 @@ class StorageInventory:
 
     def of_key(self, key: str) -> list[StoredArtifact]:
         """The artifacts of a key, whose kind a manifest's inputs do not name."""
-        if not hasattr(self, "_by_key"):
-            self._by_key: dict[str, list[StoredArtifact]] = {}
-            for each in self.artifacts.values():
-                self._by_key.setdefault(each.key, []).append(each)
         return self._by_key.get(key, [])
+
+    @cached_property
+    def _by_key(self) -> dict[str, list[StoredArtifact]]:
+        found: dict[str, list[StoredArtifact]] = {}
+        for each in self.artifacts.values():
+            found.setdefault(each.key, []).append(each)
+        return found
 
     def closure(self, names: Iterable[str]) -> set[str]:
         """Those artifacts, and by their manifests all that they were made from, as far as it is there."""

@@ -24,6 +24,9 @@ from clinjepa.errors import StorageError, StoreError
 from clinjepa.storage import Folder
 from clinjepa.storage.folder import FileFacts
 
+_LONGEST_LEASE = 3600.0
+"""Seconds after which a lease that was not renewed is not looked into; a storage holds one for every stage that ever ran."""
+
 CLOCKS_DIFFER = 120.0
 """Seconds by which the clocks of storage and machine may differ where one look must decide (`looks_held`)."""
 
@@ -78,7 +81,7 @@ def looks_held(folder: Folder, facts: Mapping[str, FileFacts], now: float) -> bo
         now: Time in seconds since 1970. Clocks that differ by up to `CLOCKS_DIFFER` seconds are allowed for.
     """
     numbers = sorted(name for name in facts if name.endswith(".json"))
-    if not numbers:
+    if not numbers or now - facts[numbers[-1]].changed > _LONGEST_LEASE:
         return False
     try:
         record = folder.read_json(f"lease/{numbers[-1]}")

@@ -59,8 +59,8 @@ def opened(
     with attempted(config, command, stages) as record:
         say_what_is_reused(config, stages)
         with ray_session(config, debug) as context:
-            record.joined(context.run_id)
             check_on_cluster(context, stages)
+            record.joined(context.run_id)
             with watch(context.coordinator, config.execution.progress):
                 yield OpenRun(context, experiment)
 

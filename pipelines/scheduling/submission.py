@@ -228,7 +228,7 @@ def _python_of(client: Any) -> str | None:
     """Python `major.minor` of the head's raylet, by its command line; None where the dashboard does not tell it."""
     with contextlib.suppress(Exception):  # no public interface tells it
         nodes = client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
-        lines = [" ".join(map(str, node.get("raylet", {}).get("cmdline", node.get("cmdline", [])))) for node in nodes]
+        lines = [" ".join(map(str, node.get("cmdline", []))) for node in nodes]
         found = {match[1] for line in lines if (match := re.search(r"python(3\.\d+)", line))}
         return found.pop() if len(found) == 1 else None
     return None

@@ -9,7 +9,8 @@ import pytest
 
 COMMANDS = {
     "run": "run", "ingest": "ingest", "plan": "plan", "pretrain": "pretrain", "evaluate": "evaluate", "grid": "grid", "report": "report",
-    "export": "export", "submit": "submit", "runs": "runs", "gc": "gc", "data": "data", "audit": "data audit", "show": "data show", "meds_dev": "meds-dev",
+    "export": "export", "data": "data", "audit": "data audit", "show": "data show", "meds_dev": "meds-dev", "submit": "submit",
+    "runs": "runs", "gc": "gc",
 }  # fmt: skip
 
 

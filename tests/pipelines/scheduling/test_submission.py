@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -177,28 +179,20 @@ def made(monkeypatch: pytest.MonkeyPatch, version: str, nodes: list[Any] | BaseE
     monkeypatch.setattr(submission.socket, "create_connection", lambda *_, **__: SimpleNamespace(close=lambda: None))
     monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", client)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(ConfigError) if version != ray.__version__ else _nothing():
+    with pytest.raises(ConfigError) if version != ray.__version__ else contextlib.nullcontext():
         connected("http://head:8265")
     assert seen == [None], "Ray would take RAY_ADDRESS instead of --address"
     assert os.environ["RAY_ADDRESS"] == "10.0.0.1:6379"
 
 
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()
-
-
 def test_another_version_of_ray_or_python_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
-    made(monkeypatch, ray.__version__, [{"raylet": {"cmdline": [f"/venv/lib/python{own}/site-packages/ray/raylet"]}}])
+    made(monkeypatch, ray.__version__, [{"cmdline": [f"/venv/lib/python{own}/site-packages/ray/raylet"]}])
     made(monkeypatch, ray.__version__, [])
     made(monkeypatch, "2.40.0", [])
     with pytest.raises(ConfigError, match=rf"http://head:8265 runs Ray 2.40.0, this machine has {ray.__version__}"):
         connected("http://head:8265")
-    other = [{"raylet": {"cmdline": ["/venv/lib/python3.9/site-packages/ray/raylet"]}}]
+    other = [{"cmdline": ["/venv/lib/python3.9/site-packages/ray/raylet"]}]
     client = SimpleNamespace(
         _server_ray_version=ray.__version__,
         _do_request=lambda *_: SimpleNamespace(json=lambda: {"data": {"summary": other}}),

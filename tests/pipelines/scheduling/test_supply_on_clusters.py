@@ -24,10 +24,9 @@ def waited(needs, minutes):
 GPU_TASK = "print('ran on', ray.get(ray.remote(num_gpus=1)(lambda: ray.get_runtime_context().get_assigned_resources()).remote()))\n"
 GROUPS = """
 from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
-from ray._raylet import InnerGcsClient
 group = NodeGroupConfig(resources={"CPU": 4, "GPU": 2}, min_count=0, max_count=3, name="gpu")
 client = GcsClient(address=ray.get_runtime_context().gcs_address)
-getattr(client, "_inner", client).report_cluster_config(ClusterConfig(node_group_configs=[group]).SerializeToString())
+client.report_cluster_config(ClusterConfig(node_group_configs=[group]).SerializeToString())
 """
 
 
