@@ -191,7 +191,7 @@ def _refuse_impossible(supply: Supply, names: Needs, needs: Needs) -> None:
 
 def _state(supply: Supply) -> str:
     if supply.num_coming:
-        return f" and starts {supply.num_coming} nodes"
+        return f" and starts {supply.num_coming} {'node' if supply.num_coming == 1 else 'nodes'}"
     if supply.refusal:
         return f", and its provider refused a node: {supply.refusal}"
     return "" if supply.is_autoscaled else ", and nothing is known to start nodes by itself: start some, or end this command"

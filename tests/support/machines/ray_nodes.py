@@ -155,7 +155,8 @@ class RayNodes:
         }
         head = {FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": self._head_cpus}, "node_config": {}, "max_workers": 0}}
         provider = {
-            "type": "fake_multinode",
+            "type": "external",  # by its own name it would read a file that Ray's wheel lacks
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "launch_multiple": True,
             "head_node_id": FAKE_HEAD_NODE_ID,
             "gcs_address": self.address,
