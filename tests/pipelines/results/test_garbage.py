@@ -183,11 +183,12 @@ def test_an_interrupted_deletion_leaves_no_artifact_without_its_files(tmp_path: 
     storage = Folder(tmp_path)
     first, second = two_runs(str(tmp_path))
     shutil.rmtree(tmp_path / "runs/first")
-    removed, remove = [], Folder.remove
+    folders, remove = [], Folder.remove
 
     def dies(folder: Folder, name: str = "") -> None:
-        removed.append(name)
-        if len(removed) == 4:  # the folder of the second artifact
+        folders.extend([folder] if not name else [])
+        if len(folders) == 2:
+            remove(folder, "content.bin")
             raise KeyboardInterrupt
         remove(folder, name)
 
