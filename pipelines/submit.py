@@ -21,13 +21,15 @@ def submit(
         typer.Argument(metavar="KEY=VALUE", help="Overrides; after `--` also options of the command, for example -- --source clif."),
     ] = None,
     address: Annotated[str, typer.Option(help="The cluster's dashboard, http://host:8265.")] = "http://127.0.0.1:8265",
-    command: Annotated[JobCommand, typer.Option(help="The command that the job runs.")] = "run",
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job's log to its end; else print the job's id.")] = True,
+    command: Annotated[
+        JobCommand, typer.Option(help="The command that the job runs: run, grid, ingest, pretrain, evaluate, report or score.")
+    ] = "run",
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id on standard output and do not follow its log.")] = False,
     debug: Debug = False,
 ) -> None:
     """Send code and configurations to a Ray cluster, run a command there and follow it; Ctrl-C ends the following, not the job."""
     with one_line_errors(debug):
-        status = submit_job(config, tuple(arguments or ()), address, command, wait)
+        status = submit_job(config, tuple(arguments or ()), address, command, not no_wait)
     if status:
         raise typer.Exit(status)
 

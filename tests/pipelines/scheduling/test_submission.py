@@ -250,3 +250,19 @@ def test_the_command_refuses_before_it_asks_the_cluster() -> None:
     assert said.returncode == 2 and "would be a folder of the job" in " ".join(said.stdout.split())
     said = call_here("submit", CONFIG, "--address", "http://127.0.0.1:9", "storage=/everywhere", "execution.num_worker=3")
     assert said.returncode == 2 and "unknown key" in said.stdout
+
+
+def test_options_of_the_command_are_given_after_two_dashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def noted(client: object, request: JobRequest) -> str:
+        asked.append(request.entrypoint)
+        return "job"
+
+    monkeypatch.setattr(submission, "connected", lambda _: None)
+    monkeypatch.setattr(submission, "submitted", noted)
+    done = call_here("submit", "/s/runs/demo", "--command", "score", "--no-wait", "--", "--source", "clif", "source.time_zone=UTC")
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "job"
+    assert asked == ["python -m pipelines.score /s/runs/demo --source clif source.time_zone=UTC"]
+    call_here("submit", CONFIG, "--command", "grid", "--no-wait", "storage=/everywhere", "--", "--no-evaluation")
+    assert asked[1] == f"python -m pipelines.grid {CONFIG} storage=/everywhere --no-evaluation"
