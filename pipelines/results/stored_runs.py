@@ -88,7 +88,7 @@ def stored_runs(storage: Folder, now: float | None = None) -> RunList:
     users = Counter(name for run in inventory.runs.values() for name in inventory.closure(run.named) | needs[run.name])
     entries = [_entry(inventory, run, needs[run.name], users, now) for run in inventory.runs.values()]
     entries.sort(key=lambda entry: entry.started or entry.ended or "", reverse=True)
-    size = sum(each.num_bytes for each in (*inventory.artifacts.values(), *inventory.runs.values()))
+    size = sum(each.num_bytes for each in inventory.artifacts.values()) + sum(run.num_bytes for run in inventory.runs.values())
     return RunList(schema_version=RUNS_SCHEMA_VERSION, storage=storage.address, runs=entries, num_bytes=size)
 
 

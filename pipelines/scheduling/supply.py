@@ -92,7 +92,7 @@ def _limits() -> Needs | None:
 def _with_autoscaler(there: Needs, limits: Needs | None) -> Supply:
     import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, its stub lacks it
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]  # generated, without types
 
     reply = GetClusterStatusReply()
     reply.ParseFromString(GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=10))
