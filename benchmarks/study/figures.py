@@ -80,6 +80,7 @@ def _geometry(of: dict[str, Any]) -> dict[str, Any]:
     names = ("cohort", "num_pairs", "ratio", "plain_ratio", "mean_displacement_ratio", "farther_share", "p_length", "reason", "space")
     return {name: of[name] for name in names if name in of} | {
         "cohorts": {
-            name: {key: cohort.get(key) for key in ("ratio", "farther_share", "num_pairs")} for name, cohort in of["cohorts"].items()
+            name: {key: cohort.get(key) for key in ("ratio", "farther_share", "num_pairs")}
+            for name, cohort in of.get("cohorts", {}).items()
         }
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from clinjepa.report.document import build_report
 from pipelines.graph.experiment import build_experiment
 from tests.report.test_comparison import predictions
 from tests.support.data.report_results import results
-from tests.support.machines.cli import ROOT
+from tests.support.machines.cli import ROOT, environment
 
 EVERY = parts(DECODED[1])
 
@@ -122,3 +124,15 @@ def test_the_small_form_runs_the_configuration_of_the_study(tmp_path: Path, monk
     config = configured(MINIATURE, tmp_path, SMALL)
     assert config.source.kind == "simulator" and config.split.fractions == (0.5, 0.1, 0.4)
     assert len(build_experiment(config, "content").trials) == 3
+
+
+@pytest.mark.long
+def test_the_study_in_miniature_goes_from_nothing_to_its_figures() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.study", "--quick"], cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=1800
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])["details"]["parts"]["miniature"]
+    assert set(found["roundtrip"]) == {"clin_jepa", "decode_frozen", "untrained"} and found["drift"]["untrained"]["6"]["horizons"]
+    assert set(found["auroc"]["hypotension_8h"]) >= {"lightgbm", "decode_frozen · linear"}
+    assert "### miniature" in page_of({"miniature": found})
