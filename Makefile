@@ -85,6 +85,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed locks/dev.txt
 	@touch $@
 
 # After a change of constraints.txt or of the dependencies in pyproject.toml. Needs uv (pip install uv) and a package index.
+# Not locks/torch_cpu.txt, whose one wheel is on another index: `pip download --no-deps` and `pip hash` give its line.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
 	--custom-compile-command 'make lock' --constraints constraints.txt pyproject.toml
 NAMES = sed -n 's/^\([a-z0-9._-]*\)==.*/\1/p'
@@ -96,10 +97,11 @@ lock:
 	others=$$(grep -vxF "$$torch" <<< "$$runtime"); \
 	$(COMPILE) -o locks/torch.txt $$($(WITHOUT) <<< "$$others") > /dev/null; \
 	$(COMPILE) -o locks/packages.txt $$($(WITHOUT) <<< "$$torch") > /dev/null; \
+	$(COMPILE) -o locks/launcher.txt --extra launcher $$($(WITHOUT) <<< "$$runtime") > /dev/null; \
 	$(COMPILE) -o locks/dev.txt --extra dev --extra search --extra trackers $$($(WITHOUT) <<< "$$runtime") > /dev/null
 
 # Known faults of the locked packages. Asks the advisory database of the Python Packaging Authority, so it needs the network.
 audit:
 	$(PYTHON) -m venv $(VENV)-audit
 	$(VENV)-audit/bin/python -m pip install --disable-pip-version-check --quiet pip-audit
-	$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes -r locks/packages.txt -r locks/torch.txt -r locks/dev.txt
+	$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes -r locks/packages.txt -r locks/torch.txt -r locks/launcher.txt -r locks/dev.txt

@@ -11,7 +11,12 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "cluster/README.md": "cluster.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "cluster/README.md": "cluster_files.md",
+}
 """Path in the repository -> page of the site, for what lies outside `docs/`."""
 
 _SOURCES = {page: source for source, page in PAGES.items()}

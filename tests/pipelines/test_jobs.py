@@ -43,7 +43,7 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A real head node with token authentication, as `cluster/README.md` tells a user to start it."""
+    """A real head node with token authentication, as `docs/cluster.md` tells a user to start it."""
     folder = tmp_path_factory.mktemp("ray")
     token = folder / "token"
     token.write_text(secrets.token_hex(32))

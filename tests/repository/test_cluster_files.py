@@ -1,40 +1,41 @@
-"""The files in cluster/ fit the schemas of what reads them, are locked, pinned to one Ray version, and hold no secret."""
+"""The files in cluster/ fit the schemas of what reads them, are locked, and pinned to one Ray version."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
 import re
 import shlex
-from collections.abc import Iterator
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.autoscaler._private.util import prepare_config, validate_config
 
 from clinjepa.config import load_config
+from tests.support.machines.cli import ROOT
+from tests.support.machines.manifests import FOLDERS, KUBERNETES, RAY_KINDS, Manifest, cluster_spec, documents, render
 
-ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
-FILES = sorted(path for path in CLUSTER.iterdir() if path.is_file())
-KUBERAY = ("rayjob.yaml", "raycluster.yaml")
+LAUNCHERS = ("aws.yaml", "gcp.yaml")
+FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file() and path.suffix != ".pyc")
+NOT_KUBERNETES = {"kustomization.yaml", "eksctl.yaml", "operator_values.yaml"}
+MANIFESTS = [path for path in KUBERNETES.rglob("*.yaml") if path.name not in NOT_KUBERNETES]
+RAY_FILES = [path for path in MANIFESTS if any(each["kind"] in RAY_KINDS for each in documents(path))]
+SCHEMA = json.loads(Path(__file__).with_name("kubernetes_fields.json").read_text(encoding="utf-8"))
 
 
-def load(name: str) -> dict[str, Any]:
+def named(path: Path) -> str:
+    return str(path.relative_to(CLUSTER))
+
+
+def launcher(name: str) -> dict[str, Any]:
     return yaml.safe_load((CLUSTER / name).read_text(encoding="utf-8"))
-
-
-def cluster_spec(name: str) -> dict[str, Any]:
-    spec = load(name)["spec"]
-    return spec.get("rayClusterSpec", spec)
-
-
-def pod_specs(name: str) -> Iterator[dict[str, Any]]:
-    spec = cluster_spec(name)
-    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
-        yield group["template"]["spec"]
 
 
 def pinned_ray() -> str:
@@ -43,89 +44,289 @@ def pinned_ray() -> str:
     return found[1]
 
 
-def test_aws_file_fits_the_schema_of_rays_launcher() -> None:
-    ray = importlib.util.find_spec("ray")
-    assert ray and ray.origin
-    schema = json.loads((Path(ray.origin).parent / "autoscaler" / "ray-schema.json").read_text(encoding="utf-8"))
-    jsonschema.validate(load("aws.yaml"), schema)
+def check_fields(manifest: Manifest) -> None:
+    """Against the definition of its kind alone, so that the message names the field."""
+    kind = manifest["kind"]
+    assert {"$ref": f"#/$defs/{kind}"} in SCHEMA["oneOf"], f"no fields of {kind} are known"
+    jsonschema.validate(manifest, {"$defs": SCHEMA["$defs"], "$ref": f"#/$defs/{kind}"})
 
 
-@pytest.mark.parametrize("name", KUBERAY)
-def test_kubernetes_file_fits_the_fields_of_kuberay(name: str) -> None:
-    schema = json.loads(Path(__file__).with_name("kuberay_fields.json").read_text(encoding="utf-8"))
-    jsonschema.validate(load(name), schema)
+def test_there_are_manifests_and_overlays_to_check() -> None:
+    assert len(RAY_FILES) == 3 and len(MANIFESTS) >= 12 and len(FOLDERS) >= 16
 
 
-@pytest.mark.parametrize("name", KUBERAY)
-def test_kubernetes_cluster_has_the_pinned_ray_version(name: str) -> None:
-    assert cluster_spec(name)["rayVersion"] == pinned_ray()
+@pytest.mark.parametrize("path", MANIFESTS, ids=named)
+def test_every_kubernetes_file_has_known_fields_only(path: Path) -> None:
+    for manifest in documents(path):
+        check_fields(manifest)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=named)
+def test_every_overlay_renders_and_has_known_fields_only(folder: Path) -> None:
+    manifests = render(folder)
+    assert manifests
+    for manifest in manifests:
+        check_fields(manifest)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+@pytest.mark.parametrize("folder", FOLDERS, ids=named)
+def test_kubectl_renders_the_same(folder: Path) -> None:
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+    def sorted_by_name(manifests: list[Manifest]) -> list[Manifest]:
+        return sorted(manifests, key=lambda each: (each["kind"], each["metadata"]["name"]))
+
+    assert sorted_by_name([each for each in yaml.safe_load_all(done.stdout) if each]) == sorted_by_name(render(folder))
+
+
+def test_kueue_turns_the_grid_into_a_job_that_it_can_admit(tmp_path: Path) -> None:
+    """Kueue counts fixed nodes: no autoscaler, and one node of GPUs at once."""
+    for overlay in ("eks", "gke"):
+        folder = KUBERNETES / "overlays" / overlay / "grid"
+        rules = {"kind": "Kustomization", "resources": [str(folder)], "components": [str(KUBERNETES / "components" / "kueue")]}
+        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(rules))
+        (job,) = render(tmp_path)
+        check_fields(job)
+        groups = {group["groupName"]: group["replicas"] for group in cluster_spec(job)["workerGroupSpecs"]}
+        assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] and job["spec"]["suspend"]
+        assert not cluster_spec(job)["enableInTreeAutoscaling"] and groups == {"driver": 1, "cpu": 1, "gpu-spot": 0, "gpu-on-demand": 1}
+
+
+@pytest.mark.parametrize("path", RAY_FILES, ids=named)
+def test_rays_autoscaler_reads_the_groups_as_meant(path: Path) -> None:
+    """By the code that turns the custom resource into node types inside the head."""
+    (manifest,) = documents(path)
+    custom_resource = {"metadata": {"name": "clinjepa", "namespace": "clinjepa"}, "spec": cluster_spec(manifest)}
+    read = _derive_autoscaling_config_from_ray_cr(custom_resource)["available_node_types"]
+    assert read["headgroup"]["resources"]["CPU"] == 0 and read["headgroup"]["resources"]["GPU"] == 0
+    assert read["driver"]["resources"]["driver"] == 2 and read["driver"]["resources"]["CPU"] == 0
+    assert read["cpu"]["min_workers"] == 0 and read["cpu"]["resources"]["CPU"] == 28 and not read["cpu"]["resources"].get("GPU")
+    for market, priority in (("spot", 10), ("on-demand", 1)):
+        group = read[f"gpu-{market}"]
+        assert (group["min_workers"], group["resources"]["GPU"], group["priority"]) == (0, 8, priority)
+        assert group["labels"] == {"ray.io/market-type": market, "ray.io/accelerator-type": "H100"}
+
+
+@pytest.mark.parametrize("path", RAY_FILES, ids=named)
+def test_kubernetes_clusters_have_the_pinned_ray_version(path: Path) -> None:
+    assert [cluster_spec(each)["rayVersion"] for each in documents(path)] == [pinned_ray()]
+
+
+def test_grid_scoring_and_standing_cluster_have_the_same_pods() -> None:
+    """Apart from the number of drivers at rest and the place of the head's database."""
+    specs = [cluster_spec(documents(path)[0]) for path in RAY_FILES]
+    for spec in specs:
+        spec["workerGroupSpecs"][0] |= {"replicas": 0, "minReplicas": 0}
+        head = spec["headGroupSpec"]["template"]["spec"]
+        (gcs,) = [volume for volume in head["volumes"] if volume["name"] == "gcs"]
+        head["volumes"].remove(gcs)
+    assert specs[0] == specs[1] == specs[2]
+
+
+def test_the_head_of_the_standing_cluster_keeps_its_database() -> None:
+    for path in RAY_FILES:
+        (manifest,) = documents(path)
+        head = cluster_spec(manifest)["headGroupSpec"]["template"]["spec"]
+        variables = {each["name"]: each.get("value") for each in head["containers"][0]["env"]}
+        (gcs,) = [volume for volume in head["volumes"] if volume["name"] == "gcs"]
+        (mount,) = [mount for mount in head["containers"][0]["volumeMounts"] if mount["name"] == "gcs"]
+        assert variables["RAY_gcs_storage"] == "rocksdb" and variables["RAY_gcs_storage_path"].startswith(mount["mountPath"])
+        assert ("persistentVolumeClaim" in gcs) == (manifest["kind"] == "RayCluster")
+
+
+def test_retries_of_the_work_are_set_in_one_place() -> None:
+    for path in RAY_FILES:
+        (manifest,) = documents(path)
+        if manifest["kind"] != "RayCluster":
+            spec = manifest["spec"].get("jobTemplate", manifest["spec"])
+            assert spec["backoffLimit"] > 0 and "shutdownAfterJobFinishes" not in spec
+        for group in cluster_spec(manifest)["workerGroupSpecs"]:
+            assert group["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_a_failed_cluster_keeps_its_head_and_no_worker() -> None:
+    (job,) = documents(KUBERNETES / "base" / "grid" / "rayjob.yaml")
+    rules = {
+        (each["condition"]["jobStatus"], each["policy"]): each["condition"]["ttlSeconds"]
+        for each in job["spec"]["deletionStrategy"]["deletionRules"]
+    }
+    assert rules[("FAILED", "DeleteWorkers")] < 600 < 3600 < rules[("FAILED", "DeleteCluster")]
+    assert rules[("SUCCEEDED", "DeleteCluster")] < 600
+
+
+def entrypoints() -> list[tuple[str, list[str]]]:
+    """Of all bases and overlays."""
+    found = []
+    for folder in FOLDERS:
+        for manifest in render(folder):
+            if manifest["kind"] in ("RayJob", "RayCronJob"):
+                spec = manifest["spec"].get("jobTemplate", manifest["spec"])
+                found.append((named(folder), shlex.split(spec["entrypoint"])))
+    return found
+
+
+@pytest.mark.parametrize(("where", "words"), entrypoints())
+def test_entrypoints_count_on_what_the_groups_may_have(where: str, words: list[str]) -> None:
+    """Without that a run refuses a cluster whose groups are still empty."""
+    overrides = [word for word in words if re.match(r"execution\.\w+=", word)]
+    config = load_config(ROOT / "configs" / "mimic_iv_qwen3_8b.yaml", overrides)
+    (manifest,) = documents(RAY_FILES[0])
+    groups = cluster_spec(manifest)["workerGroupSpecs"]
+    read = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "c", "namespace": "c"}, "spec": cluster_spec(manifest)})
+    types = read["available_node_types"]
+    most = {name: sum(types[g["groupName"]]["resources"].get(name, 0) * g["maxReplicas"] for g in groups) for name in ("CPU", "GPU")}
+    assert config.execution.use_gpu and config.execution.concurrent_gpus and config.execution.concurrent_cpus
+    assert config.execution.concurrent_gpus <= most["GPU"] and config.execution.concurrent_cpus <= most["CPU"]
+    assert config.execution.start_timeout_seconds >= 600, "nodes need minutes to come"
+    node = types["gpu-spot"]["resources"]
+    assert config.execution.max_workers * (config.execution.cpus_per_worker + config.execution.data_cpus) <= node["CPU"]
+    assert config.execution.max_workers <= node["GPU"], "a training fits into one node"
+
+
+def test_the_grids_command_runs_a_configuration_that_loads() -> None:
+    for where, words in entrypoints():
+        python, flag, module, path, *overrides = words
+        assert (python, flag) == ("python", "-m") and (ROOT / f"{module.replace('.', '/')}.py").is_file(), where
+        if module == "pipelines.run":
+            config = load_config(ROOT / Path(path).relative_to("/app"), overrides)
+            assert config.storage.startswith(("s3://", "/shared/")), where
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_launcher_file_is_accepted_by_rays_launcher(name: str) -> None:
+    """`ray up` merges its defaults, then compares with its schema."""
+    prepared = prepare_config(launcher(name))
+    validate_config(prepared)
+    assert prepared["setup_commands"] == prepared["head_setup_commands"] == prepared["worker_setup_commands"] == []
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_launched_groups_start_from_none_spot_first(name: str) -> None:
+    file = launcher(name)
+    types = file["available_node_types"]
+    assert file["head_node_type"] == "head" and types["head"]["resources"] == {"CPU": 0, "GPU": 0}
+    workers = {kind: each for kind, each in types.items() if kind != "head"}
+    assert all(each["min_workers"] == 0 < each["max_workers"] for each in workers.values())
+    assert sum(each["max_workers"] for each in workers.values()) == file["max_workers"]
+
+    def is_spot(node: Manifest) -> bool:
+        return (
+            node.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
+            or node.get("scheduling", {}).get("provisioningModel") == "SPOT"
+        )
+
+    assert {kind for kind, each in types.items() if is_spot(each["node_config"])} == {"gpu_spot"}
+    assert all((each["labels"]["ray.io/market-type"] == "spot") == (kind == "gpu_spot") for kind, each in types.items())
+    assert types["gpu_spot"]["priority"] > types["gpu_on_demand"]["priority"]
 
 
 def test_image_has_the_pinned_ray_version() -> None:
     assert f"ARG RAY_VERSION={pinned_ray()}\n" in (CLUSTER / "Containerfile").read_text(encoding="utf-8")
 
 
+def test_image_starts_from_a_digest_that_is_given() -> None:
+    """No default: a digest that nobody checked is worse than none."""
+    text = (CLUSTER / "Containerfile").read_text(encoding="utf-8")
+    assert re.findall(r"^ARG BASE(.*)$", text, re.MULTILINE) == ["", ""] and re.findall(r"^FROM (.+)$", text, re.MULTILINE) == ["${BASE}"]
+    (check,) = re.findall(r"^RUN (case \"\$\{BASE\}\".*)$", text, re.MULTILINE)
+    for base, status in (("python:3.11-slim", 1), ("python@sha256:" + 64 * "0", 0)):
+        assert subprocess.run(["sh", "-c", check], env={"BASE": base}, capture_output=True).returncode == status
+
+
 def test_image_runs_as_an_ordinary_user() -> None:
     users = re.findall(r"^USER (\S+)", (CLUSTER / "Containerfile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert users and users[-1] not in ("root", "0")
+    assert users == ["1000:1000"]
 
 
-@pytest.mark.parametrize("name", KUBERAY)
-def test_kubernetes_pods_run_as_an_ordinary_user(name: str) -> None:
-    assert all(pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0 for pod in pod_specs(name))
-
-
-@pytest.mark.parametrize("name", KUBERAY)
-def test_kubernetes_cluster_asks_for_a_token(name: str) -> None:
-    assert cluster_spec(name)["authOptions"]["mode"] == "token"
-
-
-def test_every_ray_start_on_aws_asks_for_a_token() -> None:
-    file = load("aws.yaml")
-    starts = [command for part in ("head", "worker") for command in file[f"{part}_start_ray_commands"] if "ray start" in command]
-    assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in command for command in starts)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=named)
 def test_no_dashboard_listens_to_the_world(path: Path) -> None:
     assert not re.search(r"dashboard-host['\"]?[=: ]+['\"]?(0\.0\.0\.0|::)", path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=named)
 def test_no_secret_is_written_down(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"\b(AKIA|ASIA)[A-Z0-9]{12,}|-----BEGIN|\bhf_[A-Za-z0-9]{20,}", text)
-    named = re.findall(r"(?im)^\s*-?\s*\{?\s*name:\s*\S*(?:secret|token|password|access_key)\S*,?\s*value:\s*(\S+)", text)
+    variables = re.findall(r"(?im)^\s*-?\s*\{?\s*name:\s*\S*(?:secret|token|password|access_key)\S*,?\s*value:\s*(\S+)", text)
     assigned = re.findall(r"(?i)(?:secret_access_key|auth_token|password)\s*[=:]\s*['\"]?([A-Za-z0-9/+]{8,})", text)
-    assert not named and not assigned
+    assert not variables and not assigned and not re.search(r"(?m)^kind: Secret$", text)
 
 
-@pytest.mark.parametrize("name", KUBERAY)
-def test_storage_credentials_come_from_a_kubernetes_secret(name: str) -> None:
-    containers = [container for pod in pod_specs(name) for container in pod["containers"]]
-    assert all({"secretRef": {"name": "clinjepa-storage"}} in container["envFrom"] for container in containers)
+# --- Slurm: with stand-ins for `scontrol`, `srun` and `ray`.
+
+STANDINS = {
+    "scontrol": '#!/bin/bash\necho "$*" >>"$CALLS"\n[[ $1 != show ]] || echo 127.0.0.1\n',
+    "getent": '#!/bin/bash\necho "127.0.0.1 STREAM"\n',
+    "srun": '#!/bin/bash\nshift\nexec "$@"\n',
+    "ray": '#!/bin/bash\nstat -c %a "$RAY_AUTH_TOKEN_PATH" >>"$CALLS"; echo "$RAY_AUTH_MODE $*" >>"$CALLS"\n'
+    'while [[ $1 != -- ]]; do shift; done; shift\n[[ -z ${FAILS:-} ]] || exit 0\n"$@"\n',
+}
 
 
-@pytest.mark.parametrize("name", KUBERAY)
-def test_worker_groups_can_grow_from_their_least(name: str) -> None:
-    spec = cluster_spec(name)
-    assert spec["enableInTreeAutoscaling"] and all(g["minReplicas"] <= g["replicas"] <= g["maxReplicas"] for g in spec["workerGroupSpecs"])
+def slurm(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """`cluster/slurm.sbatch` as the batch system would start it."""
+    binaries = folder / "bin"
+    binaries.mkdir(exist_ok=True)
+    for name, text in STANDINS.items():
+        (binaries / name).write_text(text)
+        (binaries / name).chmod(0o755)
+    (folder / "probe.py").write_text(
+        "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\nprint('STARTED', *sys.argv[1:], flush=True)\n"
+        "time.sleep(60 if 'wait' in sys.argv else 0)\nsys.exit(7 if 'fail' in sys.argv else 0)\n"
+    )
+    env = {
+        **os.environ,
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "HOME": str(folder),
+        "CALLS": str(folder / "calls"),
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_NODELIST": "n1",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_CPUS_PER_TASK": "2",
+        **variables,
+    }
+    script = (CLUSTER / "slurm.sbatch").read_text(encoding="utf-8").replace("scratch=/tmp/cj-", f"scratch={folder}/cj-")
+    (folder / "script").write_text(script)
+    return subprocess.Popen(
+        ["bash", str(folder / "script"), *arguments], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
-def test_retries_are_set_in_one_place() -> None:
-    spec = load("rayjob.yaml")["spec"]
-    assert spec["backoffLimit"] > 0 and spec["submitterConfig"]["backoffLimit"] == 0
-    assert all(pod["restartPolicy"] == "Never" for pod in pod_specs("rayjob.yaml"))
+@pytest.mark.parametrize(("words", "status"), [((), 0), (("fail",), 7)])
+def test_slurm_job_runs_the_command_with_a_token_of_its_own_and_returns_its_status(
+    tmp_path: Path, words: tuple[str, ...], status: int
+) -> None:
+    process = slurm(tmp_path, "-m", "probe", "x.yaml", *words)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == status, output
+    assert "STARTED x.yaml" in output
+    mode, call = (tmp_path / "calls").read_text().splitlines()[1:3]
+    assert mode == "600" and call.startswith("token symmetric-run --address 127.0.0.1:") and "--min-nodes 1" in call
+    assert list((tmp_path / ".clinjepa").iterdir()) == [], "the token ends with the job"
 
 
-def test_job_runs_a_configuration_that_loads() -> None:
-    python, flag, module, path, *overrides = shlex.split(load("rayjob.yaml")["spec"]["entrypoint"])
-    assert (python, flag, module) == ("python", "-m", "pipelines.run")
-    config = load_config(ROOT / Path(path).relative_to("/app"), overrides)
-    assert config.storage.startswith("s3://") and config.execution.use_gpu
+def test_slurm_job_whose_ray_does_not_start_fails(tmp_path: Path) -> None:
+    """`ray symmetric-run` itself ends with 0 then."""
+    process = slurm(tmp_path, "-m", "probe", "x.yaml", FAILS="1")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Ray did not start" in output
 
 
-def test_aws_workers_are_spot_first_with_on_demand_behind() -> None:
-    types = load("aws.yaml")["available_node_types"]
-    spot = {name for name, kind in types.items() if "InstanceMarketOptions" in kind["node_config"]}
-    assert spot == {"gpu_spot"} and types["gpu_spot"]["priority"] > types["gpu_on_demand"]["priority"]
+def test_slurm_job_near_its_time_limit_is_interrupted_and_queued_again(tmp_path: Path) -> None:
+    process = slurm(tmp_path, "-m", "probe", "wait")
+    assert process.stdout
+    while "STARTED" not in (line := process.stdout.readline()):
+        assert line, "the command did not start"
+    process.send_signal(10)  # SIGUSR1
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 143, output
+    assert f"requeue {os.getpid()}" in (tmp_path / "calls").read_text()
+
+
+def test_slurm_job_without_a_configuration_says_what_to_type(tmp_path: Path) -> None:
+    process = slurm(tmp_path)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2 and "give a configuration" in output
