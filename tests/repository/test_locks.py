@@ -27,17 +27,20 @@ def pinned() -> dict[str, str]:
     return {canonical(name): version for name, version in (line.split("==") for line in lines if re.match(r"\w[\w.-]*==", line))}
 
 
-def test_there_is_a_lock_for_packages_for_torch_and_for_development() -> None:
-    assert sorted(LOCKS) == ["dev.txt", "packages.txt", "torch.txt"]
+def test_there_is_a_lock_for_packages_for_torch_for_launchers_and_for_development() -> None:
+    """torch_cpu.txt stands in place of torch.txt in the image for CPUs; all others can be installed together."""
+    assert sorted(LOCKS) == ["dev.txt", "launcher.txt", "packages.txt", "torch.txt", "torch_cpu.txt"]
     assert {name for name in entries(LOCKS["torch.txt"]) if not name.startswith(("nvidia-", "cuda-"))} == {"torch", "triton"}
-    assert not any(set(entries(LOCKS[a])) & set(entries(LOCKS[b])) for a in LOCKS for b in LOCKS if a < b)
+    assert {name: version for name, (version, _) in entries(LOCKS["torch_cpu.txt"]).items()} == {"torch": f"{pinned()['torch']}+cpu"}
+    together = sorted(set(LOCKS) - {"torch_cpu.txt"})
+    assert not any(set(entries(LOCKS[a])) & set(entries(LOCKS[b])) for a in together for b in together if a < b)
 
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_package_of_a_lock_has_hashes_and_the_version_that_was_tested(lock: str) -> None:
     found, tested = entries(LOCKS[lock]), pinned()
     assert found and all(num_hashes for _, num_hashes in found.values())
-    assert {name: version for name, (version, _) in found.items() if tested.get(name, version) != version} == {}
+    assert {name: version for name, (version, _) in found.items() if tested.get(name, version) != version.removesuffix("+cpu")} == {}
     lines = [line for line in LOCKS[lock].splitlines() if line and not line.startswith(("#", "    --hash=sha256:"))]
     assert len(lines) == len(found) and "://" not in LOCKS[lock], "a lock names packages only: no address, file or folder"
 
@@ -50,7 +53,7 @@ def test_every_package_that_was_tested_is_in_a_lock() -> None:
 def test_every_dependency_of_the_project_is_in_the_lock_of_its_kind() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     runtime = {name for lock in ("packages.txt", "torch.txt") for name in entries(LOCKS[lock])}
-    locked = runtime | set(entries(LOCKS["dev.txt"]))
+    locked = runtime | set(entries(LOCKS["dev.txt"])) | set(entries(LOCKS["launcher.txt"]))
 
     def names(requirements: list[str]) -> set[str]:
         return {canonical(re.split(r"[\[<>=!~; ]", requirement)[0]) for requirement in requirements} - {project["name"]}

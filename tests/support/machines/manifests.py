@@ -37,7 +37,8 @@ class Pod(NamedTuple):
 
     @property
     def spec(self) -> Manifest:
-        return self.template["spec"]
+        found: Manifest = self.template["spec"]
+        return found
 
     @property
     def containers(self) -> list[Manifest]:
@@ -106,9 +107,10 @@ def _renamed(value: Any, name: str, new: str) -> Any:
 
 def cluster_spec(manifest: Manifest) -> Manifest:
     """The spec of the Ray cluster inside a manifest of one of `RAY_KINDS`."""
-    spec = manifest["spec"]
+    spec: Manifest = manifest["spec"]
     spec = spec.get("jobTemplate", spec)
-    return spec.get("rayClusterSpec", spec)
+    found: Manifest = spec.get("rayClusterSpec", spec)
+    return found
 
 
 def pods(manifests: list[Manifest]) -> Iterator[Pod]:
