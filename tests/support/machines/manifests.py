@@ -6,7 +6,9 @@ Only what these overlays use; `tests/repository/test_cluster_files.py` compares 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,8 +48,14 @@ class Pod(NamedTuple):
 
 
 def documents(path: Path) -> list[Manifest]:
-    """The YAML documents of a file; aliases become copies."""
-    return [copy.deepcopy(each) for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if each]
+    """The YAML documents of a file, which the caller may change."""
+    return copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
+
+
+@cache
+def _parsed(text: str) -> list[Manifest]:
+    # By way of JSON: an alias becomes a copy, so that a patch of one place does not change another.
+    return [json.loads(json.dumps(each)) for each in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if each]
 
 
 def render(folder: Path) -> list[Manifest]:
