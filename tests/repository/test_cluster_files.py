@@ -1,4 +1,8 @@
-"""The files in cluster/ fit the schemas of what reads them, are locked, and pinned to one Ray version."""
+"""The files in cluster/ fit the schemas of what reads them, are locked, and pinned to one Ray version.
+
+kubernetes_fields.json says of each kind which upstream file and commit its fields come from; test_cluster_operator.py holds what KubeRay's
+operator and Kueue refuse beyond that.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +65,18 @@ def test_every_kubernetes_file_has_known_fields_only(path: Path) -> None:
         check_fields(manifest)
 
 
+def test_the_file_of_the_eks_cluster_and_the_operators_values_have_known_fields_only() -> None:
+    (cluster,) = documents(KUBERNETES / "overlays" / "eks" / "eksctl.yaml")
+    check_fields(cluster)
+    (values,) = documents(KUBERNETES / "operator_values.yaml")
+    jsonschema.validate(values, {"$defs": SCHEMA["$defs"], "$ref": "#/$defs/operatorValues"})
+
+
+def test_every_definition_of_fields_says_where_it_comes_from() -> None:
+    kinds = [reference["$ref"].rpartition("/")[2] for reference in SCHEMA["oneOf"]]
+    assert [kind for kind in kinds if " " not in SCHEMA["$defs"][kind].get("$comment", "")] == []
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=named)
 def test_every_overlay_renders_and_has_known_fields_only(folder: Path) -> None:
     manifests = render(folder)
@@ -79,19 +95,6 @@ def test_kubectl_renders_the_same(folder: Path) -> None:
         return sorted(manifests, key=lambda each: (each["kind"], each["metadata"]["name"]))
 
     assert sorted_by_name([each for each in yaml.safe_load_all(done.stdout) if each]) == sorted_by_name(render(folder))
-
-
-def test_kueue_turns_the_grid_into_a_job_that_it_can_admit(tmp_path: Path) -> None:
-    """Kueue counts fixed nodes: no autoscaler, and one node of GPUs at once."""
-    for overlay in ("eks", "gke"):
-        folder = KUBERNETES / "overlays" / overlay / "grid"
-        rules = {"kind": "Kustomization", "resources": [str(folder)], "components": [str(KUBERNETES / "components" / "kueue")]}
-        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(rules))
-        (job,) = render(tmp_path)
-        check_fields(job)
-        groups = {group["groupName"]: group["replicas"] for group in cluster_spec(job)["workerGroupSpecs"]}
-        assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] and job["spec"]["suspend"]
-        assert not cluster_spec(job)["enableInTreeAutoscaling"] and groups == {"driver": 1, "cpu": 1, "gpu-spot": 0, "gpu-on-demand": 1}
 
 
 @pytest.mark.parametrize("path", RAY_FILES, ids=named)
@@ -115,25 +118,21 @@ def test_kubernetes_clusters_have_the_pinned_ray_version(path: Path) -> None:
 
 
 def test_grid_scoring_and_standing_cluster_have_the_same_pods() -> None:
-    """Apart from the number of drivers at rest and the place of the head's database."""
+    """Apart from the number of drivers at rest."""
     specs = [cluster_spec(documents(path)[0]) for path in RAY_FILES]
     for spec in specs:
         spec["workerGroupSpecs"][0] |= {"replicas": 0, "minReplicas": 0}
-        head = spec["headGroupSpec"]["template"]["spec"]
-        (gcs,) = [volume for volume in head["volumes"] if volume["name"] == "gcs"]
-        head["volumes"].remove(gcs)
     assert specs[0] == specs[1] == specs[2]
 
 
-def test_the_head_of_the_standing_cluster_keeps_its_database() -> None:
+def test_every_head_keeps_its_database_on_a_volume_of_the_overlays_class() -> None:
     for path in RAY_FILES:
         (manifest,) = documents(path)
-        head = cluster_spec(manifest)["headGroupSpec"]["template"]["spec"]
-        variables = {each["name"]: each.get("value") for each in head["containers"][0]["env"]}
-        (gcs,) = [volume for volume in head["volumes"] if volume["name"] == "gcs"]
-        (mount,) = [mount for mount in head["containers"][0]["volumeMounts"] if mount["name"] == "gcs"]
-        assert variables["RAY_gcs_storage"] == "rocksdb" and variables["RAY_gcs_storage_path"].startswith(mount["mountPath"])
-        assert ("persistentVolumeClaim" in gcs) == (manifest["kind"] == "RayCluster")
+        assert cluster_spec(manifest)["gcsFaultToleranceOptions"] == {"backend": "rocksdb", "storage": {"size": "10Gi"}}
+    for overlay, storage_class in (("eks", "clinjepa-disk"), ("gke", "standard-rwo")):
+        for name in ("grid", "scoring", "standing"):
+            (manifest,) = render(KUBERNETES / "overlays" / overlay / name)
+            assert cluster_spec(manifest)["gcsFaultToleranceOptions"]["storage"]["storageClassName"] == storage_class
 
 
 def test_retries_of_the_work_are_set_in_one_place() -> None:
@@ -146,14 +145,19 @@ def test_retries_of_the_work_are_set_in_one_place() -> None:
             assert group["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_a_failed_cluster_keeps_its_head_and_no_worker() -> None:
-    (job,) = documents(KUBERNETES / "base" / "grid" / "rayjob.yaml")
-    rules = {
-        (each["condition"]["jobStatus"], each["policy"]): each["condition"]["ttlSeconds"]
-        for each in job["spec"]["deletionStrategy"]["deletionRules"]
-    }
-    assert rules[("FAILED", "DeleteWorkers")] < 600 < 3600 < rules[("FAILED", "DeleteCluster")]
-    assert rules[("SUCCEEDED", "DeleteCluster")] < 600
+def test_every_end_of_a_job_deletes_its_cluster() -> None:
+    """A deadline or a failed submission is a status of the deployment, not of the job."""
+    for path in (KUBERNETES / "base" / "grid" / "rayjob.yaml", KUBERNETES / "base" / "scoring" / "raycronjob.yaml"):
+        (job,) = documents(path)
+        spec = job["spec"].get("jobTemplate", job["spec"])
+        ends = {
+            tuple(each["condition"].items())[0]: each["condition"]["ttlSeconds"]
+            for each in spec["deletionStrategy"]["deletionRules"]
+            if each["policy"] == "DeleteCluster"
+        }
+        assert ends == {("jobStatus", "SUCCEEDED"): 60, ("jobDeploymentStatus", "Failed"): 3600}
+        idle = spec["rayClusterSpec"]["autoscalerOptions"]["idleTimeoutSeconds"]
+        assert idle < 3600, "GPU nodes go before the head"
 
 
 def entrypoints() -> list[tuple[str, list[str]]]:

@@ -74,14 +74,15 @@ class Head:
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[Callable[..., Head]]:
-    """Starts one with the variables of the standing cluster's head, a token, and more variables."""
+    """Starts one with the variables that KubeRay gives the standing cluster's head, a token, and more variables."""
     started = []
 
     def begin(**variables: str) -> Head:
         (manifest,) = documents(KUBERNETES / "base" / "standing" / "raycluster.yaml")
-        container = cluster_spec(manifest)["headGroupSpec"]["template"]["spec"]["containers"][0]
-        named = {each["name"]: each["value"].replace("$(CLUSTER)", "clinjepa") for each in container["env"] if "value" in each}
-        named["RAY_gcs_storage_path"] = str(tmp_path) + named["RAY_gcs_storage_path"]
+        named = {
+            "RAY_gcs_storage": cluster_spec(manifest)["gcsFaultToleranceOptions"]["backend"],
+            "RAY_gcs_storage_path": str(tmp_path / "gcs"),
+        }
         (tmp_path / "token").write_text("a" * 64)
         (tmp_path / "token").chmod(0o600)
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}

@@ -26,6 +26,7 @@ from tests.support.machines.manifests import FOLDERS, KUBERNETES, RAY_KINDS, Man
 CLUSTER = ROOT / "cluster"
 PAGE = ROOT / "docs" / "cluster.md"
 TLS = KUBERNETES / "tls"
+HEAD_SERVICE = "clinjepa-head-svc.clinjepa.svc.cluster.local"
 
 
 def tls_module(name: str) -> ModuleType:
@@ -309,9 +310,23 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         for part in ("authority", "node"):
             (folder / part).mkdir()
         maker.write_authority(folder / "authority")
-        maker.write_certificate(folder / "authority", folder / "node", "10.1.2.3")
+        maker.write_certificate(folder / "authority", folder / "node", "10.1.2.3", HEAD_SERVICE if name == "ours" else "")
         found.append(folder / "node")
     return found[0], found[1]
+
+
+def test_workers_trust_the_head_by_the_name_of_its_service_and_no_other_pod_by_it(nodes: tuple[Path, Path], tmp_path: Path) -> None:
+    server, client = contexts(nodes[0])
+    handshake(server, client, HEAD_SERVICE)
+    tls_module("node_certificate").write_certificate(nodes[0].parent / "authority", tmp_path, "10.1.2.4")
+    server, _ = contexts(tmp_path)
+    handshake(server, client, "10.1.2.4")
+    with pytest.raises(ssl.SSLError):
+        handshake(server, client, HEAD_SERVICE)
+    for name, manifests in rendered().items():
+        for pod in pods(manifests) if "with TLS" in name else ():
+            if pod.role != "submitter":
+                assert ("head" in pod.spec["initContainers"][0]["command"]) == (pod.role == "head")
 
 
 def test_two_nodes_of_one_authority_trust_each_other_at_their_own_address(nodes: tuple[Path, Path]) -> None:

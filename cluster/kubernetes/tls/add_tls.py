@@ -38,8 +38,9 @@ def with_tls(manifest: Manifest) -> Manifest:
     cluster = cluster_spec(manifest)
     if cluster is None:
         return manifest
-    for group in [cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", [])]:
-        _add_to_pod(group["template"]["spec"])
+    _add_to_pod(cluster["headGroupSpec"]["template"]["spec"], ["head"])
+    for group in cluster.get("workerGroupSpecs", []):
+        _add_to_pod(group["template"]["spec"], [])
     if cluster.get("enableInTreeAutoscaling"):
         autoscaler = cluster.setdefault("autoscalerOptions", {})
         autoscaler["env"] = [*autoscaler.get("env", []), *VARIABLES]
@@ -47,12 +48,12 @@ def with_tls(manifest: Manifest) -> Manifest:
     return manifest
 
 
-def _add_to_pod(pod: Manifest) -> None:
+def _add_to_pod(pod: Manifest, arguments: list[str]) -> None:
     ray = pod["containers"][0]
     maker = {
         "name": "certificate",
         "image": ray["image"],
-        "command": ["python", "/certificate/node_certificate.py"],
+        "command": ["python", "/certificate/node_certificate.py", *arguments],
         "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
         "resources": {name: {"cpu": "200m", "memory": "256Mi", "ephemeral-storage": "100Mi"} for name in ("requests", "limits")},
         "securityContext": ray["securityContext"],

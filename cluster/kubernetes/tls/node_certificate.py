@@ -1,7 +1,8 @@
 """A certificate for one pod, signed by the cluster's authority: what Ray's TLS (`RAY_USE_TLS`) asks of every process.
 
 Runs in an init container, the only one that sees the authority's key. Ray compares a peer's certificate with the address it connected to,
-so the certificate names the pod's own address; it serves as server and as client.
+so the certificate names the pod's own address, and that of the head also the name of its service, by which workers find it; it serves as
+server and as client.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import sys
 from pathlib import Path
 
 from cryptography import x509
@@ -49,13 +51,14 @@ def write_authority(folder: Path) -> None:
     _write(folder / "tls.key", _key_bytes(key), 0o600)
 
 
-def write_certificate(authority: Path, folder: Path, address: str) -> None:
+def write_certificate(authority: Path, folder: Path, address: str, service: str = "") -> None:
     """Write `tls.crt`, `tls.key` and the authority's `ca.crt` into `folder`.
 
     Args:
         authority: Folder with the authority's `tls.crt` and `tls.key`.
         folder: An existing folder.
         address: The pod's IP address.
+        service: Name by which others reach the pod too; empty for none.
 
     Raises:
         ValueError: `address` is no IP address.
@@ -65,7 +68,13 @@ def write_certificate(authority: Path, folder: Path, address: str) -> None:
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
         raise ValueError("the authority's key is not an elliptic-curve key; make it with this file")
     key = ec.generate_private_key(ec.SECP256R1())
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.IPAddress(ipaddress.ip_address(address))]
+    names: list[x509.GeneralName] = [
+        x509.DNSName("localhost"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        x509.IPAddress(ipaddress.ip_address(address)),
+    ]
+    if service:
+        names.append(x509.DNSName(service))
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "clinjepa node")])
     certificate = (
         _builder(subject, issuer.subject, key.public_key(), DAYS)
@@ -104,4 +113,6 @@ def _write(path: Path, data: bytes, mode: int) -> None:
 
 
 if __name__ == "__main__":
-    write_certificate(Path("/authority"), Path("/tls"), os.environ["POD_IP"])
+    # KubeRay gives the name of the head's service to every init container.
+    service = os.environ["FQ_RAY_IP"] if "head" in sys.argv[1:] else ""
+    write_certificate(Path("/authority"), Path("/tls"), os.environ["POD_IP"], service)

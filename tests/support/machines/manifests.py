@@ -81,8 +81,8 @@ def render(folder: Path) -> list[Manifest]:
 def _patch(manifests: list[Manifest], rules: Manifest) -> None:
     for patch in rules.get("patches", []):
         target = patch["target"]
-        hit = [each for each in manifests if each["kind"] == target["kind"] and each["metadata"]["name"] == target["name"]]
-        assert hit, f"a patch has no target {target['kind']} {target['name']}"
+        hit = [each for each in manifests if each["kind"] == target["kind"] and target.get("name") in (None, each["metadata"]["name"])]
+        assert hit or "name" not in target, f"a patch has no target {target['kind']} {target.get('name')}"
         for each in hit:
             for step in yaml.safe_load(patch["patch"]):
                 _apply(each, step)
