@@ -178,11 +178,13 @@ def settings_that_differ(source: SourceConfig, trained_on: SourceConfig, overrid
     """One line on the settings of the new source that differ from the run's though no override names them; empty where none does.
 
     Another hospital has its own time zone, codes and parts, so the new data are read with the settings of the command alone; only
-    `event_time`, a rule of texts, is the run's. Data of another kind than the run's have nothing to compare.
+    `event_time`, a rule of texts, is the run's; another one is told even if an override names it. Of other settings, data of another kind
+    than the run's have nothing to compare.
     """
     given = {each.partition("=")[0].removeprefix("source.") for each in overrides}
-    names = ("time_zone", "map", "subsets", "max_stays") if source.kind == trained_on.kind else ()
-    pairs = {name: (getattr(source, name), getattr(trained_on, name)) for name in names if name not in given}
+    others = ("time_zone", "map", "subsets", "max_stays") if source.kind == trained_on.kind else ()
+    names = ("event_time", *(name for name in others if name not in given))
+    pairs = {name: (getattr(source, name), getattr(trained_on, name)) for name in names}
     told = [f"source.{name} is {_as_yaml(new)} here and {_as_yaml(old)} in the run" for name, (new, old) in pairs.items() if new != old]
     return (
         f"settings of the run's source are not taken over: {'; '.join(told)}; give KEY=VALUE where these data need another" if told else ""

@@ -147,9 +147,9 @@ def _charted_statics(stay: Stay, sent: pl.DataFrame) -> pl.DataFrame:
 
 
 def _given(events: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
-    """`events` without treatments of an amount of 0 or less, as the sources leave them out (`zero_amount`)."""
-    treatments = [name for name, variable in load_variables().items() if variable.role == "action" and variable.kind == "numeric"]
-    nothing = (pl.col("variable").is_in(pl.Series([*treatments, MEDICATION]).implode()) & (pl.col("value") <= 0)).fill_null(False)
+    """`events` without amounts of 0 or less, as the sources leave them out (`zero_amount`); a setting of 0, such as PEEP, is one."""
+    amounts = [name for name, variable in load_variables().items() if variable.role == "action" and variable.aggregation == "sum"]
+    nothing = (pl.col("variable").is_in(pl.Series([*amounts, MEDICATION]).implode()) & (pl.col("value") <= 0)).fill_null(False)
     if number := events.select(nothing.sum()).item():
         counts["zero_amount"] += number
     return events.filter(~nothing)

@@ -48,7 +48,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `python` of a job is the one of the activated environment
+    env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), PATH=path)
     port = free_port_block(6)
     temporary = f"/tmp/ray-test-{os.getpid()}"
     command = [RAY, "start", "--head", f"--port={port}", f"--dashboard-port={port + 1}", "--dashboard-host=127.0.0.1", "--num-cpus=2"]

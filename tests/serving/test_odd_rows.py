@@ -24,7 +24,7 @@ from clinjepa.trajectory.settings import IngestSettings
 from tests.support.data.handmade_stays import lenient_config
 from tests.support.data.meds_examples import ADMITTED, chart, infusion, stay_rows, write_meds
 
-SALINE, NOREPINEPHRINE, RBC = 225158, 221906, 225168
+SALINE, NOREPINEPHRINE, RBC, PEEP = 225158, 221906, 225168, 220339
 NOW = ADMITTED + datetime.timedelta(hours=9, minutes=50)
 
 
@@ -37,6 +37,7 @@ def odd_rows() -> list[dict[str, Any]]:
     rows = [chart(220045, hour + 0.1, 80.0 + hour, "bpm") for hour in range(9)]
     rows += [chart(226512, *one, "kg") for one in ((0.2, 8.0), (1.5, 80.0), (4.5, 84.0))]  # 8 for 80; weighed again
     rows += [chart(226730, 0.4, 1700.0, "cm"), chart(226730, 2.4, 170.0, "cm"), chart(226730, 3.4, 171.0, "cm")]
+    rows += [chart(PEEP, 4.2, 5.0, "cmH2O"), chart(PEEP, 5.2, 0.0, "cmH2O")]  # off is a setting
     rows += [text(226732, 1.2, "Nasal cannula"), text(226732, 2.2, None), text(220739, 2.3, "")]
     rows += infusion(SALINE, 1, 2, 250.0, "mL/hour", 250.0, order=11)  # carries a drug
     rows += infusion(SALINE, 2, 2.1, None, None, 100.0, order=12, ordercategorydescription="Drug Push")
@@ -57,6 +58,7 @@ def odd_events() -> list[dict[str, Any]]:
 
     events = [one("heart_rate", hour + 0.1, 80.0 + hour) for hour in range(9)]
     events += [one("weight", *each) for each in ((0.2, 8.0), (1.5, 80.0), (4.5, 84.0))]
+    events += [one("peep", 4.2, 5.0), one("peep", 5.2, 0.0)]
     events += [one("height", *each) for each in ((0.4, 1700.0), (2.4, 170.0), (3.4, 171.0))]
     events += [one("o2_device", 1.2, None, text="Nasal cannula"), one("o2_device", 2.2, None), one("gcs_eye", 2.3, None)]
     events += [one("crystalloid", 3, 500.0, 4), one("crystalloid", 5, 200.0, 6), one("crystalloid", 6, 0.0, 7)]

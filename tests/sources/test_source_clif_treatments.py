@@ -100,6 +100,29 @@ def test_a_drip_set_days_before_admission_that_still_runs_is_one_of_the_stay(tmp
     assert intervals(events, "dobutamine") == [] == intervals(events, "nicardipine") and counts["outside_stay"] >= 2
 
 
+def test_a_row_of_a_later_stay_changes_no_hour_of_an_earlier_one(tmp_path):
+    """Hospitalisation 7 is in the ICU at hours 10 to 60 and again at 70 to 80."""
+    first = [
+        clif.drip("7", 8, "milrinone", 0.2, "mcg/kg/min", "start", "a"),  # before the stay: runs into it
+        clif.drip("7", 50, "milrinone", 0.4, "mcg/kg/min", "dose_change", "a"),
+        clif.drip("7", 52, "nicardipine", 5.0, "mg/hr", "start", "b"),
+        clif.drip("7", 62, "nicardipine", 0.0, "mg/hr", "stop", "b"),  # between the stays
+        clif.drip("7", 55, "lactated_ringers_solution", 50.0, "mL/hr", "start", "c"),
+    ]
+    later = [
+        clif.drip("7", 72, "milrinone", 0.6, "mcg/kg/min", "dose_change", "a"),
+        clif.drip("7", 75, "milrinone", 0.0, "mcg/kg/min", "stop", "a"),
+        clif.drip("7", 71, "lactated_ringers_solution", 0.0, "mL/hr", "stop", "c"),
+    ]
+    alone, counts = drips(tmp_path / "alone", *first)
+    both, _ = drips(tmp_path / "both", *first, *later)
+    for name in ("milrinone", "nicardipine", "crystalloid"):
+        assert intervals(both, name) == intervals(alone, name), name
+    assert intervals(alone, "milrinone") == [(8, 50, 0.2), (50, None, 0.4)] and counts["start_without_end"] == 2
+    assert [one[:2] for one in intervals(alone, "nicardipine")] == [(52, 62)] and intervals(alone, "crystalloid") == []
+    assert intervals(both, "milrinone", 702) == [(46, 50, 0.2), (50, None, 0.4), (72, 75, 0.6)]
+
+
 def test_a_drip_that_is_stopped_long_after_the_stay_runs_to_its_end(tmp_path):
     events, _ = drips(
         tmp_path,

@@ -24,7 +24,12 @@ _REACH_BACK = ("labs", _DOSES, "microbiology_culture")
 
 
 def read_events(
-    tables: dict[str, pl.DataFrame], stays: pl.DataFrame, windows: pl.DataFrame, counts: Counter[str], event_time: str
+    tables: dict[str, pl.DataFrame],
+    stays: pl.DataFrame,
+    windows: pl.DataFrame,
+    entered: pl.DataFrame,
+    counts: Counter[str],
+    event_time: str,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(stays with height and weight, events) of a bucket of patients, on the clocks of the stays; dropped rows are counted by rule.
 
@@ -32,13 +37,14 @@ def read_events(
         tables: The bucket's rows, with times in UTC.
         stays: Stays in the columns of STAYS_SCHEMA, on their own clocks.
         windows: The same stays with intime and outtime in UTC, and `offset` (`clocks.with_offsets`).
+        entered: hadm_id and intime (UTC) of all admissions to an ICU, also of stays that are not read.
         counts: Receives rows left out, by rule.
         event_time: `measured` or `stored`.
     """
     known = clif_map()
     timed = {name: rows.rename({time: "time"}) for name, rows in tables.items() if (time := load_tables()[name].time) is not None}
     if (drips := timed.get(_DRIPS)) is not None:
-        timed[_DRIPS] = held_doses(drips, counts)
+        timed[_DRIPS] = held_doses(drips, entered, counts)
     if (doses := timed.get(_DOSES)) is not None:
         timed[_DOSES] = given_doses(doses, counts)
     placed = {name: (running_in if name == _DRIPS else in_windows)(rows, windows, counts) for name, rows in timed.items()}

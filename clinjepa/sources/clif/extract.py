@@ -23,7 +23,7 @@ from clinjepa.sources.schema import longest_lookback_hours
 from clinjepa.storage import Folder
 from clinjepa.storage.parts import finished_part, write_record
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _MARGIN_HOURS = 24
 _BYTES_A_ROW = 400
 _MOST_ROWS = 1_000_000

@@ -100,7 +100,7 @@ class ClifSource:
         of_patients = self._usable_stays().filter(pl.col("subject_id").is_in(chosen["subject_id"].unique().implode()))
         stays = read_stays(of_patients, self._icu_admissions(), tables, self._zone, counts)
         stays = stays.join(chosen, on="stay_id", how="semi")  # after the facts that all stays of a patient say together
-        stays, events = read_events(tables, stays, chosen, counts, self._config.event_time)
+        stays, events = read_events(tables, stays, chosen, self._icu_admissions(), counts, self._config.event_time)
         return finish(stays, events, counts)
 
     def _hospitalizations(self) -> pl.DataFrame:

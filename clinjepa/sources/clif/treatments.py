@@ -1,7 +1,8 @@
 """CLIF's medication tables and renal replacement to raw events.
 
 A continuous drug has a row for each change. Its dose holds until the next row of its order (of its drug, where the order has no id); a
-row of the category `stop`, or with a dose of 0, ends it. The amount of a fluid is its rate times the hours of the interval.
+row of the category `stop`, or with a dose of 0, ends it. A row of a later ICU stay ends none of an earlier one, so it changes no hour of
+that stay. The amount of a fluid is its rate times the hours of the interval.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ _ORDER = ["hadm_id", "drug", "med_order_id"]
 """Columns that name the order of a continuous drug."""
 
 
-def held_doses(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
+def held_doses(rows: pl.DataFrame, entered: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
     """Rows with a dose, with drug, dose and `end`, the time of the next row of their order.
 
     Rows of one minute follow each other as in the file. Without an order's number, a stop in a minute in which the drug was running is
-    that of the infusion before.
+    that of the infusion before. `end` is null where there is no such row, or where it lies in a later ICU stay than the row.
 
     Args:
         rows: Rows of medication_admin_continuous with time, subject_id, hadm_id and row, of all times of their patients.
+        entered: hadm_id and intime of all admissions to an ICU (`stays.icu_admissions`), on the clock of `rows`.
         counts: Receives `non_numeric` (a start or change without a dose), `negative_rate` and `start_without_end` (an order's last row).
     """
     number = pl.when(pl.col("med_dose").is_finite()).then(pl.col("med_dose").round_sig_figs(SIGNIFICANT_DIGITS))
@@ -46,9 +48,20 @@ def held_doses(rows: pl.DataFrame, counts: Counter[str]) -> pl.DataFrame:
         rows = rows.filter(~wrong)
     rows = _in_order(rows.with_columns(stops.alias("stops")))
     rows = rows.with_columns(pl.col("time").shift(-1).over(_ORDER).alias("end")).filter(~pl.col("stops")).drop_nulls("drug")
+    rows = _within_a_stay(rows, entered)
     if open_ended := rows["end"].null_count():
         counts["start_without_end"] += open_ended
     return rows.filter(pl.col("end").is_null() | (pl.col("end") > pl.col("time")))
+
+
+def _within_a_stay(rows: pl.DataFrame, entered: pl.DataFrame) -> pl.DataFrame:
+    """`rows` without the ends that lie in a later ICU stay than the row itself; entered: as in `held_doses`."""
+    begins = entered.select("hadm_id", pl.col("intime").alias("entry")).drop_nulls().unique()
+    spans = rows.select("hadm_id", "row", "time", "end").join(begins, on="hadm_id").group_by("row")
+    before, until = (pl.col("entry") <= pl.col("time")).sum(), (pl.col("entry") <= pl.col("end")).sum()
+    later = spans.agg(((before > 0) & (until > before)).alias("later")).filter("later").select("row")
+    is_later = pl.col("row").is_in(later["row"].implode())
+    return rows.with_columns(pl.when(~is_later).then(pl.col("end")).alias("end"))
 
 
 def _in_order(rows: pl.DataFrame) -> pl.DataFrame:

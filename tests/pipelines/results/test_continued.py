@@ -128,7 +128,7 @@ def test_the_first_hospitals_held_out_patients_are_scored_by_the_continued_run(f
 
 def test_the_folder_of_a_scoring_is_no_run_to_continue(first: Finished) -> None:
     first.scored("all", "other content", "elsewhere")
-    with pytest.raises(StoreError, match="makes another"):
+    with pytest.raises(StoreError, match="report of a scoring of other patients"):
         built(continuing(first, init_from={"run": f"{first.config.storage}/runs/elsewhere"}))
     assert Folder(first.config.storage).exists("runs/elsewhere/report.html")
 

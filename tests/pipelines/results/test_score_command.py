@@ -138,7 +138,10 @@ def test_settings_of_the_runs_source_are_named_and_not_taken_over() -> None:
     )
     assert settings_that_differ(new, run, ["source.time_zone=UTC"]) == ""
     assert settings_that_differ(run, run) == ""
-    assert settings_that_differ(SourceConfig(kind="meds", name="meds", map="openicu"), run) == ""
+    assert settings_that_differ(SourceConfig(kind="meds", name="meds", map="openicu", event_time="stored"), run) == ""
+    other_texts = SourceConfig(kind="meds", name="meds", event_time="measured")
+    told = settings_that_differ(other_texts, run, ["source.event_time=measured"])
+    assert "source.event_time is measured here and stored in the run" in told
     openicu = SourceConfig(kind="meds", map="openicu", subsets=["a"], max_stays=5)
     told = settings_that_differ(SourceConfig(kind="meds"), openicu)
     assert all(

@@ -234,7 +234,7 @@ def test_a_first_creatinine_leaves_the_stage_to_urine_alone_only_where_that_is_t
 def test_no_kidney_injury_is_predicted_only_where_a_later_hour_surely_has_none(baseline, label):
     # 1 mL/kg/h and a creatinine of 3.9 at hour 30: against 3.9 it is stage 0, against 1.3 it is 3 x the baseline, alone it is unknown
     found = state(40, creatinine={30: 3.9} | ({10: baseline} if baseline else {}), urine_output=[80.0] * 40)
-    found.rows.constants["chronic_dialysis"] = np.zeros(40)
+    found.rows.constants |= {"chronic_dialysis": np.zeros(40), "outtime": np.full(40, 40.0)}
     for task in ("aki_stage_1_48h", "aki_stage_3_48h"):
         near(hourly_labels(load_task(task), found)[[5, 20]], [label, label])
 
