@@ -64,6 +64,18 @@ class ExecutionConfig(Section):
     max_worker_failures: int = Execution(3, ge=-1)
     """Worker failures that a training stage survives; -1: any number. Nodes removed after a notice do not count."""
 
+    preemption_grace_seconds: float = Execution(60.0, ge=0)
+    """Seconds that the other workers keep running after the deadline of a node that is taken away with notice, so that the checkpoint made
+    for it is written to its end. They restart at once when it is."""
+
+    validate_checkpoints: bool = Execution(False)
+    """Measure the drift of the rollout on tuning patients for every checkpoint of a phase with a frozen encoder, in a task beside the
+    training, with `evaluation_cpus`. The figures go to the trackers and into `runs/<name>/validation`; no result depends on them."""
+
+    profile_steps: int = Execution(0, ge=0)
+    """Steps of every training stage that torch's profiler records, after two others, in every worker. The traces go to
+    `runs/<name>/profiles`; 0: none."""
+
     local_num_cpus: int | None = Execution(None, ge=1)
     """Logical CPUs of a local cluster that this run starts; null: those of the machine."""
 
@@ -74,7 +86,7 @@ class ExecutionConfig(Section):
     """GPUs that stages may use together; null: those of the cluster. A larger number lets an autoscaling cluster grow."""
 
     wait_for_resources_minutes: float = Execution(30.0, ge=0)
-    """Minutes that a run waits at its start for GPUs, or a first CPU, that a joined cluster lacks and may get: from an autoscaler, or from
+    """Minutes that a stage waits for GPUs, and a run for a first CPU, that a joined cluster lacks and may get: from an autoscaler, or from
     nodes that are started by hand. What no node group of the cluster can have is refused at once; 0 refuses everything that is missing."""
 
     object_store_mb: int | None = Execution(None, ge=80)

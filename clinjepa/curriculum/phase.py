@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -32,7 +32,14 @@ HOUR_VALUES = "hour_values.json"
 """Statistics by which the values were normalised, in a phase whose loss reads the hours' values: what its heads' outputs mean."""
 
 
-def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice: Notice | None = None) -> dict[str, object]:
+def run_phase(
+    job: PhaseJob,
+    dist: Dist,
+    feed: Feed,
+    on_report: OnReport,
+    notice: Notice | None = None,
+    after_step: Callable[[], None] | None = None,
+) -> dict[str, object]:
     """Train a phase from its newest checkpoint, or its start, to its end and write its files to `job.out`.
 
     Args:
@@ -43,6 +50,7 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice
             metrics (`num_steps` in them is the number of steps done when the phase is complete), and the checkpoint's address or None.
         notice: returns the names of nodes that are about to leave; called by all workers alike every few seconds. For each a
             checkpoint is written at once.
+        after_step: called by every worker when a step and its saves are done.
 
     Returns:
         The summary of the phase's history.
@@ -51,8 +59,9 @@ def run_phase(job: PhaseJob, dist: Dist, feed: Feed, on_report: OnReport, notice
         ConfigError, StoreError, CheckpointError, TrainingError: as `train`.
         ResourceError: memory ran out; the message names the settings to change.
     """
+    launch = Launch(dist, feed, on_report, notice, after_step)
     with names_settings(job.name, phase_remedies(job)):
-        return train(job, partial(phase_inputs, job), partial(PhaseTraining, job, dist), Launch(dist, feed, on_report, notice))
+        return train(job, partial(phase_inputs, job), partial(PhaseTraining, job, dist), launch)
 
 
 class PhaseTraining:

@@ -8,7 +8,7 @@ arXiv 2605.10840). Plan, checkpoints and determinism are those of the phases.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -41,13 +41,21 @@ NUM_TUNING_TEXTS = 256
 """Texts of tuning stays whose loss is measured during training."""
 
 
-def run_sft(job: SftJob, dist: Dist, feed: Feed, on_report: OnReport, notice: Notice | None = None) -> dict[str, object]:
+def run_sft(
+    job: SftJob,
+    dist: Dist,
+    feed: Feed,
+    on_report: OnReport,
+    notice: Notice | None = None,
+    after_step: Callable[[], None] | None = None,
+) -> dict[str, object]:
     """Train from the newest checkpoint, or the start, to the end and write the base or the adapters to `job.out`; returns a summary.
 
     Arguments and errors are those of `run_phase`. The loss is in nats per predicted token.
     """
+    launch = Launch(dist, feed, on_report, notice, after_step)
     with names_settings(job.name, sft_remedies(job)):
-        return train(job, partial(sft_inputs, job), partial(SftTraining, job, dist), Launch(dist, feed, on_report, notice))
+        return train(job, partial(sft_inputs, job), partial(SftTraining, job, dist), launch)
 
 
 class SftTraining:

@@ -40,6 +40,8 @@ class Launch(NamedTuple):
     feed: Feed
     on_report: OnReport
     notice: Notice | None = None
+    after_step: Callable[[], None] | None = None
+    """Called by every worker when a step and its saves are done."""
 
 
 class Training(Protocol):
@@ -142,6 +144,8 @@ def train(
             if is_diagnostic_step(done - job.start_step, training.last_step - job.start_step):
                 training.measure(done, history)
             saver.after_step(done, signals, training.captured)
+            if launch.after_step is not None:
+                launch.after_step()
     training.write_outputs(history, digests)
     return {**history.summary(), **history.time_summary()}
 

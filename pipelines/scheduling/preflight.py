@@ -22,7 +22,7 @@ from pipelines.graph.run_record import check_run_folder
 from pipelines.graph.stage import GPU_KINDS, Stage
 from pipelines.scheduling.locations import on_a_cluster
 from pipelines.scheduling.progress import console
-from pipelines.scheduling.supply import wait_for
+from pipelines.scheduling.supply import refuse_never, wait_for
 from pipelines.scheduling.trackers import check_trackers
 
 _LAYERS_MADE_HERE = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -150,9 +150,10 @@ def check_model(config: Config, experiment: Experiment) -> None:
 
 
 def check_on_cluster(context: RunContext, stages: list[Stage]) -> None:
-    """Wait until a joined cluster has the GPUs that unfinished stages start with, and a CPU; refuse what it cannot get.
+    """Wait until a joined cluster has a CPU, and the GPUs of a stage that can start at once; refuse what it cannot get.
 
-    On a cluster every worker also checks its own GPU (`pipelines/stages/ray_train.py`, `latents.py`).
+    GPUs of later stages are not asked for yet, or they would stand idle meanwhile: each stage waits for its own
+    (`supply.wait_for_stage`). On a cluster every worker also checks its own GPU (`pipelines/stages/ray_train.py`, `latents.py`).
 
     Args:
         context: The connected run.
@@ -163,17 +164,24 @@ def check_on_cluster(context: RunContext, stages: list[Stage]) -> None:
             within `execution.wait_for_resources_minutes`.
     """
     execution = context.config.execution
-    kinds = {stage.kind for stage in stages if not context.artifact(stage).is_complete()}
-    with_gpu = kinds.intersection(GPU_KINDS) if execution.use_gpu else set()
-    num_gpus = 0 if not with_gpu else 1 if with_gpu <= _ENCODING else execution.min_workers
+    unfinished = [stage for stage in stages if not context.artifact(stage).is_complete()]
+    with_gpu = {stage.kind for stage in unfinished}.intersection(GPU_KINDS) if execution.use_gpu else set()
+    num_gpus = _num_gpus(with_gpu, execution.min_workers)
     if on_a_cluster():
-        needs = {"GPU": float(num_gpus)} if num_gpus else {}
-        if kinds:
-            needs["CPU"] = 1.0
-        wait_for(needs, execution.wait_for_resources_minutes, _tell)
+        later = {"GPU": float(num_gpus)} if num_gpus else {}
+        ready = {stage.kind for stage in unfinished if all(context.artifact(each).is_complete() for each in stage.inputs.values())}
+        num_now = _num_gpus(with_gpu & ready, execution.min_workers)
+        now = {"CPU": 1.0} if unfinished else {}
+        refuse_never(later)
+        wait_for(({"GPU": float(num_now)} if num_now else {}) | now, execution.wait_for_resources_minutes, _tell)
         return
     if num_gpus:
         _check_gpus_here(num_gpus, "one encoder worker" if with_gpu <= _ENCODING else "execution.num_workers")
+
+
+def _num_gpus(kinds: set[str], min_workers: int) -> int:
+    """GPUs with which stages of these kinds can start."""
+    return 0 if not kinds else 1 if kinds <= _ENCODING else min_workers
 
 
 def _check_gpus_here(needed: int, asks: str) -> None:

@@ -14,6 +14,7 @@ from pipelines.graph.context import Executor, RunContext
 from pipelines.graph.stage import Stage
 from pipelines.scheduling.coordinator import slot
 from pipelines.scheduling.lease import Lease, LeaseQueue
+from pipelines.scheduling.supply import wait_for_stage
 
 _POLL_SECONDS = 1.0
 
@@ -67,6 +68,7 @@ def _work(context: RunContext, stage: Stage, artifact: Artifact, executor: Execu
     """Wait for CPUs and GPUs, run the stage and publish it. Its fault is noted for other callers of this run."""
     config = context.config
     least = executor.least(config) if executor.least else None
+    wait_for_stage(context, stage, least or executor.needs(config))
     with slot(context.coordinator, executor.needs(config), priority, config.execution.budget, least):
         started = time.monotonic()
         try:

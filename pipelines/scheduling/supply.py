@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from clinjepa.errors import ResourceError
+from clinjepa.errors import ResourceError, retold
 from clinjepa.redaction import redacted
-from pipelines.graph.context import Needs
+from pipelines.graph.context import Needs, RunContext
+from pipelines.graph.stage import Stage
 
 CERTAIN_SECONDS = 45.0
 """An autoscaler that says for so long that it can never serve a request is believed: at first its nodes may only be starting."""
@@ -138,6 +139,42 @@ def wait_for(needs: Needs, minutes: float, tell: Callable[[str], None], cluster:
     finally:
         cluster.ask({})
     tell(f"the cluster has {in_words(needs)} after {_minutes(time.monotonic() - began)}")
+
+
+def refuse_never(needs: Needs, cluster: RaySupply | None = None) -> None:
+    """Raise ResourceError for needs that no node group can have, where the groups' limits are known; asks for nothing."""
+    supply = (RaySupply() if cluster is None else cluster).look()
+    if supply.missing(needs):
+        _refuse_impossible(supply, supply.impossible(needs), needs)
+
+
+def wait_for_stage(context: RunContext, stage: Stage, least: Needs) -> None:
+    """Return when the cluster has the GPUs that a stage starts with; one that a run has started itself has them.
+
+    The stages of one run that wait in vain do so at the same time: once one has given up, the others raise its fault.
+
+    Args:
+        context: The run.
+        stage: Shown with what it waits for.
+        least: What the stage starts with; only its GPUs are waited for.
+
+    Raises:
+        ResourceError: No node group can have them, or they were not there within `execution.wait_for_resources_minutes`.
+    """
+    needs = {name: amount for name, amount in least.items() if name == "GPU" and amount > 0}
+    if not needs:
+        return
+    import ray
+
+    name = f"{context.run_id}/GPU"
+    noted: tuple[str, str] | None = ray.get(context.coordinator.fault.remote(name))
+    if noted is not None:
+        raise retold(*noted)
+    try:
+        wait_for(needs, context.config.execution.wait_for_resources_minutes, lambda line: context.report(stage, 0, 1, line))
+    except ResourceError as error:
+        ray.get(context.coordinator.note_fault.remote(name, type(error).__name__, str(error)))
+        raise
 
 
 def _wait(needs: Needs, minutes: float, tell: Callable[[str], None], cluster: RaySupply, began: float) -> None:

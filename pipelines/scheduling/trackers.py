@@ -57,6 +57,11 @@ def tracker_settings(config: Config, label: str, key: str) -> TrackerSettings:
     return TrackerSettings(tuple(execution.trackers), execution.tracker_uri, folder, config.name, label, key)
 
 
+def stage_folder(label: str, key: str) -> str:
+    """Name of a stage's folder among what a run leaves to look at."""
+    return f"{label.replace(' · ', '-').replace(' ', '_')}-{key[:8]}"
+
+
 def check_trackers(config: Config) -> None:
     """Raise ConfigError for a tracker that is not installed, has no address or cannot write to the storage."""
     kinds = config.execution.trackers
@@ -80,8 +85,7 @@ class TensorBoardTracker:
     def __init__(self, settings: TrackerSettings) -> None:
         from tensorboardX import SummaryWriter
 
-        name = f"{settings.label.replace(' · ', '-').replace(' ', '_')}-{settings.key[:8]}"
-        folder = Folder(settings.folder) / name
+        folder = Folder(settings.folder) / stage_folder(settings.label, settings.key)
         folder.make()
         self._writer = SummaryWriter(folder.path(), flush_secs=10, write_to_disk=True)
 

@@ -11,12 +11,18 @@ EMBED_WORKER_CPUS = 0.5
 
 def training_needs(config: Config) -> Needs:
     """CPUs and GPUs of the largest number of workers of a training stage, readers included."""
-    return {name: amount * config.execution.max_workers for name, amount in worker_needs(config).items()}
+    return _with_validation(config, config.execution.max_workers)
 
 
 def least_training_needs(config: Config) -> Needs:
     """CPUs and GPUs of the smallest number of workers of a training stage."""
-    return {name: amount * config.execution.min_workers for name, amount in worker_needs(config).items()}
+    return _with_validation(config, config.execution.min_workers)
+
+
+def _with_validation(config: Config, num_workers: int) -> Needs:
+    """What so many workers ask for, and the task that validates their checkpoints."""
+    needs = {name: amount * num_workers for name, amount in worker_needs(config).items()}
+    return needs | {"CPU": needs["CPU"] + (config.execution.evaluation_cpus if config.execution.validate_checkpoints else 0.0)}
 
 
 def worker_needs(config: Config) -> Needs:

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -19,13 +19,24 @@ import ray
 import ray.data
 import ray.train
 from pyarrow.fs import FSSpecHandler, PyFileSystem
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    ValidationConfig,
+    ValidationTaskConfig,
+)
 from ray.train.torch import TorchTrainer
 from ray.train.torch.config import TorchConfig, _TorchBackend
 
 from clinjepa import errors
 from clinjepa.curriculum.checkpoints.history import Row
-from clinjepa.curriculum.jobs import COST, Job, load_training_job
+from clinjepa.curriculum.jobs import COST, Job, PhaseJob, load_training_job
+from clinjepa.curriculum.validation import can_validate, validation_drift
+from clinjepa.curriculum.workers.profiling import profiled_steps
 from clinjepa.storage import Folder
 from clinjepa.storage.faults import translated
 from pipelines.graph.artifacts import Artifact
@@ -33,11 +44,16 @@ from pipelines.graph.context import RunContext
 from pipelines.graph.stage import Stage
 from pipelines.scheduling.coordinator import coordinator
 from pipelines.scheduling.session import WATCHER_VARIABLE
-from pipelines.scheduling.trackers import TrackerSettings, open_trackers, tracker_settings
+from pipelines.scheduling.trackers import TrackerSettings, open_trackers, stage_folder, tracker_settings
 from pipelines.stages.feed import ray_data_feed
 from pipelines.stages.needs import worker_needs
 
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+_HANG_DETECTOR = {"RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR": "1", "RAY_TRAIN_NCCL_RAS_ACTION": "fail"}
+"""Where the image has `ncclras` (NCCL >= 2.24), a collective that no worker gets on with for 10 minutes counts as a worker failure. Values
+of the environment take precedence."""
+
+_VALIDATION_TIMEOUT_SECONDS = 600.0
 
 
 def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job) -> dict[str, object]:
@@ -62,6 +78,7 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
     name = f"{stage.key}-{context.run_id}"
     ray.get(context.coordinator.forget_fault.remote(name))
     os.environ[_START_TIMEOUT] = str(execution.start_timeout_seconds)
+    guard_collectives(execution.use_gpu)
     state = _train_state(context)
     context.report(stage, 0, job.expected_steps, "starting workers")
     trainer = _trainer(context, stage, job, name)
@@ -78,6 +95,12 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
     return {**metrics["summary"], "steps_by_workers": timing["steps_by_workers"], **cost}
 
 
+def guard_collectives(use_gpu: bool) -> None:
+    """Switch Ray Train's detector of hung collectives on for trainings with GPUs, unless the environment says otherwise."""
+    if use_gpu:
+        os.environ.update({name: os.environ.get(name, value) for name, value in _HANG_DETECTOR.items()})
+
+
 def _trainer(context: RunContext, stage: Stage, job: Job, name: str) -> TorchTrainer:
     """Ray Train's trainer of a job; name: of the training, under which its state lies in the storage."""
     execution, state = context.config.execution, _train_state(context)
@@ -90,6 +113,9 @@ def _trainer(context: RunContext, stage: Stage, job: Job, name: str) -> TorchTra
         "threads": execution.threads_per_worker,
         "nodes_may_leave": os.environ.get(WATCHER_VARIABLE, "1") != "0",
         "trackers": tracker_settings(context.config, stage.label, stage.key),
+        "run_folder": (context.storage / f"runs/{context.config.name}").address,
+        "profile_steps": execution.profile_steps,
+        "validates": execution.validate_checkpoints and isinstance(job, PhaseJob) and can_validate(job),
     }
     return TorchTrainer(
         _train_loop,  # type: ignore[arg-type]  # a TypedDict is a dict
@@ -107,11 +133,22 @@ def _trainer(context: RunContext, stage: Stage, job: Job, name: str) -> TorchTra
             storage_path=state.path(),
             storage_filesystem=None if state.is_local else PyFileSystem(FSSpecHandler(state.fs)),
             failure_config=FailureConfig(  # type: ignore[call-arg]
-                max_failures=execution.max_worker_failures, max_preemption_failures=-1
+                max_failures=execution.max_worker_failures,
+                max_preemption_failures=-1,
+                relax_collectives_on_preemption=True,
+                preemption_grace_s=execution.preemption_grace_seconds,
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=job.keep_checkpoints),
         ),
+        validation_config=_validation(work, execution.evaluation_cpus) if work["validates"] else None,
     )
+
+
+def _validation(work: _Work, num_cpus: float) -> ValidationConfig:
+    # Ray keeps these arguments as JSON.
+    arguments = {"work": {name: value for name, value in work.items() if name != "trackers"}, "trackers": asdict(work["trackers"])}
+    task = ValidationTaskConfig(arguments, timeout_s=_VALIDATION_TIMEOUT_SECONDS)
+    return ValidationConfig(_validate, task, {"num_cpus": num_cpus, "num_gpus": 0, "scheduling_strategy": "DEFAULT", "max_retries": 1})
 
 
 def _train_state(context: RunContext) -> Folder:
@@ -130,6 +167,11 @@ class _Work(TypedDict):
     threads: int
     nodes_may_leave: bool
     trackers: TrackerSettings
+    run_folder: str
+    """Folder of the run in the storage."""
+    profile_steps: int
+    validates: bool
+    """Whether every checkpoint is validated in a task of its own."""
 
 
 @dataclass
@@ -194,11 +236,13 @@ def _train_loop(work: _Work) -> None:
             return
         with tempfile.TemporaryDirectory() as scratch:
             Path(scratch, "pointer.json").write_text(json.dumps({"address": checkpoint, "step": step}))
-            ray.train.report(numbers | {"step": step}, checkpoint=Checkpoint.from_directory(scratch) if rank == 0 else None)
+            pointer = Checkpoint.from_directory(scratch) if rank == 0 else None
+            ray.train.report(numbers | {"step": step}, checkpoint=pointer, validation=work["validates"])
 
     try:
         notice = _leaving_nodes if work["nodes_may_leave"] else None
-        run_training_job(job, Launch(Dist.current(), ray_data_feed(job), on_report, notice))
+        with profiled_steps(_own_folder(work, "profiles"), rank, work["profile_steps"]) as after_step:
+            run_training_job(job, Launch(Dist.current(), ray_data_feed(job), on_report, notice, after_step))
         for tracker in trackers:
             tracker.close()
     except errors.TornCheckpointError:
@@ -206,6 +250,33 @@ def _train_loop(work: _Work) -> None:
     except errors.ClinJepaError as error:
         _note(work["name"], error)
         raise
+
+
+def _own_folder(work: _Work, what: str) -> Folder:
+    """A stage's folder `<run>/<what>/<stage>`, named as TensorBoard's."""
+    return Folder(work["run_folder"]) / what / stage_folder(work["label"], work["stage_key"])
+
+
+def _validate(checkpoint: Checkpoint, **kwargs: Any) -> dict[str, float]:
+    """Runs in a task beside the training: the drift of one checkpoint, for trackers and the run's folder. `work`: of the training."""
+    import torch
+
+    torch.set_num_threads(1)
+    work: _Work = kwargs["work"]
+    job = load_training_job(work["job"])
+    assert isinstance(job, PhaseJob)
+    with checkpoint.as_directory() as folder:
+        pointer = json.loads(Path(folder, "pointer.json").read_text())
+    try:
+        figures = validation_drift(job, Folder(pointer["address"]))
+    except errors.CheckpointError:
+        return {}  # newer checkpoints have replaced it
+    step = int(pointer["step"])
+    _own_folder(work, "validation").write_json(f"step-{step:08d}.json", {"step": step, **figures})
+    for tracker in open_trackers(TrackerSettings(**kwargs["trackers"])):
+        tracker.log(step, {f"validation/{name}": value for name, value in figures.items()})
+        tracker.close()
+    return figures
 
 
 def _leaving_nodes() -> list[str]:

@@ -203,6 +203,25 @@ def open_checkpoint(place: Folder, digests: Digests) -> Checkpoint:
 
     Raises TornCheckpointError for a manifest that is missing, cut or altered, CheckpointError for one of another job or schema version.
     """
+    checkpoint, made_of = _read(place)
+    others = sorted(name for name in made_of.keys() | digests.keys() if made_of.get(name) != digests.get(name))
+    if "settings" in others:
+        raise CheckpointError(f"{place.address} was made by a job with other settings; remove its folder or choose another out")
+    if others:
+        raise CheckpointError(
+            f"{place.address} was made from other inputs than the job has now ({', '.join(others)}); "
+            f"put those back, or remove {place.address.rpartition('/')[0]} to train from the new ones"
+        )
+    return checkpoint
+
+
+def read_checkpoint(place: Folder) -> Checkpoint:
+    """The checkpoint in a folder, whatever job made it; raises as `open_checkpoint`."""
+    return _read(place)[0]
+
+
+def _read(place: Folder) -> tuple[Checkpoint, Digests]:
+    """The checkpoint in a folder, and the digests of the job that made it."""
     try:
         manifest = place.read_json("manifest.json")
     except StoreError:
@@ -216,16 +235,7 @@ def open_checkpoint(place: Folder, digests: Digests) -> Checkpoint:
         )
     if manifest.pop("sha256", None) != _manifest_digest(manifest) or not place.address.endswith(_step_name(manifest["step"])):
         raise TornCheckpointError(f"{place.address}/manifest.json is not what was written: it was altered, or another checkpoint's")
-    made_of: Digests = manifest["job"]
-    others = sorted(name for name in made_of.keys() | digests.keys() if made_of.get(name) != digests.get(name))
-    if "settings" in others:
-        raise CheckpointError(f"{place.address} was made by a job with other settings; remove its folder or choose another out")
-    if others:
-        raise CheckpointError(
-            f"{place.address} was made from other inputs than the job has now ({', '.join(others)}); "
-            f"put those back, or remove {place.address.rpartition('/')[0]} to train from the new ones"
-        )
-    return Checkpoint(place, int(manifest["step"]), manifest["files"])
+    return Checkpoint(place, int(manifest["step"]), manifest["files"]), manifest["job"]
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -112,13 +112,48 @@ def test_zero_minutes_wait_for_nothing(clock: list[float]) -> None:
         ([], [], {}),
     ],
 )
-def test_a_run_waits_for_what_its_unfinished_stages_start_with(tmp_path, monkeypatch, kinds, overrides, needs) -> None:
+def test_a_run_waits_for_what_the_stages_start_with_that_come_first(tmp_path, monkeypatch, kinds, overrides, needs) -> None:
     asked: list[object] = []
     monkeypatch.setattr(preflight, "on_a_cluster", lambda: True)
+    monkeypatch.setattr(preflight, "refuse_never", lambda needs: asked.append(needs))
     monkeypatch.setattr(preflight, "wait_for", lambda needs, minutes, tell: asked.append((needs, minutes)))
     given = ["execution.use_gpu=true", "execution.num_workers=2", "execution.wait_for_resources_minutes=7", *overrides]
     config = small_config(tmp_path, *given)
     context = SimpleNamespace(config=config, artifact=lambda stage: SimpleNamespace(is_complete=lambda: stage.label == "done"))
-    stages = [Stage(kind, kind, {}) for kind in kinds] + [Stage("phase", "done", {})]
+    done = Stage("phase", "done", {})
+    stages = [Stage(kind, kind, {}, {"before": done}) for kind in kinds] + [done]
     preflight.check_on_cluster(context, stages)  # type: ignore[arg-type]
-    assert asked == [(needs, 7.0)]
+    gpus = {name: amount for name, amount in needs.items() if name == "GPU"}
+    assert asked == [gpus, (needs, 7.0)]
+    asked.clear()
+    data = Stage("labels", "unfinished", {}, {"before": done})
+    preflight.check_on_cluster(context, [data] + [Stage(kind, kind, {}, {"data": data}) for kind in kinds])  # type: ignore[arg-type]
+    assert asked == [gpus, ({"CPU": 1.0}, 7.0)], "GPUs would stand idle while the data are made"
+
+
+class Coordinator:
+    """Keeps faults as the cluster's coordinator does."""
+
+    def __init__(self) -> None:
+        self.noted: dict[str, tuple[str, str]] = {}
+        self.fault = SimpleNamespace(remote=self.noted.get)
+        self.note_fault = SimpleNamespace(remote=lambda name, kind, message: self.noted.setdefault(name, (kind, message)))
+
+
+def test_a_stage_waits_for_its_gpus_alone_and_the_next_does_not_wait_for_what_never_came(tmp_path, monkeypatch, clock) -> None:
+    monkeypatch.setattr("ray.get", lambda value: value)
+    cluster, told = Cluster(Supply({"CPU": 2.0})), []  # type: ignore[var-annotated]
+    monkeypatch.setattr(supply, "RaySupply", lambda: cluster)
+    config = small_config(tmp_path, "execution.wait_for_resources_minutes=3")
+    context = SimpleNamespace(config=config, run_id="run", coordinator=Coordinator(), report=lambda *said: told.append(said[-1]))
+    stage = Stage("phase", "warmup", {})
+    supply.wait_for_stage(context, stage, {"CPU": 64.0})  # type: ignore[arg-type]
+    assert not told and clock[0] == 0, "CPUs are the coordinator's"
+    for waits in (180.0, 0.0):
+        began = clock[0]
+        with pytest.raises(ResourceError, match="2 GPU are needed, the cluster has 0 GPU, also after 3 min"):
+            supply.wait_for_stage(context, stage, {"CPU": 1.0, "GPU": 2.0})  # type: ignore[arg-type]
+        assert waits <= clock[0] - began < waits + 10
+    assert "waiting for 2 GPU" in told[0]
+    cluster.states = [Supply({"CPU": 2.0, "GPU": 2.0})]
+    supply.wait_for_stage(SimpleNamespace(**{**vars(context), "run_id": "next"}), stage, {"GPU": 2.0})  # type: ignore[arg-type]

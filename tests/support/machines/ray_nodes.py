@@ -124,13 +124,15 @@ class RayNodes:
         )
         return node
 
-    def drain(self, seconds: int) -> None:
-        """Give notice that the last node added will be taken away in so many seconds, as a cloud does."""
+    def drain(self, seconds: int, node: Node | None = None) -> None:
+        """Give notice that a node, the last one added unless given, will be taken away in so many seconds, as a cloud does."""
+        folder = (node or self._nodes[-1]).folder
         said = self._ask(
-            "last = [node for node in ray.nodes() if node['Alive'] and node['Resources'].get('last')][0]\n"
+            "folder, seconds = sys.argv[2].split('|')\n"
+            "found = [node for node in ray.nodes() if node['Alive'] and node['RayletSocketName'].startswith(folder + '/')][0]\n"
             "client = GcsClient(address=ray.get_runtime_context().gcs_address)\n"
-            "print(client.drain_node(last['NodeID'], 2, 'taken away', int((time.time() + float(sys.argv[2])) * 1000)))\n",
-            str(seconds),
+            "print(client.drain_node(found['NodeID'], 2, 'taken away', int((time.time() + float(seconds)) * 1000)))\n",
+            f"{folder}|{seconds}",
         )
         if not said.startswith("(True"):
             raise RuntimeError(said)
