@@ -26,6 +26,9 @@ NAME = "clinjepa-coordinator-" + hashlib.sha256(Path(__file__).read_bytes()).hex
 """Holds the digest of this file: drivers with different versions of it use different actors, those with equal versions share CPUs."""
 
 NAMESPACE = "clinjepa"
+_NOT_ON_SPOT: dict[str, Any] = {"label_selector": {"ray.io/market-type": "!spot"}, "fallback_strategy": [{"label_selector": {}}]}
+"""A node that says of itself that it may be taken away is used only where there is no other; nodes without the label are others."""
+
 _SILENCE_SECONDS = 15.0
 """A grant or request that is not renewed for this long is dropped."""
 
@@ -130,7 +133,7 @@ class Coordinator:
 def coordinator() -> Any:
     """The cluster's coordinator; starts it when there is none."""
     options = {"name": NAME, "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached", "scheduling_strategy": "DEFAULT"}
-    return Coordinator.options(**options).remote()  # type: ignore[attr-defined]
+    return Coordinator.options(**options, **_NOT_ON_SPOT).remote()  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

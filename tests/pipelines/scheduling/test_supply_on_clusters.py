@@ -68,3 +68,21 @@ def test_an_autoscaler_starts_gpus_from_zero_and_what_no_group_has_is_refused() 
         refused = [line for line in said.splitlines() if line.startswith("refused")]
         assert len(refused) == 1 and "none of its node groups can have 1 accelerator_type:H100" in refused[0]
         assert "the cluster has 1 GPU after" in said and "ran on" in said
+
+
+PLACE = """
+from pipelines.scheduling.coordinator import NAME, NAMESPACE, coordinator
+def market_type(node_id):
+    return next(node["Labels"].get("ray.io/market-type", "none") for node in ray.nodes() if node["NodeID"] == node_id)
+ray.get(coordinator().progress.remote())
+found = ray._private.state.actors()
+print(*(market_type(each["Address"]["NodeID"]) for each in found.values() if each["Name"] == NAME and each["State"] == "ALIVE"))
+ray.kill(ray.get_actor(NAME, namespace=NAMESPACE))
+"""
+
+
+def test_the_coordinator_is_on_a_spot_node_only_where_there_is_no_other() -> None:
+    with RayNodes(head_cpus=0, env={"RAY_NODE_MARKET_TYPE": "spot"}) as nodes:
+        assert nodes.ask(PLACE) == "spot"
+        nodes.add(market_type="on-demand")
+        assert [nodes.ask(PLACE) for _ in range(3)] == ["on-demand"] * 3

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray._raylet import NODE_MARKET_TYPE_ENV  # type: ignore[attr-defined]  # compiled, its stub lacks it
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
 from tests.conftest import free_port_block
@@ -114,9 +115,16 @@ class RayNodes:
                 node.lose()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def add(self, num_cpus: int = 1, num_gpus: int = 0) -> Node:
-        """Another node, once the cluster sees it, which takes some seconds. num_gpus: what Ray is told, whatever is there."""
-        node = self._start([f"--address={self.address}", f"--num-gpus={num_gpus}"], num_cpus)
+    def add(self, num_cpus: int = 1, num_gpus: int = 0, market_type: str = "") -> Node:
+        """Another node, once the cluster sees it, which takes some seconds.
+
+        Args:
+            num_cpus: Logical CPUs.
+            num_gpus: What Ray is told, whatever is there.
+            market_type: The node's label `ray.io/market-type`, unless empty.
+        """
+        labels = {NODE_MARKET_TYPE_ENV: market_type} if market_type else {}
+        node = self._start([f"--address={self.address}", f"--num-gpus={num_gpus}"], num_cpus, labels)
         self._ask(
             "while not any(node['Alive'] and node['RayletSocketName'].startswith(sys.argv[2] + '/') for node in ray.nodes()):\n"
             "    time.sleep(0.2)\n",
@@ -187,13 +195,13 @@ class RayNodes:
             raise RuntimeError(done.stderr[-2000:])
         return done.stdout.strip()
 
-    def _start(self, arguments: list[str], num_cpus: int) -> Node:
+    def _start(self, arguments: list[str], num_cpus: int, env: Mapping[str, str] | None = None) -> Node:
         folder = str(self._scratch / str(len(self._nodes)))
         command = [_RAY, "start", *arguments, f"--num-cpus={num_cpus}", f"--temp-dir={folder}", "--block", "--disable-usage-stats"]
         if self._nodes:
             command.append('--resources={"last": 1}')
         log = open(f"{folder}.log", "wb")
-        process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env={**self.env, **(env or {})}, stdout=log, stderr=log, start_new_session=True)
         self._nodes.append(Node(process, folder))
         return self._nodes[-1]
 
