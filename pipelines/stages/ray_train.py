@@ -237,7 +237,7 @@ def _train_loop(work: _Work) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             Path(scratch, "pointer.json").write_text(json.dumps({"address": checkpoint, "step": step}))
             pointer = Checkpoint.from_directory(scratch) if rank == 0 else None
-            ray.train.report(numbers | {"step": step}, checkpoint=pointer, validation=work["validates"])
+            ray.train.report(numbers | {"step": step}, checkpoint=pointer, validation=work["validates"] and rank == 0)
 
     try:
         notice = _leaving_nodes if work["nodes_may_leave"] else None

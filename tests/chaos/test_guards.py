@@ -44,14 +44,14 @@ def test_checkpoints_are_validated_and_steps_profiled_beside_the_training_which_
     training.assert_same_losses(inputs)
 
     (validations,) = made(training.storage, "validation").values()
-    last = training.storage / "runs/clinjepa/validation" / next(iter(made(training.storage, "validation")))
+    last = training.storage / "runs/run/validation" / next(iter(made(training.storage, "validation")))
     assert f"step-{4 * EVERY:08d}.json" in validations
     figures = last.read_json(f"step-{4 * EVERY:08d}.json")
     assert figures["step"] == 4 * EVERY and figures["num_windows"] >= 5 and figures["rollout_vs_copy_1h"] > 0
 
     ((stage, traces),) = made(training.storage, "profiles").items()
     assert traces == ["worker-0.json.gz", "worker-1.json.gz"]
-    events = json.loads(gzip.decompress((training.storage / "runs/clinjepa/profiles" / stage).read_bytes(traces[1])))["traceEvents"]
+    events = json.loads(gzip.decompress((training.storage / "runs/run/profiles" / stage).read_bytes(traces[1])))["traceEvents"]
     assert len({event["name"] for event in events if event.get("name", "").startswith("ProfilerStep#")}) == 2
 
 

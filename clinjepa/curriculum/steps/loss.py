@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from clinjepa.curriculum.checkpoints.history import Row
 from clinjepa.curriculum.jobs import PhaseJob
-from clinjepa.curriculum.recipes.phases import ROLLOUT_WEIGHT
+from clinjepa.curriculum.recipes.phases import ROLLOUT_WEIGHT, LossTerm
 from clinjepa.curriculum.terms.functions import resolved
 from clinjepa.curriculum.terms.inputs import HeadSizes, TermInputs
-from clinjepa.curriculum.terms.table import OWN_MODULE, Option
+from clinjepa.curriculum.terms.table import OWN_MODULE, Option, Term
 from clinjepa.errors import ConfigError
 
 
@@ -86,22 +86,22 @@ class PhaseTerm:
 
 def phase_terms(job: PhaseJob) -> list[PhaseTerm]:
     """The terms of the job's loss, in order. Raises ConfigError for a term that does not exist."""
-    found = []
-    for each in job.phase.loss:
-        entry = job.terms.term(each.term, job.name)
-        found.append(
-            PhaseTerm(
-                name=each.name,
-                weight=job.curriculum_settings.rollout_weight if each.weight == ROLLOUT_WEIGHT else float(each.weight),
-                counts=entry.counts,
-                options=each.options,
-                function=_no_function if entry.of_texts else resolved(entry.function),
-                of_sums=None if entry.of_sums is None else resolved(entry.of_sums),
-                make_head=None if entry.head is None else resolved(entry.head),
-                of_texts=entry.of_texts,
-            )
-        )
-    return found
+    rollout_weight = job.curriculum_settings.rollout_weight
+    return [phase_term(each, job.terms.term(each.term, job.name), rollout_weight) for each in job.phase.loss]
+
+
+def phase_term(named: LossTerm, entry: Term, rollout_weight: float) -> PhaseTerm:
+    """A term as a phase names it, with its functions. rollout_weight: of the settings, for a term that takes its weight from there."""
+    return PhaseTerm(
+        name=named.name,
+        weight=rollout_weight if named.weight == ROLLOUT_WEIGHT else float(named.weight),
+        counts=entry.counts,
+        options=named.options,
+        function=_no_function if entry.of_texts else resolved(entry.function),
+        of_sums=None if entry.of_sums is None else resolved(entry.of_sums),
+        make_head=None if entry.head is None else resolved(entry.head),
+        of_texts=entry.of_texts,
+    )
 
 
 def _no_function(inputs: TermInputs, **options: Option) -> Tensor:
