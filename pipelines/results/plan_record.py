@@ -15,7 +15,7 @@ from pipelines.graph.planning import plan_experiment
 from pipelines.graph.provenance import by_other_code, other_code_line
 from pipelines.graph.stage import Stage
 from pipelines.results.grid_costs import grid_costs, largest_point
-from pipelines.scheduling.preflight import check_workers, warnings
+from pipelines.scheduling.preflight import check_own_terms, check_workers, warnings
 
 PLAN_SCHEMA_VERSION = 1
 
@@ -131,8 +131,9 @@ def plan_record(config: Config, without_data: bool = False) -> PlanRecord:
     Raises:
         SourceError: The source cannot be read.
         StorageError: The storage cannot be reached.
-        ConfigError: A task or recipe is not there, or a model's sizes are not known.
+        ConfigError: A task or recipe is not there, a recipe's own term fails, or a model's sizes are not known.
     """
+    check_own_terms(config)
     experiment = None if without_data else plan_experiment(config, remember=False)
     stages = _stage_plans(config, experiment) if experiment else []
     others = [stage.label for stage in stages if stage.other_code]

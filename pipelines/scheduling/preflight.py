@@ -41,7 +41,8 @@ def check_before_cluster(config: Config, trains: bool = True, writes_report: boo
         writes_report: Also refuse a run folder of another schema version.
 
     Raises:
-        ConfigError: More workers than micro-batches, a model that is not there, adapters that match no layer, a tracker without address.
+        ConfigError: More workers than micro-batches, a recipe's own term that fails, a model that is not there, adapters that match no
+            layer, a tracker without address.
         StorageError: The storage cannot be reached or written.
         SourceError: The source's files cannot be read.
         StoreError: The run's folder has another schema version.
@@ -49,6 +50,7 @@ def check_before_cluster(config: Config, trains: bool = True, writes_report: boo
     """
     if trains:
         check_workers(config)
+        check_own_terms(config)
     check_storage(config)
     if writes_report:
         check_run_folder(config)
@@ -79,6 +81,16 @@ def check_workers(config: Config) -> None:
                 f"execution.num_workers: {config.execution.max_workers} workers would share {available} micro-batches of a step; "
                 f"use at most {available} workers or lower {cut}"
             )
+
+
+def check_own_terms(config: Config) -> None:
+    """Raise ConfigError for a loss term from a recipe's own file that fails, or is NaN, on random latents."""
+    recipes = [recipe for recipe in load_recipes(config.grid.recipes) if recipe.terms_source is not None]
+    if recipes:
+        from clinjepa.curriculum.steps.term_trial import try_own_terms
+
+        for recipe in recipes:
+            try_own_terms(recipe)
 
 
 def warnings(config: Config) -> list[str]:
