@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import resource
 import secrets
@@ -54,6 +55,25 @@ def local_start() -> Iterator[None]:
         os.environ["HOME"] = home if os.path.isabs(home) else os.path.dirname(private_ray_folder())
     with hangups_held_back(), _waiting_for_the_node(START_SECONDS), _agents_with_known_ports(), _on_loopback_alone():
         yield
+
+
+@contextlib.contextmanager
+def metrics_address_known(ray_folder: str) -> Iterator[None]:
+    """Keep a file with the metrics port of the Ray that was started, for Prometheus (`file_sd_configs`), while the block runs.
+
+    `metrics/<process id>.json` beside `ray_folder`. Ray itself writes such a file only where it has a dashboard.
+    """
+    path = Path(os.path.dirname(ray_folder), "metrics", f"{os.getpid()}.json")
+    with contextlib.suppress(OSError, IndexError, KeyError):  # it is only looked at
+        port = ray.nodes()[0]["MetricsExportPort"]
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps([{"labels": {"job": "ray"}, "targets": [f"127.0.0.1:{port}"]}]))
+        part.rename(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _allow_open_files() -> None:

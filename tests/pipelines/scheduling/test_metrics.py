@@ -88,3 +88,10 @@ def test_the_queries_group_by_labels_that_the_figures_have() -> None:
         grouped = {label.strip() for found in re.findall(r"by \(([^)]*)\)", query) for label in found.split(",")}
         names = [name for name in re.findall(r"\bray_\w+", query) if name in labels]
         assert all(grouped <= labels[name] for name in names), title
+
+
+def test_the_page_lists_every_figure_as_it_is() -> None:
+    page = (BOARD.parents[2] / "docs" / "runs.md").read_text()
+    for name, about in METRICS.items():
+        ending = " (counter)" if about.kind == "counter" else ""
+        assert f"| `{name}` | {', '.join(about.labels)} | {about.description}{ending} |" in page
