@@ -21,10 +21,10 @@ LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFF
 """127.0.0.1, ::1 and ::ffff:127.0.0.1 as the system's tables write them."""
 
 
-def listening(processes: set[int]) -> dict[int, str]:
+def listening(ids: set[int]) -> dict[int, str]:
     """By port: the address on which one of the processes listens, as the system writes it."""
     sockets = set()
-    for process in processes:
+    for process in ids:
         for entry in Path(f"/proc/{process}/fd").iterdir():
             try:
                 sockets.add(os.readlink(entry))
@@ -40,15 +40,17 @@ def listening(processes: set[int]) -> dict[int, str]:
     return found
 
 
-def processes_of(session: str) -> set[int]:
-    """Ids of the session's processes and of this one."""
-    found = {os.getpid()}
+def processes() -> set[int]:
+    """This process and all that descend from it: those of its Ray, whatever they call themselves."""
+    parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if session in (entry / "cmdline").read_text() or session in os.readlink(entry / "fd" / "1"):
-                found.add(int(entry.name))
-        except OSError:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
             continue
+    found = {os.getpid()}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
     return found
 
 
@@ -56,10 +58,9 @@ def processes_of(session: str) -> set[int]:
 class Worker:
     """A process that has figures."""
 
-    def record(self) -> int:
+    def record(self) -> None:
         record("clinjepa_loss", 2.5, {"stage": "SFT", "recipe": "", "seed": ""})
         record("clinjepa_stages_run", 2, {"kind": "sft"})
-        return os.getpid()
 
 
 def test_every_port_is_on_loopback_and_the_metrics_port_shows_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +68,7 @@ def test_every_port_is_on_loopback_and_the_metrics_port_shows_the_figures(tmp_pa
     with ray_session(Config(storage=str(tmp_path), execution={"object_store_mb": 100, "local_num_cpus": 1, "progress": False})):
         session = ray._private.worker.global_worker.node.get_session_dir_path()
         worker = Worker.remote()
-        process = ray.get(worker.record.remote(), timeout=120)
+        ray.get(worker.record.remote(), timeout=120)
         file = Path(session).parents[1] / "metrics" / f"{os.getpid()}.json"
         ((target,),) = [each["targets"] for each in json.loads(file.read_text())]
         text, deadline = "", time.monotonic() + 90
@@ -77,7 +78,7 @@ def test_every_port_is_on_loopback_and_the_metrics_port_shows_the_figures(tmp_pa
                 text = urllib.request.urlopen(f"http://{target}/metrics", timeout=10).read().decode()
             except OSError:
                 continue
-        ports = listening(processes_of(session) | {process})
+        ports = listening(processes())
         assert int(target.rpartition(":")[2]) in ports and len(ports) >= 6, "raylet, control process, agents, workers"
         assert {address for address in ports.values()} <= LOOPBACK
     assert not file.exists()

@@ -116,6 +116,8 @@ class RayNodes:
     def __enter__(self) -> RayNodes:
         head = ["--head", f"--port={self.port}", f"--include-dashboard={str(self._has_dashboard).lower()}"]
         head += [f"--ray-client-server-port={self.port + 2}", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.port + 1}"]
+        if self._has_dashboard:  # it submits jobs by the agent, whose usual port another Ray of this machine may have
+            head.append(f"--dashboard-agent-listen-port={self.port + 3}")
         if self._groups is not None:
             head.append(f"--autoscaling-config={self._autoscaling()}")
         self.head = self._start(head, self._head_cpus)
@@ -134,15 +136,25 @@ class RayNodes:
                 node.lose()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def add(self, num_cpus: int = 1, num_gpus: int = 0) -> Node:
-        """Another node, once the cluster sees it, which takes some seconds. num_gpus: what Ray is told, whatever is there."""
-        node = self._start([f"--address={self.address}", f"--num-gpus={num_gpus}"], num_cpus)
+    def add(self, num_cpus: int = 1, num_gpus: int = 0, env: Mapping[str, str] | None = None) -> Node:
+        """Another node, once the cluster sees it, which takes some seconds.
+
+        Args:
+            num_cpus: Its logical CPUs.
+            num_gpus: What Ray is told, whatever is there.
+            env: Variables of its environment that are not those of the cluster.
+        """
+        node = self.begin(num_cpus, num_gpus, env)
         self._ask(
             "while not any(node['Alive'] and node['RayletSocketName'].startswith(sys.argv[2] + '/') for node in ray.nodes()):\n"
             "    time.sleep(0.2)\n",
             node.folder,
         )
         return node
+
+    def begin(self, num_cpus: int = 1, num_gpus: int = 0, env: Mapping[str, str] | None = None) -> Node:
+        """As `add`, without waiting for the cluster, which may not let it in."""
+        return self._start([f"--address={self.address}", f"--num-gpus={num_gpus}"], num_cpus, env)
 
     def asked(self, path: str) -> bytes:
         """What the dashboard answers to who has the token. Raises OSError when it does not."""
@@ -212,13 +224,13 @@ class RayNodes:
             raise RuntimeError(done.stderr[-2000:])
         return done.stdout.strip()
 
-    def _start(self, arguments: list[str], num_cpus: int) -> Node:
+    def _start(self, arguments: list[str], num_cpus: int, env: Mapping[str, str] | None = None) -> Node:
         folder = str(self._scratch / str(len(self._nodes)))
         command = [_RAY, "start", *arguments, f"--num-cpus={num_cpus}", f"--temp-dir={folder}", "--block", "--disable-usage-stats"]
         if self._nodes:
             command.append('--resources={"last": 1}')
         log = open(f"{folder}.log", "wb")
-        process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=self.env | (env or {}), stdout=log, stderr=log, start_new_session=True)
         self._nodes.append(Node(process, folder))
         return self._nodes[-1]
 
