@@ -110,7 +110,7 @@ def in_safe_words(error: BaseException) -> str:
     while isinstance(wrapped := getattr(error, "_base_exc", None) or getattr(error, "cause", None), BaseException):
         trace, error = str(error), wrapped
     if isinstance(error, HiddenError):
-        return str(error)
+        return str(error).strip().partition("\n")[0]  # Ray Data adds lines with advice
     kind, places = type(error), _PLACE.findall(trace)
     ours = [(Path(file).name, line) for file, line in places if {"clinjepa", "pipelines"} & set(Path(file).parts[-3:-1])]
     where = f" in {ours[-1][0]}:{ours[-1][1]}" if ours else ""

@@ -84,6 +84,7 @@ def test_an_exception_that_quotes_a_value_leaves_a_worker_in_safe_words_with_its
 
     error = caught(work)
     assert type(error) is HiddenError and in_safe_words(error) == str(error) and str(error).startswith("ValueError")
+    assert in_safe_words(HiddenError("ValueError in parts.py:7\nFailed to apply UDF")) == "ValueError in parts.py:7"
     assert str(VALUE) not in as_ray_writes_it(error) and "in work" in as_ray_writes_it(error)
 
 
