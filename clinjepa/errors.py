@@ -6,8 +6,11 @@ a credential: every message passes `redaction.redacted`.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from clinjepa.redaction import redacted
@@ -72,6 +75,14 @@ class AccessError(ClinJepaError):
     """A request to show single patients of a source with credentialed access."""
 
 
+class HiddenError(RuntimeError):
+    """An unexpected exception in safe words, in the place of one whose message may quote a patient's value."""
+
+
+DEBUG_VARIABLE = "CLINJEPA_DEBUG"
+"""Set to 1 in a process, exceptions keep their messages there (`values_hidden`). `--debug` sets it for a Ray on this machine."""
+
+
 def retold(kind: str, message: str, otherwise: type[Exception] = TrainingError) -> Exception:
     """The exception that another process reported by class name and message.
 
@@ -98,12 +109,56 @@ def in_safe_words(error: BaseException) -> str:
     trace = "".join(traceback.format_tb(error.__traceback__))
     while isinstance(wrapped := getattr(error, "_base_exc", None) or getattr(error, "cause", None), BaseException):
         trace, error = str(error), wrapped
+    if isinstance(error, HiddenError):
+        return str(error).strip().partition("\n")[0]  # Ray Data adds lines with advice
     kind, places = type(error), _PLACE.findall(trace)
     ours = [(Path(file).name, line) for file, line in places if {"clinjepa", "pipelines"} & set(Path(file).parts[-3:-1])]
     where = f" in {ours[-1][0]}:{ours[-1][1]}" if ours else ""
     words = str(error).strip().splitlines()
-    quoted = isinstance(error, _QUOTED) or kind.__module__.partition(".")[0] == "ray"
+    quoted = _may_be_quoted(error)
     return f"{kind.__name__}{where}" + (f": {redacted(words[0])[:300]}" if quoted and words else "")
+
+
+@contextlib.contextmanager
+def values_hidden() -> Iterator[None]:
+    """Let no exception with a patient's value leave the block: what runs in a worker of Ray is in one.
+
+    Ray writes an exception with its traceback, and all that it followed, into logs that stay, and its dashboard shows it. So an unexpected
+    exception whose message may quote a value becomes a `HiddenError` with the same traceback, whose lines are code alone, and one whose
+    message may be shown loses those that it followed if they may not.
+
+    Raises:
+        HiddenError: In the place of an exception whose message may quote a value.
+    """
+    hidden: HiddenError
+    try:
+        yield
+        return
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE) == "1":
+            raise
+        if isinstance(error, ClinJepaError) or _may_be_quoted(error):
+            if not _followed_may_be_quoted(error):
+                error.__cause__ = error.__context__ = None
+            raise
+        hidden = HiddenError(in_safe_words(error)).with_traceback(error.__traceback__)
+    raise hidden from None
+
+
+def _may_be_quoted(error: BaseException) -> bool:
+    """Whether the message of an exception that is not this project's may be shown."""
+    return isinstance(error, _QUOTED) or type(error).__module__.partition(".")[0] == "ray"
+
+
+def _followed_may_be_quoted(error: BaseException) -> bool:
+    """Whether that holds for every exception that `error` followed."""
+    seen, followed = {id(error)}, error.__cause__ or error.__context__
+    while followed is not None and id(followed) not in seen:
+        if not (isinstance(followed, ClinJepaError) or _may_be_quoted(followed)):
+            return False
+        seen.add(id(followed))
+        followed = followed.__cause__ or followed.__context__
+    return True
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -6,7 +6,7 @@
 | `lease` | exclusive work on a stage, by a lease in storage |
 | `coordinator` | the actor that divides CPUs and GPUs among stages and collects their progress and faults |
 | `session` | joining a Ray cluster, or starting one on this machine |
-| `local_ray` | what a start on this machine needs: patience, open files, signals |
+| `local_ray` | what a start on this machine needs: loopback, patience, open files, signals |
 | `opening` | what every command that runs stages opens: checks, cluster, display of progress |
 | `preflight` | whether a run may start: checks before the cluster and on it |
 | `supply` | what a cluster has and can have; waiting for what it lacks |
@@ -16,5 +16,6 @@
 | `interruptions` | SIGINT, SIGTERM and SIGHUP end a command in one way |
 | `progress` | the display of progress on standard error |
 | `locations` | local addresses made absolute when a command starts |
+| `metrics` | the project's figures for Ray's Prometheus ports |
 | `trackers` | losses and diagnostics sent to TensorBoard or MLflow |
 """

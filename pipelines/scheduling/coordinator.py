@@ -21,6 +21,7 @@ from typing import Any
 import ray
 
 from pipelines.graph.context import Needs
+from pipelines.scheduling.metrics import record, stage_labels
 
 NAME = "clinjepa-coordinator-" + hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
 """Holds the digest of this file: drivers with different versions of it use different actors, those with equal versions share CPUs."""
@@ -80,6 +81,7 @@ class Coordinator:
             self._granted[holder] = (grown, now)
             return True
         self._waiting[holder] = (priority, now)
+        self._show_slots()
         # The earliest request among the highest priorities, since a dict keeps its order.
         first = max(self._waiting, key=lambda name: self._waiting[name][0])
         enough = least or most
@@ -88,8 +90,13 @@ class Coordinator:
             del self._waiting[holder]
             granted = {name: min(most[name], free[name]) for name in most} if self._granted and least else most
             self._granted[holder] = (granted, now)
+            self._show_slots()
             return True
         return False
+
+    def _show_slots(self) -> None:
+        record("clinjepa_slots_waiting", len(self._waiting))
+        record("clinjepa_slots_granted", len(self._granted))
 
     def _free(self, needs: Needs, budget: Needs, apart_from: str) -> Needs:
         """What is left of the budget or cluster for each resource of `needs`, not counting the grant of `apart_from`."""
@@ -101,12 +108,17 @@ class Coordinator:
     def release(self, holder: str) -> None:
         self._granted.pop(holder, None)
         self._waiting.pop(holder, None)
+        self._show_slots()
 
     def report(self, key: str, label: str, done: float, total: float, note: str) -> None:
         self._progress[key] = StageProgress(label, done, total, note)
+        record("clinjepa_stage_running", 1, stage_labels(label))
+        record("clinjepa_stage_done_ratio", done / total if total else 0.0, stage_labels(label))
 
     def finish(self, key: str) -> None:
-        self._progress.pop(key, None)
+        known = self._progress.pop(key, None)
+        if known is not None:
+            record("clinjepa_stage_running", 0, stage_labels(known.label))
 
     def note_fault(self, name: str, kind: str, message: str) -> None:
         """Record a fault of the training `name` that a restart does not remove (class name, message).

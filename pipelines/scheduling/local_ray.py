@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import resource
 import secrets
@@ -42,7 +43,7 @@ _AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_li
 
 @contextlib.contextmanager
 def local_start() -> Iterator[None]:
-    """Start Ray inside this block: with `START_SECONDS`, as many open files as this user may have, and no SIGHUP for Ray's processes.
+    """Start Ray inside this block: on loopback alone, with `START_SECONDS`, as many open files as this user may have, no SIGHUP for it.
 
     A user without a home folder gets the private folder of Ray as `HOME`, since Ray looks for an access token there.
     """
@@ -52,8 +53,27 @@ def local_start() -> Iterator[None]:
     if not os.environ.get("HOME"):
         home = os.path.expanduser("~")
         os.environ["HOME"] = home if os.path.isabs(home) else os.path.dirname(private_ray_folder())
-    with hangups_held_back(), _waiting_for_the_node(START_SECONDS), _agents_with_known_ports():
+    with hangups_held_back(), _waiting_for_the_node(START_SECONDS), _agents_with_known_ports(), _on_loopback_alone():
         yield
+
+
+@contextlib.contextmanager
+def metrics_address_known(ray_folder: str) -> Iterator[None]:
+    """Keep a file with the metrics port of the Ray that was started, for Prometheus (`file_sd_configs`), while the block runs.
+
+    `metrics/<process id>.json` beside `ray_folder`. Ray itself writes such a file only where it has a dashboard.
+    """
+    path = Path(os.path.dirname(ray_folder), "metrics", f"{os.getpid()}.json")
+    with contextlib.suppress(OSError, IndexError, KeyError):  # it is only looked at
+        port = ray.nodes()[0]["MetricsExportPort"]
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps([{"labels": {"job": "ray"}, "targets": [f"127.0.0.1:{port}"]}]))
+        part.rename(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _allow_open_files() -> None:
@@ -90,6 +110,27 @@ def _waiting_for_the_node(seconds: float) -> Iterator[None]:
         yield
     finally:
         services.get_node = get_node
+
+
+@contextlib.contextmanager
+def _on_loopback_alone() -> Iterator[None]:
+    """Let every process of Ray listen on 127.0.0.1, so that no other machine reaches its ports. Metrics ports ask for no token.
+
+    Ray takes an address that other machines reach, also where it is told 127.0.0.1, except on systems on which it supports no clusters
+    (Ray 2.60, `get_node_ip_address`). What says that this is such a system is a constant here and a variable for the processes.
+    """
+    constants: Any = ray._private.ray_constants
+    supported, variable = constants.ENABLE_RAY_CLUSTER, constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = os.environ.get(variable)
+    constants.ENABLE_RAY_CLUSTER, os.environ[variable] = False, "0"
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = supported
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
 
 
 @contextlib.contextmanager

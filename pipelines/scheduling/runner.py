@@ -14,9 +14,12 @@ from pipelines.graph.context import Executor, RunContext
 from pipelines.graph.stage import Stage
 from pipelines.scheduling.coordinator import slot
 from pipelines.scheduling.lease import Lease, LeaseQueue
+from pipelines.scheduling.metrics import record
 from pipelines.scheduling.supply import wait_for_stage
 
 _POLL_SECONDS = 1.0
+_counted: set[str] = set()
+"""Keys of stages that this process has counted."""
 
 
 def ensure(
@@ -44,6 +47,7 @@ def ensure(
     length = stage.depth if chain_length is None else chain_length
     artifact = context.artifact(stage)
     if artifact.is_complete():
+        _count_once("reused", stage)
         return _checked(artifact, stage)
     for upstream in stage.inputs.values():
         ensure(context, upstream, executors, length, fails_once)
@@ -61,6 +65,9 @@ def ensure(
             if fails_once:
                 _raise_noted(context, stage)
             _work(context, stage, artifact, executors[stage.kind], length - stage.depth, lease)
+            _count_once("run", stage)
+            return artifact.manifest()
+    _count_once("shared", stage)
     return artifact.manifest()
 
 
@@ -69,12 +76,17 @@ def _work(context: RunContext, stage: Stage, artifact: Artifact, executor: Execu
     config = context.config
     least = executor.least(config) if executor.least else None
     wait_for_stage(context, stage, least or executor.needs(config))
+    kind, asked = {"kind": stage.kind}, time.monotonic()
     with slot(context.coordinator, executor.needs(config), priority, config.execution.budget, least):
         started = time.monotonic()
+        record("clinjepa_slot_wait_seconds", started - asked, kind)
         try:
             context.report(stage, 0, 1, "starting")
             metrics = executor.run(context, stage, artifact)
-        except ClinJepaError as error:
+        except Exception as error:
+            record("clinjepa_stages_failed", 1, kind)
+            if not isinstance(error, ClinJepaError):
+                raise
             if not isinstance(error, StorageError):  # a storage may answer the next caller
                 ray.get(context.coordinator.note_fault.remote(_fault_name(context, stage), type(error).__name__, str(error)))
             raise
@@ -90,6 +102,14 @@ def _work(context: RunContext, stage: Stage, artifact: Artifact, executor: Execu
             run_id=context.run_id,
         )
         artifact.publish(work, may_publish=lease.check)
+        record("clinjepa_stage_seconds", work.seconds, kind)
+
+
+def _count_once(how: str, stage: Stage) -> None:
+    """Count how a stage came to be finished, the first time that this process asks for it."""
+    if stage.key not in _counted:
+        _counted.add(stage.key)
+        record(f"clinjepa_stages_{how}", 1, {"kind": stage.kind})
 
 
 def _raise_noted(context: RunContext, stage: Stage) -> None:

@@ -29,13 +29,13 @@ import ray.data  # noqa: E402
 
 import clinjepa  # noqa: E402
 from clinjepa.config import Config  # noqa: E402
-from clinjepa.errors import ResourceError, StorageError  # noqa: E402
+from clinjepa.errors import DEBUG_VARIABLE, ResourceError, StorageError  # noqa: E402
 from clinjepa.redaction import redact_logs, redacted  # noqa: E402
 from clinjepa.storage.s3 import PATIENCE_VARIABLE  # noqa: E402
 from pipelines.graph.context import RunContext
 from pipelines.scheduling.coordinator import coordinator  # noqa: E402
 from pipelines.scheduling.interruptions import cleaning_up, handle_again  # noqa: E402
-from pipelines.scheduling.local_ray import end_leftover_workers, local_start, session_folder  # noqa: E402
+from pipelines.scheduling.local_ray import end_leftover_workers, local_start, metrics_address_known, session_folder  # noqa: E402
 from pipelines.scheduling.locations import inside_job, on_a_cluster  # noqa: E402
 from pipelines.scheduling.ray_folder import private_ray_folder, private_token  # noqa: E402
 
@@ -144,12 +144,14 @@ def ray_connection(local: Mapping[str, object], debug: bool = False, allow_downl
     """
     if not allow_download:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
     joined = on_a_cluster()
     options: dict[str, object] = {"logging_level": logging.INFO if debug else logging.ERROR, "log_to_driver": debug}
     if joined:
         if not inside_job():
             root = Path(clinjepa.__file__).parent
-            kept = {name: os.environ[name] for name in (PATIENCE_VARIABLE,) if name in os.environ}
+            kept = {name: os.environ[name] for name in (PATIENCE_VARIABLE, DEBUG_VARIABLE) if name in os.environ}
             options["runtime_env"] = {"py_modules": [str(root), str(root.parent / "pipelines")], "env_vars": kept}
     else:
         options |= {"address": "local", "include_dashboard": debug, "_temp_dir": private_ray_folder(), **local}
@@ -163,6 +165,8 @@ def ray_connection(local: Mapping[str, object], debug: bool = False, allow_downl
                 settings.enter_context(private_token(str(options["_temp_dir"])))
         try:
             _begin(options, joined)
+            if not joined and not begun_before:
+                settings.enter_context(metrics_address_known(str(options["_temp_dir"])))
             if not debug:
                 quieten_ray()
             ray.data.DataContext.get_current().enable_progress_bars = False

@@ -1,6 +1,7 @@
-"""Losses and diagnostics of a training stage, sent to TensorBoard or MLflow while it runs; off unless `execution.trackers` is set.
+"""Losses and diagnostics of a training stage, sent to TensorBoard or MLflow while it runs where `execution.trackers` names them.
 
-Only numbers are sent, under the stage's label. Reports and `metrics.json` do not depend on trackers.
+Only numbers are sent, under the stage's label. Reports and `metrics.json` do not depend on trackers. Some figures always go to Ray's
+metrics ports (`metrics`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 from clinjepa.config import Config
 from clinjepa.errors import ConfigError
 from clinjepa.storage import Folder
+from pipelines.scheduling.metrics import TrainingMetrics
 
 
 class Tracker(Protocol):
@@ -76,7 +78,7 @@ def check_trackers(config: Config) -> None:
 def open_trackers(settings: TrackerSettings) -> list[Tracker]:
     """The trackers of a stage, ready to log."""
     kinds: dict[str, type[TensorBoardTracker] | type[MlflowTracker]] = {"tensorboard": TensorBoardTracker, "mlflow": MlflowTracker}
-    return [kinds[kind](settings) for kind in settings.kinds]
+    return [TrainingMetrics(settings.label), *(kinds[kind](settings) for kind in settings.kinds)]
 
 
 class TensorBoardTracker:

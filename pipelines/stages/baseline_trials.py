@@ -13,7 +13,7 @@ from typing import TypedDict
 import ray
 import ray.tune
 
-from clinjepa.errors import EvaluationError, in_safe_words
+from clinjepa.errors import EvaluationError, in_safe_words, values_hidden
 from clinjepa.evaluation.baselines.protocol import Problem
 from clinjepa.evaluation.baselines.tuning import InProcessRunner, Outcome, Trial, run_trial
 from pipelines.scheduling.tune_environment import keep_credentials_out
@@ -59,4 +59,6 @@ def _trial(parameters: _Parameters, problem: Problem, trials: Sequence[Trial], s
     import torch
 
     torch.set_num_threads(1)
-    ray.tune.report(run_trial(problem, trials[parameters["place"]], seed)._asdict())
+    with values_hidden():
+        outcome = run_trial(problem, trials[parameters["place"]], seed)
+    ray.tune.report(outcome._asdict())

@@ -21,7 +21,7 @@ from clinjepa.curriculum.feed.text_batches import TextBatches
 from clinjepa.curriculum.feed.window_batches import WindowBatches
 from clinjepa.curriculum.feed.window_plan import Assignment
 from clinjepa.curriculum.jobs import Job, load_training_job
-from clinjepa.errors import ClinJepaError, retold
+from clinjepa.errors import ClinJepaError, retold, values_hidden
 
 _ROWS_PER_BLOCK = 8
 _MOST_BLOCKS, _BLOCK_BYTES = 1024, 64 << 20
@@ -115,10 +115,11 @@ class _Fetch:
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         places = zip(rows["step"].to_pylist(), rows["micro"].to_pylist(), strict=True)
         try:
-            if self._micro_batches is None:
-                self._micro_batches = open_micro_batches(load_training_job(self._job))
-            for payload in self._micro_batches.in_order(places):
-                yield _row(payload)
+            with values_hidden():
+                if self._micro_batches is None:
+                    self._micro_batches = open_micro_batches(load_training_job(self._job))
+                for payload in self._micro_batches.in_order(places):
+                    yield _row(payload)
         except ClinJepaError as error:
             yield _row(pa.py_buffer(b""), type(error).__name__, str(error))
 

@@ -12,7 +12,7 @@ import ray.data
 
 from clinjepa.curriculum.jobs import EmbedJob
 from clinjepa.curriculum.settings import ReadingSettings
-from clinjepa.errors import ClinJepaError
+from clinjepa.errors import ClinJepaError, values_hidden
 from clinjepa.storage import Folder
 from clinjepa.trajectory.tokens.latent_store import finish_latents
 from pipelines.graph.artifacts import Artifact
@@ -94,7 +94,8 @@ class ShardWorker(ABC):
         import torch
 
         torch.set_num_threads(threads)
-        self._embedder = self.embedder(job)
+        with values_hidden():
+            self._embedder = self.embedder(job)
 
     @abstractmethod
     def embedder(self, job: Mapping[str, object]) -> Embedder:
@@ -103,8 +104,9 @@ class ShardWorker(ABC):
     def __call__(self, rows: pa.Table) -> pa.Table:
         counts: dict[str, int | str] = {"num_tokens": 0, "num_texts": 0, "fault": "", "message": ""}
         try:
-            for shard in rows["shard"].to_pylist():
-                counts |= self._embedder.embed_shard(shard)
+            with values_hidden():
+                for shard in rows["shard"].to_pylist():
+                    counts |= self._embedder.embed_shard(shard)
         except ClinJepaError as error:
             counts |= {"fault": type(error).__name__, "message": str(error)}
         return pa.table({name: [value] for name, value in counts.items()})

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow
 import ray
 
-from clinjepa.errors import ClinJepaError, retold
+from clinjepa.errors import ClinJepaError, retold, values_hidden
 from pipelines.graph.context import RunContext
 from pipelines.graph.stage import Stage
 
@@ -31,7 +31,8 @@ def map_parts(context: RunContext, stage: Stage, num_parts: int, build: Callable
 def _guarded(build: Callable[[int], None], index: int) -> dict[str, str]:
     """Return a ClinJepaError as a row: an exception would arrive with Ray's traceback and end the other parts."""
     try:
-        build(index)
+        with values_hidden():
+            build(index)
     except ClinJepaError as error:
         return {"fault": type(error).__name__, "message": str(error)}
     finally:
@@ -58,11 +59,18 @@ def run_remotely(context: RunContext, function: Any, *arguments: Any) -> dict[st
     Raises the ClinJepaError of the task itself, not Ray's wrapper.
     """
     cpus = context.config.execution.evaluation_cpus
-    task = ray.remote(num_cpus=cpus, max_retries=2, scheduling_strategy="DEFAULT")(function)
+    task = ray.remote(num_cpus=cpus, max_retries=2, scheduling_strategy="DEFAULT")(_call)
+    name = getattr(getattr(function, "func", function), "__name__", "task")
     try:
-        result: dict[str, Any] = ray.get(task.remote(*arguments))
+        result: dict[str, Any] = ray.get(task.options(name=name).remote(function, *arguments))
         return result
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ClinJepaError):
             raise error.cause from None
         raise
+
+
+def _call(function: Any, *arguments: Any) -> Any:
+    """The task of `run_remotely`."""
+    with values_hidden():
+        return function(*arguments)

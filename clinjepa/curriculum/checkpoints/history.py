@@ -192,9 +192,16 @@ class TrainingHistory:
             self.alarms.append({"kind": kind, "step": step, "message": message, **values})
 
     def latest(self) -> Row:
-        """The newest row with the newest diagnostics and the time per step, for a progress line."""
+        """The newest row with the newest diagnostics, times and counts, for a progress line and trackers."""
         newest = {**(self.diagnostics[-1] if self.diagnostics else {}), **(self.steps[-1] if self.steps else {})}
-        return {**newest, "seconds_per_step": self.seconds_per_step, "num_alarms": len(self.alarms)}
+        return newest | {
+            "seconds_per_step": self.seconds_per_step,
+            "training_seconds": self.timing["seconds"] + self.timing["start_seconds"],
+            "waiting_seconds": self.timing["waiting_seconds"],
+            "tokens_encoded": self.tokens_encoded,
+            "num_alarms": len(self.alarms),
+            "collapsed": float(any(alarm["kind"] == "collapse" for alarm in self.alarms)),
+        }
 
     @property
     def seconds_per_step(self) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,8 +94,18 @@ def test_a_session_keeps_everything_of_ray_in_the_private_folder(base: str, tmp_
             inside = ray._private.worker.global_worker.node.get_session_dir_path()
             assert inside.startswith(f"{outer}/ray/session_") and mode(outer) == 0o700
             assert ray.get(ray.remote(lambda: os.umask(0o077)).remote(), timeout=60) == 0o077
+            assert mode(f"{outer}/metrics") == 0o700
+            if os.geteuid() == 0:
+                assert all("PermissionError" in as_somebody_else(path) for path in (outer, inside, f"{inside}/logs", f"{outer}/metrics"))
         assert os.umask(0o022) == 0o022
     finally:
         os.umask(before)
-    logs = [path for path in Path(base).rglob("*.log")]
-    assert logs and all(mode(str(path)) & 0o077 == 0 for path in logs)
+    files = [path for path in Path(base).rglob("*") if path.is_file() and not path.is_symlink()]
+    assert {".log", ".out", ".err"} <= {path.suffix for path in files}
+    assert [path.name for path in files if mode(str(path)) & 0o077] == []
+
+
+def as_somebody_else(path: str) -> str:
+    """What another user is told who lists a folder."""
+    code = f"import os\nos.setegid(65534)\nos.seteuid(65534)\nos.listdir({path!r})"
+    return subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=60).stderr

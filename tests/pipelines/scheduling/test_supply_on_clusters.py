@@ -84,5 +84,5 @@ ray.kill(ray.get_actor(NAME, namespace=NAMESPACE))
 def test_the_coordinator_is_on_a_spot_node_only_where_there_is_no_other() -> None:
     with RayNodes(head_cpus=0, env={"RAY_NODE_MARKET_TYPE": "spot"}) as nodes:
         assert nodes.ask(PLACE) == "spot"
-        nodes.add(market_type="on-demand")
+        nodes.add(env={"RAY_NODE_MARKET_TYPE": "on-demand"})
         assert [nodes.ask(PLACE) for _ in range(3)] == ["on-demand"] * 3

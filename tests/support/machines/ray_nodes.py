@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray._raylet import NODE_MARKET_TYPE_ENV  # type: ignore[attr-defined]  # compiled, its stub lacks it
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
 from tests.conftest import free_port_block
@@ -73,13 +73,20 @@ class Node:
 class RayNodes:
     """A cluster of such nodes; use as a context."""
 
-    def __init__(self, head_cpus: int = 1, env: Mapping[str, str] | None = None, groups: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        head_cpus: int = 1,
+        env: Mapping[str, str] | None = None,
+        groups: Mapping[str, Any] | None = None,
+        has_dashboard: bool = False,
+    ) -> None:
         """A cluster that is not started yet.
 
         Args:
             head_cpus: Logical CPUs of the head.
             env: More variables of the environment of every node and of the drivers.
             groups: Node types of Ray's autoscaler, which then starts nodes on this machine by itself; None: no autoscaler.
+            has_dashboard: Whether the head has a dashboard, at `dashboard`.
         """
         self._scratch = Path(tempfile.mkdtemp(prefix="clj-"))  # short: Ray puts sockets below it
         token = self._scratch / "token"
@@ -90,19 +97,33 @@ class RayNodes:
         self._nodes: list[Node] = []
         self._head_cpus = head_cpus
         self._groups = groups
+        self._has_dashboard = has_dashboard
+
+    @property
+    def folder(self) -> Path:
+        """Where the nodes have their temporary folders and the logs of `ray start`."""
+        return self._scratch
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the head's dashboard, where it has one."""
+        return f"http://127.0.0.1:{self.port + 1}"
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> RayNodes:
-        head = ["--head", f"--port={self.port}", "--include-dashboard=false", f"--ray-client-server-port={self.port + 2}"]
+        head = ["--head", f"--port={self.port}", f"--include-dashboard={str(self._has_dashboard).lower()}"]
+        head += [f"--ray-client-server-port={self.port + 2}", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.port + 1}"]
+        if self._has_dashboard:  # it submits jobs by the agent, whose usual port another Ray of this machine may have
+            head.append(f"--dashboard-agent-listen-port={self.port + 3}")
         if self._groups is not None:
             head.append(f"--autoscaling-config={self._autoscaling()}")
         self.head = self._start(head, self._head_cpus)
         deadline = time.monotonic() + 180
         while self.head.process.poll() is None and time.monotonic() < deadline:
-            if self._status().returncode == 0:
+            if self._answers():
                 return self
             time.sleep(0.5)
         said = (self._scratch / "0.log").read_text(errors="replace")[-2000:]
@@ -115,22 +136,32 @@ class RayNodes:
                 node.lose()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def add(self, num_cpus: int = 1, num_gpus: int = 0, market_type: str = "") -> Node:
+    def add(self, num_cpus: int = 1, num_gpus: int = 0, env: Mapping[str, str] | None = None) -> Node:
         """Another node, once the cluster sees it, which takes some seconds.
 
         Args:
-            num_cpus: Logical CPUs.
+            num_cpus: Its logical CPUs.
             num_gpus: What Ray is told, whatever is there.
-            market_type: The node's label `ray.io/market-type`, unless empty.
+            env: Variables of its environment that are not those of the cluster.
         """
-        labels = {NODE_MARKET_TYPE_ENV: market_type} if market_type else {}
-        node = self._start([f"--address={self.address}", f"--num-gpus={num_gpus}"], num_cpus, labels)
+        node = self.begin(num_cpus, num_gpus, env)
         self._ask(
             "while not any(node['Alive'] and node['RayletSocketName'].startswith(sys.argv[2] + '/') for node in ray.nodes()):\n"
             "    time.sleep(0.2)\n",
             node.folder,
         )
         return node
+
+    def begin(self, num_cpus: int = 1, num_gpus: int = 0, env: Mapping[str, str] | None = None) -> Node:
+        """As `add`, without waiting for the cluster, which may not let it in."""
+        return self._start([f"--address={self.address}", f"--num-gpus={num_gpus}"], num_cpus, env)
+
+    def asked(self, path: str) -> bytes:
+        """What the dashboard answers to who has the token. Raises OSError when it does not."""
+        token = Path(self.env["RAY_AUTH_TOKEN_PATH"]).read_text()
+        request = urllib.request.Request(self.dashboard + path, headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return bytes(answer.read())
 
     def drain(self, seconds: int, node: Node | None = None) -> None:
         """Give notice that a node, the last one added unless given, will be taken away in so many seconds, as a cloud does."""
@@ -201,9 +232,14 @@ class RayNodes:
         if self._nodes:
             command.append('--resources={"last": 1}')
         log = open(f"{folder}.log", "wb")
-        process = subprocess.Popen(command, env={**self.env, **(env or {})}, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=self.env | (env or {}), stdout=log, stderr=log, start_new_session=True)
         self._nodes.append(Node(process, folder))
         return self._nodes[-1]
 
-    def _status(self) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([_RAY, "status", f"--address={self.address}"], env=self.env, capture_output=True, text=True, timeout=60)
+    def _answers(self) -> bool:
+        """Whether the head answers; on a busy machine the question itself may take longer than its patience."""
+        command = [_RAY, "status", f"--address={self.address}"]
+        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+            if subprocess.run(command, env=self.env, capture_output=True, timeout=60).returncode == 0:
+                return not self._has_dashboard or bool(self.asked("/api/version"))
+        return False
