@@ -88,6 +88,7 @@ class LocalCluster:
         if store:
             self._start_store(self._new_host(STORE, 0))
         self.start_ray(self._new_host(HEAD, 0).name)
+        self.wait_for_ray([HEAD])  # a node whose head does not answer yet ends itself
         for _ in range(num_workers):
             self.add(num_cpus, wait=False)
         self.wait_for_ray()
@@ -213,7 +214,7 @@ class LocalCluster:
         host.start([str(installed("weed")), "server", *options, "-master.telemetry=false"], "weed.log")
 
     def start_ray(self, name: str, extra: Mapping[str, str] | None = None) -> None:
-        """Start Ray on a host, as head where it is the head's.
+        """Start Ray on a host, as head where it is the head's, and again whenever it ends, as a cluster's supervisor does.
 
         Args:
             name: The host.
@@ -228,7 +229,8 @@ class LocalCluster:
             words += [f"--address={self.host(HEAD).address}:{RAY_PORT}", f'--resources={{"{name}": 1}}']
         storage = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": "/tmp/gcs"} if name == HEAD else {}  # noqa: S108
         # The environment of Ray's processes is that of its tasks; the store's keys are among it, as on a cluster with keys.
-        host.start(words, "ray.log", {**self._environment(), **storage, **(extra or {})})
+        again = ["sh", "-c", 'while :; do "$@"; sleep 2; done', "supervisor", *words]
+        host.start(again, "ray.log", {**self._environment(), **storage, **(extra or {})})
 
     def wait_for_ray(self, names: list[str] | None = None, seconds: float = _RAY_SECONDS) -> None:
         """Wait until Ray says that hosts are alive. Raises HostsError after `seconds`.
