@@ -49,7 +49,7 @@ def carried_out(given: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit status. Raises HostsError."""
     cluster = LocalCluster(given.folder)
     if given.action == "up":
-        cluster.up(given.workers, given.cpus, given.names, dict(each.split("=", 1) for each in given.env))
+        _up(cluster, given)
     elif given.action == "add":
         print(cluster.add(given.cpus, given.disk_mb, ray=not given.without_ray).name)
     elif given.action == "down":
@@ -67,6 +67,15 @@ def carried_out(given: argparse.Namespace) -> int:
         if HEAD in cluster.hosts:
             print(f"dashboard  {cluster.dashboard}   token in {cluster.folder}/token")
     return 0
+
+
+def _up(cluster: LocalCluster, given: argparse.Namespace) -> None:
+    try:
+        cluster.up(given.workers, given.cpus, given.names, dict(each.split("=", 1) for each in given.env))
+    except (HostsError, KeyboardInterrupt):
+        if cluster.hosts:
+            cluster.down(keep=True)  # the logs say more
+        raise
 
 
 def _change(cluster: LocalCluster, given: argparse.Namespace) -> None:

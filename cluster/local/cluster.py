@@ -14,9 +14,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from cluster.local.host import Host
 from cluster.local.system import HostsError, called, installed, links, why_not
@@ -151,9 +150,10 @@ class LocalCluster:
         kept = {name: os.environ[name] for name in ("LANG", "TERM", "OMP_NUM_THREADS") if name in os.environ}
         path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         own = {"PATH": path, "HOME": "/tmp/home", "CLINJEPA_LOCAL_CLUSTER": self.mark}  # noqa: S108  # of the host
+        busy = {"RAY_agent_register_timeout_ms": "120000", "RAY_worker_register_timeout_seconds": "120"}  # several hosts on few cores
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/tmp/token"}  # noqa: S108
-        return kept | own | quiet | token | self.store_environment() | self._extra
+        return kept | own | busy | quiet | token | self.store_environment() | self._extra
 
     @property
     def token(self) -> str:
@@ -202,7 +202,7 @@ class LocalCluster:
         self.start_store()
         _wait(lambda: _answers(host.address, S3_PORT), _STORE_SECONDS, f"the object store did not start; see {host.folder}/weed.log")
         ask = "import s3fs; s3fs.S3FileSystem().mkdir('clinjepa')"
-        made = _retried(lambda: host.run([sys.executable, "-c", ask], env=self.store_environment()).returncode == 0, 10)
+        made = _retried(lambda: host.run([sys.executable, "-c", ask], env=self.store_environment()).returncode == 0, 30)
         if not made:
             raise HostsError(f"the object store takes no bucket; see {host.folder}/weed.log")
 
@@ -276,14 +276,22 @@ class LocalCluster:
             yield host, ", ".join(words)
 
     def down(self, keep: bool = False) -> None:
-        """Take away hosts, processes, links, the bridge, and the folder unless `keep`. Raises HostsError when something stays."""
-        for host in reversed(self.hosts.values()):
+        """Take away hosts, processes, links, the bridge, and the folder unless `keep`.
+
+        Raises:
+            HostsError: The folder holds no cluster, or something of it stays.
+        """
+        self._of_state()
+        for host in self.hosts.values():
+            host.kill()
+        for host in self.hosts.values():
             host.end()
         for link in links():
             if link["ifname"].startswith(self.mark):
                 with contextlib.suppress(HostsError):
                     called("ip", "link", "del", link["ifname"])
-        _wait(lambda: not self.leftovers(), 30, f"something is left: {self.leftovers()}")
+        if not _retried(lambda: not self.leftovers(), 60):
+            raise HostsError(f"of {self.folder} there is left: {', '.join(self.leftovers())}")
         self.hosts, self._network = {}, None
         (self.folder / _STATE).unlink(missing_ok=True)
         if not keep:
@@ -314,7 +322,8 @@ class LocalCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.down()
+        if self._network is not None:
+            self.down()
 
 
 def _free_network(mark: str) -> ipaddress.IPv4Network:
@@ -341,17 +350,16 @@ def _answers(address: str, port: int) -> bool:
     return True
 
 
-def _wait(reached: Any, seconds: float, otherwise: str) -> None:
+def _wait(reached: Callable[[], bool], seconds: float, otherwise: str) -> None:
+    if not _retried(reached, seconds):
+        raise HostsError(otherwise)
+
+
+def _retried(attempt: Callable[[], bool], seconds: float) -> bool:
+    """Whether it succeeds within so many seconds."""
     deadline = time.monotonic() + seconds
-    while not reached():
+    while not attempt():
         if time.monotonic() > deadline:
-            raise HostsError(otherwise)
+            return False
         time.sleep(0.3)
-
-
-def _retried(attempt: Any, times: int) -> bool:
-    for _ in range(times):
-        if attempt():
-            return True
-        time.sleep(1)
-    return False
+    return True

@@ -214,10 +214,14 @@ class Host:
                     os.kill(process, signal.SIGKILL)
             time.sleep(0.1)
 
-    def end(self) -> None:
-        """Take the host away with all its processes, mounts and its link."""
+    def kill(self) -> None:
+        """Have the kernel end every process of the host, and with them its namespaces; returns before that is done."""
         if self.runs():
             os.kill(self.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Take the host away with all its processes, mounts and its link."""
+        self.kill()
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while self.runs() and not ended(self.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
