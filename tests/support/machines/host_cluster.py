@@ -17,6 +17,7 @@ import pytest
 
 from clinjepa.storage import Folder
 from cluster.local.cluster import LocalCluster
+from cluster.local.host import Host
 from cluster.local.system import why_not
 from tests.support.machines.cli import ROOT, environment
 
@@ -237,3 +238,10 @@ def ask_every_host(cluster: LocalCluster, names: Sequence[str]) -> dict[str, Any
         raise RuntimeError(done.stderr[-2000:])
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
+
+
+def here_on(host: Host, command: str, storage: str, overrides: Sequence[str]) -> subprocess.Popen[str]:
+    """`clinjepa <command>` on a host without a cluster, where it starts Ray of its own."""
+    words = [sys.executable, "-m", f"pipelines.{command}", CONFIG, f"storage={storage}", *SETTINGS, *overrides]
+    process: subprocess.Popen[str] = host.popen(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return process
