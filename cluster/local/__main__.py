@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable of every process; may be repeated")
     add = made["add"] = actions.add_parser("add", help="another worker host")
     add.add_argument("--disk-mb", type=int, help="size of its /tmp in MiB, in memory")
+    add.add_argument("--clock-ahead", type=int, default=0, metavar="SECONDS", help="its time of day is so much too late; needs cc")
     add.add_argument("--without-ray", action="store_true", help="do not start Ray on it")
     for each in (up, add):
         each.add_argument("--cpus", type=int, default=2, help="logical CPUs of a worker host (2)")
@@ -51,7 +52,7 @@ def carried_out(given: argparse.Namespace) -> int:
     if given.action == "up":
         _up(cluster, given)
     elif given.action == "add":
-        print(cluster.add(given.cpus, given.disk_mb, ray=not given.without_ray).name)
+        print(cluster.add(given.cpus, given.disk_mb, ray=not given.without_ray, clock_ahead=given.clock_ahead).name)
     elif given.action == "down":
         cluster.down(given.keep)
     elif given.action == "env":

@@ -92,7 +92,7 @@ class LocalCluster:
             self.add(num_cpus, wait=False)
         self.wait_for_ray()
 
-    def add(self, num_cpus: int = 2, disk_mb: int | None = None, ray: bool = True, wait: bool = True) -> Host:
+    def add(self, num_cpus: int = 2, disk_mb: int | None = None, ray: bool = True, wait: bool = True, clock_ahead: int = 0) -> Host:
         """Another worker host.
 
         Args:
@@ -100,12 +100,16 @@ class LocalCluster:
             disk_mb: Size of its `/tmp` in MiB, which is then in memory and can be filled; None: a folder of this machine.
             ray: Whether to start Ray on it.
             wait: Whether to wait until Ray sees it.
+            clock_ahead: Seconds by which its time of day is too late; needs a C compiler.
 
         Raises:
             HostsError: It could not be made, or Ray does not see it in time.
         """
         number = 1 + max([int(name.removeprefix("worker")) for name in self.hosts if name.startswith("worker")], default=0)
         host = self._new_host(f"worker{number}", num_cpus, disk_mb)
+        if clock_ahead:
+            host.set_clock(clock_ahead)
+            self._keep()
         if ray:
             self.start_ray(host.name)
             if wait:
@@ -149,10 +153,10 @@ class LocalCluster:
         """Variables of every process: few of this process's, so that hosts are alike wherever they are made from."""
         kept = {name: os.environ[name] for name in ("LANG", "TERM", "OMP_NUM_THREADS") if name in os.environ}
         path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        own = {"PATH": path, "HOME": "/tmp/home", "CLINJEPA_LOCAL_CLUSTER": self.mark}  # noqa: S108  # of the host
+        own = {"PATH": path, "HOME": "/tmp/home", "CLINJEPA_LOCAL_CLUSTER": self.mark}
         busy = {"RAY_agent_register_timeout_ms": "120000", "RAY_worker_register_timeout_seconds": "120"}  # several hosts on few cores
         quiet = {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/tmp/token"}  # noqa: S108
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/tmp/token"}
         return kept | own | busy | quiet | token | self.store_environment() | self._extra
 
     @property
@@ -227,10 +231,10 @@ class LocalCluster:
             words += ["--head", f"--port={RAY_PORT}", f"--dashboard-host={host.address}", f"--dashboard-port={DASHBOARD_PORT}"]
         else:
             words += [f"--address={self.host(HEAD).address}:{RAY_PORT}", f'--resources={{"{name}": 1}}']
-        storage = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": "/tmp/gcs"} if name == HEAD else {}  # noqa: S108
+        storage = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": "/tmp/gcs"} if name == HEAD else {}
         # The environment of Ray's processes is that of its tasks; the store's keys are among it, as on a cluster with keys.
         again = ["sh", "-c", 'while :; do "$@"; sleep 2; done', "supervisor", *words]
-        host.start(again, "ray.log", {**self._environment(), **storage, **(extra or {})})
+        host.start(again, "ray.log", {**self._environment(), **host.environment, **storage, **(extra or {})})
 
     def wait_for_ray(self, names: list[str] | None = None, seconds: float = _RAY_SECONDS) -> None:
         """Wait until Ray says that hosts are alive. Raises HostsError after `seconds`.

