@@ -24,7 +24,7 @@ STORE, HEAD = "store", "head"
 RAY_PORT, DASHBOARD_PORT, S3_PORT = 6379, 8265, 8333
 _STATE = "cluster.json"
 _FIRST_ADDRESS = 2
-_STORE_SECONDS, _RAY_SECONDS = 90.0, 240.0
+_STORE_SECONDS, _RAY_SECONDS = 180.0, 600.0
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
 NAMES = ("all", "none", "loopback")
 """What a host's `/etc/hosts` says: every host's address; nothing; only its own name as 127.0.1.1, as Debian does."""

@@ -18,8 +18,6 @@ from tests.support.machines.host_cluster import (
     HostRun,
     checkpoints,
     contents,
-    environment_of,
-    local_cluster,
     processes_of,
     training_on,
 )
@@ -31,20 +29,14 @@ DATA_KINDS = ("ingest", "tokenizer", "trajectories", "labels", "data_card", "bas
 PATIENCE = 600.0
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    with local_cluster(tmp_path_factory.mktemp("hosts") / "cluster", names="none") as cluster, environment_of(cluster):
-        yield cluster
-
-
 @pytest.fixture
-def whole(cluster: LocalCluster) -> Iterator[LocalCluster]:
+def whole(several_hosts: LocalCluster) -> Iterator[LocalCluster]:
     """The cluster with its two workers, whatever a test before did to it."""
-    yield cluster
-    for host in cluster.hosts.values():
+    yield several_hosts
+    for host in several_hosts.hosts.values():
         host.join()
         host.limit(None)
-    cluster.wait_for_ray(["head", "worker1", "worker2"])
+    several_hosts.wait_for_ray(["head", "worker1", "worker2"])
 
 
 class Undisturbed:
@@ -69,8 +61,8 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: LocalCluster) -> Undisturbed:
-    return Undisturbed(cluster)
+def undisturbed(several_hosts: LocalCluster) -> Undisturbed:
+    return Undisturbed(several_hosts)
 
 
 def finished(run: HostRun, seconds: float = PATIENCE) -> None:

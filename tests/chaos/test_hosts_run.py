@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from clinjepa.storage import Folder
 from cluster.local.cluster import LocalCluster
-from tests.support.machines.host_cluster import ONE_A_HOST, HostRun, contents, environment_of, local_cluster, single_host_run, training_on
+from tests.support.machines.host_cluster import ONE_A_HOST, HostRun, contents, single_host_run, training_on
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.chaos, pytest.mark.long, pytest.mark.timeout(3600)]
 
 COMMANDS = ("ingest", "pretrain", "evaluate", "grid")
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    with local_cluster(tmp_path_factory.mktemp("hosts") / "cluster", names="none") as cluster, environment_of(cluster):
-        yield cluster
-
-
-def test_ingest_to_grid_by_jobs_on_two_hosts_finds_what_one_host_finds(cluster: LocalCluster, tmp_path: Path) -> None:
+def test_ingest_to_grid_by_jobs_on_two_hosts_finds_what_one_host_finds(several_hosts: LocalCluster, tmp_path: Path) -> None:
     storage, hosts = "s3://clinjepa/whole", set()
     for command in COMMANDS:
-        run = HostRun(cluster, command, storage, ONE_A_HOST)
+        run = HostRun(several_hosts, command, storage, ONE_A_HOST)
         try:
             while run.process.poll() is None:
-                hosts |= {tuple(training_on(cluster))}
+                hosts |= {tuple(training_on(several_hosts))}
                 run.pause()
         finally:
             run.stop()
