@@ -166,7 +166,7 @@ def _reach_each_other(worker_group: Any, name: str) -> bool:
     places = worker_group.execute(_listen, name)
     if None in places:
         return False
-    return len({place.address for place in places}) == 1 or all(worker_group.execute(_reach, name, places))
+    return len({place.node for place in places}) == 1 or all(worker_group.execute(_reach, name, places))
 
 
 def _listen(name: str) -> Place | None:
@@ -186,7 +186,7 @@ def _reach(name: str, places: list[Place]) -> bool:
     own = places[ray.train.get_context().get_world_rank()]
     choose_interface(own)
     try:
-        check_reach(own, [place for place in places if place.address != own.address])
+        check_reach(own, [place for place in places if place.node != own.node])
     except errors.ResourceError as error:
         _note(name, error)
         return False

@@ -36,12 +36,12 @@ def test_an_interface_and_its_address_lead_to_each_other() -> None:
 def test_a_worker_that_listens_is_reached() -> None:
     there = listen("127.0.0.1", seconds=10)
     assert there.address == "127.0.0.1" and there.port > 0
-    check_reach(Place("here", "127.0.0.1", 1), [there, there], seconds=0)
+    check_reach(Place("here", "127.0.0.1", "127.0.0.1", 1), [there, there], seconds=0)
 
 
 def test_one_out_of_reach_is_named_with_both_hosts_and_the_remedy() -> None:
     with pytest.raises(ResourceError) as raised:
-        check_reach(Place("ward-1", "10.0.0.1", 5), [Place("ward-2", "127.0.0.1", closed_port())], seconds=0)
+        check_reach(Place("ward-1", "10.0.0.1", "10.0.0.1", 5), [Place("ward-2", "127.0.0.1", "127.0.0.1", closed_port())], seconds=0)
     said = str(raised.value)
     assert "on host ward-1 (10.0.0.1) cannot reach the one on ward-2 (127.0.0.1): Connection refused" in said
     assert INTERFACE_VARIABLE in said and "open all TCP ports" in said and "\n" not in said
@@ -50,14 +50,14 @@ def test_one_out_of_reach_is_named_with_both_hosts_and_the_remedy() -> None:
 def test_one_that_answers_later_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter(["Connection refused", "Connection refused", None])
     monkeypatch.setattr(network, "_fault_of", lambda place: next(answers))
-    check_reach(Place("here", "10.0.0.1", 1), [Place("there", "10.0.0.2", 1)], seconds=30)
+    check_reach(Place("here", "10.0.0.1", "10.0.0.1", 1), [Place("there", "10.0.0.2", "10.0.0.2", 1)], seconds=30)
     assert next(answers, "used up") == "used up"
 
 
 def test_the_interface_that_the_user_names_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(INTERFACE_VARIABLE, "lo")
     assert listen("203.0.113.9", seconds=1).address == "127.0.0.1"
-    choose_interface(Place("here", "203.0.113.9", 1))
+    choose_interface(Place("here", "203.0.113.9", "203.0.113.9", 1))
     assert os.environ[INTERFACE_VARIABLE] == "lo"
     monkeypatch.setenv(INTERFACE_VARIABLE, "none7")
     with pytest.raises(ResourceError, match="none7, but host .* has no such interface"):
@@ -65,9 +65,9 @@ def test_the_interface_that_the_user_names_comes_first(monkeypatch: pytest.Monke
 
 
 def test_gloo_gets_the_interface_of_the_workers_address() -> None:
-    choose_interface(Place("here", "203.0.113.9", 1))
+    choose_interface(Place("here", "203.0.113.9", "203.0.113.9", 1))
     assert INTERFACE_VARIABLE not in os.environ
-    choose_interface(Place("here", "127.0.0.1", 1))
+    choose_interface(Place("here", "127.0.0.1", "127.0.0.1", 1))
     assert os.environ[INTERFACE_VARIABLE] == "lo"
 
 
@@ -96,6 +96,14 @@ def test_workers_of_one_host_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert training._reach_each_other(group, "sft") and group.chosen == [] and group.notes == []
 
 
+def test_two_hosts_that_shall_use_the_loopback_are_two_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(INTERFACE_VARIABLE, "lo")
+    group = Group(["10.0.0.1", "10.0.0.2"], monkeypatch)
+    tried: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(training, "check_reach", lambda own, others: tried.append((own.node, [place.address for place in others])))
+    assert training._reach_each_other(group, "sft") and tried == [("10.0.0.1", ["127.0.0.1"]), ("10.0.0.2", ["127.0.0.1"])]
+
+
 def test_workers_of_two_hosts_choose_their_interfaces_and_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(["127.0.0.1", "127.0.0.2"], monkeypatch)
     assert training._reach_each_other(group, "sft") and group.chosen == ["127.0.0.1", "127.0.0.2"]
@@ -103,7 +111,9 @@ def test_workers_of_two_hosts_choose_their_interfaces_and_are_reached(monkeypatc
 
 def test_the_fault_of_workers_that_do_not_reach_each_other_is_noted_and_no_group_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(["127.0.0.1", "127.0.0.2"], monkeypatch)
-    monkeypatch.setattr(training, "check_reach", lambda own, others: check_reach(own, [Place("x", "127.0.0.1", closed_port())], 0))
+    monkeypatch.setattr(
+        training, "check_reach", lambda own, others: check_reach(own, [Place("x", "127.0.0.1", "127.0.0.1", closed_port())], 0)
+    )
     joined: list[str] = []
     monkeypatch.setattr(training._TorchBackend, "on_start", lambda *_: joined.append("started"))
     monkeypatch.setattr(training._TorchBackend, "on_shutdown", lambda *_: joined.append("ended"))

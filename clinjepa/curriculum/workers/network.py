@@ -33,7 +33,12 @@ class Place(NamedTuple):
     host: str
     """Name of its host."""
 
+    node: str
+    """The address by which the cluster knows that host."""
+
     address: str
+    """Where it listens: `node`, or the address of the interface that the user chose."""
+
     port: int
 
 
@@ -70,7 +75,7 @@ def listen(address: str, seconds: float = 2 * REACH_SECONDS) -> Place:
         raise ResourceError(f"{INTERFACE_VARIABLE}={chosen}, but host {platform.node()} has no such interface with an IPv4 address")
     server = socket.create_server((own, 0), family=socket.AF_INET6 if ":" in own else socket.AF_INET)
     threading.Thread(target=_accept, args=(server, time.monotonic() + seconds), name="reached", daemon=True).start()
-    return Place(platform.node(), own, server.getsockname()[1])
+    return Place(platform.node(), address, own, server.getsockname()[1])
 
 
 def _accept(server: socket.socket, until: float) -> None:
