@@ -60,6 +60,8 @@ def test_the_interface_that_the_user_names_comes_first(monkeypatch: pytest.Monke
     choose_interface(Place("here", "203.0.113.9", "203.0.113.9", 1))
     assert os.environ[INTERFACE_VARIABLE] == "lo"
     monkeypatch.setenv(INTERFACE_VARIABLE, "none7")
+    choose_interface(Place("here", "127.0.0.1", "127.0.0.1", 1))
+    assert os.environ[INTERFACE_VARIABLE] == "none7"
     with pytest.raises(ResourceError, match="none7, but host .* has no such interface"):
         listen("127.0.0.1", seconds=1)
 
