@@ -36,6 +36,7 @@ from clinjepa import errors
 from clinjepa.curriculum.checkpoints.history import Row
 from clinjepa.curriculum.jobs import COST, Job, PhaseJob, load_training_job
 from clinjepa.curriculum.validation import can_validate, validation_drift
+from clinjepa.curriculum.workers.network import Place, check_reach, choose_interface, listen
 from clinjepa.curriculum.workers.profiling import profiled_steps
 from clinjepa.storage import Folder
 from clinjepa.storage.faults import translated
@@ -176,7 +177,8 @@ class _Work(TypedDict):
 
 @dataclass
 class _CheckedTorchConfig(TorchConfig):
-    """Ray's configuration, with a check in every worker that torch can use its GPU; NCCL's own message names no remedy."""
+    """Ray's configuration, with checks in every worker that torch can use its GPU and that it reaches the others; the messages of NCCL and
+    gloo name no remedy."""
 
     name: str = ""
     """Name of the training, under which a fault is noted."""
@@ -192,7 +194,45 @@ class _CheckedTorchBackend(_TorchBackend):
         # Ray would retry for ever after a fault raised here; a noted fault ends the training loop before it begins.
         if backend_config.use_gpu and not all(worker_group.execute(_can_use_gpu, backend_config.name)):
             backend_config = replace(backend_config, backend="gloo")
-        super().on_start(worker_group, backend_config)
+        self._joined = _reach_each_other(worker_group, backend_config.name)
+        if self._joined:
+            super().on_start(worker_group, backend_config)
+
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        if getattr(self, "_joined", False):
+            super().on_shutdown(worker_group, backend_config)
+
+
+def _reach_each_other(worker_group: Any, name: str) -> bool:
+    """Whether all workers reach each other; lets gloo use the interface of their addresses where they are on several hosts."""
+    places = worker_group.execute(_listen, name)
+    if None in places:
+        return False
+    return len({place.node for place in places}) == 1 or all(worker_group.execute(_reach, name, places))
+
+
+def _listen(name: str) -> Place | None:
+    """Runs in every Ray Train worker; None, and the fault is noted, where it cannot listen as it was told to."""
+    try:
+        return listen(ray.util.get_node_ip_address())
+    except errors.ResourceError as error:
+        _note(name, error)
+        return None
+
+
+def _reach(name: str, places: list[Place]) -> bool:
+    """Runs in every Ray Train worker of several hosts; notes the fault when another worker is out of reach.
+
+    places: where the workers listen, by rank.
+    """
+    own = places[ray.train.get_context().get_world_rank()]
+    choose_interface(own)
+    try:
+        check_reach(own, [place for place in places if place.node != own.node])
+    except errors.ResourceError as error:
+        _note(name, error)
+        return False
+    return True
 
 
 def _can_use_gpu(name: str) -> bool:
