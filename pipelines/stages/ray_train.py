@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -30,13 +30,11 @@ from ray.train import (
     ValidationTaskConfig,
 )
 from ray.train.torch import TorchTrainer
-from ray.train.torch.config import TorchConfig, _TorchBackend
 
 from clinjepa import errors
 from clinjepa.curriculum.checkpoints.history import Row
 from clinjepa.curriculum.jobs import COST, Job, PhaseJob, load_training_job
 from clinjepa.curriculum.validation import can_validate, validation_drift
-from clinjepa.curriculum.workers.network import Place, check_reach, choose_interface, listen
 from clinjepa.curriculum.workers.profiling import profiled_steps
 from clinjepa.storage import Folder
 from clinjepa.storage.faults import translated
@@ -48,12 +46,9 @@ from pipelines.scheduling.session import WATCHER_VARIABLE
 from pipelines.scheduling.trackers import TrackerSettings, open_trackers, stage_folder, tracker_settings
 from pipelines.stages.feed import ray_data_feed
 from pipelines.stages.needs import worker_needs
+from pipelines.stages.worker_checks import CheckedTorchConfig, guard_collectives, note_fault
 
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-_HANG_DETECTOR = {"RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR": "1", "RAY_TRAIN_NCCL_RAS_ACTION": "fail"}
-"""Where the image has `ncclras` (NCCL >= 2.24), a collective that no worker gets on with for 10 minutes counts as a worker failure. Values
-of the environment take precedence."""
-
 _VALIDATION_TIMEOUT_SECONDS = 600.0
 
 
@@ -96,12 +91,6 @@ def run_training(context: RunContext, stage: Stage, artifact: Artifact, job: Job
     return {**metrics["summary"], "steps_by_workers": timing["steps_by_workers"], **cost}
 
 
-def guard_collectives(use_gpu: bool) -> None:
-    """Switch Ray Train's detector of hung collectives on for trainings with GPUs, unless the environment says otherwise."""
-    if use_gpu:
-        os.environ.update({name: os.environ.get(name, value) for name, value in _HANG_DETECTOR.items()})
-
-
 def _trainer(context: RunContext, stage: Stage, job: Job, name: str) -> TorchTrainer:
     """Ray Train's trainer of a job; name: of the training, under which its state lies in the storage."""
     execution, state = context.config.execution, _train_state(context)
@@ -121,7 +110,7 @@ def _trainer(context: RunContext, stage: Stage, job: Job, name: str) -> TorchTra
     return TorchTrainer(
         _train_loop,  # type: ignore[arg-type]  # a TypedDict is a dict
         train_loop_config={**work},
-        torch_config=_CheckedTorchConfig(name=name, use_gpu=execution.use_gpu),
+        torch_config=CheckedTorchConfig(name=name, use_gpu=execution.use_gpu),
         # The annotations of ray.train's configurations are those of Ray Train V1; at run time V2 replaces the classes.
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=execution.num_workers if execution.min_workers < execution.max_workers else execution.max_workers,  # type: ignore[arg-type]
@@ -175,79 +164,6 @@ class _Work(TypedDict):
     """Whether every checkpoint is validated in a task of its own."""
 
 
-@dataclass
-class _CheckedTorchConfig(TorchConfig):
-    """Ray's configuration, with checks in every worker that torch can use its GPU and that it reaches the others; the messages of NCCL and
-    gloo name no remedy."""
-
-    name: str = ""
-    """Name of the training, under which a fault is noted."""
-    use_gpu: bool = False
-
-    @property
-    def backend_cls(self) -> type[_TorchBackend]:
-        return _CheckedTorchBackend
-
-
-class _CheckedTorchBackend(_TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        # Ray would retry for ever after a fault raised here; a noted fault ends the training loop before it begins.
-        if backend_config.use_gpu and not all(worker_group.execute(_can_use_gpu, backend_config.name)):
-            backend_config = replace(backend_config, backend="gloo")
-        self._joined = _reach_each_other(worker_group, backend_config.name)
-        if self._joined:
-            super().on_start(worker_group, backend_config)
-
-    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
-        if getattr(self, "_joined", False):
-            super().on_shutdown(worker_group, backend_config)
-
-
-def _reach_each_other(worker_group: Any, name: str) -> bool:
-    """Whether all workers reach each other; lets gloo use the interface of their addresses where they are on several hosts."""
-    places = worker_group.execute(_listen, name)
-    if None in places:
-        return False
-    return len({place.node for place in places}) == 1 or all(worker_group.execute(_reach, name, places))
-
-
-def _listen(name: str) -> Place | None:
-    """Runs in every Ray Train worker; None, and the fault is noted, where it cannot listen as it was told to."""
-    try:
-        return listen(ray.util.get_node_ip_address())
-    except errors.ResourceError as error:
-        _note(name, error)
-        return None
-
-
-def _reach(name: str, places: list[Place]) -> bool:
-    """Runs in every Ray Train worker of several hosts; notes the fault when another worker is out of reach.
-
-    places: where the workers listen, by rank.
-    """
-    own = places[ray.train.get_context().get_world_rank()]
-    choose_interface(own)
-    try:
-        check_reach(own, [place for place in places if place.node != own.node])
-    except errors.ResourceError as error:
-        _note(name, error)
-        return False
-    return True
-
-
-def _can_use_gpu(name: str) -> bool:
-    """Runs in every Ray Train worker with a GPU, before Ray starts CUDA there; notes the fault when torch cannot use the GPU."""
-    from clinjepa.curriculum.workers.dist import require_gpu, set_up_gpu
-
-    set_up_gpu()
-    try:
-        require_gpu()
-    except errors.ResourceError as error:
-        _note(name, error)
-        return False
-    return True
-
-
 def _train_loop(work: _Work) -> None:
     """Runs in every Ray Train worker."""
     import torch
@@ -288,7 +204,7 @@ def _train_loop(work: _Work) -> None:
     except errors.TornCheckpointError:
         raise  # the next attempt restores the previous checkpoint
     except errors.ClinJepaError as error:
-        _note(work["name"], error)
+        note_fault(work["name"], error)
         raise
 
 
@@ -304,11 +220,12 @@ def _validate(checkpoint: Checkpoint, **kwargs: Any) -> dict[str, float]:
     torch.set_num_threads(1)
     work: _Work = kwargs["work"]
     job = load_training_job(work["job"])
-    assert isinstance(job, PhaseJob)
+    assert isinstance(job, PhaseJob)  # `validates` says so
     with checkpoint.as_directory() as folder:
         pointer = json.loads(Path(folder, "pointer.json").read_text())
     try:
-        figures = validation_drift(job, Folder(pointer["address"]))
+        with errors.values_hidden():
+            figures = validation_drift(job, Folder(pointer["address"]))
     except errors.CheckpointError:
         return {}  # newer checkpoints have replaced it
     step = int(pointer["step"])
@@ -323,11 +240,6 @@ def _leaving_nodes() -> list[str]:
     """Nodes that are about to leave; all workers call it alike and get the same answer."""
     info = ray.train.get_preemption_info()
     return [] if info is None else info.preempted_node_ids
-
-
-def _note(name: str, error: errors.ClinJepaError) -> None:
-    """Pass the driver a fault that a restart cannot mend, through the coordinator: the storage may be full or unreachable."""
-    ray.get(coordinator().note_fault.remote(name, type(error).__name__, str(error)))
 
 
 def _failed_for_good(stage: str, state: Folder, error: TrainingFailedError) -> errors.ClinJepaError:

@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 
 from clinjepa.storage import Folder
-from pipelines.stages.ray_train import guard_collectives
+from pipelines.stages.worker_checks import guard_collectives
 from tests.support.machines.ray_nodes import Node, RayNodes
 from tests.support.training.trainings import EVERY, Training
 

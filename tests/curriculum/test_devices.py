@@ -19,7 +19,7 @@ import clinjepa.curriculum.worker as worker
 import clinjepa.model.encoding.text_encoder as text_encoder
 import pipelines.scheduling.preflight as preflight
 import pipelines.stages.latents as embed
-import pipelines.stages.ray_train as training
+import pipelines.stages.worker_checks as checks
 from clinjepa.curriculum.embedding import Embedder
 from clinjepa.curriculum.jobs import EmbedJob
 from clinjepa.curriculum.steps.encoder_specs import encoder_spec
@@ -194,7 +194,7 @@ def test_a_worker_of_torchrun_sets_its_gpu_up_before_it_takes_it(
 
 
 def test_a_worker_of_ray_train_sets_its_gpu_up_before_ray_does(gpus_in_sight: None) -> None:
-    assert training._can_use_gpu("a training") and is_set_up()
+    assert checks._can_use_gpu("a training") and is_set_up()
 
 
 @pytest.mark.parametrize("name", ALLOCATOR)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import pipelines.stages.ray_train as training
+import pipelines.stages.worker_checks as checks
 from clinjepa.curriculum.workers import network
 from clinjepa.curriculum.workers.network import INTERFACE_VARIABLE, Place, address_of, check_reach, choose_interface, interface_with, listen
 from clinjepa.errors import ResourceError
@@ -78,11 +78,11 @@ class Group:
 
     def __init__(self, addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.addresses, self.rank, self.notes = addresses, 0, list[str]()
-        monkeypatch.setattr(training, "_note", lambda name, error: self.notes.append(f"{name}: {error}"))
+        monkeypatch.setattr(checks, "_note", lambda name, error: self.notes.append(f"{name}: {error}"))
         monkeypatch.setattr("ray.util.get_node_ip_address", lambda: self.addresses[self.rank])
         context = SimpleNamespace(get_world_rank=lambda: self.rank)
         monkeypatch.setattr("ray.train.get_context", lambda: context)
-        monkeypatch.setattr(training, "choose_interface", lambda own: self.chosen.append(own.address))
+        monkeypatch.setattr(checks, "choose_interface", lambda own: self.chosen.append(own.address))
         self.chosen: list[str] = []
 
     def execute(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -95,31 +95,31 @@ class Group:
 
 def test_workers_of_one_host_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(["127.0.0.1", "127.0.0.1"], monkeypatch)
-    assert training._reach_each_other(group, "sft") and group.chosen == [] and group.notes == []
+    assert checks._reach_each_other(group, "sft") and group.chosen == [] and group.notes == []
 
 
 def test_two_hosts_that_shall_use_the_loopback_are_two_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(INTERFACE_VARIABLE, "lo")
     group = Group(["10.0.0.1", "10.0.0.2"], monkeypatch)
     tried: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(training, "check_reach", lambda own, others: tried.append((own.node, [place.address for place in others])))
-    assert training._reach_each_other(group, "sft") and tried == [("10.0.0.1", ["127.0.0.1"]), ("10.0.0.2", ["127.0.0.1"])]
+    monkeypatch.setattr(checks, "check_reach", lambda own, others: tried.append((own.node, [place.address for place in others])))
+    assert checks._reach_each_other(group, "sft") and tried == [("10.0.0.1", ["127.0.0.1"]), ("10.0.0.2", ["127.0.0.1"])]
 
 
 def test_workers_of_two_hosts_choose_their_interfaces_and_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(["127.0.0.1", "127.0.0.2"], monkeypatch)
-    assert training._reach_each_other(group, "sft") and group.chosen == ["127.0.0.1", "127.0.0.2"]
+    assert checks._reach_each_other(group, "sft") and group.chosen == ["127.0.0.1", "127.0.0.2"]
 
 
 def test_the_fault_of_workers_that_do_not_reach_each_other_is_noted_and_no_group_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(["127.0.0.1", "127.0.0.2"], monkeypatch)
     monkeypatch.setattr(
-        training, "check_reach", lambda own, others: check_reach(own, [Place("x", "127.0.0.1", "127.0.0.1", closed_port())], 0)
+        checks, "check_reach", lambda own, others: check_reach(own, [Place("x", "127.0.0.1", "127.0.0.1", closed_port())], 0)
     )
     joined: list[str] = []
-    monkeypatch.setattr(training._TorchBackend, "on_start", lambda *_: joined.append("started"))
-    monkeypatch.setattr(training._TorchBackend, "on_shutdown", lambda *_: joined.append("ended"))
-    backend, config = training._CheckedTorchBackend(), training._CheckedTorchConfig(name="sft")
+    monkeypatch.setattr(checks._TorchBackend, "on_start", lambda *_: joined.append("started"))
+    monkeypatch.setattr(checks._TorchBackend, "on_shutdown", lambda *_: joined.append("ended"))
+    backend, config = checks._CheckedTorchBackend(), checks.CheckedTorchConfig(name="sft")
     backend.on_start(group, config)
     backend.on_shutdown(group, config)
     assert joined == [] and group.notes[0].startswith("sft: the training worker on host") and len(group.notes) == 2
