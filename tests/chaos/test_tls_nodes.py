@@ -55,7 +55,8 @@ class Authority:
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
     """A head and a node, each with a certificate of its own."""
     authority = Authority(tmp_path_factory.mktemp("tls") / "ours")
-    with RayNodes(head_cpus=2, env=authority.variables("head")) as nodes:
+    patient = {"RAY_health_check_failure_threshold": "300"}  # no node is lost here, however busy the machine is
+    with RayNodes(head_cpus=2, env=authority.variables("head") | patient) as nodes:
         nodes.add(num_cpus=2, env=authority.variables("node"))
         yield nodes
 

@@ -268,7 +268,7 @@ def test_an_interrupted_stage_leaves_the_same_bytes_as_an_uninterrupted_one(curr
 def run_until(job: Job, last_step: int) -> None:
     """Run a job that is interrupted when that many steps are done."""
 
-    class Interrupted(Exception):
+    class Interrupted(RuntimeError):
         pass
 
     def stop(step: int, metrics: dict, checkpoint: str | None) -> None:

@@ -157,6 +157,7 @@ def canaries(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     faults = str(ROOT / "tests" / "support" / "machines" / "planted_faults")
     env = {"CANARY_FAULT": str(root / "fault"), "CANARY_TEXT": TEXT, "PYTHONPATH": faults, "PATH": path}
+    env["RAY_health_check_failure_threshold"] = "300"  # no node is lost here, however busy the machine is
     with RayNodes(head_cpus=2, env=env, has_dashboard=True) as nodes:
         run = Canaries(root, nodes, ids)
         with run.scraped():

@@ -28,6 +28,7 @@ def history(num_steps: int, tokens: int, seconds: float = 0.5, waited: float = 0
 
 def test_labels_are_a_stages_name_recipe_and_seed_and_nothing_else() -> None:
     assert stage_labels("SFT") == {"stage": "SFT", "recipe": "", "seed": ""}
+    assert stage_labels("SFT · num_epochs=2")["recipe"] == ""
     told = stage_labels("joint refinement · clin_jepa · encoder_lr=2e-05 · seed 3")
     assert told == {"stage": "joint refinement", "recipe": "clin_jepa", "seed": "3"}
     assert {label for about in METRICS.values() for label in about.labels} == {"stage", "recipe", "seed", "kind"}

@@ -93,7 +93,7 @@ class RayNodes:
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
         self.port = free_port_block(6)
-        self.env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **_SETTINGS, **(env or {}))
+        self.env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), **(_SETTINGS | dict(env or {})))
         self._nodes: list[Node] = []
         self._head_cpus = head_cpus
         self._groups = groups
