@@ -24,7 +24,7 @@ STORE, HEAD = "store", "head"
 RAY_PORT, DASHBOARD_PORT, S3_PORT = 6379, 8265, 8333
 _STATE = "cluster.json"
 _FIRST_ADDRESS = 2
-_STORE_SECONDS, _RAY_SECONDS = 180.0, 600.0
+_STORE_SECONDS, _RAY_SECONDS, _END_SECONDS = 180.0, 600.0, 120.0
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024
 NAMES = ("all", "none", "loopback")
 """What a host's `/etc/hosts` says: every host's address; nothing; only its own name as 127.0.1.1, as Debian does."""
@@ -294,12 +294,16 @@ class LocalCluster:
             if link["ifname"].startswith(self.mark):
                 with contextlib.suppress(HostsError):
                     called("ip", "link", "del", link["ifname"])
-        if not _retried(lambda: not self.leftovers(), 60):
+        if not _retried(lambda: not self.leftovers(), _END_SECONDS):
             raise HostsError(f"of {self.folder} there is left: {', '.join(self.leftovers())}")
         self.hosts, self._network = {}, None
         (self.folder / _STATE).unlink(missing_ok=True)
-        if not keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if not keep and not _retried(self._is_removed, _END_SECONDS):
+            raise HostsError(f"{self.folder} could not be removed; remove it by hand")
+
+    def _is_removed(self) -> bool:
+        shutil.rmtree(self.folder, ignore_errors=True)  # a process that ends just now may write a last file
+        return not self.folder.exists()
 
     def leftovers(self) -> list[str]:
         """What of the cluster is on this machine: links, processes, mounts."""

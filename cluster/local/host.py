@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 """Folder of the project, which every host sees."""
 
 SHARED_MEMORY_MB = 512
-_PATIENCE_SECONDS = 30.0
+_PATIENCE_SECONDS = 120.0
 
 
 @dataclass
