@@ -78,7 +78,7 @@ class Group:
 
     def __init__(self, addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.addresses, self.rank, self.notes = addresses, 0, list[str]()
-        monkeypatch.setattr(checks, "_note", lambda name, error: self.notes.append(f"{name}: {error}"))
+        monkeypatch.setattr(checks, "note_fault", lambda name, error: self.notes.append(f"{name}: {error}"))
         monkeypatch.setattr("ray.util.get_node_ip_address", lambda: self.addresses[self.rank])
         context = SimpleNamespace(get_world_rank=lambda: self.rank)
         monkeypatch.setattr("ray.train.get_context", lambda: context)
