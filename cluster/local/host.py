@@ -126,7 +126,7 @@ class Host:
         library = Path(self.folder, "clock.so")
         called("cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(Path(__file__).with_name("clock.c")), "-ldl")
         self.run(["sh", "-c", "cat > /tmp/clock.so"], input=library.read_bytes()).check_returncode()
-        self.environment |= {"LD_PRELOAD": "/tmp/clock.so", "CLJ_CLOCK_AHEAD": str(ahead)}
+        self.environment |= {"CLJ_CLOCK": "/tmp/clock.so", "CLJ_CLOCK_AHEAD": str(ahead)}
 
     def write_names(self, names: Mapping[str, str]) -> None:
         """Write its `/etc/hosts`: names -> addresses, beside localhost."""
@@ -139,7 +139,8 @@ class Host:
 
     def command(self, words: Sequence[str]) -> list[str]:
         """The command that runs `words` in the host, in the project's folder."""
-        inside = ["sh", "-c", 'cd "$0" && exec "$@"', str(ROOT), *words]
+        # The library of a wrong clock is on the host's disk, where nsenter does not see it yet.
+        inside = ["sh", "-c", 'cd "$0" && exec env ${CLJ_CLOCK:+LD_PRELOAD=$CLJ_CLOCK} "$@"', str(ROOT), *words]
         return ["nsenter", "--target", str(self.pid), "--net", "--pid", "--mount", "--uts", "--ipc", *inside]
 
     def start(self, words: Sequence[str], log: str, env: Mapping[str, str] | None = None) -> int:
