@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,9 @@ from tests.support.machines.ray_nodes import RayNodes
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(3000)]
 SHORT = ("ingest", "feed", "training", "evaluation")
 LONG = ("ingest", "tokenizer", "trajectories", "feed", "training", "embed", "phase", "evaluation", "risk", "report")
+LATENTS = ("embed", "shifted_actions")
+"""Kinds of artifacts whose parts hold latents, and in their heads the stays' ids."""
+
 MEANT = ("extract", "ingest", "trajectories", "labels", "embed", "downstream", "baselines", "forecasts", "direct_forecasts")
 """Kinds of artifacts whose tables hold patients' data (docs/privacy.md). Their JSON files hold none."""
 ANSWERS = (
@@ -106,7 +110,10 @@ class Canaries:
     def answers(self) -> Iterator[tuple[str, bytes]]:
         """What the dashboard, the state API, the job logs and every metrics port say."""
         for path in ANSWERS:
-            yield path, self.nodes.asked(path)
+            try:
+                yield path, self.nodes.asked(path)
+            except urllib.error.HTTPError as refusal:  # what an error says may hold a patient too
+                yield f"{path}, status {refusal.code}", bytes(refusal.read())
         for job in json.loads(self.nodes.asked("/api/jobs/")):
             if job["submission_id"]:
                 yield f"log of job {job['submission_id']}", self.nodes.asked(f"/api/jobs/{job['submission_id']}/logs")
@@ -140,13 +147,15 @@ class Canaries:
             thread.join()
 
     def kept(self) -> Iterator[tuple[str, bytes]]:
-        """Every file of the storage apart from tables that are meant to hold patients' data, and tokenizers, which learned their words."""
+        """Every file of the storage apart from tables and latents, which are meant to hold patients' data, and tokenizers, which learned
+        their words."""
         for name, content in files_below(self.storage):
             parts = Path(name).relative_to(self.storage).parts
             is_table = name.endswith(".parquet") and (
                 parts[:1] == ("artifacts",) and parts[1] in MEANT or parts[-1] == "predictions.parquet"
             )
-            if not is_table and parts[-1] != "tokenizer.json":
+            are_latents = parts[:1] == ("artifacts",) and parts[1] in LATENTS and parts[-2] == "latents"
+            if not is_table and not are_latents and parts[-1] != "tokenizer.json":
                 yield name, content
 
 
