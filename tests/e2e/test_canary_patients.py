@@ -154,7 +154,7 @@ class Canaries:
             is_table = name.endswith(".parquet") and (
                 parts[:1] == ("artifacts",) and parts[1] in MEANT or parts[-1] == "predictions.parquet"
             )
-            are_latents = parts[:1] == ("artifacts",) and parts[1] in LATENTS and parts[-2] == "latents"
+            are_latents = parts[:1] == ("artifacts",) and parts[1] in LATENTS and parts[-2] in ("latents", "actions")
             if not is_table and not are_latents and parts[-1] != "tokenizer.json":
                 yield name, content
 
