@@ -110,13 +110,33 @@ def test_only_the_head_may_ask_the_kubernetes_api() -> None:
     assert {(pod.spec["serviceAccountName"], pod.spec["automountServiceAccountToken"]) for pod in others} == {("clinjepa", False)}
 
 
+def asks_for_gpus(pod: Pod) -> bool:
+    return any("nvidia.com/gpu" in container["resources"]["limits"] for container in pod.containers)
+
+
 def test_head_driver_and_submitter_are_on_lasting_nodes() -> None:
-    """A job, such as the one that fetches the model, too."""
+    """A job, such as the one that fetches the model, too, unless it asks for a GPU."""
     assert {
         pod.name: pool
         for pod in of("head", "driver", "submitter", "job")
-        if (pool := pod.spec["nodeSelector"]) != {"clinjepa-pool": "steady"}
+        if not asks_for_gpus(pod) and (pool := pod.spec["nodeSelector"]) != {"clinjepa-pool": "steady"}
     } == {}
+
+
+def test_every_gpu_container_finds_the_drivers_libraries_on_gke() -> None:
+    """Grid, standing cluster, scoring and the check before them; GKE lays them into a folder that no image looks into."""
+    found = {pod.name: pod for pod in PODS if asks_for_gpus(pod)}
+    for word in ("RayJob clinjepa-grid", "RayCluster clinjepa", "RayCronJob clinjepa-scoring", "Job clinjepa-check"):
+        assert any(word in name for name in found), word
+    for pod in found.values():
+        for container in pod.spec["containers"]:
+            assert {"name": "LD_LIBRARY_PATH", "value": "/usr/local/nvidia/lib64"} in container["env"], pod.name
+
+
+def test_every_worker_waits_equally_long_for_a_lost_head() -> None:
+    for pod in of("driver", "cpu", "gpu-spot", "gpu-on-demand"):
+        variables = {each["name"]: each.get("value") for each in pod.spec["containers"][0]["env"]}
+        assert variables["RAY_gcs_rpc_server_reconnect_timeout_s"] == "900" and variables["RAY_gcs_server_port_wait_time_s"] == "300"
 
 
 def test_the_lasting_nodes_are_on_demand_and_gpu_nodes_are_kept_for_gpus() -> None:
