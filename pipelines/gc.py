@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.scheduling.interruptions import DELETING_LINE, READING_LINE
 from pipelines.terminal.arguments import Debug, StorageAddress, run_as_module
 from pipelines.terminal.faults import one_line_errors
 
@@ -20,7 +21,7 @@ def gc(
     debug: Debug = False,
 ) -> None:
     """Show the artifacts that no run of a storage needs, with bytes by kind, and with --delete delete them. Reports are never deleted."""
-    with one_line_errors(debug):
+    with one_line_errors(debug, DELETING_LINE if delete else READING_LINE):
         from clinjepa.storage import Folder
         from pipelines.results.garbage import Dispensable, delete_garbage, find_garbage, garbage_list
         from pipelines.results.storage_tables import print_garbage, size_in_words

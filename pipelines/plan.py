@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.scheduling.interruptions import READING_LINE
 from pipelines.terminal.arguments import ConfigPath, Debug, Overrides, configured, run_as_module
 from pipelines.terminal.faults import one_line_errors
 
@@ -20,7 +21,7 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Print the stages, which are done and what each needs, with estimates of memory, time and storage; starts nothing."""
-    with one_line_errors(debug):
+    with one_line_errors(debug, READING_LINE):
         from clinjepa.storage import Folder
         from pipelines.results.plan_record import plan_record
         from pipelines.results.plan_tables import print_plan

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.scheduling.interruptions import READING_LINE
 from pipelines.terminal.arguments import Debug, StorageAddress, run_as_module
 from pipelines.terminal.faults import one_line_errors
 
@@ -16,7 +17,7 @@ def runs(
     debug: Debug = False,
 ) -> None:
     """List the runs of a storage: state, stages done, seconds, bytes and what resumes each. Also when their cluster is gone."""
-    with one_line_errors(debug):
+    with one_line_errors(debug, READING_LINE):
         from clinjepa.storage import Folder
         from pipelines.results.storage_tables import print_runs
         from pipelines.results.stored_runs import stored_runs

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LINE = "interrupted; finished stages are kept, the same command goes on"
 SERVICE_LINE = "interrupted; the service has ended, the same command starts it again"
+READING_LINE = "interrupted; nothing was changed"
+DELETING_LINE = "interrupted; what was deleted is gone, the same command deletes the rest"
+
+_WITHOUT_STAGES = ("plan", "runs", "gc")
 
 _REPEATED_SECONDS = 1.0
 """A signal this soon after the first is the same event: a terminal that closes sends SIGHUP, and so does the shell in it."""
@@ -121,12 +126,20 @@ def interruptible() -> Iterator[Interruption]:
         _active = None
 
 
+def first_line(words: Sequence[str]) -> str:
+    """What this process says of a signal before its command has begun. words: `sys.orig_argv`."""
+    commands = [word.partition("pipelines.")[2] for word in words if word.startswith("pipelines.")]
+    commands += [after for word, after in itertools.pairwise(words) if word.endswith("/clinjepa")]
+    return READING_LINE if commands[:1] and commands[0] in _WITHOUT_STAGES else LINE
+
+
 def end_on_signals() -> None:
     """Handle `SIGNALS` by the line and the status of a command, without clean-up: for the first moments of a process."""
+    line = first_line(sys.orig_argv)
 
     def end(number: int, _: FrameType | None) -> None:
         with contextlib.suppress(OSError):
-            os.write(2, f"{LINE}\n".encode())
+            os.write(2, f"{line}\n".encode())
         os._exit(128 + number)
 
     for number in SIGNALS:

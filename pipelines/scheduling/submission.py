@@ -7,14 +7,16 @@ through, nothing else. No secret is in the job: the nodes have the credentials o
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import math
 import os
 import re
 import shlex
 import socket
 import sys
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,8 +139,25 @@ def connected(address: str) -> JobSubmissionClient:
     return client
 
 
-def submitted(client: JobSubmissionClient, request: JobRequest) -> str:
+def entrypoint_resources(text: str) -> dict[str, float]:
+    """What a job's driver asks for by name, of one JSON object such as `{"driver": 1}`. Raises ConfigError for anything else."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    amounts = list(found.values()) if isinstance(found, dict) else []
+    if not amounts or not all(type(each) in (int, float) and 0 < each < math.inf for each in amounts):
+        raise ConfigError(f"--entrypoint-resources {text}: give amounts above 0 by name as JSON, '{{\"driver\": 1}}'")
+    return {str(name): float(amount) for name, amount in found.items()}
+
+
+def submitted(client: JobSubmissionClient, request: JobRequest, resources: Mapping[str, float] | None = None) -> str:
     """Submit a job with the code and configurations of the working folder; returns its id.
+
+    Args:
+        client: Of the cluster.
+        request: What the job does.
+        resources: Resources by name that the node of the driver must have; without them it runs on the head.
 
     Raises:
         ConfigError: A job of the same run is at work, or this folder is not the project's.
@@ -157,6 +176,7 @@ def submitted(client: JobSubmissionClient, request: JobRequest) -> str:
             entrypoint=request.entrypoint,
             submission_id=request.name(number),
             runtime_env={"working_dir": str(root)},
+            entrypoint_resources=dict(resources) if resources else None,
             metadata={"clinjepa_command": request.command, "clinjepa_run": request.run},
         )
     except (RuntimeError, ConnectionError, OSError, ValueError) as error:

@@ -19,13 +19,16 @@ from pipelines.scheduling.interruptions import (
     LINE,
     drop_half_made_objects_quietly,
     end_without_destructors,
+    first_line,
     interruptible,
     limit_exit,
     say,
 )
 
 UNEXPECTED, FAULT, LEAK = 1, 2, 3
-_KEPT = "Finished stages and checkpoints are kept; the same command resumes. It is also how `clinjepa serve` ends."
+_KEPT = (
+    "Finished stages and checkpoints, where a command has some, are kept; the same command resumes. It is also how `clinjepa serve` ends."
+)
 
 EXIT_STATUSES = {
     0: "The command did what it was asked to do.",
@@ -86,6 +89,7 @@ def entered(command: Callable[[], None]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a terminal or a file that is not UTF-8 gets `?` for what it cannot hold
             stream.reconfigure(errors="replace")
     with interruptible() as interruption:
+        interruption.line = first_line(sys.orig_argv)
         try:
             command()
             interruption.check()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.scheduling.interruptions import SERVICE_LINE, interruptible
-from tests.support.machines.cli import ROOT, environment
+from pipelines.scheduling.interruptions import DELETING_LINE, READING_LINE, SERVICE_LINE, first_line, interruptible
+from tests.support.machines.cli import ROOT, call_here, environment
 from tests.support.machines.processes import marked, none_left
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -83,6 +83,41 @@ def test_a_service_that_is_ended_speaks_of_no_stages(work: str) -> None:
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (143, f"{SERVICE_LINE}\n") and "stages" not in SERVICE_LINE
+
+
+@pytest.mark.parametrize(
+    ("words", "inside", "line"),
+    [
+        (["plan", "configs/demo_simulator.yaml"], "pipelines.results.plan_record.plan_record", READING_LINE),
+        (["runs", "{storage}"], "pipelines.results.stored_runs.stored_runs", READING_LINE),
+        (["gc", "{storage}"], "pipelines.results.garbage.find_garbage", READING_LINE),
+        (["gc", "{storage}", "--delete"], "pipelines.results.garbage.delete_garbage", DELETING_LINE),
+    ],
+)
+def test_a_command_without_stages_speaks_of_none(
+    words: list[str], inside: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inside, interrupted)
+    done = call_here(*[word.format(storage=tmp_path) for word in words])
+    said = done.stdout + capfd.readouterr().err
+    assert done.returncode == 130 and line in said and "stages" not in line
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["python", "-m", "pipelines.plan", "x.yaml"], READING_LINE),
+        (["python", "/venv/bin/clinjepa", "gc", "/s", "--delete"], READING_LINE),
+        (["python", "/venv/bin/clinjepa", "run", "plan"], LINE.strip()),
+        (["python", "/venv/bin/clinjepa"], LINE.strip()),
+        (["python", "-m", "pipelines.run", "x.yaml"], LINE.strip()),
+    ],
+)
+def test_a_command_without_stages_speaks_of_none_during_its_first_imports_either(words: list[str], line: str) -> None:
+    assert first_line(words) == line
 
 
 def test_a_signal_that_comes_twice_at_once_is_one_interruption() -> None:

@@ -6,6 +6,8 @@ operator and Kueue refuse beyond that.
 
 from __future__ import annotations
 
+import ast
+import itertools
 import json
 import os
 import re
@@ -17,6 +19,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import ray.autoscaler
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -226,6 +229,79 @@ def test_launched_groups_start_from_none_spot_first(name: str) -> None:
     assert types["gpu_spot"]["priority"] > types["gpu_on_demand"]["priority"]
 
 
+def rays_security_group_functions() -> dict[str, Any]:
+    """What Ray's launcher for AWS does with security groups, by its own source: its module cannot be imported without AWS's library."""
+    source = Path(ray.autoscaler.__path__[0]) / "_private" / "aws" / "config.py"
+    wanted = re.compile(r"_(upsert_security_group_rules|update_inbound_rules|create_default_\w*inbound_rules)")
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    tree.body = [each for each in tree.body if isinstance(each, ast.FunctionDef) and wanted.fullmatch(each.name)]
+    found: dict[str, Any] = {"itertools": itertools}
+    exec(compile(tree, str(source), "exec"), found)
+    return found
+
+
+class Group:
+    """A security group of AWS, as Ray's launcher handles one."""
+
+    def __init__(self, rules: list[dict[str, Any]]) -> None:
+        self.id, self.ip_permissions = "sg-1", rules
+
+    def authorize_ingress(self, IpPermissions: list[dict[str, Any]]) -> None:  # noqa: N803  # boto3's name
+        self.ip_permissions = [*self.ip_permissions, *IpPermissions]
+
+
+def test_ray_opens_no_port_of_a_security_group_that_was_made_first() -> None:
+    """By Ray's own functions: rules of its own, among them port 22 for everybody, go into a group without rules, whatever the file says."""
+    file, ray_does = launcher("aws.yaml"), rays_security_group_functions()
+    assert file["provider"]["security_group"] == {"GroupName": "clinjepa"}, "rules in the file would stand beside Ray's"
+    own = [{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "192.0.2.1/32"}]}]
+    for rules, is_open in ((own, False), ([], True)):
+        group = Group(rules)
+        ray_does["_upsert_security_group_rules"](file, {"head": group})
+        assert ("0.0.0.0/0" in json.dumps(group.ip_permissions)) == is_open
+    beside = ray_does["_create_default_inbound_rules"](["sg-1"], own)
+    assert [each for rule in beside for each in rule.get("IpRanges", [])] == [{"CidrIp": "0.0.0.0/0"}, {"CidrIp": "192.0.2.1/32"}]
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_container_of_the_launcher_asks_for_the_gpus_and_the_driver(name: str) -> None:
+    """NVIDIA's runtime, which Ray chooses on a GPU node, gives none of them otherwise; the image is no CUDA base image."""
+    options = shlex.split(" ".join(launcher(name)["docker"]["run_options"]))
+    variables = dict(value.split("=", 1) for flag, value in zip(options, options[1:], strict=False) if flag == "--env")
+    assert variables["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert {"compute", "utility"} <= set(variables["NVIDIA_DRIVER_CAPABILITIES"].split(","))
+
+
+@pytest.mark.parametrize(("name", "login"), [("aws.yaml", "docker login --username AWS"), ("gcp.yaml", "gcloud auth configure-docker")])
+def test_a_launched_machine_may_pull_the_image_before_it_does(name: str, login: str) -> None:
+    file = launcher(name)
+    first = file["initialization_commands"][0]
+    assert login in first
+    for image in (file["docker"]["head_image"], file["docker"]["worker_image"]):
+        assert image.partition("/")[0] in first, "the registry of the images"
+
+
+def test_a_worker_on_aws_may_not_start_machines() -> None:
+    types = launcher("aws.yaml")["available_node_types"]
+    profiles = {kind: each["node_config"]["IamInstanceProfile"]["Arn"] for kind, each in types.items()}
+    assert profiles.pop("head") == "HEAD_PROFILE_ARN" and set(profiles.values()) == {"WORKER_PROFILE_ARN"}
+    storage, machines = (json.loads((CLUSTER / "aws_policies" / f"{name}.json").read_text()) for name in ("storage", "machines"))
+    (cluster,) = documents(KUBERNETES / "overlays" / "eks" / "eksctl.yaml")
+    assert storage == cluster["iam"]["serviceAccounts"][0]["attachPolicy"]
+    assert machines["Statement"][1] == {
+        "Effect": "Allow",
+        "Action": "iam:PassRole",
+        "Resource": "arn:aws:iam::ACCOUNT:role/clinjepa-worker",
+    }
+
+
+def test_disks_of_google_cloud_name_a_type_that_h100_machines_take() -> None:
+    file = launcher("gcp.yaml")
+    for each in file["available_node_types"].values():
+        (disk,) = each["node_config"]["disks"]
+        assert disk["initializeParams"]["diskType"] == f"zones/{file['provider']['availability_zone']}/diskTypes/pd-balanced"
+
+
 def test_image_has_the_pinned_ray_version() -> None:
     assert f"ARG RAY_VERSION={pinned_ray()}\n" in (CLUSTER / "Containerfile").read_text(encoding="utf-8")
 
@@ -263,7 +339,7 @@ def test_no_secret_is_written_down(path: Path) -> None:
 STANDINS = {
     "scontrol": '#!/bin/bash\necho "$*" >>"$CALLS"\n[[ $1 != show ]] || echo 127.0.0.1\n',
     "getent": '#!/bin/bash\necho "127.0.0.1 STREAM"\n',
-    "srun": '#!/bin/bash\nshift\nexec "$@"\n',
+    "srun": '#!/bin/bash\nwhile [[ $1 == -* ]]; do echo "$1" >>"$CALLS.srun"; shift; done\nexec "$@"\n',
     "ray": '#!/bin/bash\nstat -c %a "$RAY_AUTH_TOKEN_PATH" >>"$CALLS"; echo "$RAY_AUTH_MODE $*" >>"$CALLS"\n'
     'while [[ $1 != -- ]]; do shift; done; shift\n[[ -z ${FAILS:-} ]] || exit 0\n"$@"\n',
 }
@@ -310,10 +386,27 @@ def test_slurm_job_runs_the_command_with_a_token_of_its_own_and_returns_its_stat
     mode, call = (tmp_path / "calls").read_text().splitlines()[1:3]
     assert mode == "600" and call.startswith("token symmetric-run --address 127.0.0.1:") and "--min-nodes 1" in call
     assert list((tmp_path / ".clinjepa").iterdir()) == [], "the token ends with the job"
+    assert not list(tmp_path.glob("cj-*")), "nothing stays on the node"
+
+
+def test_slurm_job_says_to_every_step_how_many_cpus_it_has(tmp_path: Path) -> None:
+    """Since Slurm 22.05 a step does not take it from its job."""
+    output, _ = slurm(tmp_path, "-m", "probe", "x.yaml").communicate(timeout=60)
+    assert (tmp_path / "calls.srun").read_text().splitlines().count("--cpus-per-task=2") == 2, output
 
 
 def test_slurm_job_whose_ray_does_not_start_fails(tmp_path: Path) -> None:
     """`ray symmetric-run` itself ends with 0 then."""
+    process = slurm(tmp_path, "-m", "probe", "x.yaml", FAILS="1")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Ray did not start" in output
+
+
+def test_slurm_job_that_was_queued_again_and_whose_ray_does_not_start_fails(tmp_path: Path) -> None:
+    """Its id, and so its folder, are those of the first attempt; a node that was lost kept that attempt's files."""
+    scratch = tmp_path / f"cj-{os.getpid()}"
+    scratch.mkdir()
+    (scratch / "driver").write_text("4711\n")
     process = slurm(tmp_path, "-m", "probe", "x.yaml", FAILS="1")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and "Ray did not start" in output

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shlex
+import shutil
 import socket
 import ssl
 import subprocess
@@ -110,13 +112,33 @@ def test_only_the_head_may_ask_the_kubernetes_api() -> None:
     assert {(pod.spec["serviceAccountName"], pod.spec["automountServiceAccountToken"]) for pod in others} == {("clinjepa", False)}
 
 
+def asks_for_gpus(pod: Pod) -> bool:
+    return any("nvidia.com/gpu" in container["resources"]["limits"] for container in pod.containers)
+
+
 def test_head_driver_and_submitter_are_on_lasting_nodes() -> None:
-    """A job, such as the one that fetches the model, too."""
+    """A job, such as the one that fetches the model, too, unless it asks for a GPU."""
     assert {
         pod.name: pool
         for pod in of("head", "driver", "submitter", "job")
-        if (pool := pod.spec["nodeSelector"]) != {"clinjepa-pool": "steady"}
+        if not asks_for_gpus(pod) and (pool := pod.spec["nodeSelector"]) != {"clinjepa-pool": "steady"}
     } == {}
+
+
+def test_every_gpu_container_finds_the_drivers_libraries_on_gke() -> None:
+    """Grid, standing cluster, scoring and the check before them; GKE lays them into a folder that no image looks into."""
+    found = {pod.name: pod for pod in PODS if asks_for_gpus(pod)}
+    for word in ("RayJob clinjepa-grid", "RayCluster clinjepa", "RayCronJob clinjepa-scoring", "Job clinjepa-check"):
+        assert any(word in name for name in found), word
+    for pod in found.values():
+        for container in pod.spec["containers"]:
+            assert {"name": "LD_LIBRARY_PATH", "value": "/usr/local/nvidia/lib64"} in container["env"], pod.name
+
+
+def test_every_worker_waits_equally_long_for_a_lost_head() -> None:
+    for pod in of("driver", "cpu", "gpu-spot", "gpu-on-demand"):
+        variables = {each["name"]: each.get("value") for each in pod.spec["containers"][0]["env"]}
+        assert variables["RAY_gcs_rpc_server_reconnect_timeout_s"] == "900" and variables["RAY_gcs_server_port_wait_time_s"] == "300"
 
 
 def test_the_lasting_nodes_are_on_demand_and_gpu_nodes_are_kept_for_gpus() -> None:
@@ -425,12 +447,62 @@ def test_scoring_entrypoint_has_options_that_exist() -> None:
 
 def test_every_folder_that_the_page_applies_exists() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    folders = re.findall(r"-k (\S+)", text)
+    folders = re.findall(r"-k ([^\s`]+)", text)
     assert len(folders) >= 6
     for folder in folders:
-        for overlay in ("eks", "gke"):
-            path = ROOT / folder.replace("$OVERLAY", f"cluster/kubernetes/overlays/{overlay}")
+        for overlay in ("overlays/eks", "overlays/gke", "base"):
+            path = ROOT / folder.replace("$OVERLAY", f"cluster/kubernetes/{overlay}")
             assert (path / "kustomization.yaml").is_file(), folder
+
+
+def in_order(*words: str) -> None:
+    """The words stand on the page, each after the one before."""
+    page, place = PAGE.read_text(encoding="utf-8"), 0
+    for word in words:
+        place = page.find(word, place)
+        assert place >= 0, f"{word} does not come after the words before it"
+
+
+def test_names_go_into_the_files_of_eks_before_anything_is_made_from_them(tmp_path: Path) -> None:
+    """Else the roles of the cluster are for a bucket with the name BUCKET."""
+    (line,) = [each for block in blocks() for each in block.splitlines() if each.startswith("grep -rlE")]
+    in_order(
+        line, "eksctl create cluster", "FILE_SYSTEM=$(aws efs create-file-system", "kubectl apply -k cluster/kubernetes/overlays/eks/nodes"
+    )
+    copy = tmp_path / "cluster" / "kubernetes" / "overlays" / "eks"
+    shutil.copytree(KUBERNETES / "overlays" / "eks", copy)
+    env = {"ACCOUNT": "123456789012", "BUCKET": "my-bucket", "FILE_SYSTEM": "fs-1", "PATH": os.environ["PATH"]}
+    (later,) = [each for block in blocks() for each in block.splitlines() if each.startswith("perl") and "FILE_SYSTEM" in each]
+    for command in (line, later):
+        subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, check=True, timeout=30)
+    for path in copy.rglob("*.yaml"):
+        text = "\n".join(each for each in path.read_text().splitlines() if not each.startswith("#"))
+        assert not re.search(r"ACCOUNT|BUCKET|FILE_SYSTEM", text), path.name
+    (cluster,) = documents(copy / "eksctl.yaml")
+    assert cluster["iam"]["serviceAccounts"][0]["attachPolicy"]["Statement"][0]["Resource"] == "arn:aws:s3:::my-bucket"
+
+
+def test_the_security_group_of_aws_has_rules_before_ray_sees_it() -> None:
+    name = yaml.safe_load((CLUSTER / "aws.yaml").read_text(encoding="utf-8"))["provider"]["security_group"]["GroupName"]
+    in_order(
+        f"aws ec2 create-security-group --group-name {name} ", "--protocol tcp --port 22 --cidr YOUR_ADDRESS/32", "ray up cluster/aws.yaml"
+    )
+
+
+def test_what_holds_a_cluster_back_is_deleted_before_it_and_nothing_that_costs_is_left_out() -> None:
+    zero = "### Back to zero"
+    in_order(zero, "results/runs ./runs", "kubectl delete namespace", "kubectl get pv")
+    in_order(
+        zero, "aws efs delete-mount-target", "aws efs delete-file-system", "eksctl delete cluster", "aws s3 rb", "aws ecr delete-repository"
+    )
+    in_order(zero, "gcloud filestore instances list", "gcloud container clusters delete", "gcloud compute routers delete")
+    page = PAGE.read_text(encoding="utf-8")
+    made = set(re.findall(r"(gcloud [a-z -]+?) create clinjepa", page)) - {"gcloud iam service-accounts", "gcloud compute routers nats"}
+    assert len(made) >= 4 and all(f"{each} delete clinjepa" in page for each in made), "service accounts and a router's NAT cost nothing"
+
+
+def test_a_cluster_of_private_nodes_has_a_way_out_before_it_is_made() -> None:
+    in_order("gcloud compute routers nats create", "gcloud container clusters create")
 
 
 def test_the_costs_on_the_page_are_the_plans() -> None:

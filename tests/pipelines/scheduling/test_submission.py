@@ -82,6 +82,19 @@ def test_the_job_is_the_command_that_a_user_would_submit_by_hand() -> None:
     assert job == sent["submission_id"] == asked.name(1) and "-mine-" in job
 
 
+def test_the_driver_may_ask_for_a_node_that_is_not_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client()
+    monkeypatch.setattr(submission, "connected", lambda _: client)
+    given = ("--no-wait", "storage=/everywhere")
+    assert call_here("submit", CONFIG, *given).returncode == 0
+    assert call_here("submit", CONFIG, *given, "name=other", "--entrypoint-resources", '{"driver": 1}').returncode == 0
+    assert [each["entrypoint_resources"] for each in client.sent] == [None, {"driver": 1.0}]
+    for wrong in ("driver=1", "[1]", "{}", '{"driver": 0}', '{"driver": "1"}', '{"driver": true}', '{"driver": NaN}'):
+        said = call_here("submit", CONFIG, *given, "--entrypoint-resources", wrong)
+        assert said.returncode == 2 and "give amounts above 0 by name as JSON" in " ".join(said.stdout.split()), wrong
+    assert len(client.sent) == 2
+
+
 def test_a_run_that_a_job_works_on_is_refused_and_one_that_ended_goes_on() -> None:
     client = Client()
     first = submitted(client, request())  # type: ignore[arg-type]
@@ -255,7 +268,8 @@ def test_the_command_refuses_before_it_asks_the_cluster() -> None:
 def test_options_of_the_command_are_given_after_two_dashes(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def noted(client: object, request: JobRequest) -> str:
+    def noted(client: object, request: JobRequest, resources: object) -> str:
+        assert resources is None
         asked.append(request.entrypoint)
         return "job"
 
