@@ -54,8 +54,10 @@ def combine_seeds(results: Sequence[Any]) -> Any:
     A figure becomes the mean over the seeds that have it, and `seeds` has the value of each. Its interval is over patients alone: all seeds
     are scored on the same patients, so each end is the mean of the seeds' ends. That is the interval of seeds whose errors move together
     over patients, and too wide where they do not. The mean is taken on a scale without bounds where the figure has bounds (the logarithm of
-    an error, the log-odds of an AUROC). The spread of the seeds is not in the interval: of two seeds it has one degree of freedom. Of p-values (names that begin with `p_`) the largest is kept, since a mean of p-values is none. Other numbers that differ become
-    their mean; of other values the first is kept.
+    an error, the log-odds of an AUROC). The spread of the seeds is not in the interval: of two seeds it has one degree of freedom.
+
+    Of p-values (names that begin with `p_`) the largest is kept, since a mean of p-values is none. Other numbers that differ become their
+    mean; of other values the first is kept.
     """
     return _combined(results, PLAIN)
 
