@@ -53,29 +53,26 @@ def combine_seeds(results: Sequence[Any]) -> Any:
 
     A figure becomes the mean over the seeds that have it, and `seeds` has the value of each. Its interval is over patients alone: all seeds
     are scored on the same patients, so each end is the mean of the seeds' ends. That is the interval of seeds whose errors move together
-    over patients, and too wide where they do not. The mean is taken on a scale without bounds where the figure has bounds (the logarithm of
-    an error, the log-odds of an AUROC). The spread of the seeds is not in the interval: of two seeds it has one degree of freedom.
+    over patients, and too wide where they do not; means of ends keep within the bounds of their figure. The spread of the seeds is not in
+    the interval: of two seeds it has one degree of freedom.
 
     Of p-values (names that begin with `p_`) the largest is kept, since a mean of p-values is none. Other numbers that differ become their
     mean; of other values the first is kept.
     """
-    return _combined(results, PLAIN)
+    return _combined(results)
 
 
-def _combined(results: Sequence[Any], scale: Scale) -> Any:
+def _combined(results: Sequence[Any]) -> Any:
     present = [result for result in results if result is not None]
     if not present:
         return None
     first = present[0]
     if is_figure(first):
-        return _combine_figures([result for result in present if is_figure(result)], scale)
+        return _combine_figures([result for result in present if is_figure(result)])
     if isinstance(first, Mapping):
         names = list(dict.fromkeys(name for result in present if isinstance(result, Mapping) for name in result))
         by_name = {name: [result.get(name) for result in present if isinstance(result, Mapping)] for name in names}
-        combined = {
-            name: _largest_p(values) if name.startswith("p_") else _combined(values, scale_of(name, values, scale))
-            for name, values in by_name.items()
-        }
+        combined = {name: _largest_p(values) if name.startswith("p_") else _combined(values) for name, values in by_name.items()}
         if "reason" in combined and all(value is not None for value in combined.values()):
             del combined["reason"]
         return combined
@@ -95,7 +92,7 @@ def _largest_p(values: Sequence[float | None]) -> float | None:
     return None if None in values else max(value for value in values if value is not None)
 
 
-def _combine_figures(figures: Sequence[Figure], scale: Scale) -> Figure:
+def _combine_figures(figures: Sequence[Figure]) -> Figure:
     values = np.array([one["value"] for one in figures])
     mean, num_seeds = float(values.mean()), sum(one["num_seeds"] for one in figures)
     intervals = [one["ci95"] for one in figures if one["ci95"] is not None]
@@ -103,12 +100,7 @@ def _combine_figures(figures: Sequence[Figure], scale: Scale) -> Figure:
     if len(intervals) == len(figures) == 1:
         interval = list(intervals[0])
     elif len(intervals) == len(figures):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ends = scale.there(np.array(intervals))
-        if not np.isfinite(ends).all():  # an end at the bound of a figure has no place on the other scale
-            scale, ends = PLAIN, np.array(intervals)
-        interval = [float(scale.back(end)) for end in ends.mean(0)]
-        interval = [min(interval[0], mean), max(interval[1], mean)]
+        interval = [float(end) for end in np.array(intervals).mean(0)]
     found: Figure = {"value": mean, "ci95": interval, "num_patients": min(one["num_patients"] for one in figures), "num_seeds": num_seeds}
     if len(figures) > 1:
         found["seeds"] = [float(value) for value in values]
