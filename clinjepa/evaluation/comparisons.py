@@ -33,7 +33,7 @@ class Difference(TypedDict):
     p_holm: NotRequired[float | None]
     """The p-value adjusted over its family of tests (`holm`)."""
     single_seeds: list[float]
-    """The difference of each training seed from the mean of the reference's seeds; their spread is not in the interval."""
+    """The difference of each training seed, as `seed_differences` pairs them; their spread is not in the interval."""
     num_positive: int
     num_total: int
     num_positive_patients: int
@@ -85,7 +85,7 @@ def paired_differences(
         found[name] = {
             "difference": figure(difference_R[0], None if reason else difference_R[1:], num_patients, len(seeds[name])),
             "p_value": None if reason else two_sided_p(difference_R[1:]),
-            "single_seeds": [float(value) for value in seeds[name][:, 0] - drawn[reference][0]],
+            "single_seeds": seed_differences(seeds[name][:, 0], seeds[reference][:, 0]),
             "num_positive": int(positive_N.sum()),
             "num_total": len(labels_N),
             "num_positive_patients": len(np.unique(index_N[positive_N])),
@@ -93,6 +93,17 @@ def paired_differences(
         if reason:
             found[name]["interval_reason"] = reason
     return found
+
+
+def seed_differences(own_S: np.ndarray, reference_S: np.ndarray) -> list[float]:
+    """Seed by seed: each value minus that of the same seed of the reference.
+
+    Where one of the two has a single value (a baseline), it is paired with every seed of the other. Where the numbers of seeds differ
+    otherwise, seeds cannot be paired and the reference's mean is subtracted.
+    """
+    if len(own_S) != len(reference_S) and 1 not in (len(own_S), len(reference_S)):
+        reference_S = np.atleast_1d(reference_S.mean())
+    return [float(value) for value in own_S - reference_S]
 
 
 def two_sided_p(draws_R: np.ndarray) -> float:

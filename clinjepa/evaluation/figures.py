@@ -7,7 +7,7 @@ without conversion, and `report.json` has them as they are (docs/report.md).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict, TypeGuard
+from typing import NotRequired, TypedDict, TypeGuard
 
 import numpy as np
 
@@ -16,12 +16,16 @@ MIN_INTERVAL_PATIENTS = 2
 
 
 class Figure(TypedDict):
-    """A number with its basis. `ci95` is [low, high], or None where no interval can be given."""
+    """A number with its basis. `ci95` is [low, high] over patients, or None where no interval can be given."""
 
     value: float
     ci95: list[float] | None
     num_patients: int
     num_seeds: int
+    seeds: NotRequired[list[float]]
+    """The value of each training seed, where there are several: their spread is not in `ci95`."""
+    interval_reason: NotRequired[str]
+    """Why `ci95` is None."""
 
 
 def figure(value: float, draws_R: np.ndarray | None, num_patients: int, num_seeds: int = 1) -> Figure:

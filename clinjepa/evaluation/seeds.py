@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats as scipy_stats
 
 from clinjepa.evaluation.figures import Figure, is_figure
 
@@ -35,6 +34,7 @@ _SCALES = (
         ("l1", "l1_per_dimension", "mae", "rmse", "mase", "crps", "crps_ratio", "model_over_lightgbm", "width_50", "width_90"), POSITIVE
     )
     | dict.fromkeys(("vs_mean", "norm_ratio", "variance_ratio", "false_alarms_per_day"), POSITIVE)
+    | dict.fromkeys(("ratio", "plain_ratio", "mean_displacement_ratio"), POSITIVE)
     | dict.fromkeys(
         ("auroc", "auprc", "coverage_50", "coverage_90", "brier", "ece", "recall", "farther_share", "measured", "observed"), SHARE
     )
@@ -51,29 +51,28 @@ _VERSIONS = ("carried_forward", "none", "shuffled", "late", "other_doses")
 def combine_seeds(results: Sequence[Any]) -> Any:
     """One result from the JSON results of several training seeds, all of one shape.
 
-    A figure becomes the mean over the seeds that have it. All seeds are scored on the same patients, so the patients' part of an interval
-    is the mean of the seeds' half-widths; the part of the seeds, t(0.975) · sd / √seeds, is added in quadrature. Both are taken on a scale
-    without bounds where the figure has bounds (the logarithm of an error, the log-odds of an AUROC), so that the interval keeps within
-    them. Of p-values (names that begin with `p_`) the largest is kept, since a mean of p-values is none. Other numbers that differ become
-    their mean; of other values the first is kept.
+    A figure becomes the mean over the seeds that have it, and `seeds` has the value of each. Its interval is over patients alone: all seeds
+    are scored on the same patients, so each end is the mean of the seeds' ends. That is the interval of seeds whose errors move together
+    over patients, and too wide where they do not; means of ends keep within the bounds of their figure. The spread of the seeds is not in
+    the interval: of two seeds it has one degree of freedom.
+
+    Of p-values (names that begin with `p_`) the largest is kept, since a mean of p-values is none. Other numbers that differ become their
+    mean; of other values the first is kept.
     """
-    return _combined(results, PLAIN)
+    return _combined(results)
 
 
-def _combined(results: Sequence[Any], scale: Scale) -> Any:
+def _combined(results: Sequence[Any]) -> Any:
     present = [result for result in results if result is not None]
     if not present:
         return None
     first = present[0]
     if is_figure(first):
-        return _combine_figures([result for result in present if is_figure(result)], scale)
+        return _combine_figures([result for result in present if is_figure(result)])
     if isinstance(first, Mapping):
         names = list(dict.fromkeys(name for result in present if isinstance(result, Mapping) for name in result))
         by_name = {name: [result.get(name) for result in present if isinstance(result, Mapping)] for name in names}
-        combined = {
-            name: _largest_p(values) if name.startswith("p_") else _combined(values, _scale_of(name, values, scale))
-            for name, values in by_name.items()
-        }
+        combined = {name: _largest_p(values) if name.startswith("p_") else _combined(values) for name, values in by_name.items()}
         if "reason" in combined and all(value is not None for value in combined.values()):
             del combined["reason"]
         return combined
@@ -82,7 +81,7 @@ def _combined(results: Sequence[Any], scale: Scale) -> Any:
     return first
 
 
-def _scale_of(name: str, values: Sequence[Any], outer: Scale) -> Scale:
+def scale_of(name: str, values: Sequence[Any], outer: Scale) -> Scale:
     """The scale of an entry: by its name; figures without a name of their own (by method, by hour) have that of their table."""
     if name in _SCALES:
         return _SCALES[name]
@@ -93,7 +92,7 @@ def _largest_p(values: Sequence[float | None]) -> float | None:
     return None if None in values else max(value for value in values if value is not None)
 
 
-def _combine_figures(figures: Sequence[Figure], scale: Scale) -> Figure:
+def _combine_figures(figures: Sequence[Figure]) -> Figure:
     values = np.array([one["value"] for one in figures])
     mean, num_seeds = float(values.mean()), sum(one["num_seeds"] for one in figures)
     intervals = [one["ci95"] for one in figures if one["ci95"] is not None]
@@ -101,13 +100,8 @@ def _combine_figures(figures: Sequence[Figure], scale: Scale) -> Figure:
     if len(intervals) == len(figures) == 1:
         interval = list(intervals[0])
     elif len(intervals) == len(figures):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            places, ends = scale.there(values), scale.there(np.array(intervals))
-        if not (np.isfinite(places).all() and np.isfinite(ends).all()):  # a figure at its bound has no place on the other scale
-            scale, places, ends = PLAIN, values, np.array(intervals)
-        below, above = (places - ends[:, 0]).mean(), (ends[:, 1] - places).mean()
-        spread = float(scipy_stats.t.ppf(0.975, len(figures) - 1) * places.std(ddof=1) / np.sqrt(len(figures)))
-        centre = places.mean()
-        interval = [float(scale.back(centre - np.hypot(below, spread))), float(scale.back(centre + np.hypot(above, spread)))]
-        interval = [min(interval[0], mean), max(interval[1], mean)]
-    return {"value": mean, "ci95": interval, "num_patients": min(one["num_patients"] for one in figures), "num_seeds": num_seeds}
+        interval = [float(end) for end in np.array(intervals).mean(0)]
+    found: Figure = {"value": mean, "ci95": interval, "num_patients": min(one["num_patients"] for one in figures), "num_seeds": num_seeds}
+    if len(figures) > 1:
+        found["seeds"] = [float(value) for value in values]
+    return found

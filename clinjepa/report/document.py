@@ -17,10 +17,11 @@ import jinja2
 import jsonschema
 
 from clinjepa.errors import StoreError
+from clinjepa.evaluation.interval_bounds import bounded
 from clinjepa.report.sections.claims import judged_claims
 from clinjepa.report.view import ReportView
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 NOT_FINITE = "the computed value is not a finite number"
 
 
@@ -28,10 +29,11 @@ def build_report(results: Mapping[str, Any]) -> dict[str, Any]:
     """The content of report.json from the results of a run.
 
     results: the fields of report.json, without `schema_version`, `stage_sharing` and `claims`, which are added here. A figure
-    whose value is NaN or infinite becomes null with a reason; other such numbers become null.
+    whose value is NaN or infinite becomes null with a reason; other such numbers become null. Intervals are kept within the bounds of their
+    figures (`clinjepa.evaluation.interval_bounds`).
     Raises StoreError naming the field that does not fit the schema (never its value).
     """
-    report = {"schema_version": SCHEMA_VERSION, **finite(results)}
+    report = {"schema_version": SCHEMA_VERSION, **bounded(finite(results))}
     report["stage_sharing"] = stage_sharing(report.get("stages", []))
     report["claims"] = []
     report.setdefault("other_code", [])

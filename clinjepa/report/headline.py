@@ -50,12 +50,13 @@ class Headline:
     def tile(self) -> Tile:
         """Value, 95 % interval, patients and seeds; without a figure a dash and the reason.
 
-        A value whose interval is missing or includes no change is no headline: `unclear` stands there, and the estimate in the detail.
+        A value whose interval is missing or includes no change, or whose seeds lie on both sides of it, is no headline: `unclear` stands
+        there, and the estimate in the detail.
         """
         if self.figure is None:
             return Tile(self.name, "–", self.reason)
         value, detail = self._write(self.figure["value"]), self.about
-        if self.figure["ci95"] is None or self.includes_no_change():
+        if self.figure["ci95"] is None or self.includes_no_change() or self.seeds_disagree():
             value, detail = self.unclear, f"{self.about}; estimate {value}"
         return Tile(self.name, value, detail, self._interval(), self._basis())
 
@@ -63,6 +64,11 @@ class Headline:
         """True when the 95 % interval contains the value that means no change."""
         ends = None if self.figure is None else self.figure["ci95"]
         return ends is not None and ends[0] <= self.no_change <= ends[1]
+
+    def seeds_disagree(self) -> bool:
+        """True when training seeds lie on both sides of the value that means no change."""
+        seeds = [] if self.figure is None else self.figure.get("seeds", [])
+        return len({value > self.no_change for value in seeds}) > 1
 
     def caution(self) -> str | None:
         """Why this figure allows no conclusion, or None: it is missing, or of fewer than MIN_PATIENTS held-out patients."""
@@ -86,8 +92,9 @@ class Headline:
 
     def _basis(self) -> str:
         assert self.figure is not None
-        seeds = self.figure["num_seeds"]
-        return f"{number(self.figure['num_patients'])} patients, {seeds} seed{'s' if seeds != 1 else ''}"
+        seeds, values = self.figure["num_seeds"], self.figure.get("seeds", [])
+        by_seed = f": {', '.join(self._write(value) for value in values)}" if values else ""
+        return f"{number(self.figure['num_patients'])} patients, {seeds} seed{'s' if seeds != 1 else ''}{by_seed}"
 
 
 def headline_recipe(recipes: Sequence[str]) -> str:

@@ -21,12 +21,13 @@ from clinjepa.report.sections.forecasts import ForecastView
 from clinjepa.report.sections.numbers import NumberView
 from clinjepa.report.sections.risk import RiskView
 from clinjepa.report.sections.task_map import task_map
+from clinjepa.report.sections.training_seeds import SeedRow, same_encoders, seed_rows
 from clinjepa.report.words import RECIPES, Footnotes, duration, plain, recipe_words, stage_title, title
 
 DRIFT_PANELS = (
     ("l1", "L1 to the real hour's latent", "L1, latent units", None),
     ("vs_mean", "L1 relative to a constant", "ratio", (1.0, "mean latent")),
-    ("mase", "L1 relative to copying", "MASE", (1.0, "copy-forward")),
+    ("mase", "L1 relative to copying", "error over copying", (1.0, "copy-forward")),
 )
 
 
@@ -181,6 +182,20 @@ class ReportView:
 
     def cohort_rows(self) -> list[geometry.CohortRow]:
         return geometry.cohort_rows(self.report)
+
+    def unknown_ratios(self) -> list[str]:
+        return geometry.unknown_ratios(self.report)
+
+    def seed_rows(self) -> list[SeedRow]:
+        return seed_rows(self.report, self.headline_context())
+
+    def same_encoders(self) -> list[str]:
+        """One sentence per recipe that ends with the encoder of an earlier one."""
+        return [
+            f"{title(recipe)} has the same encoder as {title(earlier)} in every seed, so its geometry and round trip "
+            "are the same numbers; the predictors differ."
+            for recipe, earlier in same_encoders(self.report).items()
+        ]
 
     def missing_cohorts(self) -> list[str]:
         return geometry.missing_cohorts(self.report)

@@ -166,6 +166,13 @@ def duration(seconds: float | None) -> str:
     return f"{round(whole / 60)} min" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def _basis(figure: Mapping[str, Any], in_percent: bool) -> str:
+    """What a figure rests on and what its interval carries."""
+    words = f"{figure['num_patients']} patients, {figure['num_seeds']} seed(s)"
+    seeds = [percent(value) if in_percent else number(value) for value in figure.get("seeds", ())]
+    return f"{words}: {', '.join(seeds)}; the interval is over patients alone" if seeds else words
+
+
 class Footnotes:
     """The reasons of one section's missing or cut figures, numbered in the order of their first mark."""
 
@@ -178,11 +185,12 @@ class Footnotes:
         if figure is None:
             return self.dash(container.get("reason") or "not computed in this run")
         value, interval = figure["value"], figure["ci95"]
-        basis = f"{figure['num_patients']} patients, {figure['num_seeds']} seed(s)"
+        basis = _basis(figure, in_percent)
         cut = self._mark("", container["cut"]) if container.get("cut") else ""
         shown = percent(value) if in_percent else number(value)
         if interval is None:
-            missing = self.dash(container["interval_reason"]) if container.get("interval_reason") else ""
+            why = figure.get("interval_reason") or container.get("interval_reason")
+            missing = self.dash(why) if why else ""
             return Markup('<span title="{}">{} {}{}</span>').format(basis, shown, missing, cut)
         ends = [percent(end) if in_percent else number(end) for end in interval]
         return Markup('<span title="{}">{} <span class="ci">{} to {}</span>{}</span>').format(basis, shown, *ends, cut)

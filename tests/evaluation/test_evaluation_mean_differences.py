@@ -34,6 +34,25 @@ def test_the_mean_is_that_of_the_single_differences_and_equal_scores_give_zero()
     assert found["same"]["difference"]["ci95"] == [0.0, 0.0] and found["same"]["p_value"] == 1.0
 
 
+def test_the_difference_of_each_seed_is_from_the_same_seed_of_the_reference() -> None:
+    worlds = [tasks(0, gain=0.5), tasks(1, gain=0.5)]
+    both = {
+        name: one._replace(scores={method: np.stack([world[name].scores[method] for world in worlds]) for method in one.scores})
+        for name, one in worlds[0].items()
+    }
+    found = mean_differences(both, "base", num_bootstrap=50)["better"]["difference"]
+    expected = [
+        np.mean(
+            [
+                roc_auc_score(one.label_N, one.scores["better"][s]) - roc_auc_score(one.label_N, one.scores["base"][s])
+                for one in both.values()
+            ]
+        )
+        for s in (0, 1)
+    ]
+    assert found["seeds"] == pytest.approx(expected) and found["value"] == pytest.approx(np.mean(expected))
+
+
 def test_only_tasks_that_both_methods_have_are_compared() -> None:
     world = tasks(0)
     world["b"] = world["b"]._replace(scores={"base": world["b"].scores["base"]})

@@ -149,14 +149,15 @@ def test_a_label_that_is_neither_0_nor_1_is_an_error(bad: float, tied_scores: tu
         auroc(labels, scores)
 
 
-def test_seeds_combine_to_their_mean_with_an_interval_that_holds_their_spread() -> None:
+def test_seeds_combine_to_their_mean_with_an_interval_over_patients_and_each_seed_apart() -> None:
     def one(value: float) -> dict:
         return {"task": {"auroc": {"value": value, "ci95": [value - 0.1, value + 0.1], "num_patients": 7, "num_seeds": 1}, "num_total": 9}}
 
     combined = combine_seeds([one(0.6), one(0.7), one(0.8)])
     assert combined["task"]["auroc"]["value"] == pytest.approx(0.7)
     assert combined["task"]["auroc"]["num_seeds"] == 3
-    assert combined["task"]["auroc"]["ci95"][0] < 0.6
+    assert combined["task"]["auroc"]["seeds"] == [0.6, 0.7, 0.8]
+    assert combined["task"]["auroc"]["ci95"] == pytest.approx([0.6, 0.8], abs=0.005)  # each seed's half-width is 0.1
     assert combined["task"]["num_total"] == 9
 
 
@@ -181,28 +182,28 @@ def test_an_interval_over_two_seeds_keeps_within_the_bounds_of_its_figure(name, 
     found = combine_seeds(_seeds(name, *figures))[name]
     low, high = found["ci95"]
     assert found["value"] == pytest.approx(np.mean([value for value, _, _ in figures]))
-    assert bounds[0] < low < min(one[1] for one in figures) and max(one[2] for one in figures) < high < bounds[1]
+    assert bounds[0] < min(one[1] for one in figures) <= low < found["value"] < high <= max(one[2] for one in figures) < bounds[1]
 
 
 def test_the_scale_of_a_table_holds_for_its_methods_and_hours_and_for_nothing_below_another_name() -> None:
     wide = _seeds("model", (0.93, 0.9, 0.96), (0.7, 0.6, 0.8))
     shares = combine_seeds([{"measured": one} for one in wide])["measured"]["model"]["ci95"]
     plain = combine_seeds([{"measured": {"difference": one}} for one in wide])["measured"]["difference"]["model"]["ci95"]
-    assert 0 < shares[0] and shares[1] < 1 < plain[1]
+    assert shares == plain == pytest.approx([0.75, 0.88])
     late = _seeds("24", (-0.5, -0.6, -0.4), (0.4, 0.3, 0.5))
     assert combine_seeds([{"actions": {"late": one}} for one in late])["actions"]["late"]["24"]["ci95"][0] > -1
 
 
-def test_the_interval_over_seeds_is_that_of_the_logarithms() -> None:
+def test_the_interval_over_seeds_is_the_mean_of_their_intervals() -> None:
     found = combine_seeds(_seeds("mae", (2.0, 1.6, 2.5), (2.0, 1.6, 2.5)))["mae"]  # equal seeds: the patients' part alone
     assert found["ci95"] == pytest.approx([1.6, 2.5])
-    low, high = combine_seeds(_seeds("mae", (1.0, 1.0, 1.0), (np.e, np.e, np.e)))["mae"]["ci95"]  # no patients' part: t(0.975, 1) = 12.706
-    assert np.log([low, high]) == pytest.approx([0.5 - 12.7062 / 2, 0.5 + 12.7062 / 2], abs=1e-3)
+    found = combine_seeds(_seeds("mae", (2.0, 1.0, 4.0), (3.0, 2.0, 8.0)))["mae"]
+    assert found["ci95"] == pytest.approx([1.5, 6.0]) and found["seeds"] == [2.0, 3.0]
 
 
 def test_a_figure_at_its_bound_keeps_the_plain_scale() -> None:
     found = combine_seeds(_seeds("recall", (1.0, 0.9, 1.0), (0.5, 0.3, 0.7)))["recall"]
-    assert found["value"] == 0.75 and found["ci95"][0] < 0.3
+    assert found["value"] == 0.75 and found["ci95"] == pytest.approx([0.6, 0.85])
 
 
 def test_a_seed_without_a_figure_does_not_hide_those_that_have_it() -> None:

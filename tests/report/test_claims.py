@@ -80,6 +80,22 @@ def test_sides_follow_the_ends_of_the_interval() -> None:
     assert apart(figure(1.0, 0.6), figure(2.0, 0.6), above=True) == "cannot be told here"
 
 
+def test_a_training_seed_on_the_other_side_leaves_a_question_open() -> None:
+    agreed, torn = figure(1.0, 0.5) | {"seeds": [0.9, 1.1]}, figure(1.0, 0.5) | {"seeds": [0.3, 1.7]}
+    assert side(agreed, 0.4, above=True) == "held" and side(torn, 0.4, above=True) == "cannot be told here"
+    assert (
+        apart(figure(2.0, 0.2), agreed, above=True) == "held" and apart(figure(2.0, 0.2), torn | {"ci95": [0.9, 1.1]}, above=True) == "held"
+    )
+    assert apart(figure(1.6, 0.05), torn | {"ci95": [0.9, 1.1]}, above=True) == "cannot be told here"
+
+
+def test_drift_is_compared_with_curricula_without_a_phase_and_the_words_say_that_it_is_unpaired() -> None:
+    drift = {name: {"24": {"drift": figure(value, 0.05), "h_max": 24}} for name, value in (("clin_jepa", -0.2), ("no_alignment", -0.1))}
+    part = next(part for part in judged_claims({"drift": drift, "geometry": {}})[0]["parts"] if "without alignment" in part["question"])
+    assert part["question"] == "Does it drift less than without alignment?" and part["verdict"] == "cannot be told here"
+    assert part["measured"].endswith("the two intervals side by side, no paired interval")
+
+
 def test_the_page_answers_in_words() -> None:
     page = render_html(build_report(results()), extras())
     claims = page[page.index('id="claims"') : page.index('id="run"')]

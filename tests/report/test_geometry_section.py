@@ -6,7 +6,7 @@ import re
 
 from clinjepa.report.document import build_report, render_html
 from clinjepa.report.headline import headlines
-from clinjepa.report.sections.geometry import cohort_rows, headline_words, missing_cohorts, pictures, ratio_chart
+from clinjepa.report.sections.geometry import cohort_rows, headline_words, missing_cohorts, pictures, ratio_chart, unknown_ratios
 from clinjepa.report.words import cohort_title
 from tests.support.data.report_results import extras, results
 
@@ -54,10 +54,33 @@ def test_each_recipe_has_both_pictures_with_the_paths_in_words() -> None:
 
 def test_an_interval_without_a_near_end_does_not_press_the_others_together() -> None:
     report = results()
-    report["geometry"]["sft"]["cohorts"]["onset_within_24h:hypotension_8h"]["ratio"]["ci95"] = [0.2, 900.0]
+    report["geometry"]["sft"]["cohorts"]["onset_within_24h:hypotension_8h"]["ratio"]["ci95"] = [0.2, 19.0]
     chart = ratio_chart(build_report(report), dict.fromkeys(report["geometry"], 0))
     ticks = [float(tick) for tick in re.findall(r"<text[^>]*>([\d.]+)</text>", chart)]
     assert len(ticks) >= 3 and max(ticks) <= 4.0
+
+
+def test_a_ratio_without_an_interval_is_not_drawn_but_listed_with_its_reason() -> None:
+    report = results()
+    cohort = report["geometry"]["sft"]["cohorts"]["onset_within_24h:hypotension_8h"]
+    cohort["ratio"] = cohort["ratio"] | {"value": 0.0, "ci95": None}
+    report["geometry"]["no_alignment"]["cohorts"]["onset_within_24h:hypotension_8h"] |= {"ratio": None, "reason": "noise"}
+    built = build_report(report)
+    chart = ratio_chart(built, dict.fromkeys(report["geometry"], 0))
+    assert "Clin-JEPA" in chart and "SFT" not in chart and "without alignment" not in chart
+    assert unknown_ratios(built) == [
+        "onset of hypotension within 24 h: without alignment: noise; SFT, frozen: not known: its 95 % interval cannot be given"
+    ]
+    rows = [row for row in cohort_rows(built) if row.estimable]
+    assert [row.recipe for row in rows] == ["clin_jepa", "no_alignment", "sft"] and rows[2].cell["ratio"] is None
+    page = render_html(built, extras())
+    assert "Ratios that are not known, and not drawn: onset of hypotension within 24 h" in page
+
+
+def test_an_interval_over_a_factor_of_100_is_no_ratio() -> None:
+    report = results()
+    report["geometry"]["sft"]["cohorts"]["onset_within_24h:hypotension_8h"]["ratio"]["ci95"] = [0.2, 900.0]
+    assert "more than a factor of 100" in unknown_ratios(build_report(report))[0]
 
 
 def test_names_of_cohorts_are_words() -> None:

@@ -6,12 +6,12 @@ one class alone is left out. Definition of the mean: Clin-JEPA (arXiv 2605.10840
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from clinjepa.evaluation.comparisons import Measure, two_sided_p
+from clinjepa.evaluation.comparisons import Measure, seed_differences, two_sided_p
 from clinjepa.evaluation.figures import Figure, figure
 from clinjepa.evaluation.metrics import Ranking, interval_fault, patient_draws
 
@@ -63,25 +63,38 @@ def mean_differences(
     found: dict[str, MeanDifference] = {}
     for method in dict.fromkeys(name for task in usable.values() for name in task.scores if name != reference):
         common = [name for name in usable if method in drawn[name]]
-        difference_R = np.mean([drawn[name][method] - drawn[name][reference] for name in common], axis=0)
+        difference_R = np.mean([drawn[name][method].mean(0) - drawn[name][reference].mean(0) for name in common], axis=0)
         fault = next((f"{name}: {faults[name]}" for name in common if faults[name]), None)
         num_patients = len(np.unique(np.concatenate([usable[name].subject_N for name in common])))
-        num_seeds = min(len(np.atleast_2d(usable[name].scores[method])) for name in common)
+        num_seeds = min(len(drawn[name][method]) for name in common)
         found[method] = {
             "difference": figure(difference_R[0], None if fault else difference_R[1:], num_patients, num_seeds),
             "p_value": None if fault else two_sided_p(difference_R[1:]),
             "num_tasks": len(common),
         }
+        by_seed = _by_seed([(drawn[name][method][:, 0], drawn[name][reference][:, 0]) for name in common])
+        if len(by_seed) > 1:
+            found[method]["difference"]["seeds"] = by_seed
         if fault:
             found[method]["interval_reason"] = fault
     return found
 
 
 def _drawn(task: TaskScores, measure: Measure, counts_RP: np.ndarray, patients_P: np.ndarray) -> dict[str, np.ndarray]:
-    """Method -> the measure in the estimate and in every draw [1 + R], mean over seeds."""
+    """Method -> the measure of every seed in the estimate and in every draw [S, 1 + R]."""
     index_N = np.searchsorted(patients_P, task.subject_N)
     found = {}
     for name, of_SN in task.scores.items():
         by_seed = [Ranking(task.label_N, scores_N).over_draws(measure, counts_RP, index_N) for scores_N in np.atleast_2d(of_SN)]
-        found[name] = np.mean(by_seed, axis=0)
+        found[name] = np.stack(by_seed)
     return found
+
+
+def _by_seed(tasks: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    """The mean over tasks of each seed's difference, from (the method's, the reference's) values by seed of every task.
+
+    Empty where the tasks have other numbers of seeds.
+    """
+    differences = [seed_differences(*pair) for pair in tasks]
+    same = len({len(each) for each in differences}) == 1
+    return [float(value) for value in np.mean(differences, axis=0)] if same else []

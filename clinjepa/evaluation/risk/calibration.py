@@ -31,7 +31,7 @@ def calibration(points: RiskPoints, scores: MethodScores, num_bins: int) -> Cali
     fits = [recalibration(points.label_N, score_N, points.draws) for score_N in scores.score_SN]
     drawn = {
         "brier": np.stack([brier_draws(points.label_N, p_N, points.draws) for p_N in probability_SN]),
-        "ece": np.stack([_ece(points, p_N, num_bins) for p_N in probability_SN]),
+        "ece": np.stack([_about_estimate(_ece(points, p_N, num_bins)) for p_N in probability_SN]),
         "slope": np.stack([fit.slope_R for fit in fits]),
         "intercept": np.stack([fit.intercept_R for fit in fits]),
     }
@@ -58,6 +58,17 @@ def _ece(points: RiskPoints, probability_N: np.ndarray, num_bins: int) -> np.nda
     every_N = np.ones(len(points), dtype=bool)
     gaps = [np.abs(points.draws.total(probability_N - points.label_N, index_N == number)) for number in range(index_N.max() + 1)]
     return ratio(np.sum(gaps, axis=0), points.draws.total(np.ones(len(points)), every_N))
+
+
+def _about_estimate(values_R: np.ndarray) -> np.ndarray:
+    """A positive estimate and its draws [1 + R], the draws multiplied so that their median is the estimate.
+
+    A mean of absolute gaps is larger in a resampled sample than in the sample, often so much that the percentile interval leaves the
+    estimate out. What is kept is the relative spread; the estimate's own bias stays.
+    """
+    median = np.nanmedian(values_R[1:])
+    scaled_R = values_R[1:] * (values_R[0] / median) if median > 0 else values_R[1:]
+    return np.concatenate([values_R[:1], scaled_R])
 
 
 def reliability_bins(points: RiskPoints, probability_N: np.ndarray, num_bins: int) -> list[ReliabilityBin]:

@@ -60,7 +60,9 @@ class MethodScores:
 
 
 def seed_mean(values_SR: np.ndarray, num_patients: int, with_interval: bool = True) -> Figure | None:
-    """The figure of values [S, 1 + R] of S seeds, the estimates first: their mean within each draw. None where an estimate is not finite.
+    """The figure of values [S, 1 + R] of S seeds, the estimates first: their mean within each draw, and each estimate in `seeds`.
+
+    None where an estimate is not finite.
 
     Args:
         values_SR: Estimate and R draws of each seed.
@@ -70,7 +72,11 @@ def seed_mean(values_SR: np.ndarray, num_patients: int, with_interval: bool = Tr
     mean_R = np.atleast_2d(values_SR).mean(0)
     if not np.isfinite(mean_R[0]):
         return None
-    return figure(mean_R[0], mean_R[1:] if with_interval else None, num_patients, len(np.atleast_2d(values_SR)))
+    estimates_S = np.atleast_2d(values_SR)[:, 0]
+    found = figure(mean_R[0], mean_R[1:] if with_interval else None, num_patients, len(estimates_S))
+    if len(estimates_S) > 1:
+        found["seeds"] = [float(value) for value in estimates_S]
+    return found
 
 
 def has_no_width(values_SR: np.ndarray) -> bool:

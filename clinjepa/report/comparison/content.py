@@ -21,7 +21,7 @@ from clinjepa.report.document import SCHEMA_VERSION as REPORT_VERSION
 from clinjepa.report.document import finite
 from clinjepa.report.headline import headline_recipe
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 COLUMN = "history_only"
 """The input column whose methods are compared: no method has the actions that follow the prediction."""
 NO_PREDICTIONS = "the run's folder has no predictions.parquet; write its report again with `clinjepa report CONFIG`"

@@ -3,13 +3,15 @@
 Claims of Clin-JEPA (arXiv 2605.10840): its rollout error falls with the horizon while that of the other recipes grows; its latents separate
 deteriorating from stable patients most; its features predict risk best. A claim is cut into parts with one question each. A part holds
 where the 95 % interval lies on the claim's side of its limit, does not hold where the interval lies on the other side, and cannot be told
-where the interval includes the limit or is missing. Two rules differ. Drift or ratios of two recipes are compared by their intervals: where
-they overlap, the part cannot be told (`apart`). A difference in AUROC whose interval lies within ± MARGIN means "did not hold", since equal
+where the interval includes the limit or is missing. Intervals are over patients, so the training seeds must agree as well: where one seed's
+value lies on another side than the interval, the part cannot be told. Two rules differ. Drift or ratios of two recipes have no paired
+interval, since stages keep their figures and not the errors of single windows: the two intervals are compared, and where they overlap, the
+part cannot be told (`apart`). A difference in AUROC whose interval lies within ± MARGIN means "did not hold", since equal
 is not better. A claim holds where every part does, and does not where one part does not.
 
 Each method that is compared with has one part. A recipe of the paper that was not run has a part that cannot be told. A control (the
 untrained encoder, a random one) or a baseline has a part only if it was run: what an untrained encoder does as well is no effect of the
-training.
+training. So has, for drift, a curriculum without one of its phases.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ COMPARED = ("vjepa2_ac", "sft")
 """Recipes that the paper compares with."""
 CONTROLS = ("untrained", "random")
 """Recipes without a trained encoder: compared with where they were run."""
+ABLATIONS = ("no_alignment", "no_warmup")
+"""Clin-JEPA without a phase: drift is compared with theirs where they were run."""
+UNPAIRED = "the two intervals side by side, no paired interval"
 NOT_RUN = "not computed in this run"
 MIN_CLAIM_PATIENTS = 30
 """A part about drift or geometry needs at least this many held-out patients, else it cannot be told."""
@@ -64,29 +69,35 @@ def _claim(text: str, parts: list[Part]) -> Claim:
 
 
 def side(figure: Figure | None, limit: float, *, above: bool) -> Verdict:
-    """Whether a figure lies above (or below) a limit, by its 95 % interval alone.
+    """Whether a figure lies above (or below) a limit, by its 95 % interval and the value of every training seed.
 
-    `cannot be told here` where it is None or has no interval.
+    `cannot be told here` where it is None or has no interval, or where interval and seeds do not all lie on one side.
     """
     if figure is None or figure["ci95"] is None:
         return UNKNOWN
-    low, high = figure["ci95"]
+    low, high = _reach(figure, figure["ci95"])
     if not above:
         low, high, limit = -high, -low, -limit
     return HELD if low > limit else NOT_HELD if high < limit else UNKNOWN
 
 
 def apart(one: Figure | None, other: Figure | None, *, above: bool) -> Verdict:
-    """Whether one figure lies above (or below) another: their intervals must not overlap, which is stricter than a paired test.
+    """Whether one figure lies above (or below) another: their intervals, each with its training seeds, must not overlap.
 
-    `cannot be told here` where they overlap, or where one figure is None or has no interval.
+    That is stricter than a paired test. `cannot be told here` where they overlap, or where one figure is None or has no interval.
     """
     if one is None or other is None or one["ci95"] is None or other["ci95"] is None:
         return UNKNOWN
-    (low, high), (other_low, other_high) = one["ci95"], other["ci95"]
+    (low, high), (other_low, other_high) = _reach(one, one["ci95"]), _reach(other, other["ci95"])
     if not above:
         low, high, other_low, other_high = -high, -low, -other_high, -other_low
     return HELD if low > other_high else NOT_HELD if high < other_low else UNKNOWN
+
+
+def _reach(figure: Figure, interval: Sequence[float]) -> tuple[float, float]:
+    """The smallest and the largest of the interval's ends and the seeds' values."""
+    values = [*interval, *figure.get("seeds", ())]
+    return min(values), max(values)
 
 
 def _drift(report: Mapping[str, Any]) -> tuple[str, Iterator[Part]]:
@@ -107,7 +118,7 @@ def _drift(report: Mapping[str, Any]) -> tuple[str, Iterator[Part]]:
         below_0 = _Limit(value=0.0, above=False, in_percent=True)
         yield _part(f"Does the rollout error fall from 1 h to {h_max or '…'} h ahead?", falls, below_0, reason)
         yield _part("Does the error still fall after the change of the latent space is divided out?", predicts, below_0, of_prediction)
-        for recipe in (*COMPARED, *_that_were_run(report["drift"], CONTROLS)):
+        for recipe in (*COMPARED, *_that_were_run(report["drift"], (*ABLATIONS, *CONTROLS))):
             figures, why = (falls, found(recipe).get("drift")), _reason(report["drift"], recipe, found(recipe))
             yield _against(recipe, "Does it drift less than", figures, why, above=False, in_percent=True)
 
@@ -196,7 +207,7 @@ def _against(recipe: str, question: str, figures: tuple[Figure | None, Figure | 
         return {"question": asked, "verdict": UNKNOWN, "measured": why}
     if one is None:
         return {"question": asked, "verdict": UNKNOWN, "measured": "Clin-JEPA has no figure"}
-    words = f"{_written(one, in_percent)} against {_written(other, in_percent)}"
+    words = f"{_written(one, in_percent)} against {_written(other, in_percent)}; {UNPAIRED}"
     few = min(one["num_patients"], other["num_patients"])
     if few < MIN_CLAIM_PATIENTS:
         return {"question": asked, "verdict": UNKNOWN, "measured": f"{words}; {few} patients, {MIN_CLAIM_PATIENTS} are needed"}
@@ -220,7 +231,9 @@ def _written(figure: Figure, in_percent: bool) -> str:
     if figure["ci95"] is None:
         return f"{write(figure['value'])} without an interval"
     low, high = figure["ci95"]
-    return f"{write(figure['value'])} (95 %: {write(low)} to {write(high)})"
+    seeds = figure.get("seeds", ())
+    by_seed = f"; seeds {', '.join(write(value) for value in seeds)}" if seeds else ""
+    return f"{write(figure['value'])} (95 %: {write(low)} to {write(high)}{by_seed})"
 
 
 def _that_were_run(found: Mapping[str, Any], names: Sequence[str]) -> list[str]:

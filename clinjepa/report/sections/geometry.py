@@ -17,7 +17,7 @@ PICTURES = {"umap": "UMAP", "pca": "PCA"}
 
 
 class CohortRow(NamedTuple):
-    """One cohort under one recipe; `cell` holds its figures, `estimable` is False where it has no ratio."""
+    """One cohort under one recipe; `cell` holds its figures, `estimable` is False where no recipe has a ratio of the cohort."""
 
     cohort: str
     definition: str
@@ -49,9 +49,35 @@ def cohort_rows(report: Mapping[str, Any]) -> list[CohortRow]:
         for recipe, found in report["geometry"].items():
             cell = found.get("cohorts", {}).get(name)
             if cell is not None:
-                is_headline = found.get("cohort") == name
-                rows.append(CohortRow(cohort_title(name), cell.get("definition", ""), recipe, cell, is_headline, cell["ratio"] is not None))
-    return rows
+                own, is_headline = _with_interval(cell), found.get("cohort") == name
+                rows.append(CohortRow(cohort_title(name), cell.get("definition", ""), recipe, own, is_headline, own["ratio"] is not None))
+    known = {row.cohort for row in rows if row.estimable}
+    return [row._replace(estimable=row.cohort in known) for row in rows]
+
+
+def _with_interval(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A cohort's figures, its ratios without an interval as unknown ones: such a value says nothing, often it is 0 of noise."""
+    shown = dict(cell)
+    ratio = cell.get("ratio")
+    if ratio is not None and ratio["ci95"] is None:
+        why = ratio.get("interval_reason") or cell.get("interval_reason") or "its 95 % interval cannot be given"
+        shown |= {"ratio": None, "reason": f"not known: {why.removeprefix('not known: ')}"}
+    if cell.get("by_k"):
+        shown["by_k"] = {k: _with_interval(each) for k, each in cell["by_k"].items()}
+    return shown
+
+
+def unknown_ratios(report: Mapping[str, Any]) -> list[str]:
+    """One sentence per cohort whose ratio some recipes have and others have not: those others, and why."""
+    missing: dict[str, dict[str, list[str]]] = {}
+    for row in cohort_rows(report):
+        if row.estimable and row.cell["ratio"] is None:
+            reason = row.cell.get("reason", "not computed in this run")
+            missing.setdefault(row.cohort, {}).setdefault(reason, []).append(title(row.recipe))
+    return [
+        f"{cohort}: " + "; ".join(f"{', '.join(recipes)}: {reason}" for reason, recipes in by_reason.items())
+        for cohort, by_reason in missing.items()
+    ]
 
 
 def missing_cohorts(report: Mapping[str, Any]) -> list[str]:
@@ -61,7 +87,7 @@ def missing_cohorts(report: Mapping[str, Any]) -> list[str]:
     for found in report["geometry"].values():
         for name, reason in found.get("absent", {}).items():
             reasons.setdefault(name, []).append(reason)
-        for name, cell in found.get("cohorts", {}).items():
+        for name, cell in ((name, _with_interval(cell)) for name, cell in found.get("cohorts", {}).items()):
             if cell["ratio"] is None:
                 reasons.setdefault(name, []).append(cell.get("reason", "not computed in this run"))
             else:
@@ -86,9 +112,9 @@ def ratio_chart(report: Mapping[str, Any], slots: Mapping[str, int]) -> Markup:
     described = []
     for row in cohort_rows(report) or _plain_rows(report):
         figure: Figure | None = row.cell["ratio"]
-        if figure is None:
+        if figure is None or figure["ci95"] is None:
             continue
-        low, high = figure["ci95"] or (None, None)
+        low, high = figure["ci95"]
         by_cohort.setdefault(row.cohort, []).append(Point(title(row.recipe), slots[row.recipe], figure["value"], low, high))
         described.append(f"{row.cohort}, {title(row.recipe)} {number(figure['value'])}")
     rows = [Row(cohort, points) for cohort, points in by_cohort.items()]
