@@ -126,6 +126,24 @@ def headlines(report: Mapping[str, Any], recipe: str, context: str) -> list[Head
     ]
 
 
+def risk_headline(report: Mapping[str, Any], recipe: str) -> Headline:
+    """Mean AUROC over the risk tasks, from the history alone: the recipe minus the best tuned baseline that it was compared with."""
+    comparisons = report.get("comparisons", {})
+    reference = str(comparisons.get("reference", ""))
+    baselines = {name: cell for name, cell in comparisons.get("mean", {}).items() if " · " not in name}
+    if reference.partition(" · ")[0] != recipe or not baselines:
+        return Headline("Risk tasks", "", None, NOT_COMPUTED, 0.0)
+    best = max(baselines, key=lambda name: baselines[name]["difference"]["value"])
+    count, ends = baselines[best]["num_tasks"], baselines[best]["difference"]["ci95"]
+    difference: Figure = {
+        **baselines[best]["difference"],
+        "value": -baselines[best]["difference"]["value"],
+        "ci95": None if ends is None else [-ends[1], -ends[0]],
+    }
+    about = f"Mean AUROC over {count} task{'s' if count != 1 else ''}: {title(reference)} minus {title(best)}, the best baseline"
+    return Headline("Risk tasks", about, difference, "", 0.0, unclear="no clear difference")
+
+
 def _cohort(found: Mapping[str, Any]) -> str:
     """The cohort that the ratio is of."""
     return f" ({cohort_title(found['cohort'])}, {found['k_hours']} h)" if "cohort" in found and "k_hours" in found else ""

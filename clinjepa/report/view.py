@@ -14,14 +14,16 @@ from clinjepa.report.charts.rows import Point, Row, bar_chart, interval_chart
 from clinjepa.report.charts.training import training_charts
 from clinjepa.report.comparison_words import ComparisonRow, comparison_rows
 from clinjepa.report.drift_words import ActionRow, DoseRow, action_rows, action_sentences, action_versions, dose_rows, dose_sentences
-from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headline_recipe, headlines
+from clinjepa.report.headline import MIN_PATIENTS, Tile, cautions, headline_recipe, headlines, risk_headline
 from clinjepa.report.sections import costs, geometry
 from clinjepa.report.sections.added_value import AddedValueView
+from clinjepa.report.sections.claims import HELD, NOT_HELD
 from clinjepa.report.sections.forecasts import ForecastView
 from clinjepa.report.sections.numbers import NumberView
 from clinjepa.report.sections.risk import RiskView
 from clinjepa.report.sections.task_map import task_map
 from clinjepa.report.sections.training_seeds import SeedRow, same_encoders, seed_rows
+from clinjepa.report.size_words import size_words
 from clinjepa.report.words import RECIPES, Footnotes, duration, plain, recipe_words, stage_title, title
 
 DRIFT_PANELS = (
@@ -71,8 +73,35 @@ class ReportView:
             Tile("Recipes", str(len(self.recipes)), f"{seeds} seed{'s' if seeds != 1 else ''} each"),
             Tile("Stages", str(sharing["num_stages"]), f"{sharing['num_shared']} shared by recipes, {sharing['num_reused']} reused"),
             Tile("Computing", duration(seconds), "sum over stages, when they ran"),
-            *(headline.tile() for headline in headlines(self.report, self.headline_recipe(), self.headline_context())),
+            *self._headline_tiles(),
         ]
+
+    def tile_groups(self) -> dict[str, list[Tile]]:
+        """The tiles as the page lays them out: `counts`, then `headline`, one for each claim."""
+        headline = self._headline_tiles()
+        return {"counts": self.tiles()[: -len(headline)], "headline": headline}
+
+    def _headline_tiles(self) -> list[Tile]:
+        recipe = self.headline_recipe()
+        found = [*headlines(self.report, recipe, self.headline_context()), risk_headline(self.report, recipe)]
+        return [headline.tile() for headline in found]
+
+    def size(self) -> str:
+        """What was trained, in one line: encoder, steps, seeds, training stays; empty where the page has no configuration."""
+        stays = self.report["dataset"].get("splits", {}).get("train", {}).get("num_stays")
+        return size_words(self.extras.get("config_yaml", ""), [(row.num_steps, row.num_seeds) for row in self.recipe_rows()], stays)
+
+    def claim_verdict(self, claim: Mapping[str, Any]) -> str:
+        """The verdict of a claim; where a headline figure has too few patients, it says that it is one of a small run."""
+        decided = claim["verdict"] in (HELD, NOT_HELD)
+        return f"{claim['verdict']} in this small run" if decided and self.cautions() else str(claim["verdict"])
+
+    def timeline_title(self) -> str:
+        return costs.timeline_title(self.report)
+
+    def has_stages(self, *, reused: bool) -> bool:
+        """Whether the run has timed stages that it computed, or such that it found finished."""
+        return any(stage["reused"] is reused for stage in self.report["stages"] if stage["seconds"])
 
     def cautions(self) -> list[str]:
         """Why the headline figures allow no conclusions; empty when each has enough patients."""

@@ -191,9 +191,10 @@ class Footnotes:
         if interval is None:
             why = figure.get("interval_reason") or container.get("interval_reason")
             missing = self.dash(why) if why else ""
-            return Markup('<span title="{}">{} {}{}</span>').format(basis, shown, missing, cut)
+            return Markup('<span class="together" title="{}">{} {}{}</span>').format(basis, shown, missing, cut)
         ends = [percent(end) if in_percent else number(end) for end in interval]
-        return Markup('<span title="{}">{} <span class="ci">{} to {}</span>{}</span>').format(basis, shown, *ends, cut)
+        value_and_mark = Markup('<span class="together">{}{}</span>').format(shown, cut) if cut else shown
+        return Markup('<span title="{}">{} <span class="ci">{} to {}</span></span>').format(basis, value_and_mark, *ends)
 
     def dash(self, reason: str) -> Markup:
         return self._mark("–", reason)

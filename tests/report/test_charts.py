@@ -178,3 +178,17 @@ def test_a_legend_key_is_small_and_hidden_from_readers_of_texts() -> None:
 )
 def test_figures_are_written_with_three_digits_and_counts_exactly(value: float, written: str) -> None:
     assert number(value) == written
+
+
+def test_each_stage_of_the_timeline_has_one_line() -> None:
+    names = [f"downstream · no_alignment with a long name · seed {seed}" for seed in range(3)]
+    drawn = timeline_chart([StageSpan(name, 0, 2, 5, "") for name in names], title="", alt="stages")
+    assert all(f">{name}</text>" in drawn for name in names)
+
+
+def test_a_logarithmic_axis_is_named() -> None:
+    def chart(most: float) -> str:
+        style = LineStyle(log_y=True)
+        return line_chart([Series("a", 0, [0, 1], [1, most])], title="", x_label="h", y_label="L1", alt="", style=style)
+
+    assert ">L1, log scale</text>" in chart(100) and ">L1</text>" in chart(2)

@@ -9,7 +9,8 @@ import pytest
 
 from clinjepa.curriculum.recipes import load_recipe
 from clinjepa.report.document import build_report, render_html
-from clinjepa.report.headline import MIN_PATIENTS, Headline, cautions
+from clinjepa.report.headline import MIN_PATIENTS, Headline, cautions, risk_headline
+from clinjepa.report.size_words import size_words
 from clinjepa.report.words import recipe_words
 from tests.support.data.report_results import RECIPES, extras, figure, results
 
@@ -108,3 +109,40 @@ def test_a_recipe_of_a_user_is_described_by_its_phases() -> None:
 def test_every_built_in_recipe_has_words() -> None:
     for name in RECIPES:
         assert recipe_words(load_recipe(name)).endswith(".")
+
+
+def against_baselines(**values: float) -> dict[str, Any]:
+    mean = {name: {"difference": figure(value, 0.05, 80), "p_value": 0.01, "num_tasks": 2} for name, value in values.items()}
+    return {"comparisons": {"reference": "clin_jepa · linear", "mean": mean}}
+
+
+def test_risk_tile_is_the_recipe_minus_the_best_baseline() -> None:
+    tile = risk_headline(against_baselines(logistic=0.1, lightgbm=0.2, **{"sft · linear": 0.9}), "clin_jepa").tile()
+    assert (tile.value, tile.interval, tile.basis) == ("-0.200", "95 %: -0.250 to -0.150", "80 patients, 1 seed")
+    assert "minus LightGBM" in tile.detail and "2 tasks" in tile.detail
+
+
+def test_risk_tile_needs_an_interval_on_one_side_of_zero() -> None:
+    assert risk_headline(against_baselines(lightgbm=0.02), "clin_jepa").tile().value == "no clear difference"
+
+
+@pytest.mark.parametrize("found", [{}, against_baselines(), against_baselines(**{"sft · linear": 0.1})])
+def test_risk_tile_without_a_baseline_is_a_dash(found: dict[str, Any]) -> None:
+    assert risk_headline(found, "clin_jepa").tile().value == "–"
+
+
+def test_size_is_that_of_the_configuration() -> None:
+    own = "encoder: {model: null, num_layers: 2, hidden_size: 112}\npredictor: {num_layers: 4, hidden_size: 128}"
+    models = "encoder of 2 layers × 112 wide, predictor of 4 layers × 128 wide"
+    training = "30 to 60 optimizer steps, seeds per recipe: 2, 350 training stays"
+    assert size_words(own, [(60, 2), (30, 2)], 350) == f"Trained: {models}, {training}."
+    assert size_words("encoder: {model: some/model}", [], None) == "Trained: encoder some/model."
+    assert size_words("", [(60, 2)], 350) == ""
+
+
+def test_page_names_the_size_and_a_verdict_of_few_patients_is_one_of_a_small_run() -> None:
+    drift = results()["drift"]["clin_jepa"]["24"]
+    few = results() | {"drift": {"clin_jepa": {"24": drift | {"drift": figure(0.5, 0.1, 40)}}}}
+    text = render_html(build_report(few), extras() | {"config_yaml": "encoder: {model: null, num_layers: 2, hidden_size: 112}"})
+    assert "encoder of 2 layers" in text
+    assert "<b>did not hold in this small run</b>" in text and "<b>did not hold</b>" not in text

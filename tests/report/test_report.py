@@ -12,6 +12,7 @@ import pytest
 
 from clinjepa.errors import StoreError
 from clinjepa.report.document import NOT_FINITE, build_report, render_html
+from clinjepa.report.sections.costs import cost_rows
 from clinjepa.report.words import Footnotes, duration, title
 from tests.support.data.report_results import OTHER_CODE, extras, figure, results
 
@@ -112,6 +113,23 @@ def test_names_are_shown_as_text_and_never_as_markup() -> None:
 def test_missing_figure_is_a_dash_and_never_a_zero() -> None:
     cell = Footnotes().cell({"ratio": None, "reason": "too few stays"}, "ratio")
     assert cell == '<abbr title="too few stays">–<sup>1</sup></abbr>'
+
+
+def test_mark_of_a_cut_figure_stands_in_the_line_of_its_value() -> None:
+    cell = Footnotes().cell({"auroc": figure(0.7, 0.1, 20), "cut": "history cut to 24 h"}, "auroc")
+    assert '<span class="together">0.700<abbr title="history cut to 24 h"><sup>1</sup></abbr></span>' in cell
+
+
+def test_time_of_a_recipe_has_its_range_over_seeds() -> None:
+    one = {"num_steps": 60, "encoder_tokens": 1, "sft_tokens": 1, "latent_tokens": 1, "predictor_tokens": 1}
+    rows = cost_rows(
+        {"costs": {"sft": {"0": one | {"seconds": 300.0}, "1": one | {"seconds": 100.0}}, "random": {"0": one | {"seconds": 5.0}}}}
+    )
+    assert [(row.seconds, row.range_seconds) for row in rows] == [(200.0, (100.0, 300.0)), (5.0, None)]
+
+
+def test_folded_blocks_are_open_in_print() -> None:
+    assert "details::details-content { content-visibility: visible" in page().partition("@media print")[2]
 
 
 def test_equal_reasons_share_a_footnote() -> None:

@@ -181,7 +181,7 @@ def write(
     """
     places = {"x": axes.get_yaxis_transform(), "y": axes.get_xaxis_transform(), "": axes.transData}
     settings = look.settings()
-    axes.annotate(readable(words), at, offset, xycoords=places[share], textcoords="offset points", parse_math=False, **settings)
+    axes.annotate(readable(words), at, offset, zorder=5, xycoords=places[share], textcoords="offset points", parse_math=False, **settings)
 
 
 def mark_points(chart: Chart, axes: Axes, slot: int, x: Sequence[float], y: Sequence[float], told: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ A cell of a heat map is drawn in ten shades of one colour, by its value between 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,6 +15,7 @@ from clinjepa.report.charts.drawing import (
     CENTRED,
     CHARACTER,
     SMALL,
+    TEXT,
     Chart,
     Look,
     Margins,
@@ -36,6 +38,8 @@ LEVELS = 10
 _ROW, _HEADING = 15, 21
 _WIDE = 900
 _NOTES = 46
+_TURNED_LINE = 24
+"""Characters of a line of a turned column name."""
 
 
 @dataclass(frozen=True)
@@ -106,17 +110,20 @@ def cell_map(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell | N
     longest = max((len(cell.words) for _, cells in rows for cell in cells if cell), default=0)
     if not longest:
         return empty_chart(title, alt, 440)
-    name = 4 + max(width_of(name) for name in columns)
     wide, height = max(14 + CHARACTER * longest, 40), 30
-    turned = name > wide
+    turned = 4 + max(width_of(name) for name in columns) > wide
+    names = [textwrap.wrap(name, _TURNED_LINE, break_long_words=False) or [""] if turned else [name] for name in columns]
+    name = max(width_of(line) for lines in names for line in lines) * SMALL / TEXT
     top = name + 4 if turned else 20
     with drawing(title, alt, max(left + wide * len(columns), 200) + 2, top + height * len(rows) + 4) as chart:
         axes = row_axes(chart, Margins(left, top, chart.width - left - wide * len(columns), 4), height * len(rows))
         axes.set_xlim(0, len(columns))
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
-        for place, column in enumerate(columns):
-            write(axes, (place + 0.5, 1), column, Look(SMALL, ha="center", va="bottom", turned=turned), share="y", offset=(0, 4))
+        for place, lines in enumerate(names):
+            for at, words in enumerate(lines):
+                aside = 12.5 * (at - (len(lines) - 1) / 2)
+                write(axes, (place + 0.5, 1), words, Look(SMALL, ha="center", va="bottom", turned=turned), share="y", offset=(aside, 4))
         boxes: dict[int, list[_Box]] = {}
         for line, (label, cells) in enumerate(rows):
             row_label(axes, height * (line + 0.5), labels[line])

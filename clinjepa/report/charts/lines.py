@@ -94,7 +94,7 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
         number_axis(axes, "y", ticks, grid=True)
         _x_axis(axes, series, style)
         chart.text(left + (_WIDTH - 12 - left) / 2, _HEIGHT - 8, x_label, CENTRED)
-        chart.text(8, (_HEIGHT - 30) / 2, y_label, TURNED)
+        chart.text(8, (_HEIGHT - 30) / 2, f"{y_label}, log scale" if log else y_label, TURNED)
         _bands(axes, style.bands, _WIDTH - 12 - left)
         if style.reference is not None:
             reference_level(axes, "y", style.reference[0])

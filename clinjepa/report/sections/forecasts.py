@@ -11,6 +11,7 @@ from clinjepa.clinical import load_variables
 from clinjepa.report.charts.forecast_charts import ReliabilityBin, ReliabilityCurve, reliability_chart
 from clinjepa.report.charts.grids import Cell, cell_map
 from clinjepa.report.charts.parts import number
+from clinjepa.report.charts.rows import Point, Row, interval_chart
 from clinjepa.report.words import title
 
 METHODS = {"model": "model", "last_value": "last value repeated"}
@@ -123,6 +124,29 @@ class ForecastView:
             Markup(cell_map(columns, rows, title=name, alt="; ".join(_row_words(columns, *row) for row in rows)))
             for name, rows in (("90 % intervals: coverage", coverage), ("90 % intervals: width", width))
         ]
+
+    def farthest(self, recipe: str) -> str:
+        """24 h where some variable has intervals there, else the longest horizon with intervals; empty without."""
+        found = self.found.get(recipe, {}).get("variables", {})
+        known = {horizon for cells in found.values() for horizon, cell in cells.items() if cell["coverage_90"]}
+        return "24" if "24" in known else max(known, key=int, default="")
+
+    def calibration_charts(self, recipe: str) -> list[Markup]:
+        """Coverage of the 50 % and of the 90 % intervals of every variable at `farthest` hours; empty where no variable has intervals."""
+        horizon = self.farthest(recipe)
+        found = self.found.get(recipe, {}).get("variables", {})
+        charts = []
+        for name, level in (("coverage_50", 0.5), ("coverage_90", 0.9)):
+            figures = {variable: cells[horizon][name] for variable, cells in found.items() if horizon in cells and cells[horizon][name]}
+            if figures:
+                rows = [
+                    Row(title(each), [Point(f"{horizon} h", 0, f["value"], *(f["ci95"] or (None, None)))]) for each, f in figures.items()
+                ]
+                alt = "; ".join(f"{title(each)} {number(f['value'])}" for each, f in figures.items())
+                heading = f"{level:.0%} intervals, {horizon} h ahead".replace("%", " %")
+                shown = interval_chart(rows, title=heading, x_label="coverage", alt=alt, reference=(level, f"{level:g}"), limits=(0.0, 1.0))
+                charts.append(Markup(shown))
+        return charts
 
     def reliability_charts(self) -> list[Markup]:
         """Per task the share of events over the mean prediction, a line per recipe; a right forecast lies on the diagonal."""
