@@ -20,6 +20,7 @@ _BOUNDS = (
     (CHANGE, -1.0, math.inf),
     (EXPLAINED, -math.inf, 1.0),
 )
+_DIFFERENCES = ("difference", "differences")
 _RARE = ("false_alarms_per_day",)
 """Rates that are close to 0 by choice: a wide factor says nothing there."""
 
@@ -39,7 +40,10 @@ def _bounded(value: Any, scale: Scale, name: str) -> Any:
         return _bounded_figure(value, scale, name)
     if isinstance(value, Mapping):
         return {
-            each: _bounded(item, scale_of(str(each), [item], scale), _inner_name(name, str(each), item)) for each, item in value.items()
+            each: item  # a difference of shares is no share: it has no bounds of its own
+            if str(each) in _DIFFERENCES
+            else _bounded(item, scale_of(str(each), [item], scale), _inner_name(name, str(each), item))
+            for each, item in value.items()
         }
     if isinstance(value, list):
         return [_bounded(item, scale, name) for item in value]

@@ -134,11 +134,14 @@ def risk_headline(report: Mapping[str, Any], recipe: str) -> Headline:
     if reference.partition(" · ")[0] != recipe or not baselines:
         return Headline("Risk tasks", "", None, NOT_COMPUTED, 0.0)
     best = max(baselines, key=lambda name: baselines[name]["difference"]["value"])
-    count, ends = baselines[best]["num_tasks"], baselines[best]["difference"]["ci95"]
+    count, found = baselines[best]["num_tasks"], baselines[best]["difference"]
+    ends, by_seed = found["ci95"], [-value for value in found.get("seeds", [])]
     difference: Figure = {
-        **baselines[best]["difference"],
-        "value": -baselines[best]["difference"]["value"],
+        **found,
+        "value": -found["value"],
         "ci95": None if ends is None else [-ends[1], -ends[0]],
+        "num_seeds": max(found["num_seeds"], len(by_seed)),
+        **({"seeds": by_seed} if by_seed else {}),
     }
     about = f"Mean AUROC over {count} task{'s' if count != 1 else ''}: {title(reference)} minus {title(best)}, the best baseline"
     return Headline("Risk tasks", about, difference, "", 0.0, unclear="no clear difference")

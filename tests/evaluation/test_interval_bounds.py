@@ -78,3 +78,15 @@ def test_the_interval_of_the_calibration_error_holds_the_estimate() -> None:
         low, high = found["ci95"]
         assert 0 < low < found["value"] < high < 1
         assert low < 0.85 * found["value"] and high > 1.15 * found["value"]  # shifted, not merely widened to the value
+
+
+def test_a_difference_of_shares_is_no_share() -> None:
+    gain = {"value": -0.02, "ci95": [-0.04, 0.0], "num_patients": 50, "num_seeds": 1}
+    found = {"shares": {"1": {"auroc": {"both": share(0.8, [0.7, 1.2])}, "differences": {"lightgbm": {"both": {"auroc": gain}}}}}}
+    kept = bounded(found)["shares"]["1"]
+    assert kept["differences"]["lightgbm"]["both"]["auroc"] == gain
+    assert kept["auroc"]["both"]["ci95"] == [0.7, 1.0]
+
+
+def share(value: float, ends: list[float]) -> dict[str, object]:
+    return {"value": value, "ci95": ends, "num_patients": 50, "num_seeds": 1}
