@@ -137,12 +137,15 @@ def risk_headline(report: Mapping[str, Any], recipe: str) -> Headline:
     count, found = baselines[best]["num_tasks"], baselines[best]["difference"]
     ends, by_seed = found["ci95"], [-value for value in found.get("seeds", [])]
     difference: Figure = {
-        **found,
         "value": -found["value"],
         "ci95": None if ends is None else [-ends[1], -ends[0]],
+        "num_patients": found["num_patients"],
         "num_seeds": max(found["num_seeds"], len(by_seed)),
-        **({"seeds": by_seed} if by_seed else {}),
     }
+    if by_seed:
+        difference["seeds"] = by_seed
+    if found.get("interval_reason"):
+        difference["interval_reason"] = found["interval_reason"]
     about = f"Mean AUROC over {count} task{'s' if count != 1 else ''}: {title(reference)} minus {title(best)}, the best baseline"
     return Headline("Risk tasks", about, difference, "", 0.0, unclear="no clear difference")
 

@@ -34,9 +34,9 @@ def cost_rows(report: Mapping[str, Any]) -> list[CostRow]:
     """What each recipe cost, in the order of the run; empty in a report without costs."""
     rows = []
     for name, by_seed in report.get("costs", {}).items():
-        means = (sum(costs[field] for costs in by_seed.values()) / len(by_seed) for field in CostRow._fields[1:-1])
+        means = {field: sum(costs[field] for costs in by_seed.values()) / len(by_seed) for field in CostRow._fields[1:-1]}
         seconds = [costs["seconds"] for costs in by_seed.values()]
-        rows.append(CostRow(name, *means, (min(seconds), max(seconds)) if len(seconds) > 1 else None))
+        rows.append(CostRow(name, **means, range_seconds=(min(seconds), max(seconds)) if len(seconds) > 1 else None))
     return rows
 
 
