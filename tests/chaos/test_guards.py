@@ -9,6 +9,7 @@ import re
 import stat
 import sys
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from clinjepa.storage import Folder
 from pipelines.stages.worker_checks import guard_collectives
 from tests.support.machines.ray_nodes import Node, RayNodes
-from tests.support.training.trainings import EVERY, Training
+from tests.support.training.trainings import EVERY
 
 pytestmark = [
     pytest.mark.ray,
@@ -62,32 +63,34 @@ def test_a_checkpoint_for_a_leaving_node_is_written_to_its_end_within_the_grace(
     grace, is_kept, inputs, started, s3_server, s3_address, proxy, tmp_path
 ):
     """The store answers no write of a checkpoint from the notice until the node has been gone for some seconds."""
-    job = replace(inputs.job("warmup", 4000, tmp_path / "unused"), checkpoint_every_steps=200)
+    job = replace(inputs.job("warmup", 4000, tmp_path / "unused"), checkpoint_every_steps=600)
     with RayNodes(head_cpus=0, env=s3_server.environment | {"AWS_ENDPOINT_URL": proxy.address}) as nodes:
         both = [nodes.add(), nodes.add()]
         training = started(nodes, job, tmp_path, f"{s3_address}/store", num_workers=[1, 2], preemption_grace_seconds=grace)
-        training.wait_for(lambda: training.saved() >= 200)
-        leaving = without_rank_0(training, both)
+        training.wait_for(lambda: training.saved() >= 600)
+        leaving = without_rank_0(nodes, both)
         proxy.applies = lambda method, path: method in ("PUT", "POST") and "/checkpoints/" in path
         proxy.fail_for("hang", 25)
         nodes.drain(8, leaving)
-        training.wait_for(lambda: "preempt" in training.log.read_text(errors="replace").lower(), 60)
+        training.wait_for(lambda: "preempt" in controllers_said(nodes).lower(), 60)
+        training.wait_for(lambda: proxy.counts["hang"] > 0, 30)  # the workers have given worker 0 their parts, and it writes
         leaving.lose()
-        training.wait_for(lambda: len(starts_said(training)) >= 2, 240)
+        training.wait_for(lambda: controllers_said(nodes).count("Started training worker group of size") >= 2, 240)
         saved = training.saved()
         training.process.kill()
-    assert (saved % 200 > 0) == is_kept
+    assert (saved % 600 > 0) == is_kept
 
 
-def starts_said(training: Training) -> list[str]:
-    """Groups of workers that the driver's log names."""
-    return re.findall(r"Started training worker group of size: \d+", training.log.read_text(errors="replace"))
+def controllers_said(nodes: RayNodes) -> str:
+    """The logs of Ray Train's controllers, on whichever node they are."""
+    folder = Path(nodes.head.folder).parent
+    return "".join(log.read_text(errors="replace") for log in sorted(folder.glob("*/session_2*/logs/train/*app-controller*.log")))
 
 
-def without_rank_0(training: Training, nodes: list[Node]) -> Node:
+def without_rank_0(nodes: RayNodes, workers: list[Node]) -> Node:
     """The node on which worker 0, which writes, is not."""
-    (pid,) = re.findall(r"pid=(\d+)\) world_rank=0", training.log.read_text(errors="replace"))
-    (other,) = [node for node in nodes if int(pid) not in node.processes("")]
+    pid = re.findall(r"pid=(\d+)\) world_rank=0", controllers_said(nodes))[-1]
+    (other,) = [node for node in workers if int(pid) not in node.processes("")]
     return other
 
 
@@ -124,7 +127,7 @@ def test_a_hung_collective_counts_as_a_worker_failure_and_is_restarted(inputs, s
         training = started(nodes, job, tmp_path)
         training.wait_for(lambda: training.saved() >= 2 * EVERY)
         stuck.touch()
-        training.wait_for(lambda: "NCCLHangError" in training.log.read_text(errors="replace"), 120)
+        training.wait_for(lambda: "NCCLHangError" in controllers_said(nodes), 120)
         saved = training.saved()
         stuck.unlink()
         training.finish()
