@@ -63,11 +63,11 @@ def test_a_checkpoint_for_a_leaving_node_is_written_to_its_end_within_the_grace(
     grace, is_kept, inputs, started, s3_server, s3_address, proxy, tmp_path
 ):
     """The store answers no write of a checkpoint from the notice until the node has been gone for some seconds."""
-    job = replace(inputs.job("warmup", 4000, tmp_path / "unused"), checkpoint_every_steps=600)
+    job = replace(inputs.job("warmup", 4000, tmp_path / "unused"), checkpoint_every_steps=200)
     with RayNodes(head_cpus=0, env=s3_server.environment | {"AWS_ENDPOINT_URL": proxy.address}) as nodes:
         both = [nodes.add(), nodes.add()]
         training = started(nodes, job, tmp_path, f"{s3_address}/store", num_workers=[1, 2], preemption_grace_seconds=grace)
-        training.wait_for(lambda: training.saved() >= 600)
+        training.wait_for(lambda: training.saved() >= 200)
         leaving = without_rank_0(nodes, both)
         proxy.applies = lambda method, path: method in ("PUT", "POST") and "/checkpoints/" in path
         proxy.fail_for("hang", 25)
@@ -78,7 +78,7 @@ def test_a_checkpoint_for_a_leaving_node_is_written_to_its_end_within_the_grace(
         training.wait_for(lambda: controllers_said(nodes).count("Started training worker group of size") >= 2, 240)
         saved = training.saved()
         training.process.kill()
-    assert (saved % 600 > 0) == is_kept
+    assert (saved % 200 > 0) == is_kept
 
 
 def controllers_said(nodes: RayNodes) -> str:
